@@ -1,4 +1,4 @@
-"""Budgets: what one update of a case may cost at most, and how little it may score."""
+"""Budgets: what one update of a case may cost at most, also as a share of another case's cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from peft_regress.cases import split_case_id
 from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
@@ -26,12 +27,18 @@ UNITS: Final[dict[Quantity, dict[str, float]]] = {
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
 _LONGEST_AMOUNT: Final = 40
 
+SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
+"""The limits that are shares of another case's cost."""
+LEAST_SHARE: Final = 1e-6
+MOST_SHARE: Final = 1e6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """The limits of a case; None is no limit. Amounts are strings with a unit.
 
-    Raises `InputError` for an amount without a unit, or with the unit of another quantity.
+    Raises `InputError` for an amount without a unit or with the unit of another quantity, and for a
+    share that is not positive or of no case.
     """
 
     peak: str | None = None
@@ -46,24 +53,50 @@ class Budget:
     """The most `edge_train_bytes`: the case is also exported to ExecuTorch and run there."""
     device: str | None = None
     """The name of a device class: the case must fit into its memory and storage."""
+    of: str | None = None
+    """The id of the case that the following limits are shares of: "digits/full/net"."""
+    peak_of: float | None = None
+    """The most `peak_bytes` as a share of that case's: 0.85."""
+    peak_b32_of: float | None = None
+    """The same of `peak_bytes_b32`, which only built-in cases have."""
+    update_of: float | None = None
+    """The most FLOPs of one step as a share of that case's."""
+    ship_of: float | None = None
+    """The most `adapter_bytes` as a share of that case's."""
 
     def __post_init__(self) -> None:
         """Refuse what is no amount."""
         for name in ("peak", "ship", "edge_train"):
             self._check(name, "byte")
         self._check("update", "flop")
-        score: object = self.score
-        if score is not None and (
-            isinstance(score, bool)
-            or not isinstance(score, int | float)
-            or not math.isfinite(score)
-        ):
-            msg = f"budget score={score!r} is not a finite number"
+        if self.score is not None and not _is_number(self.score):
+            msg = f"budget score={self.score!r} is not a finite number"
             raise InputError(msg)
         device: object = self.device
         if device is not None and not (isinstance(device, str) and device):
             msg = f"budget device={self.device!r} is not the name of a device class"
             raise InputError(msg)
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
+        for name, share in shares.items():
+            if not (_is_number(share) and LEAST_SHARE <= share <= MOST_SHARE):
+                msg = f"budget {name}={share!r} is not a share, such as 0.85"
+                raise InputError(msg)
+            if self.of is None:
+                msg = f"budget {name}={share!r} is of no case: name it, as in of='digits/full/net'"
+                raise InputError(msg)
+        if self.of is None:
+            return
+        if not shares:
+            msg = f"budget of={self.of!r} limits nothing: add a share, such as peak_of=0.85"
+            raise InputError(msg)
+        try:
+            split_case_id(self.of)
+        except InputError as error:
+            msg = f"budget of={error}"
+            raise InputError(msg) from None
 
     def _check(self, name: str, quantity: Quantity) -> None:
         text = getattr(self, name)
@@ -74,6 +107,12 @@ class Budget:
         except InputError as error:
             msg = f"budget {name}={error}"
             raise InputError(msg) from None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:

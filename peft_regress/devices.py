@@ -12,7 +12,7 @@ from typing import Any, Final
 from peft_regress.budgets import parse_amount
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError
-from peft_regress.files import read_bytes
+from peft_regress.files import read_toml
 
 _TABLE: Final = "devices.toml"
 _KEYS: Final = ("title", "memory", "storage", "compute", "source")
@@ -46,21 +46,10 @@ def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceCl
     own = resources.files("peft_regress").joinpath(_TABLE).read_text(encoding="utf-8")
     found = _parsed(tomllib.loads(own), _TABLE)
     if isinstance(more, Path):
-        found |= _parsed(_read(more), str(more))
+        found |= _parsed(read_toml(more, remedy="check the path of the device table"), str(more))
     elif more is not None:
         found |= _parsed(more, "devices")
     return tuple(sorted(found.values(), key=lambda device: (device.memory_bytes, device.name)))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_bytes(path).decode())
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); check the path of the device table"
-        raise InputError(msg) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        msg = f"{path}: is not valid TOML ({error})"
-        raise InputError(msg) from error
 
 
 def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:

@@ -8,8 +8,9 @@ import os
 import re
 import secrets
 import sys
+import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import platformdirs
 
@@ -80,6 +81,21 @@ def _own_stream(path: Path) -> int | None:
                         stream.flush()
                     return number
     return None
+
+
+def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    remedy: what to do if it cannot be read. Raises `InputError`.
+    """
+    try:
+        return tomllib.loads(read_bytes(path).decode())
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); {remedy}"
+        raise InputError(msg) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        msg = f"{path}: is not valid TOML ({error})"
+        raise InputError(msg) from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -76,6 +76,9 @@ COST_METRICS: dict[str, MetricSpec] = {
     "paper_forward_flops": _flops("Forward work as the reference paper counts it.", "info"),
     "paper_backward_flops": _flops("Backward work as the reference paper counts it.", "info"),
     "peak_bytes": _bytes("The most memory in use at one moment of a training step."),
+    "first_step_peak_bytes": _bytes(
+        "The same of the first step, in which the optimizer makes its state."
+    ),
     "peak_param_bytes": _bytes("The most memory that parameters take."),
     "peak_buffer_bytes": _bytes("The most memory that buffers take."),
     "peak_grad_bytes": _bytes("The most memory that accumulated gradients take."),
@@ -158,6 +161,12 @@ METRICS: dict[str, MetricSpec] = {
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
     **INFERENCE_METRICS,
     **EDGE_METRICS,
+    "evaluation_peak_bytes": _bytes(
+        "The most memory in use at one moment while the trained model is evaluated."
+    ),
+    "saving_peak_bytes": _bytes(
+        "The most memory in use at one moment while the trained adapter is saved."
+    ),
     "first_losses": MetricSpec(
         unit="nat",
         direction="same",
@@ -169,6 +178,12 @@ METRICS: dict[str, MetricSpec] = {
         direction="same",
         kind="fingerprint",
         about="The loss of an adapter filled with seeded numbers: a fingerprint of its function.",
+    ),
+    "wide_filled_loss": MetricSpec(
+        unit="nat",
+        direction="same",
+        kind="fingerprint",
+        about="The loss of a filled adapter on an image of 224x224, computed by two threads.",
     ),
     "optimizer_updates": MetricSpec(
         unit="ratio",
@@ -224,6 +239,7 @@ INVARIANTS: tuple[str, ...] = (
     "frozen_unchanged",
     "trainable_changed",
     "projections_renewed",
+    "training_keeps_no_memory",
     "merge_equals_unmerged",
     "unmerge_restores_base",
     "refused_merge_keeps_base",
@@ -248,13 +264,15 @@ OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
 """The metrics that need every seed trained in full, as do those of an own case: a case that repeats
 another run lacks them."""
 
+_COSTS_BEFORE = COST_METRICS.keys() - {"first_step_peak_bytes"}
+
 KNOWN_BEFORE: frozenset[str] = frozenset(
     {
         "trainable_params",
         "total_params",
         "adapter_bytes",
-        *COST_METRICS,
-        *(name + BATCH_SUFFIX for name in COST_METRICS),
+        *_COSTS_BEFORE,
+        *(name + BATCH_SUFFIX for name in _COSTS_BEFORE),
         "first_losses",
         "filled_losses",
         "accuracy",
@@ -315,7 +333,8 @@ def format_value(value: float, unit: Unit) -> str:
         smallest, name = _STEPS[unit][-1]
         return f"{value / smallest:.3g} {name}"
     if unit == "fraction":
-        return f"{100 * value:.1f} %"
+        digits = 1 if abs(value) >= 0.01 or not value else 3  # noqa: PLR2004  (1 %)
+        return f"{100 * value:.{digits}f} %"
     if unit == "count":
         return f"{value:,.0f}"
     if unit == "nat":

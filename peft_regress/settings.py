@@ -1,4 +1,4 @@
-"""The table `[tool.peft_regress]` of pyproject.toml: cases, matrix, storage, bounds, devices."""
+"""The table `[tool.peft_regress]` of pyproject.toml: cases, storage, bounds, budgets and so on."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ DEFAULT_MATRIX: Final = "default"
 _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
+_BUDGETS: Final = "benchmarks/budgets.toml"
 _BOUND_KEYS: Final = ("cases", "metric", "bound", "reason")
 
 
@@ -51,6 +52,8 @@ class Settings:
     bounds: tuple[BoundRule, ...] = ()
     devices: Path | None = None
     """A TOML table of device classes of one's own."""
+    budgets: Path | None = None
+    """A TOML file with the budgets of cases that state none themselves."""
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -69,7 +72,12 @@ def read_settings(start: Path) -> Settings:
             table = _table(file)
             if table is not None:
                 return _parsed(file, table)
-    return Settings(folder=start, baselines=start / _STORAGE)
+    return Settings(folder=start, baselines=start / _STORAGE, budgets=_usual_budgets(start))
+
+
+def _usual_budgets(folder: Path) -> Path | None:
+    file = folder / _BUDGETS
+    return file if file.is_file() else None
 
 
 def _table(file: Path) -> Any | None:
@@ -102,7 +110,7 @@ def _parsed(file: Path, table: Any) -> Settings:
         values[key] = value
     folder = file.parent
     cases = tuple(values.get("cases", ()))
-    devices = values.get("devices")
+    devices, budgets = values.get("devices"), values.get("budgets")
     return Settings(
         folder=folder,
         file=file,
@@ -111,6 +119,7 @@ def _parsed(file: Path, table: Any) -> Settings:
         baselines=folder / values.get("baselines", _STORAGE),
         bounds=tuple(_bound_rule(where, rule) for rule in values.get("bounds", ())),
         devices=None if devices is None else folder / devices,
+        budgets=_usual_budgets(folder) if budgets is None else folder / budgets,
     )
 
 
@@ -157,4 +166,5 @@ _KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "baselines": ("the name of a folder", _is_text),
     "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
     "devices": ("the name of a TOML file", _is_text),
+    "budgets": ("the name of a TOML file", _is_text),
 }

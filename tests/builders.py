@@ -15,14 +15,14 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import KNOWN_BEFORE, METRICS, NEED_TRAINING, Metric
+from peft_regress.metrics import KNOWN_BEFORE, METRICS, OF_ALL_SEEDS, Metric
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
     BatchCosts,
-    Computation,
+    Curve,
     Failure,
     Ledger,
     Machine,
@@ -143,33 +143,28 @@ def make_record(
     )
 
 
-COMPUTATION = Computation(graph="sha256:graph", state="sha256:state", torch="2.13.0")
-FACTS = {"frozen_unchanged": True, "trainable_changed": True, "merge_equals_unmerged": True}
+CURVE = Curve(
+    losses=[2.3 - 0.1 * step for step in range(12)], scores={"loss": 0.30, "accuracy": 0.90}
+)
+
+
+def curve(departs: int | None = None, **scores: float) -> Curve:
+    """Return the usual curve, with another loss at one position, or with other scores."""
+    losses = [loss + (step == departs) * 1e-7 for step, loss in enumerate(CURVE.losses)]
+    return Curve(losses=losses, scores={**CURVE.scores, **scores})
 
 
 def trained(
     identifier: str = LORA, metrics: Mapping[str, Any] | None = None, **more: Any
 ) -> Record:
-    """Return a record that says what its training computed."""
-    kept = {"computation": COMPUTATION, "invariants": FACTS, **more}
-    return make_record(identifier, metrics, **kept)
+    """Return a record of a training in full, with its curve."""
+    return make_record(identifier, metrics, **{"curve": CURVE, **more})
 
 
-def certified(record: Record, *, by: str = "0001_peft-0.18.1", **other: str) -> Record:
-    """Return what a quick run has instead of a trained record; `other` digests differ from its."""
-    kept = {
-        name: metric
-        for name, metric in record.metrics.items()
-        if name in METRICS and name not in NEED_TRAINING
-    }
-    losses = record.metrics["first_losses"].samples or []
-    kept["first_losses"] = make_metric("first_losses", [list(losses[0])[:3]])
-    return msgspec.structs.replace(
-        record,
-        metrics=kept,
-        invariants={k: v for k, v in record.invariants.items() if k not in NEED_TRAINING},
-        computation=msgspec.structs.replace(record.computation or COMPUTATION, same_as=by, **other),
-    )
+def repeating(record: Record, *, by: str = "0001_peft-0.18.1") -> Record:
+    """Return what a case has of which the first seed alone trained in full."""
+    of_one = {n: m for n, m in record.metrics.items() if n in METRICS and n not in OF_ALL_SEEDS}
+    return msgspec.structs.replace(record, metrics=of_one, repeats=by)
 
 
 def make_run(
@@ -298,7 +293,7 @@ def observe(
         machine=machine,
         run_name=run_name,
         known=frozenset(known),
-    )
+    ).as_reference
 
 
 def observe_all(records: Iterable[Record], **where: Any) -> dict[str, Observation]:

@@ -46,6 +46,12 @@ ONE_CASE = " --cases shift/lora-r4/shufflenet_v2_x0_5"
 EITHER = frozenset({0, 1})
 RULES = (
     by(
+        r"git (?:merge|worktree|restore) .*|git commit --no-edit|git diff --word-diff .*"
+        r"|peft-regress accept \.\./theirs/.*",
+        "tests/baselines/test_current.py",
+        "run(commands_of_the_docs())",
+    ),
+    by(
         r"python -m pip install 'peft-regress\[executorch\]'",
         "tox.ini",
         "[testenv:edge]",
@@ -142,7 +148,7 @@ RULES = (
     Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
     Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
-        pattern=r"peft-regress upgrade (?:--yes .*|--quick )?"
+        pattern=r"peft-regress upgrade (?:--yes .*)?"
         r"(peft(==0\.\d+\.0)?( transformers==\S+)?)",
         how="replayed",
         instead=rf"peft-regress upgrade \1{ONE_CASE}",
@@ -272,6 +278,11 @@ RULES = (
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
     Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),
+    by(
+        r"pytest benchmarks --benchmark-compare",
+        "tests/runs/test_pytest_benchmark_compare.py",
+        'project.run("--benchmark-compare")',
+    ),
     by(r"gh pr comment .*", ".github/actions/gate/action.yml", "findings.md", "moved="),
     by(r"gh run download .* --name verdict .*", ".github/workflows/bench.yml", "name: verdict"),
 )

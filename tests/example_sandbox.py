@@ -33,12 +33,9 @@ def prepare(folder: Path) -> Path:
     """Fill a folder with what the examples need, at the names that they use."""
     for name in ("benchmarks", "tests", "tools", "docs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "baselines").mkdir()
-    for source in (ROOT / "baselines").iterdir():
-        if source.is_dir():
-            shutil.copytree(source, folder / "baselines" / source.name)
-        elif source.suffix == ".json":
-            shutil.copy(source, folder / "baselines")
+    shutil.copytree(
+        ROOT / "baselines", folder / "baselines", ignore=shutil.ignore_patterns(".lock")
+    )
     for name, source in {
         "runs/bench.json": TIMED,
         "runs/variants/avx2.json": NEWEST,

@@ -82,7 +82,7 @@ for line in sys.stdin:
         time.sleep(script["pause"])
         known, more = request["known"], dict()
         if known:
-            more = dict(computation=dict(known["computation"], same_as=known["run_name"]))
+            more = dict(curve=known[0]["curve"], repeats=known[0]["run_name"])
         if not misbehave(how.get(name)):
             record = dict(script["record"], case=case, **more)
             if how.get("numbers") == "own":
@@ -113,7 +113,7 @@ def write_worker(
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
-    What is known, it does not train. A step takes `seconds` and a case `pause` seconds, the
+    What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
     libraries come from `file`, and each case uses the packages of `uses` besides. `how` maps a
     request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
     kill, exit, hang, refuse, babble, null (no record) or other (the record of another case); and

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders import COMPUTATION, MACHINE, certified, make_record
-from msgspec.structs import replace
+from builders import MACHINE, make_record, repeating
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -21,7 +21,7 @@ from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.fuzz.replay import Replay, Replayed
 from peft_regress.metrics import COST_METRICS
-from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection, digest_of
+from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.cases import Case
-    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.errors import InputError
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.replay import State
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Record
 
 SETUP = MeasuringSetup(baselines=Path("baselines"), jobs=1)
@@ -43,6 +43,7 @@ FLAT: dict[str, Any] = {
     "peak_bytes": 10**6,
     "first_losses": [[2.3, 2.2, 2.1, 2.0]] * 3,
     "accuracy": [0.9, 0.9, 0.9],
+    "loss": [0.1, 0.1, 0.1],
 }
 """What a case measures if nothing changes."""
 
@@ -66,7 +67,7 @@ class World:
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
     """(packages, case ids, whether they trained) of each run."""
     trained: list[tuple[str, str]] = field(default_factory=list)
-    """(version of peft, case id) of each training."""
+    """(version of peft, case id) of each training in full."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
     corpus: dict[str, State] = field(default_factory=dict)
@@ -151,7 +152,7 @@ class World:
         python: Path,
         setup: MeasuringSetup,
         trains: bool = True,
-        known: Mapping[str, KnownTraining] | None = None,
+        known: Mapping[str, list[KnownCurve]] | None = None,
         on_record: Callable[[Record], None] = lambda _: None,
         narrowed_by: Sequence[str] = (),
         keep_adapters: Path | None = None,
@@ -165,8 +166,8 @@ class World:
         self.runs.append((packages, [case.id for case in cases], trains))
         records = [self.record(packages, case.id, trains=trains) for case in cases]
         if trains:
-            records = [self._repeated(one, (known or {}).get(one.case.id)) for one in records]
-            ids = [record.case.id for record in records if not record.is_certified]
+            records = [self._repeated(one, (known or {}).get(one.case.id, [])) for one in records]
+            ids = [record.case.id for record in records if not record.is_repeat]
             self.trained += [(packages["peft"], name) for name in ids]
         for record in records:
             on_record(record)
@@ -181,6 +182,7 @@ class World:
     def record(self, packages: Mapping[str, str], name: str, *, trains: bool = True) -> Record:
         moved = dict(self.moved(versions_of(packages), name))
         fails_in_training = moved.pop("fails_in_training", False)
+        budget = moved.pop("budget", None)
         if moved.get("status") or (fails_in_training and trains):
             return make_record(name, status=moved.get("status", "error"), error=moved.get("error"))
         facts = moved.pop("invariants", {"frozen_unchanged": True})
@@ -188,18 +190,21 @@ class World:
         if not trains:
             facts = {}
             values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
-        graph = self.computes(versions_of(packages), name) if trains else None
-        digest = "" if graph is None else digest_of(graph.encode())
-        more = {} if graph is None else {"computation": replace(COMPUTATION, graph=digest)}
+        computed = self.computes(versions_of(packages), name) if trains else None
+        more = {} if computed is None else {"curve": _curve_of(computed)}
+        more |= {} if budget is None else {"budget": budget}
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod
-    def _repeated(record: Record, known: KnownTraining | None) -> Record:
-        """Return a record as a worker makes it: not trained if it computes what is known."""
-        computation = record.computation
-        if known is None or not computation or not known.computation.equals(computation):
-            return record
-        return certified(record, by=known.run_name)
+    def _repeated(record: Record, known: Sequence[KnownCurve]) -> Record:
+        """Return a record as a worker makes it, of one seed alone if it repeats what is known."""
+        same = next((one for one in known if one.curve == record.curve), None)
+        return record if same is None else repeating(record, by=same.run_name)
+
+
+def _curve_of(computed: str) -> Curve:
+    """Return a curve of two losses of its own for each text."""
+    return Curve(losses=[1.0 + zlib.crc32(computed.encode()), 1.0], scores={})
 
 
 def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:

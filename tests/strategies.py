@@ -23,6 +23,7 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from peft_regress.budgets import SHARES
 from peft_regress.devices import DeviceClass
 from peft_regress.metrics import METRICS
 from peft_regress.runs.schema import (
@@ -125,6 +126,8 @@ budgets = st.builds(
     ship=st.none() | st.integers(0, 9),
     score=st.none() | st.sampled_from([-2.0, 0.0, 0.5, 0.9]),
     device=st.none() | st.sampled_from(["board", "nowhere"]),
+    of=st.just(FULL),
+    **dict.fromkeys(SHARES, st.none() | st.sampled_from([1e-6, 0.5, 1.0, 2.0])),
 )
 shapes = st.dictionaries(st.sampled_from("abc"), st.sampled_from([[1], [2, 3]]))
 _tensors = st.dictionaries(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from builders import MACHINE, make_record
+from builders import MACHINE, make_record, repeating, trained
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
@@ -56,7 +56,7 @@ IDS = sorted(
 
 
 def install() -> None:
-    """Measure nothing: sleep, note the case, die if it is a deadly one."""
+    """Measure nothing: sleep, note the case, die if it is a deadly one; repeat what is known."""
 
     def measured(self: RegressSession, case: Any, run_rounds: Any, *, timed: bool) -> Any:
         with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
@@ -66,7 +66,9 @@ def install() -> None:
             os._exit(0)
         if timed:
             run_rounds(lambda: None, setup=lambda: ((), {}), teardown=lambda: None, rounds=3)
-        record = make_record(case.id)
+        record = trained(case.id)
+        same = [one for one in self._known(case.id) if one.curve == record.curve]
+        record = repeating(record, by=same[0].run_name) if same else record
         return SimpleNamespace(record=record, status=record.status)
 
     def defined(self: RegressSession, case: Any) -> str:

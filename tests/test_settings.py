@@ -31,6 +31,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
         baselines = "data/accepted"
         bounds = [{cases = "photos/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}]
         devices = "devices.toml"
+        budgets = "limits.toml"
         """,
     )
     assert read_settings(tmp_path / "deep" / "down") == Settings(
@@ -43,6 +44,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
             BoundRule(cases="photos/*", metric="peak_bytes", bound=Bound(0.02, reason="allocator")),
         ),
         devices=tmp_path / "devices.toml",
+        budgets=tmp_path / "limits.toml",
     )
 
 
@@ -51,6 +53,17 @@ def test_without_a_table_everything_is_as_usual_in_the_folder_itself(tmp_path: P
     found = read_settings(tmp_path)
     assert found == Settings(folder=tmp_path, baselines=tmp_path / "baselines")
     assert (found.file, found.matrix) == (None, "default")
+
+
+@pytest.mark.parametrize("table", ["", "[tool.peft_regress]\n"])
+def test_the_budgets_of_the_benchmarks_are_used_unless_others_are_named(
+    tmp_path: Path, table: str
+) -> None:
+    _write(tmp_path, table)
+    assert read_settings(tmp_path).budgets is None
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "budgets.toml").touch()
+    assert read_settings(tmp_path).budgets == tmp_path / "benchmarks" / "budgets.toml"
 
 
 def test_the_nearest_file_with_the_table_counts(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ storage's lock.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,14 +25,15 @@ from peft_regress.baselines.chain import (
     moment_of,
     write_newest,
 )
-from peft_regress.baselines.confirming import split
+from peft_regress.baselines.confirming import split, with_confirmed
 from peft_regress.baselines.contents import Contents
+from peft_regress.baselines.current import write_current
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
 from peft_regress.baselines.objects import remove_litter, store_adapter, store_ledger
 from peft_regress.baselines.references import retirable_cases
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import make_folder, sync_folder
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
@@ -41,7 +43,7 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptanc
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from peft_regress.runs.schema import Role, Run
@@ -76,7 +78,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     history: bool = False,
     retire: Sequence[str] = (),
 ) -> Accepted:
-    """Copy a run into the baseline storage as its newest entry.
+    """Copy a run, or an entry of another storage, into the baseline storage as its newest entry.
 
     Expected cases that a glob of `retire` matches are expected no longer, until an entry holds them
     again. If the newest entry is this run, accepted in the same way, nothing is stored.
@@ -93,20 +95,40 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not reason.isprintable():
         msg = f"--reason {reason!a}: write plain text on one line"
         raise InputError(msg)
-    made = read_run(source)
+    made = with_confirmed(read_run(source))
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
     check_sums(made.run, str(source))
     role: Role = "history" if history else "baseline"
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
-    try:
+    with _writing(root):
         if not root.exists():
             _plan(root, wanted, Contents())  # what is refused must leave no folder behind
         make_folder(root)
         with opened_lock(root / ".lock") as lock:
             lock.own()
             return _accept(root, wanted)
+
+
+def renew_current(root: Path) -> list[Path]:
+    """Write anew what judges each case now; return the files that were written.
+
+    Raises `AbsentError` without an entry, `InputError` if the storage is not whole.
+    """
+    if not baseline_files(root):
+        msg = f"{root}: holds no entry, so nothing judges. `peft-regress accept RUN` stores one."
+        raise AbsentError(msg)
+    with _writing(root), opened_lock(root / ".lock") as lock:
+        lock.own()
+        return write_current(root, read_contents(root, current=False))
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Say in one line why a storage cannot be written."""
+    try:
+        yield
     except OSError as error:
         what = error.filename or root
         msg = (
@@ -137,12 +159,12 @@ class _Plan(NamedTuple):
 
 def _accept(root: Path, wanted: _Wanted) -> Accepted:
     """Store a run while nobody else writes to the storage."""
-    contents = read_contents(root)
+    contents = read_contents(root, current=False)
     remove_litter(root, contents)
     newest = contents.links[-1] if contents.links else None
     if newest is not None:
         if newest.entry:
-            write_newest(root, newest.newest)  # an accept that was killed left it behind
+            _finish(root, contents)  # an accept that was killed left it behind
         entry = read_entry(root, newest)
         if _is_same(root, entry, contents, wanted):
             sync_folder(entry.path.parent)
@@ -157,12 +179,18 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
     entry = RunFile(path=plan.path, run=run, document=plan.document)
     contents.add(entry)
     try:
-        write_newest(root, contents.links[-1].newest)
+        _finish(root, contents)
     except InputError as error:
         msg = f"{plan.path} is stored, but {error}"
         raise InputError(msg) from error
     remove_litter(root, contents)
     return _described(entry, contents, plan.adapters, written=written)
+
+
+def _finish(root: Path, contents: Contents) -> None:
+    """Write what follows from the entries; the name of the newest one last."""
+    write_current(root, contents)
+    write_newest(root, contents.links[-1].newest)
 
 
 def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:

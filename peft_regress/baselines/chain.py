@@ -1,7 +1,7 @@
 """The order of the entries of a storage, and whether all of them and all that they name is there.
 
 Each entry names the content digest of the entry before it, where it belongs, and what it relies on:
-ledgers and adapters. `newest.json` names the newest entry, so that its absence shows, too. It is
+ledgers and adapters. `newest` names the newest entry, so that its absence shows, too. It is
 written after the entry and may be one entry behind. Entries from before the chain name nothing; the
 first one of the chain names the last of them.
 """
@@ -31,7 +31,7 @@ ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 
 
 class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `newest.json`."""
+    """The content of `newest`."""
 
     entry: str
     digest: str
@@ -72,13 +72,18 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.name.rpartition("/")[2]
 
     @property
+    def folder(self) -> str:
+        """The name of the folder of its machine."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def moment(self) -> dt.datetime:
         """When it was accepted, by the clock of then."""
         return dt.datetime.fromisoformat(self.date)
 
     @property
     def newest(self) -> Newest:
-        """What `newest.json` says of it."""
+        """What `newest` says of it."""
         return Newest(entry=self.name, digest=self.digest)
 
     def path(self, root: Path) -> Path:
@@ -188,7 +193,8 @@ def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
 def _take_one_side(root: Path) -> str:
     return (
         "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
-        f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other."
+        f"{shlex.quote(str(root))}`, then `peft-regress accept` the entry of the other, "
+        "from a worktree of that branch."
     )
 
 
@@ -216,7 +222,7 @@ def _check_newest(root: Path, chained: Sequence[Link]) -> None:
 
 def newest_file(root: Path) -> Path:
     """Return the file that names the newest entry."""
-    return root / "newest.json"
+    return root / "newest"
 
 
 def read_newest(root: Path) -> Newest | None:

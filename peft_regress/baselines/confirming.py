@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, RunFileError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.gate.verdicts import CaseVerdict, Observation
+    from peft_regress.gate.verdicts import Observation
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Record, Run
 
-_NEWS = frozenset({"new metric", "looser bound", "looser budget", "model"})
+_NEWS = frozenset({"new metric", "model"})
 """The remarks on what a reference does not hold."""
 
 
@@ -38,16 +41,21 @@ def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[st
                 "that its scores are not known. Measure it with --regress-full."
             )
             raise InputError(msg)
-        if old and new.record.is_repeat and not _has_news(judge_case(name, old, full)):
+        if old and new.record.is_repeat and not _has_news(old, full):
             repeats[name] = old.curves[new.machine.digest].run_name
         else:
             held[name] = full.record
     return msgspec.structs.replace(run, cases=held), repeats
 
 
-def _has_news(verdict: CaseVerdict) -> bool:
-    changed = any(reason.verdict != "known_defect" for reason in verdict.reasons)
-    return changed or any(remark.kind in _NEWS for remark in verdict.remarks)
+def _has_news(old: Observation, new: Observation) -> bool:
+    was, now = old.record, new.record
+    verdict = judge_case(now.case.id, old, new)
+    return (
+        (was.budget, was.bounds) != (now.budget, now.bounds)
+        or any(reason.verdict != "known_defect" for reason in verdict.reasons)
+        or any(remark.kind in _NEWS for remark in verdict.remarks)
+    )
 
 
 def as_confirmed(record: Record, run_name: str) -> Record:
@@ -57,3 +65,27 @@ def as_confirmed(record: Record, run_name: str) -> Record:
         name: metric for name, metric in record.metrics.items() if not lacks_seeds(repeating, name)
     }
     return msgspec.structs.replace(repeating, metrics=metrics)
+
+
+def with_confirmed(made: RunFile) -> RunFile:
+    """Return an entry, to be accepted once more, with the cases that it only confirms.
+
+    Raises `RunFileError` if it does not lie in its storage. A run stays as it is.
+    """
+    accepted = made.run.accepted
+    if accepted is None:
+        return made
+    wanted = set(accepted.repeats.values())
+    repeated = {
+        path.stem: read_run_file(path).run.cases
+        for path in made.path.parent.parent.glob("*/*.json")
+        if path.stem in wanted
+    }
+    cases = dict(made.run.cases)
+    for name, entry in accepted.repeats.items():
+        if name not in repeated.get(entry, {}):
+            problem = f"{name}: the entry {entry}, which it repeats, is not there"
+            remedy = "An entry is whole only inside its storage: accept it from there."
+            raise RunFileError(made.path, problem, remedy)
+        cases[name] = as_confirmed(repeated[entry][name], entry)
+    return dataclasses.replace(made, run=msgspec.structs.replace(made.run, cases=cases))

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _MOST_READS: Final = 20
 """How often to read a storage again in which others accept meanwhile."""
 
-_OTHER_FOLDERS = frozenset({"adapters", "fuzz", "ledgers", "sources"})
+_OTHER_FOLDERS = frozenset({"adapters", "ledgers", "sources"})
 
 
 def baseline_files(root: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
+from peft_regress.gate.repeats import completed
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.bulk_read import read_without_ledgers
@@ -124,10 +125,23 @@ def newest_index(entries: Sequence[Entry]) -> int:
     return next(holding, len(entries) - 1)
 
 
+def present_record(entries: Sequence[Entry], case: str, at: int) -> Record:
+    """Return a case's record in an entry, with the scores of the entry that it repeats."""
+    record = entries[at].run.cases[case]
+    if not record.is_repeat:
+        return record
+    repeated = (
+        entry.run.cases[case]
+        for entry in entries
+        if entry.name == record.repeated_run and case in entry.run.cases
+    )
+    return next((completed(record, trained) for trained in repeated), record)
+
+
 def present_run(entries: Sequence[Entry]) -> Run:
     """Return the present numbers of all cases as one run, in the newest entry's environment."""
     cases = {
-        name: entries[index].run.cases[name] for name, index in present_entries(entries).items()
+        name: present_record(entries, name, at) for name, at in present_entries(entries).items()
     }
     return msgspec.structs.replace(entries[-1].run, cases=cases, accepted=None)
 

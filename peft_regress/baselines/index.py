@@ -25,6 +25,7 @@ import msgspec
 
 from peft_regress.baselines.chain import Link, entry_name, entry_number, place_of
 from peft_regress.baselines.contents import Contents, Judge
+from peft_regress.baselines.current import check_current
 from peft_regress.baselines.entries import check_accepted, read_while_still
 from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
@@ -52,16 +53,18 @@ _MOST_FILES: Final = 32
 """How many states of storages the index keeps: those that were used last."""
 
 
-def read_contents(root: Path) -> Contents:
+def read_contents(root: Path, *, current: bool = True) -> Contents:
     """Read and check what the entries of a storage say.
 
-    Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a part that
-    one names, is missing.
+    current: whether to check `current.txt` too. Raises `RunFileError` for an entry that cannot be
+    trusted, and where an entry, or a part that one names, is missing.
     """
 
     def read(paths: Sequence[Path]) -> Contents:
         contents = _read(root, paths)
         contents.check_whole(root)
+        if current:
+            check_current(root, contents)
         return contents
 
     with paused_gc():
@@ -262,7 +265,8 @@ def _judges(root: Path, kept: _Kept) -> Iterator[tuple[str, Judge]]:
                     observation,
                     drift_origins=origins,
                     curves={
-                        machine: read[index][name] for machine, index in judge.curves.items()
+                        machine: read[index][name].curves[machine]
+                        for machine, index in judge.curves.items()
                     },
                     confirmed=judge.confirmed and Confirmation(*judge.confirmed),
                 ),

@@ -10,11 +10,11 @@ from peft_regress.files import is_file
 from peft_regress.text import printable
 
 
-def check_outside(path: Path, storage: Path, what: str) -> None:
-    """Raise `InputError` if a file to write lies in the baseline storage, under whatever name."""
+def check_outside(path: Path, storage: Path, what: str, *, kind: str = "baseline storage") -> None:
+    """Raise `InputError` if a file to write lies in a storage, under whatever name."""
     if _real(path).is_relative_to(_real(storage)):
         msg = (
-            f"{what} {path}: lies in the baseline storage {storage}, to which only `peft-regress "
+            f"{what} {path}: lies in the {kind} {storage}, to which only `peft-regress "
             "accept` adds. Choose another path."
         )
         raise InputError(printable(msg))

@@ -31,6 +31,7 @@ from peft_regress.files import TEMPORARY, is_folder, read_bytes
 from peft_regress.runs.schema import Acceptance, digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from peft_regress.baselines.contents import Contents
@@ -103,15 +104,34 @@ def _preference(case: str | None, adapter: Adapter) -> tuple[bool, int, str]:
 
 def _kept_by_slot(run: Run, source: Path) -> dict[str, list[Adapter]]:
     kept: dict[str, list[Adapter]] = {}
+    for adapter in _kept_by(run, source) if run.accepted is None else _named_by(run, source):
+        record = run.cases[adapter.stored.case]
+        slot = record.case.id if record.is_own else record.case.method
+        kept.setdefault(slot, []).append(adapter)
+    return kept
+
+
+def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
+    """Yield the adapters beside a run."""
     for path, stored in kept_adapters(source):
-        record = run.cases.get(stored.case)
-        if record is None or record.definition != stored.definition:
+        if not _is_of(run, stored):
             msg = f"{path}: comes from {stored.case} in another run. Remove the folder."
             raise InputError(msg)
-        slot = record.case.id if record.is_own else record.case.method
-        made = msgspec.structs.replace(stored, packages=run.environment)
-        kept.setdefault(slot, []).append(_new_adapter(path, made))
-    return kept
+        yield _new_adapter(path, msgspec.structs.replace(stored, packages=run.environment))
+
+
+def _named_by(entry: Run, source: Path) -> Iterator[Adapter]:
+    """Yield the adapters that an entry of another storage names of its own cases."""
+    assert entry.accepted is not None  # noqa: S101  (an entry)
+    for case, digest in entry.accepted.adapters.items():
+        adapter = Adapter(digest, *_read_named(source.parent.parent, source, case, digest))
+        if _is_of(entry, adapter.stored):
+            yield adapter
+
+
+def _is_of(run: Run, stored: StoredAdapter) -> bool:
+    record = run.cases.get(stored.case)
+    return record is not None and record.definition == stored.definition
 
 
 def _by_slot(root: Path, contents: Contents) -> dict[str, Adapter]:

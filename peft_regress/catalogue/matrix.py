@@ -61,6 +61,11 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
     return built_in + own
 
 
+def all_cases() -> list[Case]:
+    """List the cases of every matrix. Raises `InputError` for own cases that cannot be imported."""
+    return [case for matrix in sorted(_matrices()) for case in matrix_cases(matrix)]
+
+
 def _adaptations(task: Any) -> tuple[Adaptation, ...]:
     """Return what a task is measured with; empty for all that is in its matrix."""
     found: tuple[Adaptation, ...] = getattr(task, "adaptations", ())

@@ -2,7 +2,7 @@
 
 A source that was trained on another machine differs in its last bits, and so does every number
 after it, so every machine measures the stored file. `baselines/sources/` holds one safetensors file
-for each architecture, in half precision, and `sources.json` with their digests. Imports no torch
+for each architecture, in half precision, and `manifest` with their digests. Imports no torch
 until a source is read.
 """
 
@@ -176,4 +176,4 @@ def source_path(root: Path, name: str) -> Path:
 
 def manifest_path(root: Path) -> Path:
     """Return the file with the digests of the sources."""
-    return root / "sources" / "sources.json"
+    return root / "sources" / "manifest"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.baselines.accept import accept_run
+from peft_regress.baselines.accept import accept_run, renew_current
 from peft_regress.baselines.named import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
         "peft-regress accept runs/fuzz --reason 'known upstream'",
     ),
 )
-@click.argument("run")
-@click.option(
-    "--reason", required=True, metavar="TEXT", help="Why the new numbers are right, in one line."
-)
+@click.argument("run", metavar="[RUN]", required=False)
+@click.option("--reason", metavar="TEXT", help="Why the new numbers are right, in one line.")
 @click.option(
     "--history", is_flag=True, help="Store the run for `history` only: it judges nothing."
 )
@@ -48,21 +46,37 @@ if TYPE_CHECKING:
     metavar="ISSUE",
     help="Of findings of `fuzz`: where they were reported, such as huggingface/peft#3697.",
 )
+@click.option(
+    "--renew",
+    is_flag=True,
+    help="Accept nothing; write anew the files `current.txt`, which say what judges each case.",
+)
 @baselines_option
 def command(  # noqa: PLR0913  (arguments and options)
-    run: str,
-    reason: str,
+    run: str | None,
+    reason: str | None,
     baselines: Path,
     patterns: tuple[str, ...],
     reported: str | None,
     *,
     history: bool,
+    renew: bool,
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
-    RUN is a run file or a folder of shards; or a finding of `fuzz`, or a folder of them, which go
-    into its corpus.
+    RUN is a run file, a folder of shards, or an entry of another branch; or a finding of `fuzz`, or
+    a folder of them, which go into its corpus.
     """
+    if renew:
+        if run is not None or reason is not None:
+            msg = "--renew accepts nothing, so it takes no RUN and no --reason"
+            raise click.UsageError(msg)
+        for path in renew_current(baselines):
+            say(f"wrote {path}")
+        return
+    if run is None or reason is None:
+        msg = "name the RUN to accept, and say with --reason TEXT why its numbers are right"
+        raise click.UsageError(msg)
     from peft_regress.fuzz.findings import is_findings
 
     if is_findings(Path(run)):
@@ -98,10 +112,11 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
     accepted = done.run.accepted
     assert accepted is not None  # noqa: S101  (an entry)
     yield f"stored {done.path}"
-    yield contents_line(done.run)
+    if done.run.cases:
+        yield contents_line(done.run)
     if accepted.role == "history":
         yield "it judges nothing: its role is history"
-    else:
+    elif done.run.cases:
         yield f"it judges {done.judges} of {count_of(done.expected, 'expected case')} from now on"
     if done.later_predecessor:
         yield (
@@ -111,7 +126,7 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
     if accepted.repeats:
         entries = ", ".join(dict.fromkeys(accepted.repeats.values()))
         cases = count_of(len(accepted.repeats), "case")
-        yield f"{cases} repeat {entries}, which goes on judging them"
+        yield f"it confirms {entries} in {cases}, without anything new"
     yield from _adapter_lines(done, source)
     if accepted.retired:
         yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

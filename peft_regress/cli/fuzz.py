@@ -135,6 +135,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
+    from peft_regress.fuzz.corpus import corpus_folder
     from peft_regress.fuzz.fuzz import INTERRUPTED, fuzz
     from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
     from peft_regress.fuzz.reproduce import reproduced
@@ -142,6 +143,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_outside(path, baselines, option)
+            check_outside(path, corpus_folder(baselines), option, kind="corpus")
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
     problems: list[str] = []

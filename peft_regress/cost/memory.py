@@ -7,6 +7,7 @@ round its own accounts; `MemTracker` rounds on CUDA only).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -108,6 +109,12 @@ def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> Memory
         ),
         sites_at_end=sites_of(events),
     )
+
+
+def peak_of(events: Sequence[MemoryEvent], *, start: int, end: int) -> int:
+    """Return the most bytes alive at one moment from the `start`th event to the `end`th."""
+    alive = itertools.accumulate((event.delta_bytes for event in events), initial=0)
+    return max(itertools.islice(alive, start, end + 1))
 
 
 def _apply(alive: dict[Category, int], event: MemoryEvent) -> None:

@@ -20,6 +20,7 @@ from torch.optim.optimizer import (
 from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.checks import check_model, check_optimizer, check_step
 from peft_regress.cost.measuring import staged, tensors_used
+from peft_regress.cost.memory import peak_of
 from peft_regress.cost.refusals import check_objective, checked_logits
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 
@@ -40,9 +41,9 @@ def profile_training_step(
     """Measure what one training step costs, without a GPU and almost without memory.
 
     The second of two steps on the same batch is measured, because the optimizer then has its state;
-    the projection's FLOPs are those of the first. The model keeps its mode (train or eval) and is
-    left unchanged, buffers and generators included. Attention's inference-only kernels are off
-    during the steps.
+    the projection's FLOPs and `first_step_peak_bytes` are those of the first. The model keeps its
+    mode (train or eval) and is left unchanged, buffers and generators included. Attention's
+    inference-only kernels are off during the steps.
 
     The batch counts as activations, with the bytes of its own tensors. Other tensors that `loss`
     uses, such as class weights, count as buffers.
@@ -71,8 +72,16 @@ def profile_training_step(
         for parameter in model.parameters():
             parameter.grad = None
         step = Step(stage.recorder, model, stage.batch, loss)
-        marks = _record_two_steps(step, make_optimizer)
-    return step_cost(stage.recorder, marks, tensors=tensors_used(fake=fake))
+        first, marks = _record_two_steps(step, make_optimizer)
+    recorder = stage.recorder
+    return step_cost(
+        recorder,
+        marks,
+        first_step_peak_bytes=peak_of(
+            recorder.memory_events, start=first.memory, end=marks.start.memory
+        ),
+        tensors=tensors_used(fake=fake),
+    )
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -164,18 +173,20 @@ class Step:
 
 def _record_two_steps(
     step: Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-) -> StepMarks:
+) -> tuple[Mark, StepMarks]:
+    """Return where the first step begins, and the marks of the second."""
     recorder, model = step.recorder, step.model
     with recorder, updates_in_their_phase(recorder):
         # Some optimizers allocate their state here, not in the first step.
         recorder.phase = "optimizer"
         optimizer = make_optimizer(model)
         check_optimizer(optimizer, model)
+        first = mark(recorder)
         step.take(optimizer)
         start = mark(recorder)
         phases = step.take(optimizer)
         # Here, while the optimizer and its state are still alive.
-        return StepMarks(start, *phases, mark(recorder))
+        return first, StepMarks(start, *phases, mark(recorder))
 
 
 @contextmanager

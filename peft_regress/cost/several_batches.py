@@ -16,7 +16,7 @@ import torch
 
 from peft_regress.cost.checks import check_model, check_optimizer
 from peft_regress.cost.measuring import staged, tensors_used
-from peft_regress.cost.memory import sites_of
+from peft_regress.cost.memory import peak_of, sites_of
 from peft_regress.cost.profile import Step, updates_in_their_phase
 from peft_regress.cost.step_cost import StepMarks, mark, step_cost
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peft_regress.cost.batches import RandomTensor
-    from peft_regress.cost.memory import ByteSite
+    from peft_regress.cost.memory import ByteSite, MemoryEvent
     from peft_regress.cost.recorder import StepRecorder
     from peft_regress.cost.step_cost import Mark, StepCost
 
@@ -60,7 +60,7 @@ def _measured(
         for parameter in model.parameters():
             parameter.grad = None
         with updates_in_their_phase(recorder):
-            optimizer = _with_state(model, make_optimizer, recorder)
+            optimizer, first = _with_state(model, make_optimizer, recorder)
 
             def taken(batch: Mapping[str, RandomTensor]) -> _Taken | None:
                 step = Step(recorder, model, _drawn(batch, model, recorder), loss)
@@ -69,7 +69,12 @@ def _measured(
                     marks = StepMarks(start, *step.take(optimizer), mark(recorder))
                 if not _leaves_gradients_alone(model, recorder, marks):
                     return None
-                cost = step_cost(recorder, marks, tensors=tensors_used(fake=True))
+                cost = step_cost(
+                    recorder,
+                    marks,
+                    first_step_peak_bytes=first.peak_bytes(recorder.memory_events, marks),
+                    tensors=tensors_used(fake=True),
+                )
                 operators = _operators(recorder, marks)
                 del step, recorder.flop_events[start.flops :]
                 optimizer.zero_grad(set_to_none=True)
@@ -88,6 +93,24 @@ def _measured(
     return [step.cost for step in steps]
 
 
+class _FirstUpdate(NamedTuple):
+    """What the update that makes the optimizer's state does to the memory in use."""
+
+    rise_bytes: int
+    """How far it rises meanwhile."""
+    kept_bytes: int
+    """By how much it is higher afterwards, gradients apart."""
+
+    def peak_bytes(self, events: Sequence[MemoryEvent], marks: StepMarks) -> int:
+        """Return the peak of a step with this update: the marked one without the state before it.
+
+        The step is checked to leave nothing else behind.
+        """
+        update = marks.optimizer.memory
+        before_update = peak_of(events, start=marks.start.memory, end=update)
+        return max(before_update, _bytes_at(events, update) + self.rise_bytes) - self.kept_bytes
+
+
 class _Taken(NamedTuple):
     """What a step costs, and which operators it ran, as far as the log tells."""
 
@@ -104,18 +127,29 @@ def _with_state(
     model: nn.Module,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     recorder: StepRecorder,
-) -> torch.optim.Optimizer:
-    """Return an optimizer that has taken an update."""
+) -> tuple[torch.optim.Optimizer, _FirstUpdate]:
+    """Return an optimizer that has taken an update, and what the update did."""
     recorder.phase = "optimizer"
     with recorder:
         optimizer = make_optimizer(model)
         check_optimizer(optimizer, model)
+    begun = mark(recorder).memory
     recorder.make_gradients()
+    update = mark(recorder).memory
     with recorder:
         optimizer.step()
         recorder.hold_parameters()
+        end = mark(recorder).memory
         optimizer.zero_grad(set_to_none=True)
-    return optimizer
+    events = recorder.memory_events
+    return optimizer, _FirstUpdate(
+        rise_bytes=peak_of(events, start=update, end=end) - _bytes_at(events, update),
+        kept_bytes=_bytes_at(events, len(events)) - _bytes_at(events, begun),
+    )
+
+
+def _bytes_at(events: Sequence[MemoryEvent], position: int) -> int:
+    return sum(event.delta_bytes for event in events[:position])
 
 
 def _drawn(

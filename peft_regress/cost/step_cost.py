@@ -53,6 +53,8 @@ class StepCost:
     """The same for the backward pass: too large for grouped convolutions."""
     peak_bytes: int
     """The most bytes in use at one moment."""
+    first_step_peak_bytes: int
+    """The same of the step before it, in which the optimizer makes its state."""
     peak_param_bytes: int
     """Parameters, frozen ones included."""
     peak_buffer_bytes: int
@@ -110,7 +112,9 @@ def mark(recorder: StepRecorder) -> Mark:
     return Mark(len(recorder.memory_events), len(recorder.flop_events), recorder.aten_ops)
 
 
-def step_cost(recorder: StepRecorder, marks: StepMarks, *, tensors: Tensors) -> StepCost:
+def step_cost(
+    recorder: StepRecorder, marks: StepMarks, *, first_step_peak_bytes: int, tensors: Tensors
+) -> StepCost:
     """Return the cost of the step between the first and the last mark.
 
     Projection FLOPs are those of the steps before it, in which GaLore takes its SVDs.
@@ -129,6 +133,7 @@ def step_cost(recorder: StepRecorder, marks: StepMarks, *, tensors: Tensors) -> 
         paper_forward_flops=sum(e.paper_flops for e in events if e.phase == "forward"),
         paper_backward_flops=sum(e.paper_flops for e in events if e.phase == "backward"),
         peak_bytes=memory.peak_bytes,
+        first_step_peak_bytes=first_step_peak_bytes,
         peak_param_bytes=memory.high_bytes["param"],
         peak_buffer_bytes=memory.high_bytes["buffer"],
         peak_grad_bytes=memory.high_bytes["grad"],

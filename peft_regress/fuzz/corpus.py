@@ -1,4 +1,4 @@
-"""The corpus: accepted findings in `fuzz/` of a baseline storage, and how they come there.
+"""The corpus: accepted findings in `fuzz/corpus/`, and how they come there.
 
 Each is replayed by `fuzz` and `upgrade`. An entry whose defect a release mends is accepted as
 mended: it stays, and from then on its failure is new again.
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
     from peft_regress.fuzz.findings import Finding
 
-FOLDER: Final = "fuzz"
 _REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}", re.ASCII)
 """What names an issue."""
 
 
 def corpus_folder(baselines: Path) -> Path:
-    """Return the folder of the corpus in a baseline storage."""
-    return baselines / FOLDER
+    """Return the folder of the corpus, beside the baseline storage of its project."""
+    return baselines.parent / "fuzz" / "corpus"
 
 
 def read_corpus(baselines: Path) -> list[Finding]:
@@ -93,11 +92,10 @@ def accept_findings(
         raise InputError(msg) from error
     folder = corpus_folder(baselines)
     try:
-        if is_folder(baselines):
-            read_corpus(baselines)  # a corpus that cannot be trusted is not added to
+        read_corpus(baselines)  # a corpus that cannot be trusted is not added to
         _check_all(source, findings, folder)
-        make_folder(baselines)
-        with opened_lock(baselines / ".lock") as lock:
+        make_folder(folder)
+        with opened_lock(folder / ".lock") as lock:
             lock.own()
             _check_all(source, findings, folder)
             return [_accept(one, folder, accepted) for one in findings]

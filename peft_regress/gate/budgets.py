@@ -1,33 +1,67 @@
 """How much a case uses of its budget, and what is over it. Pure.
 
-A budget judges the measured numbers alone: no reference excuses them.
+A budget judges the measured numbers alone: no reference excuses them. A share is of what the same
+run measured of the other case, or else of the other case's reference.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
+from peft_regress.budgets import SHARES
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.fits import needs_of
 from peft_regress.gate.verdicts import Reason, Remark
-from peft_regress.metrics import METRICS, MetricSpec
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.devices import DeviceClass
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Limits, Record
 
+_COSTS: Final = {
+    "peak_of": "peak_bytes",
+    "peak_b32_of": f"peak_bytes{BATCH_SUFFIX}",
+    "ship_of": "adapter_bytes",
+}
 UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
 _BYTES: Final = METRICS["peak_bytes"]
 _FLOPS: Final = METRICS["forward_flops"]
+_SHARE: Final = MetricSpec(unit="fraction", direction="lower", kind="score")
+
+
+class Others(NamedTuple):
+    """The case that a budget's shares refer to, as each side has it; None if it has none."""
+
+    old: Record | None = None
+    new: Record | None = None
+
+    @classmethod
+    def of(
+        cls,
+        record: Record,
+        references: Mapping[str, Observation],
+        observed: Mapping[str, Observation],
+        beside: Mapping[str, Record],
+    ) -> Others:
+        """Find the case that a record's budget names.
+
+        beside: records of the same run that are not judged now.
+        """
+        name = None if record.budget is UNSET else record.budget.of
+        if name is None:
+            return cls()
+        old = references[name].record if name in references else None
+        return cls(old, observed[name].record if name in observed else beside.get(name, old))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +69,19 @@ class BudgetUse:
     """One part of a case's budget, and what the case uses of it."""
 
     name: str
-    """`peak`, `update`, `ship`, `score`, `edge_train`, or `memory` or `storage` of a device."""
+    """`peak`, `update`, `ship`, `score`, `edge_train`, `memory` or `storage` of a device, or
+    `peak_of`, `peak_b32_of`, `update_of` or `ship_of` with another case."""
     value: float | None
     """None if it was not measured."""
     limit: float | None
     """The most, of a score the least; None if nothing is known of the device."""
     spec: MetricSpec
+    lacks: str = "not measured"
+    """Why it is not judged, if it is not."""
 
     @property
     def part(self) -> str:
-        """The same without the device."""
+        """The same without the device or the other case."""
         return self.name.partition(" ")[0]
 
     @property
@@ -81,10 +118,40 @@ class BudgetUse:
         return used / most if used >= 0 and most > 0 else None
 
 
-def budget_of(record: Record, devices: Iterable[DeviceClass] = ()) -> tuple[BudgetUse, ...]:
-    """Return what a case uses of each part of its budget; empty without a budget."""
+def budget_of(
+    record: Record, devices: Iterable[DeviceClass] = (), other: Record | None = None
+) -> tuple[BudgetUse, ...]:
+    """Return what a case uses of each part of its budget; empty without a budget.
+
+    other: the case whose cost the shares refer to.
+    """
     limits = record.budget
-    return () if limits is UNSET else tuple(_uses(record, limits, devices))
+    if limits is UNSET:
+        return ()
+    return (*_uses(record, limits, devices), *_shares(record, limits, other))
+
+
+def _shares(record: Record, limits: Limits, other: Record | None) -> Iterator[BudgetUse]:
+    for name in SHARES:
+        limit: float | None = getattr(limits, name)
+        if limit is None:
+            continue
+        value, lacks = None, f"{limits.of} is neither in this run nor among its references"
+        if other is not None:
+            cost, whole = _cost(record, name), _cost(other, name)
+            lacks = "not measured" if cost is None else f"not measured of {limits.of}"
+            if cost is not None and whole is not None and whole >= 1:
+                value = cost / whole
+        yield BudgetUse(
+            name=f"{name} {limits.of}", value=value, limit=limit, spec=_SHARE, lacks=lacks
+        )
+
+
+def _cost(record: Record, share: str) -> float | None:
+    """Return the cost that a share is about."""
+    if share == "update_of":
+        return update_flops(record)
+    return _value(record.metrics.get(_COSTS[share]))
 
 
 def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
@@ -108,7 +175,8 @@ def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Ite
             limit = None if found is None else need.limit_of(found)
             if found is None or limit is not None:
                 name = f"{need.name} of {limits.device}"
-                yield BudgetUse(name=name, value=need.value, limit=limit, spec=_BYTES)
+                lacks = "no such device class" if found is None else "not measured"
+                yield BudgetUse(name=name, value=need.value, limit=limit, spec=_BYTES, lacks=lacks)
 
 
 def update_flops(record: Record) -> float | None:
@@ -122,14 +190,14 @@ def _value(metric: Metric | None) -> float | None:
 
 
 def over_budget_reasons(
-    old: Record | None, new: Record, devices: Sequence[DeviceClass]
+    old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
 ) -> Iterator[Reason]:
     """Yield a reason for each part of a budget that is exceeded, with the reference's value."""
     before: dict[str, float | None] = {}
     if old is not None:
         under_new = msgspec.structs.replace(old, budget=new.budget)
-        before = {use.name: use.value for use in budget_of(under_new, devices)}
-    for use in budget_of(new, devices):
+        before = {use.name: use.value for use in budget_of(under_new, devices, others.old)}
+    for use in budget_of(new, devices, others.new):
         if use.is_over and use.value is not None:
             was = before.get(use.name)
             yield Reason(
@@ -153,14 +221,13 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
 
 
 def budget_remarks(
-    old: Record | None, new: Record, devices: Sequence[DeviceClass]
+    old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
 ) -> Iterator[Remark]:
     """Yield what of a budget is not judged, and what is looser than in the reference."""
-    limits = {use.part: use for use in budget_of(new, devices)}
+    limits = {use.part: use for use in budget_of(new, devices, others.new)}
     for use in limits.values():
         if not use.is_judged:
-            text = "not measured" if use.limit is not None else "no such device class"
-            yield Remark(kind="not judged", subject=f"budget {use.name}", text=text)
+            yield Remark(kind="not judged", subject=f"budget {use.name}", text=use.lacks)
     for was in () if old is None else budget_of(old, devices):
         now = limits.get(was.part)
         if was.limit is not None and (now is None or _is_looser(was, now)):

@@ -97,9 +97,7 @@ def _points(
     return before, after
 
 
-def _point(
-    name: str, record: Record, measure: Callable[[Record], float | None]
-) -> _Point | None:
+def _point(name: str, record: Record, measure: Callable[[Record], float | None]) -> _Point | None:
     accuracy, cost = record.metrics.get("accuracy"), measure(record)
     if accuracy is None or cost is None:
         return None

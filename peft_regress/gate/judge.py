@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from peft_regress.gate.budgets import budget_of, budget_remarks, over_budget_reasons
+from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
@@ -44,17 +44,30 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     invocation: Invocation | None = None,
     policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
+    beside: Mapping[str, Record] | None = None,
 ) -> Comparison:
     """Judge every case that was expected or that ran.
 
     `expected`: ids of the cases that the run should measure, by default those of the references;
     one without an observation is `missing`. `complete`: whether the run measured all that it was
     asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
+    `beside`: records of the same run that are not judged now, whose costs a budget may refer to.
     """
     wanted = references if expected is None else expected
     wholes = {name: whole(new, references.get(name)) for name, new in observed.items()}
+    others = {
+        name: Others.of(new.record, references, observed, beside or {})
+        for name, new in observed.items()
+    }
     cases = tuple(
-        judge_case(name, references.get(name), wholes.get(name), policy=policy, devices=devices)
+        judge_case(
+            name,
+            references.get(name),
+            wholes.get(name),
+            policy=policy,
+            devices=devices,
+            others=others.get(name, Others()),
+        )
         for name in sorted({*wanted, *observed})
     )
     return Comparison(
@@ -68,22 +81,26 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     )
 
 
-def judge_case(
+def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     name: str,
     old: Observation | None,
     new: Observation | None,
     *,
     policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
+    others: Others = Others(),  # noqa: B008  (immutable)
 ) -> CaseVerdict:
-    """Judge one case by its reference; either may be absent."""
+    """Judge one case by its reference; either may be absent.
+
+    others: the case whose cost the shares of the budget refer to.
+    """
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
     new = whole(new, old)
     reference = None if old is None else old.record
     found: list[Reason | Remark] = [
-        *over_budget_reasons(reference, new.record, devices),
-        *budget_remarks(reference, new.record, devices),
+        *over_budget_reasons(reference, new.record, devices, others),
+        *budget_remarks(reference, new.record, devices, others),
     ]
     if old is not None:
         found += _findings(old, new, policy=policy, devices=devices)
@@ -94,7 +111,7 @@ def judge_case(
         verdict=min({least, *(reason.verdict for reason in reasons)}, key=gravest),
         reasons=reasons,
         remarks=tuple(one for one in found if isinstance(one, Remark)),
-        budgets=budget_of(new.record, devices),
+        budgets=budget_of(new.record, devices, others.new),
     )
 
 
@@ -111,7 +128,7 @@ def _findings(
             verdict="incomparable",
         )
         return
-    yield from training_findings(old, new)
+    yield from training_findings(old, new, policy=policy)
     if not before.status == after.status == "ok":
         return
     model = model_changes(before, after)

@@ -68,6 +68,18 @@ class Policy:
     bfloat16_update_bound: float = 0.05
     """The same of bfloat16 tensors, whose sums round to 8 bits. Seen 7.7e-3, limited to SSE4."""
 
+    curve_steps: int = 5
+    """A curve that equals the reference's for so many losses can depart by rounding no more than
+    `curve_rounding`. Seen between AVX-512, AVX2 and SSE: all 72 trainings of the catalogue depart
+    by the third loss; small networks of one's own by the eighteenth, then in the last bits."""
+
+    curve_rounding: float = 1e-6
+    """How far rounding moves the first loss that departs so late, as a share of the largest loss
+    before it. Seen 1.0e-7, over ten own networks (tools/studies/own_networks.py)."""
+
+    bfloat16_curve_rounding: float = 0.02
+    """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
+
     fingerprint_floor_nats: float = 0.01
     """Smaller losses are compared as if they were this large: there, rounding is not relative."""
 
@@ -114,9 +126,13 @@ class Policy:
     """Pairs of blocks for each case. Seen at a load of six to eight on two cores: intervals 2 to
     9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/timing.md)."""
 
+    def rounding(self, numerics: Numerics) -> float:
+        """Return how far rounding moves a loss that departs late from an equal curve."""
+        return self.bfloat16_curve_rounding if numerics == "bfloat16" else self.curve_rounding
+
     def fingerprint(self, metric: str, numerics: Numerics, *, step: int) -> float:
         """Return the bound on one number of a fingerprint; `step` counts from 0."""
-        if metric == "filled_losses":
+        if metric in {"filled_losses", "wide_filled_loss"}:
             return self.filled_bound
         if metric == "optimizer_updates":
             return self.bfloat16_update_bound if numerics == "bfloat16" else self.update_bound

@@ -2,33 +2,32 @@
 
 On one kind of machine a training repeats to the last bit. So a case whose first seed has the losses
 and scores of an older run need not train its other seeds again. Rounding shows in the first losses,
-so a curve that departs later is that of another computation.
+or in the last bits: a curve that departs later, and further, is that of another computation.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest  # noqa: TC001  (msgspec reads it)
+from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.inputs import first_difference
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import MIXED_MACHINES, Curve
+from peft_regress.runs.schema import Curve  # noqa: TC001  (msgspec reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from peft_regress.gate.policy import Policy
     from peft_regress.runs.schema import Record
-
-ROUNDING_SHOWS_BY: Final = 5
-"""Rounding departs by this loss at the latest. Seen between AVX-512, AVX2 and SSE: from the first,
-second or third loss on, in 72 of 72 trainings (docs/metrics.md)."""
 
 
 class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +92,9 @@ def completed(record: Record, trained: Record) -> Record:
     return msgspec.structs.replace(record, metrics={**record.metrics, **missing})
 
 
-def training_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
+def training_findings(
+    old: Observation, new: Observation, *, policy: Policy = DEFAULT_POLICY
+) -> Iterator[Reason | Remark]:
     """Yield what the curve tells, or that the bounds alone judge the training.
 
     A repeating case that nothing here completes cannot be compared with one that was trained.
@@ -101,56 +102,85 @@ def training_findings(old: Observation, new: Observation) -> Iterator[Reason | R
     before, after = old.record, new.record
     if not before.status == after.status == "ok":
         return
+    is_repeat = before.is_repeat, after.is_repeat
+    if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
+        yield Reason(
+            metric="training",
+            old=_in_words(before),
+            new=_in_words(after),
+            verdict="incomparable",
+        )
     one = _trained_here(new, old)
-    if one is None or one.record.curve is UNSET or after.curve is UNSET:
-        if after.is_repeat != before.is_repeat:
-            yield Reason(
-                metric="training",
-                old=_in_words(before),
-                new=_in_words(after),
-                verdict="incomparable",
-            )
-        elif "first_losses" in after.metrics:
-            why = "no curve of this kind of machine"
-            yield Remark(kind="by bounds", subject="training", text=why)
-        return
-    yield from _against(one, after.curve, judges=_is_judged_by(one, old, new))
+    if one is not None and after.curve is not UNSET:
+        judges = _is_judged_by(one, old, new)
+        yield from _against(one, after.curve, judges=judges, policy=policy)
+    elif not any(is_repeat) and "first_losses" in after.metrics:
+        why = "no curve of this kind of machine"
+        yield Remark(kind="by bounds", subject="training", text=why)
 
 
-def _against(one: Observation, curve: Curve, *, judges: bool) -> Iterator[Reason | Remark]:
+def _against(
+    one: Observation, curve: Curve, *, judges: bool, policy: Policy
+) -> Iterator[Reason | Remark]:
     assert one.record.curve is not UNSET  # noqa: S101  (asked before)
     known, name = one.record.curve, plain_name(one.run_name)
-    step = _first_departure(known.losses, curve.losses)
-    scores = [(key, known.scores[key], value) for key, value in curve.scores.items() if key in known.scores]
-    other = next((found for found in scores if found[1] != found[2]), None)
-    if step is None and other is None:
+    rounding = policy.rounding(numerics_of(one.record))
+    step = next((k for k, (a, b) in enumerate(_pairs(known, curve)) if a != b), None)
+    if step is None and _common(known, curve) == _common(curve, known):
         yield Remark(kind="same curve", subject="training", text=name)
-    elif step is not None and step < ROUNDING_SHOWS_BY:
-        why = "their losses depart as those of rounding do"
-        yield Remark(kind="by bounds", subject="training", text=why)
-    elif not judges:
-        why = "packages were accepted since on another kind of machine, or inputs changed"
-        yield Remark(kind="by bounds", subject="training", text=why)
-    elif step is not None:
-        yield Reason(
-            metric="curve",
-            old=f"the losses of {name}",
-            new=f"equal for {step} steps; computes something else from step {step + 1} on",
-            verdict="regressed",
-        )
-    elif other is not None:
-        yield Reason(
-            metric="evaluation",
-            old=f"{other[0]} {other[1]!r}",
-            new=f"{other[0]} {other[2]!r} after the very losses of {name}: the evaluation changed",
-            verdict="regressed",
-        )
+        return
+    found = None
+    if step is None:
+        found = _evaluation_reason(known, curve, name, rounding)
+    elif step >= policy.curve_steps:
+        found = _curve_reason(known, curve, name, rounding, step)
+    if found is not None and judges:
+        yield found
+        return
+    why = "rounding moves their losses"
+    if found is not None:
+        why = "since their curve another kind of machine accepted other packages, or inputs changed"
+    yield Remark(kind="by bounds", subject="training", text=why)
 
 
-def _first_departure(old: list[float], new: list[float]) -> int | None:
-    """Return the first position at which two curves differ; None if they are equal."""
-    pairs = enumerate(itertools.zip_longest(old, new))
-    return next((index for index, (was, now) in pairs if was != now), None)
+def _pairs(known: Curve, curve: Curve) -> Iterator[tuple[float | None, float | None]]:
+    return itertools.zip_longest(known.losses, curve.losses)
+
+
+def _common(curve: Curve, other: Curve) -> dict[str, float]:
+    """Return the scores that both curves have: an own metric may be new."""
+    return {name: value for name, value in curve.scores.items() if name in other.scores}
+
+
+def _curve_reason(
+    known: Curve, curve: Curve, name: str, rounding: float, step: int
+) -> Reason | None:
+    """Return that the losses depart further than rounding sends them."""
+    # Of one definition both have as many losses.
+    old, new = known.losses[step], curve.losses[step]
+    if abs(new - old) <= rounding * max(map(abs, known.losses[: step + 1])):
+        return None
+    return Reason(
+        metric="curve",
+        old=f"loss {old!r} of {name} at step {step + 1}",
+        new=f"loss {new!r}: computes something else from step {step + 1} on",
+        verdict="regressed",
+    )
+
+
+def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -> Reason | None:
+    """Return that equal losses end in another score."""
+    for metric, old in _common(known, curve).items():
+        new = curve.scores[metric]
+        scale = max(abs(old), abs(known.losses[0])) if metric == "loss" else abs(old)
+        if abs(new - old) > rounding * scale:
+            return Reason(
+                metric="evaluation",
+                old=f"{metric} {old!r} of {name}",
+                new=f"{metric} {new!r} after equal losses: the evaluation changed",
+                verdict="regressed",
+            )
+    return None
 
 
 def _trained_here(new: Observation, old: Observation) -> Observation | None:
@@ -177,9 +207,7 @@ def _in_words(record: Record) -> str:
     return "trained in full"
 
 
-def curves_by_machine(
-    older: Mapping[str, Observation], new: Observation
-) -> dict[str, Observation]:
+def curves_by_machine(older: Mapping[str, Observation], new: Observation) -> dict[str, Observation]:
     """Return the newest curve of each kind of machine, with one more entry."""
     same = {
         machine: one

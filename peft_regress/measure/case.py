@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.measure.costs import CaseCosts
     from peft_regress.measure.edge.case import CaseEdge
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
@@ -212,9 +212,7 @@ class _Measuring:
         """Return the curve of this definition on this kind of machine."""
         machine = describe_machine().digest if known else ""
         fitting = (
-            one
-            for one in known
-            if (one.machine, one.definition) == (machine, self._definition)
+            one for one in known if (one.machine, one.definition) == (machine, self._definition)
         )
         return next(fitting, None)
 

@@ -25,7 +25,7 @@ from peft_regress.measure.user_code import calling
 from peft_regress.runs.environment import imported_packages, packages_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -252,6 +252,7 @@ class Recipe:
         seed: int,
         first: int,
         only: int | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> TrainingRun:
         """Run the training loop, or only some steps of it, and keep the first losses."""
         seed_all(seed)
@@ -263,6 +264,7 @@ class Recipe:
             seed=seed,
             first=first,
             only=only,
+            on_step=on_step,
         )
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:

@@ -17,10 +17,12 @@ from msgspec import UNSET
 from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.cost.alive import peak_while
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.objective import number
 from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 from peft_regress.measure.training import device_of, on_device
@@ -131,6 +133,7 @@ class Rounds:
         self._known: KnownCurve | None = None
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
+        self._peaks: dict[str, int | None] = {}
         self.facts: dict[str, Fact] = {}
         self.curve: Curve | UnsetType = UNSET
         self.repeats: str | UnsetType = UNSET
@@ -150,6 +153,7 @@ class Rounds:
             stored=self._stored(),
             moving=self._moving,
             steps=recipe.fine_tune.steps,
+            wide_probe=self._probe if recipe.is_own else one_wide_image(self._probe),
         )
         device = device_of(self._base)
         self._test = [
@@ -162,9 +166,9 @@ class Rounds:
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
             if self.repeats is not UNSET:
                 raise _RepeatsError
-            seed = next(seeds)
+            seed = recipe.seeds[0] if self._is_done else next(seeds)
             model, optimizer = self._made(seed)
-            if seed == recipe.seeds[0]:
+            if seed == recipe.seeds[0] and not self._is_done:
                 self._watch.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
@@ -172,6 +176,14 @@ class Rounds:
             run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
         except _RepeatsError:
             self._first_losses = [self._begun(seed) for seed in recipe.seeds[1:]]
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether all seeds were trained: what follows is profiled and kept nowhere.
+
+        pytest-benchmark trains once more for `--benchmark-cprofile`.
+        """
+        return len(self._rounds) == len(self._recipe.seeds)
 
     def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
         """Return the adapted model of a seed, the first one's only once, and its optimizer."""
@@ -213,6 +225,7 @@ class Rounds:
             self._batches(seed),
             seed=seed,
             first=FIRST_LOSSES,
+            on_step=self._watch.memory.stepped if not self._rounds else None,
         )
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
@@ -221,7 +234,8 @@ class Rounds:
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
-        if self._recipe.is_own and seed == self._recipe.seeds[0]:
+        is_first = seed == self._recipe.seeds[0] and not self._is_done
+        if self._recipe.is_own and is_first:
             return self._summed(batches)
         return batches
 
@@ -231,13 +245,20 @@ class Rounds:
             yield batch
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        if self._is_done:
+            return
         recipe, training = self._recipe, self._training
-        scores, own = self._scores_of(model)
+        if seed == recipe.seeds[0]:
+            (scores, own), peak = peak_while(lambda: self._scores_of(model), model)
+            self._peaks["evaluation_peak_bytes"] = peak
+        else:
+            scores, own = self._scores_of(model)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
             self.facts = self._watch.after_training(model, optimizer)
+            self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
             self._updates = self._updates_of(optimizer, device_of(model))
             self._compare(self._rounds[0])
@@ -248,7 +269,10 @@ class Rounds:
         scores = self._recipe.objective.scores(model, self._test)
         own = {
             name: number(
-                metric.measure, model, self._test, name=f"FineTune {fine_tune.id!r}: metric {name!r}"
+                metric.measure,
+                model,
+                self._test,
+                name=f"FineTune {fine_tune.id!r}: metric {name!r}",
             )
             for name, metric in (fine_tune.metrics or {}).items()
         }
@@ -319,6 +343,7 @@ class Rounds:
             samples |= {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
         if timed:
             samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
+        singles = {**self._peaks, "wide_filled_loss": self._watch.wide_filled_loss}
         filled = self._watch.filled_losses
         if filled is not None:
             samples["filled_losses"] = list(filled)
@@ -328,6 +353,7 @@ class Rounds:
         return {
             **{name: make_metric(name, at_first[name], lists[name]) for name in lists},
             **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
+            **{name: make_metric(name, one) for name, one in singles.items() if one is not None},
             **self._own_metrics(),
         }
 

@@ -81,13 +81,14 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     seed: int,
     first: int,
     only: int | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> TrainingRun:
     """Train for some steps, to see what the method does to a real model.
 
     first: the number of losses kept as a fingerprint. only: how many of the steps to take; None for
     all. The other arguments are those of `training_steps`.
     """
-    steps = training_steps(model, optimizer, batches, loop, seed=seed)
+    steps = training_steps(model, optimizer, batches, loop, seed=seed, on_step=on_step)
     taken = list(itertools.islice(steps, only))
     return TrainingRun(
         losses=tuple(loss for loss, _ in taken),
@@ -96,18 +97,20 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     )
 
 
-def training_steps(
+def training_steps(  # noqa: PLR0913  (the parts of a training)
     model: nn.Module,
     optimizer: Optimizer,
     batches: Iterable[Any],
     loop: Loop,
     *,
     seed: int,
+    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[float, float]]:
     """Take one training step for each request, and yield its loss (nats) and seconds.
 
     batches: without end; each goes to the device of the model. seed: of the batches, for an error.
-    The caller sets the number of threads.
+    on_step: called after each step with its number, outside the timed part. The caller sets the
+    number of threads.
 
     Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
     """
@@ -128,6 +131,8 @@ def training_steps(
         seconds = time.perf_counter() - started
         if schedule is not None:
             schedule.step()
+        if on_step is not None:
+            on_step(step + 1)
         yield value, seconds
 
 

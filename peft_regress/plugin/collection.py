@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from peft_regress.cases import Case, in_words
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.plugin.benchmark_options import check_benchmark_options
 from peft_regress.plugin.coverage import Collected
 from peft_regress.report.github import line_in_log
 
@@ -108,6 +110,8 @@ class CollectionHooks:
             self._keep_matrix(config, items)
             cases = _marked_cases(items)
             self._cases = frozenset(cases)
+            if cases:
+                stated_budgets()  # a file that cannot be used ends the run before it measures
             if self._options.cases is not None and cases:
                 self._keep_cases(config, items, self._options.cases)
             if self._options.shard is not None and cases:
@@ -175,6 +179,7 @@ class CollectionHooks:
         self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
         if self._selected and not session.config.getoption("collectonly"):
             try:
+                check_benchmark_options(session.config)
                 self._references()
             except InputError as error:
                 self._refuse(session.config, error)

@@ -18,6 +18,7 @@ import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
+from peft_regress.plugin.benchmark_options import check_benchmark_outputs
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
 from peft_regress.plugin.collection import (
     CollectionHooks,
@@ -31,6 +32,7 @@ from peft_regress.plugin.narrowing import narrowing_of, off_problem
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
+from peft_regress.plugin.stored_times import StoredTimes
 from peft_regress.report import case_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
@@ -81,8 +83,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "case(task, method, architecture, rank): the case that a test measures"
     )
+    has_timer = config.pluginmanager.hasplugin("benchmark")
     try:
         options = RegressOptions.of(config)
+        if has_timer:
+            check_benchmark_outputs(config, options.baselines)
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     if options.off:
@@ -105,6 +110,8 @@ def pytest_configure(config: pytest.Config) -> None:
     register = config.pluginmanager.register
     register(collection, "peft_regress_collection")
     register(progress, "peft_regress_progress")
+    if has_timer:
+        register(StoredTimes(config, session), "peft_regress_stored_times")
     # Last, so that its wrappers are first: a record is kept before anything is written to a
     # terminal, which may be gone.
     register(_RunHooks(config, session, collection, left), "peft_regress_run")

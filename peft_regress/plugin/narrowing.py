@@ -75,7 +75,7 @@ def narrowing_of(config: pytest.Config) -> Narrowing:
     before, after = _before(config.option, paths), _after(config.option)
     typed: set[str] = set()
     written_in: dict[str, str] = {}
-    for place, words in _sources(config):
+    for place, words in option_sources(config):
         given = config._parser.parse_known_args(words)  # noqa: SLF001  (nothing public tells them apart)
         items = {*_before(given, given.file_or_dir), *_after(given)}
         if place == COMMAND_LINE:
@@ -89,7 +89,7 @@ def narrowing_of(config: pytest.Config) -> Narrowing:
     )
 
 
-def _sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
+def option_sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
     """Yield where pytest takes options from, the first that counts first."""
     yield COMMAND_LINE, [str(word) for word in config.invocation_params.args]
     yield "PYTEST_ADDOPTS", shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))

@@ -14,6 +14,7 @@ import msgspec
 from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.named import load_references
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
@@ -34,10 +35,10 @@ from peft_regress.runs.environment import (
     installed_packages,
 )
 from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run
 from peft_regress.settings import read_settings
-from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +65,7 @@ class RegressSession:
         self._benchmarks: list[Any] = []
         # A session without a case reads and imports none of it.
         self.references = functools.cache(self._load_references)
+        self._budgets = functools.cache(stated_budgets)
         self._installed = functools.cache(installed_packages)
         self.imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
@@ -150,12 +152,17 @@ class RegressSession:
             else:
                 benchmark.pedantic(target, **rounds)
 
-        measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+        # A profile is of one more training, after those of all seeds.
+        known = [] if benchmark.cprofile else self._known(case.id)
+        timed = not benchmark.disabled
+        measurement = self._measured(case, run_rounds, known=known, timed=timed)
         if benchmark.stats is not None:
             self._benchmarks.append(benchmark.stats)
         return measurement
 
-    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
+    def _measured(
+        self, case: Case, run_rounds: RoundRunner, *, known: list[KnownCurve], timed: bool
+    ) -> Measurement:
         from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
@@ -166,7 +173,7 @@ class RegressSession:
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
-            known=self._known(case.id),
+            known=known,
         )
         packages = self._imported_by[case.id] = recipe.packages()
         self.add_imported(packages)
@@ -188,7 +195,7 @@ class RegressSession:
     def judge_record(self, record: Record) -> Comparison:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
         observation = Observation(
-            record=record,
+            record=self._with_budget(record),
             environment=self.environment(),
             machine=self.machine(),
             run_name=_THIS_RUN,
@@ -201,7 +208,11 @@ class RegressSession:
             expected=[name],
             invocation=self.invocation(),
             devices=device_classes(),
+            beside=self.kept.records,
         )
+
+    def _with_budget(self, record: Record) -> Record:
+        return with_budget(record, self._budgets().budget_of)
 
     def known_cases(self) -> frozenset[str]:
         """Return the ids of every case of the matrix and of its baselines."""
@@ -222,7 +233,9 @@ class RegressSession:
             environment=self.environment(),
             machine=self.machine(),
             selection=coverage.selection,
-            cases=with_relative_times(dict(sorted(records.items()))),
+            cases=with_relative_times(
+                {name: self._with_budget(record) for name, record in sorted(records.items())}
+            ),
             metrics_known=sorted(KNOWN),
         )
 

@@ -77,6 +77,13 @@ def _shown_bound(reason: Reason) -> str:
     return f"{bound} ({clean(reason.bound_reason)})" if reason.bound_reason else bound
 
 
+_ABOUT_TEXT: Final[dict[str, str]] = {
+    "same curve": "the first seed's training equals that of {} bit for bit",
+    "by bounds": "its training is judged by bounds: {}",
+    "model": "the model changed: {}",
+}
+
+
 def remark_line(remark: Remark) -> str:
     """Return a remark as one sentence without its case."""
     subject, text = clean(remark.subject), clean(remark.text)
@@ -98,11 +105,7 @@ def remark_line(remark: Remark) -> str:
         )
         why = f" ({text})" if text else ""
         return f"the bound on {subject} is looser than the baseline's: {' -> '.join(bounds)}{why}"
-    if remark.kind == "same curve":
-        return f"the first seed's training equals that of {text} bit for bit"
-    if remark.kind == "by bounds":
-        return f"the training is judged by its bounds: {text}"
-    return f"the model changed: {text}"
+    return _ABOUT_TEXT[remark.kind].format(text)
 
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:

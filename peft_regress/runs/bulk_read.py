@@ -78,6 +78,7 @@ def skim(content: bytes) -> Run:
             ledger=record.ledger if isinstance(record.ledger, str) else Ledger(),
             inputs=msgspec.UNSET,
             trained=msgspec.UNSET,
+            curve=msgspec.UNSET,
         )
         for name, record in run.cases.items()
     }

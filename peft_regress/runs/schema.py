@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from peft_regress.budgets import LEAST_SHARE, MOST_SHARE
 from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
     Address,
     Case,
@@ -46,6 +47,8 @@ Role = Literal["baseline", "history"]
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
+Share = Annotated[float, msgspec.Meta(ge=LEAST_SHARE, le=MOST_SHARE)]
+"""Of another case's cost."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -202,6 +205,12 @@ class Limits(
     """Bytes: the most that `edge_train_bytes` may be."""
     device: Name | None = None
     """The name of a device class whose memory and storage the case must fit into."""
+    of: CaseId | None = None
+    """The case that the following limits are shares of: the most of the same cost."""
+    peak_of: Share | None = None
+    peak_b32_of: Share | None = None
+    update_of: Share | None = None
+    ship_of: Share | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

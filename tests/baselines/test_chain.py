@@ -91,34 +91,34 @@ def test_an_entry_that_was_removed_is_missed_by_its_successor(root: Path, number
 def test_the_newest_entry_is_missed_too(root: Path) -> None:
     """Else an older and looser one would judge without a word."""
     baseline_files(root)[-1].unlink()
-    refused(root, r"newest.json: names .*/0004_.*, which is missing or was replaced\. Restore")
+    refused(root, r"newest: names .*/0004_.*, which is missing or was replaced\. Restore")
 
 
 def test_all_entries_of_the_chain_are_missed(root: Path) -> None:
     for path in baseline_files(root)[1:]:
         path.unlink()
-    refused(root, r"newest.json: names .*/0004_")
+    refused(root, r"newest: names .*/0004_")
 
 
 def test_without_the_name_of_the_newest_entry_nobody_knows_whether_it_is_there(root: Path) -> None:
-    (root / "newest.json").unlink()
-    refused(root, r"newest.json: is missing, so that no one knows .*git checkout -- ")
-    (root / "newest.json").write_bytes(b"\xff{}\n")
-    refused(root, r"newest.json: does not name an entry .*git checkout -- ")
+    (root / "newest").unlink()
+    refused(root, r"newest: is missing, so that no one knows .*git checkout -- ")
+    (root / "newest").write_bytes(b"\xff{}\n")
+    refused(root, r"newest: does not name an entry .*git checkout -- ")
 
 
 def test_a_merge_of_two_branches_that_accepted_is_told_with_how_to_go_on(root: Path) -> None:
-    whole = (root / "newest.json").read_bytes()
-    (root / "newest.json").write_bytes(b"{\n<<<<<<< HEAD\n" + whole)
-    refused(root, r"newest.json: has git conflict markers.*git restore --source BRANCH")
+    whole = (root / "newest").read_bytes()
+    (root / "newest").write_bytes(b"{\n<<<<<<< HEAD\n" + whole)
+    refused(root, r"newest: has git conflict markers.*git restore --source BRANCH")
 
 
 def test_an_older_name_of_the_newest_entry_is_told(root: Path) -> None:
     entry = read_runs(root)[1]
     newest = {"entry": f"{entry.path.parent.name}/{entry.path.stem}"}
     newest["digest"] = entry.run.content_digest
-    (root / "newest.json").write_text(json.dumps(newest))
-    refused(root, r"newest.json: is older than 0004_.*: it names .*/0002_")
+    (root / "newest").write_text(json.dumps(newest))
+    refused(root, r"newest: is older than 0004_.*: it names .*/0002_")
 
 
 @pytest.mark.parametrize("move", ["folder", "number", "title"])

@@ -260,13 +260,14 @@ def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path: Path) -
     }
     assert len(ledgers) == 2
     files = {path for path in root.rglob("*") if path.is_file()}
-    assert files - {root / ".lock", root / "newest.json"} == {stored, *ledgers}
+    derived = {stored.with_name("current.txt"), root / "newest"}
+    assert files - derived - {root / ".lock"} == {stored, *ledgers}
 
 
 def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
     entry = write_entry(tmp_path, 1)
     for other in (
-        "sources/sources.json",
+        "sources/manifest",
         "adapters/lora.safetensors",
         "Linux/.0002_x.json.abc",
         "Linux/0002_x.json~",

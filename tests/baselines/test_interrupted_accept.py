@@ -80,6 +80,7 @@ def accept(folder: Path, *, run: str = "run.json", reason: str = "why") -> int:
 def check_whole(root: Path) -> int:
     """Read all of a storage, with what its entries name; return how many there are."""
     entries = read_runs(root)
+    read_references(root)
     for entry in entries:
         for case in acceptance_of(entry).adapters:
             assert stored_adapter(root, make_case(case), entry.run.cases[case].definition)

@@ -12,9 +12,9 @@ from builders import (
     FULL,
     LEDGER,
     LORA,
-    certified,
     make_record,
     make_run,
+    repeating,
     split_by,
     trained,
     write_entry,
@@ -23,7 +23,6 @@ from builders import (
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
-from peft_regress.baselines.references import read_references
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import ModuleCosts
@@ -193,35 +192,22 @@ def test_a_storage_or_the_folder_above_it_is_no_run_and_nothing_is_said_of_its_f
         assert f"{tmp_path}: is not a baseline storage, but the folder {root} in it is one" in err
 
 
-def test_a_quick_run_is_stored_for_history_alone(accepts, command, tmp_path, root):
-    write_run(tmp_path / "full.json", make_run(trained(LORA), trained(FULL)))
+def test_a_run_that_repeats_what_is_stored_is_accepted_and_compared(accepts, command, root):
+    write_run(root.parent / "full.json", make_run(trained(LORA), trained(FULL)))
+    write_run(root.parent / "again.json", make_run(*map(repeating, (trained(LORA), trained(FULL)))))
     assert accepts("full.json")[0] == 0
-    quick = write_kept(tmp_path / "my quick.json", FULL)
-    write_run(quick, make_run(certified(trained(LORA)), make_record(FULL)))
-    code, out, err = accepts("my quick.json")
-    assert (code, out) == (2, "")
-    (line,) = err.splitlines()
-    assert "1 case of 2 not trained (same computation), so the run can be no baseline" in line
-    assert f"`peft-regress accept '{quick}' --history --reason" in line
-    assert len(baseline_files(root)) == 1
-    code, out, _ = accepts("my quick.json", "--history")
-    assert code == 0
-    assert "1 same computation" in out
-    assert "adapters" not in out
-    assert accepts("my quick.json", "--history")[1].startswith("already stored")
-    # What judged before judges on, and drift counts from the same entries.
-    references = read_references(root, drift=True)
-    assert {one.run_name for one in references.values()} == {"0001_peft-0.18.1"}
-    _, out, _ = command("compare", str(root), str(tmp_path / "full.json"), "--stored-only")
-    assert "no regression (2 unchanged)" in out
-    # Named, it judges what it has.
-    code, out, _ = command("compare", "0002", str(tmp_path / "full.json"), "--baselines", str(root))
-    assert code == 3
-    assert "not trained, same computation as 0001_peft-0.18.1 -> trained" in " ".join(out.split())
+    code, out, _ = accepts("again.json")
+    assert (code, "judges" in out) == (0, False)
+    assert "it confirms 0001_peft-0.18.1 in 2 cases" in out
+    for sides in (("full.json", "again.json"), ("again.json", "full.json")):
+        paths = [root.parent / name for name in sides]
+        code, out, _ = command("compare", *paths, "--baselines", root, "--stored-only")
+        assert code == 0
+        assert "no regression (2 unchanged" in out
 
 
-def test_an_entry_that_judges_holds_no_case_that_was_not_trained(command, tmp_path, root):
-    write_entry(root, 1, certified(trained(LORA)))
+def test_an_entry_that_judges_holds_no_case_without_scores(command, root):
+    write_entry(root, 1, repeating(trained(LORA)))
     code, _, err = command("history", "--baselines", str(root))
     assert code == 2
-    assert f"case {LORA} was not trained, so it cannot judge: only history may hold it" in err
+    assert f"case {LORA} has no score of all seeds, so it cannot judge" in err

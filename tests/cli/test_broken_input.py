@@ -86,10 +86,10 @@ def test_an_invalid_byte_in_a_manifest_is_one_line(
     assert "stored.json: is not a manifest of a stored adapter" in err
     assert err.count("\n") == 1
     Path("baselines/sources").mkdir(parents=True)
-    Path("baselines/sources/sources.json").write_bytes(content)
+    Path("baselines/sources/manifest").write_bytes(content)
     code, _, err = command("sources", "--check", "--architecture", "resnet18")
     assert code == 3
-    assert "sources.json: not a manifest of sources" in err
+    assert "manifest: not a manifest of sources" in err
     assert err.count("\n") == 1
 
 

@@ -329,7 +329,7 @@ def test_without_dask_it_names_the_extra(measure, monkeypatch):
         ({"dask": "1.0"}, "the command has 1.0; run `"),
         ({"code": "other"}, "has other code of peft_regress of the same version"),
         ({"files": {"sources/new": "0"}}, "baselines/sources/new is missing there; put the"),
-        ({"files": {"sources/sources.json": "0"}}, "baselines/sources/sources.json differs"),
+        ({"files": {"sources/manifest": "0"}}, "baselines/sources/manifest differs"),
     ],
 )
 def test_a_node_that_lacks_something_is_refused_by_name_with_a_remedy(

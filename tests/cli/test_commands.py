@@ -206,6 +206,22 @@ def test_accept_needs_a_reason(run, tmp_path):
     assert "--reason" in err
 
 
+@pytest.mark.parametrize("more", [("run.json",), ("--reason", "why")])
+def test_accept_renew_takes_nothing_else(run, more):
+    code, _, err = run("accept", "--renew", *more)
+    assert code == 2
+    assert "--renew accepts nothing" in err
+
+
+def test_accept_renew_names_what_it_wrote(run, tmp_path):
+    root = tmp_path / "b"
+    write_entry(root, 1)
+    path = next(root.glob("*/0001_*.json")).with_name("current.txt")
+    assert run("accept", "--renew", "--baselines", str(root))[:2] == (0, f"wrote {path}\n")
+    assert run("accept", "--renew", "--baselines", str(root))[:2] == (0, "")
+    assert run("accept", "--renew", "--baselines", str(tmp_path / "none"))[0] == 3
+
+
 def test_accepting_a_run_that_is_not_there_is_exit_3_with_the_command(run, tmp_path):
     code, _, err = run("accept", str(tmp_path / "run.json"), "--reason", "why")
     assert code == 3

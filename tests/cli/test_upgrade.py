@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import write_entry, write_run
+from builders import accept, make_run, repeating, write_entry, write_run
 from fuzz_examples import finding
 from package_world import World, set_world
 from packaging.version import Version
@@ -54,7 +54,7 @@ def newer(**moved):
 def storage(tmp_path):
     folder = tmp_path / "baselines"
     (folder / "sources").mkdir(parents=True)
-    (folder / "sources" / "sources.json").write_text("{}")
+    (folder / "sources" / "manifest").write_text("{}")
     return folder
 
 
@@ -131,7 +131,7 @@ def test_otherwise_the_installed_packages_are_measured_too(world, storage, upgra
         store(world, storage, **how)
     code, out, err = upgrade()
     assert code == 0
-    assert world.versions_tried() == ["0.20.0", "0.18.1"]
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
     assert "compared with: the current environment" in out
     assert "[2/2] current unseen/lora-r4/resnet18" in err
 
@@ -144,7 +144,7 @@ def test_what_only_some_cases_use_need_only_be_installed(world, storage, upgrade
     assert "compared with: 0001_peft-0.18.1" in out
     store(world, storage, number=2, environment={**OLD, "pytest": "0.1"})
     upgrade()
-    assert world.versions_tried() == ["0.20.0", "0.20.0", "0.18.1"]
+    assert world.versions_tried() == ["0.20.0", "0.18.1", "0.20.0"]
 
 
 def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, upgrade):
@@ -158,7 +158,7 @@ def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, 
 def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):
     store(world, storage)
     assert upgrade("--base", "run")[0] == 0
-    assert world.versions_tried() == ["0.20.0", "0.18.1"]
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
 
 
 def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path):
@@ -408,7 +408,7 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
 
 def test_only_the_candidate_s_adapters_are_kept(world, upgrade, tmp_path):
     upgrade("--save", str(tmp_path / "run.json"))
-    assert world.kept == [tmp_path / "run.adapters", None]
+    assert world.kept == [None, tmp_path / "run.adapters"]
 
 
 def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
@@ -476,62 +476,54 @@ def test_the_command_s_limits_are_those_of_the_library(name):
     assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)
 
 
-# --- quick ----------------------------------------------------------------------------------------
+# --- trainings that repeat those of the base ------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
-def test_a_quick_upgrade_trains_only_what_computes_something_else(
+def test_a_case_that_repeats_the_base_trains_one_seed_in_full(
     world, storage, upgrade, tmp_path, is_stored
 ):
     world.computes = lambda packages, name: f"{name.startswith('shift') and packages['peft']}"
     if is_stored:
         store(world, storage)
     save = tmp_path / "run.json"
-    code, out, err = upgrade("--quick", "--save", str(save))
+    code, out, err = upgrade("--save", str(save))
     assert code == 0
-    # The base comes first, since the candidate repeats it.
+    # The base comes first, since the candidate may repeat it.
     base = [] if is_stored else [("0.18.1", name) for name in IDS]
     assert world.trained == [*base, ("0.20.0", IDS[0])]
     source = "0001_peft-0.18.1" if is_stored else "the current environment"
-    run = read_run_file(save).run
-    assert [one.repeated_run for one in run] == [None, source]
-    assert f"candidate {IDS[1]} same computation" in err
-    assert "no regression (2 unchanged; 1 same computation)" in out
-    assert f"same computation as {source}" in out
-    _, out, _ = upgrade("--quick", "--format", "json")
-    assert json.loads(out)["same_computation"] == 1
-    _, out, _ = upgrade("--format", "json")
-    assert json.loads(out)["same_computation"] == 0
+    assert [one.repeated_run for one in read_run_file(save).run] == [None, source]
+    assert f"candidate {IDS[1]} repeated" in err
+    assert "no regression (2 unchanged; 1 repeats the baseline)" in out
+    assert json.loads(upgrade("--format", "json")[1])["repeats"] == 1
 
 
-def test_a_base_without_digests_lets_all_cases_train(world, storage, upgrade):
-    store(world, storage)
-    world.computes = lambda *_: "the same"
-    code, out, err = upgrade("--quick")
-    assert code == 0
-    assert "no case of the base says what it computed, so all of them train" in err
-    assert "same computation" not in out
-    assert len(world.trained) == 2
+def test_a_base_that_repeats_an_older_entry_has_its_scores(world, storage, upgrade, tmp_path):
+    """It is measured again until the entry is confirmed for these packages."""
+    world.computes = lambda packages, _: str(packages["peft"] >= Version("0.20.0"))
+    world.moved = newer(accuracy=[0.1] * 3)
+    store(world, storage, environment={**OLD, "peft": "0.14.0"}, title="peft-0.14.0")
+    code, out, err = upgrade()
+    assert (code, "accuracy" in out) == (1, True)
+    assert {version for version, _ in world.trained} == {"0.20.0"}
+    assert "measuring the current environment" in err
+    here = [repeating(world.record(OLD, name), by="0001_peft-0.14.0") for name in IDS]
+    run = write_run(tmp_path / "here.json", make_run(*here, environment=OLD))
+    accept(run, root=storage, reason="the same", date="2026-01-02T00:00:00+00:00")
+    code, out, err = upgrade()
+    assert (code, "accuracy" in out) == (1, True)
+    assert "measuring the current environment" not in err
+    assert "0001_peft-0.14.0" in out
 
 
-def test_costs_that_changed_in_a_quick_upgrade_are_measured_again_to_be_accepted(
+def test_a_package_that_is_tried_alone_repeats_the_base_if_it_changes_nothing(
     world, storage, upgrade
 ):
-    world.computes = lambda *_: "the same"
-    world.moved = newer(forward_flops=2000)
-    store(world, storage)
-    code, out, _ = upgrade("--quick")
-    assert code == 1
-    assert "run again without --quick and with --save run.json" in " ".join(
-        out.replace("`", "").split()
-    )
-
-
-def test_a_package_that_is_tried_alone_trains_only_what_differs(world, storage, upgrade):
     world.computes = lambda packages, _: str(packages["peft"])
     world.moved = newer(accuracy=[0.1] * 3)
     store(world, storage)
-    code, out, _ = upgrade(*BOTH, "--quick")
+    code, out, _ = upgrade(*BOTH)
     assert code == 1
     assert "peft alone does it" in out
     # The candidate, and peft alone; transformers alone repeats the base.
@@ -586,7 +578,7 @@ def test_something_worse_stays_exit_1_if_the_corpus_was_not_replayed(
 
 def test_a_corpus_that_cannot_be_trusted_is_refused_before_the_work(world, storage, upgrade, known):
     store(world, storage)
-    path = storage / "fuzz" / f"{known}.json"
+    path = storage.parent / "fuzz" / "corpus" / f"{known}.json"
     path.write_text(path.read_text().replace("known", "mine"))
     code, _, err = upgrade()
     assert code == 2

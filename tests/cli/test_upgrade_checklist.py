@@ -150,7 +150,7 @@ def test_requirements_and_settings_reach_the_comparison(fill):
 @pytest.mark.parametrize(
     "option",
     [
-        ("--cases", "*"), ("--matrix", "extended"), ("--quick",), ("--save", "run.json"),
+        ("--cases", "*"), ("--matrix", "extended"), ("--save", "run.json"),
         ("--strict",), ("--resume", "run.json"), ("--baselines", "here"),
     ],
 )  # fmt: skip

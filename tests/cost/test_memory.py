@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress.cost import StepCost, profile_step
-from peft_regress.cost.memory import CATEGORIES, MemoryEvent, summarize_memory
+from peft_regress.cost.memory import CATEGORIES, MemoryEvent, peak_of, summarize_memory
 from peft_regress.cost.recorder import StepRecorder
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def test_summary_equals_a_brute_force_over_all_moments(
     totals = [sum(e.delta_bytes for e in log[:moment]) for moment in moments]
     summary = summarize_memory(log, start=start)
     assert summary.peak_bytes == max(totals)
+    end = data.draw(st.integers(start, len(log)))
+    assert peak_of(log, start=start, end=end) == max(totals[: end - start + 1])
     assert sum(site.bytes for site in summary.sites_at_peak) == summary.peak_bytes
     for category in CATEGORIES:
         of_category = [
@@ -168,6 +170,8 @@ def test_one_linear_layer_by_hand(fake: bool) -> None:
     # AdamW without foreach holds the denominator (sqrt, then divided: two tensors) at a time.
     assert cost.peak_optimizer_bytes == 2 * params + steps + 2 * weight
     assert cost.peak_bytes == (params + params + inputs + logits + loss + cost.peak_optimizer_bytes)
+    # AdamW makes the state of all parameters before it updates the first one.
+    assert cost.first_step_peak_bytes == cost.peak_bytes
 
 
 def test_sgd_without_momentum_keeps_no_state() -> None:

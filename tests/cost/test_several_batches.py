@@ -175,6 +175,30 @@ class LateState(torch.optim.AdamW):
             super().step()
 
 
+class GreedyAtFirst(torch.optim.AdamW):
+    """Needs much memory for a while in its first update alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), foreach=False)
+
+    def step(self) -> None:  # type: ignore[override]
+        if not self.state:
+            torch.empty(10_000)
+        super().step()
+
+
+class GreedyAtFirstForward(nn.Linear):
+    """Needs much memory for a while in its first forward pass alone."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            torch.empty(10_000)
+        return super().forward(x)
+
+
 def refuses_to_step(model: nn.Module) -> torch.optim.Optimizer:
     optimizer = adamw(model)
     optimizer.register_step_pre_hook(lambda *_: 1 / 0)
@@ -206,6 +230,27 @@ def test_steps_that_need_not_cost_the_same_on_one_model_are_refused(
 )
 def test_a_step_that_depends_on_no_other_is_not_refused(make: Callable[[], nn.Module]) -> None:
     assert together(make) == alone(make)
+
+
+def test_the_peak_of_the_first_step_is_that_of_its_own_update() -> None:
+    def make() -> nn.Module:
+        return nn.Linear(3, 2)
+
+    costs = together(make, GreedyAtFirst)
+    assert costs is not None
+    assert costs == alone(make, GreedyAtFirst)
+    for cost, usual in zip(costs, alone(make), strict=True):
+        assert cost.peak_bytes == usual.peak_bytes
+        assert cost.first_step_peak_bytes > 10_000 * 4 > usual.first_step_peak_bytes
+
+
+def test_the_peak_of_the_first_step_is_that_of_its_own_forward_pass() -> None:
+    assert together(lambda: GreedyAtFirstForward(3, 2)) is None
+    for cost, usual in zip(
+        alone(lambda: GreedyAtFirstForward(3, 2)), alone(lambda: nn.Linear(3, 2)), strict=True
+    ):
+        assert cost.peak_bytes == usual.peak_bytes
+        assert cost.first_step_peak_bytes > 10_000 * 4 > usual.first_step_peak_bytes
 
 
 def test_the_model_is_left_as_it_was() -> None:

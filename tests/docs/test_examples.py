@@ -23,6 +23,7 @@ from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
 from examples import PAGES, ROOT, Block, Command, blocks, differences, renewed
 from jsonschema import validators
 
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.cli.main import main
 from peft_regress.devices import load_devices
 from peft_regress.runs.json_layout import dump_json
@@ -324,11 +325,17 @@ def test_a_block_of_json_is_in_a_run_file(block):
 
 
 @pytest.mark.parametrize("block", of_language("toml"), ids=str)
-def test_a_block_of_toml_is_a_table_of_settings_of_devices_or_of_indexes(block, tmp_path):
+def test_a_block_of_toml_is_a_table_of_settings_of_budgets_of_devices_or_of_indexes(
+    block, tmp_path
+):
     if "[tool.uv" in block.text:
         settings = tomllib.loads(block.text)["tool"]["uv"]
         named = {index["name"] for index in settings["index"]}
         assert {source["index"] for source in settings["sources"].values()} == named
+        return
+    if ".cases]" in block.text:
+        (tmp_path / "budgets.toml").write_text(block.text)
+        assert read_budgets(tmp_path / "budgets.toml").rows
         return
     if "[tool.peft_regress]" not in block.text:
         load_devices(tomllib.loads(block.text))

@@ -65,9 +65,9 @@ def record_of(ours):
     return ours["cases"][CASE]
 
 
-def certified(ours):
-    record_of(ours)["computation"]["same_as"] = "0018"
-    ours["accepted"]["role"] = "history"
+def without_scores(ours):
+    record_of(ours)["repeats"] = "0018"
+    del record_of(ours)["metrics"]["loss"]
 
 
 WRONG = {
@@ -90,11 +90,14 @@ WRONG = {
     "an error with metrics": lambda ours: record_of(ours).update(
         status="error", error={"type": "E", "message": "m"}
     ),
-    "an accuracy without training": certified,
+    "a baseline without scores": without_scores,
     "a role that is not known": lambda ours: ours["accepted"].update(role="other"),
     "a date without a zone": lambda ours: ours["accepted"].update(date="2026-11-25T01:55:52"),
     "a history that retires": lambda ours: ours["accepted"].update(
         role="history", retired=["shift/head/resnet34"]
+    ),
+    "a history that confirms": lambda ours: ours["accepted"].update(
+        role="history", repeats={"shift/head/resnet34": "0018"}
     ),
     "a digest of another form": lambda ours: ours["accepted"].update(predecessor="md5:0123"),
 }

@@ -9,15 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from builders import COMPUTATION
+from builders import MACHINE, curve, make_record
 from fake_interpreters import logged, write_worker
-from msgspec.structs import replace
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
 from peft_regress.runs.journal import journal_of, read_journal
 
@@ -71,7 +70,7 @@ class Search:
                 run = measure_cases(CASES, python=Path(python), known=known, **options)
                 assert sorted(run.cases) == sorted(IDS)
                 self.environment = run.environment
-                self.repeated = [name for name in IDS if run.cases[name].is_certified]
+                self.repeated = [name for name in IDS if run.cases[name].is_repeat]
         except EndingSignal:
             assert stop_after is not None
         return [request["case"] for _, request in logged(python, "measure")[before:]]
@@ -162,26 +161,26 @@ def test_a_file_that_is_no_run_file_is_refused(search):
         search.run(resume=search.save)
 
 
-def known(name: str, **other: str) -> dict[str, KnownTraining]:
-    computation = replace(COMPUTATION, **other)
-    return {name: KnownTraining(computation=computation, run_name="peft 0.13.0")}
+def known(name: str, *, departs: int | None = None) -> dict[str, list[KnownCurve]]:
+    of = {"definition": make_record().definition, "machine": MACHINE.digest}
+    return {name: [KnownCurve(curve=curve(departs), run_name="peft 0.13.0", **of)]}
 
 
-def test_a_case_that_was_not_trained_is_taken_while_it_computes_what_is_known(search):
+def test_a_repeating_case_is_taken_while_what_it_repeats_is_known(search):
     search.run(stop_after=2, known=known(IDS[0]))
     assert search.run(resume=search.save, stop_after=3, known=known(IDS[0])) == IDS[2:]
     assert search.run(resume=search.save, known=known(IDS[0])) == []
     assert search.repeated == IDS[:1]
 
 
-@pytest.mark.parametrize("now", [None, known(IDS[0], graph="sha256:other"), known(IDS[1])])
+@pytest.mark.parametrize("now", [None, known(IDS[0], departs=9), known(IDS[1])])
 def test_else_it_is_measured_again(search, now):
     search.run(stop_after=2, known=known(IDS[0]))
     assert search.run(resume=search.save, known=now) == [IDS[0], IDS[2]]
-    # A case that was trained does for every search.
+    # A case that was trained in full does for every search.
     assert IDS[1] not in search.repeated
 
 
-def test_costs_alone_need_no_certificate(search):
+def test_costs_alone_repeat_nothing(search):
     search.run(trains=False, known=known(IDS[0]))
     assert search.repeated == []

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builders import COMPUTATION, make_record, make_run
+from builders import CURVE, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -22,14 +22,14 @@ from fake_interpreters import (
     write_program,
     write_worker,
 )
+from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
 from peft_regress import registry
-from peft_regress.budgets import Budget
 from peft_regress.cases import Case
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
-from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import (
     MeasuringSetup,
     UnusableEnvironmentError,
@@ -42,11 +42,13 @@ from peft_regress.environments.worker import process as process_module
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.messages import Prepare
 from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
-from peft_regress.measure.known import Known
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Limits
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -89,6 +91,17 @@ def test_a_run_has_the_workers_packages_and_each_case(worker):
     assert not run.selection.complete
     assert run.selection.narrowed_by == ["--cases x"]
     assert len(run.selection.not_selected) == len(matrix_cases("default")) - len(IDS)
+
+
+def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "budgets.toml").write_text(
+        f'[one]\nreason = "r"\ncases."{OTHER}" = {{peak = "1 MiB"}}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    budgets = {name: record.budget for name, record in measured(worker()).cases.items()}
+    assert budgets.pop(OTHER) == Limits(peak=2**20)
+    assert set(budgets.values()) == {UNSET}
 
 
 def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
@@ -422,18 +435,12 @@ def test_a_real_worker_measures_what_this_process_does():
     run = measured(sys.executable, cases=[case])
     baselines = ROOT / "baselines"
     here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
-    assert run.cases == {case.id: here}
+    assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
 
 
-@pytest.mark.parametrize(
-    ("budget", "is_known"), [(None, True), (Budget(peak="9 MiB"), True), (Budget(score=0.9), False)]
-)
-def test_what_is_known_reaches_the_measuring_code_unless_a_score_is_needed(
-    monkeypatch, budget, is_known
-):
+def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     found = handlers()
-    recipe = SimpleNamespace(fine_tune=SimpleNamespace(budget=budget), packages=dict)
-    found[Measure].__self__._recipe = recipe
+    found[Measure].__self__._recipe = SimpleNamespace(packages=dict)
     given = []
 
     def measured(_, *, known, **__):
@@ -441,8 +448,7 @@ def test_what_is_known_reaches_the_measuring_code_unless_a_score_is_needed(
         return SimpleNamespace(record=make_record())
 
     monkeypatch.setattr(measuring_code, "measure", measured)
-    known = KnownTraining(computation=COMPUTATION, run_name="0001")
+    known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
     for request in (Measure(trains=True), Measure(trains=True, known=known)):
         found[Measure](request)
-    expected = Known(computation=COMPUTATION, run_name="0001") if is_known else None
-    assert given == [None, expected]
+    assert given == [[], known]

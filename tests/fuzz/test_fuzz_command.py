@@ -212,7 +212,7 @@ def test_an_entry_that_was_not_replayed_is_3(command, workers, tmp_path, monkeyp
 
 def test_a_corpus_of_another_schema_is_2_before_anything_runs(command, workers, tmp_path) -> None:
     accepted(tmp_path, ONE)
-    path = tmp_path / "baselines" / "fuzz" / f"{ONE.name}.json"
+    path = tmp_path / "fuzz" / "corpus" / f"{ONE.name}.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
     done = command()
     assert done.code == 2
@@ -341,10 +341,10 @@ def test_minutes_that_are_no_number_are_2(command) -> None:
 def test_a_replay_of_nothing_is_3_and_a_search_without_a_corpus_is_told(command) -> None:
     done = command("--minutes", "0")
     assert done.code == 3
-    assert "no known defects of 'lora' in baselines/fuzz: nothing was replayed" in done.out
+    assert "no known defects of 'lora' in fuzz/corpus: nothing was replayed" in done.out
     done = command()
     assert done.code == 0
-    assert "no known defects of 'lora' in baselines/fuzz: all that is found is new" in done.out
+    assert "no known defects of 'lora' in fuzz/corpus: all that is found is new" in done.out
 
 
 def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
@@ -372,10 +372,13 @@ def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
 
 
 @pytest.mark.parametrize("option", ["--save", "--summary"])
-def test_nothing_is_written_into_the_storage(command, option) -> None:
-    done = command(option, "baselines/fuzz")
+@pytest.mark.parametrize(
+    ("path", "what"), [("baselines/fuzz", "baseline storage"), ("fuzz/corpus", "corpus")]
+)
+def test_nothing_is_written_into_storage_and_corpus(command, option, path, what) -> None:
+    done = command(option, path)
     assert done.code == 2
-    assert "lies in the baseline storage" in done.err
+    assert f"lies in the {what} {path.partition('/')[0]}" in done.err
 
 
 def test_the_summary_has_scripts_and_json_has_all(command, workers, tmp_path, monkeypatch) -> None:

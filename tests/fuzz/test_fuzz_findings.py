@@ -8,7 +8,6 @@ import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 from msgspec.structs import replace
 
-from peft_regress.baselines.entries import baseline_files
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.fuzz.corpus import accept_findings, read_corpus
@@ -87,7 +86,7 @@ def test_accepted_findings_are_the_corpus(tmp_path) -> None:
     assert [one.name for one in corpus] == sorted(one.name for one in made)
     assert {(one.accepted.reason, one.accepted.reported) for one in corpus} == {("known", "peft#1")}
     assert not any(one.is_mended for one in done)
-    assert baseline_files(storage) == []
+    assert not storage.exists()
 
 
 def test_one_that_is_there_already_stops_the_whole_folder(tmp_path) -> None:
@@ -119,7 +118,7 @@ def test_a_mended_finding_that_the_corpus_does_not_have_is_refused(tmp_path) -> 
     write_finding(tmp_path / "found", finding(mended=PACKAGES))
     with pytest.raises(InputError, match="has no such one"):
         accept_findings(tmp_path / "found", baselines=tmp_path / "baselines", reason="known")
-    assert not (tmp_path / "baselines").exists()
+    assert not (tmp_path / "fuzz").exists()
 
 
 @pytest.mark.parametrize("reason", ["", " ", "two\nlines", "x" * 401])
@@ -127,7 +126,7 @@ def test_a_reason_is_one_line_of_text(tmp_path, reason) -> None:
     write_finding(tmp_path / "found", finding())
     with pytest.raises(InputError, match="--reason"):
         accept_findings(tmp_path / "found", baselines=tmp_path / "baselines", reason=reason)
-    assert not (tmp_path / "baselines").exists()
+    assert not (tmp_path / "fuzz").exists()
 
 
 @pytest.mark.parametrize("reported", ["", "nonsense", "peft#", "peft#1 ", "peft#1\n", "a b#3"])
@@ -137,7 +136,7 @@ def test_where_a_finding_was_reported_is_an_issue(tmp_path, reported) -> None:
         accept_findings(
             tmp_path / "found", baselines=tmp_path / "b", reason="known", reported=reported
         )
-    assert not (tmp_path / "b").exists()
+    assert not (tmp_path / "fuzz").exists()
 
 
 @pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
@@ -147,27 +146,28 @@ def test_an_issue_is_named_by_number_or_address(tmp_path, reported) -> None:
     assert read_corpus(tmp_path / "b")[0].accepted.reported == reported
 
 
-@pytest.mark.parametrize("name", ["baselines", "baselines/fuzz"])
+@pytest.mark.parametrize("name", ["baselines", "fuzz/corpus"])
 def test_a_file_in_place_of_the_corpus_is_not_an_empty_corpus(tmp_path, name) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text("")
     with pytest.raises(RunFileError, match="is no folder"):
         read_corpus(tmp_path / "baselines")
 
 
 def test_a_corpus_with_a_finding_that_nobody_accepted_is_refused(tmp_path) -> None:
-    write_finding(tmp_path / "fuzz", finding())
+    write_finding(tmp_path / "fuzz" / "corpus", finding())
     with pytest.raises(RunFileError, match="never accepted"):
-        read_corpus(tmp_path)
+        read_corpus(tmp_path / "baselines")
 
 
 def test_a_corpus_with_a_renamed_entry_is_refused(tmp_path) -> None:
     write_finding(tmp_path / "found", finding())
-    accept_findings(tmp_path / "found", baselines=tmp_path, reason="known")
-    (path,) = (tmp_path / "fuzz").iterdir()
+    storage = tmp_path / "baselines"
+    accept_findings(tmp_path / "found", baselines=storage, reason="known")
+    (path,) = (tmp_path / "fuzz" / "corpus").glob("*.json")
     path.rename(path.with_name("lora-merged-00000000.json"))
     with pytest.raises(RunFileError, match="Rename it to"):
-        read_corpus(tmp_path)
+        read_corpus(storage)
 
 
 def test_the_command_accepts_a_finding_and_refuses_options_of_runs(tmp_path, capsys) -> None:
@@ -179,7 +179,7 @@ def test_the_command_accepts_a_finding_and_refuses_options_of_runs(tmp_path, cap
             main([*command, *more])
         assert ended.value.code == code
     said = capsys.readouterr()
-    assert f"stored: {tmp_path}/baselines/fuzz/{path.name}" in said.out
+    assert f"stored: {tmp_path}/fuzz/corpus/{path.name}" in said.out
     assert "is there already" in said.err
 
 

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from builders import LORA, compare, make_record, observe
+from builders import FULL, LORA, compare, make_record, observe, observe_all
 
 from peft_regress.devices import DeviceClass
-from peft_regress.gate import FAILING, Invocation, judge_case
+from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import budget_of
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.report.verdict.annotations import verdict_annotations
@@ -193,7 +193,148 @@ def test_a_device_that_nobody_knows_is_not_judged_and_told() -> None:
     assert {remark.text for remark in case.remarks} == {"no such device class"}
 
 
-# --- shares ---------------------------------------------------------------------------------
+# --- shares of another case -----------------------------------------------------------------
+
+FULL_COSTS = {
+    "peak_bytes": 2000,
+    "peak_bytes_b32": 4000,
+    "forward_flops": 300,
+    "backward_flops": 300,
+    "optimizer_flops": 60,
+    "adapter_bytes": 500,
+}
+
+
+def full(**more: float) -> Record:
+    return make_record(FULL, {**FULL_COSTS, **more})
+
+
+@pytest.mark.parametrize(
+    ("part", "fits", "over", "value"),
+    [
+        ("peak_of", 0.5, 0.49, 0.5),
+        ("peak_b32_of", 0.75, 0.7, 0.75),
+        ("update_of", 0.5, 0.499, 0.5),
+        ("ship_of", 0.1, 0.0999, 0.1),
+    ],
+)
+def test_a_share_is_of_what_the_same_run_measured_of_the_other_case(
+    part: str, fits: float, over: float, value: float
+) -> None:
+    metrics = {**COSTS, "peak_bytes_b32": 3000}
+    for share, expected in ((fits, "new"), (over, "over_budget")):
+        new = record(Limits(of=FULL, **{part: share}), metrics=metrics)
+        case = compare([], [new, full()]).verdict_of(LORA)
+        assert case.verdict == expected
+        (use,) = case.budgets
+        assert (use.name, use.value, use.limit) == (
+            f"{part} {FULL}", pytest.approx(value), share,
+        )  # fmt: skip
+
+
+def test_a_share_is_of_the_reference_if_the_other_case_was_not_selected() -> None:
+    new = record(Limits(of=FULL, peak_of=0.5), metrics={**COSTS, "peak_bytes": 1001})
+    stored = [full(), record()]
+    assert compare(stored, [new]).verdict_of(LORA).verdict == "over_budget"
+    assert compare(stored, [new, full(peak_bytes=2002)]).verdict_of(LORA).verdict == "unchanged"
+
+
+def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever() -> None:
+    """What full fine-tuning no longer needs, the adapter saves no longer."""
+    new = record(Limits(of=FULL, peak_of=0.5))
+    comparison = compare([full(), record()], [full(peak_bytes=1000), new])
+    case = comparison.verdict_of(LORA)
+    assert case.verdict == "over_budget"
+    (reason,) = case.reasons
+    assert (reason.metric, reason.old, reason.new, reason.relative_change) == (
+        f"budget peak_of {FULL}", 0.5, 1.0, 0.5,
+    )  # fmt: skip
+    assert f"budget peak_of {FULL}: 50.0 % -> 100.0 %  +50.0 points (budget 50.0 %" in (
+        case_text(case, comparison)
+    )
+
+
+def test_a_change_of_the_share_is_said_once() -> None:
+    new = record(Limits(of=FULL, peak_of=0.5), metrics={**COSTS, "peak_bytes": 1200})
+    text = verdict_text(compare([full(), record()], [full(), new]))
+    assert f"budget peak_of {FULL}: 60.0 %" in text
+    assert "also changed" not in text
+
+
+def test_records_that_are_not_judged_now_give_the_other_case() -> None:
+    new = observe_all([record(Limits(of=FULL, peak_of=0.5))])
+    beside = {FULL: full(peak_bytes=1000)}
+    comparison = judge(observe_all([full(), record()]), new, expected=[LORA], beside=beside)
+    assert [case.verdict for case in comparison.cases] == ["over_budget"]
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [
+        ([], f"{FULL} is neither in this run nor among its references"),
+        ([make_record(FULL, {"adapter_bytes": 0})], f"not measured of {FULL}"),
+        ([make_record(FULL, status="error", metrics={})], f"not measured of {FULL}"),
+    ],
+)
+def test_without_the_other_cases_cost_a_share_is_not_judged_and_the_report_says_so(
+    others: list[Record], text: str
+) -> None:
+    new = record(Limits(of=FULL, ship_of=0.1, peak_of=0.1))
+    comparison = compare([], [new, *others])
+    case = comparison.verdict_of(LORA)
+    assert case.verdict == "new"
+    assert {(one.kind, one.subject, one.text) for one in case.remarks} == {
+        ("not judged", f"budget {part} {FULL}", text) for part in ("ship_of", "peak_of")
+    }
+    sentence = f"budget peak_of {FULL} is not judged: {text}"
+    assert sentence in " ".join(verdict_text(comparison).split())
+    assert [one["over"] for one in encode_verdict(comparison)["cases"][-1]["budgets"]] == [
+        None, None,
+    ]  # fmt: skip
+
+
+def test_a_share_of_what_the_case_itself_lacks_is_not_measured() -> None:
+    case = compare([], [record(Limits(of=FULL, peak_b32_of=0.5)), full()]).verdict_of(LORA)
+    assert [remark.text for remark in case.remarks] == ["not measured"]
+
+
+@pytest.mark.parametrize(("old", "new", "looser"), [(0.6, 0.7, 1), (0.7, 0.6, 0), (None, 0.6, 0)])
+def test_a_larger_share_is_a_looser_budget_and_a_first_one_is_not(
+    old: float | None, new: float, looser: int
+) -> None:
+    before = record(None if old is None else Limits(of=FULL, peak_of=old))
+    comparison = compare([before, full()], [record(Limits(of=FULL, peak_of=new)), full()])
+    assert len(comparison.looser) == looser
+    assert comparison.exit_code == 0
+
+
+def test_every_report_shows_what_is_used_of_a_share() -> None:
+    comparison = compare([], [record(Limits(of=FULL, peak_of=0.4, ship_of=0.2)), full()])
+    over = f"{LORA} peak_of {FULL} 50.0 % 40.0 % 125 % over"
+    within = f"{LORA} ship_of {FULL} 10.0 % 20.0 % 50 %"
+    assert over in " ".join(verdict_text(comparison).split())
+    markdown = " ".join(verdict_markdown(comparison).replace("\\", "").replace("|", "").split())
+    assert over in markdown
+    assert within in markdown
+    assert "missed by 10.0 %" in case_text(comparison.verdict_of(LORA), comparison)
+    encoded = next(one for one in encode_verdict(comparison)["cases"] if one["id"] == LORA)
+    assert encoded["budgets"][0] == {
+        "budget": f"peak_of {FULL}", "value": 0.5, "limit": 0.4, "used": 1.25, "over": True,
+    }  # fmt: skip
+
+
+def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used() -> None:
+    records = [
+        make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Limits(peak=1000 + rank))
+        for rank in range(1, 50)
+    ]
+    text = verdict_markdown(compare([], records)).replace("\\", "")
+    assert "shift/lora-r40/resnet18 | peak" in text
+    assert "shift/lora-r41/resnet18 | peak" not in text
+    assert "And 9 more, of which less is used." in text
+
+
+# --- used parts -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

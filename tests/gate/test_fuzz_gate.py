@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from builders import (
-    COMPUTATION,
+    CURVE,
+    FULL,
     LORA,
+    MACHINE,
     VALUES,
-    certified,
     compare,
     make_metric,
     make_record,
     make_run,
     observe,
+    repeating,
 )
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -36,10 +38,12 @@ from strategies import (
     shapes,
 )
 
+from peft_regress.budgets import LEAST_SHARE, SHARES
 from peft_regress.errors import InputError
+from peft_regress.gate.budgets import Others
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, CaseVerdict, observations_of
-from peft_regress.metrics import INVARIANTS, METRICS, NEED_TRAINING, Metric
+from peft_regress.metrics import METRICS, OF_ALL_SEEDS, Metric
 from peft_regress.report import (
     case_text,
     encode_verdict,
@@ -115,35 +119,25 @@ def test_any_record_against_itself_passes(observed: Observation) -> None:
         assert case.verdict in ("unchanged", "known_defect")
 
 
-# --- what was not trained is judged as if it had been -----------------------------------------
+# --- a training that is repeated is judged as one in full --------------------------------------
 
 
-_FACTS = st.fixed_dictionaries({name: st.sampled_from([True, None]) for name in INVARIANTS})
-
-
-@fuzz(observations(), observations(), _FACTS, examples=400)
-def test_a_quick_run_fails_where_the_full_one_does(
-    old: Observation, new: Observation, facts: dict[str, bool | None]
-) -> None:
+@fuzz(observations(), observations(), examples=400)
+def test_a_repeating_run_fails_where_one_in_full_does(old: Observation, new: Observation) -> None:
     assume(old.record.status == new.record.status == "ok")
-    assume(new.record.budget is UNSET or new.record.budget.score is None)
-    losses = make_metric("first_losses", VALUES["first_losses"])
-    shown = {name: m for name, m in old.record.metrics.items() if name in NEED_TRAINING}
-    shown |= {"first_losses": losses, "accuracy": make_metric("accuracy", VALUES["accuracy"])}
-    seen = {name: fact for name, fact in facts.items() if name in NEED_TRAINING}
+    scores = {name: make_metric(name, VALUES[name]) for name in ("loss", "accuracy")}
+    scores |= {name: m for name, m in old.record.metrics.items() if name in OF_ALL_SEEDS}
 
-    def computing_the_same(side: Observation) -> Observation:
-        kept = {name: m for name, m in side.record.metrics.items() if name not in NEED_TRAINING}
-        facts = {n: fact for n, fact in side.record.invariants.items() if n not in NEED_TRAINING}
-        side = dataclasses.replace(side, drift_origins={})
-        metrics, invariants = {**kept, **shown}, {**facts, **seen}
-        return replaced(side, metrics=metrics, invariants=invariants, computation=COMPUTATION)
+    def repeatable(side: Observation) -> Observation:
+        costs = {n: m for n, m in side.record.metrics.items() if n not in OF_ALL_SEEDS}
+        fields = {"curve": CURVE, "definition": "sha256:a", "metrics": {**costs, **scores}}
+        return dataclasses.replace(replaced(side, **fields), machine=MACHINE).as_reference
 
-    old, full = computing_the_same(old), computing_the_same(new)
-    quick = with_record(full, certified(full.record))
-    both = [judge_case(LORA, old, side, devices=[BOARD]) for side in (full, quick)]
-    assert both[0].verdict == both[1].verdict
-    assert both[0].reasons == both[1].reasons
+    old, full = repeatable(old), repeatable(new)
+    one_seed = with_record(full, repeating(full.record))
+    assert judge_case(LORA, old, one_seed, devices=[BOARD]) == judge_case(
+        LORA, old, full, devices=[BOARD]
+    )
 
 
 # --- worse is never milder, better never graver ---------------------------------------------
@@ -315,30 +309,39 @@ def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(
             if (size := getattr(limits, name)) is not None
         },
         score=None if limits.score is None else limits.score + data.draw(st.sampled_from([0, 1])),
+        **{
+            name: data.draw(st.just(share) | st.floats(LEAST_SHARE, share))
+            for name in SHARES
+            if (share := getattr(limits, name)) is not None
+        },
     )
+    others = Others(*data.draw(st.tuples(records(FULL), records(FULL))))
     bounds = data.draw(own_bounds)
     tight = {
         name: OwnBound(bound=data.draw(st.floats(0, one.bound)), reason="r")
         for name, one in bounds.items()
     }
     milder, graver = (
-        judge_case(LORA, old, replaced(new, budget=budget, bounds=own), devices=[BOARD])
+        judge_case(
+            LORA, old, replaced(new, budget=budget, bounds=own), devices=[BOARD], others=others
+        )
         for budget, own in ((limits, bounds), (tighter, tight))
     )
     # Beyond a bound is better, too: that fails only a strict run.
     assert severity(milder) <= severity(graver)
 
 
-@fuzz(observations(), observations(), budgets, examples=300)
+@fuzz(observations(), observations(), budgets, st.none() | records(FULL), examples=300)
 def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(
-    old: Observation, new: Observation, limits: Limits
+    old: Observation, new: Observation, limits: Limits, full: Record | None
 ) -> None:
+    others = Others(old=full, new=full)
     free, bound = (
-        judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD])
+        judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD], others=others)
         for budget in (UNSET, limits)
     )
     assert VERDICTS.index(bound.verdict) <= VERDICTS.index(free.verdict)
-    alone = judge_case(LORA, None, replaced(new, budget=limits), devices=[BOARD])
+    alone = judge_case(LORA, None, replaced(new, budget=limits), devices=[BOARD], others=others)
     is_over = any(use.is_over for use in bound.budgets)
     assert (alone.verdict == "over_budget") == is_over
     assert not is_over or bound.verdict in {"over_budget", "newly_failing"}

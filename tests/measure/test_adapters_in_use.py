@@ -120,6 +120,32 @@ def test_an_unmerge_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert false_of()[UNMERGE].startswith("the library raises AttributeError: no such weight")
 
 
+def test_a_second_merge_that_adds_the_adapter_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way back takes it out as often: the weights alone are as before."""
+
+    def merge(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+        del safe_merge, adapter_names
+        self.get_base_layer().weight.data += self.get_delta_weight("default")
+        self.merged_adapters.append("default")
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", merge)
+    assert false_of()[UNMERGE].endswith(" when unmerged and merged again")
+
+
+def test_a_merge_that_is_wrong_after_an_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+
+    def once_only(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+        if not hasattr(self, "was_merged"):
+            merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
+        elif not self.merged:
+            self.merged_adapters.append("default")
+        self.was_merged = True
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", once_only)
+    assert false_of()[UNMERGE].endswith(" when unmerged and merged again")
+
+
 def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it() -> None:
     """A delta far above the weight takes digits of it, however right the library is."""
     base = tiny_network()
@@ -148,6 +174,8 @@ def test_a_base_of_half_precision_is_judged_in_float32() -> None:
 
 
 def _linear_merge(self: Any, *, early: bool, refuses: bool, says_merged: bool = False) -> None:
+    if self.merged:
+        return
     weight = self.get_base_layer().weight
     merged = weight.data + self.get_delta_weight("default")
     if early:

@@ -10,6 +10,9 @@ import torch
 from own_training import false_facts, fine_tune, measured
 from peft.tuners.lora.layer import Linear
 
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure.adapters.peft_config import ConfigAdapter
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -127,3 +130,56 @@ def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):
     found = false_facts(broken(monkeypatch, peft.PeftModel, "save_pretrained", without_one))
     assert set(found) == {"saved_adapter_reloads"}
     assert "first in layer 6." in found["saved_adapter_reloads"]
+
+
+def test_two_threads_alone_show_in_a_loss_of_its_own(monkeypatch, sound):
+    def racing(forward: Any) -> Any:
+        def faulty(layer: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+            found = forward(layer, x, *args, **settings)
+            return 2 * found if torch.get_num_threads() > 1 else found
+
+        return faulty
+
+    record = broken(monkeypatch, Linear, "forward", racing)
+    assert losses(record, "filled_losses") == losses(sound, "filled_losses")
+    values = [one.metrics["wide_filled_loss"].value for one in (record, sound)]
+    assert abs(values[0] - values[1]) > DEFAULT_POLICY.filled_bound * values[1]
+
+
+@pytest.mark.parametrize("name", ["bias", "modules_to_save", "also_train"])
+def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, name):
+    """Where training has moved it little, too: the numbers are compared, and not the output."""
+    beside: dict[str, tuple[Any, dict[str, Any], str]] = {
+        "bias": (peft.LoraConfig(r=2, target_modules=["6"], bias="lora_only"), {}, "6.base_layer"),
+        "modules_to_save": (
+            peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"]),
+            {},
+            "8.modules_to_save.default",
+        ),
+        "also_train": (
+            peft.LoraConfig(r=2, target_modules=["6"]),
+            {"also_train": ("8",)},
+            "8",
+        ),
+    }
+    config, settings, module = beside[name]
+    case = fine_tune(
+        config,
+        optimizer=lambda model: torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad], lr=1e-7, foreach=False
+        ),
+        **settings,
+    )
+    assert "saved_adapter_reloads" not in false_facts(measured(case))
+    load = ConfigAdapter.load
+
+    def forgetting(self: Any, base: nn.Module, *args: Any, **more: Any) -> nn.Module:
+        untrained = base.get_submodule(module.partition(".")[0]).bias.detach().clone()
+        loaded = load(self, base, *args, **more)
+        with torch.no_grad():
+            loaded.get_parameter(f"base_model.model.{module}.bias").copy_(untrained)
+        return loaded
+
+    monkeypatch.setattr(ConfigAdapter, "load", forgetting)
+    note = false_facts(measured(case))["saved_adapter_reloads"]
+    assert note == f"loaded with other numbers: base_model.model.{module}.bias"

@@ -166,7 +166,7 @@ def test_a_missing_file_is_refused_with_the_expected_digest(root: Path) -> None:
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
-    with pytest.raises(SourceError, match=r"sources\.json: missing\. Restore .*regress sources"):
+    with pytest.raises(SourceError, match=r"manifest: missing\. Restore .*regress sources"):
         load_source(tmp_path, TINY)
 
 
@@ -202,13 +202,13 @@ def test_a_missing_entry_names_those_that_are_there(root: Path) -> None:
     ids=["empty", "list", "short", "no text"],
 )
 def test_a_manifest_that_is_none_is_refused(root: Path, content: bytes) -> None:
-    (root / "sources" / "sources.json").write_bytes(content)
+    (root / "sources" / "manifest").write_bytes(content)
     with pytest.raises(SourceError, match="not a manifest of sources"):
         load_source(root, TINY)
 
 
 def test_a_manifest_with_an_unknown_key_is_refused(root: Path) -> None:
-    path = root / "sources" / "sources.json"
+    path = root / "sources" / "manifest"
     manifest = msgspec.json.decode(path.read_bytes())
     manifest["tiny"]["surprise"] = 1
     path.write_bytes(msgspec.json.encode(manifest))
@@ -245,7 +245,7 @@ def test_a_damaged_source_is_neither_used_nor_overwritten(
     elif damage == "deleted":
         _file(root).unlink()
     else:
-        (root / "sources" / "sources.json").write_bytes(b"{}")
+        (root / "sources" / "manifest").write_bytes(b"{}")
     monkeypatch.setattr(sources, "train_source", _refuse)
     with pytest.raises(SourceError):
         ensure_source(root, TINY)

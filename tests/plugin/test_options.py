@@ -73,8 +73,8 @@ def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
         baselines=pytester.path / "baselines",
         baseline=None,
         cases=None,
+        full=False,
         off=False,
-        quick=False,
         resume=None,
         save=None,
         shard=None,
@@ -89,7 +89,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
         "--regress-ascii",
         "--regress-baseline=0003",
         "--regress-cases=shift/*",
-        "--regress-quick",
+        "--regress-full",
         "--regress-save=a run.json",
         "--regress-shard=2/3",
         "--regress-strict",
@@ -98,7 +98,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
     assert options.ascii
     assert options.baseline == "0003"
     assert options.cases == "shift/*"
-    assert options.quick
+    assert options.full
     assert options.save == pytester.path / "a run.json"
     assert options.shard == Shard(index=2, count=3)
     assert options.strict
@@ -139,9 +139,9 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
         "ascii",
         "baseline",
         "cases",
+        "full",
         "matrix",
         "off",
-        "quick",
         "resume",
         "save",
         "shard",

@@ -587,7 +587,7 @@ def test_a_damaged_baseline_stops_the_run_before_it_measures(accepted, damage):
 
 
 def test_a_missing_source_fails_with_the_command(project):
-    (project.root / "baselines" / "sources" / "sources.json").unlink()
+    (project.root / "baselines" / "sources" / "manifest").unlink()
     done = project.run()
     assert done.returncode == 1
     assert "peft-regress sources" in done.stdout

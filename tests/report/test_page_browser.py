@@ -817,25 +817,22 @@ def test_a_case_that_failed_says_how(opened):
     assert "Its entry keeps no ledger" in opened.locator("").inner_text()
 
 
-def test_a_case_that_was_not_trained_says_whose_computation_it_repeats(browser, tmp_path):
+def test_a_case_that_repeats_a_run_says_which(browser, tmp_path):
     data = one_case()
     (case,) = data["cases"]
-    case["same_computation_as"] = "0003 <b>"
+    case["repeats"] = "0003 <b>"
     names = [metric["name"] for metric in data["metrics"]]
     for line in case["lines"]:
         if names[line["metric"]] == "accuracy":
             line["now"] = None
-    case["invariants"][0] = "not trained"
     with PageUnderTest(browser, data, tmp_path) as page:
-        assert "1 case, 1 of them same computation, over 5 entries" in page.texts(".lead")[0]
+        assert "1 case, 1 of them repeated, over 5 entries" in page.texts(".lead")[0]
         page.go("table")
         row = page.texts("tbody tr")[0].split("\t")
-        assert "same computation" in row
+        assert "repeated" in row
         page.go(f"case/{case['id'].replace('/', '%2F')}")
         text = page.locator("").inner_text()
-        assert "Not trained: same computation as 0003 <b>. Its accuracy was not measured." in text
-        states = page.texts("[aria-label=Invariants] tbody tr")
-        assert states[0].endswith("not trained")
+        assert "The first seed repeats 0003 <b> bit for bit" in text
         assert page.complaints == []
 
 

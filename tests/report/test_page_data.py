@@ -372,6 +372,17 @@ def test_the_page_has_the_devices_of_the_table_and_the_budgets_of_the_present_re
     assert (score["budget"], score["over"], score["unit"]) == ("score", False, "fraction")
 
 
+def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
+    lora = make_record(LORA, budget=Limits(of=FULL, peak_of=0.8, ship_of=0.8))
+    fulls = [make_record(FULL, {"peak_bytes": value}) for value in (60_000_000, 240_000_000)]
+    data = data_of(entry(0, fulls[0], lora), entry(1, fulls[1]))
+    shares = {case["id"]: case["budgets"] for case in data["cases"]}[LORA]
+    assert [(one["budget"], one["value"], one["over"]) for one in shares] == [
+        (f"peak_of {FULL}", 0.5, False),
+        (f"ship_of {FULL}", None, None),
+    ]
+
+
 def test_a_score_of_its_author_changes_in_proportion_on_the_page():
     bounds = {"score": OwnBound(bound=0.5, reason="noise")}
     old, new = (

@@ -127,11 +127,11 @@ def test_a_partial_run_says_how_it_was_narrowed_in_each_comparison(open_page):
         assert "partial run: -k lora" in page.texts(".verdict .setting")
 
 
-def test_cases_that_were_not_trained_are_counted_beside_the_verdict(open_page):
+def test_cases_that_repeat_a_run_are_counted_beside_the_verdict(open_page):
     data = page_of(OLD, SAME)
-    data["comparisons"]["verdict"]["same_computation"] = 1
+    data["comparisons"]["verdict"]["repeats"] = 1
     with open_page(data) as page:
-        assert page.texts(".counts li") == ["2 unchanged", "1 same computation"]
+        assert page.texts(".counts li") == ["2 unchanged", "1 repeated"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from builders import (
     UNSEEN_LORA,
     compare,
     make_record,
+    trained,
 )
 from hypothesis import strategies as st
 from strategies import fuzz, runs
@@ -86,10 +87,14 @@ def test_several_changed_packages_are_counted_and_none_is_blamed():
     assert "bisect" not in text
 
 
-def test_an_unchanged_run_takes_three_lines():
-    assert text_of([make_record(), make_record(FULL)], [make_record(), make_record(FULL)]) == (
-        "baseline: 0001_peft-0.18.1\nenvironment: as in the baseline\n\nno regression (2 unchanged)"
-    )
+def test_an_unchanged_run_takes_four_lines():
+    assert text_of([trained(), trained(FULL)], [trained(), trained(FULL)]).splitlines() == [
+        "baseline: 0001_peft-0.18.1",
+        "environment: as in the baseline",
+        "training of 2 cases: equal to 0001_peft-0.18.1 bit for bit",
+        "",
+        "no regression (2 unchanged)",
+    ]
 
 
 def test_an_improvement_is_folded_and_has_a_row_if_it_fails():

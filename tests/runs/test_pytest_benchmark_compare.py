@@ -1,19 +1,23 @@
-"""Run files under `pytest-benchmark compare`, its CSV and its histogram: the real command."""
+"""Run files and storages under pytest-benchmark's own commands, its CSV and its histogram."""
 
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from builders import FULL, LORA, UNSEEN_LORA, make_record, make_run, write_run
+from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
+from stub_measuring import IDS, StubProject
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 TIMED = ("0001", "0002")
 UNTIMED = "0004"
+FIRST = "0001_peft-0."
+"""How a table shows the first entry of `project`."""
 
 
 @pytest.fixture
@@ -31,6 +35,32 @@ def compare(tmp_path):
         return done.stdout
 
     return call
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with two entries: a timed run, and a later one of single cases without times."""
+    project = StubProject(tmp_path_factory.mktemp("timed"))
+    project.run("--regress-save=runs/run.json")
+    project.run("--benchmark-disable", "--regress-save=runs/untimed.json", "-k", "r1")
+    for name in ("run", "untimed"):
+        accept(
+            project.root / "runs" / f"{name}.json",
+            root=project.root / "baselines", reason="r", date="2026-01-01T00:00:00+00:00",
+        )  # fmt: skip
+    return project
+
+
+def of_storage(project, *arguments):
+    """Return what `pytest-benchmark --storage baselines` prints."""
+    command = [sys.executable, "-m", "pytest_benchmark", "--storage", "baselines", *arguments]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def rows(printed):
+    """Return the rows of the table: of which case, and `NOW` or an entry."""
+    return set(re.findall(r"^test_case\[(\S+)\] \((.*?)\) ", printed, re.MULTILINE))
 
 
 def csv_rows(path):
@@ -95,3 +125,30 @@ def test_strange_names_are_shown_and_plotted(compare, tmp_path):
     assert csv_rows(tmp_path / "out.csv")[0]["param:case"] == name
     (plot,) = (tmp_path / "plots").iterdir()
     ET.parse(plot)
+
+
+def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
+    listed = [Path(line) for line in of_storage(project, "list").splitlines()]
+    assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
+    table = of_storage(project, "compare", "0001")
+    assert all(f"test_case[{case}]" in table for case in IDS)
+
+
+def test_a_run_is_compared_with_the_entries_that_judge_it(project):
+    before = sorted((project.root / "baselines").rglob("*"))
+    code, printed = project.run("--benchmark-compare")
+    assert code == 0
+    # The second entry judges four of the cases, and holds no times.
+    assert rows(printed) == {(case, side) for case in IDS for side in ("NOW", FIRST)}
+    assert "0001_peft-0.21.2.json (8 cases with times)" in printed
+    assert "0002_peft-0.21.2.json (0 cases with times)" in printed
+    assert sorted((project.root / "baselines").rglob("*")) == before
+
+
+@pytest.mark.parametrize("more", ["--benchmark-save=mine", "--benchmark-storage=file://baselines"])
+def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
+    code, printed = project.run("--benchmark-compare=0001", more, "-k", "head")
+    assert code == 0
+    heads = ("shift/head/tiny", "shift/head/tiny2")
+    assert rows(printed) == {(case, side) for case in heads for side in ("NOW", FIRST)}
+    assert not list((project.root / "baselines").rglob("*_mine.json"))

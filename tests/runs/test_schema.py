@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 from builders import (
-    COMPUTATION,
     LORA,
-    certified,
     make_case,
     make_metric,
     make_record,
     make_run,
+    repeating,
     trained,
 )
 from hypothesis import given, settings
@@ -25,12 +24,12 @@ from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.schema import (
     Acceptance,
-    Computation,
     Failure,
     Record,
     Run,
     Selection,
     canonical_digest,
+    check_acceptance,
     check_consistent,
     check_finite,
     content_digest,
@@ -172,41 +171,41 @@ def test_a_loss_may_be_negative() -> None:
     check_finite({"loss": make_metric("loss", [-0.5])}, "here")
 
 
+def test_a_case_that_repeats_another_run_has_a_curve() -> None:
+    check_consistent(repeating(trained()), "here")
+    with pytest.raises(InputError, match="here: repeats '0001' without a curve"):
+        check_consistent(repeating(make_record(), by="0001"), "here")
+
+
+def test_a_record_of_an_older_release_with_digests_of_its_training_is_read() -> None:
+    digests = {"graph": "sha256:g", "state": "sha256:s", "torch": "2.13.0", "same_as": "0001"}
+    old = {**msgspec.to_builtins(make_record()), "computation": digests}
+    assert not msgspec.convert(old, Record).is_repeat
+
+
 @pytest.mark.parametrize(
-    ("changed", "problem"),
+    ("record", "accepted", "problem"),
     [
-        ({}, None),
-        ({"metrics": trained().metrics}, "'accuracy' of a case that was not trained"),
-        ({"invariants": {"frozen_unchanged": None}}, "'frozen_unchanged' of a case"),
+        (repeating(trained()), {}, f"case {LORA} has no score of all seeds, so it cannot judge"),
+        (repeating(trained()), {"role": "history"}, None),
+        (make_record(), {"role": "history", "repeats": {LORA: "0001"}}, "confirms no case"),
+        (make_record("a/b/c"), {"repeats": {LORA: "0001"}}, None),
         (
-            {"profiled_on": "fake tensors", "metrics": {"hits": make_metric("accuracy", [0.5])}},
-            "'hits' of a case that was not trained",
-        ),
-        (
-            {"computation": msgspec.structs.replace(COMPUTATION, same_as="")},
-            "same_as is empty, so it is of no run",
-        ),
-        ({"metrics": {"first_losses": trained().metrics["first_losses"]}}, "of 3 seeds"),
-        (
-            {"status": "error", "metrics": {}, "error": Failure(type="E", message="m")},
-            "status 'error', but it is said to repeat",
+            make_record("a/b/c"),
+            {"repeats": {LORA: "0001"}, "retired": [LORA]},
+            f"case {LORA} cannot be retired by a run that has it",
         ),
     ],
-    ids=["sound", "accuracy", "invariant", "own metric", "no run", "losses", "error"],
 )
-def test_a_case_that_was_not_trained_says_nothing_of_a_training(
-    changed: dict[str, Any], problem: str | None
+def test_an_entry_judges_and_confirms_what_all_seeds_trained(
+    record: Record, accepted: dict[str, Any], problem: str | None
 ) -> None:
-    record = msgspec.structs.replace(certified(trained()), **changed)
+    date = "2026-01-01T00:00:00+00:00"
+    run = make_run(
+        record, accepted=Acceptance(**{"reason": "r", "date": date, "role": "baseline", **accepted})
+    )
     if problem is None:
-        check_consistent(record, "here")
+        check_acceptance(run)
     else:
-        with pytest.raises(InputError, match=f"here: .*{problem}"):
-            check_consistent(record, "here")
-
-
-@pytest.mark.parametrize("name", ["graph", "state"])
-def test_a_computation_is_made_of_digests(name: str) -> None:
-    broken = msgspec.structs.replace(COMPUTATION, **{name: "a\x1b[31m\n<script>"})
-    with pytest.raises(msgspec.ValidationError, match=rf"\.{name}"):
-        msgspec.convert(msgspec.to_builtins(broken), Computation)
+        with pytest.raises(InputError, match=problem):
+            check_acceptance(run)

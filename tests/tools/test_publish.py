@@ -315,7 +315,8 @@ def test_a_release_in_which_nothing_regressed_is_offered(gh, repository, tmp_pat
     changed = git(repository, "diff", "--name-status", "main", branch).split()
     assert changed[0] == "A"
     assert changed[1].endswith("0002_peft-0.19.0.json")
-    assert changed[2:] == ["M", "baselines/newest.json"]
+    current = changed[1].replace("0002_peft-0.19.0.json", "current.txt")
+    assert changed[2:] == ["M", current, "M", "baselines/newest"]
     entry = json.loads(git(repository, "show", f"{branch}:{changed[1]}"))
     assert entry["peft_regress"]["accepted"]["role"] == "baseline"
     reason = "peft 0.19.0: nothing regressed against 0001_peft-0.18.1"

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from publish_results import Commands
 
 _STORED: Final = re.compile(
-    r"newest\.json"
+    r"newest"
     r"|ledgers/[0-9a-f]{2}/[0-9a-f]{64}\.json\.gz"
     r"|adapters/[0-9a-f]{64}/[^/]+\.(?:json|safetensors)"
-    r"|(?!(?:sources|ledgers|adapters)/)[^/]+/[0-9]{4,}_[^/]+\.json"
+    r"|(?!(?:sources|ledgers|adapters)/)[^/]+/(?:[0-9]{4,}_[^/]+\.json|current\.txt)"
 )
-"""What `accept` adds to a storage: entries, and what entries name. Nothing of it is ever run."""
+"""What `accept` writes to a storage: entries, what entries name, and what follows from them.
+Nothing of it is ever run."""
+_REPLACED: Final = ("newest", "current.txt")
 
 
 def offer_baseline(drafts: Path, commands: Commands, *, baselines: Path) -> str:
@@ -83,7 +85,7 @@ def _write(files: Files, baselines: Path) -> None:
     root = baselines.resolve()
     for name, content in files.items():
         path = root / name
-        if os.path.lexists(path) and name != "newest.json":
+        if os.path.lexists(path) and path.name not in _REPLACED:
             msg = f"{name}: is stored already, and a stored file is never replaced"
             raise PublishError(msg)
         path.parent.mkdir(parents=True, exist_ok=True)

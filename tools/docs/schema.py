@@ -14,7 +14,7 @@ import msgspec
 from field_docs import documented_fields, one_line
 from written_file import write_or_check
 
-from peft_regress.metrics import KNOWN, NEED_TRAINING, Metric
+from peft_regress.metrics import Metric
 from peft_regress.runs import schema as runs_schema
 from peft_regress.runs.schema import READABLE_SCHEMAS, Run
 
@@ -109,11 +109,11 @@ def _tighten(definitions: dict[str, Any]) -> None:
             },
         }
     ]
-    record["allOf"] = [_STATUS, _UNTRAINED, _UNTRAINED_OF_ONES_OWN]
+    record["allOf"] = [_STATUS]
     run["allOf"] = [_JUDGES]
     acceptance = definitions["Acceptance"]
     acceptance["properties"]["date"]["pattern"] = _MOMENT
-    acceptance["allOf"] = [_RETIRES]
+    acceptance["allOf"] = [_OF_BASELINES]
 
 
 _STATUS: Final = {
@@ -125,48 +125,15 @@ _STATUS: Final = {
     "else": {"properties": {"error": {"type": "object"}, "metrics": {"maxProperties": 0}}},
 }
 
-_IS_UNTRAINED: Final = {
-    "required": ["computation"],
-    "properties": {"computation": {"required": ["same_as"]}},
-}
-
-_UNTRAINED: Final = {
-    "if": _IS_UNTRAINED,
-    "then": {
-        "description": "A case that repeats another run's training has nothing that only a "
-        "training shows.",
-        "properties": {
-            "status": {"const": "ok"},
-            "computation": {"properties": {"same_as": {"minLength": 1}}},
-            "metrics": {
-                "propertyNames": {"not": {"enum": sorted(NEED_TRAINING)}},
-                "properties": {
-                    "first_losses": {
-                        "required": ["samples"],
-                        "properties": {"samples": {"type": "array", "minItems": 1, "maxItems": 1}},
-                    }
-                },
-            },
-            "invariants": {"propertyNames": {"not": {"enum": sorted(NEED_TRAINING)}}},
-        },
+_OF_BASELINES: Final = {
+    "if": {
+        "anyOf": [
+            {"properties": {"retired": {"minItems": 1}}, "required": ["retired"]},
+            {"properties": {"repeats": {"minProperties": 1}}, "required": ["repeats"]},
+        ]
     },
-}
-
-_UNTRAINED_OF_ONES_OWN: Final = {
-    "if": {**_IS_UNTRAINED, "required": ["computation", "profiled_on"]},
     "then": {
-        "description": "Nor has it numbers of its author, which only a training shows either.",
-        "properties": {
-            name: {"propertyNames": {"enum": sorted({*KNOWN} - NEED_TRAINING)}}
-            for name in ("metrics", "invariants")
-        },
-    },
-}
-
-_RETIRES: Final = {
-    "if": {"properties": {"retired": {"minItems": 1}}, "required": ["retired"]},
-    "then": {
-        "description": "Only a baseline retires cases.",
+        "description": "Only a baseline retires cases, or confirms them.",
         "properties": {"role": {"const": "baseline"}},
     },
 }
@@ -179,8 +146,15 @@ _JUDGES: Final = {
         "required": ["accepted"],
     },
     "then": {
-        "description": "A case that was not trained cannot judge.",
-        "properties": {"cases": {"additionalProperties": {"not": _IS_UNTRAINED}}},
+        "description": "A case without the scores of all seeds cannot judge.",
+        "properties": {
+            "cases": {
+                "additionalProperties": {
+                    "if": {"required": ["repeats"]},
+                    "then": {"properties": {"metrics": {"required": ["loss"]}}},
+                }
+            }
+        },
     },
 }
 

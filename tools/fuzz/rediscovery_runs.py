@@ -139,8 +139,9 @@ def search(
 
 def _known_before(studied: Studied) -> Path:
     """Return a storage whose corpus is what earlier calls found: no news to the next one."""
-    storage = studied.folder / "known"
-    shutil.rmtree(storage, ignore_errors=True)
+    known = studied.folder / "known"
+    shutil.rmtree(known, ignore_errors=True)
+    storage = known / "baselines"
     folder = corpus_folder(storage)
     make_folder(folder)
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -106,7 +106,7 @@ def search_peak_bytes(seconds: float) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             settings = FuzzSettings(
-                baselines=Path(folder),
+                baselines=Path(folder) / "baselines",
                 save=Path(folder) / "found",
                 minutes=seconds / 60,
                 jobs=_JOBS,

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from report_speed import NOISE, drawn
 
+from peft_regress.baselines.accept import renew_current
 from peft_regress.baselines.chain import Newest, newest_file
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.runs.run_file import RunFile, read_run_file, run_document, write_run_file
@@ -179,6 +180,7 @@ def make_storage(root: Path, template: RunFile, count: int) -> None:
         (root / f"{name}.json").write_bytes(content)
         newest = Newest(entry=name, digest=ours["content_digest"])
     newest_file(root).write_bytes(msgspec.json.encode(newest))
+    renew_current(root)
 
 
 def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,9 @@ import msgspec
 
 from peft_regress.baselines.adapters import manifest_content, read_checked
 from peft_regress.baselines.chain import Newest, acceptance_of, entry_name, write_newest
+from peft_regress.baselines.current import write_current
 from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.index import read_contents
 from peft_regress.baselines.objects import store_adapter, store_ledger
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.baselines.stored_adapters import (
@@ -102,6 +104,7 @@ def migrate(root: Path, target: Path) -> None:
         write_newest(target, newest)
     for adapter in _adapters_in(root):
         store_adapter(target, adapter)
+    write_current(target, read_contents(target, current=False))
 
 
 def _adapters_in(root: Path) -> list[Adapter]:

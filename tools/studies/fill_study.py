@@ -42,6 +42,7 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
             continue
         base = recipe.base_model(0)
         expected = recipe.adapter.expected_trainable(base) or {}
+        probe = recipe.load_data().probe(PROBE_ITEMS)
         try:
             adapted = recipe.adapt(base, seed=0)
             made = filled.Filled(
@@ -49,7 +50,8 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
                 adapter=recipe.adapter,
                 objective=recipe.objective,
                 parameters=[n for n in recipe.adapter.adapter_parameters(adapted) if n in expected],
-                probe=recipe.load_data().probe(PROBE_ITEMS),
+                probe=probe,
+                wide_probe=filled.one_wide_image(probe),
             )
         except (RuntimeError, ValueError):
             continue  # the library cannot run this case

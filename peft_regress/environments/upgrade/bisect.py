@@ -268,11 +268,15 @@ class _Search:
         findings = tuple(
             finding
             for finding in comparison.findings
-            if metric is None
-            or any(
-                reason.metric in {metric, _INVARIANT + metric}
-                for member in finding.members
-                for reason in member.reasons
+            # A budget may be exceeded at both ends: it does not say that anything changed.
+            if finding.cause.strand != "budget"
+            and (
+                metric is None
+                or any(
+                    reason.metric in {metric, _INVARIANT + metric}
+                    for member in finding.members
+                    for reason in member.reasons
+                )
             )
         )
         return replace(comparison, findings=findings)

@@ -59,7 +59,8 @@ class RecordKeeper:
     ) -> KeptRecord | None:
         """Return what was measured of a case in an environment; None if it must be measured.
 
-        A record that repeats another run is taken only if that is known now. With `any_machine` it may be of another machine, which it then names.
+        A record that repeats another run is taken only if that is known now. With `any_machine` it
+        may be of another machine, which it then names.
         """
         found = None
         for part in self._parts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.environments.overlay.pip import PIP_SECONDS
 from peft_regress.environments.upgrade.messages import (
     Import,
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.keeping import RecordKeeper
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.orders import Engine
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Machine, Record, Run
 
 CASE_SECONDS: Final = 600.0
@@ -318,7 +319,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         keep_adapters=keep_adapters,
         known=known or {},
     )
-    results = Results()
+    results = Results(budgets=stated_budgets())
     measure = _measure_here if setup.engine is None else setup.engine.measure
     try:
         measure(order, setup=setup, results=results, on_record=on_record)

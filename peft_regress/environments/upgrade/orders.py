@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from msgspec import UNSET
 
+from peft_regress.catalogue.budget_file import BudgetFile
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.metrics import KNOWN
+from peft_regress.runs.limits import with_budget
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Machine, Record
 
 
@@ -73,12 +75,18 @@ class Results:
     """The packages of every case."""
     imported: dict[str, dict[str, str]] = field(default_factory=dict)
     """The packages that a case uses beyond the requirements of this package, by case."""
+    budgets: BudgetFile = field(default_factory=BudgetFile)
+    """Those of cases that state none themselves."""
 
     def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
         """Return the run, of the machine that measured most; other machines stand with records."""
         machines = Counter(self.machines.values())
         most = max(machines, key=lambda machine: (machines[machine], machine.digest))
         imported = {name: used for each in self.imported.values() for name, used in each.items()}
+        records = {
+            name: with_budget(record, self.budgets.budget_of)
+            for name, record in sorted(self.records.items())
+        }
         left_out = {case.id for case in matrix_cases(matrix)} - self.records.keys()
         return Run(
             schema_version=SCHEMA_VERSION,
@@ -91,7 +99,7 @@ class Results:
             ),
             cases={
                 name: _on_machine(record, self.machines[name], most)
-                for name, record in sorted(self.records.items())
+                for name, record in records.items()
             },
             metrics_known=sorted(KNOWN),
         )

@@ -12,7 +12,7 @@ from peft_regress.environments.overlay.overlay import opened_overlay, opened_par
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import causes_of
-from peft_regress.gate.judge import judge_case
+from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import SUSPECTS
@@ -191,10 +191,10 @@ def _shown(
     )
     observed = observations_of(run, "alone")
     found = set()
-    for name in examples:
-        old, new = references.get(name), observed.get(name)
-        verdict = judge_case(name, old, new)
-        found |= {(name, cause.strand, cause.what) for cause, _ in causes_of(verdict, old, new)}
+    for verdict in judge(references, observed, expected=examples).cases:
+        name = verdict.id
+        causes = causes_of(verdict, references.get(name), observed.get(name))
+        found |= {(name, cause.strand, cause.what) for cause, _ in causes}
     return tuple(
         (finding.example.case, finding.cause.strand, finding.cause.what) in found
         for finding in findings

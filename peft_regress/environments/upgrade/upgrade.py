@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from peft_regress.baselines.adapters import adapters_of_run
 from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import read_references
@@ -110,10 +112,13 @@ def upgrade(
     ) as overlay:
         progress(_overlay_sentence(overlay))
 
+        measured = None
         if references is None:
             progress("measuring the current environment: no stored baseline has its packages")
-            references = _measured_base(cases, settings, on_record)
+            references = measured = _measured_base(cases, settings, on_record)
         candidate = _measured("candidate", cases, overlay, settings, on_record, known=references)
+        if measured is not None:
+            candidate = _with_scores(candidate, measured)
         if settings.save is not None:
             save_run(settings.save, candidate)
         names = [case.id for case in cases]
@@ -190,6 +195,16 @@ def _measured_base(
         name: whole(one, stored.get(name)).as_reference
         for name, one in observations_of(run, "the current environment").items()
     }
+
+
+def _with_scores(candidate: Run, base: Mapping[str, Observation]) -> Run:
+    """Return a candidate that can be stored: what it repeats may be nowhere but in the base."""
+    unstored = {name: one for name, one in base.items() if one.record.repeated_run is None}
+    cases = {
+        name: whole(one, unstored.get(name)).record
+        for name, one in observations_of(candidate, "").items()
+    }
+    return msgspec.structs.replace(candidate, cases=cases)
 
 
 def is_installed_here(environment: Mapping[str, str]) -> bool:

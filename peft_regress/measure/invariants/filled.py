@@ -6,18 +6,20 @@ library computes: a changed product, a changed scaling, a missing factor.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
 from peft_regress.measure.invariants.layers import layer_outputs
 from peft_regress.measure.invariants.outputs import in_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -32,12 +34,13 @@ FILL_SEEDS: Final = (0, 1, 2)
 # network of twenty adapted layers does not amplify rounding.
 _SPREAD: Final = 0.3
 _SCALE_SPREAD: Final = 0.1
+_WIDE: Final = 224
 
 
 class Filled:
     """A copy of an adapted model, in float32, with seeded numbers in its adapter."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the adapter, and what it computes)
         self,
         adapted: nn.Module,
         *,
@@ -45,12 +48,15 @@ class Filled:
         objective: Objective,
         parameters: Collection[str],
         probe: Any,
+        wide_probe: Any,
     ) -> None:
         """Fill the named parameters once for each seed; the last fill stays.
 
+        wide_probe: what the last fill also computes, by two threads.
+
         Raises `FilledLossError` if a loss is NaN or infinite.
         """
-        copied, self._probe = in_float32(adapted, probe)
+        copied, (self._probe, wide_probe) = in_float32(adapted, (probe, wide_probe))
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self._adapter = adapter
         self._objective = objective
@@ -64,10 +70,15 @@ class Filled:
         Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
         its own.
         """
+        with _two_threads():
+            self.wide_loss = self._loss_of(wide_probe, seed=FILL_SEEDS[-1])
 
     def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
-        loss = self.loss()
+        return self._loss_of(self._probe, seed=seed)
+
+    def _loss_of(self, probe: Any, *, seed: int) -> float:
+        loss = self._objective.precise_loss(self.model, probe)
         if not math.isfinite(loss):
             raise FilledLossError(loss=loss, seed=seed)
         return loss
@@ -105,6 +116,25 @@ class Filled:
         assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
         with disabled:
             return layer_outputs(self.model, base, objective=self._objective, probe=self._probe)
+
+
+def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the first image of a probe with its label, enlarged to the size of the cost profile.
+
+    Its pixels are repeated, which no processor rounds. On 32x32 images no feature map is wide.
+    """
+    images, labels = probe
+    return functional.interpolate(images[:1], size=(_WIDE, _WIDE)), labels[:1]
+
+
+@contextlib.contextmanager
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _draw(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.filled import Filled
     from peft_regress.measure.invariants.layers import LayerOutputs
     from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.invariants.probe import Probe
@@ -62,30 +63,51 @@ def _merged_outputs(
     return probe.objective.outputs(merged, batch), probe.objective.outputs(model, batch)
 
 
-def unmerge_restores_base(filled: nn.Module) -> Fact:
-    """Merge a filled adapter in place and take it out again; the model is not used afterwards."""
-    tuner = Tuner.of(filled)
+def unmerge_restores_base(filled: Filled) -> Fact:
+    """Merge a filled adapter in place and take it out again; the model is not used afterwards.
+
+    Merging a merged model must do nothing, and merging it after that what the first merge did.
+    """
+    model = filled.model
+    tuner = Tuner.of(model)
     if tuner is None:
         return Fact.null(_NO_LAYERS)
-    before = copies_of(filled)
+    before = copies_of(model)
     try:
         tuner.merge()
-        largest = {name: _largest(tensor) for name, tensor in named_tensors(filled).items()}
+        largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
+        tuner.merge()
+        once = filled.loss()
         tuner.unmerge()
+        if wrong := _not_restored(before, named_tensors(model), largest):
+            return Fact.false(wrong)
+        tuner.merge()
+        again = filled.loss()
     except NotImplementedError as error:
         return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return Fact.false(f"the library raises {told_of(error)}")
-    after = named_tensors(filled)
+    if math.isclose(once, again, rel_tol=MERGE_TOLERANCE):
+        return Fact(holds=True)
+    return Fact.false(
+        f"the loss of the probe is {once:.7g} when merged twice, and {again:.7g} when unmerged and "
+        "merged again"
+    )
+
+
+def _not_restored(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], largest: Mapping[str, float]
+) -> str:
+    """Return which tensors are not as before, and how far they are off; '' if all are."""
     off = {
         name: _off_by(after.get(name), tensor, largest.get(name, 0.0))
         for name, tensor in before.items()
     }
     wrong = [name for name, difference in off.items() if not difference <= UNMERGE_TOLERANCE]
     if not wrong:
-        return Fact(holds=True)
+        return ""
     worst = max((off[name] for name in wrong), key=lambda number: (math.isnan(number), number))
-    return Fact.false(f"{listed(wrong)}: off by up to {worst:.2g} of the largest")
+    return f"{listed(wrong)}: off by up to {worst:.2g} of the largest"
 
 
 def _off_by(after: Tensor | None, before: Tensor, largest_merged: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.cost.alive import peak_while
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import (
     RELOAD_TOLERANCE,
@@ -15,10 +16,10 @@ from peft_regress.measure.invariants.outputs import (
     agree_with_rows,
     attempt,
 )
-from peft_regress.measure.invariants.tensors import trainable
+from peft_regress.measure.invariants.tensors import moved, named_tensors, trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
@@ -43,6 +44,8 @@ class SavingFacts:
         self._adapter = adapter
         self._probe = probe
         self._stored = stored
+        self.peak_bytes: int | None = None
+        """The most memory in use while an adapter was saved; None if that is not known."""
 
     def of(self, adapted: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Fact]:
         """Check what loads from the saved files, for inference and for training.
@@ -58,10 +61,13 @@ class SavingFacts:
     def _after_reloading(
         self, adapted: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, Fact]:
-        saving = attempt(lambda: self._adapter.save(adapted, folder))
-        if saving.problem:
-            raises = Fact.false(saving.problem)
+        saved, problem = attempt(
+            lambda: peak_while(lambda: self._adapter.save(adapted, folder), adapted)
+        )
+        if saved is None:
+            raises = Fact.false(problem)
             return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
+        _, self.peak_bytes = saved
         used, problem = attempt(lambda: self._load(folder, trainable=False))
         if used is None:
             raises = Fact.false(problem)
@@ -75,12 +81,30 @@ class SavingFacts:
         computed, problem = attempt(lambda: self._probe.outputs(used))
         if computed is None:
             return Fact.false(problem)
-        return self._probe.same(
+        same = self._probe.same(
             computed,
             self._probe.outputs(adapted),
             tolerance=RELOAD_TOLERANCE,
             layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
         )
+        # Of a prompt peft ships what its encoder computes, and not the encoder.
+        if not same.holds or self._adapter.loads_for_use_only:
+            return same
+        return self._same_numbers(trainable(adapted), adapted, used)
+
+    def _same_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> Fact:
+        """Return whether the very numbers were loaded: the probe may not show each of them."""
+        wanted, found = named_tensors(adapted), named_tensors(loaded)
+        wrong = [
+            name
+            for name in moved({name: wanted[name] for name in names}, found)
+            # What prunes ships the ranks that it kept.
+            if not (
+                self._adapter.prunes and name in found and found[name].shape != wanted[name].shape
+            )
+        ]
+        note = f"loaded with other numbers: {listed(wrong)}" if wrong else ""
+        return Fact(holds=not wrong, note=note)
 
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
@@ -92,7 +116,9 @@ class SavingFacts:
         resumed, problem = attempt(lambda: self._load(folder, trainable=True))
         if resumed is None:
             return Fact.false(problem)
-        return Fact.unless(sorted(trainable(resumed).keys() ^ expected.keys()))
+        others = sorted(trainable(resumed).keys() ^ expected.keys())
+        # Whether both have the trained numbers is a matter of `saved_adapter_reloads`.
+        return Fact.unless(others) if others else self._same_numbers(expected, resumed, used)
 
     def _stored_adapter_loads(self) -> Fact:
         stored = self._stored

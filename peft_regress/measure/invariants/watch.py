@@ -10,6 +10,7 @@ from peft_regress.measure.adapters.names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.layers import not_channels_last, of_other_dtype
+from peft_regress.measure.invariants.memory import MemoryWatch
 from peft_regress.measure.invariants.merging import (
     merge_equals_unmerged,
     refused_merge_keeps_base,
@@ -65,9 +66,11 @@ class InvariantWatch:
     - `trainable_changed`: every trainable tensor moved, except those that the method prunes.
     - `projections_renewed`: after training the optimizer projects gradients with other vectors than
       after the first step; None if it has no projections.
+    - `training_keeps_no_memory`: what is in use after the last step is no more than after the first
+      few; None where the allocator does not say.
     - `merge_equals_unmerged`: merging the adapter keeps the trained output.
     - `unmerge_restores_base`: a filled adapter that was merged and unmerged leaves all tensors as
-      they were, but for rounding.
+      they were, but for rounding; merging again gives the same output, merged already or not.
     - `refused_merge_keeps_base`: with a NaN in a filled adapter a safe merge refuses, and leaves
       the base's tensors bit-identical. None where nothing is computed that could be checked.
     - `adapters_do_not_leak`: a second adapter, filled and active, changes neither tensors nor the
@@ -82,7 +85,8 @@ class InvariantWatch:
     - `dtypes_as_asked`: base weights and all layers' outputs have the base's type, the adapter
       float32.
     - `channels_last_kept`: each layer that is channels last in the base stays so.
-    - `saved_adapter_reloads`: saved and loaded into a fresh base, it gives the trained output.
+    - `saved_adapter_reloads`: saved and loaded into a fresh base, it gives the trained output and
+      the very numbers of all that trained.
     - `reload_keeps_trainable`: loaded for training, the same parameters train; else none does.
     - `stored_adapter_loads`: an adapter saved by an earlier release loads and gives its stored
       output.
@@ -90,6 +94,8 @@ class InvariantWatch:
 
     filled_losses: tuple[float, ...] | None = None
     """The losses of a filled adapter (see `Filled`); None without an adapter to fill."""
+    wide_filled_loss: float | None = None
+    """The same on `wide_probe`, by two threads."""
 
     def __init__(  # noqa: PLR0913  (the parts of a case)
         self,
@@ -101,17 +107,21 @@ class InvariantWatch:
         stored: StoredOutput | None = None,
         moving: Collection[str] = (),
         steps: int = 0,
+        wide_probe: Any = None,
     ) -> None:
         """Keep the unadapted model, which nobody may adapt or change.
 
         probe: a small batch of real items. moving: the base's buffers that its training mode moves.
-        steps: how many the case takes.
+        steps: how many the case takes. wide_probe: what a filled adapter computes by two threads;
+        None stands for the probe.
         """
         self._adapter = adapter
         self._base = base
         self._probe = Probe(base=base, objective=objective, batch=probe)
         self._training = TrainingFacts(adapter=adapter, base=base, moving=moving, steps=steps)
         self._saving = SavingFacts(adapter, self._probe, stored)
+        self._wide_probe = probe if wide_probe is None else wide_probe
+        self.memory = MemoryWatch(steps)
         self._at_start: dict[str, Fact] = {}
 
     @paused_gc()
@@ -150,10 +160,16 @@ class InvariantWatch:
             "frozen_unchanged": training.frozen_unchanged(adapted),
             "trainable_changed": training.trainable_changed(adapted),
             "projections_renewed": training.projections_renewed(optimizer),
+            "training_keeps_no_memory": self.memory.fact,
             "merge_equals_unmerged": self._merge_equals_unmerged(adapted),
             **saved,
         }
         return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
+
+    @property
+    def saving_peak_bytes(self) -> int | None:
+        """Return the most memory in use while the adapter was saved; None if that is not known."""
+        return self._saving.peak_bytes
 
     def rows(self, adapted: nn.Module) -> list[list[float]]:
         """Return the probe's outputs in float32, for a later release's check."""
@@ -192,14 +208,16 @@ class InvariantWatch:
             objective=self._probe.objective,
             parameters=parameters,
             probe=self._probe.batch,
+            wide_probe=self._wide_probe,
         )
         self.filled_losses = filled.losses
+        self.wide_filled_loss = filled.wide_loss
         return {
             **self._switched_off(filled, of_base),
             # What follows changes the model.
             **second_adapter(filled, adapter),
             "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),
-            "unmerge_restores_base": unmerge_restores_base(filled.model),
+            "unmerge_restores_base": unmerge_restores_base(filled),
         }
 
     def _switched_off(self, filled: Filled, of_base: Outputs) -> dict[str, Fact]:

@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.history import (
     by_release,
     newest_index,
     present_entries,
+    present_record,
     records_by_case,
 )
 from peft_regress.budgets import UNITS
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from peft_regress.baselines.series import Entry
     from peft_regress.devices import DeviceClass
+    from peft_regress.gate.budgets import BudgetUse
     from peft_regress.gate.comparison import Comparison
     from peft_regress.report.page.case_lines import CaseLines, Records
     from peft_regress.report.page.whole_runs import WholeRun
@@ -64,6 +67,7 @@ def page_data(
     devices = load_devices() if devices is None else devices
     runs = WholeRuns(entries, whole_run)
     cases, present = records_by_case(entries), present_entries(entries)
+    now = {name: present_record(entries, name, at) for name, at in present.items()}
     orders = _orders(entries)
     names, invariants = _metric_names(cases), _invariant_names(cases)
     lines = {
@@ -93,11 +97,11 @@ def page_data(
             "status": status_of_case(
                 records, present=present[name], last=len(entries) - 1
             )._asdict(),
-            **_encode_facts(records[present[name]], invariants),
-            **_encode_lines(lines[name], records[present[name]], indices=indices),
+            **_encode_facts(now[name], invariants),
+            **_encode_lines(lines[name], now[name], indices=indices),
             "budgets": [
                 {**encode_budget(use), "unit": use.spec.unit}
-                for use in budget_of(records[present[name]], devices)
+                for use in _budgets(now[name], cases, present, devices)
             ],
             "attribution": [],
             "transitions": [],
@@ -140,6 +144,18 @@ def page_data(
         ),
         "cases": list(encoded.values()),
     }
+
+
+def _budgets(
+    record: Record,
+    cases: Mapping[str, Records],
+    present: Mapping[str, int],
+    devices: Sequence[DeviceClass],
+) -> tuple[BudgetUse, ...]:
+    """Return what a case uses of its budget, by the newest record of the case that it refers to."""
+    name = None if record.budget is UNSET else record.budget.of
+    other = cases[name][present[name]] if name is not None and name in present else None
+    return budget_of(record, devices, other)
 
 
 def _encode_thinned(

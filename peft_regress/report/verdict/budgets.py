@@ -20,16 +20,24 @@ def has_budgets(comparison: Comparison) -> bool:
     return any(case.budgets for case in comparison.cases)
 
 
-def budget_table(comparison: Comparison, *, over_alone: bool = False) -> Table:
-    """Return a row for each part of each budget, of every case or of those that are over."""
+def budget_table(
+    comparison: Comparison, *, over_alone: bool = False, most: int | None = None
+) -> Table:
+    """Return a row for each part of each budget, of every case or of those that are over.
+
+    most: the number of rows; if there are more, those of which most is used.
+    """
+    uses = [
+        (case.id, use)
+        for case in comparison.cases
+        if not over_alone or case.verdict == "over_budget"
+        for use in case.budgets
+    ]
+    if most is not None and len(uses) > most:
+        uses = sorted(uses, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
     return Table(
         headings=_HEADINGS,
-        rows=tuple(
-            _row(case.id, use)
-            for case in comparison.cases
-            if not over_alone or case.verdict == "over_budget"
-            for use in case.budgets
-        ),
+        rows=tuple(_row(name, use) for name, use in uses),
         numbers=(2, 3, 4),
     )
 

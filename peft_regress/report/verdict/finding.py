@@ -94,7 +94,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         f"{clean(name)} {_range(pair, finding.spec_of(name))}"
         for name, pair in ranges.items()
         if any(pair)
-        and not title.startswith(f"{name} ")
+        and not title.startswith((f"{name} ", f"{name}:"))
         and f", {name} " not in title
         # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}

@@ -6,7 +6,6 @@ the ids fit: those of some 2,000 cases do.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.report.document import Section, as_markdown
@@ -158,14 +157,12 @@ class _Page:
     def _budgets(self) -> Iterator[str]:
         if not has_budgets(self.comparison):
             return
-        over = budget_table(self.comparison, over_alone=True)
+        over = budget_table(self.comparison, over_alone=True, most=_MOST_BUDGETS)
         if over.rows:
-            shown = replace(over, rows=over.rows[:_MOST_BUDGETS])
-            yield as_markdown([Section(title="Over budget", level=3), shown])
-        rows = budget_table(self.comparison).rows
-        shown = replace(over, rows=rows[:_MOST_BUDGETS])
-        left = len(rows) - _MOST_BUDGETS
-        more = f"\n\nAnd {left} more." if left > 0 else ""
+            yield as_markdown([Section(title="Over budget", level=3), over])
+        shown = budget_table(self.comparison, most=_MOST_BUDGETS)
+        left = sum(len(case.budgets) for case in self.comparison.cases) - len(shown.rows)
+        more = f"\n\nAnd {left} more, of which less is used." if left else ""
         yield details("Budgets: how much of each is used", f"{as_markdown([shown])}{more}")
 
     def _remarks(self) -> Iterator[str]:

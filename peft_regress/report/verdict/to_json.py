@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def encode_verdict(comparison: Comparison) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, repeats, cases}`.
 
-    The exit code is that without strictness; `repeats` is the number of cases of
-    which one seed alone trained in full; a case is `{id, verdict, reasons}`. If the cases were narrowed, with `only`, the
-    glob, and `left_out`, the number of other cases with each verdict.
+    The exit code is that without strictness; `repeats` is the number of cases of which one seed
+    alone trained in full; a case is `{id, verdict, reasons}`. If the cases were narrowed, with
+    `only`, the glob, and `left_out`, the number of other cases with each verdict.
     """
     only = comparison.invocation.only
     narrowed = {} if only is None else {"only": only, "left_out": comparison.left_out}

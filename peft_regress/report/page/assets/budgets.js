@@ -1,7 +1,15 @@
 // How much of its budget each case uses.
 
+const MOST_BUDGETS = 40;
+
+// Of many rows the fullest; the page of a case has all of its own.
 function budgetSection(items) {
   const rows = items.flatMap((item) => item.budgets.map((use) => ({ item, ...use })));
+  const fullest = d3.sort(
+    rows,
+    (row) => !row.over,
+    (row) => -(row.used ?? 0),
+  );
   if (rows.length === 0) return [];
   const over = rows.filter((row) => row.over).length;
   return [
@@ -10,9 +18,10 @@ function budgetSection(items) {
       {},
       h("h2", {}, "Budgets"),
       note(over === 0 ? "Nothing is over its budget." : `Over budget: ${over} of ${rows.length}.`),
+      rows.length > MOST_BUDGETS ? note(`These ${MOST_BUDGETS} are used most.`) : null,
       dataTable({
         caption: "Budgets",
-        rows,
+        rows: rows.length > MOST_BUDGETS ? fullest.slice(0, MOST_BUDGETS) : rows,
         columns: [
           ...(items.length > 1 ? [{ label: "case", cell: (row) => caseLink(row.item) }] : []),
           { label: "budget of", cell: (row) => shorten(row.budget, 60) },
@@ -46,7 +55,7 @@ function marginText(row) {
   const room = isLeast(row) ? row.value - row.limit : row.limit - row.value;
   const size =
     row.unit === "fraction"
-      ? `${(100 * Math.abs(room)).toFixed(1)} points`
+      ? formatValue(Math.abs(room), row.unit).replace("%", "points")
       : formatValue(Math.abs(room), row.unit);
   return `${size} ${room < 0 ? (isLeast(row) ? "short" : "over") : "left"}`;
 }

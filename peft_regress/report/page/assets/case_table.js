@@ -47,7 +47,7 @@ const CASE_COLUMNS = [
     key: (item) => stateOfCase(item).text,
   },
 ].filter(({ name, key }) =>
-  DATA.cases.some((item) => key(item) !== null || isUntrained(item, name)),
+  DATA.cases.some((item) => key(item) !== null || isRepeated(item, name)),
 );
 
 function metricColumn(metric, label, about, size) {
@@ -59,9 +59,7 @@ function metricColumn(metric, label, about, size) {
     number: true,
     key: (item) => currentValue(item, metric),
     cell: (item) =>
-      isUntrained(item, metric)
-        ? SAME_COMPUTATION
-        : cellText(currentValue(item, metric), unit, size),
+      isRepeated(item, metric) ? REPEATED : cellText(currentValue(item, metric), unit, size),
     title: (item) => formatExact(currentValue(item, metric), unit),
   };
 }

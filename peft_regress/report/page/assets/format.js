@@ -44,7 +44,9 @@ function formatValue(value, unit) {
     if (Math.abs(value) < size) return `${plainDigits(value / size, 3)} ${name}`;
     return `${significant(value / size)} ${name}`;
   }
-  if (unit === "fraction") return `${(100 * value).toFixed(1)} %`;
+  if (unit === "fraction") {
+    return `${(100 * value).toFixed(Math.abs(value) >= 0.01 || value === 0 ? 1 : 3)} %`;
+  }
   if (unit === "count") return grouped.format(value);
   if (unit === "nat") return `${plainDigits(value, 7)} nat`;
   return value.toFixed(3);

@@ -48,11 +48,11 @@ function currentValue(item, metricName) {
   return lineOf(item, metricName)?.now ?? null;
 }
 
-const SAME_COMPUTATION = "same computation";
+const REPEATED = "repeated";
 
-// Whether nobody measured the accuracy: the case was not trained, since it repeats a training.
-function isUntrained(item, metricName) {
-  const repeats = item.same_computation_as !== undefined;
+// Whether the accuracy is that of the run which the case repeats.
+function isRepeated(item, metricName) {
+  const repeats = item.repeats !== undefined;
   return repeats && metricName === "accuracy" && currentValue(item, metricName) === null;
 }
 

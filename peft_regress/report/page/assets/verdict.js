@@ -80,7 +80,7 @@ function outcomeIcon(kind) {
   return markIcon(shapes[kind] ?? d3.symbolSquare2, kind in shapes ? `var(--${kind})` : "var(--quiet)");
 }
 
-function countBadges({ counts, same_computation: untrained }) {
+function countBadges({ counts, repeats }) {
   return h(
     "ul",
     { class: "counts", "aria-label": "Cases by verdict" },
@@ -93,9 +93,9 @@ function countBadges({ counts, same_computation: untrained }) {
           : `${grouped.format(count)} ${verdictWords(verdict)}`,
       ),
     ),
-    untrained === undefined
+    repeats === undefined
       ? null
-      : h("li", { class: "badge plain" }, `${grouped.format(untrained)} ${SAME_COMPUTATION}`),
+      : h("li", { class: "badge plain" }, `${grouped.format(repeats)} ${REPEATED}`),
   );
 }
 

@@ -80,10 +80,10 @@ function caseSummary(item) {
       state.text === status || status === "ok" ? null : ` (${shorten(status, 600)})`,
     ),
     ...findingsOfCase(item),
-    item.same_computation_as === undefined
+    item.repeats === undefined
       ? null
       : note(
-          `Not trained: ${SAME_COMPUTATION} as ${shorten(item.same_computation_as, 200)}. Its accuracy was not measured.`,
+          `The first seed repeats ${shorten(item.repeats, 200)} bit for bit: its accuracy is that of there.`,
         ),
   ];
 }
@@ -120,7 +120,6 @@ const INVARIANT_WORDS = new Map([
   [true, ["good", "holds"]],
   [false, ["bad", "does not hold"]],
   [null, ["plain", "does not apply"]],
-  ["not trained", ["plain", "not trained"]],
 ]);
 
 function invariantSection(item) {

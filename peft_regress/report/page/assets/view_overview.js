@@ -63,8 +63,8 @@ function firstCases() {
 
 function countsText() {
   const failing = failuresText(DATA.cases);
-  const untrained = DATA.cases.filter((item) => isUntrained(item, "accuracy")).length;
-  const repeated = untrained > 0 ? `, ${untrained} of them ${SAME_COMPUTATION},` : "";
+  const count = DATA.cases.filter((item) => isRepeated(item, "accuracy")).length;
+  const repeated = count > 0 ? `, ${count} of them ${REPEATED},` : "";
   const newest = DATA.entries.at(-1);
   const entries = plural(DATA.entries.length, "entry", "entries");
   return (

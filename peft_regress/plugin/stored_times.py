@@ -1,0 +1,83 @@
+"""Let `--benchmark-compare` show the times of the baselines beside those of this run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from peft_regress.baselines.named import find_input
+from peft_regress.errors import InputError
+from peft_regress.plugin.benchmark_options import benchmark_storage
+from peft_regress.plugin.collection import case_id_of
+from peft_regress.report.github import line_in_log
+from peft_regress.text import count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from peft_regress.plugin.session import RegressSession
+
+_THEIR_STORAGE: Final = "file://./.benchmarks"
+"""Where pytest-benchmark looks if no storage is named."""
+
+
+class StoredTimes:
+    """Read the baselines for `--benchmark-compare`, once it is known whether there are cases."""
+
+    def __init__(self, config: pytest.Config, session: RegressSession) -> None:
+        """Take the option from pytest-benchmark, which would read before tests are collected."""
+        self._config = config
+        self._session = session
+        self._asked: Any = []
+        baselines = session.options.baselines
+        is_ours = config.option.benchmark_storage == _THEIR_STORAGE or (
+            benchmark_storage(config).resolve() == baselines.resolve()
+        )
+        if is_ours:
+            self._asked, config.option.benchmark_compare = config.option.benchmark_compare, []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Read the times of the cases; without a case leave the option to pytest-benchmark."""
+        theirs = self._config._benchmarksession  # type: ignore[attr-defined]  # noqa: SLF001  (it has no hook)
+        if not self._asked or theirs.disabled or self._config.getoption("collectonly"):
+            return
+        tests = {name: item.nodeid for item in session.items if (name := case_id_of(item))}
+        if not tests:
+            theirs.compare = self._asked
+            theirs.handle_loading()
+            return
+        try:
+            for name in self._names(tests):
+                self._compare_with(theirs, name, tests)
+        except InputError as error:
+            msg = f"--benchmark-compare: {error}"
+            raise pytest.UsageError(line_in_log(msg)) from None
+
+    def _names(self, cases: Collection[str]) -> list[str]:
+        """Return the runs to compare with; without a name those that judge."""
+        if self._asked is not True:
+            return [self._asked]
+        if self._session.options.baseline is not None:
+            return [self._session.options.baseline]
+        references = self._session.references()
+        return sorted({references[case].run_name for case in cases if case in references})
+
+    def _compare_with(self, theirs: Any, name: str, tests: dict[str, str]) -> None:
+        """Add a run to what pytest-benchmark compares with, as `handle_loading` does."""
+        baselines = self._session.options.baselines
+        file = find_input(baselines, name).read()
+        path = file.path
+        path = path.relative_to(baselines) if path.is_relative_to(baselines) else path
+        timed = {
+            entry["extra_info"]["peft_regress"]["case_id"]: entry
+            for entry in file.document["benchmarks"]
+        }
+        found = {test: timed[case] for case, test in tests.items() if case in timed}
+        theirs.compared_mapping[path] = found
+        is_here = file.run.machine == self._session.machine()
+        where = "" if is_here else ", measured on another machine"
+        what = f"{count_of(len(found), 'case')} with times{where}"
+        said = f"Comparing against benchmarks from: {path} ({what})"
+        theirs.logger.info(said, newline=False)

@@ -1,0 +1,188 @@
+"""What an entry holds of a run that repeats stored trainings, and what judges afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from builders import (
+    ENVIRONMENT,
+    FULL,
+    LORA,
+    OTHER_MACHINE,
+    accept,
+    compare,
+    curve,
+    make_metric,
+    make_run,
+    repeating,
+    trained,
+    write_run,
+)
+
+from peft_regress.baselines import index
+from peft_regress.baselines.accept import accept_run
+from peft_regress.baselines.history import read_entries, select_histories
+from peft_regress.baselines.index import read_contents, read_contents_before
+from peft_regress.baselines.references import read_references
+from peft_regress.errors import InputError
+from peft_regress.fine_tune import Budget
+from peft_regress.report import as_text, history_document, verdict_text
+from peft_regress.runs.limits import limits_of
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import OwnBound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.runs.run_file import RunFile
+    from peft_regress.runs.schema import Acceptance, Record
+
+FIRST, SECOND = "0001_peft-0.18.1", "0002_peft-0.19.0"
+NEWER = {**ENVIRONMENT, "peft": "0.19.0"}
+AGAIN = [repeating(trained(name)) for name in (LORA, FULL)]
+
+
+def store(root: Path, *records: Record, reason: str = "why", **how: Any) -> RunFile:
+    """Accept a run of these records, made with a newer peft, and return its entry."""
+    places = {name: how.pop(name) for name in ("machine",) if name in how}
+    run = make_run(*records, environment=how.pop("environment", NEWER), **places)
+    source = write_run(root.parent / "run.json", run)
+    date = "2026-01-01T00:00:00+00:00"
+    return read_run_file(accept(source, root=root, reason=reason, date=date, **how))
+
+
+def accepted(entry: RunFile) -> Acceptance:
+    found = entry.run.accepted
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A storage with one entry, of two cases that trained in full."""
+    root = tmp_path / "baselines"
+    store(root, trained(LORA), trained(FULL), environment=ENVIRONMENT)
+    return root
+
+
+def test_a_run_that_shows_nothing_new_is_one_line_for_each_case(root: Path) -> None:
+    before = read_references(root)
+    entry = store(root, *AGAIN)
+    assert (entry.run.cases, entry.document["benchmarks"]) == ({}, [])
+    assert accepted(entry).repeats == {LORA: FIRST, FULL: FIRST}
+    after = read_references(root)
+    for name, old in before.items():
+        assert (after[name].record, after[name].run_name) == (old.record, FIRST)
+        assert after[name].environment == ENVIRONMENT
+        assert after[name].confirmed == (SECOND, NEWER)
+    text = verdict_text(compare(after, make_run(*AGAIN)))
+    assert f"{FIRST}, confirmed by {SECOND}" in " ".join(text.split())
+
+
+def cost(record: Record) -> Record:
+    return msgspec.structs.replace(
+        record, metrics={**record.metrics, "peak_bytes": make_metric("peak_bytes", 130_000_000)}
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        cost(AGAIN[0]),
+        msgspec.structs.replace(AGAIN[0], invariants={"frozen_unchanged": False}),
+        msgspec.structs.replace(AGAIN[0], budget=limits_of(Budget(peak="1 GiB"))),
+        msgspec.structs.replace(AGAIN[0], bounds={"loss": OwnBound(bound=9.0, reason="noise")}),
+        msgspec.structs.replace(AGAIN[0], invariants={"unmerge_restores_base": True}),
+    ],
+    ids=["cost", "broken invariant", "budget", "bound", "new invariant"],
+)
+def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(
+    root: Path, changed: Record
+) -> None:
+    entry = store(root, changed, AGAIN[1])
+    assert accepted(entry).repeats == {FULL: FIRST}
+    (held,) = entry.run
+    assert held.metrics == {**trained(LORA).metrics, **changed.metrics}
+    assert not held.is_repeat
+    timed = entry.document["benchmarks"]
+    assert [one["extra_info"]["peft_regress"]["case_id"] for one in timed] == [LORA]
+    reference = read_references(root)[LORA]
+    assert (reference.run_name, reference.confirmed) == (SECOND, None)
+    # It is repeated itself from now on.
+    again = store(root, repeating(held, by=SECOND), reason="again")
+    assert accepted(again).repeats == {LORA: SECOND}
+
+
+@pytest.mark.parametrize(
+    ("record", "where"),
+    [
+        (repeating(trained(LORA, curve=curve(3)), by="0009"), {}),
+        (repeating(trained("a/b/c"), by="0009"), {}),
+        (repeating(trained(LORA, definition="sha256:other"), by="0009"), {}),
+        (repeating(trained(LORA), by="0009"), {"machine": OTHER_MACHINE}),
+    ],
+    ids=["curve", "case", "definition", "machine"],
+)
+def test_what_repeats_nothing_stored_is_refused(root: Path, record: Record, where: Any) -> None:
+    message = r"repeats 0009, which this storage does not hold.* Measure it with --regress-full"
+    with pytest.raises(InputError, match=message):
+        store(root, record, **where)
+    assert len(read_contents(root).links) == 1
+    assert store(root, record, history=True, **where).run.cases == {record.case.id: record}
+
+
+def test_typed_twice_it_is_stored_once(root: Path) -> None:
+    source = write_run(root.parent / "again.json", make_run(cost(AGAIN[0]), AGAIN[1]))
+    found = [
+        accept_run(source, root=root, reason="same", date="2026-01-02T00:00:00+00:00").is_new
+        for _ in range(2)
+    ]
+    assert (found, len(read_contents(root).links)) == ([True, False], 2)
+
+
+def test_for_history_a_run_is_stored_as_it_is_and_confirms_nothing(root: Path) -> None:
+    before = read_references(root)
+    entry = store(root, *AGAIN, history=True)
+    assert (list(entry.run), accepted(entry).repeats) == (AGAIN, {})
+    assert read_references(root) == before
+
+
+def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root: Path) -> None:
+    store(root, *AGAIN)
+    store(root, trained(LORA, curve=curve(2)), retire=[FULL], reason="new")
+    references = read_references(root)
+    assert {name: one.confirmed for name, one in references.items()} == {LORA: None}
+
+
+def test_an_index_keeps_the_curves_and_what_was_confirmed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One curve is of an entry that judges no more, on the other kind of machine."""
+    store(root, trained(LORA, curve=curve(1)), machine=OTHER_MACHINE, reason="elsewhere")
+    newest = store(root, *AGAIN, reason="confirms")
+    warm, before = read_contents(root), read_contents_before(root, {newest.path})
+    monkeypatch.setattr(index, "_known_part", lambda *_: (0, index.Contents()))
+    assert read_contents(root) == warm
+    assert read_contents_before(root, {newest.path}) == before
+    judge = warm.references[LORA]
+    assert judge.run_name == SECOND
+    assert {one.run_name for one in judge.curves.values()} == {FIRST, SECOND}
+    confirmed = [one.references[FULL].confirmed for one in (before, warm)]
+    assert confirmed == [None, ("0003_peft-0.19.0", NEWER)]
+    assert accepted(newest).repeats == {LORA: FIRST, FULL: FIRST}
+
+
+def test_a_history_shows_that_an_entry_repeats_another(root: Path) -> None:
+    store(root, *AGAIN)
+    store(root, cost(AGAIN[0]), reason="cost")
+    found = select_histories(read_entries(root, []), metric="accuracy")
+    lines = {one.id: one.lines[0] for one in found}
+    assert [point.same_as for point in lines[LORA].points] == [None, FIRST, None]
+    assert [point.same_as for point in lines[FULL].points] == [None, FIRST]
+    assert lines[LORA].is_still
+    assert "repeated" in as_text(history_document(found, every_point=True))
+    (costs,) = select_histories(read_entries(root, []), metric="peak_bytes", case=LORA)
+    values = [point.value for point in costs.lines[0].points]
+    assert values == [120_000_000, 120_000_000, 130_000_000]

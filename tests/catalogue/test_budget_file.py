@@ -1,0 +1,175 @@
+"""The file of budgets: what it says of a case, what it refuses, and this repository's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from builders import make_record
+from msgspec import UNSET
+
+from peft_regress.baselines.references import read_references
+from peft_regress.budgets import Budget
+from peft_regress.cases import Case
+from peft_regress.catalogue.budget_file import BudgetFile, read_budgets, stated_budgets
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.errors import InputError
+from peft_regress.gate.judge import judge
+from peft_regress.runs.limits import with_budget
+from peft_regress.runs.schema import Limits
+
+if TYPE_CHECKING:
+    from peft_regress.gate.comparison import Comparison
+
+ROOT = Path(__file__).parents[2]
+LORA, FULL = "shift/lora-r4/resnet18", "shift/full/resnet18"
+TWO_GROUPS = """
+[all]
+reason = "fits the phone"
+[all.cases]
+"shift/*/resnet18" = {peak = "256 MiB", peak_of_full = 0.9}
+[lora]
+reason = "LoRA needs less"
+cases."*/lora-r*/*" = {peak_of_full = 0.4, peak_b32_of_full = 1, score = 0.7}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "budgets.toml"
+    file.write_text(text)
+    return file
+
+
+def group(limits: str, glob: str = LORA) -> str:
+    return f'[one]\nreason = "r"\ncases."{glob}" = {limits}'
+
+
+def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(
+    tmp_path: Path,
+) -> None:
+    budgets = read_budgets(write(tmp_path, TWO_GROUPS))
+    assert budgets.budget_of(Case.parse(LORA)) == Budget(
+        peak="256 MiB", of=FULL, peak_of=0.4, peak_b32_of=1, score=0.7
+    )
+    assert budgets.budget_of(Case.parse("unseen/lora-r1/mobilenet_v2")) == Budget(
+        of="unseen/full/mobilenet_v2", peak_of=0.4, peak_b32_of=1, score=0.7
+    )
+    assert budgets.budget_of(Case.parse("unseen/head/resnet18")) is None
+
+
+def test_absolute_limits_refer_to_no_case(tmp_path: Path) -> None:
+    budgets = read_budgets(write(tmp_path, group('{ship = "1 MB"}')))
+    assert budgets.budget_of(Case.parse(LORA)) == Budget(ship="1 MB")
+
+
+def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path: Path) -> None:
+    budgets = read_budgets(write(tmp_path, group('{update = "2 GFLOP"}')))
+    found = with_budget(make_record(LORA), budgets.budget_of)
+    assert found.budget == Limits(update=2 * 10**9)
+    assert with_budget(make_record(FULL), budgets.budget_of).budget is UNSET
+    stated = make_record(LORA, budget=Limits(peak=1))
+    assert with_budget(stated, budgets.budget_of) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[one", "is not valid TOML"),
+        ("one = 1", "group 'one' is 1: write a table with a reason and cases"),
+        ('[one]\nreasons = "r"', "unknown key of .*group 'one' 'reasons'. Did you mean 'reason'"),
+        (f'[one]\ncases."{LORA}" = {{score = 1}}', "group 'one' has no reason: say why"),
+        ('[one]\nreason = "r"', "group 'one' has no cases: add a line such as"),
+        (group("3"), f"group 'one', cases '{LORA}': 3 is no table of limits, such as"),
+        (group("{}"), "is no table of limits"),
+        (group("{peek_of_full = 1}"), "unknown limit of .* 'peek_of_full'. Did you mean 'peak_of"),
+        (group('{peak = "5 kg"}'), f"cases '{LORA}', peak: budget peak='5 kg' is not an amount"),
+        (group("{ship_of_full = 0}"), "ship_of_full: budget ship_of=0 is not a share, such as"),
+        (group('{score = "high"}'), "score: budget score='high' is not a finite number"),
+        (group("{score = 1}", "shift/lore-*"), "'shift/lore-.*': no case has such an id; `peft-re"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        read_budgets(write(tmp_path, text))
+    assert str(tmp_path / "budgets.toml") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stated_budgets() == BudgetFile()
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=r"mine.toml: cannot be read .*check `budgets` in"):
+        stated_budgets()
+    (folder / "mine.toml").write_text(TWO_GROUPS)
+    assert stated_budgets().budget_of(Case.parse(FULL)) == Budget(
+        peak="256 MiB", of=FULL, peak_of=0.9
+    )
+
+
+# --- this repository's own --------------------------------------------------------------------
+
+HIGHEST, LOWEST = 1.1, 0.1
+"""A limit is at most so many times what is stored; of a score, at most so far below it."""
+
+
+@pytest.fixture(scope="module")
+def own() -> BudgetFile:
+    return read_budgets(ROOT / "benchmarks" / "budgets.toml")
+
+
+@pytest.fixture(scope="module")
+def comparison(own: BudgetFile) -> Comparison:
+    """The record that judges each case now, judged by the budgets of the file."""
+    stored, observed = read_references(ROOT / "baselines"), {}
+    for case in matrix_cases():
+        bare = msgspec.structs.replace(stored[case.id].record, budget=UNSET)
+        record = with_budget(bare, own.budget_of)
+        observed[case.id] = dataclasses.replace(stored[case.id], record=record)
+    return judge({}, observed)
+
+
+def test_every_case_of_the_default_matrix_has_a_budget_on_its_costs_and_its_score(
+    own: BudgetFile,
+) -> None:
+    for case in matrix_cases():
+        budget = own.budget_of(case)
+        assert budget is not None, case.id
+        given = {name for name, value in dataclasses.asdict(budget).items() if value is not None}
+        suffix = "" if case.method == "full" else "_of"
+        assert given >= {"score", *(f"{name}{suffix}" for name in ("peak", "update", "ship"))}
+
+
+def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison: Comparison) -> None:
+    for case in comparison.cases:
+        assert case.verdict == "new", case.reasons
+        for use in case.budgets:
+            assert use.value is not None is not use.limit, (case.id, use)
+            closest = use.value - LOWEST if use.is_least else use.value * HIGHEST
+            is_close = use.limit >= closest if use.is_least else use.limit <= closest
+            assert is_close, f"{case.id}: {use.name} is {use.value:.4g}, its limit {use.limit:.4g}"
+
+
+def test_the_budget_of_dora_says_that_it_needs_more_memory_than_full_fine_tuning(
+    own: BudgetFile,
+) -> None:
+    for case in matrix_cases():
+        if case.method == "dora":
+            budget = own.budget_of(case)
+            assert budget is not None is not budget.peak_b32_of
+            assert budget.peak_b32_of > 1
+
+
+def test_a_case_of_another_matrix_has_no_budget(own: BudgetFile) -> None:
+    others = [case for name in ("extended", "edge") for case in matrix_cases(name)]
+    assert {own.budget_of(case) for case in others} == {None}

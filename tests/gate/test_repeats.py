@@ -1,0 +1,218 @@
+"""What the curve of the first seed tells, and how a case is judged that repeats a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from builders import (
+    CURVE,
+    ENVIRONMENT,
+    FULL,
+    LORA,
+    OTHER_MACHINE,
+    VALUES,
+    compare,
+    curve,
+    make_metric,
+    make_record,
+    observe,
+    repeating,
+    trained,
+)
+
+from peft_regress.budgets import Budget
+from peft_regress.gate import judge_case
+from peft_regress.gate.policy import Policy
+from peft_regress.gate.repeats import curves_by_machine, known_curves
+from peft_regress.report import verdict_markdown, verdict_text
+from peft_regress.runs.limits import limits_of
+from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary
+
+if TYPE_CHECKING:
+    from peft_regress.gate.verdicts import CaseVerdict, Observation
+    from peft_regress.runs.schema import Record
+
+THERE = {"machine": OTHER_MACHINE}
+NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}
+
+
+def reference(*entries: tuple[Record, dict[str, Any]]) -> Observation:
+    """Return what judges a case after these entries, each a record and where it was made."""
+    curves: dict[str, Observation] = {}
+    for number, (record, where) in enumerate(entries, 1):
+        newest = observe(record, run_name=f"{number:04d}", **where)
+        curves = curves_by_machine(curves, newest)
+    return replace(newest, curves=curves)
+
+
+def said(case: CaseVerdict) -> tuple[str, list[str], list[str]]:
+    """Return the verdict, the subjects of the reasons, and the kinds of the remarks."""
+    return case.verdict, [one.metric for one in case.reasons], [one.kind for one in case.remarks]
+
+
+SAME = ("unchanged", [], ["same curve"])
+BOUNDS = ("unchanged", [], ["by bounds"])
+UNKNOWN = ("incomparable", ["training"])
+CURVE_DEPARTS = ("regressed", ["curve"], [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (trained(), trained(), SAME),
+        (trained(), trained(curve=curve(0)), BOUNDS),
+        (trained(), trained(curve=curve(4)), BOUNDS),
+        (trained(), trained(curve=curve(5)), CURVE_DEPARTS),
+        (trained(), trained(curve=curve(11)), CURVE_DEPARTS),
+        (trained(), trained(curve=curve(loss=0.31)), ("regressed", ["evaluation"], [])),
+        (trained(), trained(curve=curve(4, loss=0.31)), BOUNDS),
+        (trained(curve=curve(mean_iou=0.5)), trained(), SAME),
+        (make_record(), trained(), BOUNDS),
+        (trained(), make_record(), BOUNDS),
+        (trained(), trained(definition="d", curve=curve(9)), ("incomparable", ["definition"], [])),
+        (trained(), make_record(status="error"), ("newly_failing", ["status"], [])),
+        (make_record(status="error"), trained(), ("fixed", ["status"], [])),
+    ],
+)
+def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(
+    old: Record, new: Record, expected: Any
+) -> None:
+    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+
+
+def test_no_margin_allows_a_late_departure_or_another_evaluation() -> None:
+    lax = Policy(accuracy_margin=9.0, fingerprint_bound=(9.0,) * 4)
+    bounds = {name: OwnBound(bound=9.0, reason="noise") for name in ("loss", "first_losses")}
+    for other in (curve(11), curve(accuracy=0.9000001)):
+        sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
+        assert judge_case(LORA, *sides, policy=lax).verdict == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([(trained(), THERE)], BOUNDS),
+        ([(trained(curve=curve(11)), {}), (trained(), THERE)], CURVE_DEPARTS),
+        ([(trained(), {}), (trained(curve=curve(11)), THERE)], SAME),
+        ([(trained(), {}), (make_record(), {})], SAME),
+        ([(trained(curve=curve(11)), {}), (trained(), THERE | NEWER)], BOUNDS),
+        ([(trained(), {}), (trained(curve=curve(11)), THERE | NEWER)], SAME),
+        ([(trained(definition="before", curve=curve(11)), {}), (trained(), THERE)], BOUNDS),
+    ],
+)
+def test_the_newest_curve_of_this_kind_of_machine_counts(entries: Any, expected: Any) -> None:
+    """It says what must be computed as long as no other package was accepted elsewhere."""
+    assert said(judge_case(LORA, reference(*entries), observe(trained()))) == expected
+
+
+def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages() -> None:
+    """By its environment a reference is current, or by being the one that judges."""
+    old = reference((trained(curve=curve(7)), {}), (trained(), NEWER))
+    assert said(judge_case(LORA, old, observe(trained(curve=curve(9))))) == CURVE_DEPARTS
+
+
+def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve() -> None:
+    def own(norm: float, **more: Any) -> Observation:
+        weight = TensorSummary(shape=[1], dtype="float32", mean=0.0, norm=norm)
+        return observe(trained(inputs=Inputs(weights={"w": weight}), **more))
+
+    verdict, reasons, remarks = said(judge_case(LORA, own(1.0), own(2.0, curve=curve(9))))
+    assert (verdict, reasons, remarks) == ("incomparable", ["inputs"], ["by bounds"])
+    assert said(judge_case(LORA, own(1.0), own(1.0, curve=curve(9)))) == CURVE_DEPARTS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (trained(), repeating(trained()), SAME),
+        (trained(), repeating(trained(), by="another run"), SAME),
+        (trained(), repeating(trained(curve=curve(3))), (*UNKNOWN, ["by bounds"])),
+        (
+            trained(),
+            repeating(trained(curve=curve(9))),
+            ("regressed", ["training", "curve"], []),
+        ),
+        (make_record(), repeating(trained()), (*UNKNOWN, [])),
+        (repeating(trained()), trained(), (*UNKNOWN, [])),
+        (repeating(trained()), repeating(trained()), ("unchanged", [], [])),
+        (repeating(trained()), repeating(trained(curve=curve(3))), (*UNKNOWN, [])),
+        (trained(definition="d"), repeating(trained()), ("incomparable", ["definition"], [])),
+    ],
+)
+def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(
+    old: Record, new: Record, expected: Any
+) -> None:
+    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+
+
+def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats() -> None:
+    lower = trained(metrics={**VALUES, "accuracy": [0.5] * 3})
+    entries = (lower, {}), (trained(), THERE)
+    case = judge_case(LORA, reference(*entries), observe(repeating(lower)))
+    assert said(case) == ("regressed", ["accuracy"], ["same curve"])
+    budget = limits_of(Budget(score=0.8))
+    for old, verdict in ((trained(), "unchanged"), (lower, "over_budget")):
+        new = msgspec.structs.replace(repeating(old), budget=budget)
+        found = judge_case(LORA, observe(old), observe(new))
+        assert found.verdict == verdict
+        assert not any(one.kind == "not judged" for one in found.remarks)
+
+
+@pytest.mark.parametrize("name", [*repeating(trained()).metrics])
+def test_what_a_repeating_case_measures_is_judged_as_ever(name: str) -> None:
+    new = repeating(trained())
+    kept = {key: metric for key, metric in new.metrics.items() if key != name}
+    case = judge_case(LORA, observe(trained()), observe(msgspec.structs.replace(new, metrics=kept)))
+    lost = [one.metric for one in case.reasons]
+    assert (case.verdict, lost) == (
+        ("unchanged", []) if name == "step_seconds" else ("regressed", [name])
+    )
+
+
+def test_a_metric_of_one_s_own_is_of_all_seeds() -> None:
+    iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
+    old = trained(metrics={**VALUES, "mean_iou": iou})
+    assert said(judge_case(LORA, observe(old), observe(repeating(old)))) == SAME
+
+
+def test_fronts_and_findings_are_those_of_a_run_in_full() -> None:
+    rival = "shift/lora-r16/resnet18"
+    old = [
+        trained(name, {**VALUES, "accuracy": [share] * 3, "peak_bytes": peak})
+        for name, share, peak in ((LORA, 0.8, 100), (rival, 0.9, 200))
+    ]
+    new = [trained(LORA, {**VALUES, "accuracy": [0.8] * 3, "peak_bytes": 201}), old[1]]
+    full, repeats = (compare(old, records) for records in (new, map(repeating, new)))
+    assert [one.beaten_by for one in full.fronts] == [rival]
+    assert (repeats.fronts, repeats.findings) == (full.fronts, full.findings)
+    assert (full.repeating, repeats.repeating) == (frozenset(), {LORA, rival})
+
+
+def test_cases_that_compute_something_else_are_one_finding() -> None:
+    ids = (LORA, "unseen/lora-r4/resnet18")
+    comparison = compare(map(trained, ids), [trained(name, curve=curve(10)) for name in ids])
+    (finding,) = comparison.findings
+    assert (finding.cause.strand, len(finding.members), comparison.exit_code) == ("function", 2, 1)
+    for text in (verdict_text(comparison), verdict_markdown(comparison)):
+        assert "equal for 10 steps; computes something else from step 11 on" in text
+
+
+def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds() -> None:
+    records = map(trained, (LORA, FULL))
+    comparison = compare(records, [repeating(trained(n, curve=curve(2))) for n in (LORA, FULL)])
+    (finding,) = comparison.findings
+    assert (finding.cause.strand, finding.cause.what) == ("coverage", "training")
+    assert "--regress-full --regress-save run.json" in " ".join(verdict_text(comparison).split())
+    assert comparison.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("0003_peft-0.21.2", "0003_peft-0.21.2"), ("/home/me/a run.json", "a run.json"), ("s/", "s")],
+)
+def test_a_record_names_no_folder_of_the_machine(name: str, shown: str) -> None:
+    (known,) = known_curves({LORA: observe(trained(), run_name=name)})[LORA]
+    assert (known.run_name, known.curve) == (shown, CURVE)

@@ -1,0 +1,155 @@
+"""Memory that one profiled step cannot see: kept from step to step, in evaluating, in saving."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from own_training import false_facts, fine_tune, measured
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
+
+from peft_regress.measure import rounds
+from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.measure.invariants import memory, saving
+from peft_regress.measure.invariants.memory import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+FACT = "training_keeps_no_memory"
+LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])
+
+
+def training(keep: Callable[[list[Any], Tensor, Tensor], None], steps: int = 24) -> Any:
+    """Measure a case whose loss keeps something of every step: it gets logits and loss."""
+    kept: list[Any] = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        logits = model(batch[0])
+        found = functional.cross_entropy(logits, batch[1])
+        if torch.is_grad_enabled() and not isinstance(logits, FakeTensor):  # it trains
+            keep(kept, logits, found)
+        return found
+
+    return measured(fine_tune(LORA, loss=loss, steps=steps, score=lambda *_: 1.0))
+
+
+def test_a_list_of_losses_is_no_leak() -> None:
+    assert training(lambda kept, _, loss: kept.append(loss.detach())).invariants[FACT] is True
+
+
+def test_a_tensor_of_each_step_is_one() -> None:
+    record = training(lambda kept, logits, _: kept.append(logits.new_zeros(4, 8, 8, 8)))
+    assert false_facts(record)[FACT].startswith("from step 3 to step 24 the memory in use grows by")
+
+
+def test_a_tensor_of_each_step_from_the_fourth_on_is_one() -> None:
+    def keep(kept: list[Any], logits: Tensor, _: Tensor) -> None:
+        kept.append(logits.new_zeros(4, 8, 8, 8) if len(kept) >= FIRST_STEPS else None)
+
+    assert FACT in false_facts(training(keep))
+
+
+def test_a_graph_that_only_c_refers_to_is_one() -> None:
+    """The collector sees neither the graph nor the activations that it saves."""
+
+    def keep(kept: list[Any], _: Tensor, loss: Tensor) -> None:
+        inputs = torch.ones(4, 8, 8, 8, requires_grad=True)
+        kept.append((inputs * inputs).sum() + loss.detach())
+
+    assert FACT in false_facts(training(keep))
+
+
+def test_garbage_that_was_not_collected_yet_is_none() -> None:
+    def litter(_: list[Any], logits: Tensor, __: Tensor) -> None:
+        cycle: list[Any] = [logits.new_zeros(4, 8, 8, 8)]
+        cycle.append(cycle)
+
+    assert training(litter).invariants[FACT] is True
+
+
+def test_a_training_of_the_first_steps_alone_shows_nothing() -> None:
+    record = training(lambda *_: None, steps=FIRST_STEPS)
+    assert record.invariants[FACT] is None
+    assert record.invariant_notes[FACT] == "only what is kept after step 3 counts"
+
+
+def test_without_a_count_of_memory_it_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_allocated", lambda: None)
+    watch = MemoryWatch(steps=5)
+    for step in range(1, 6):
+        watch.stepped(step)
+    assert watch.fact.holds is None
+    assert "glibc" in watch.fact.note
+
+
+def test_a_long_training_may_keep_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use = [0]
+    monkeypatch.setattr(memory, "_allocated", lambda: lambda: in_use[0])
+    for steps, holds in ((10, False), (1000, True)):
+        watch = MemoryWatch(steps=steps)
+        watch.stepped(FIRST_STEPS)
+        in_use[0] += ALLOWED_BYTES + 10 * 1024
+        watch.stepped(steps)
+        assert watch.fact.holds is holds
+
+
+# --- Evaluating and saving ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound() -> Any:
+    return measured(fine_tune(LORA))
+
+
+def peak(record: Any, name: str) -> float:
+    return record.metrics[name].value
+
+
+def test_watching_changes_no_other_number(sound: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (rounds, saving):
+        monkeypatch.setattr(module, "peak_while", lambda action, _: (action(), None))
+    unwatched = measured(fine_tune(LORA))
+    gone = sound.metrics.keys() - unwatched.metrics.keys()
+    assert gone == {"evaluation_peak_bytes", "saving_peak_bytes"}
+    for name, metric in unwatched.metrics.items():
+        assert metric.kind == "seconds" or metric == sound.metrics[name], name
+    assert unwatched.invariants == sound.invariants
+
+
+def test_they_are_the_same_in_each_run(sound: Any) -> None:
+    again = measured(fine_tune(LORA))
+    for name in ("evaluation_peak_bytes", "saving_peak_bytes"):
+        assert again.metrics[name] == sound.metrics[name]
+
+
+def test_an_evaluation_that_needs_more_shows_in_it(sound: Any) -> None:
+    def score(model: nn.Module, batches: Any) -> float:
+        kept = [model(batch[0]).repeat(1, 1000) for batch in batches]
+        return float(kept[0].mean())
+
+    record = measured(fine_tune(LORA, score=score))
+    name = "evaluation_peak_bytes"
+    assert peak(record, name) > 6 * 3 * 1000 * 4 > peak(sound, name)
+    assert peak(record, "saving_peak_bytes") == peak(sound, "saving_peak_bytes")
+
+
+def test_saving_that_copies_the_model_shows_in_it(
+    sound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ConfigAdapter.save
+
+    def copying(self: Any, model: nn.Module, folder: Any) -> None:
+        copies = [parameter.clone() for parameter in model.parameters()]
+        save(self, model, folder)
+        del copies
+
+    monkeypatch.setattr(ConfigAdapter, "save", copying)
+    record = measured(fine_tune(LORA))
+    model_bytes = record.metrics["total_params"].value * 4
+    assert peak(record, "saving_peak_bytes") == peak(sound, "saving_peak_bytes") + model_bytes

@@ -1,0 +1,221 @@
+"""A case whose first seed repeats a known training bit for bit trains the others no further."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import peft
+import pytest
+import torch
+from builders import make_run, write_run
+from own_training import convolutional, fine_tune, image_data
+from own_training import measured as measured_own
+
+from peft_regress import registry
+from peft_regress.cases import Case
+from peft_regress.fine_tune import OwnMetric
+from peft_regress.gate import judge
+from peft_regress.gate.repeats import curves_of
+from peft_regress.gate.verdicts import observations_of
+from peft_regress.measure import recipe as recipe_module
+from peft_regress.measure import rounds
+from peft_regress.measure.case import measure
+from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
+from peft_regress.runs.environment import describe_machine
+from peft_regress.runs.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.gate.repeats import KnownCurve
+    from peft_regress.runs.schema import Record
+
+STEPS, SEEDS = 8, 3
+
+
+def accuracy(model: Any, batches: Any) -> float:
+    with torch.inference_mode():
+        return float(sum((model(x).argmax(1) == y).sum().item() for x, y in batches))
+
+
+HITS = OwnMetric(measure=accuracy, unit="count", direction="higher", kind="info")
+
+
+def halved_late(optimizer: Any) -> Any:
+    """Return a schedule that differs from a constant one in the last step alone."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 if step < STEPS - 1 else 0.5
+    )
+
+
+def case(**settings: Any) -> Any:
+    lora = peft.LoraConfig(r=2, target_modules=["6", "8"])
+    usual = {"steps": STEPS, "seeds": SEEDS, "metrics": {"hits": HITS}}
+    return fine_tune(lora, **{**usual, **settings})
+
+
+def measured(of: Any, **how: Any) -> Record:
+    return measured_own(of, timed=False, **how)
+
+
+def known_of(record: Record, **other: Any) -> list[KnownCurve]:
+    """Return what a run on this machine knows of a case."""
+    observed = observations_of(make_run(record, machine=describe_machine()), "0007_before")
+    (known,) = curves_of(observed[record.case.id])
+    return [msgspec.structs.replace(known, **other)]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Record:
+    return measured(case())
+
+
+@pytest.fixture
+def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many steps each training took, in order."""
+    found: list[int] = []
+    train = recipe_module.finetune
+
+    def counted(*parts: Any, **how: Any) -> Any:
+        run = train(*parts, **how)
+        found.append(len(run.losses))
+        return run
+
+    monkeypatch.setattr(recipe_module, "finetune", counted)
+    return found
+
+
+def test_a_training_in_full_has_the_curve_of_its_first_seed(trained):
+    assert len(trained.curve.losses) == STEPS
+    assert trained.curve.losses[:4] == trained.metrics["first_losses"].samples[0]
+    scores = {name: trained.metrics[name].samples[0] for name in ("loss", "accuracy", "hits")}
+    assert trained.curve.scores == scores
+    assert not trained.is_repeat
+
+
+def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths):
+    record = measured(case(), known=known_of(trained))
+    assert (record.is_repeat, record.repeated_run) == (True, "0007_before")
+    assert lengths == [STEPS, 4, 4]
+    assert trained.metrics.keys() - record.metrics.keys() == {"loss", "accuracy", "hits"}
+    assert record.metrics == {name: trained.metrics[name] for name in record.metrics}
+    assert len(record.metrics["first_losses"].samples) == SEEDS
+    for part in ("curve", "invariants", "inputs", "ledger", "trained"):
+        assert getattr(record, part) == getattr(trained, part), part
+
+
+def other_data() -> Any:
+    (inputs, labels), test = image_data()
+    inputs[:, 0, 0, 0] += 1e-3
+    return (inputs, labels), test
+
+
+def other_test_data() -> Any:
+    train, (inputs, labels) = image_data()
+    return train, (inputs, labels.flip(0))
+
+
+def other_weights() -> Any:
+    model = convolutional()
+    with torch.no_grad():
+        model[8].bias[0] += 1e-6
+    return model
+
+
+def other_optimizer(model: Any) -> Any:
+    return torch.optim.AdamW(model.parameters(), lr=1.1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": other_data},
+        {"data": other_test_data},
+        {"model": other_weights},
+        {"optimizer": other_optimizer},
+        {"schedule": halved_late},
+        {"metrics": {"hits": replace(HITS, measure=lambda *parts: accuracy(*parts) + 1)}},
+        {"metrics": {"hits": HITS, "more": HITS}},
+    ],
+    ids=["a pixel", "test labels", "a weight", "optimizer", "a late step", "a metric", "more"],
+)
+def test_whatever_differs_all_seeds_train(trained, lengths, settings):
+    other = case(**settings)
+    definition = measured(other).definition
+    lengths.clear()
+    record = measured(other, known=known_of(trained, definition=definition))
+    assert (record.is_repeat, lengths) == (False, [STEPS] * SEEDS)
+    assert len(record.metrics["loss"].samples) == SEEDS
+
+
+@pytest.mark.parametrize("other", [{"definition": "d"}, {"machine": "sha256:there"}])
+def test_a_curve_of_another_definition_or_machine_is_repeated_by_nothing(trained, lengths, other):
+    assert measured(case(), known=known_of(trained, **other)) == trained
+    assert lengths == [STEPS] * SEEDS
+
+
+def test_off_the_cpu_a_training_has_no_curve(trained, monkeypatch):
+    known = known_of(trained)
+    elsewhere = SimpleNamespace(type="cuda")
+    compare = rounds.Rounds._compare
+
+    def as_if_elsewhere(self: Any, first: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rounds, "device_of", lambda _: elsewhere)
+            compare(self, first)
+
+    monkeypatch.setattr(rounds.Rounds, "_compare", as_if_elsewhere)
+    record = measured(case(), known=known)
+    assert (record.curve, record.repeats) == (msgspec.UNSET, msgspec.UNSET)
+    assert "accuracy" in record.metrics
+
+
+def test_a_training_of_other_length_is_an_error(monkeypatch):
+    train = recipe_module.finetune
+
+    def shorter(model: Any, optimizer: Any, batches: Any, loop: Any, **options: Any) -> Any:
+        return train(model, optimizer, batches, replace(loop, steps=STEPS - 1), **options)
+
+    monkeypatch.setattr(recipe_module, "finetune", shorter)
+    record = measured(case())
+    assert record.status == "error"
+    assert record.error.message == "the training took 7 steps, not the 8 of the case"
+
+
+def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(trained, tmp_path: Path):
+    def read(name: str, record: Record) -> Any:
+        run = make_run(record, machine=describe_machine())
+        return observations_of(read_run_file(write_run(tmp_path / name, run)).run, name)
+
+    record = measured(case(), known=known_of(trained))
+    comparison = judge(read("full", trained), read("again", record))
+    (judged,) = comparison.cases
+    assert (comparison.exit_code, judged.reasons) == (0, ())
+    assert [one.kind for one in judged.remarks if one.subject == "training"] == ["same curve"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["lora", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("galore", "adalora"))],
+)
+def test_a_built_in_case_repeats_itself(clean_registry, tiny_sources, lengths, method):
+    from tiny_architecture import TinyArchitecture
+
+    registry.add("architecture", TinyArchitecture())
+    of = Case(task="shift", method=method, architecture="tiny", rank=4)
+
+    def record(known: Any = ()) -> Record:
+        recipe = Recipe.of(of, tiny_sources)
+        return measure(recipe, profiles=ProfileCache(), timed=False, known=known).record
+
+    reference = record()
+    lengths.clear()
+    found = record(known_of(reference))
+    assert found.is_repeat
+    assert lengths[1:] == [4] * (len(lengths) - 1)
+    assert found.invariants == reference.invariants
+    assert found.metrics == {name: reference.metrics[name] for name in found.metrics}

@@ -1,0 +1,139 @@
+"""Budgets of a project's file in a pytest run, whose measuring is a stub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
+import pytest
+import torch.export  # noqa: F401
+from builders import make_record, make_run, write_run
+from restored import registry_restored
+from stub_measuring import CONFTEST, LOG, StubProject
+
+from peft_regress.plugin import session
+from peft_regress.plugin.session import RegressSession
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Limits
+
+BASE, SAVE = "--regress-baseline=runs/base.json", "--regress-save=runs/run.json"
+IDS = [
+    f"shift/{method}/{architecture}"
+    for method in ("full", "lora-r1", "lora-r4", "lora-r16")
+    for architecture in ("tiny", "tiny2")
+]
+FULL, LORA = "shift/full/tiny", "shift/lora-r4/tiny"
+KEPT = """
+[kept]
+reason = "all cases of the stub cost the same"
+cases."*/lora-r*/tiny" = {peak_of_full = 1}
+"""
+OVER = KEPT + '[over]\nreason = "r"\ncases."*/lora-r4/*" = {peak_of_full = 0.8}\n'
+
+
+class Project(StubProject):
+    """Full fine-tuning and LoRA on two tiny architectures, judged by a run without budgets."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        super().__init__(pytester.path)
+        self.pytester = pytester
+        kept = '("head", "lora")'
+        assert kept in CONFTEST
+        (self.root / "conftest.py").write_text(CONFTEST.replace(kept, '("full", "lora")'))
+        (self.root / "benchmarks").mkdir()
+        self.store(*IDS)
+
+    def store(self, *ids: str, **more: Any) -> None:
+        """Write the run that judges."""
+        write_run(
+            self.root / "runs" / "base.json", make_run(*(make_record(x, **more) for x in ids))
+        )
+
+    def inner(self, *arguments: str) -> tuple[int, str]:
+        options = ("-p", "no:cacheprovider", "--benchmark-disable", BASE)
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess(*options, *arguments)
+        return done.ret, done.stdout.str() + done.stderr.str()
+
+    def write(self, text: str) -> None:
+        (self.root / "benchmarks" / "budgets.toml").write_text(text)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
+    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
+    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(LOG, str(pytester.path / "log"))
+    return Project(pytester)
+
+
+def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(
+    project: Project,
+) -> None:
+    project.write(KEPT)
+    code, out = project.inner(SAVE)
+    assert code == 0, out
+    cases = read_run_file(project.save).run.cases
+    assert cases[LORA].budget == Limits(of=FULL, peak_of=1.0)
+
+
+def test_a_share_above_its_limit_fails_the_case_and_the_run(project: Project) -> None:
+    project.write(OVER)
+    code, out = project.inner(SAVE)
+    assert code == 1
+    assert "FAILED test_suite.py::test_case[shift/lora-r4/tiny]" in out
+    assert f"{LORA}: over budget" in out
+    assert f"budget peak_of {FULL}: 100.0 % -> 100.0 %" in out
+    assert "OVER BUDGET (2 over budget" in out
+    assert "FAILED test_suite.py::test_case[shift/lora-r1/tiny]" not in out
+
+
+def test_the_reference_of_full_fine_tuning_judges_a_run_that_did_not_select_it(
+    project: Project,
+) -> None:
+    project.write(OVER)
+    code, out = project.inner(SAVE, "-k", "lora-r4 and tiny2")
+    assert code == 1
+    assert "shift/lora-r4/tiny2: over budget" in out
+
+
+def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(
+    project: Project,
+) -> None:
+    project.write(OVER)
+    project.store(LORA)
+    code, out = project.inner(SAVE, "-k", "lora-r4 and not tiny2")
+    assert code == 0, out
+    flat = " ".join(out.split())
+    text = f"budget peak_of {FULL} is not judged: {FULL} is neither in this run nor among its"
+    assert text in flat
+
+
+def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project: Project) -> None:
+    project.store(LORA, budget=Limits(of=FULL, peak_of=1.0))
+    project.write(KEPT.replace("= 1}", "= 1.5}"))
+    code, out = project.inner("--regress-strict", "-k", "lora-r4 and not tiny2")
+    assert code == 1
+    assert f"budget peak_of {FULL} is looser than the baseline's: 100.0 % -> 150.0 %" in out
+
+
+def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project: Project) -> None:
+    project.write(KEPT.replace("peak_of_full", "peek_of_full"))
+    code, out = project.inner(SAVE)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "Did you mean 'peak_of_full'?" in out
+    assert "Traceback" not in out
+    assert project.log == []
+
+
+def test_the_settings_may_name_another_file(project: Project) -> None:
+    project.write(KEPT)
+    (project.root / "mine.toml").write_text(OVER)
+    (project.root / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")
+    code, out = project.inner(SAVE)
+    assert code == 1
+    assert f"{LORA}: over budget" in out

@@ -1,0 +1,156 @@
+"""A run of pytest trains one seed of a case in full if that repeats the baseline bit for bit."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
+import pytest
+import torch.export  # noqa: F401
+from builders import MACHINE, accept, curve, make_run, trained, write_run
+from restored import registry_restored
+from stub_measuring import IDS, LOG, StubProject
+
+from peft_regress.cli.main import main
+from peft_regress.plugin import session
+from peft_regress.plugin.session import RegressSession
+from peft_regress.runs.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from peft_regress.runs.schema import Record
+
+SAVE = "--regress-save=runs/run.json"
+RESUME = "--regress-resume=runs/run.json"
+OTHER = "shift/head/tiny2"
+"""The case that computes something else than its baseline."""
+
+
+class Project(StubProject):
+    """A project with a baseline that all cases but one repeat, with runs in this process."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        super().__init__(pytester.path)
+        self.pytester = pytester
+        self.accept(*(trained(name, curve=curve(2 if name == OTHER else None)) for name in IDS))
+
+    def accept(self, *records: Record) -> None:
+        full = write_run(self.root / "full.json", make_run(*records))
+        date = "2026-01-01T00:00:00+00:00"
+        accept(full, root=self.root / "baselines", reason="for a test", date=date)
+
+    def inner(self, *arguments: str) -> tuple[int, str]:
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return done.ret, done.stdout.str() + done.stderr.str()
+
+    @property
+    def repeating(self) -> set[str]:
+        """The cases of the run file of which one seed alone trained in full."""
+        run = read_run_file(self.save).run
+        return {name for name, record in run.cases.items() if record.is_repeat}
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
+    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
+    monkeypatch.setattr(session, "describe_machine", lambda: MACHINE)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(LOG, str(pytester.path / "log"))
+    return Project(pytester)
+
+
+def test_what_equals_its_baseline_repeats_it_and_the_run_passes(project):
+    code, out = project.inner(SAVE, "-v")
+    assert code == 0
+    assert project.repeating == {*IDS} - {OTHER}
+    assert "no regression (8 unchanged; 7 repeat the baseline)" in out
+    table = {line.split()[0]: line for line in out.splitlines() if line.startswith("shift/")}
+    assert "repeated" in table[IDS[0]]
+    assert "repeated" not in table[OTHER]
+
+
+def test_with_full_all_seeds_train(project):
+    code, out = project.inner(SAVE, "--regress-full")
+    assert (code, project.repeating) == (0, set())
+    assert "no regression (8 unchanged)" in out
+    assert "training of 7 cases: equal to 0001_peft-0.18.1 bit for bit" in out
+
+
+def test_full_leaves_nothing_to_off(project):
+    code, out = project.inner("--regress-full", "--regress-off")
+    assert (code, "--regress-off leaves nothing" in out) == (4, True)
+
+
+def test_a_repeat_is_taken_while_what_it_repeats_is_known(project):
+    project.inner(SAVE, "-k", "head")
+    repeating = project.save.read_bytes()
+
+    def resumed(*more: str) -> str:
+        project.save.write_bytes(repeating)
+        return project.inner(RESUME, SAVE, "-k", "head", *more)[1]
+
+    assert "2 cases taken, 0 measured" in resumed()
+    # A training in full does for every run.
+    assert "1 case taken, 1 measured" in resumed("--regress-full")
+    project.accept(*(trained(name, curve=curve(3)) for name in IDS))
+    assert "1 case taken, 1 measured" in resumed()
+
+
+@pytest.mark.nightly
+def test_workers_repeat_too(project):
+    code, out = project.run(SAVE, "-n2")
+    assert (code, project.repeating) == (0, {*IDS} - {OTHER})
+    assert "no regression (8 unchanged; 7 repeat the baseline)" in out
+
+
+CASES = """\
+import pytest, torch
+from peft_regress import FineTune, case_params
+
+def load():
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, 0] > 0).long()
+    return (inputs[:32], labels[:32]), (inputs[32:], labels[32:])
+
+CASE = FineTune(
+    "toy/full/one", model=lambda: torch.nn.Linear(4, 2), data=load, adapter="full", steps=6
+)
+
+@pytest.mark.parametrize("case", case_params(CASE))
+def test_gate(case, peft_regress):
+    peft_regress(case)
+"""
+
+
+def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys):
+    pytester.makepyfile(test_gate=CASES)
+    saved = pytester.path / "run.json"
+
+    def run(*more: str) -> str:
+        saving = f"--regress-save={saved}"
+        with registry_restored():
+            done = pytester.runpytest_inprocess("-p", "no:cacheprovider", saving, *more)
+        return done.stdout.str()
+
+    def accepted(reason: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["accept", str(saved), "--reason", reason])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    run()
+    accepted("first")
+    assert "no regression (1 unchanged; 1 repeats the baseline)" in run()
+    (timed,) = read_run_file(saved).document["benchmarks"]
+    assert timed["stats"]["rounds"] == 1
+    said = accepted("the same")
+    assert re.search(r"it confirms 0001_\S+ in 1 case, without anything new", said)
+    assert "it judges" not in said
+    out = run()
+    assert ", confirmed by 0002_" in out
+    assert "no regression (1 unchanged; 1 repeats the baseline)" in out
+    assert "no regression (1 unchanged)" in run("--regress-full")

@@ -1,0 +1,130 @@
+"""A case that repeats another run says `repeated` where its accuracy would be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from builders import FULL, LORA, compare, curve, make_run, repeating, trained
+
+from peft_regress.baselines.history import select_histories
+from peft_regress.baselines.series import Entry
+from peft_regress.report import (
+    as_text,
+    encode_history,
+    encode_verdict,
+    history_document,
+    results_table,
+    verdict_markdown,
+    verdict_text,
+)
+from peft_regress.report.export import EXPORTERS, texts_of
+from peft_regress.report.export.exporter import left_out
+from peft_regress.report.overview import overview
+from peft_regress.report.page.data import page_data
+from peft_regress.report.sentences import contents_line
+from peft_regress.runs.schema import Acceptance, Run
+
+FIRST = "0001_peft-0.18.1"
+OLD = [trained(), trained(FULL)]
+AGAIN = make_run(repeating(OLD[0]), trained(FULL, curve=curve(2)))
+
+
+def test_every_format_counts_the_cases_and_says_what_judged_their_trainings() -> None:
+    comparison = compare(OLD, AGAIN)
+    counts = "no regression (2 unchanged; 1 repeats the baseline)"
+    text = verdict_text(comparison)
+    assert text.splitlines()[-1] == counts
+    assert f"training of 1 case: equal to {FIRST} bit for bit" in text
+    assert "training of 1 case: judged by bounds, their losses depart" in text
+    assert counts in verdict_markdown(comparison)
+    encoded = encode_verdict(comparison)
+    assert (encoded["counts"], encoded["repeats"]) == ({"unchanged": 2}, 1)
+    kinds = [[one["kind"] for one in case["remarks"]] for case in encoded["cases"]]
+    assert kinds == [["by bounds"], ["same curve"]]
+    assert encode_verdict(compare(OLD, OLD))["repeats"] == 0
+    assert contents_line(AGAIN) == "2 cases: 2 ok; 1 repeated"
+
+
+def test_no_table_has_an_accuracy_of_it() -> None:
+    table = results_table(AGAIN)
+    rows = {line.split()[0]: line for line in table.splitlines()[1:] if line.startswith("shift")}
+    assert "repeated" in rows[LORA]
+    assert "91.0 %" not in rows[LORA]
+    assert "91.0 %" in rows[FULL]
+    text = as_text(overview(make_run(repeating(trained())), sources="again.json"))
+    assert "repeated" in text
+    assert "best accuracy" not in text
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTERS))
+def test_no_export_has_an_accuracy_of_it(name: str) -> None:
+    run = make_run(repeating(trained()))
+    texts = "".join(texts_of(EXPORTERS[name], run).values())
+    notes = "".join(left_out(EXPORTERS[name], run))
+    assert not any(value in texts for value in ("0.91", "accuracy"))
+    is_named = f"without accuracy, since they repeat another run: {LORA}" in notes
+    assert is_named or FIRST in texts
+
+
+def test_a_row_of_csv_names_the_run_that_is_repeated() -> None:
+    rows = [*csv.DictReader(io.StringIO(texts_of(EXPORTERS["csv"], AGAIN)[""]))]
+    assert {row["case"]: row["repeats"] for row in rows} == {LORA: FIRST, FULL: ""}
+
+
+def entry(number: int, run: Run, role: str = "baseline", **accepted: object) -> Entry:
+    date = f"2026-01-0{number}T00:00:00+00:00"
+    stored = Acceptance(reason="why", date=date, role=role, **accepted)
+    run = msgspec.structs.replace(run, accepted=stored)
+    return Entry(name=f"{number:04d}", date=date, role=role, run=run)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        entry(2, make_run(repeating(trained(), by="0001")), "history"),
+        entry(2, make_run(trained(FULL)), repeats={LORA: "0001"}),
+    ],
+    ids=["history", "confirming"],
+)
+def test_a_history_goes_on_across_it(second: Entry) -> None:
+    entries = [entry(1, make_run(trained())), second, entry(3, make_run(trained()))]
+    (found,) = select_histories(entries, case=LORA, metric="accuracy")
+    (line,) = found.lines
+    assert line.is_still
+    assert [point.same_as for point in line.points] == [None, "0001", None]
+    assert line.points[1].value is None
+    assert "repeated" in as_text(history_document([found], every_point=True))
+    assert "repeated" not in as_text(history_document([found]))
+    (encoded,) = encode_history([found], every_point=True)["cases"][0]["lines"]
+    assert encoded["points"][1]["repeats"] == "0001"
+    assert "repeats" not in encoded["points"][0]
+    moved = trained(metrics={"accuracy": [0.5] * 3, "first_losses": [[2.3] * 4] * 3})
+    (history,) = select_histories(
+        [*entries[:2], entry(3, make_run(moved))], case=LORA, metric="accuracy"
+    )
+    assert [point.differs for point in history.lines[0].points] == [False, False, True]
+    assert all(point.is_comparable for point in history.lines[0].points)
+
+
+def test_the_page_marks_it() -> None:
+    entries = [
+        entry(1, make_run(trained())),
+        entry(2, make_run(repeating(trained())), "history"),
+    ]
+
+    def of_lora() -> tuple[Any, Any]:
+        """Return the case as the page has it, and its present accuracy."""
+        data = json.loads(json.dumps(page_data(entries, lambda asked: asked.run)))
+        (case,) = [one for one in data["cases"] if one["id"] == LORA]
+        names = [metric["name"] for metric in data["metrics"]]
+        now = {names[line["metric"]]: line["now"] for line in case["lines"]}
+        return case.get("repeats"), now["accuracy"]
+
+    assert of_lora() == (None, pytest.approx(0.91))
+    entries.append(Entry(name="run", date="", role="run", run=AGAIN))
+    assert of_lora() == (FIRST, None)
