@@ -162,6 +162,7 @@ def test_an_index_keeps_the_curves_and_what_was_confirmed(
     """One curve is of an entry that judges no more, on the other kind of machine."""
     store(root, trained(LORA, curve=curve(1)), machine=OTHER_MACHINE, reason="elsewhere")
     newest = store(root, *AGAIN, reason="confirms")
+    read_contents(root)  # makes the index that the next reading uses
     warm, before = read_contents(root), read_contents_before(root, {newest.path})
     monkeypatch.setattr(index, "_known_part", lambda *_: (0, index.Contents()))
     assert read_contents(root) == warm
