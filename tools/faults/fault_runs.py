@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FOLDER: Final = Path(__file__).resolve().parent
 _BASELINES: Final = _FOLDER.parents[1] / "baselines"
 _WORKERS: Final = 2
-_LONGEST_SECONDS: Final = 180
+_LONGEST_SECONDS: Final = 600
 
 
 @dataclass(frozen=True, kw_only=True)
