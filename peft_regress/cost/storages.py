@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.memory import Category
 
+
+# Not the class's, which a computation trace replaces while it watches who reads a tensor.
+_storage_of = torch._C.TensorBase.untyped_storage  # noqa: SLF001
 
 _CONTAINERS = (list, tuple, dict, set, deque)
 _TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
@@ -56,12 +60,12 @@ def _add_tensors(value: Any, found: list[Tensor]) -> None:
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
     if type(tensor) in _OF_ONE_STORAGE:
-        return (tensor.untyped_storage(),)
+        return (_storage_of(tensor),)
     wrapper: Any = tensor
     if can_be_taken_apart(wrapper):
         names, _ = wrapper.__tensor_flatten__()
         return [s for name in names for s in storages_of(getattr(wrapper, name))]
-    return (tensor.untyped_storage(),)
+    return (_storage_of(tensor),)
 
 
 def has_parts(cls: type[Tensor]) -> bool:

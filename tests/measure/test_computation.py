@@ -38,8 +38,13 @@ from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
 
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])
-OF_TRAINING = {"accuracy", "loss"}
-AFTER_TRAINING = {"frozen_unchanged", "trainable_changed", "projections_renewed"}
+OF_TRAINING = {"accuracy", "loss", "evaluation_peak_bytes", "saving_peak_bytes"}
+AFTER_TRAINING = {
+    "frozen_unchanged",
+    "trainable_changed",
+    "projections_renewed",
+    "training_keeps_no_memory",
+}
 
 
 def case(adapter: Any = LORA, **settings: Any) -> Any:
