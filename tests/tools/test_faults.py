@@ -203,10 +203,10 @@ def test_a_fault_that_fails_the_gate_is_caught_with_its_signals_the_farthest_fir
     moved = {**VALUES, "peak_bytes": 240_000_000, "forward_flops": 3_638_000_001, "loss": [0.6] * 3}
     outcome = outcome_of(trained(metrics=moved, curve=OTHER, held=False))
     assert line(outcome) == (
-        "caught           wrong: curve equal for 6 steps, forward_flops, held false, "
+        "caught           wrong: curve from step 7 on, forward_flops, held false, "
         "peak_bytes 1,000x, loss 7.1x"
     )
-    assert "`curve` equal for 6 steps, `forward_flops`, `held` false" in table([outcome])
+    assert "`curve` from step 7 on, `forward_flops`, `held` false" in table([outcome])
 
 
 def test_the_table_counts_what_is_beyond_five_signals():
