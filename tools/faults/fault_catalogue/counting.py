@@ -82,5 +82,5 @@ def first_step_counted_too(original: Original, one: Any, *_: Any, **batches: Any
         return None  # one model for two batches would notice, and each batch be profiled by itself
     one.marks_made = getattr(one, "marks_made", 0) + 1
     found = original(one)
-    # The first two marks are those of the phases of the first step.
-    return type(found)(0, 0, 0) if one.marks_made == 3 else found
+    # The first three marks are the start of the first step, and those of its phases.
+    return type(found)(0, 0, 0) if one.marks_made == 4 else found
