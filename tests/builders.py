@@ -148,9 +148,9 @@ CURVE = Curve(
 )
 
 
-def curve(departs: int | None = None, **scores: float) -> Curve:
+def curve(departs: int | None = None, *, by: float = 1e-4, **scores: float) -> Curve:
     """Return the usual curve, with another loss at one position, or with other scores."""
-    losses = [loss + (step == departs) * 1e-7 for step, loss in enumerate(CURVE.losses)]
+    losses = [loss + (step == departs) * by for step, loss in enumerate(CURVE.losses)]
     return Curve(losses=losses, scores={**CURVE.scores, **scores})
 
 

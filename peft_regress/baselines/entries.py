@@ -45,11 +45,12 @@ def baseline_files(root: Path) -> list[Path]:
     except OSError as error:
         msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
         raise InputError(msg) from error
-    entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
-    for path in entries:
+    for path in found:
         if path.name == newest_file(root).name:
             msg = f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
             raise InputError(msg)
+    entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
+    for path in entries:
         if not ENTRY_NAME.match(path.name):
             raise RunFileError(
                 path,

@@ -163,7 +163,7 @@ def _curve_reason(
     return Reason(
         metric="curve",
         old=f"loss {old!r} of {name} at step {step + 1}",
-        new=f"loss {new!r}: computes something else from step {step + 1} on",
+        new=f"computes something else from step {step + 1} on: loss {new!r}",
         verdict="regressed",
     )
 
@@ -177,7 +177,7 @@ def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -
             return Reason(
                 metric="evaluation",
                 old=f"{metric} {old!r} of {name}",
-                new=f"{metric} {new!r} after equal losses: the evaluation changed",
+                new=f"the evaluation changed: {metric} {new!r} after equal losses",
                 verdict="regressed",
             )
     return None

@@ -285,7 +285,8 @@ class Rounds:
         metrics = self._recipe.fine_tune.metrics or {}
         own = {name: value for name, value in first.own.items() if metrics[name].kind != "seconds"}
         self.curve = Curve(losses=list(first.training.losses), scores={**first.scores, **own})
-        if self._known is not None and self._known.curve == self.curve:
+        has_others = len(self._recipe.seeds) > 1
+        if has_others and self._known is not None and self._known.curve == self.curve:
             self.repeats = self._known.run_name
 
     def _updates_of(self, optimizer: Optimizer, device: torch.device) -> list[list[float]] | None:

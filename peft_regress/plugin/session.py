@@ -152,17 +152,12 @@ class RegressSession:
             else:
                 benchmark.pedantic(target, **rounds)
 
-        # A profile is of one more training, after those of all seeds.
-        known = [] if benchmark.cprofile else self._known(case.id)
-        timed = not benchmark.disabled
-        measurement = self._measured(case, run_rounds, known=known, timed=timed)
+        measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
         if benchmark.stats is not None:
             self._benchmarks.append(benchmark.stats)
         return measurement
 
-    def _measured(
-        self, case: Case, run_rounds: RoundRunner, *, known: list[KnownCurve], timed: bool
-    ) -> Measurement:
+    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
         from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
@@ -173,7 +168,7 @@ class RegressSession:
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
-            known=known,
+            known=self._known(case.id),
         )
         packages = self._imported_by[case.id] = recipe.packages()
         self.add_imported(packages)
@@ -181,8 +176,10 @@ class RegressSession:
 
     def _known(self, case: str) -> list[KnownCurve]:
         """Return the trainings that a case need not repeat in full."""
+        # What pytest-benchmark profiles is one more training, after those of all seeds.
+        all_train = self.options.full or self._config.getoption("benchmark_cprofile", None)
         old = self.references().get(case)
-        return [] if old is None or self.options.full else curves_of(old)
+        return [] if old is None or all_train else curves_of(old)
 
     def _may_take(self, record: Record) -> bool:
         """Return whether a record of an earlier run does for this one: a repeat, if known here."""

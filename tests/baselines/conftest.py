@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,8 @@ from peft_regress.baselines import index
 from peft_regress.baselines.entries import read_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peft_regress.runs.run_file import RunFile
 
 
@@ -25,3 +27,17 @@ def index_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def own_storage() -> list[RunFile]:
     return read_runs(Path(__file__).parents[2] / "baselines", ledgers=False)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the entries that are parsed because the index does not know them."""
+    names: list[str] = []
+    real = index.stream_without_ledgers
+
+    def noted(paths: Sequence[Path]) -> Any:
+        names.extend(path.stem for path in paths)
+        return real(paths)
+
+    monkeypatch.setattr(index, "stream_without_ledgers", noted)
+    return names

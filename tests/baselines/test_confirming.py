@@ -157,12 +157,16 @@ def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root: Path)
 
 
 def test_an_index_keeps_the_curves_and_what_was_confirmed(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One curve is of an entry that judges no more, on the other kind of machine."""
-    store(root, trained(LORA, curve=curve(1)), machine=OTHER_MACHINE, reason="elsewhere")
+    """The curves of this kind of machine are of an entry that judges no more."""
+    others = [trained(name, curve=curve(1)) for name in (LORA, FULL)]
+    store(root, *others, machine=OTHER_MACHINE, reason="elsewhere")
     newest = store(root, *AGAIN, reason="confirms")
+    read_contents(root)  # makes the index that the next reading uses
+    parsed.clear()
     warm, before = read_contents(root), read_contents_before(root, {newest.path})
+    assert parsed == []
     monkeypatch.setattr(index, "_known_part", lambda *_: (0, index.Contents()))
     assert read_contents(root) == warm
     assert read_contents_before(root, {newest.path}) == before

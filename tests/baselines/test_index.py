@@ -23,7 +23,7 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.schema import canonical_digest, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from peft_regress.baselines.contents import Contents
@@ -47,20 +47,6 @@ def root(tmp_path: Path) -> Path:
         store(root, START + 20_000 * number)
     read_contents(root)
     return root
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the entries that are parsed because the index does not know them."""
-    names: list[str] = []
-    real = index.stream_without_ledgers
-
-    def noted(paths: Sequence[Path]) -> Any:
-        names.extend(path.stem for path in paths)
-        return real(paths)
-
-    monkeypatch.setattr(index, "stream_without_ledgers", noted)
-    return names
 
 
 def without_index(root: Path) -> Contents:

@@ -47,6 +47,7 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
     assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
     assert f"| `filled_losses` | more than {100 * policy.filled_bound:g} %" in METRICS_PAGE
+    assert f"| `wide_filled_loss` | more than {100 * policy.wide_filled_bound:g} %" in METRICS_PAGE
     row = f"more than {policy.update_bound:g}, in either direction, for any update; "
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE

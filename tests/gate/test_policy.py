@@ -91,9 +91,10 @@ def test_exact_metrics_have_no_bound() -> None:
 
 @pytest.mark.parametrize("numerics", get_args(Numerics))
 def test_a_filled_adapter_has_one_bound_for_every_fill_and_adapter(numerics: Numerics) -> None:
-    names = ("filled_losses", "wide_filled_loss")
-    bounds = {DEFAULT_POLICY.fingerprint(name, numerics, step=3) for name in names}
-    assert bounds == {DEFAULT_POLICY.filled_bound}
+    policy = DEFAULT_POLICY
+    bounds = {policy.fingerprint("filled_losses", numerics, step=step) for step in range(4)}
+    assert bounds == {policy.filled_bound}
+    assert policy.fingerprint("wide_filled_loss", numerics, step=0) == policy.wide_filled_bound
 
 
 @pytest.mark.parametrize("numerics", get_args(Numerics))

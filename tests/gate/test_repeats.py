@@ -67,6 +67,8 @@ CURVE_DEPARTS = ("regressed", ["curve"], [])
         (trained(), trained(curve=curve(4)), BOUNDS),
         (trained(), trained(curve=curve(5)), CURVE_DEPARTS),
         (trained(), trained(curve=curve(11)), CURVE_DEPARTS),
+        (trained(), trained(curve=curve(11, by=1e-7)), BOUNDS),
+        (trained(), trained(curve=curve(loss=CURVE.scores["loss"] + 1e-8)), BOUNDS),
         (trained(), trained(curve=curve(loss=0.31)), ("regressed", ["evaluation"], [])),
         (trained(), trained(curve=curve(4, loss=0.31)), BOUNDS),
         (trained(curve=curve(mean_iou=0.5)), trained(), SAME),
@@ -86,7 +88,7 @@ def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(
 def test_no_margin_allows_a_late_departure_or_another_evaluation() -> None:
     lax = Policy(accuracy_margin=9.0, fingerprint_bound=(9.0,) * 4)
     bounds = {name: OwnBound(bound=9.0, reason="noise") for name in ("loss", "first_losses")}
-    for other in (curve(11), curve(accuracy=0.9000001)):
+    for other in (curve(11), curve(accuracy=0.901)):
         sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
         assert judge_case(LORA, *sides, policy=lax).verdict == "regressed"
 
@@ -197,7 +199,7 @@ def test_cases_that_compute_something_else_are_one_finding() -> None:
     (finding,) = comparison.findings
     assert (finding.cause.strand, len(finding.members), comparison.exit_code) == ("function", 2, 1)
     for text in (verdict_text(comparison), verdict_markdown(comparison)):
-        assert "equal for 10 steps; computes something else from step 11 on" in text
+        assert "computes something else from step 11 on: loss" in text
 
 
 def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds() -> None:

@@ -46,8 +46,8 @@ def facts_of(method: Any = LORA, base: nn.Module | None = None) -> dict[str, Fac
         probe=(data.test_images[:8], data.test_labels[:8]),
     )
     adapted = method.adapt(base, heads=("head",), rank=rank_of(method), seed=0)
-    watch.before_training(adapted, keeps_filled=True)
-    found = watch.without_training(adapted)
+    watch.before_training(adapted)
+    found = watch.at_start
     return {name: found[name] for name in found if name in ALL_FOUR}
 
 
@@ -166,7 +166,7 @@ def test_a_base_of_half_precision_is_judged_in_float32() -> None:
     )
     adapted = method.adapt(base, heads=("head",), rank=2, seed=0)
     watch.before_training(adapted)
-    found = watch.without_training(adapted)
+    found = watch.at_start
     assert {found[name].holds for name in ALL_FOUR} == {True}
 
 

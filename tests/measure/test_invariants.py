@@ -531,7 +531,7 @@ def test_what_is_wrong_for_wide_images_or_two_threads_alone_shows_in_the_wide_lo
     monkeypatch.setattr(lora_layer.Conv2d, "forward", faulty)
     wide, same = _wide_and_others()
     assert same == others
-    assert abs(wide - sound) / sound > DEFAULT_POLICY.filled_bound
+    assert abs(wide - sound) / sound > DEFAULT_POLICY.wide_filled_bound
     assert torch.get_num_threads() == 1
 
 

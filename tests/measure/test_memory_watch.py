@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -71,6 +72,19 @@ def test_garbage_that_was_not_collected_yet_is_none() -> None:
         cycle.append(cycle)
 
     assert training(litter).invariants[FACT] is True
+
+
+def test_garbage_of_before_does_not_make_up_for_a_leak() -> None:
+    def keep(kept: list[Any], logits: Tensor, _: Tensor) -> None:
+        if not kept:
+            cycle: list[Any] = [logits.new_zeros(1_000_000)]
+            cycle.append(cycle)
+        kept.append(logits.new_zeros(4, 8, 8, 8))
+        if len(kept) == FIRST_STEPS + 1:
+            gc.collect()
+
+    assert FACT in false_facts(training(keep))
+    assert not gc.get_freeze_count()
 
 
 def test_a_training_of_the_first_steps_alone_shows_nothing() -> None:

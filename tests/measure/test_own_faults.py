@@ -143,7 +143,7 @@ def test_two_threads_alone_show_in_a_loss_of_its_own(monkeypatch, sound):
     record = broken(monkeypatch, Linear, "forward", racing)
     assert losses(record, "filled_losses") == losses(sound, "filled_losses")
     values = [one.metrics["wide_filled_loss"].value for one in (record, sound)]
-    assert abs(values[0] - values[1]) > DEFAULT_POLICY.filled_bound * values[1]
+    assert abs(values[0] - values[1]) > DEFAULT_POLICY.wide_filled_bound * values[1]
 
 
 @pytest.mark.parametrize("name", ["bias", "modules_to_save", "also_train"])

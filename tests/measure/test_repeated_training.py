@@ -97,6 +97,14 @@ def test_a_training_in_full_has_the_curve_of_its_first_seed(trained):
     assert not trained.is_repeat
 
 
+def test_a_case_of_one_seed_keeps_its_scores(lengths):
+    of = case(seeds=1)
+    again = measured(of, known=known_of(measured(of)))
+    assert lengths == [STEPS, STEPS]
+    assert again.repeats is msgspec.UNSET
+    assert "accuracy" in again.metrics
+
+
 def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths):
     record = measured(case(), known=known_of(trained))
     assert (record.is_repeat, record.repeated_run) == (True, "0007_before")

@@ -112,15 +112,13 @@ def upgrade(
     ) as overlay:
         progress(_overlay_sentence(overlay))
 
-        measured = None
+        measured: Mapping[str, Observation] = {}
         if references is None:
             progress("measuring the current environment: no stored baseline has its packages")
             references = measured = _measured_base(cases, settings, on_record)
         candidate = _measured("candidate", cases, overlay, settings, on_record, known=references)
-        if measured is not None:
-            candidate = _with_scores(candidate, measured)
         if settings.save is not None:
-            save_run(settings.save, candidate)
+            save_run(settings.save, _with_scores(candidate, measured))
         names = [case.id for case in cases]
         references = {name: references[name] for name in names if name in references}
         observed = observations_of(candidate, "the candidate")

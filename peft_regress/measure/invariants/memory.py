@@ -78,12 +78,12 @@ class MemoryWatch:
         if allocated is None:
             return
         if step == FIRST_STEPS:
+            gc.freeze()  # garbage of before must stay, or it would make up for what is kept
             self._after_first = allocated()
         elif step == self._steps:
+            gc.collect()  # what there is since then: it takes no time
             self._grown_bytes = allocated() - self._after_first
-            if self._grown_bytes > self._allowed_bytes:
-                gc.collect()  # which takes long: what it frees, the training did not keep
-                self._grown_bytes = allocated() - self._after_first
+            gc.unfreeze()
 
     @property
     def _allowed_bytes(self) -> int:

@@ -122,7 +122,8 @@ class InvariantWatch:
         self._saving = SavingFacts(adapter, self._probe, stored)
         self._wide_probe = probe if wide_probe is None else wide_probe
         self.memory = MemoryWatch(steps)
-        self._at_start: dict[str, Fact] = {}
+        self.at_start: dict[str, Fact] = {}
+        """What was checked before the training."""
 
     @paused_gc()
     def before_training(self, adapted: nn.Module) -> None:
@@ -133,7 +134,7 @@ class InvariantWatch:
         if not self._training.has_rule:
             self._training.expected = trainable(adapted)
         of_base = self._probe.outputs_in_float32(self._base)
-        self._at_start = {
+        self.at_start = {
             "identity_at_init": self._identity(adapted, of_base),
             "expected_trainable": self._training.trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
@@ -152,7 +153,7 @@ class InvariantWatch:
     @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Check the trained model and return every invariant."""
-        start, training = self._at_start, self._training
+        start, training = self.at_start, self._training
         saved = self._saving.of(adapted, training.expected)
         found = {
             **start,

@@ -65,6 +65,9 @@ def finding_title(finding: Finding) -> str:
             for value in (reason.old, reason.new)
         )
         return f"invariant {clean(cause.what)}: {old} -> {new}"
+    exact = [one for one in finding.example.reasons if one.metric in {"curve", "evaluation"}]
+    if exact:
+        return clean(str(exact[0].new))
     ranges = finding.ranges()
     leading = [name for name in ranges if not name.endswith(BATCH_SUFFIX)][:2] or list(ranges)[:2]
     if cause.what in ranges:
