@@ -164,7 +164,7 @@ def _distance(reason: Reason) -> tuple[float, str]:
     if reason.metric == "status":
         return float("inf"), str(reason.new).partition(" ")[0]
     if reason.metric == "curve":
-        return float("inf"), str(reason.new).rpartition(" else ")[2]
+        return float("inf"), "".join(re.findall(r"from step \d+ on", str(reason.new)))
     if reason.metric.startswith("invariant "):
         return float("inf"), str(reason.new).lower()
     return float("inf"), ""
