@@ -25,7 +25,6 @@ def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(storage):
     assert done.stdout.splitlines() == [str(path) for path in baseline_files(ROOT / storage)]
 
 
-@pytest.mark.xfail(reason="the stored entries were accepted from runs without times")
 def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases():
     references = read_references(BASELINES)
     cases = {case.id for case in matrix_cases("default")}
