@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from peft_regress.baselines.chain import Link, Names, acceptance_of, check_whole, has_addresses
 from peft_regress.gate.drift import next_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.repeats import curves_by_machine
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Contents:
                 (new.run_name, new.record),
                 policy=self.policy,
             )
-            curves = curves_by_machine({} if old is None else old.curves, new)
+            curves = {**({} if old is None else old.curves), **new.curves}
             judging = dataclasses.replace(new, drift_origins=origins, curves=curves)
             self.judges[name] = Judge(index, judging)
         for name in accepted.repeats:

@@ -137,7 +137,7 @@ def _against(
     if found is not None and judges:
         yield found
         return
-    why = "rounding moves their losses"
+    why = "their losses depart early, or in the last bits"
     if found is not None:
         why = "since their curve another kind of machine accepted other packages, or inputs changed"
     yield Remark(kind="by bounds", subject="training", text=why)
@@ -205,13 +205,3 @@ def _in_words(record: Record) -> str:
     if record.is_repeat:
         return f"one seed trained in full, as in {record.repeats}"
     return "trained in full"
-
-
-def curves_by_machine(older: Mapping[str, Observation], new: Observation) -> dict[str, Observation]:
-    """Return the newest curve of each kind of machine, with one more entry."""
-    same = {
-        machine: one
-        for machine, one in older.items()
-        if one.record.definition == new.record.definition
-    }
-    return {**same, **new.curves}

@@ -219,14 +219,17 @@ class Rounds:
         return StoredOutput(folder=found[0], rows=found[1].output)
 
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
-        self._training = self._recipe.train(
-            model,
-            optimizer,
-            self._batches(seed),
-            seed=seed,
-            first=FIRST_LOSSES,
-            on_step=self._watch.memory.stepped if not self._rounds else None,
-        )
+        try:
+            self._training = self._recipe.train(
+                model,
+                optimizer,
+                self._batches(seed),
+                seed=seed,
+                first=FIRST_LOSSES,
+                on_step=self._watch.memory.stepped if not self._rounds else None,
+            )
+        finally:
+            self._watch.memory.end()
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
             msg = f"the training took {taken} steps, not the {wanted} of the case"

@@ -26,7 +26,7 @@ from builders import (
 from peft_regress.budgets import Budget
 from peft_regress.gate import judge_case
 from peft_regress.gate.policy import Policy
-from peft_regress.gate.repeats import curves_by_machine, known_curves
+from peft_regress.gate.repeats import known_curves
 from peft_regress.report import verdict_markdown, verdict_text
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary
@@ -44,7 +44,7 @@ def reference(*entries: tuple[Record, dict[str, Any]]) -> Observation:
     curves: dict[str, Observation] = {}
     for number, (record, where) in enumerate(entries, 1):
         newest = observe(record, run_name=f"{number:04d}", **where)
-        curves = curves_by_machine(curves, newest)
+        curves |= newest.curves
     return replace(newest, curves=curves)
 
 

@@ -16,10 +16,8 @@ def test_case(peft_regress):
 
 
 @pytest.fixture
-def project(pytester, monkeypatch):
+def project(pytester, outside_xdist):
     """A project with an entry, whose files of cases were renamed beside ordinary tests."""
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
     write_entry(pytester.path / "baselines", 1, make_record(LORA))
     for name in ("benchmarks/test_paper.py", "benchmarks/bench_cases.py", "tests/test_unit.py"):
         path = pytester.path / name

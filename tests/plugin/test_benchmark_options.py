@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 from restored import registry_restored
-from stub_measuring import LOG, StubProject
-
-from peft_regress.plugin import session
-from peft_regress.plugin.session import RegressSession
+from stub_measuring import StubProject
 
 PLAIN = "def test_plain(benchmark):\n    benchmark(int)\n"
 
@@ -27,14 +24,8 @@ class InnerProject(StubProject):
 
 
 @pytest.fixture
-def project(pytester, monkeypatch):
-    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
-    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
-    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(LOG, str(pytester.path / "log"))
-    return InnerProject(pytester)
+def project(stubbed):
+    return InnerProject(stubbed)
 
 
 ONE_ROUND = "a case has one round for each seed: drop "

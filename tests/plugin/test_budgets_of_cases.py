@@ -10,10 +10,8 @@ import pytest
 import torch.export  # noqa: F401
 from builders import make_record, make_run, write_run
 from restored import registry_restored
-from stub_measuring import CONFTEST, LOG, StubProject
+from stub_measuring import CONFTEST, StubProject
 
-from peft_regress.plugin import session
-from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits
 
@@ -61,14 +59,8 @@ class Project(StubProject):
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
-    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
-    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(LOG, str(pytester.path / "log"))
-    return Project(pytester)
+def project(stubbed: pytest.Pytester) -> Project:
+    return Project(stubbed)
 
 
 def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(

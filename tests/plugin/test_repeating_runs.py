@@ -126,8 +126,7 @@ def test_gate(case, peft_regress):
 """
 
 
-def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, monkeypatch):
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # or the timer would be off
+def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, outside_xdist):
     pytester.makepyfile(test_gate=CASES)
     saved = pytester.path / "run.json"
 

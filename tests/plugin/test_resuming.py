@@ -17,10 +17,9 @@ import pytest
 import torch.export  # noqa: F401
 from msgspec.json import decode
 from restored import registry_restored
-from stub_measuring import CONFTEST, IDS, LOG, SUITE, StubProject, wait_until
+from stub_measuring import CONFTEST, IDS, SUITE, StubProject, wait_until
 
 from peft_regress.plugin import session
-from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.journal import Header, _line_of, read_journal
 from peft_regress.runs.run_file import read_run_file
 
@@ -45,14 +44,8 @@ class InnerProject(StubProject):
 
 
 @pytest.fixture
-def project(pytester, monkeypatch) -> InnerProject:
-    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
-    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
-    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(LOG, str(pytester.path / "log"))
-    return InnerProject(pytester)
+def project(stubbed) -> InnerProject:
+    return InnerProject(stubbed)
 
 
 BLOCKED = """

@@ -40,7 +40,7 @@ def test_every_format_counts_the_cases_and_says_what_judged_their_trainings() ->
     text = verdict_text(comparison)
     assert text.splitlines()[-1] == counts
     assert f"training of 1 case: equal to {FIRST} bit for bit" in text
-    assert "training of 1 case: judged by bounds, rounding moves" in text
+    assert "training of 1 case: judged by bounds, their losses depart" in text
     assert counts in verdict_markdown(comparison)
     encoded = encode_verdict(comparison)
     assert (encoded["counts"], encoded["repeats"]) == ({"unchanged": 2}, 1)

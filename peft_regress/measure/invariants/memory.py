@@ -83,7 +83,10 @@ class MemoryWatch:
         elif step == self._steps:
             gc.collect()  # what there is since then: it takes no time
             self._grown_bytes = allocated() - self._after_first
-            gc.unfreeze()
+
+    def end(self) -> None:
+        """Let garbage of before be collected again, however the training ended."""
+        gc.unfreeze()
 
     @property
     def _allowed_bytes(self) -> int:
