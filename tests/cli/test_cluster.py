@@ -219,10 +219,9 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(
 
     def strike():
         wait_until(lambda: logged(python, "child"))
-        kill_all = [process for process, _ in logged(python, "measure")]
-        parents = {Path(f"/proc/{one}/stat").read_text().split()[3] for one in kill_all[-1:]}
-        for parent in parents:
-            kill(int(parent))
+        # The one that hangs has a child; its parent is Dask's worker.
+        ((hanging, _),) = logged(python, "child")
+        kill(int(Path(f"/proc/{hanging}/stat").read_text().split()[3]))
 
     thread = threading.Thread(target=strike)
     thread.start()

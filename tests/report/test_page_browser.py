@@ -874,12 +874,26 @@ def test_pages_with_little_on_them(browser, tmp_path, data, texts):
         assert page.complaints == []
 
 
-def test_a_page_of_500_entries_is_usable_after_2_seconds_of_work(browser, tmp_path):
-    with PageUnderTest(browser, long_history(), tmp_path) as page:
-        assert page.file.stat().st_size < 6e6
-        for route in ("", "history"):
-            page.load(route)
-            page.page.wait_for_selector("tbody tr")
-            page.page.wait_for_selector("figure svg[role=img]")
-            assert 0.1 < page.work_seconds() < 2
-        assert "Lines are thinned: over 500 entries, each keeps" in page.locator("").inner_text()
+def test_a_page_of_500_entries_takes_at_most_three_times_the_work_of_one_of_a_few(
+    browser, tmp_path
+):
+    """A ratio in one browser: how fast a machine is, and what else it does, cancels out."""
+    routes = ("", "history")
+
+    def work(data) -> list[float]:
+        with PageUnderTest(browser, data, tmp_path) as page:
+            assert page.file.stat().st_size < 6e6
+            seconds = []
+            for route in routes:
+                page.load(route)
+                page.page.wait_for_selector("tbody tr")
+                page.page.wait_for_selector("figure svg[role=img]")
+                seconds.append(page.work_seconds())
+            if data["thinned"]:
+                shown = page.locator("").inner_text()
+                assert "Lines are thinned: over 500 entries, each keeps" in shown
+            return seconds
+
+    few, many = work(page_data()), work(long_history())
+    for one, other in zip(few, many, strict=True):
+        assert 0.1 < other < 3 * one
