@@ -172,7 +172,9 @@ def test_statistics_ship_only_where_the_mode_moves_them():
 def test_cost_and_record_have_the_same_costs():
     case = fine_tune(lora())
     alone = costs_of(Recipe.of(case, Path("absent")), ProfileCache()).metrics
-    assert alone.items() <= measured(case).metrics.items()
+    record = measured(case)
+    assert alone.items() <= record.metrics.items()
+    assert record.cost_batch == 4
 
 
 def test_a_composite_head_trains_in_full_and_is_no_adapter():
