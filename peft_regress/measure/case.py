@@ -241,6 +241,8 @@ class _Measuring:
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
         if rounds is not None:
             more |= {"curve": rounds.curve, "repeats": rounds.repeats}
+        if self._is_own or self._recipe.runs_in_executorch:
+            more["batch"] = self._recipe.fine_tune.batch
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on

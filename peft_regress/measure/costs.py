@@ -10,6 +10,7 @@ from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost import profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
+from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.step_profile import (
@@ -61,10 +62,14 @@ class CaseCosts:
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
     """Return the costs of a case without training it.
 
-    Raises `InputError` for data, a model or an adapter that cannot take a step.
+    Raises `InputError` for data, a model or an adapter that cannot take a step, and for an own case
+    what `check_case` raises.
     """
     has_own_step = recipe.is_own or recipe.runs_in_executorch
-    return case_costs(recipe, profiles, recipe.load_data() if has_own_step else None)
+    data = recipe.load_data() if has_own_step else None
+    if data is not None and recipe.is_own:
+        recipe = checked(recipe, data)
+    return case_costs(recipe, profiles, data)
 
 
 def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:

@@ -237,6 +237,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The shape of each parameter that trains, by name."""
     profiled_on: Literal["fake tensors", "real tensors"] | UnsetType = UNSET
     """Of a case of one's own: how its costs were counted."""
+    batch: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
+    """Of a case whose costs are those of its own step: the items of its batch."""
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
@@ -253,6 +255,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def is_own(self) -> bool:
         """Return whether the case is a user's own, whose costs are those of its own step."""
         return self.profiled_on is not UNSET
+
+    @property
+    def cost_batch(self) -> int | None:
+        """Return the batch of the costs without a suffix; None for an own case that does not say.
+
+        Old records do not.
+        """
+        if self.batch is not UNSET:
+            return self.batch
+        return None if self.is_own else 1
+
+    @property
+    def has_score(self) -> bool:
+        """Return whether a score of the author's own is in the place of the accuracy."""
+        return "score" in self.metrics or (self.curve is not UNSET and "score" in self.curve.scores)
 
     @property
     def repeated_run(self) -> str | None:

@@ -474,12 +474,15 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
     assert command("init")[0] == 0
     (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
     (tmp_path / "elsewhere.py").write_text("not imported")
+    (tmp_path / "boards.toml").write_text("")
+    with (tmp_path / "pyproject.toml").open("a") as settings:
+        settings.write('devices = "boards.toml"\n')
     packed = pack_own_code(read_settings(tmp_path))
     assert packed.paths == ["gates.cases:GATES"]
     assert pack_own_code(read_settings(tmp_path)) == packed
     unpack_own_code(packed, tmp_path / "node")
     found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
-    assert {"pyproject.toml", "gates/cases.py", "gates/data.bin"} <= found
+    assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
     assert "elsewhere.py" not in found
     assert not any("pycache" in name for name in found)
     assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None

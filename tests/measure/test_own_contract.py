@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from own_training import convolutional, false_facts, fine_tune, image_data, meas
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from peft_regress.measure.costs import costs_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
 
 TARGETS = ["0", "6"]
 
@@ -164,6 +167,14 @@ def bytes_of(record: Any) -> float:
 def test_statistics_ship_only_where_the_mode_moves_them():
     train, evaluated = (bytes_of(measured(fine_tune(lora(), mode=m))) for m in ("train", "eval"))
     assert train - evaluated == 8 * 4 * 2 + 8  # mean, variance, number of batches
+
+
+def test_cost_and_record_have_the_same_costs():
+    case = fine_tune(lora())
+    alone = costs_of(Recipe.of(case, Path("absent")), ProfileCache()).metrics
+    record = measured(case)
+    assert alone.items() <= record.metrics.items()
+    assert record.cost_batch == 4
 
 
 def test_a_composite_head_trains_in_full_and_is_no_adapter():
@@ -334,6 +345,29 @@ def test_projections_that_no_step_renews_do_not_apply():
     assert record.status == "ok", record.error
     assert record.invariants["projections_renewed"] is None
     assert "every 15 steps" in record.invariant_notes["projections_renewed"]
+
+
+def test_an_own_loss_of_pairs_keeps_the_accuracy_of_what_the_model_returned_to_it():
+    def own(model: nn.Module, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    usual, ours = (measured(fine_tune(lora(), loss=loss)) for loss in (None, own))
+    assert ours.metrics["accuracy"] == usual.metrics["accuracy"]
+    assert ours.curve.scores.keys() == {"loss", "accuracy"}
+
+
+def test_labels_that_are_numbers_have_no_accuracy():
+    def numbers() -> Any:
+        return tuple((inputs, labels.float()) for inputs, labels in image_data())
+
+    record = measured(
+        fine_tune(
+            lora(),
+            data=numbers,
+            loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square().mean(),
+        )
+    )
+    assert "accuracy" not in record.metrics
 
 
 @pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])

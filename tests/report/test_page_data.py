@@ -383,6 +383,15 @@ def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
     ]
 
 
+def test_an_own_case_says_its_batch_and_that_it_has_a_score() -> None:
+    own = make_record(FULL, {"score": [0.5]}, profiled_on="fake tensors", batch=16)
+    old = make_record("a/full/net", profiled_on="fake tensors")
+    first, second, third = data_of(entry(1, make_record(LORA), own, old))["cases"]
+    assert (first["id"], first["batch"], "has_score" in first) == ("a/full/net", None, False)
+    assert (second["id"], second["batch"], second["has_score"]) == (FULL, 16, True)
+    assert (third["id"], "batch" in third, "has_score" in third) == (LORA, False, False)
+
+
 def test_a_score_of_its_author_changes_in_proportion_on_the_page():
     bounds = {"score": OwnBound(bound=0.5, reason="noise")}
     old, new = (

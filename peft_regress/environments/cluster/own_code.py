@@ -1,8 +1,8 @@
 """The code of a project's own cases, packed for nodes that do not have it.
 
-What lies beside pyproject.toml travels: the modules and packages from there that the cases have
-imported, whole, since cases read files beside their code. What is installed must be installed on
-the nodes too.
+What lies beside pyproject.toml travels: the table of devices, and the modules and packages from
+there that the cases have imported, whole, since cases read files beside their code. What is
+installed must be installed on the nodes too.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
         return None
     own_fine_tunes()  # imports what they need
     files = {"pyproject.toml": settings.file}
+    if settings.devices is not None:
+        files[str(settings.devices.relative_to(settings.folder))] = settings.devices
     for top in sorted(_imported_from(settings.folder)):
         path = settings.folder / top
         found = sorted(path.rglob("*")) if path.is_dir() else [path]

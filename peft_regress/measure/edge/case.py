@@ -17,6 +17,7 @@ from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramErr
 from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.seeding import restored_generators, seed_all
 from peft_regress.measure.step_profile import (
@@ -159,6 +160,8 @@ def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     require_executorch(runs=False)
     has_own_step = recipe.is_own or recipe.runs_in_executorch
     data = recipe.load_data() if has_own_step else None
+    if data is not None and recipe.is_own:
+        recipe = checked(recipe, data)
     costs = case_costs(recipe, profiles, data)
     state = costs.reports[""].step.optimizer_state_bytes
     if data is None:

@@ -218,9 +218,11 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
-    """Return the invariants, and the run that the case repeats."""
+    """Return the invariants, the run that the case repeats, and what its numbers are of."""
     repeated = present.repeated_run
     return {
+        **({} if present.cost_batch == 1 else {"batch": present.cost_batch}),
+        **({"has_score": True} if present.has_score else {}),
         "invariants": [present.invariants.get(name) for name in invariants],
         **({} if repeated is None else {"repeats": clip(repeated)}),
     }

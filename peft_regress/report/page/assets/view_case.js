@@ -83,7 +83,7 @@ function caseSummary(item) {
     item.repeats === undefined
       ? null
       : note(
-          `The first seed repeats ${shorten(item.repeats, 200)} bit for bit: its accuracy is that of there.`,
+          `The first seed repeats ${shorten(item.repeats, 200)} bit for bit: its ${gainOf([item]).name} is that of there.`,
         ),
   ];
 }
@@ -96,7 +96,7 @@ function caseHistory(item, { metric, by, scale }) {
 function memoryOfCase(item) {
   const rows = BATCHES.map(({ label, suffix }) => ({
     ...memoryOf(item, suffix),
-    batch: label,
+    batch: suffix === "" ? String(batchOf(item) ?? "of its own") : label,
   })).filter((row) => row.parts.length > 0);
   if (rows.length === 0) return [];
   return [
