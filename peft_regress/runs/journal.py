@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Digest, Name, Version  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes
 from peft_regress.runs.run_file import check_record
@@ -41,6 +41,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schema_version: int = SCHEMA_VERSION
     environment: dict[Name, Version]
     """The packages of every case; what one case uses besides stands with its record."""
+    direct: dict[Name, Digest] = {}
+    """The digests of packages that came from no index."""
     machine: Machine
     metrics_known: list[str]
     narrowed_by: list[str] = []

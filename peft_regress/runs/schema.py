@@ -324,6 +324,9 @@ class Run(
     selection: Selection
     cases: dict[CaseId, Record]
     """What was measured, by the id of the case."""
+    direct: dict[Name, Digest] = {}
+    """Of a candidate: the packages that came from a checkout, a file or a URL, whose version does
+    not say what they are, with a digest of the source."""
     accepted: Acceptance | None = None
     """Of an entry of a storage alone."""
     metrics_known: list[str] = []

@@ -281,7 +281,10 @@ class _Work:
         results.imported[record.case.id] = measured.imported
         if self._setup.keeper is not None:
             header = Header(
-                environment=result.environment, machine=machine, metrics_known=sorted(KNOWN)
+                environment=result.environment,
+                direct=dict(results.direct),
+                machine=machine,
+                metrics_known=sorted(KNOWN),
             )
             kept = KeptRecord(record=record, trains=self._order.trains, imported=measured.imported)
             self._setup.keeper.keep(header, kept)

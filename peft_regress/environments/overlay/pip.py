@@ -29,6 +29,7 @@ from peft_regress.environments.overlay.pip_command import (
 )
 from peft_regress.environments.overlay.pip_errors import problem_in, remedy_for
 from peft_regress.errors import InputError
+from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class Planned:
     def is_direct(self) -> bool:
         """Whether it comes from a direct URL, not from an index."""
         return " @ " in self.source
+
+
+def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
+    """Return the digest of each package that comes from a direct URL: its version may be any."""
+    return {
+        one.name: digest_of((one.digest or one.source).encode()) for one in planned if one.is_direct
+    }
 
 
 class _ArchiveInfo(msgspec.Struct):
