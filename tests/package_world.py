@@ -12,6 +12,7 @@ from builders import MACHINE, make_record, repeating
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from peft_regress.cases import Case
 from peft_regress.cli import upgrade as upgrade_command
 from peft_regress.environments.overlay import overlay
 from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
@@ -21,6 +22,7 @@ from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.fuzz.replay import Replay, Replayed
 from peft_regress.metrics import COST_METRICS
+from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from peft_regress.cases import Case
     from peft_regress.errors import InputError
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.replay import State
@@ -193,6 +194,8 @@ class World:
         computed = self.computes(versions_of(packages), name) if trains else None
         more = {} if computed is None else {"curve": _curve_of(computed)}
         more |= {} if budget is None else {"budget": budget}
+        code = code_of(Case.parse(name))
+        more |= {} if code is None else {"own_code": code}
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod

@@ -24,6 +24,7 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import KNOWN, make_metric
+from peft_regress.own_code import was_edited
 from peft_regress.plugin.absence import should_have_cases
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
@@ -183,6 +184,8 @@ class RegressSession:
 
     def _may_take(self, record: Record) -> bool:
         """Return whether a record of an earlier run does for this one: a repeat, if known here."""
+        if was_edited(record):
+            return False
         if not record.is_repeat:
             return True
         with contextlib.suppress(InputError):  # said when the case is judged

@@ -240,6 +240,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
+    own_code: Digest | UnsetType = UNSET
+    """Of a case of one's own: a digest of the user's modules that its code imports."""
     curve: Curve | UnsetType = UNSET
     """Of a training on a CPU: elsewhere sums have no fixed order."""
     repeats: str | UnsetType = UNSET

@@ -14,6 +14,7 @@ from fake_interpreters import logged, write_worker
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.overlay.pip import Planned
+from peft_regress.environments.upgrade import keeping
 from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.environments.upgrade.saving import save_run
@@ -139,6 +140,12 @@ def test_of_another_checkout_of_the_same_version_nothing_is_taken(search, planne
     assert len(search.run(resume=file, planned=same, stop_after=3)) == (0 if ended else 1)
     assert len(search.run(resume=file, planned=planned)) == 3
     assert search.said[-1].endswith("peft of another source")
+
+
+def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch):
+    search.run(stop_after=2)
+    monkeypatch.setattr(keeping, "was_edited", lambda record: record.case.id == IDS[0])
+    assert search.run(resume=search.save) == [IDS[0], IDS[2]]
 
 
 def test_a_run_names_what_its_taken_cases_use(search):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.catalogue.own_cases import own_fine_tunes
 from peft_regress.environments.cluster.messages import OwnCode
 from peft_regress.errors import InputError
+from peft_regress.imports import INSTALLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,5 +74,5 @@ def _imported_from(folder: Path) -> Iterator[str]:
             continue
         inside = Path(file).resolve().relative_to(root).parts
         # An environment inside the project holds installed packages.
-        if not {"site-packages", "dist-packages"} & set(inside):
+        if INSTALLED.isdisjoint(inside):
             yield inside[0]

@@ -140,6 +140,8 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
     """Return which package caused a finding, as far as that is known."""
     if finding not in upgrade.suspected:
         return None
+    if upgrade.edited:
+        return f"unknown, since {clean(upgrade.edited)}"
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
     names = upgrade.installed or tuple(upgrade.changed)
