@@ -100,7 +100,7 @@ class World:
             if specifier.version not in self.index.get(requirement.name, ()):
                 raise PipError(text, "the index has no such release")
             wanted[requirement.name] = specifier.version
-        yield from self._open(wanted)
+        yield from self._open(wanted, requested=requirements)
 
     @contextlib.contextmanager
     def opened_part(self, planned: Sequence[Planned], **_: Any) -> Iterator[Overlay]:
@@ -115,7 +115,9 @@ class World:
         ]
         return Replay(entries=tuple(entries), packages=self.environments[python])
 
-    def _open(self, wanted: Mapping[str, str]) -> Iterator[Overlay]:
+    def _open(
+        self, wanted: Mapping[str, str], *, requested: Sequence[str] = ()
+    ) -> Iterator[Overlay]:
         changed = {n: v for n, v in wanted.items() if self.installed.get(n) != v}
         packages = {**self.installed, **changed}
         problem = self.broken(versions_of(packages))
@@ -142,6 +144,7 @@ class World:
                 remarks=(),
                 size_bytes=1,
                 was_cached=True,
+                requested=tuple(Requirement(text).name for text in requested),
             )
         finally:
             self.open_overlays -= 1

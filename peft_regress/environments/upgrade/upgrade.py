@@ -156,6 +156,7 @@ def upgrade(
                 (),
                 overlay.planned,
                 references,
+                asked=overlay.requested,
                 setup=settings.setup,
                 progress=progress,
             ),

@@ -178,6 +178,7 @@ def _encode_culprit(finding: Finding, upgrade: Upgrade) -> dict[str, Any] | None
     found = upgrade.responsible[upgrade.suspected.index(finding)]
     return {
         "alone": list(found.alone),
+        "together": list(found.together),
         "not_alone": list(found.without_effect),
         "untried": dict(found.untried),
         "sentence": found.sentence,
