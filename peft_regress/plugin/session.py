@@ -23,6 +23,7 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.own_code import was_edited
 from peft_regress.plugin.absence import should_have_cases
@@ -115,7 +116,8 @@ class RegressSession:
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
-        from peft_regress.measure import Recipe, define
+        with held_signals():
+            from peft_regress.measure import Recipe, define
 
         return define(Recipe.of(case, self.options.baselines))
 
@@ -159,7 +161,8 @@ class RegressSession:
         return measurement
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
-        from peft_regress.measure import Recipe, measure
+        with held_signals():
+            from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
         measured = measure(

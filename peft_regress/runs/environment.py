@@ -23,6 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import is_version
+from peft_regress.interrupts import held_signals
 from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def describe_machine() -> Machine:
 
 def _instruction_set() -> str:
     try:
-        import torch
+        with held_signals():
+            import torch
     except (ImportError, OSError):
         # The end of a run, whose tests all failed for this, still has a run file to write.
         return "unknown: torch does not import"
