@@ -24,7 +24,7 @@ from peft_regress.runs.environment import installed_packages, is_from_folder
 from peft_regress.runs.schema import canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
 
     from peft_regress.cases import Case
@@ -85,6 +85,14 @@ def own_modules(root: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def digest_of(name: str, first: Sequence[str]) -> str | None:
+    """Return the SHA-256 of a module that is found in these folders or else here; None without."""
+    spec = _spec_of(name, first)
+    if spec is None or spec.origin is None:
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
 def _is_own(top: str) -> bool:
     spec = _spec_of(top)
     if spec is None:
@@ -94,15 +102,15 @@ def _is_own(top: str) -> bool:
     return not is_installed or is_from_folder(top)
 
 
-def _spec_of(name: str) -> ModuleSpec | None:
-    """Find a module without importing it or its packages."""
+def _spec_of(name: str, first: Sequence[str] = ()) -> ModuleSpec | None:
+    """Find a module without importing it or its packages, in some folders first."""
     parent = name.rpartition(".")[0]
     if not parent:
         try:
-            return find_spec(name)
+            return PathFinder.find_spec(name, first) or find_spec(name)
         except ValueError:  # loaded, without saying from where
             return None
-    package = _spec_of(parent)
+    package = _spec_of(parent, first)
     if package is None or package.submodule_search_locations is None:
         return None
     return PathFinder.find_spec(name, package.submodule_search_locations)

@@ -165,14 +165,19 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
-        if isinstance(found.record.ledger, str):
-            msg = f"{found.record.case.id}: its ledger stands elsewhere"
-            raise InputError(msg)
-        check_record(found.record.case.id, found.record)
+        check_kept(found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
         raise InputError(msg)
     return found
+
+
+def check_kept(record: Record) -> None:
+    """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
+    if isinstance(record.ledger, str):
+        msg = f"{record.case.id}: its ledger stands elsewhere"
+        raise InputError(msg)
+    check_record(record.case.id, record)
 
 
 class JournalWriter:
