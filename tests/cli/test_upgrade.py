@@ -12,6 +12,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from builders import accept, make_run, repeating, write_entry, write_run
 from fuzz_examples import finding
@@ -154,6 +155,17 @@ def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, 
     code, out, _ = upgrade()
     assert code == 1
     assert "which package: peft, the only one that changed" in out
+
+
+def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
+    world, storage, upgrade, tmp_path
+):
+    run = make_run(*(world.record(OLD, name) for name in IDS), environment=OLD)
+    checkout = msgspec.structs.replace(run, direct={"peft": f"sha256:{'ab' * 32}"})
+    file = write_run(tmp_path / "run.json", checkout)
+    accept(file, root=storage, reason="soon released", date="2026-01-01T00:00:00+00:00")
+    assert upgrade()[0] == 0
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
 
 
 def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):

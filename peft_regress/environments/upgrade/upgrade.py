@@ -201,7 +201,8 @@ def _edit_sentence(cases: Sequence[Case], references: Mapping[str, Observation])
 
 def _of_here(old: Observation) -> Observation | None:
     """Return a reference as of the current environment, if it was made or confirmed there."""
-    environments = [old.environment, *([old.confirmed.environment] if old.confirmed else [])]
+    environments = [] if old.has_direct else [old.environment]
+    environments += [old.confirmed.environment] if old.confirmed else []
     fitting = next((one for one in environments if is_installed_here(one)), None)
     return None if fitting is None else replace(old, environment=fitting)
 
