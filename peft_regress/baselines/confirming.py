@@ -52,7 +52,7 @@ def _has_news(old: Observation, new: Observation) -> bool:
     was, now = old.record, new.record
     verdict = judge_case(now.case.id, old, new)
     return (
-        (was.budget, was.bounds) != (now.budget, now.bounds)
+        (was.budget, was.bounds, was.own_code) != (now.budget, now.bounds, now.own_code)
         or any(reason.verdict != "known_defect" for reason in verdict.reasons)
         or any(remark.kind in _NEWS for remark in verdict.remarks)
     )

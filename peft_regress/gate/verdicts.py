@@ -170,6 +170,9 @@ class Observation:
     """Of a reference: which environment repeated it last."""
     known: frozenset[str] = KNOWN_BEFORE
     """The metrics and invariants that the writer of its run could measure."""
+    has_direct: bool = False
+    """Whether a package of its environment came from a checkout, so that no version says what it
+    is."""
 
     @property
     def has_curve(self) -> bool:
@@ -194,6 +197,7 @@ def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
             machine=run.machine if record.machine is UNSET else record.machine,
             run_name=run_name,
             known=known,
+            has_direct=bool(run.direct),
         ).as_reference
         for name, record in run.cases.items()
     }

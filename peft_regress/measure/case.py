@@ -31,6 +31,7 @@ from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
+from peft_regress.own_code import code_of
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
@@ -294,6 +295,9 @@ def _stated(recipe: Recipe) -> dict[str, Any]:
     """Return what the author states beside the definition."""
     fine_tune = recipe.fine_tune
     stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
+    code = code_of(recipe.case)
+    if code is not None:
+        stated["own_code"] = code
     bounds = bounds_of(fine_tune)
     if bounds:
         stated["bounds"] = {

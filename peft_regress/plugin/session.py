@@ -23,7 +23,9 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
+from peft_regress.own_code import was_edited
 from peft_regress.plugin.absence import should_have_cases
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
@@ -114,7 +116,8 @@ class RegressSession:
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
-        from peft_regress.measure import Recipe, define
+        with held_signals():
+            from peft_regress.measure import Recipe, define
 
         return define(Recipe.of(case, self.options.baselines))
 
@@ -158,7 +161,8 @@ class RegressSession:
         return measurement
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
-        from peft_regress.measure import Recipe, measure
+        with held_signals():
+            from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
         measured = measure(
@@ -183,6 +187,8 @@ class RegressSession:
 
     def _may_take(self, record: Record) -> bool:
         """Return whether a record of an earlier run does for this one: a repeat, if known here."""
+        if was_edited(record):
+            return False
         if not record.is_repeat:
             return True
         with contextlib.suppress(InputError):  # said when the case is judged

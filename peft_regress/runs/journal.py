@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Digest, Name, Version  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes
 from peft_regress.runs.run_file import check_record
@@ -41,6 +41,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schema_version: int = SCHEMA_VERSION
     environment: dict[Name, Version]
     """The packages of every case; what one case uses besides stands with its record."""
+    direct: dict[Name, Digest] = {}
+    """The digests of packages that came from no index."""
     machine: Machine
     metrics_known: list[str]
     narrowed_by: list[str] = []
@@ -163,14 +165,19 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
-        if isinstance(found.record.ledger, str):
-            msg = f"{found.record.case.id}: its ledger stands elsewhere"
-            raise InputError(msg)
-        check_record(found.record.case.id, found.record)
+        check_kept(found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
         raise InputError(msg)
     return found
+
+
+def check_kept(record: Record) -> None:
+    """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
+    if isinstance(record.ledger, str):
+        msg = f"{record.case.id}: its ledger stands elsewhere"
+        raise InputError(msg)
+    check_record(record.case.id, record)
 
 
 class JournalWriter:

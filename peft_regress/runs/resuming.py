@@ -53,6 +53,7 @@ def _part_of(found: RunFile) -> Part:
     }
     header = Header(
         environment=run.environment,
+        direct=run.direct,
         machine=run.machine,
         metrics_known=sorted(run.known),
         narrowed_by=run.selection.narrowed_by,
@@ -100,6 +101,11 @@ def differences(
         old, new = there.environment.get(name), here.environment.get(name) or find(name)
         if old != new:
             found.append(f"{name} {old or 'not installed'}, now {new or 'not installed'}")
+    found += [
+        f"{name} of another source"
+        for name in sorted(there.direct.keys() | here.direct.keys())
+        if there.direct.get(name) != here.direct.get(name)
+    ]
     if not any_machine and there.machine.digest != here.machine.digest:
         found.append(f"another machine ({_shown(there)}, now {_shown(here)})")
     if set(there.metrics_known) != set(KNOWN):

@@ -242,6 +242,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
+    own_code: Digest | UnsetType = UNSET
+    """Of a case of one's own: a digest of the user's modules that its code imports."""
     curve: Curve | UnsetType = UNSET
     """Of a training on a CPU: elsewhere sums have no fixed order."""
     repeats: str | UnsetType = UNSET
@@ -341,6 +343,9 @@ class Run(
     selection: Selection
     cases: dict[CaseId, Record]
     """What was measured, by the id of the case."""
+    direct: dict[Name, Digest] = {}
+    """Of a candidate: the packages that came from a checkout, a file or a URL, whose version does
+    not say what they are, with a digest of the source."""
     accepted: Acceptance | None = None
     """Of an entry of a storage alone."""
     metrics_known: list[str] = []

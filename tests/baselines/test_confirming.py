@@ -94,9 +94,10 @@ def cost(record: Record) -> Record:
         msgspec.structs.replace(AGAIN[0], invariants={"frozen_unchanged": False}),
         msgspec.structs.replace(AGAIN[0], budget=limits_of(Budget(peak="1 GiB"))),
         msgspec.structs.replace(AGAIN[0], bounds={"loss": OwnBound(bound=9.0, reason="noise")}),
+        msgspec.structs.replace(AGAIN[0], own_code="sha256:0"),
         msgspec.structs.replace(AGAIN[0], invariants={"unmerge_restores_base": True}),
     ],
-    ids=["cost", "broken invariant", "budget", "bound", "new invariant"],
+    ids=["cost", "broken invariant", "budget", "bound", "own code", "new invariant"],
 )
 def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(
     root: Path, changed: Record

@@ -88,6 +88,8 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     assert first.ret == 1
     assert sorted(suite.saved().cases) == IDS
     assert suite.saved().selection.complete
+    with_code = [record for record in suite.saved() if str(record.own_code).startswith("sha256:")]
+    assert len(with_code) == len(IDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(suite.tests)
         assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0

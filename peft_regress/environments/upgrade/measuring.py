@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.catalogue.budget_file import stated_budgets
-from peft_regress.environments.overlay.pip import PIP_SECONDS
+from peft_regress.environments.overlay.pip import PIP_SECONDS, direct_sources
 from peft_regress.environments.upgrade.messages import (
     Import,
     Imported,
@@ -195,7 +195,10 @@ class MeasuringWorkers:
         if self.machine is None:
             return None
         return Header(
-            environment=self.results.environment, machine=self.machine, metrics_known=sorted(KNOWN)
+            environment=self.results.environment,
+            direct=dict(self.results.direct),
+            machine=self.machine,
+            metrics_known=sorted(KNOWN),
         )
 
     def _taken(self, case: Case, definition: str) -> Record | None:
@@ -319,7 +322,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         keep_adapters=keep_adapters,
         known=known or {},
     )
-    results = Results(budgets=stated_budgets())
+    results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
     measure = _measure_here if setup.engine is None else setup.engine.measure
     try:
         measure(order, setup=setup, results=results, on_record=on_record)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.environments.overlay.pip import direct_sources
 from peft_regress.environments.upgrade.measuring import WORKER_MODULE, UnusableEnvironmentError
 from peft_regress.environments.upgrade.messages import Import, Imported
 from peft_regress.environments.worker.environment_variables import variables
@@ -43,6 +44,7 @@ def taken_records(order: Order, setup: MeasuringSetup) -> dict[str, KeptRecord]:
             ) as worker:
                 here = Header(
                     environment=worker.packages,
+                    direct=direct_sources(order.planned),
                     machine=worker.call(Import(modules=[]), Imported).machine,
                     metrics_known=sorted(KNOWN),
                 )
