@@ -329,6 +329,15 @@ def test_an_optimizer_and_a_schedule_of_ones_own_train():
     assert trained[2:] != ended[2:]
 
 
+def test_an_optimizer_may_come_with_a_scheduler_that_its_builder_makes():
+    def configured(model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        torch.optim.lr_scheduler.StepLR(optimizer, 2)  # wraps the optimizer's step
+        return optimizer
+
+    assert measured(fine_tune(lora(), optimizer=configured)).status == "ok"
+
+
 def test_projections_that_no_step_renews_do_not_apply():
     record = measured(fine_tune("galore-r2", also_train=["8"]))
     assert record.status == "ok", record.error
