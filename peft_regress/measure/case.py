@@ -27,7 +27,7 @@ from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
-from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
@@ -80,7 +80,7 @@ class Measurement:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 @_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     recipe: Recipe,

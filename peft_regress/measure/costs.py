@@ -11,7 +11,7 @@ from peft_regress.cost import profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.step_profile import (
     CostReport,
     ProfileCache,
@@ -57,7 +57,7 @@ class CaseCosts:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
     """Return the costs of a case without training it.
 

@@ -18,7 +18,7 @@ from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import restored_generators, seed_all
+from peft_regress.measure.seeding import undisturbed, seed_all
 from peft_regress.measure.step_profile import (
     CostSettings,
     adapted_model,
@@ -112,7 +112,7 @@ def _merged(merge: Any, model: nn.Module) -> nn.Module | None:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def adaptation_edge(
     names: Adaptation, settings: CostSettings
 ) -> tuple[dict[str, Metric], Sequence[str]]:
@@ -149,7 +149,7 @@ class PricedCase:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     """Return the costs of a case, trained or run nowhere, and what its programs ask of a device.
 
