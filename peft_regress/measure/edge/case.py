@@ -18,7 +18,7 @@ from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import undisturbed, seed_all
+from peft_regress.measure.seeding import seed_all, undisturbed
 from peft_regress.measure.step_profile import (
     CostSettings,
     adapted_model,
