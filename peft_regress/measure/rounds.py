@@ -134,6 +134,8 @@ class Rounds:
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
         self._peaks: dict[str, int | None] = {}
+        self.steps_taken = 0
+        """Of all seeds together."""
         self.facts: dict[str, Fact] = {}
         self.curve: Curve | UnsetType = UNSET
         self.repeats: str | UnsetType = UNSET
@@ -204,6 +206,7 @@ class Rounds:
             seed=seed,
             first=FIRST_LOSSES,
             only=FIRST_LOSSES,
+            on_step=self._stepped,
         )
         return training.first_losses
 
@@ -226,7 +229,7 @@ class Rounds:
                 self._batches(seed),
                 seed=seed,
                 first=FIRST_LOSSES,
-                on_step=self._watch.memory.stepped if not self._rounds else None,
+                on_step=self._stepped,
             )
         finally:
             self._watch.memory.end()
@@ -234,6 +237,11 @@ class Rounds:
         if taken != wanted:
             msg = f"the training took {taken} steps, not the {wanted} of the case"
             raise RuntimeError(msg)
+
+    def _stepped(self, step: int) -> None:
+        self.steps_taken += 1
+        if not self._rounds:
+            self._watch.memory.stepped(step)
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)

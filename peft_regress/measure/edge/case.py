@@ -78,7 +78,7 @@ def edge_of_case(
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
-        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
+        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
     return CaseEdge(metrics=metrics, plans=plans, facts=run.facts)
 
 
