@@ -76,7 +76,7 @@ class Defect(
     """What the library raised."""
     tensors: list[str] = []
     """The tensors, layers or operators for which it is false."""
-    size: float | None = None
+    size: Annotated[float, msgspec.Meta(ge=0)] | None = None
     """How far something is off, in a unit of the invariant's own."""
 
 
