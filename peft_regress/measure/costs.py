@@ -21,6 +21,7 @@ from peft_regress.measure.step_profile import (
     step_ledger,
 )
 from peft_regress.measure.training import device_of, on_device, single_thread
+from peft_regress.measure.user_code import without_traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,9 +102,10 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     )
 
     def step(*, fake: bool) -> StepCost:
-        return profile_training_step(
-            adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
-        )
+        with without_traces(recipe.fine_tune.loss):
+            return profile_training_step(
+                adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
+            )
 
     found = on_fake_or_real(step)
     report = cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)

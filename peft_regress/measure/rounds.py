@@ -18,6 +18,7 @@ from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.alive import peak_while
+from peft_regress.cost.stand_ins import swapped_tensors, without_graph
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
@@ -268,7 +269,9 @@ class Rounds:
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
-            self.facts = self._watch.after_training(model, optimizer)
+            # A loss may have kept losses in the model, with their graphs.
+            with swapped_tensors(model, without_graph):
+                self.facts = self._watch.after_training(model, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
             self._updates = self._updates_of(optimizer, device_of(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from own_training import convolutional, false_facts, fine_tune, image_data, meas
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from peft_regress import OwnMetric
+from peft_regress.measure.costs import costs_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
 
 TARGETS = ["0", "6"]
 
@@ -343,6 +347,67 @@ def test_projections_that_no_step_renews_do_not_apply():
     assert record.status == "ok", record.error
     assert record.invariants["projections_renewed"] is None
     assert "every 15 steps" in record.invariant_notes["projections_renewed"]
+
+
+def entropy(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+HISTORY: list[torch.Tensor] = []
+
+
+def kept_in_the_model(model: Any, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    vars(model).setdefault("history", []).append(loss.view(1))
+    return loss
+
+
+def kept_in_a_list(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    HISTORY.append(loss.detach())
+    return loss
+
+
+class Relative:
+    """A loss that watches its own history, and divides by its first value."""
+
+    def __init__(self) -> None:
+        self.history: list[torch.Tensor] = []
+
+    def __call__(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = entropy(model, batch)
+        self.history.append(loss.detach())
+        return loss if self.history[-1].item() > 99 else loss / self.history[0]
+
+
+def running_mean() -> Any:
+    mean: Any = None
+
+    def kept_in_a_variable(model: nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal mean
+        loss = entropy(model, batch)
+        mean = loss.detach() if mean is None else 0.9 * mean + 0.1 * loss.detach()
+        return loss + 0 * mean
+
+    return kept_in_a_variable
+
+
+@pytest.mark.parametrize("loss", [kept_in_the_model, kept_in_a_list, Relative(), running_mean()])
+def test_a_loss_may_keep_its_history(loss):
+    largest = OwnMetric(
+        measure=lambda model, batches: max([0.0, *map(float, HISTORY)]),
+        unit="nat", direction="none", kind="info",
+    )  # fmt: skip
+    record = measured(fine_tune(lora(), loss=loss, metrics={"largest": largest}))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+
+
+def test_a_history_holds_nothing_of_the_step_that_is_profiled():
+    HISTORY.clear()
+    loss = kept_in_a_list
+    costs_of(Recipe.of(fine_tune(lora(), loss=loss), Path("absent")), ProfileCache())
+    assert HISTORY == []
 
 
 @pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])
