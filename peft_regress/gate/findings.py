@@ -7,12 +7,12 @@ if they have an equal cause. The cause of costs is the part of a layer with most
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.defects import error_pattern
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, gravest
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, metric_order
 
@@ -40,7 +40,6 @@ Strand = Literal[
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
 _FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
 _OPERATIONS: Final = "aten_ops"
-_NAME_IN_MESSAGE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.]*\d[\w.]*")
 _WHOLE: Final = "the layer itself"
 
 
@@ -235,9 +234,8 @@ def _cause(
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)
     case = new.record.case
     if strand == "status":
-        return Cause(
-            strand, new.record.status, worse, (_error_pattern(new) or _error_pattern(old),)
-        )
+        error = new.record.error or old.record.error
+        return Cause(strand, new.record.status, worse, (error_pattern(error),))
     if strand == "costs":
         return _cost_cause(reasons, old, new)
     if strand == "coverage":
@@ -248,14 +246,6 @@ def _cause(
         return Cause(strand, strand, worse, (str(reasons[0].new),))
     # Nothing shows where in a model its function changed; the method is the closest hint.
     return Cause(strand, strand, worse, (case.method,))
-
-
-def _error_pattern(side: Observation) -> str:
-    """Return type and message of an error without its names and numbers."""
-    error = side.record.error
-    if error is None:
-        return ""
-    return f"{error.type}: {_NAME_IN_MESSAGE.sub('*', error.message)}"
 
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:

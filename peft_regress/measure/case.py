@@ -12,6 +12,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET
+
 from peft_regress.catalogue.own_cases import bounds_of
 from peft_regress.cost import (
     NothingToTrainError,
@@ -27,7 +29,7 @@ from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
-from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
@@ -81,7 +83,7 @@ class Measurement:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 @_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     recipe: Recipe,
@@ -204,7 +206,8 @@ class _Measuring:
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
-            return self._not_measured(error)
+            taken = 0 if rounds is None else rounds.steps_taken
+            return self._not_measured(error, after_steps=taken)
         return self._measured(
             costs, rounds, in_runtime, trained=trained, timed=timed, is_of_half=is_of_half
         )
@@ -240,6 +243,9 @@ class _Measuring:
             if fact.note and (fact.holds is False or self._is_own)
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
+        defects = {name: fact.defect for name, fact in facts.items() if fact.holds is False}
+        if defects:
+            more["defects"] = defects
         if rounds is not None:
             more |= {"curve": rounds.curve, "repeats": rounds.repeats}
         if self._is_own or self._recipe.runs_in_executorch:
@@ -269,19 +275,24 @@ class _Measuring:
             raise InputError(msg) from error
         return self._failed(status, error)
 
-    def _not_measured(self, error: Exception) -> Measurement:
+    def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:
         """Return that measuring fails; raise `InputError` if there never was a step to measure."""
         if isinstance(error, UnsupportedCaseError):
             # Raised by a method that lives in its optimizer, which the library may not have.
             return self._failed("unsupported", error)
         if isinstance(error, _NO_STEP) and self._is_own and not self._has_reference:
             raise InputError(str(error)) from error
-        return self._failed("error", error)
+        return self._failed("error", error, after_steps=after_steps)
 
-    def _failed(self, status: Status, error: Exception) -> Measurement:
-        failure = Failure.of(error)
-        if isinstance(error, CaseError) and error.__cause__ is not None:
-            failure = Failure(type=type(error.__cause__).__name__, message=failure.message)
+    def _failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
+        raised = error
+        if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
+            raised = error.__cause__
+        failure = Failure(
+            type=type(raised).__name__,
+            message=Failure.of(error).message,
+            after_steps=after_steps if status == "error" else UNSET,
+        )
         return self._record(status, error=failure)
 
     def _record(self, status: Status, **content: Any) -> Measurement:

@@ -18,6 +18,7 @@ from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.alive import peak_while
+from peft_regress.cost.stand_ins import swapped_tensors, without_graph
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
@@ -134,6 +135,8 @@ class Rounds:
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
         self._peaks: dict[str, int | None] = {}
+        self.steps_taken = 0
+        """Of all seeds together."""
         self.facts: dict[str, Fact] = {}
         self.curve: Curve | UnsetType = UNSET
         self.repeats: str | UnsetType = UNSET
@@ -204,6 +207,7 @@ class Rounds:
             seed=seed,
             first=FIRST_LOSSES,
             only=FIRST_LOSSES,
+            on_step=self._stepped,
         )
         return training.first_losses
 
@@ -226,7 +230,7 @@ class Rounds:
                 self._batches(seed),
                 seed=seed,
                 first=FIRST_LOSSES,
-                on_step=self._watch.memory.stepped if not self._rounds else None,
+                on_step=self._stepped,
             )
         finally:
             self._watch.memory.end()
@@ -234,6 +238,11 @@ class Rounds:
         if taken != wanted:
             msg = f"the training took {taken} steps, not the {wanted} of the case"
             raise RuntimeError(msg)
+
+    def _stepped(self, step: int) -> None:
+        self.steps_taken += 1
+        if not self._rounds:
+            self._watch.memory.stepped(step)
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
@@ -260,7 +269,9 @@ class Rounds:
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
-            self.facts = self._watch.after_training(model, optimizer)
+            # A loss may have kept losses in the model, with their graphs.
+            with swapped_tensors(model, without_graph):
+                self.facts = self._watch.after_training(model, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
             self._updates = self._updates_of(optimizer, device_of(model))

@@ -56,6 +56,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     type: str
     message: str
+    after_steps: Amount | UnsetType = UNSET
+    """Of an error: how many training steps were taken before it, of all seeds together."""
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
@@ -63,6 +65,19 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = str(error).encode("utf-8", "backslashreplace").decode().strip()
         return cls(type=type(error).__name__, message=message or "no message")
+
+
+class Defect(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """How an invariant is false: what tells a known defect from a new one."""
+
+    error: Failure | None = None
+    """What the library raised."""
+    tensors: list[str] = []
+    """The tensors, layers or operators for which it is false."""
+    size: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """How far something is off, in a unit of the invariant's own."""
 
 
 class BatchCosts(
@@ -230,6 +245,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Since schema 2, each only where it says something.
     invariant_notes: dict[str, str] | UnsetType = UNSET
     """Where an invariant is false, or why it is null."""
+    defects: dict[str, Defect] | UnsetType = UNSET
+    """Each invariant that is false, in the parts that the gate compares."""
     numerics: Numerics | UnsetType = UNSET
     """Decides the bounds on the losses."""
     inputs: Inputs | UnsetType = UNSET

@@ -23,10 +23,11 @@ from builders import (
     observe_all,
 )
 from builders import (
-    compare as judge_run,
+    compare as compare_runs,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge_case
@@ -40,7 +41,8 @@ from peft_regress.gate.verdicts import (
     observations_of,
 )
 from peft_regress.metrics import METRICS, Metric
-from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Selection
+from peft_regress.report import verdict_text
+from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Machine, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -97,7 +99,7 @@ values = {
 def test_an_identical_run_is_unchanged_for_any_numbers(data: st.DataObject) -> None:
     metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
     run = make_run(make_record(LORA, metrics))
-    verdict = judge_run(observations_of(run, "old"), run)
+    verdict = compare_runs(observations_of(run, "old"), run)
     assert [case.verdict for case in verdict.cases] == ["unchanged"]
     assert verdict.exit_code == 0
 
@@ -208,7 +210,7 @@ def test_one_more_bad_metric_never_lowers_the_exit_code(bad: set[str], one_more:
         new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
         run = make_run(make_record(LORA, new))
         old = observe_all([make_record(LORA, VALUES)])
-        codes.append(judge_run(old, run, expected=[LORA]).exit_code)
+        codes.append(compare_runs(old, run, expected=[LORA]).exit_code)
     assert {0: 0, 3: 1, 1: 2}[codes[0]] <= {0: 0, 3: 1, 1: 2}[codes[1]]
 
 
@@ -501,6 +503,37 @@ def test_newly_failing_says_with_what_error() -> None:
     assert (reason.old, reason.new) == ("ok", "error (KeyError: 'conv1')")
 
 
+def failed(kind: str, message: str, after_steps: Any = UNSET) -> Any:
+    error = Failure(type=kind, message=message, after_steps=after_steps)
+    return make_record(LORA, status="error", error=error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        (("KeyError", "'conv1'"), ("KeyError", "'conv2'"), "known_defect"),
+        (("OSError", "no /tmp/tmpabc/a"), ("OSError", "no /tmp/tmpxyz/a"), "known_defect"),
+        (("KeyError", "'conv1'"), ("TypeError", "'conv1'"), "newly_failing"),
+        (("ValueError", "no module"), ("ValueError", "no parameter"), "newly_failing"),
+        (("ValueError", "bad", 5), ("ValueError", "bad", 5), "known_defect"),
+        (("ValueError", "bad", 5), ("ValueError", "bad", 1), "newly_failing"),
+        (("ValueError", "bad"), ("ValueError", "bad", 1), "known_defect"),
+    ],
+)
+def test_an_error_is_known_by_its_type_its_message_and_its_step(
+    old: Any, new: Any, verdict: str
+) -> None:
+    sides = [observe(failed(*side)) for side in (old, new)]
+    assert judge_case(LORA, *sides).verdict == verdict
+
+
+def test_an_error_at_another_step_says_so() -> None:
+    sides = [observe(failed("ValueError", "bad", steps)) for steps in (5, 1)]
+    (reason,) = judge_case(LORA, *sides).reasons
+    assert reason.old == "error (ValueError: bad) after 5 steps"
+    assert reason.new == "error (ValueError: bad) after 1 step"
+
+
 def test_metrics_of_a_failing_case_are_not_compared() -> None:
     """A library may stop half-way: then only the status counts."""
     old = make_record(LORA, {"forward_flops": 1}, status="error")
@@ -546,6 +579,57 @@ def test_a_known_defect_does_not_hide_a_new_one() -> None:
     case = judge_case(LORA, observe(old), observe(new))
     assert case.verdict == "regressed"
     assert [reason.metric for reason in case.reasons] == ["invariant frozen", "invariant merge"]
+
+
+KEY, TYPE = (Failure(type=kind, message="'neck'") for kind in ("KeyError", "TypeError"))
+
+
+def broken(note: str = "", **defect: Any) -> Any:
+    return make_record(
+        invariants={"merge": False},
+        invariant_notes={"merge": note},
+        defects={"merge": Defect(**defect)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ({"error": KEY}, {"error": KEY}, "known_defect"),
+        ({"error": KEY}, {"error": TYPE}, "regressed"),
+        ({"size": 0.02}, {"error": KEY}, "regressed"),
+        ({"tensors": ["a", "b"]}, {"tensors": ["b"]}, "known_defect"),
+        ({"tensors": ["a", "b"]}, {"tensors": ["b", "c"]}, "regressed"),
+        ({"size": 4e-5}, {"size": 3e-4}, "known_defect"),
+        ({"size": 3.0}, {"size": 4e-5}, "known_defect"),
+        ({"size": 4e-5}, {"size": 3.0}, "regressed"),
+        ({"tensors": ["a"]}, {"tensors": ["a"], "size": 3.0}, "regressed"),
+        ({"note": "the loss is 0.31"}, {"note": "the loss is 0.32"}, "known_defect"),
+        ({"note": "it depends on a second one"}, {"note": "it names a second one"}, "regressed"),
+    ],
+)
+def test_a_false_invariant_is_known_by_its_error_its_tensors_and_its_size(
+    old: Any, new: Any, verdict: str
+) -> None:
+    assert judge_case(LORA, observe(broken(**old)), observe(broken(**new))).verdict == verdict
+
+
+def test_another_defect_of_an_invariant_shows_both_notes() -> None:
+    sides = [
+        observe(broken(f"the outputs differ by {size} of the largest", size=size))
+        for size in (4e-5, 3.0)
+    ]
+    comparison = compare_runs([sides[0].record], [sides[1].record])
+    assert (
+        "invariant merge: false: the outputs differ by 4e-05 of the largest -> false: the outputs "
+        "differ by 3.0 of the largest"
+    ) in " ".join(verdict_text(comparison).split())
+
+
+def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference() -> None:
+    old = msgspec.structs.replace(broken("off by 1e-4"), defects=UNSET)
+    new = broken("off by 3.0", size=3.0)
+    assert judge_case(LORA, observe(old), observe(new)).verdict == "known_defect"
 
 
 # --- definition, missing, new ---------------------------------------------------------------
@@ -633,7 +717,7 @@ def test_a_case_that_fails_or_was_not_compared_is_red() -> None:
 
 def test_findings_and_both_sides_are_in_the_comparison() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    comparison = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})))
+    comparison = compare_runs(old, make_run(make_record(LORA, {"forward_flops": 2})))
     assert [finding.cases for finding in comparison.findings] == [(LORA,)]
     assert comparison.references == old
     assert comparison.observed[LORA].record.metrics["forward_flops"].value == 2
@@ -641,31 +725,31 @@ def test_findings_and_both_sides_are_in_the_comparison() -> None:
 
 def test_two_empty_runs_are_incomplete() -> None:
     run = msgspec.structs.replace(make_run(), cases={})
-    assert judge_run({}, run).exit_code == 3
+    assert compare_runs({}, run).exit_code == 3
 
 
 def test_an_expected_case_that_did_not_run_is_missing() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge_run(old, make_run(make_record(LORA)))
+    verdict = compare_runs(old, make_run(make_record(LORA)))
     assert {case.id: case.verdict for case in verdict.cases} == {LORA: "unchanged", FULL: "missing"}
     assert verdict.exit_code == 3
 
 
 def test_an_unexpected_case_is_judged_too() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    verdict = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
+    verdict = compare_runs(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
     assert verdict.exit_code == 1
 
 
 def test_an_unexpected_case_that_did_not_run_is_left_out() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge_run(old, make_run(make_record(LORA)), expected=[LORA])
+    verdict = compare_runs(old, make_run(make_record(LORA)), expected=[LORA])
     assert [case.id for case in verdict.cases] == [LORA]
 
 
 def test_a_partial_run_is_incomplete_even_if_all_of_it_is_unchanged() -> None:
     run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
-    assert judge_run(observe_all([make_record(LORA)]), run).exit_code == 3
+    assert compare_runs(observe_all([make_record(LORA)]), run).exit_code == 3
 
 
 def test_counts_add_up_gravest_first() -> None:
@@ -685,7 +769,7 @@ def test_judging_changes_nothing_and_gives_the_same_again() -> None:
     run = make_run(make_record(LORA))
     before = msgspec.json.encode(run)
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    assert judge_run(old, run) == judge_run(old, run)
+    assert compare_runs(old, run) == compare_runs(old, run)
     assert msgspec.json.encode(run) == before
 
 

@@ -15,6 +15,7 @@ from own_training import convolutional, false_facts, fine_tune, image_data, meas
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from peft_regress import OwnMetric
 from peft_regress.measure.costs import costs_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
@@ -340,6 +341,15 @@ def test_an_optimizer_and_a_schedule_of_ones_own_train():
     assert trained[2:] != ended[2:]
 
 
+def test_an_optimizer_may_come_with_a_scheduler_that_its_builder_makes():
+    def configured(model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        torch.optim.lr_scheduler.StepLR(optimizer, 2)  # wraps the optimizer's step
+        return optimizer
+
+    assert measured(fine_tune(lora(), optimizer=configured)).status == "ok"
+
+
 def test_projections_that_no_step_renews_do_not_apply():
     record = measured(fine_tune("galore-r2", also_train=["8"]))
     assert record.status == "ok", record.error
@@ -348,10 +358,7 @@ def test_projections_that_no_step_renews_do_not_apply():
 
 
 def test_an_own_loss_of_pairs_keeps_the_accuracy_of_what_the_model_returned_to_it():
-    def own(model: nn.Module, batch: Any) -> torch.Tensor:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-    usual, ours = (measured(fine_tune(lora(), loss=loss)) for loss in (None, own))
+    usual, ours = (measured(fine_tune(lora(), loss=loss)) for loss in (None, entropy))
     assert ours.metrics["accuracy"] == usual.metrics["accuracy"]
     assert ours.curve.scores.keys() == {"loss", "accuracy"}
 
@@ -368,6 +375,67 @@ def test_labels_that_are_numbers_have_no_accuracy():
         )
     )
     assert "accuracy" not in record.metrics
+
+
+def entropy(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+HISTORY: list[torch.Tensor] = []
+
+
+def kept_in_the_model(model: Any, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    vars(model).setdefault("history", []).append(loss.view(1))
+    return loss
+
+
+def kept_in_a_list(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    HISTORY.append(loss.detach())
+    return loss
+
+
+class Relative:
+    """A loss that watches its own history, and divides by its first value."""
+
+    def __init__(self) -> None:
+        self.history: list[torch.Tensor] = []
+
+    def __call__(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = entropy(model, batch)
+        self.history.append(loss.detach())
+        return loss if self.history[-1].item() > 99 else loss / self.history[0]
+
+
+def running_mean() -> Any:
+    mean: Any = None
+
+    def kept_in_a_variable(model: nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal mean
+        loss = entropy(model, batch)
+        mean = loss.detach() if mean is None else 0.9 * mean + 0.1 * loss.detach()
+        return loss + 0 * mean
+
+    return kept_in_a_variable
+
+
+@pytest.mark.parametrize("loss", [kept_in_the_model, kept_in_a_list, Relative(), running_mean()])
+def test_a_loss_may_keep_its_history(loss):
+    largest = OwnMetric(
+        measure=lambda model, batches: max([0.0, *map(float, HISTORY)]),
+        unit="nat", direction="none", kind="info",
+    )  # fmt: skip
+    record = measured(fine_tune(lora(), loss=loss, metrics={"largest": largest}))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+
+
+def test_a_history_holds_nothing_of_the_step_that_is_profiled():
+    HISTORY.clear()
+    loss = kept_in_a_list
+    costs_of(Recipe.of(fine_tune(lora(), loss=loss), Path("absent")), ProfileCache())
+    assert HISTORY == []
 
 
 @pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])

@@ -12,6 +12,7 @@ from peft.tuners.lora.layer import Linear
 
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.runs.schema import Defect
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,15 +108,51 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
     record = broken(monkeypatch, torch.optim.AdamW, "step", drift)
     named = false_facts(record)["frozen_unchanged"]
     assert named == "base_model.model.6.base_layer.weight"
+    assert record.defects["frozen_unchanged"] == Defect(tensors=[named])
 
 
 def test_a_wrong_merge_names_the_layer(monkeypatch):
     def scaled(delta: Any) -> Any:
         return lambda layer, name: delta(layer, name) * (1.5 if layer.out_features == 8 else 1)
 
-    found = false_facts(broken(monkeypatch, Linear, "get_delta_weight", scaled))
+    record = broken(monkeypatch, Linear, "get_delta_weight", scaled)
+    found = false_facts(record)
     assert set(found) == {"merge_equals_unmerged"}
     assert found["merge_equals_unmerged"].endswith("first in layer 6")
+    assert record.defects.keys() == found.keys()
+    defect = record.defects["merge_equals_unmerged"]
+    assert (defect.error, defect.tensors) == (None, ["6"])
+    assert f"by {defect.size:.2g} of the largest" in found["merge_equals_unmerged"]
+
+
+def test_a_merge_that_raises_is_told_by_its_error(monkeypatch):
+    def without_layer(delta: Any) -> Any:
+        return lambda *args: {}["6"]
+
+    record = broken(monkeypatch, Linear, "get_delta_weight", without_layer)
+    error = record.defects["merge_equals_unmerged"].error
+    assert (error.type, error.message) == ("KeyError", "'6'")
+
+
+class WearsOut(torch.optim.SGD):
+    """Takes two steps, as many as are profiled."""
+
+    taken = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.taken += 1
+        if self.taken > 2:
+            msg = "worn out"
+            raise OSError(msg)
+        return super().step(closure)
+
+
+def test_an_error_says_after_how_many_steps_it_was_raised():
+    def wears_out(model: nn.Module) -> torch.optim.Optimizer:
+        return WearsOut([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    record = measured(fine_tune(LORA, optimizer=wears_out))
+    assert (record.status, record.error.type, record.error.after_steps) == ("error", "OSError", 2)
 
 
 def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):

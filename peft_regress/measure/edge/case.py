@@ -19,7 +19,7 @@ from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import restored_generators, seed_all
+from peft_regress.measure.seeding import seed_all, undisturbed
 from peft_regress.measure.step_profile import (
     CostSettings,
     adapted_model,
@@ -79,7 +79,7 @@ def edge_of_case(
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
-        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
+        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
     return CaseEdge(metrics=metrics, plans=plans, facts=run.facts)
 
 
@@ -113,7 +113,7 @@ def _merged(merge: Any, model: nn.Module) -> nn.Module | None:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def adaptation_edge(
     names: Adaptation, settings: CostSettings
 ) -> tuple[dict[str, Metric], Sequence[str]]:
@@ -150,7 +150,7 @@ class PricedCase:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     """Return the costs of a case, trained or run nowhere, and what its programs ask of a device.
 

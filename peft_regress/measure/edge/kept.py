@@ -21,7 +21,7 @@ from peft_regress.files import cache_folder
 from peft_regress.measure.edge.errors import UnsupportedProgramError
 from peft_regress.measure.edge.key import program_key, run_key
 from peft_regress.measure.edge.program import ProgramCost
-from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.facts import Fact  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.kept import keep, mark_as_used, read_kept
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _KeptCost(
 
 
 class _KeptRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ran"):
-    facts: dict[str, tuple[bool | None, str]]
+    facts: dict[str, Fact]
     resident_bytes: int
 
 
@@ -106,15 +106,11 @@ class KnownProgram:
 
         def ran() -> _KeptRun:
             showed = run(self._exported.program)
-            return _KeptRun(
-                facts={name: (fact.holds, fact.note) for name, fact in showed.facts.items()},
-                resident_bytes=showed.resident_bytes,
-            )
+            return _KeptRun(facts=showed.facts, resident_bytes=showed.resident_bytes)
 
         path = None if self._key is None else _path(run_key(self._key, values))
         found = _known(path, _KeptRun, ran)
-        facts = {name: Fact(*each) for name, each in found.facts.items()}
-        return RunFacts(facts, found.resident_bytes)
+        return RunFacts(found.facts, found.resident_bytes)
 
 
 def _known(path: Path | None, kind: type[_Kept], find: Callable[[], _Kept]) -> _Kept:

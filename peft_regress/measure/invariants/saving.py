@@ -61,26 +61,24 @@ class SavingFacts:
     def _after_reloading(
         self, adapted: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, Fact]:
-        saved, problem = attempt(
+        saved, worked = attempt(
             lambda: peak_while(lambda: self._adapter.save(adapted, folder), adapted)
         )
         if saved is None:
-            raises = Fact.false(problem)
-            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
+            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), worked)
         _, self.peak_bytes = saved
-        used, problem = attempt(lambda: self._load(folder, trainable=False))
+        used, worked = attempt(lambda: self._load(folder, trainable=False))
         if used is None:
-            raises = Fact.false(problem)
-            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
+            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), worked)
         return {
             "saved_adapter_reloads": self._same_as(adapted, used),
             "reload_keeps_trainable": self._resumes(used, folder, expected),
         }
 
     def _same_as(self, adapted: nn.Module, used: nn.Module) -> Fact:
-        computed, problem = attempt(lambda: self._probe.outputs(used))
+        computed, worked = attempt(lambda: self._probe.outputs(used))
         if computed is None:
-            return Fact.false(problem)
+            return worked
         same = self._probe.same(
             computed,
             self._probe.outputs(adapted),
@@ -103,19 +101,20 @@ class SavingFacts:
                 self._adapter.prunes and name in found and found[name].shape != wanted[name].shape
             )
         ]
-        note = f"loaded with other numbers: {listed(wrong)}" if wrong else ""
-        return Fact(holds=not wrong, note=note)
+        if not wrong:
+            return Fact(holds=True)
+        return Fact.false(f"loaded with other numbers: {listed(wrong)}", tensors=wrong)
 
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> Fact:
         if self._adapter.loads_for_use_only:
             return Fact.null(self._adapter.loads_for_use_only)
-        if left := trainable(used):
-            return Fact.false(f"loaded for use, these train: {listed(sorted(left))}")
-        resumed, problem = attempt(lambda: self._load(folder, trainable=True))
+        if left := sorted(trainable(used)):
+            return Fact.false(f"loaded for use, these train: {listed(left)}", tensors=left)
+        resumed, worked = attempt(lambda: self._load(folder, trainable=True))
         if resumed is None:
-            return Fact.false(problem)
+            return worked
         others = sorted(trainable(resumed).keys() ^ expected.keys())
         # Whether both have the trained numbers is a matter of `saved_adapter_reloads`.
         return Fact.unless(others) if others else self._same_numbers(expected, resumed, used)
@@ -124,15 +123,15 @@ class SavingFacts:
         stored = self._stored
         if stored is None:
             return Fact.null("the baselines hold no adapter of this case")
-        computed, problem = attempt(
+        computed, worked = attempt(
             lambda: self._probe.outputs_in_float32(self._load(stored.folder, trainable=False))
         )
         if computed is None:
-            return Fact.false(problem)
+            return worked
         same = agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE)
-        return Fact(
-            holds=same, note="" if same else "it computes other outputs than were stored with it"
-        )
+        if same:
+            return Fact(holds=True)
+        return Fact.false("it computes other outputs than were stored with it")
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
         return self._adapter.load(copy.deepcopy(self._probe.base), folder, trainable=trainable)

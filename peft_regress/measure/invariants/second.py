@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.measure.adapters.tuner import SECOND, Tuner
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import FILL_SEEDS
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, attempt, told_of
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, attempt, raised, told_of
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     except (ValueError, NotImplementedError) as error:
         return dict.fromkeys(_NAMES, Fact.null(f"peft refuses a second one: {told_of(error)}"))
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return dict.fromkeys(_NAMES, Fact.false(f"the library raises {told_of(error)}"))
-    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before))
-    left, trouble = attempt(lambda: _left(filled, tuner, first, before, trains))
+        return dict.fromkeys(_NAMES, raised(error))
+    wrong, asked = attempt(lambda: _leak(filled, tuner, first, before))
+    left, deleted = attempt(lambda: _left(filled, tuner, first, before, trains))
     return dict(
         zip(
             _NAMES,
             (
-                Fact(holds=not (problem or wrong), note=problem or wrong or ""),
-                Fact(holds=not (trouble or left), note=trouble or left or ""),
+                Fact.false(wrong) if wrong else asked,
+                Fact.false(left) if left else deleted,
             ),
             strict=True,
         )

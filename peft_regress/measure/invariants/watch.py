@@ -223,9 +223,9 @@ class InvariantWatch:
 
     def _switched_off(self, filled: Filled, of_base: Outputs) -> dict[str, Fact]:
         before = trainable(filled.model)
-        disabled, problem = attempt(filled.disabled_outputs)
+        disabled, worked = attempt(filled.disabled_outputs)
         if disabled is None:
-            off = toggled = Fact.false(problem)
+            off = toggled = worked
         else:
             wrong = sorted(set(trainable(filled.model).items()) ^ set(before.items()))
             toggled = Fact.unless([name for name, _ in wrong])
@@ -252,24 +252,20 @@ class InvariantWatch:
         if twice is None or self._adapter.disabled(adapted) is None:
             return Fact.null("there is no adapter with a rank")
         base = copy.deepcopy(self._base)
-        doubled, problem = attempt(lambda: twice.adapt(base, seed=0))
+        doubled, worked = attempt(lambda: twice.adapt(base, seed=0))
         if doubled is None:
             # A rank may not exceed a layer's size.
-            return (
-                Fact.false(problem)
-                if self._training.has_rule
-                else Fact.null(f"at twice it, {problem}")
-            )
+            has_rule = self._training.has_rule
+            return worked if has_rule else Fact.null(f"at twice it, {worked.note}")
         more, fewer = _count(doubled), _count(adapted)
-        return Fact(
-            holds=more >= fewer,
-            note="" if more >= fewer else f"{more:,} train, {fewer:,} at half the rank",
-        )
+        if more >= fewer:
+            return Fact(holds=True)
+        return Fact.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
 
     def _of_layers(
         self, wrong: Callable[..., list[str] | None], adapted: nn.Module, **options: Any
     ) -> Fact:
-        found, problem = attempt(
+        found, worked = attempt(
             lambda: wrong(
                 adapted,
                 self._base,
@@ -278,8 +274,8 @@ class InvariantWatch:
                 **options,
             )
         )
-        if problem:
-            return Fact.false(problem)
+        if not worked.holds:
+            return worked
         return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
 
 

@@ -13,6 +13,7 @@ from peft_regress.report.sentences import (
     remark_line,
     short_verdict,
     shown_change,
+    shown_value,
     version_changes,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
@@ -61,7 +62,7 @@ def finding_title(finding: Finding) -> str:
     if cause.strand == "invariant":
         reason = finding.example.reasons[0]
         old, new = (
-            str(value).lower() if value is not None else "unchecked"
+            shown_value(value, None) if value is not None else "unchecked"
             for value in (reason.old, reason.new)
         )
         return f"invariant {clean(cause.what)}: {old} -> {new}"
