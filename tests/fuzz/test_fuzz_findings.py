@@ -39,6 +39,10 @@ def altered(**changes):
     return alter
 
 
+def adapter(**changes):
+    return lambda value: value["example"]["adapters"][0].update(changes)
+
+
 BROKEN = [
     (altered(surprise=1), "unknown field `surprise`", "git checkout"),
     (altered(schema_version=2), "newer than 1", "pip install -U"),
@@ -49,6 +53,14 @@ BROKEN = [
     (lambda value: value["cause"].update(check="../merged"), "does not fit", "git checkout"),
     (lambda value: value["example"].update(acts=[{"act": "jump"}]), "does not fit", "git checkout"),
     (lambda value: value.pop("content_digest"), "was altered", "git checkout"),
+    (adapter(name="../../outside"), "does not fit the schema", "git checkout"),
+    (adapter(settings={"r=[print()], target_modules": []}), "does not fit", "git checkout"),
+    (
+        lambda value: value["example"].update(
+            acts=[{"act": "load_beside", "adapter": "default", "name": "/outside"}]
+        ),
+        *("does not fit", "git checkout"),
+    ),
 ]
 
 
