@@ -147,6 +147,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and "\0" not in value
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isidentifier()
 
@@ -163,8 +167,8 @@ _TEXT: Final = "a text that is not empty"
 _KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "cases": ('a list of import paths, such as ["pkg.gates:GATES"]', _is_list_of_texts),
     "matrix": ("the name of a matrix", _is_name),
-    "baselines": ("the name of a folder", _is_text),
+    "baselines": ("the name of a folder", _is_path),
     "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
-    "devices": ("the name of a TOML file", _is_text),
-    "budgets": ("the name of a TOML file", _is_text),
+    "devices": ("the name of a TOML file", _is_path),
+    "budgets": ("the name of a TOML file", _is_path),
 }

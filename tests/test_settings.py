@@ -87,6 +87,7 @@ def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path: Path)
         ("cases = [1]", "is not a list of import paths"),
         ("matrix = 'my matrix'", "is not the name of a matrix"),
         ("baselines = 3", "baselines = 3 is not the name of a folder"),
+        (r'baselines = "a\u0000b"', r"baselines = 'a\x00b' is not the name of a folder"),
         ("devices = ''", "devices = '' is not the name of a TOML file"),
         ("bounds = ['x']", "is not a list of tables with cases, metric, bound, reason"),
         ("bounds = [{cases = '*', metric = 'loss', bound = 1}]", "has no reason"),

@@ -7,6 +7,7 @@ content. A last line that is cut short is ignored: the process died while it wro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import msgspec
 
 from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import read_bytes
+from peft_regress.files import is_file, read_bytes
 from peft_regress.runs.run_file import check_record
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
@@ -102,13 +103,14 @@ def journal_of(run_file: Path) -> Path:
 def resumed_journal(path: Path) -> Path:
     """Return the journal that a path names: the file itself, or the one beside a run file.
 
-    The content decides, since a run file may have any name; of a file without content, the name.
+    The content decides, since a run file may have any name; of a file without content, the name. A
+    FIFO is not opened: what is read from it is gone.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(len(_BEGINNING))
-    except (OSError, ValueError):
-        head = b""
+    head = b""
+    with contextlib.suppress(OSError):
+        if is_file(path):
+            with path.open("rb") as stream:
+                head = stream.read(len(_BEGINNING))
     is_itself = head == _BEGINNING if head else _NAME.fullmatch(path.name)
     return path if is_itself else journal_of(path)
 
@@ -141,7 +143,7 @@ def read_journal(path: Path) -> Journal:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             found = _read_line(line)
-        except (msgspec.DecodeError, InputError) as error:
+        except (msgspec.DecodeError, RecursionError, InputError) as error:
             if number == len(lines) - 1:
                 break
             raise RunFileError(path, f"line {number}: {error}", _REMEDY) from error

@@ -88,6 +88,13 @@ def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content) -> None:
         read_finding(path)
 
 
+def test_half_a_surrogate_pair_is_no_text(tmp_path) -> None:
+    path = write_finding(tmp_path, finding())
+    path.write_bytes(path.read_bytes().replace(b"The output", rb"\ud800 output"))
+    with pytest.raises(RunFileError, match="is not valid JSON"):
+        read_finding(path)
+
+
 def test_accepted_findings_are_the_corpus(tmp_path) -> None:
     source, storage = tmp_path / "found", tmp_path / "baselines"
     made = [finding(), finding(example(layer(bias=False)))]

@@ -95,6 +95,13 @@ def test_a_line_that_was_altered_in_the_middle_is_refused(path, line):
         read_journal(path)
 
 
+def test_a_line_that_is_nested_too_deep_is_refused(path):
+    deep = b'{"digest": "x", "content": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    path.write_bytes(deep + path.read_bytes())
+    with pytest.raises(RunFileError, match=r"line 1: maximum recursion depth .*make the run again"):
+        read_journal(path)
+
+
 def test_a_record_that_contradicts_itself_is_refused(tmp_path):
     writer = JournalWriter(tmp_path / "journal")
     bad = msgspec.structs.replace(make_record(), error=Failure(type="E", message="m"))
@@ -175,6 +182,12 @@ def test_a_record_without_its_ledger_is_refused(tmp_path):
     writer.close()
     with pytest.raises(RunFileError, match=f"line 2: {LORA}: its ledger stands elsewhere"):
         read_journal(writer.path)
+
+
+def test_a_fifo_to_resume_from_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(RunFileError, match="is not valid JSON"):
+        read_parts(tmp_path / "fifo")
 
 
 def test_nothing_to_resume_is_wrong_use(tmp_path):
