@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_file, read_bytes
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.environment import commit_here
 from peft_regress.runs.run_file import check_record
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
@@ -27,6 +30,7 @@ from peft_regress.runs.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SUFFIX: Final = ".journal"
@@ -45,6 +49,21 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     machine: Machine
     metrics_known: list[str]
     narrowed_by: list[str] = []
+    commit: str | UnsetType = UNSET
+    """See `commit_here`."""
+
+    @classmethod
+    def here(
+        cls, environment: Mapping[str, str], machine: Machine, narrowed_by: Iterable[str] = ()
+    ) -> Header:
+        """Return the header of what this commit measures with these packages on a machine."""
+        return cls(
+            environment=dict(environment),
+            machine=machine,
+            metrics_known=sorted(KNOWN),
+            narrowed_by=list(narrowed_by),
+            commit=commit_here(),
+        )
 
 
 class KeptRecord(

@@ -209,6 +209,18 @@ def test_what_differs_is_named(path):
     assert "other metrics" in differences(journal_module.Part(header=part, records=[]), HEADER)[0]
 
 
+def test_another_commit_is_a_difference_and_an_unknown_one_is_not(path, tmp_path):
+    (old,) = read_journal(path).parts
+    here = Header.here(ENVIRONMENT, MACHINE)
+    assert differences(old, here) == []
+    run = tmp_path / "new.json"
+    write(run, make_run(make_record(LORA)))
+    (file,) = read_parts(run)
+    assert file.header.commit == "unversioned"
+    later = msgspec.structs.replace(here, commit="abc+")
+    assert "commit unversioned, now abc+" in differences(file, later)
+
+
 def test_cases_in_error_and_of_other_imports_are_measured_again():
     failed = make_record(FULL, {}, status="error", error=Failure(type="E", message="m"))
     records = [
