@@ -63,16 +63,24 @@ class Settings:
 def read_settings(start: Path) -> Settings:
     """Read the table from the nearest pyproject.toml that has it, in a folder or above.
 
+    It names code that is imported, so no folder above the root of the git repository counts, and
+    outside a repository no other folder at all.
     Paths in the table are relative to the folder of the file. Raises `InputError` for a file that
     is no TOML, an unknown key, or a value of another type.
     """
-    for folder in (start, *start.parents):
+    for folder in _searched(start):
         file = folder / _FILE
         if file.is_file():
             table = _table(file)
             if table is not None:
                 return _parsed(file, table)
     return Settings(folder=start, baselines=start / _STORAGE, budgets=_usual_budgets(start))
+
+
+def _searched(start: Path) -> list[Path]:
+    above = [start, *start.parents]
+    roots = [number for number, folder in enumerate(above) if (folder / ".git").exists()]
+    return above[: roots[0] + 1] if roots else [start]
 
 
 def _usual_budgets(folder: Path) -> Path | None:

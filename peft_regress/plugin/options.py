@@ -205,7 +205,8 @@ def _settings_of(config: pytest.Config) -> Settings:
     if settings.file is None and config.args:
         here = config.invocation_params.dir
         asked = [os.path.join(here, word.partition("::")[0]) for word in config.args]  # noqa: PTH118
-        nearest = read_settings(resolved(Path(os.path.commonpath(asked))))
+        common = resolved(Path(os.path.commonpath(asked)))
+        nearest = read_settings(common if is_folder(common) else common.parent)
         return settings if nearest.file is None else nearest
     return settings
 

@@ -106,6 +106,7 @@ def test_a_project_inside_another_one_has_its_own_settings(
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
         (suite.root / name).rename(inner / name)
     (suite.root / "pytest.ini").write_text("[pytest]\n")
+    (suite.root / ".git").mkdir()
     if not asked:
         monkeypatch.chdir(inner)
     done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))
