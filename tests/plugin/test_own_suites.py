@@ -84,6 +84,7 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
 ) -> None:
     """From a folder below: pytest and the commands find the same storage."""
+    (suite.root / ".git").mkdir()
     first = suite.run(*workers)
     assert first.ret == 1
     assert sorted(suite.saved().cases) == IDS
