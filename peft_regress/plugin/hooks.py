@@ -28,7 +28,7 @@ from peft_regress.plugin.collection import (
 )
 from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
-from peft_regress.plugin.narrowing import narrowing_of, off_problem
+from peft_regress.plugin.narrowing import ci_problem, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
@@ -90,10 +90,10 @@ def pytest_configure(config: pytest.Config) -> None:
             check_benchmark_outputs(config, options.baselines)
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
+    problem = None if hasattr(config, "workerinput") else ci_problem(config)
+    if problem is not None:
+        raise pytest.UsageError(line_in_log(problem))
     if options.off:
-        problem = None if hasattr(config, "workerinput") else off_problem(config)
-        if problem is not None:
-            raise pytest.UsageError(line_in_log(problem))
         config.pluginmanager.register(SkippedCases(), "peft_regress_off")
         return
     session = RegressSession(config, options)

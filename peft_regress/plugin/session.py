@@ -85,12 +85,8 @@ class RegressSession:
 
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
-        return Header(
-            environment=self._installed(),
-            machine=self.machine(),
-            metrics_known=sorted(KNOWN),
-            narrowed_by=narrowing_of(self._config).typed,
-        )
+        narrowed_by = narrowing_of(self._config).typed
+        return Header.here(self._installed(), self.machine(), narrowed_by)
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
@@ -332,7 +328,7 @@ class RegressSession:
         msg = (
             f"no test with a case was collected, but {storage} has baselines. Were the files of "
             "the cases renamed or moved? If these tests have no case, say so with "
-            "`--regress-off`, or name the folders that have some in the ini option regress_suites."
+            "`--regress-off`, or name the folders that have some: `-o regress_suites=FOLDER`."
         )
         return [msg]
 

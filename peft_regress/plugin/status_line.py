@@ -6,7 +6,6 @@ pytest's own output does not change. No thread refreshes it, since a thread woul
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
 _CACHE_KEY: Final = "peft_regress/seconds"
+_LEAST_SECONDS: Final = 1e-3
+_MOST_SECONDS: Final = 1e9
 _CASE_IN_NAME: Final = re.compile(r"\[([^/\[\]]+/[^/\[\]]+/[^/\[\]]+)\]")
 
 # Move down one line, scrolling where there is none (IND), and up again; then draw below and return.
@@ -157,14 +158,14 @@ def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
     """Return the terminal to show progress on; None if it would disturb or be stored."""
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     option = config.getoption
+    logs = config.pluginmanager.hasplugin("logging")  # unless pytest runs with -p no:logging
     # The tests' prints, live logs and the debugger write between pytest's own lines.
     shared = (
         option("capture") == "no"
         or option("usepdb")
         or option("trace")
         or option("setupshow")
-        or config.getini("log_cli")
-        or option("log_cli_level")
+        or (logs and (config.getini("log_cli") or option("log_cli_level")))
     )
     kept = os.environ.get("CI") or os.environ.get("BUILD_NUMBER")
     if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
@@ -182,5 +183,5 @@ def _seconds_before(config: pytest.Config) -> dict[str, float]:
     return {
         case: float(seconds)
         for case, seconds in (found.items() if isinstance(found, dict) else ())
-        if isinstance(seconds, int | float) and 0 <= seconds < math.inf
+        if isinstance(seconds, int | float) and _LEAST_SECONDS <= seconds <= _MOST_SECONDS
     }

@@ -15,7 +15,7 @@ from importlib.metadata import (
     packages_distributions,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -44,6 +44,23 @@ TRAINING_THREADS: Final = 1
 
 _SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
 """Requirements of this project that cannot change a number: they find folders and measure text."""
+
+
+def commit_here() -> str:
+    """Return the commit of the working folder as `commit_of` names it; runs git once a folder."""
+    return _commit_in(Path.cwd())
+
+
+@functools.cache
+def _commit_in(_: Path) -> str:
+    from pytest_benchmark.utils import get_commit_info
+
+    return commit_of(get_commit_info())  # type: ignore[no-untyped-call]  # untyped there
+
+
+def commit_of(info: Mapping[str, Any]) -> str:
+    """Return a commit as pytest-benchmark describes it: its id, and + for uncommitted changes."""
+    return f"{info.get('id')}{'+' if info.get('dirty') else ''}"
 
 
 def installed_packages(root: str = "peft-regress") -> dict[str, str]:

@@ -120,6 +120,7 @@ def test_the_storage_is_that_of_the_settings_from_any_folder(
 ) -> None:
     project("gates:GATES", more='baselines = "data"')
     assert str(usual_storage()) == "data"
+    (tmp_path / ".git").mkdir()
     inner = tmp_path / "packages" / "one"
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)

@@ -72,6 +72,7 @@ def test_the_suite_is_red_then_accepted_then_green(
     assert "no regression (1 unchanged; 1 repeats the baseline)" in second.stdout.str()
     # Every command takes the case like a built-in one, also from a folder below.
     pytester.mkdir("below")
+    pytester.mkdir(".git")
     for words in (
         ("compare", "../baselines", "../runs/second.json"),
         ("compare", "0001", "../runs/second.json"),

@@ -46,6 +46,7 @@ def _measured(folder: Path) -> Run:
 def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = project / "below"
     below.mkdir()
+    (project / ".git").mkdir()
     monkeypatch.chdir(below)
     run = _measured(project)
     record = run.cases["digits/lora-r4/small"]

@@ -84,6 +84,7 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
 ) -> None:
     """From a folder below: pytest and the commands find the same storage."""
+    (suite.root / ".git").mkdir()
     first = suite.run(*workers)
     assert first.ret == 1
     assert sorted(suite.saved().cases) == IDS
@@ -108,6 +109,7 @@ def test_a_project_inside_another_one_has_its_own_settings(
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
         (suite.root / name).rename(inner / name)
     (suite.root / "pytest.ini").write_text("[pytest]\n")
+    (suite.root / ".git").mkdir()
     if not asked:
         monkeypatch.chdir(inner)
     done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))

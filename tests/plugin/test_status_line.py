@@ -180,7 +180,13 @@ def test_the_time_left_is_known_from_the_last_run_and_kept_a_case(suite):
 
 @pytest.mark.parametrize(
     "content",
-    [slow(""), slow("[]"), "7", '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}'],
+    [
+        slow(""),
+        slow("[]"),
+        "7",
+        '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}',
+        json.dumps({f"shift/a-r{number}/net": 1e-320 for number in range(4)}),
+    ],
 )
 def test_a_cache_that_holds_anything_else_is_as_good_as_none(suite, content):
     cached(suite).parent.mkdir(parents=True)
@@ -188,6 +194,10 @@ def test_a_cache_that_holds_anything_else_is_as_good_as_none(suite, content):
     seen = shown_by(suite)
     assert FIRST in lines_of_progress(seen)
     assert any("5 passed" in line for line in seen.screen())
+
+
+def test_without_pytest_s_logging_there_is_a_line(suite):
+    assert FIRST in lines_of_progress(shown_by(suite, "-p", "no:logging"))
 
 
 def test_a_case_that_was_not_measured_is_not_remembered(suite):

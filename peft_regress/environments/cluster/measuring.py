@@ -29,7 +29,6 @@ from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.upgrade.orders import groups_of
 from peft_regress.environments.upgrade.taking import taken_records
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord, check_kept
 from peft_regress.text import count_of
@@ -315,11 +314,6 @@ class _Work:
         results.machines[record.case.id] = machine
         results.imported[record.case.id] = measured.imported
         if self._setup.keeper is not None:
-            header = Header(
-                environment=result.environment,
-                direct=dict(results.direct),
-                machine=machine,
-                metrics_known=sorted(KNOWN),
-            )
+            header = Header.here(result.environment, machine, direct=results.direct)
             kept = KeptRecord(record=record, trains=self._order.trains, imported=measured.imported)
             self._setup.keeper.keep(header, kept)

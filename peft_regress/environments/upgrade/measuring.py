@@ -34,7 +34,6 @@ from peft_regress.environments.worker.process import (
 )
 from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.schema import Failure
@@ -194,12 +193,7 @@ class MeasuringWorkers:
     def _header(self) -> Header | None:
         if self.machine is None:
             return None
-        return Header(
-            environment=self.results.environment,
-            direct=dict(self.results.direct),
-            machine=self.machine,
-            metrics_known=sorted(KNOWN),
-        )
+        return Header.here(self.results.environment, self.machine, direct=self.results.direct)
 
     def _taken(self, case: Case, definition: str) -> Record | None:
         """Return what was measured of a case before in an equal environment."""
