@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.definitions import cost_reasons, definition_reasons
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
@@ -102,9 +103,17 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
         *over_budget_reasons(reference, new.record, devices, others),
         *budget_remarks(reference, new.record, devices, others),
     ]
-    if old is not None:
+    if old is None:
+        found += _false_at_first(new.record)
+    else:
         found += _findings(old, new, policy=policy, devices=devices)
-    reasons = tuple(one for one in found if isinstance(one, Reason))
+    # The gravest first: what fails must not stand behind what got better.
+    reasons = tuple(
+        sorted(
+            (one for one in found if isinstance(one, Reason)),
+            key=lambda reason: gravest(reason.verdict),
+        )
+    )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(
         id=name,
@@ -121,12 +130,8 @@ def _findings(
     before, after = old.record, new.record
     yield from _status_reasons(before, after)
     if before.definition != after.definition:
-        yield Reason(
-            metric="definition",
-            old=before.definition,
-            new=after.definition,
-            verdict="incomparable",
-        )
+        yield from definition_reasons(before, after)
+        yield from cost_reasons(before, after)
         return
     yield from training_findings(old, new, policy=policy)
     if not before.status == after.status == "ok":
@@ -147,6 +152,18 @@ def _findings(
     yield from judge.findings()
     yield from lost_fits(before, after, devices)
     yield from _invariant_findings(old, new, same_model=model is None)
+
+
+def _false_at_first(new: Record) -> Iterator[Reason]:
+    """Yield the invariants that are false although nothing judges them yet."""
+    for name in sorted(name for name, holds in new.invariants.items() if holds is False):
+        yield Reason(
+            metric=f"invariant {name}",
+            old=None,
+            new=False,
+            verdict="new",
+            note=new.note_on(name),
+        )
 
 
 def _both_depend_on_inputs(old: Record, new: Record) -> bool:
@@ -201,14 +218,21 @@ def _invariant_findings(
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name), now.get(name)
         if name not in was and name not in old.known and name in INVARIANTS:
-            yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
+            text = new.record.note_on(name) if after is False else ""
+            yield Remark(kind="new metric", subject=f"invariant {name}", new=after, text=text)
             continue
         verdict = invariant_verdict(name, before=before, after=after, same_model=same_model)
         unknown = name not in now and name in INVARIANTS and name not in new.known
         if verdict == "regressed" and unknown:
             verdict = "incomparable"  # an older version never checked it
         if verdict is not None:
-            yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
+            yield Reason(
+                metric=f"invariant {name}",
+                old=before,
+                new=after,
+                verdict=verdict,
+                note=new.record.note_on(name),
+            )
 
 
 def invariant_verdict(
