@@ -68,11 +68,16 @@ def definition_words(reasons: Iterable[Reason]) -> str:
     return clean("; ".join(settings)) or "data, source model, settings or protocol differ"
 
 
+def where_false(notes: Sequence[str]) -> str:
+    """Return where an invariant is false in some cases, as far as their records say it."""
+    note = clean(next(filter(None, notes), ""), longest=_LONGEST_NOTE)
+    return f"for example {note}" if note and len(set(notes)) > 1 else note
+
+
 def with_note(what: str, notes: Sequence[str]) -> str:
-    """Return a fact, and where it is false, as far as it is known: the first of several notes."""
-    note = next(filter(None, notes), "")
-    example = ", for example" if len(set(notes)) > 1 else ""
-    return f"{what}{example}: {clean(note, longest=_LONGEST_NOTE)}" if note else what
+    """Return a fact, and in brackets where it is false."""
+    where = where_false(notes)
+    return f"{what} ({where})" if where else what
 
 
 def false_invariants(records: Iterable[Record]) -> dict[str, list[str]]:

@@ -58,7 +58,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     message: str
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: BaseException) -> Failure:
         """Return the type and the message of an exception."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = str(error).encode("utf-8", "backslashreplace").decode().strip()

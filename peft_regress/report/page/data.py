@@ -218,10 +218,12 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
-    """Return the invariants, and the run that the case repeats."""
+    """Return the invariants, where they are false, and the run that the case repeats."""
     repeated = present.repeated_run
+    notes = {name: clip(present.note_on(name)) for name in invariants if present.note_on(name)}
     return {
         "invariants": [present.invariants.get(name) for name in invariants],
+        **({"notes": notes} if notes else {}),
         **({} if repeated is None else {"repeats": clip(repeated)}),
     }
 

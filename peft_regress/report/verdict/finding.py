@@ -15,7 +15,7 @@ from peft_regress.report.sentences import (
     short_verdict,
     shown_change,
     version_changes,
-    with_note,
+    where_false,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
@@ -115,7 +115,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
 def _notes(finding: Finding) -> list[str]:
     """Say where an invariant is false."""
     notes = [reason.note for member in finding.members for reason in member.reasons]
-    return [with_note("where", notes)] if any(notes) else []
+    return [f"where: {where_false(notes)}"] if any(notes) else []
 
 
 def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list[str]:
