@@ -58,7 +58,7 @@ def is_known(name: str, old: Record, new: Record) -> bool:
         return True
     was, now = old.defects.get(name, Defect()), new.defects.get(name, Defect())
     if was == now == Defect():
-        return _pattern(note_of(old, name)) == _pattern(note_of(new, name))
+        return _pattern(old.note_on(name)) == _pattern(new.note_on(name))
     return (
         error_pattern(was.error) == error_pattern(now.error)
         and set(now.tensors) <= set(was.tensors)
@@ -70,8 +70,3 @@ def _is_no_larger(old: float | None, new: float | None) -> bool:
     if old is None or new is None:
         return old is new
     return new <= _MOST_GROWTH * old
-
-
-def note_of(record: Record, name: str) -> str:
-    """Return why an invariant is false."""
-    return "" if record.invariant_notes is UNSET else record.invariant_notes.get(name, "")

@@ -12,7 +12,8 @@ from msgspec import UNSET
 
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
-from peft_regress.gate.defects import error_text, is_known, is_same_error, note_of
+from peft_regress.gate.defects import error_text, is_known, is_same_error
+from peft_regress.gate.definitions import cost_reasons, definition_reasons
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from peft_regress.devices import DeviceClass
     from peft_regress.gate.inputs import ShapeChanges
-    from peft_regress.gate.verdicts import Observation, Value
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record
 
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
@@ -104,9 +105,17 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
         *over_budget_reasons(reference, new.record, devices, others),
         *budget_remarks(reference, new.record, devices, others),
     ]
-    if old is not None:
+    if old is None:
+        found += _false_at_first(new.record)
+    else:
         found += _findings(old, new, policy=policy, devices=devices)
-    reasons = tuple(one for one in found if isinstance(one, Reason))
+    # The gravest first: what fails must not stand behind what got better.
+    reasons = tuple(
+        sorted(
+            (one for one in found if isinstance(one, Reason)),
+            key=lambda reason: gravest(reason.verdict),
+        )
+    )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(
         id=name,
@@ -125,12 +134,8 @@ def _findings(
     if status is not None:
         yield status
     if before.definition != after.definition:
-        yield Reason(
-            metric="definition",
-            old=before.definition,
-            new=after.definition,
-            verdict="incomparable",
-        )
+        yield from definition_reasons(before, after)
+        yield from cost_reasons(before, after)
         return
     yield from training_findings(old, new, policy=policy)
     if not before.status == after.status == "ok":
@@ -151,6 +156,18 @@ def _findings(
     yield from judge.findings()
     yield from lost_fits(before, after, devices)
     yield from _invariant_findings(old, new)
+
+
+def _false_at_first(new: Record) -> Iterator[Reason]:
+    """Yield the invariants that are false although nothing judges them yet."""
+    for name in sorted(name for name, holds in new.invariants.items() if holds is False):
+        yield Reason(
+            metric=f"invariant {name}",
+            old=None,
+            new=False,
+            verdict="new",
+            note=new.note_on(name),
+        )
 
 
 def _both_depend_on_inputs(old: Record, new: Record) -> bool:
@@ -204,7 +221,8 @@ def _invariant_findings(old: Observation, new: Observation) -> Iterator[Reason |
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
         if name not in was and name not in old.known and name in INVARIANTS:
-            yield Remark(kind="new metric", subject=f"invariant {name}", new=now[name])
+            text = new.record.note_on(name) if now[name] is False else ""
+            yield Remark(kind="new metric", subject=f"invariant {name}", new=now[name], text=text)
             continue
         reason = invariant_reason(name, old.record, new.record)
         if reason is None:
@@ -221,11 +239,11 @@ def invariant_reason(name: str, old: Record, new: Record) -> Reason | None:
     verdict = _invariant_verdict(name, old, new)
     if verdict is None:
         return None
-    before: Value = was
-    after: Value = now
+    metric = f"invariant {name}"
     if was is now is False and verdict == "regressed":
-        before, after = (f"false: {note_of(record, name)}" for record in (old, new))
-    return Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
+        before, after = (f"false: {record.note_on(name)}" for record in (old, new))
+        return Reason(metric=metric, old=before, new=after, verdict=verdict)
+    return Reason(metric=metric, old=was, new=now, verdict=verdict, note=new.note_on(name))
 
 
 def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:

@@ -67,7 +67,7 @@ class Reason:
 
     metric: str
     """A metric, `status`, `definition`, `inputs`, `trained`, `training`, `curve`, `evaluation`,
-    `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
+    `definition SETTING`, `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -81,6 +81,8 @@ class Reason:
     """The evidence for a bound that the author of the case states."""
     limit: float | None = None
     """Of a budget or a device: the most that `new` may be, of a score the least."""
+    note: str = ""
+    """Of an invariant: where it is false, or why it is no longer checked."""
 
     @classmethod
     def of(  # noqa: PLR0913  (all that it says)
@@ -126,7 +128,7 @@ class Remark:
     spec: MetricSpec | None = None
     """Of a number: what it is."""
     text: str = ""
-    """The evidence for a bound, or the change of a model in words."""
+    """The evidence for a bound, the change of a model in words, or where an invariant is false."""
 
     @property
     def fails_strictly(self) -> bool:

@@ -23,7 +23,7 @@ from peft_regress.cost import (
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.imports import told
 from peft_regress.measure.costs import case_costs
-from peft_regress.measure.definition import define
+from peft_regress.measure.definition import define, settings_of
 from peft_regress.measure.edge.case import edge_of_case
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
@@ -297,6 +297,7 @@ class _Measuring:
 
     def _record(self, status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
+        blank["settings"] = settings_of(self._recipe)
         fields = {**blank, **_stated(self._recipe), **content}
         made = Record(case=self._recipe.case, definition=self._definition, status=status, **fields)
         return Measurement(record=made)

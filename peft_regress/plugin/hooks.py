@@ -39,6 +39,7 @@ from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -172,12 +173,14 @@ def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send the record along with the test's report, also from a worker to the controller."""
     report = yield
-    kept = item.stash.get(_KEPT, None)
-    if report.when == "call" and kept is not None:
+    kept = item.stash.get(_KEPT, None) if report.when == "call" else None
+    if report.when != "teardown" and call.excinfo is not None and _KEPT not in item.stash:
+        kept = _not_measured(item, call.excinfo.value) if report.failed else None
+    if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
     if report.when == "setup" and _DEFINITION in item.stash:
@@ -186,6 +189,18 @@ def pytest_runtest_makereport(
     if name is not None:
         vars(report)["peft_regress_case"] = name
     return report
+
+
+def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
+    """Return that the test of a case failed before it measured: else the case would be missing."""
+    session = item.config.stash.get(_SESSION, None)
+    with contextlib.suppress(PeftRegressError):  # its marker, the baselines, or a source is wrong
+        case = case_of(item)
+        if session is not None and case is not None:
+            session.references()
+            record = error_record(case, session.define(case), Failure.of(error))
+            return KeptRecord(record=record)
+    return None
 
 
 class _RunHooks:

@@ -60,7 +60,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Of an error: how many training steps were taken before it, of all seeds together."""
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: BaseException) -> Failure:
         """Return the type and the message of an exception."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = str(error).encode("utf-8", "backslashreplace").decode().strip()
@@ -243,6 +243,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ledger: Ledger | Address
     """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
     # Since schema 2, each only where it says something.
+    settings: dict[str, str] | UnsetType = UNSET
+    """What its author set of what defines the case, by name."""
     invariant_notes: dict[str, str] | UnsetType = UNSET
     """Where an invariant is false, or why it is null."""
     defects: dict[str, Defect] | UnsetType = UNSET
@@ -300,6 +302,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return whether only the first seed trained in full, as it repeats another run."""
         return self.repeats is not UNSET and "loss" not in self.metrics
 
+    def note_on(self, invariant: str) -> str:
+        """Return where an invariant is false, or why it is null; '' if the record does not say."""
+        return "" if self.invariant_notes is UNSET else self.invariant_notes.get(invariant, "")
+
     @property
     def whole_ledger(self) -> Ledger:
         """Return the ledger of a record that was read with it."""
@@ -311,6 +317,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the status with its error: 'error (KeyError: ...)'."""
         error = self.error
         return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
+
+
+def error_record(case: Case, definition: str, failure: Failure) -> Record:
+    """Return the record of a case that could not be measured."""
+    return Record(
+        case=case,
+        definition=definition,
+        status="error",
+        error=failure,
+        metrics={},
+        invariants={},
+        ledger=Ledger(),
+    )
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

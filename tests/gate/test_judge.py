@@ -640,7 +640,62 @@ def test_a_changed_definition_is_incomparable_for_any_numbers() -> None:
     new = observe(make_record(LORA, {"forward_flops": 9}, definition="sha256:b"))
     case = judge_case(LORA, old, new)
     assert case.verdict == "incomparable"
-    assert [reason.metric for reason in case.reasons] == ["definition"]
+    assert [reason.metric for reason in case.reasons] == ["definition", "forward_flops"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ({"steps": "30", "adapter r": "4"}, {"steps": "30", "adapter r": "8"}, {"r": ("4", "8")}),
+        ({}, {"adapter alpha": "8"}, {"alpha": (None, "8")}),
+        ({"adapter r": "4"}, {"adapter r": "4"}, {}),
+        (UNSET, {"adapter r": "4"}, {}),
+    ],
+)
+def test_a_changed_definition_names_the_settings_that_both_sides_recorded(
+    old: Any, new: Any, changed: dict[str, tuple[str | None, str]]
+) -> None:
+    sides = [
+        observe(make_record(definition=digest, settings=settings))
+        for digest, settings in (("sha256:a", old), ("sha256:b", new))
+    ]
+    case = judge_case(LORA, *sides)
+    assert case.verdict == "incomparable"
+    found = {reason.metric: (reason.old, reason.new) for reason in case.reasons}
+    named = {f"definition adapter {name}": pair for name, pair in changed.items()}
+    assert found == (named or {"definition": ("sha256:a", "sha256:b")})
+
+
+def test_settings_alone_are_no_difference() -> None:
+    sides = [observe(make_record(settings={"adapter r": rank})) for rank in "48"]
+    assert judge_case(LORA, *sides).verdict == "unchanged"
+
+
+def test_what_is_false_in_a_case_that_nothing_judges_is_a_reason() -> None:
+    new = make_record(
+        invariants={"merge": False, "frozen": True, "toggling": None},
+        invariant_notes={"merge": "head: off by 0.3"},
+    )
+    case = judge_case(LORA, None, observe(new))
+    assert case.verdict == "new"
+    assert [(one.metric, one.new, one.note) for one in case.reasons] == [
+        ("invariant merge", False, "head: off by 0.3")
+    ]
+
+
+def test_what_fails_stands_before_what_got_better() -> None:
+    old = make_record(invariants={"merge": True})
+    new = make_record(
+        LORA,
+        {**VALUES, "forward_flops": 1, "peak_bytes": VALUES["peak_bytes"] * 2},
+        invariants={"merge": False},
+    )
+    reasons = judge_case(LORA, observe(old), observe(new)).reasons
+    assert [(reason.metric, reason.verdict) for reason in reasons] == [
+        ("peak_bytes", "regressed"),
+        ("invariant merge", "regressed"),
+        ("forward_flops", "improved"),
+    ]
 
 
 def test_a_changed_definition_does_not_excuse_a_crash() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from builders import compare
 from own_training import convolutional, false_facts, fine_tune, image_data, measured
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -21,6 +22,7 @@ from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
+from peft_regress.report import verdict_text
 
 TARGETS = ["0", "6"]
 
@@ -483,3 +485,12 @@ def test_the_definition_is_of_what_the_author_wrote_and_not_of_functions():
         defined(adapter=lora(lora_alpha=3)), defined(batch=2),
     ]  # fmt: skip
     assert len({same, *changed}) == 7
+
+
+def test_a_rank_that_was_changed_to_the_default_is_named_with_what_it_costs():
+    """It once read 'sha256:9a22 -> sha256:a950'."""
+    old, new = (measured(fine_tune(lora(r=rank))) for rank in (4, 8))
+    text = " ".join(verdict_text(compare([old], [new])).split())
+    assert "definition changed: adapter r: 4 -> 8; trainable_params +" in text
+    assert ", adapter_bytes +" in text
+    assert "also changed: forward_flops +" in text

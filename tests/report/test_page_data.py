@@ -237,6 +237,14 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
     assert found.at == sorted(found.at)
 
 
+def test_a_case_says_where_an_invariant_is_false():
+    notes = {"merge_equals_unmerged": "head: off by 0.3"}
+    false = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
+    data = data_of(entry(0, false))
+    assert data["cases"][0]["notes"] == notes
+    assert "notes" not in data_of(entry(0, make_record()))["cases"][0]
+
+
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
     failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
     entries = [

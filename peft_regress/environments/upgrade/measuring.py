@@ -21,7 +21,6 @@ from peft_regress.environments.upgrade.messages import (
     Imported,
     Measure,
     Measured,
-    error_record,
 )
 from peft_regress.environments.upgrade.orders import Order, Results, groups_of
 from peft_regress.environments.worker.environment_variables import variables
@@ -36,7 +35,7 @@ from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

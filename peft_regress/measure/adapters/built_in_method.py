@@ -74,6 +74,10 @@ class MethodAdapter:
 
     def definition(self) -> Json:
         """Return the method's settings."""
+        return self.settings()
+
+    def settings(self) -> dict[str, Json]:
+        """Return the same by name."""
         return {"method": self.method.name, **self.method.hyperparameters(self.rank)}
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:

@@ -55,6 +55,10 @@ class CallableAdapter(UnruledAdapter):
         """Return that it is a callable: its code defines nothing."""
         return "callable"
 
+    def settings(self) -> dict[str, Json]:
+        """Return the same by name."""
+        return {"class": "callable"}
+
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Call the function, and let the heads train.
 

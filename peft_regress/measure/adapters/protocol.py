@@ -62,6 +62,9 @@ class Adapter(Protocol):
     def definition(self) -> Json:
         """Return what its author set."""
 
+    def settings(self) -> Mapping[str, Json]:
+        """Return the same by name, for people; a number is named at its default, too."""
+
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Wrap the model and set what trains; the base must not be used afterwards.
 

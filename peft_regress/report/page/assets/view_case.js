@@ -126,8 +126,10 @@ function invariantSection(item) {
   const rows = DATA.invariants.map((name, index) => ({
     name,
     holds: item.invariants[index] ?? null,
+    where: item.notes?.[name] ?? "",
   }));
   if (rows.length === 0) return [];
+  const where = { label: "where, or why not", cell: (row) => visible(row.where) };
   return [
     h("h2", {}, "Invariants"),
     dataTable({
@@ -144,6 +146,7 @@ function invariantSection(item) {
               INVARIANT_WORDS.get(row.holds)[1],
             ),
         },
+        ...(rows.some((row) => row.where) ? [where] : []),
       ],
     }),
   ];
