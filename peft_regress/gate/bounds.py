@@ -28,12 +28,23 @@ class Bounds:
     numerics: Numerics = "usual"
     own: Mapping[str, OwnBound] = field(default_factory=dict)
     """The author's own bounds, by metric."""
+    largest_loss: float = 0.0
+    """Of the first losses: the scale of the case's losses."""
 
     @classmethod
     def of(cls, record: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
         """Return the bounds on the metrics of a record."""
-        own = record.bounds
-        return cls(policy=policy, numerics=numerics_of(record), own={} if own is UNSET else own)
+        return cls(
+            policy=policy,
+            numerics=numerics_of(record),
+            own={} if record.bounds is UNSET else record.bounds,
+            largest_loss=_largest_loss(record),
+        )
+
+    @classmethod
+    def between(cls, old: Record, new: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
+        """Return the bounds of a reference on a newer record, which may state others of its own."""
+        return replace(cls.of(old, policy), own={} if new.bounds is UNSET else new.bounds)
 
     @property
     def usual(self) -> Bounds:
@@ -53,6 +64,12 @@ class Bounds:
     def on_fingerprint(self, name: str, step: int) -> float:
         """Return the bound on one loss of a fingerprint; `step` counts from 0."""
         return self.own_or(name, self.policy.fingerprint(name, self.numerics, step=step))
+
+    def floor_of(self, name: str) -> float:
+        """Return the size as which smaller losses, or updates, are compared."""
+        if name == "optimizer_updates":
+            return self.policy.update_floor
+        return self.policy.loss_floor * self.largest_loss
 
     def judges(self, name: str, metric: Metric) -> bool:
         """Return whether any change of the metric could be reported."""
@@ -74,6 +91,14 @@ class Bounds:
             "seconds": policy.seconds_bound,
         }.get(metric.kind, 0.0)
         return (self.own_or(name, usual),)
+
+
+def _largest_loss(record: Record) -> float:
+    metric = record.metrics.get("first_losses")
+    if metric is None:
+        return 0.0
+    by_seed = [one if isinstance(one, list) else [one] for one in metric.samples or ()]
+    return max((abs(loss) for losses in by_seed for loss in losses), default=abs(metric.value))
 
 
 def numerics_of(record: Record) -> Numerics:

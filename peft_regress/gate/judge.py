@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
@@ -143,6 +144,7 @@ def _findings(
             verdict="incomparable",
         )
     yield from _trained_reasons(before, after)
+    yield from _numerics_reasons(before, after)
     judge = MetricJudge.of(old, new, policy=policy, same_inputs=difference is None)
     yield from judge.findings()
     yield from lost_fits(before, after, devices)
@@ -192,6 +194,14 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
         words = changes.words("no longer", "newly", "changed shape")
         after = f"{count_of(len(new.trained), 'tensor')}: {words}"
         yield Reason(metric="trained", old=before, new=after, verdict="regressed")
+
+
+def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the precision, which decides the bounds: another one must not choose its own."""
+    before, after = numerics_of(old), numerics_of(new)
+    if before != after:
+        words = f"the precision changed from {before} to {after}"
+        yield Reason(metric="numerics", old=before, new=words, verdict="regressed")
 
 
 def _invariant_findings(

@@ -36,8 +36,8 @@ class MetricJudge:
     def of(
         cls, old: Observation, new: Observation, *, policy: Policy, same_inputs: bool
     ) -> MetricJudge:
-        """Return the judge of two observations, by the bounds of the newer one."""
-        bounds = Bounds.of(new.record, policy)
+        """Return the judge of two observations."""
+        bounds = Bounds.between(old.record, new.record, policy)
         return cls(old=old, new=new, bounds=bounds, same_inputs=same_inputs)
 
     def names(self) -> list[str]:

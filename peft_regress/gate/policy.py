@@ -69,6 +69,10 @@ class Policy:
     """The norm of an optimizer's update of three small tensors. Seen 3.2e-7, over GaLore's ranks,
     limited to AVX2 and to SSE4."""
 
+    update_floor: float = 0.1
+    """Smaller updates are compared as if they were this large, relative to the weights: float32
+    rounds a weight to 6e-8 of it, a fifth of the bound on such an update."""
+
     bfloat16_update_bound: float = 0.05
     """The same of bfloat16 tensors, whose sums round to 8 bits. Seen 7.7e-3, limited to SSE4."""
 
@@ -84,8 +88,9 @@ class Policy:
     bfloat16_curve_rounding: float = 0.02
     """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
 
-    fingerprint_floor_nats: float = 0.01
-    """Smaller losses are compared as if they were this large: there, rounding is not relative."""
+    loss_floor: float = 0.001
+    """A share of the largest of a case's first losses. Smaller losses, of a test too, are compared as
+    if they were this large: there, rounding is not relative."""
 
     accuracy_margin: float = 0.05
     """Two-sided: the mean difference of paired seeds, as a fraction. Seen 0.037, with a standard

@@ -34,7 +34,7 @@ from peft_regress.metrics import METRICS
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -231,6 +231,10 @@ class _Measuring:
         if rounds is not None:
             metrics |= rounds.metrics(timed=timed)
             facts = {**rounds.facts, **facts}
+        try:
+            check_finite(metrics, self._recipe.case.id)
+        except InputError as error:  # no file could hold it
+            return self._failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
         notes = {
             name: fact.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import Any
 
@@ -153,6 +154,22 @@ def test_an_optimizer_of_ones_own_has_it_if_it_keeps_more_and_fits_any_model(
         metric = record.metrics["optimizer_updates"]
         assert [len(sample) for sample in metric.samples] == [5] * 3
         assert metric.value == pytest.approx(sum(sample[0] for sample in metric.samples) / 3)
+
+
+def test_an_optimizer_whose_updates_are_no_numbers_is_an_error() -> None:
+    """No run file could hold such a metric."""
+
+    class Diverging(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step(closure)
+            for parameter in self.param_groups[0]["params"]:
+                state = self.state[parameter]
+                state["steps"] = state.get("steps", 0) + 1
+                parameter.data *= math.nan if state["steps"] > 10 else 1
+
+    record = measured(fine_tune("full", optimizer=lambda m: Diverging(m.parameters(), lr=0.01)))
+    assert record.status == "error"
+    assert "'optimizer_updates' is nan" in record.error.message
 
 
 def test_what_adamw_keeps_is_no_reason() -> None:

@@ -41,6 +41,8 @@ _NOT_COMPARED: Final = {
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics"})
+"""The reasons on a function that say by themselves what changed."""
 
 
 def finding_headline(finding: Finding) -> str:
@@ -65,7 +67,7 @@ def finding_title(finding: Finding) -> str:
             for value in (reason.old, reason.new)
         )
         return f"invariant {clean(cause.what)}: {old} -> {new}"
-    exact = [one for one in finding.example.reasons if one.metric in {"curve", "evaluation"}]
+    exact = [one for one in finding.example.reasons if one.metric in _IN_WORDS]
     if exact:
         return clean(str(exact[0].new))
     ranges = finding.ranges()
