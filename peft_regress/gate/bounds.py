@@ -28,17 +28,25 @@ class Bounds:
     numerics: Numerics = "usual"
     own: Mapping[str, OwnBound] = field(default_factory=dict)
     """The author's own bounds, by metric."""
-    largest_loss: float = 0.0
-    """Of the first losses: the scale of the case's losses."""
+    loss_floor: float = 0.0
+    """Smaller losses are compared as if they were this large."""
+    nearby_changes: tuple[float, ...] = ()
+    """Of an own case by step: how far nearby weights move the first losses."""
+    test_items: float = math.inf
+    """Infinite where nothing says how many there are."""
 
     @classmethod
     def of(cls, record: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
         """Return the bounds on the metrics of a record."""
+        losses = (abs(loss) for seed in _first_losses(record) for loss in seed)
+        loss_floor = policy.loss_floor * max(losses, default=0.0)
         return cls(
             policy=policy,
             numerics=numerics_of(record),
             own={} if record.bounds is UNSET else record.bounds,
-            largest_loss=_largest_loss(record),
+            loss_floor=loss_floor,
+            nearby_changes=_nearby_changes(record, loss_floor),
+            test_items=math.inf if record.test_items is UNSET else record.test_items,
         )
 
     @classmethod
@@ -63,13 +71,20 @@ class Bounds:
 
     def on_fingerprint(self, name: str, step: int) -> float:
         """Return the bound on one loss of a fingerprint; `step` counts from 0."""
-        return self.own_or(name, self.policy.fingerprint(name, self.numerics, step=step))
+        policy = self.policy
+        usual = policy.fingerprint(name, self.numerics, step=step)
+        if name == "first_losses" and step < len(self.nearby_changes):
+            usual = min(usual, max(self.nearby_changes[step], policy.nearby_least))
+        return self.own_or(name, usual)
+
+    def on_accuracy(self, seeds: int) -> float:
+        """Return the bound on the mean accuracy of some seeds."""
+        of_items = self.policy.accuracy_items / (self.test_items * seeds)
+        return max(self.policy.accuracy_margin, of_items)
 
     def floor_of(self, name: str) -> float:
         """Return the size as which smaller losses, or updates, are compared."""
-        if name == "optimizer_updates":
-            return self.policy.update_floor
-        return self.policy.loss_floor * self.largest_loss
+        return self.policy.update_floor if name == "optimizer_updates" else self.loss_floor
 
     def judges(self, name: str, metric: Metric) -> bool:
         """Return whether any change of the metric could be reported."""
@@ -85,7 +100,11 @@ class Bounds:
             )
         usual = {
             "bytes": policy.bytes_bound,
-            "accuracy": policy.accuracy_margin if metric.unit == "fraction" else policy.loss_margin,
+            "accuracy": (
+                self.on_accuracy(len(metric.samples or (metric.value,)))
+                if metric.unit == "fraction"
+                else policy.loss_margin
+            ),
             # What a score means, and how much it varies, only its author knows.
             "score": math.inf,
             "seconds": policy.seconds_bound,
@@ -93,12 +112,20 @@ class Bounds:
         return (self.own_or(name, usual),)
 
 
-def _largest_loss(record: Record) -> float:
+def _first_losses(record: Record) -> list[list[float]]:
     metric = record.metrics.get("first_losses")
-    if metric is None:
-        return 0.0
-    by_seed = [one if isinstance(one, list) else [one] for one in metric.samples or ()]
-    return max((abs(loss) for losses in by_seed for loss in losses), default=abs(metric.value))
+    return [] if metric is None else metric.by_seed
+
+
+def _nearby_changes(record: Record, floor: float) -> tuple[float, ...]:
+    """Return by step how far the first losses are from those of nearby weights, over all seeds."""
+    if record.nearby_losses is UNSET or not floor or numerics_of(record) == "bfloat16":
+        return ()  # bfloat16 has no weights as near as that
+    shares = (
+        [abs(b - a) / max(abs(a), floor) for a, b in zip(losses, others, strict=False)]
+        for losses, others in zip(_first_losses(record), record.nearby_losses, strict=False)
+    )
+    return tuple(map(max, zip(*shares, strict=False)))
 
 
 def numerics_of(record: Record) -> Numerics:

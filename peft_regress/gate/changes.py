@@ -74,7 +74,7 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
     # Looked up once for each step, not for each seed: a long history asks often.
     of_steps = bounds.on(name, old)
     floor = bounds.floor_of(name)
-    for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
+    for before, after in zip(old.by_seed, new.by_seed, strict=True):
         for a, b, bound in zip(before, after, of_steps, strict=False):
             if a == b:
                 continue
@@ -121,12 +121,6 @@ def have_same_shape(old: Metric, new: Metric) -> bool:
     return shape(old) == shape(new)
 
 
-def _by_seed(metric: Metric) -> list[list[float]]:
-    """Return the samples as one list for each seed; the value if there are no samples."""
-    listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
-    return listed if any(listed) else [[metric.value]]
-
-
 def _flat(metric: Metric) -> list[float]:
     """Return a metric's samples in one list, or its value if it has none."""
-    return [sample for seed in _by_seed(metric) for sample in seed]
+    return [sample for seed in metric.by_seed for sample in seed]

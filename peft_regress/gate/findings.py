@@ -194,6 +194,7 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "curve": "function",
     "evaluation": "function",
     "numerics": "function",
+    "rates": "function",
 }
 """By the first word of a reason that is about no metric."""
 

@@ -15,7 +15,13 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
-from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
+from peft_regress.gate.inputs import (
+    OF_INPUTS,
+    first_difference,
+    model_changes,
+    rate_difference,
+    shape_changes,
+)
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
@@ -143,6 +149,8 @@ def _findings(
             new=difference.new,
             verdict="incomparable",
         )
+    if difference is None:
+        yield from _rate_reasons(before, after)
     yield from _trained_reasons(before, after)
     yield from _numerics_reasons(before, after)
     judge = MetricJudge.of(old, new, policy=policy, same_inputs=difference is None)
@@ -194,6 +202,14 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
         words = changes.words("no longer", "newly", "changed shape")
         after = f"{count_of(len(new.trained), 'tensor')}: {words}"
         yield Reason(metric="trained", old=before, new=after, verdict="regressed")
+
+
+def _rate_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the learning rates, which a schedule decides."""
+    found = rate_difference(old, new)
+    if found is not None:
+        words = f"{found.where}: {found.new}"
+        yield Reason(metric="rates", old=found.old, new=words, verdict="regressed")
 
 
 def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:

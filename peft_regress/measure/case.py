@@ -244,7 +244,13 @@ class _Measuring:
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
         if rounds is not None:
-            more |= {"curve": rounds.curve, "repeats": rounds.repeats}
+            more |= {
+                "curve": rounds.curve,
+                "repeats": rounds.repeats,
+                "nearby_losses": rounds.nearby_losses,
+                "rates": rounds.rates,
+                "test_items": rounds.test_items,
+            }
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on

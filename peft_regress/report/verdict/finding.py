@@ -41,7 +41,7 @@ _NOT_COMPARED: Final = {
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
-_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics"})
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
 """The reasons on a function that say by themselves what changed."""
 
 
