@@ -72,7 +72,7 @@ class Policy:
 
     update_bound: float = 3e-6
     """The norm of an optimizer's update of three small tensors. Seen 5.8e-7, over GaLore's ranks
-    and eleven optimizers of torch, limited to AVX2 and to SSE4."""
+    and eight optimizers of torch, limited to AVX2 and to SSE4 (own_networks.py --updates)."""
 
     update_floor: float = 0.1
     """Smaller updates are compared as if they were this large, relative to the weights: float32

@@ -2,6 +2,7 @@
 
     python tools/studies/own_networks.py             whether rounding shows in the first losses
     python tools/studies/own_networks.py --bounds    what the bounds say of rounding and of a fault
+    python tools/studies/own_networks.py --updates   how far rounding moves an optimizer's updates
 
 The first trains each under several instruction sets, in processes of their own, and prints by which
 loss the curves depart from that of this machine's own instructions.
@@ -9,10 +10,13 @@ loss the curves depart from that of this machine's own instructions.
 The second measures each in the same way, also with two threads, and judges it as on another kind of
 machine, where no curve is known: by bounds. Then every update of its optimizer is 0.9 times as
 large.
+
+The third runs optimizers of torch, and GaLore at its ranks, by themselves.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -25,10 +29,11 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from peft_regress import FineTune, load_digits
+from peft_regress import FineTune, load_digits, registry
 from peft_regress.gate import Observation, judge_case
 from peft_regress.gate.bounds import Bounds
 from peft_regress.measure import ProfileCache, Recipe, measure
+from peft_regress.measure.optimizer_updates import optimizer_updates
 from peft_regress.runs.schema import Machine, Record
 
 if TYPE_CHECKING:
@@ -146,7 +151,7 @@ def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
             parameter.copy_(start + FACTOR * (parameter - start))
 
     if FACTOR != 1:
-        optimizer.step = scaled_step  # type: ignore[method-assign]
+        optimizer.step = scaled_step  # type: ignore[assignment, method-assign]
     return optimizer
 
 
@@ -184,12 +189,62 @@ def curves() -> dict[str, list[float]]:
 def records() -> dict[str, Record]:
     """Return the record of each case, computed by the threads of this process."""
     torch.set_num_threads(THREADS)
-    torch.set_num_threads = lambda _: None  # the package computes on one thread
+    # The package computes on one thread.
+    torch.set_num_threads = lambda nthreads: None  # noqa: ARG005
     profiles = ProfileCache()
     return {
         case.id: measure(Recipe.of(case, Path("absent")), profiles=profiles, timed=False).record
         for case in NETWORKS
     }
+
+
+def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
+    """Return what makes optimizers of different kinds."""
+    kinds: dict[str, Any] = {
+        "adadelta": torch.optim.Adadelta,
+        "adafactor": torch.optim.Adafactor,
+        "adagrad": functools.partial(torch.optim.Adagrad, lr=1e-2),
+        "adamw": functools.partial(torch.optim.AdamW, lr=1e-2),
+        "adamw 1e-5": functools.partial(torch.optim.AdamW, lr=1e-5),
+        "adamw amsgrad": functools.partial(torch.optim.AdamW, amsgrad=True),
+        "nadam": torch.optim.NAdam,
+        "radam": torch.optim.RAdam,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+    }
+    galore = registry.get("method", "galore")
+    return {
+        **{name: lambda model, kind=kind: kind(model.parameters()) for name, kind in kinds.items()},
+        **{
+            f"galore-r{rank}": lambda model, rank=rank: galore.make_optimizer(model, rank=rank)
+            for rank in galore.ranks
+        },
+    }
+
+
+def updates() -> dict[str, list[list[float]] | None]:
+    """Return the fingerprint of each optimizer."""
+    cpu = torch.device("cpu")
+    return {
+        name: optimizer_updates(make, dtype=torch.float32, device=cpu)
+        for name, make in optimizers().items()
+    }
+
+
+def print_updates() -> None:
+    """Print how far instruction sets move the fingerprint of each optimizer."""
+    sides = {
+        name: json.loads(in_a_process("--fingerprints", environment))
+        for name, environment in {"here": {}, **INSTRUCTIONS}.items()
+    }
+    for name, here in sides["here"].items():
+        moved = (
+            abs(b - a) / a
+            for side in sides.values()
+            for one, other in zip(here, side[name], strict=True)
+            for a, b in zip(one, other, strict=True)
+        )
+        print(f"{name:15} {max(moved):.1e}")
 
 
 def in_a_process(what: str, environment: dict[str, str]) -> bytes:
@@ -257,6 +312,12 @@ def main() -> None:
         return
     if "--records" in sys.argv:
         sys.stdout.buffer.write(msgspec.json.encode(records()))
+        return
+    if "--fingerprints" in sys.argv:
+        print(json.dumps(updates()))
+        return
+    if "--updates" in sys.argv:
+        print_updates()
         return
     if "--bounds" in sys.argv:
         print_bounds()
