@@ -71,7 +71,7 @@ class Policy:
     matrices, limited to AVX2 and to SSE4."""
 
     update_bound: float = 3e-6
-    """The norm of an optimizer's update of three small tensors. Seen 5.8e-7, over GaLore's ranks
+    """The norm of an optimizer's update of three small tensors. Seen 9.0e-7, over GaLore's ranks
     and eight optimizers of torch, limited to AVX2 and to SSE4 (own_networks.py --updates)."""
 
     update_floor: float = 0.1

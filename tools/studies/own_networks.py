@@ -214,12 +214,17 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
     }
     galore = registry.get("method", "galore")
     return {
-        **{name: lambda model, kind=kind: kind(model.parameters()) for name, kind in kinds.items()},
+        **{name: functools.partial(_of_all, kind) for name, kind in kinds.items()},
         **{
-            f"galore-r{rank}": lambda model, rank=rank: galore.make_optimizer(model, rank=rank)
+            f"galore-r{rank}": functools.partial(galore.make_optimizer, rank=rank)
             for rank in galore.ranks
         },
     }
+
+
+def _of_all(kind: Any, model: nn.Module) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = kind(model.parameters())
+    return made
 
 
 def updates() -> dict[str, list[list[float]] | None]:
