@@ -195,6 +195,8 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "trained": "trained",
     "curve": "function",
     "evaluation": "function",
+    "numerics": "function",
+    "rates": "function",
 }
 """By the first word of a reason that is about no metric."""
 

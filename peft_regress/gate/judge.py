@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.defects import error_text, is_known, is_same_error
@@ -17,7 +18,13 @@ from peft_regress.gate.definitions import cost_reasons, definition_reasons
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
-from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
+from peft_regress.gate.inputs import (
+    OF_INPUTS,
+    first_difference,
+    model_changes,
+    rate_difference,
+    shape_changes,
+)
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
@@ -151,7 +158,10 @@ def _findings(
             new=difference.new,
             verdict="incomparable",
         )
+    if difference is None:
+        yield from _rate_reasons(before, after)
     yield from _trained_reasons(before, after)
+    yield from _numerics_reasons(before, after)
     judge = MetricJudge.of(old, new, policy=policy, same_inputs=difference is None)
     yield from judge.findings()
     yield from lost_fits(before, after, devices)
@@ -215,6 +225,22 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
         words = changes.words("no longer", "newly", "changed shape")
         after = f"{count_of(len(new.trained), 'tensor')}: {words}"
         yield Reason(metric="trained", old=before, new=after, verdict="regressed")
+
+
+def _rate_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the learning rates, which a schedule decides."""
+    found = rate_difference(old, new)
+    if found is not None:
+        words = f"{found.where}: {found.new}"
+        yield Reason(metric="rates", old=found.old, new=words, verdict="regressed")
+
+
+def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the precision, which decides the bounds: another one must not choose its own."""
+    before, after = numerics_of(old), numerics_of(new)
+    if before != after:
+        words = f"the precision changed from {before} to {after}"
+        yield Reason(metric="numerics", old=before, new=words, verdict="regressed")
 
 
 def _invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:

@@ -89,7 +89,11 @@ def completed(record: Record, trained: Record) -> Record:
     missing = {
         name: metric for name, metric in trained.metrics.items() if lacks_seeds(record, name)
     }
-    return msgspec.structs.replace(record, metrics={**record.metrics, **missing})
+    return msgspec.structs.replace(
+        record,
+        metrics={**record.metrics, **missing},
+        nearby_losses=trained.nearby_losses,
+    )
 
 
 def training_findings(

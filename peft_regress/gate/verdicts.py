@@ -67,7 +67,7 @@ class Reason:
 
     metric: str
     """A metric, `status`, `definition`, `inputs`, `trained`, `training`, `curve`, `evaluation`,
-    `definition SETTING`, `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
+    `numerics`, `rates`, `definition SETTING`, `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None

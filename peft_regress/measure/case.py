@@ -37,7 +37,7 @@ from peft_regress.own_code import code_of
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -235,6 +235,10 @@ class _Measuring:
         if rounds is not None:
             metrics |= rounds.metrics(timed=timed)
             facts = {**rounds.facts, **facts}
+        try:
+            check_finite(metrics, self._recipe.case.id)
+        except InputError as error:  # no file could hold it
+            return self._failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
         notes = {
             name: fact.note
@@ -247,7 +251,13 @@ class _Measuring:
         if defects:
             more["defects"] = defects
         if rounds is not None:
-            more |= {"curve": rounds.curve, "repeats": rounds.repeats}
+            more |= {
+                "curve": rounds.curve,
+                "repeats": rounds.repeats,
+                "nearby_losses": rounds.nearby_losses,
+                "rates": rounds.rates,
+                "test_items": rounds.test_items,
+            }
         if self._is_own or self._recipe.runs_in_executorch:
             more["batch"] = self._recipe.fine_tune.batch
         if self._is_own:

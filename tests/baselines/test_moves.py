@@ -144,7 +144,7 @@ def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> 
             judged |= {
                 (case, reason.metric, last[case].run_name, one.name, reason.verdict)
                 for reason in verdict.reasons
-                if reason.verdict not in {"incomparable", "known_defect"}
+                if reason.verdict not in {"incomparable", "known_defect", "new"}
             }
             last[case] = new
     found = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import msgspec
@@ -303,11 +304,44 @@ def test_fingerprint_differences_of_two_seeds_do_not_cancel() -> None:
     )
 
 
-def test_fingerprint_near_zero_is_measured_against_the_floor() -> None:
-    floor = DEFAULT_POLICY.fingerprint_floor_nats
-    old, new = {"first_losses": [[0.0]]}, {"first_losses": [[floor / 2]]}
-    (reason,) = compare(old, new).reasons
-    assert reason.relative_change == pytest.approx(0.5)
+@pytest.mark.parametrize("scale", [1e-4, 2.0])
+def test_a_loss_near_zero_is_measured_by_the_largest_of_the_first_losses(scale: float) -> None:
+    old = {"first_losses": [[scale, scale, 0.0]], "loss": [0.0]}
+    new = {"first_losses": [[scale, scale, scale / 2000]], "loss": [scale / 2000]}
+    for reason in compare(old, new).reasons:
+        assert reason.relative_change == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 2.0])
+def test_a_tenfold_test_loss_regresses_however_small_the_losses_of_the_case_are(
+    scale: float,
+) -> None:
+    losses = {"first_losses": [[scale, 0.9 * scale]]}
+    old = {**losses, "loss": [scale / 1000]}
+    assert verdict_of(old, {**losses, "loss": [scale / 100]}) == "regressed"
+    assert verdict_of({"loss": [1e-4]}, {"loss": [1e-3]}) == "regressed"
+    assert verdict_of(old, {**losses, "loss": [1.1 * scale / 1000]}) == "unchanged"
+
+
+@pytest.mark.parametrize("position", [0, 2])
+@pytest.mark.parametrize("name", ["first_losses", "filled_losses", "optimizer_updates"])
+def test_what_is_no_number_is_never_unchanged(name: str, position: int) -> None:
+    new = [1.0, 1.0, 1.0]
+    new[position] = math.nan
+    samples = (lambda one: one) if name == "filled_losses" else (lambda one: [one])
+    assert verdict_of({name: samples([1.0] * 3)}, {name: samples(new)}) == "regressed"
+
+
+def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference() -> None:
+    moved = {"first_losses": [[2.3 * (1 + 1e-4)]]}
+    old, new = (
+        observe(make_record(metrics=metrics, numerics=numerics))
+        for metrics, numerics in (({"first_losses": [[2.3]]}, "usual"), (moved, "bfloat16"))
+    )
+    case = judge_case(LORA, old, new)
+    assert [reason.metric for reason in case.reasons] == ["numerics", "first_losses"]
+    assert case.reasons[1].bound == DEFAULT_POLICY.fingerprint_bound[0]
+    assert [reason.metric for reason in judge_case(LORA, new, old).reasons] == ["numerics"]
 
 
 # --- accuracy -------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ _NOT_COMPARED: Final = {
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
+"""The reasons on a function that say by themselves what changed."""
 
 
 def finding_headline(finding: Finding) -> str:
@@ -62,7 +64,7 @@ def finding_title(finding: Finding) -> str:
         return _status_title(finding.example)
     if cause.strand == "invariant":
         return _invariant_title(finding)
-    exact = [one for one in finding.example.reasons if one.metric in {"curve", "evaluation"}]
+    exact = [one for one in finding.example.reasons if one.metric in _IN_WORDS]
     if exact:
         return clean(str(exact[0].new))
     return _changes_title(finding) or ", ".join(map(_without_ratio, finding.example.reasons))
