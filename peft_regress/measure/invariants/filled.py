@@ -47,12 +47,14 @@ class Filled:
         adapter: Adapter,
         objective: Objective,
         parameters: Collection[str],
+        copies: Collection[str],
         probe: Any,
         wide_probe: Any,
     ) -> None:
         """Fill the named parameters once for each seed; the last fill stays.
 
-        wide_probe: what the last fill also computes, by two threads.
+        copies: those of whole modules that the library trains in place of the originals, filled
+        after the adapter's own. wide_probe: what the last fill also computes, by two threads.
 
         Raises `FilledLossError` if a loss is NaN or infinite.
         """
@@ -60,9 +62,9 @@ class Filled:
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self._adapter = adapter
         self._objective = objective
-        self.parameters = sorted(parameters)
+        self._parameters = sorted(parameters)
         self._starts = self._starts_of(
-            {name: self.model.get_parameter(name) for name in self.parameters}
+            {name: self.model.get_parameter(name) for name in self._parameters}
         )
         self.losses = tuple(map(self._filled_loss, FILL_SEEDS))
         """The loss of the probe, one for each fill.
@@ -72,10 +74,19 @@ class Filled:
         """
         with _two_threads():
             self.wide_loss = self._loss_of(wide_probe, seed=FILL_SEEDS[-1])
+        self.checked_losses = self.losses
+        """The same with the copies filled as well."""
+        if copies:
+            self._parameters += copies
+            self.checked_losses = tuple(map(self._checked_loss, FILL_SEEDS))
 
     def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
         return self._loss_of(self._probe, seed=seed)
+
+    def _checked_loss(self, seed: int) -> float:
+        self.fill(seed)
+        return self.loss()
 
     def _loss_of(self, probe: Any, *, seed: int) -> float:
         loss = self._objective.precise_loss(self.model, probe)
@@ -83,13 +94,13 @@ class Filled:
             raise FilledLossError(loss=loss, seed=seed)
         return loss
 
-    def loss(self) -> float:
-        """Return the loss of the probe."""
-        return self._objective.precise_loss(self.model, self._probe)
+    def loss(self, model: nn.Module | None = None) -> float:
+        """Return the loss of the probe, also for a copy of the model."""
+        return self._objective.precise_loss(model or self.model, self._probe)
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""
-        parameters = {name: self.model.get_parameter(name) for name in self.parameters}
+        parameters = {name: self.model.get_parameter(name) for name in self._parameters}
         _draw(parameters, self._starts, seed=seed)
 
     def draw(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> None:

@@ -5,6 +5,7 @@ Judged by the loss of the probe, since the filled losses say already what the fi
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -39,13 +40,14 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     if adapter.alters_base:
         return dict.fromkeys(_NAMES, Fact.null("adding one alters the base's weights"))
     first, before, trains = tuner.active, copies_of(filled.model), trainable(filled.model)
+    merged = attempt(lambda: _merged_loss(filled)).result
     try:
         tuner.add()
     except (ValueError, NotImplementedError) as error:
         return dict.fromkeys(_NAMES, Fact.null(f"peft refuses a second one: {told_of(error)}"))
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return dict.fromkeys(_NAMES, Fact.false(f"the library raises {told_of(error)}"))
-    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before))
+    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before, merged))
     left, trouble = attempt(lambda: _left(filled, tuner, first, before, trains))
     return dict(
         zip(
@@ -59,16 +61,33 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     )
 
 
-def _leak(filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor]) -> str:
-    """Return what one adapter does to the other; '' if it does nothing."""
+def _merged_loss(filled: Filled) -> float | None:
+    """Return the loss of a copy in which the active adapter is merged; None if peft refuses."""
+    copied = copy.deepcopy(filled.model)
+    try:
+        Tuner(copied).merge()
+    except NotImplementedError:
+        return None
+    return filled.loss(copied)
+
+
+def _leak(
+    filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor], merged: float | None
+) -> str:
+    """Return what one adapter does to the other; '' if it does nothing.
+
+    merged: the loss with the first one merged, without a second one; None if it does not merge.
+    """
     added = {
         name: parameter for name, parameter in filled.model.named_parameters() if name not in before
     }
     if not added:
         return "a second adapter gets no parameters"
-    filled.draw({n: p for n, p in added.items() if ".modules_to_save." not in n}, seed=_SEED)
+    filled.draw(added, seed=_SEED)
     if changed := moved(before, named_tensors(filled.model)):
         return f"adding and filling a second one changes {listed(changed)}"
+    if merged is not None and not _same(_merged_loss(filled) or math.nan, merged):
+        return "with a second one that is not active, the first one merges into something else"
     return _interplay(filled, tuner, first, added)
 
 
@@ -81,7 +100,7 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     its_loss = filled.loss()
     if not math.isfinite(its_loss):
         return f"with a second one active, the loss of the probe is {its_loss}"
-    if its_loss == filled.losses[-1] and _shows(filled):
+    if its_loss == filled.checked_losses[-1] and _shows(filled):
         return f"with a second one active, the loss of the probe is {its_loss}, as without it"
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
@@ -90,8 +109,26 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     if not _same(filled.loss(), its_loss):
         return "what a second one computes depends on the numbers in the first one"
     tuner.switch(first)
-    if not _same(filled.loss(), filled.losses[_OTHER]):
+    first_loss = filled.checked_losses[_OTHER]
+    if not _same(filled.loss(), first_loss):
         return "switched to a second one and back, the first one computes something else"
+    return _ignored(filled, tuner, first, {first: first_loss, SECOND: its_loss})
+
+
+def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> str:
+    """Return which adapter has no part in the output of two active ones; '' if each has.
+
+    alone: the loss with one of them active, by name.
+    """
+    try:
+        tuner.switch_to_both(first)
+        both = filled.loss()
+    except (ValueError, NotImplementedError):  # peft refuses two active ones
+        return ""
+    if _shows(filled):
+        for name, loss in alone.items():
+            if _same(both, loss):
+                return f"with two active ones, the output is that of {name} alone"
     return ""
 
 
@@ -112,14 +149,14 @@ def _left(
         return f"not the tensors of before: {listed(others)}"
     if others := sorted(dict(trainable(filled.model).items() ^ trains.items())):
         return f"not the trainable set of before: {listed(others)}"
-    if not _same(filled.loss(), filled.losses[_OTHER]):
+    if not _same(filled.loss(), filled.checked_losses[_OTHER]):
         return "the first one computes something else"
     return ""
 
 
 def _shows(filled: Filled) -> bool:
     """Return whether another fill moves the loss by far more than its last digits."""
-    highest, lowest = max(filled.losses), min(filled.losses)
+    highest, lowest = max(filled.checked_losses), min(filled.checked_losses)
     return highest - lowest > _VISIBLE * abs(highest)
 
 
