@@ -40,6 +40,9 @@ _WIDE: Final = 224
 class Filled:
     """A copy of an adapted model, in float32, with seeded numbers in its adapter."""
 
+    loss_merged_beside: float | None = None
+    """The loss when the adapter was merged while a second one was there, and inactive."""
+
     def __init__(  # noqa: PLR0913  (the adapter, and what it computes)
         self,
         adapted: nn.Module,
@@ -94,9 +97,9 @@ class Filled:
             raise FilledLossError(loss=loss, seed=seed)
         return loss
 
-    def loss(self, model: nn.Module | None = None) -> float:
-        """Return the loss of the probe, also for a copy of the model."""
-        return self._objective.precise_loss(model or self.model, self._probe)
+    def loss(self) -> float:
+        """Return the loss of the probe."""
+        return self._objective.precise_loss(self.model, self._probe)
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""

@@ -67,37 +67,46 @@ def unmerge_restores_base(filled: Filled) -> Fact:
     """Merge a filled adapter in place and take it out again; the model is not used afterwards.
 
     Merging a merged model must do nothing, and merging it after that what the first merge did; so
-    with unmerging.
+    with unmerging. A second adapter that was there, and not active, must have had no part in it.
     """
-    model = filled.model
-    tuner = Tuner.of(model)
+    tuner = Tuner.of(filled.model)
     if tuner is None:
         return Fact.null(_NO_LAYERS)
-    before = copies_of(model)
     try:
-        tuner.merge()
-        largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
-        tuner.merge()
-        once = filled.loss()
-        tuner.unmerge()
-        if wrong := _not_restored(before, named_tensors(model), largest):
-            return Fact.false(wrong)
-        tuner.merge()
-        again = filled.loss()
-        tuner.unmerge()
-        tuner.unmerge()
-        restored_again = _not_restored(before, named_tensors(model), largest)
+        wrong = _not_undone(filled, tuner)
     except NotImplementedError as error:
         return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return Fact.false(f"the library raises {told_of(error)}")
-    if not math.isclose(once, again, rel_tol=MERGE_TOLERANCE):
-        return Fact.false(
-            f"the loss of the probe is {once:.7g} when merged twice, and {again:.7g} when unmerged "
-            "and merged again"
-        )
-    note = f"merged and unmerged again, {restored_again}" if restored_again else ""
-    return Fact(holds=not note, note=note)
+    return Fact(holds=not wrong, note=wrong)
+
+
+def _not_undone(filled: Filled, tuner: Tuner) -> str:
+    """Merge and unmerge twice; return what is wrong, '' for nothing."""
+    model = filled.model
+    before = copies_of(model)
+    tuner.merge()
+    largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
+    tuner.merge()
+    once = filled.loss()
+    tuner.unmerge()
+    if wrong := _not_restored(before, named_tensors(model), largest):
+        return wrong
+    tuner.merge()
+    again = filled.loss()
+    beside = filled.loss_merged_beside
+    for how, loss in (
+        ("unmerged and merged again", again),
+        ("merged beside a second adapter that is not active", once if beside is None else beside),
+    ):
+        if not math.isclose(once, loss, rel_tol=MERGE_TOLERANCE):
+            return (
+                f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}"
+            )
+    tuner.unmerge()
+    tuner.unmerge()
+    wrong = _not_restored(before, named_tensors(model), largest)
+    return f"merged and unmerged again, {wrong}" if wrong else ""
 
 
 def _not_restored(

@@ -5,9 +5,10 @@ Judged by the loss of the probe, since the filled losses say already what the fi
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Final
+
+import torch
 
 from peft_regress.measure.adapters.tuner import SECOND, Tuner
 from peft_regress.measure.invariants.facts import Fact, listed
@@ -40,14 +41,13 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     if adapter.alters_base:
         return dict.fromkeys(_NAMES, Fact.null("adding one alters the base's weights"))
     first, before, trains = tuner.active, copies_of(filled.model), trainable(filled.model)
-    merged = attempt(lambda: _merged_loss(filled)).result
     try:
         tuner.add()
     except (ValueError, NotImplementedError) as error:
         return dict.fromkeys(_NAMES, Fact.null(f"peft refuses a second one: {told_of(error)}"))
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return dict.fromkeys(_NAMES, Fact.false(f"the library raises {told_of(error)}"))
-    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before, merged))
+    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before))
     left, trouble = attempt(lambda: _left(filled, tuner, first, before, trains))
     return dict(
         zip(
@@ -61,23 +61,8 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     )
 
 
-def _merged_loss(filled: Filled) -> float | None:
-    """Return the loss of a copy in which the active adapter is merged; None if peft refuses."""
-    copied = copy.deepcopy(filled.model)
-    try:
-        Tuner(copied).merge()
-    except NotImplementedError:
-        return None
-    return filled.loss(copied)
-
-
-def _leak(
-    filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor], merged: float | None
-) -> str:
-    """Return what one adapter does to the other; '' if it does nothing.
-
-    merged: the loss with the first one merged, without a second one; None if it does not merge.
-    """
+def _leak(filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor]) -> str:
+    """Return what one adapter does to the other; '' if it does nothing."""
     added = {
         name: parameter for name, parameter in filled.model.named_parameters() if name not in before
     }
@@ -86,8 +71,6 @@ def _leak(
     filled.draw(added, seed=_SEED)
     if changed := moved(before, named_tensors(filled.model)):
         return f"adding and filling a second one changes {listed(changed)}"
-    if merged is not None and not _same(_merged_loss(filled) or math.nan, merged):
-        return "with a second one that is not active, the first one merges into something else"
     return _interplay(filled, tuner, first, added)
 
 
@@ -112,7 +95,22 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     first_loss = filled.checked_losses[_OTHER]
     if not _same(filled.loss(), first_loss):
         return "switched to a second one and back, the first one computes something else"
+    _merge_beside(filled, tuner)
     return _ignored(filled, tuner, first, {first: first_loss, SECOND: its_loss})
+
+
+def _merge_beside(filled: Filled, tuner: Tuner) -> None:
+    """Merge the first adapter, for a comparison with merging it when there is no other."""
+    before = copies_of(filled.model)
+    try:
+        tuner.merge()
+    except NotImplementedError:
+        return
+    filled.loss_merged_beside = filled.loss()
+    tuner.unmerge()
+    with torch.no_grad():  # without the rounding
+        for name, tensor in named_tensors(filled.model).items():
+            tensor.copy_(before[name])
 
 
 def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> str:

@@ -72,12 +72,12 @@ class InvariantWatch:
     - `merge_equals_unmerged`: merging the adapter keeps the trained output.
     - `unmerge_restores_base`: a filled adapter that was merged and unmerged leaves all tensors as
       they were, but for rounding, and so it does again; merging again gives the same output, merged
-      already or not.
+      already or not, beside a second adapter or not.
     - `refused_merge_keeps_base`: with a NaN in a filled adapter a safe merge refuses, and leaves
       the base's tensors bit-identical. None where nothing is computed that could be checked.
     - `adapters_do_not_leak`: a second adapter, filled and active, changes neither tensors nor the
-      output of the first one, merged or not, and the first one none of it; of two that are active,
-      each has its part in the output. None if the library refuses a second one, or wrapping alters
+      output of the first one, and the first one none of it; of two that are active, each has its
+      part in the output. None if the library refuses a second one, or wrapping alters
       the base.
     - `delete_leaves_nothing`: after the second adapter is deleted nothing in the model names it,
       and tensors, trainable set and output are as before. None as above.
