@@ -136,7 +136,9 @@ def loads_unnoticed(loaded: nn.Module, folder: Path, names: Iterable[str]) -> st
     found = (
         (key, parameter)
         for parameter in names
-        if (key := parameter.replace(f".{name}", "")) != parameter and key in saved
+        if (key := parameter.replace(f".{name}", "")) != parameter
+        and key in saved
+        and saved[key].ndim
     )
     key, parameter = next(found, ("", ""))
     if not key:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import torch
-
 from peft_regress.measure.adapters.tuner import SECOND, Tuner
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import FILL_SEEDS
@@ -100,17 +98,21 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
 
 
 def _merge_beside(filled: Filled, tuner: Tuner) -> None:
-    """Merge the first adapter, for a comparison with merging it when there is no other."""
+    """Merge the first adapter, for a comparison with merging it when there is no other.
+
+    What is wrong about it is a matter of `unmerge_restores_base`.
+    """
     before = copies_of(filled.model)
-    try:
+
+    def merged() -> float:
         tuner.merge()
-    except NotImplementedError:
-        return
-    filled.loss_merged_beside = filled.loss()
-    tuner.unmerge()
-    with torch.no_grad():  # without the rounding
-        for name, tensor in named_tensors(filled.model).items():
-            tensor.copy_(before[name])
+        loss = filled.loss()
+        tuner.unmerge()
+        return loss
+
+    filled.loss_merged_beside = attempt(merged).result
+    for name, tensor in named_tensors(filled.model).items():
+        tensor.data = before[name]
 
 
 def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> str:
