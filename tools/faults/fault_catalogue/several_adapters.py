@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fault_catalogue.fault import fault
-from fault_catalogue.own_case import OWN
+from fault_catalogue.own_case import OWN, OWN_WITHOUT_BIASES
 
 if TYPE_CHECKING:
     from fault_catalogue.fault import Original
@@ -121,7 +121,7 @@ def disabling_leaves_saved_modules_on(_original: Original, _self: Any, _enabled:
     """Disabling an adapter leaves its copies of whole modules on."""
 
 
-@fault("several adapters", at=f"{_SAVED_MODULE}.set_adapter", case=OWN.id)
+@fault("several adapters", at=f"{_SAVED_MODULE}.set_adapter", case=OWN_WITHOUT_BIASES.id)
 def switching_leaves_saved_modules(
     original: Original, self: Any, names: Any, *args: Any, **settings: Any
 ) -> None:
