@@ -448,7 +448,7 @@ def test_a_deletion_that_takes_the_first_one_along(monkeypatch: pytest.MonkeyPat
         nn.init.zeros_(self.lora_B["default"].weight)
 
     monkeypatch.setattr(lora_layer.LoraLayer, "delete_adapter", zeroing)
-    assert false_of() == {DELETE: "the first one computes something else"}
+    assert false_of()[DELETE] == "the first one computes something else"
 
 
 def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
