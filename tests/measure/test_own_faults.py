@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -9,6 +10,7 @@ import pytest
 import torch
 from own_training import false_facts, fine_tune, measured
 from peft.tuners.lora.layer import Linear
+from peft.utils import save_and_load
 
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
@@ -219,4 +221,65 @@ def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, na
 
     monkeypatch.setattr(ConfigAdapter, "load", forgetting)
     note = false_facts(measured(case))["saved_adapter_reloads"]
-    assert note == f"loaded with other numbers: base_model.model.{module}.bias"
+    assert note.startswith("the outputs differ by ")
+    assert f"first in layer {module.partition('.modules_to_save')[0]}" in note
+
+
+def test_saving_that_keeps_what_is_in_the_folder(monkeypatch, sound):
+    del sound
+
+    def keeping(save: Any) -> Any:
+        def saving(tensors: Any, path: Any, **more: Any) -> None:
+            if not Path(path).exists():
+                save(tensors, path, **more)
+
+        return saving
+
+    record = broken(monkeypatch, peft.peft_model, "safe_save_file", keeping)
+    assert set(false_facts(record)) == {"saved_adapter_reloads"}
+
+
+def test_loading_that_does_not_tell_of_an_absent_tensor(monkeypatch, sound):
+    del sound
+
+    def silent(load: Any) -> Any:
+        def loading(*args: Any, **settings: Any) -> Any:
+            result = load(*args, **settings)
+            result.missing_keys.clear()
+            return result
+
+        return loading
+
+    record = broken(monkeypatch, peft.PeftModel, "load_adapter", silent)
+    assert false_facts(record) == {
+        "saved_adapter_reloads": "it loads a file without base_model.model.6.lora_A.weight, "
+        "without a word"
+    }
+
+
+def test_loading_that_leaves_out_what_has_another_rank(monkeypatch, sound):
+    del sound
+
+    def ignoring(find: Any) -> Any:
+        return lambda model, state, **_: find(model, state, ignore_mismatched_sizes=True)
+
+    record = broken(monkeypatch, save_and_load, "_find_mismatched_keys", ignoring)
+    assert false_facts(record) == {
+        "saved_adapter_reloads": "it loads base_model.model.6.lora_A.weight of shape (4, 8), "
+        "without a word"
+    }
+
+
+def test_a_rank_that_never_gets_higher(monkeypatch, sound):
+    del sound
+
+    def clamped(update: Any) -> Any:
+        return lambda self, name, r, *args, **more: update(self, name, min(r, 2), *args, **more)
+
+    record = broken(monkeypatch, Linear, "update_layer", clamped)
+    assert set(false_facts(record)) == {"doubled_rank_not_smaller"}
+
+
+def test_a_rank_at_which_whole_matrices_train_need_not_train_more():
+    config = peft.LoKrConfig(r=8, target_modules=["6"])
+    assert "doubled_rank_not_smaller" not in false_facts(measured(fine_tune(config)))

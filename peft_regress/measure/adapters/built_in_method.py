@@ -34,6 +34,7 @@ class MethodAdapter:
     starts_elsewhere: str = ""
     adapter_in_float32: bool = True
     loads_for_use_only: str = ""
+    grows_with_rank: bool = True
     moving: frozenset[str] = frozenset()
     """Buffers that the training mode moves, which the method does not know of."""
 

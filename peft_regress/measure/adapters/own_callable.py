@@ -46,6 +46,7 @@ class CallableAdapter(UnruledAdapter):
     adapter_in_float32: bool = False
     starts_elsewhere: str = "an adapter of one's own may start anywhere"
     loads_for_use_only: str = ""
+    grows_with_rank: bool = True
 
     def shipping(self, moving: frozenset[str]) -> CallableAdapter:
         """Return one that also ships these buffers."""

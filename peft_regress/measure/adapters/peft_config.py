@@ -47,6 +47,8 @@ _STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
 _RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
+# They train a whole matrix where the rank is half its size or more.
+_WHOLE_AT_HIGH_RANK: Final = {"LoKrConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,11 @@ class ConfigAdapter(UnruledAdapter):
         name = type(self.config).__name__
         refusal = f"peft does not load a prompt to train on ({name})"
         return refusal if self.config.is_prompt_learning else ""
+
+    @property
+    def grows_with_rank(self) -> bool:
+        """Return False if peft trains a whole matrix at a high rank."""
+        return type(self.config).__name__ not in _WHOLE_AT_HIGH_RANK
 
     def definition(self) -> Json:
         """Return the class and the fields that differ from its defaults."""

@@ -56,6 +56,10 @@ class Adapter(Protocol):
     def adapter_in_float32(self) -> bool:
         """Whether its library promises adapter parameters in float32."""
 
+    @property
+    def grows_with_rank(self) -> bool:
+        """Whether it trains more parameters at a higher rank, always."""
+
     def shipping(self, moving: frozenset[str]) -> Self:
         """Return one that also ships these buffers of the base, which training moves."""
 

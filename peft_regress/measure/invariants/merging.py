@@ -67,35 +67,50 @@ def _merged_outputs(
 def unmerge_restores_base(filled: Filled) -> Fact:
     """Merge a filled adapter in place and take it out again; the model is not used afterwards.
 
-    Merging a merged model must do nothing, and merging it after that what the first merge did.
+    Merging a merged model must do nothing, and merging it after that what the first merge did; so
+    with unmerging. A second adapter that was there, and not active, must have had no part in it.
     """
-    model = filled.model
-    tuner = Tuner.of(model)
+    tuner = Tuner.of(filled.model)
     if tuner is None:
         return Fact.null(_NO_LAYERS)
-    before = copies_of(model)
     try:
-        tuner.merge()
-        largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
-        tuner.merge()
-        once = filled.loss()
-        tuner.unmerge()
-        restored = _restored(before, named_tensors(model), largest)
-        if not restored.holds:
-            return restored
-        tuner.merge()
-        again = filled.loss()
+        return _undone(filled, tuner)
     except NotImplementedError as error:
         return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return raised(error)
-    if math.isclose(once, again, rel_tol=MERGE_TOLERANCE):
-        return Fact(holds=True)
-    return Fact.false(
-        f"the loss of the probe is {once:.7g} when merged twice, and {again:.7g} when unmerged and "
-        "merged again",
-        size=abs(once - again) / max(abs(once), abs(again)),
-    )
+
+
+def _undone(filled: Filled, tuner: Tuner) -> Fact:
+    """Merge and unmerge twice; return whether both did what they must."""
+    model = filled.model
+    before = copies_of(model)
+    tuner.merge()
+    largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
+    tuner.merge()
+    once = filled.loss()
+    tuner.unmerge()
+    restored = _restored(before, named_tensors(model), largest)
+    if not restored.holds:
+        return restored
+    tuner.merge()
+    again = filled.loss()
+    beside = filled.loss_merged_beside
+    for how, loss in (
+        ("unmerged and merged again", again),
+        ("merged beside a second adapter that is not active", once if beside is None else beside),
+    ):
+        if not math.isclose(once, loss, rel_tol=MERGE_TOLERANCE):
+            return Fact.false(
+                f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}",
+                size=abs(once - loss) / max(abs(once), abs(loss)),
+            )
+    tuner.unmerge()
+    tuner.unmerge()
+    restored = _restored(before, named_tensors(model), largest)
+    if restored.holds:
+        return restored
+    return restored._replace(note=f"merged and unmerged again, {restored.note}")
 
 
 def _restored(
