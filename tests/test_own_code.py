@@ -33,6 +33,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"gates", "ours"}]:
+        monkeypatch.delitem(sys.modules, name)  # another test's project
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 

@@ -417,8 +417,8 @@ def test_a_user_at_a_terminal_is_asked(world, upgrade, monkeypatch, answer, code
 @pytest.mark.parametrize(
     ("doing", "sentence"),
     [
-        (["peft"], "peft alone does it"),
-        (["transformers"], "transformers alone does it"),
+        (["peft"], "peft alone does it; transformers alone: no"),
+        (["transformers"], "transformers alone does it; peft alone: no"),
         (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
     ],
 )

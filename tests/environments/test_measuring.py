@@ -324,6 +324,7 @@ class Overlay:
     packages: dict = dataclasses.field(default_factory=dict)
     planned: tuple = ()
     remarks: tuple = ()
+    requested: tuple = ()
 
 @contextlib.contextmanager
 def opened(*_, **__):

@@ -14,6 +14,7 @@ import torch
 from builders import compare
 from own_training import convolutional, false_facts, fine_tune, image_data, measured
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.data import TensorDataset
 
 from peft_regress import OwnMetric
@@ -437,7 +438,7 @@ def test_a_history_holds_nothing_of_the_step_that_is_profiled():
     HISTORY.clear()
     loss = kept_in_a_list
     costs_of(Recipe.of(fine_tune(lora(), loss=loss), Path("absent")), ProfileCache())
-    assert HISTORY == []
+    assert not any(isinstance(loss, FakeTensor) for loss in HISTORY)
 
 
 @pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])
