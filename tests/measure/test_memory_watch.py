@@ -87,8 +87,9 @@ def test_garbage_of_before_does_not_make_up_for_a_leak() -> None:
     assert not gc.get_freeze_count()
 
 
-def test_a_training_of_the_first_steps_alone_shows_nothing() -> None:
-    record = training(lambda *_: None, steps=FIRST_STEPS)
+@pytest.mark.parametrize("steps", [1, 2, FIRST_STEPS])
+def test_a_training_of_the_first_steps_alone_shows_nothing(steps: int) -> None:
+    record = training(lambda *_: None, steps=steps)
     assert record.invariants[FACT] is None
     assert not gc.get_freeze_count()
     assert record.invariant_notes[FACT] == "only what is kept after step 3 counts"

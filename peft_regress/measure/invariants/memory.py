@@ -80,7 +80,7 @@ class MemoryWatch:
         if step == FIRST_STEPS:
             gc.freeze()  # garbage of before must stay, or it would make up for what is kept
             self._after_first = allocated()
-        elif step == self._steps:
+        elif step == self._steps > FIRST_STEPS:
             gc.collect()  # what there is since then: it takes no time
             self._grown_bytes = allocated() - self._after_first
 
