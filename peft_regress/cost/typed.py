@@ -111,7 +111,7 @@ def _parse_input(text: str) -> tuple[str | None, RandomTensor]:
         raise InputError(msg)
     dtype = parts["dtype"] if parts["dtype"] is not None else "float32"
     if dtype not in _DTYPES:
-        raise UnknownNameError("dtype", clean(dtype), _DTYPES)  # noqa: EM101 - the kind of name
+        raise UnknownNameError("dtype", clean(dtype), _DTYPES)
     shape = parts["shape"].split("x")
     if any(len(size) > len(str(sys.maxsize)) for size in shape) or (
         prod(map(int, shape)) > sys.maxsize // _DTYPES[dtype].itemsize

@@ -34,7 +34,6 @@ from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.plugin.stored_times import StoredTimes
 from peft_regress.report import case_text
-from peft_regress.report.export import metric_properties
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
 from peft_regress.runs.journal import KeptRecord
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from peft_regress.measure import Measurement
     from peft_regress.plugin.outcome import RunOutcome
     from peft_regress.report.verdict.annotations import SourceLine
-    from peft_regress.runs.schema import Run
+    from peft_regress.runs.schema import Record, Run
 
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
@@ -138,7 +137,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         if not is_worker:
             session.kept.keep(kept)
         request.node.stash[_KEPT] = kept
-        request.node.user_properties.extend(metric_properties(kept.record))
+        request.node.user_properties.extend(_junit_properties(kept.record))
         comparison = session.judge_record(kept.record)
         for red in comparison.red:
             text = case_text(red, comparison, request.config.stash[_LAYOUT])
@@ -146,6 +145,18 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         return measurement
 
     return measure_and_judge
+
+
+def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
+    """Return the metrics of a case, exact and unscaled, for `pytest --junitxml`.
+
+    A case that repeats another run has that run in place of its accuracy.
+    """
+    found: list[tuple[str, int | float | str]] = [
+        (name, metric.value) for name, metric in record.metrics.items()
+    ]
+    repeated = record.repeated_run
+    return found if repeated is None else [*found, ("repeats", repeated)]
 
 
 def _note_definition(request: pytest.FixtureRequest, session: RegressSession) -> None:
