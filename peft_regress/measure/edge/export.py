@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -22,7 +20,7 @@ from peft_regress.measure.trees import named_tensors
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from torch.export import ExportedProgram
 
@@ -59,7 +57,8 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
     """
-    return exported_training(model, batch, loss=loss).program
+    require_executorch(runs=False)
+    return _planned(_Step(copy.deepcopy(model), batch, loss), batch)
 
 
 def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
@@ -69,40 +68,9 @@ def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
     tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
     and returns its output.
     """
-    return exported_inference(model, batch, call=call).program
-
-
-def exported_training(model: nn.Module, batch: Any, *, loss: Loss) -> Exported:
-    """Export a training step, as `training_program` does, and leave the planning for later."""
-    require_executorch(runs=False)
-    return _exported(_Step(copy.deepcopy(model), batch, loss), batch)
-
-
-def exported_inference(model: nn.Module, batch: Any, *, call: Call) -> Exported:
-    """Export a forward pass, as `inference_program` does, and leave the planning for later."""
     require_executorch(runs=False)
     forward = _Forward(copy.deepcopy(model).eval().requires_grad_(requires_grad=False), batch, call)
-    return _exported(forward, batch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A forward pass, and of a training step the loss, as a graph."""
-
-    graph: ExportedProgram
-    trains: bool
-    """Whether the program has a backward pass too."""
-    labels: Mapping[str, str]
-    """The names of modules by their paths in the graph."""
-
-    @cached_property
-    def program(self) -> Program:
-        """Plan the program; errors are those of `training_program`."""
-        with _refused(), paused_gc():
-            with quiet():
-                exported, owners = _joint(self.graph) if self.trains else (self.graph, Owners())
-            _check_buffers(exported)
-            return planned_program(exported, owners=owners, labels=self.labels)
+    return _planned(forward, batch)
 
 
 class _Step(nn.Module):
@@ -142,15 +110,19 @@ def floating_outputs(output: Any) -> tuple[Tensor, ...]:
     return tuple(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
 
 
-def _exported(module: _Step | _Forward, batch: Any) -> Exported:
+def _planned(module: _Step | _Forward, batch: Any) -> Program:
     names = module_names(module.model)
     labels = {
         f"{MODEL}.{path}" if path else MODEL: names[each]
         for path, each in module.model.named_modules()
     }
-    with _refused(), paused_gc(), quiet():
-        graph = torch.export.export(module, tuple(leaves_of(batch)))
-    return Exported(graph=graph, trains=isinstance(module, _Step), labels=labels)
+    with _refused(), paused_gc():
+        with quiet():
+            graph = torch.export.export(module, tuple(leaves_of(batch)))
+            is_step = isinstance(module, _Step)
+            exported, owners = _joint(graph) if is_step else (graph, Owners())
+        _check_buffers(exported)
+        return planned_program(exported, owners=owners, labels=labels)
 
 
 @contextlib.contextmanager

@@ -24,8 +24,11 @@ _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramCost:
-    """What a planned program asks of a device."""
+class Program:
+    """A planned program, which the runtime can run, and what it asks of a device."""
+
+    content: bytes = field(repr=False)
+    """The `.pte` file."""
 
     program_bytes: int
     """The size of the file, in which the constants are."""
@@ -46,14 +49,6 @@ class ProgramCost:
     def operators(self) -> int:
         """Return how many operators one run calls."""
         return sum(self.calls.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program(ProgramCost):
-    """A planned program, which the runtime can run."""
-
-    content: bytes = field(repr=False)
-    """The `.pte` file."""
 
 
 def planned_program(
