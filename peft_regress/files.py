@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -18,8 +19,6 @@ from peft_regress.errors import InputError
 
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
-
-_IS_WINDOWS = os.name == "nt"
 
 CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
@@ -151,9 +150,6 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
             # It was made private; a baseline is as public as the files beside it.
             os.chmod(temporary, 0o644)  # noqa: PTH101
-            if not _IS_WINDOWS:
-                os.replace(temporary, path)  # noqa: PTH105
-        if _IS_WINDOWS:  # where no open file is renamed
             os.replace(temporary, path)  # noqa: PTH105
     except BaseException as error:
         # An interrupt must not leave the temporary file behind either.
@@ -193,8 +189,6 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Write to disk which names a folder has."""
-    if _IS_WINDOWS:
-        return  # which opens no folder
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -247,10 +241,6 @@ def remove_leftovers(folder: Path) -> None:
 
 def _lock_now(handle: int) -> bool:
     """Lock an open file unless another process has locked it; return whether that worked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which removes no file that is open
-        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

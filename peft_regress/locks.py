@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 import time
@@ -66,8 +67,6 @@ class Lock:
             time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _took(self, *, alone: bool) -> bool:
-        import fcntl  # Windows has none, and there the rest of this module works
-
         how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         try:
             fcntl.flock(self.handle, how | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ content. A last line that is cut short is ignored: the process died while it wro
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from dataclasses import dataclass
@@ -249,10 +250,6 @@ def is_being_written(path: Path) -> bool:
 
 def _is_mine(handle: int) -> bool:
     """Lock a file for as long as it is open; return whether nobody else has the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody can tell
-        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -265,9 +265,6 @@ def _start(
     `-P` keeps the working directory off `sys.path`: the installed packages are what is measured.
     """
     interpreter = command[0]
-    if os.name != "posix":
-        msg = f"another interpreter needs the process groups of POSIX; this is {os.name!r}"
-        raise InputError(msg)
     _check_program(interpreter)
     try:
         return subprocess.Popen(  # noqa: S603  (the user named this program)
