@@ -58,23 +58,28 @@ def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
 
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
-        raise InputError(f"{where} is not a name of {NAME_RULE}")
+        msg = f"{where} is not a name of {NAME_RULE}"
+        raise InputError(msg)
     if not isinstance(table, Mapping):
-        raise InputError(f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below")
+        msg = f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below"
+        raise InputError(msg)
     unknown = sorted(table.keys() - set(_KEYS))
     missing = [key for key in _KEYS if key not in table and key not in _OPTIONAL]
     if unknown or missing:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise InputError(f"{where} {wrong}; a device has {', '.join(_KEYS)}")
+        msg = f"{where} {wrong}; a device has {', '.join(_KEYS)}"
+        raise InputError(msg)
     for key in _KEYS:
         if key in table and not (isinstance(table[key], str) and table[key].strip()):
-            raise InputError(f"{where}: {key}={table[key]!r} is not a text")
+            msg = f"{where}: {key}={table[key]!r} is not a text"
+            raise InputError(msg)
     amounts = {}
     for key in ("memory", "storage"):
         try:
             amounts[key] = parse_amount(table[key], "byte") if key in table else None
         except InputError as error:
-            raise InputError(f"{where}: {key}={error}") from None
+            msg = f"{where}: {key}={error}"
+            raise InputError(msg) from None
     memory = amounts["memory"]
     assert memory is not None  # noqa: S101  (checked above: it is no optional key)
     return DeviceClass(

@@ -48,9 +48,11 @@ class Bound:
         reason: Any = self.reason
         is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
         if not (is_number and 0 <= bound < float("inf")):
-            raise InputError(f"bound {bound!r} is not a number from 0 on")
+            msg = f"bound {bound!r} is not a number from 0 on"
+            raise InputError(msg)
         if not (isinstance(reason, str) and reason.strip()):
-            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
+            msg = f"bound {self.bound!r} needs a reason: the evidence for it"
+            raise InputError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,8 @@ class OwnMetric:
         """Raise `InputError` for a value that no metric can have."""
         measure: Any = self.measure
         if not callable(measure):
-            raise InputError(f"measure={measure!r} of a metric is not callable")
+            msg = f"measure={measure!r} of a metric is not callable"
+            raise InputError(msg)
         for name, known in (
             ("unit", get_args(Unit)),
             ("direction", get_args(Direction)),
@@ -137,7 +140,8 @@ class FineTune:
         """Refuse values that no fine-tuning can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
         for problem in (*_wrong_functions(self), *_wrong_values(self)):
-            raise InputError(f"FineTune {self.id!r}: {problem}")
+            msg = f"FineTune {self.id!r}: {problem}"
+            raise InputError(msg)
 
 
 def _wrong_functions(given: FineTune) -> Iterator[str]:

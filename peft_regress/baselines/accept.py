@@ -90,14 +90,15 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     or if the storage is not whole.
     """
     if not reason.strip():
-        raise InputError(
-            "a baseline needs a reason: --reason TEXT says why the new numbers are right"
-        )
+        msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
+        raise InputError(msg)
     if not reason.isprintable():
-        raise InputError(f"--reason {reason!a}: write plain text on one line")
+        msg = f"--reason {reason!a}: write plain text on one line"
+        raise InputError(msg)
     made = with_confirmed(read_run(source))
     if not made.run.cases:
-        raise InputError(f"{source}: the run holds no case, so there is nothing to accept")
+        msg = f"{source}: the run holds no case, so there is nothing to accept"
+        raise InputError(msg)
     check_sums(made.run, str(source))
     role: Role = "history" if history else "baseline"
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
@@ -116,9 +117,8 @@ def renew_current(root: Path) -> list[Path]:
     Raises `AbsentError` without an entry, `InputError` if the storage is not whole.
     """
     if not baseline_files(root):
-        raise AbsentError(
-            f"{root}: holds no entry, so nothing judges. `peft-regress accept RUN` stores one."
-        )
+        msg = f"{root}: holds no entry, so nothing judges. `peft-regress accept RUN` stores one."
+        raise AbsentError(msg)
     with _writing(root), opened_lock(root / ".lock") as lock:
         lock.own()
         return write_current(root, read_contents(root, current=False))
@@ -131,10 +131,11 @@ def _writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = error.filename or root
-        raise InputError(
+        msg = (
             f"{what}: cannot be written ({error.strerror or error}); nothing was accepted. "
             "Free some space or check its permissions, then run the same command again."
-        ) from error
+        )
+        raise InputError(msg) from error
 
 
 class _Wanted(NamedTuple):
@@ -180,7 +181,8 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
     try:
         _finish(root, contents)
     except InputError as error:
-        raise InputError(f"{plan.path} is stored, but {error}") from error
+        msg = f"{plan.path} is stored, but {error}"
+        raise InputError(msg) from error
     remove_litter(root, contents)
     return _described(entry, contents, plan.adapters, written=written)
 

@@ -150,7 +150,8 @@ def add_adapters(source: Path, run_file: Path) -> None:
             if resolved(folder) != resolved(target):
                 shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        msg = f"{target}: cannot be written ({error.strerror or error})"
+        raise InputError(msg) from error
 
 
 def _kept_beside(source: Path) -> list[Path]:
@@ -192,18 +193,19 @@ def read_checked(folder: Path) -> StoredAdapter:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
     except OSError as error:
-        raise InputError(
-            f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
-        ) from error
+        msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        raise InputError(msg) from error
     except (ValueError, RecursionError) as error:  # also for an invalid byte
         problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
-        raise InputError(f"{manifest}: {problem}. {remedy}") from error
+        msg = f"{manifest}: {problem}. {remedy}"
+        raise InputError(msg) from error
     for name in sorted(found.keys() | stored.files.keys()):
         wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
         if wanted != given:
-            raise InputError(
+            msg = (
                 f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
             )
+            raise InputError(msg)
     return stored
 
 

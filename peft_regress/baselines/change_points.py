@@ -37,7 +37,8 @@ def find_change_points(values: Sequence[float], *, noise: float) -> list[int]:
     itself gives it. Raises `ValueError` for fewer than `FEWEST_POINTS` values.
     """
     if len(values) < FEWEST_POINTS:
-        raise ValueError(f"{len(values)} values, and a change point needs {FEWEST_POINTS}")
+        msg = f"{len(values)} values, and a change point needs {FEWEST_POINTS}"
+        raise ValueError(msg)
     import numpy as np
     import ruptures
 

@@ -39,7 +39,8 @@ def store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
     try:
         read_ledger(folder, digest)
     except InputError as error:
-        raise InputError(f"{error}. Restore it with `git checkout -- {path}`.") from error
+        msg = f"{error}. Restore it with `git checkout -- {path}`."
+        raise InputError(msg) from error
 
 
 def store_adapter(root: Path, adapter: Adapter) -> bool:

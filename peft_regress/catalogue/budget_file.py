@@ -73,33 +73,31 @@ def read_budgets(file: Path) -> BudgetFile:
 
 def _rows(group: Any, names: list[str], *, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(group, dict):
-        raise InputError(f"{where} is {group!r}: write a table with a reason and cases")
+        msg = f"{where} is {group!r}: write a table with a reason and cases"
+        raise InputError(msg)
     _check_keys(group, _KEYS, f"key of {where}")
     reason, cases = group.get("reason"), group.get("cases")
     if not (isinstance(reason, str) and reason.strip()):
-        raise InputError(
-            f'{where} has no reason: say why its limits are what they are, in reason = "..."'
-        )
+        msg = f'{where} has no reason: say why its limits are what they are, in reason = "..."'
+        raise InputError(msg)
     if not (isinstance(cases, dict) and cases):
-        raise InputError(
-            f'{where} has no cases: add a line such as cases."*/lora-*/*" = {{peak = "64 MiB"}}'
-        )
+        msg = f'{where} has no cases: add a line such as cases."*/lora-*/*" = {{peak = "64 MiB"}}'
+        raise InputError(msg)
     for glob, limits in cases.items():
         at = f"{where}, cases {glob!r}"
         if not (isinstance(limits, dict) and limits):
-            raise InputError(
-                f"{at}: {limits!r} is no table of limits, such as {{peak_of_full = 0.85}}"
-            )
+            msg = f"{at}: {limits!r} is no table of limits, such as {{peak_of_full = 0.85}}"
+            raise InputError(msg)
         _check_keys(limits, _LIMITS, f"limit of {at}")
         for name, value in limits.items():
             try:
                 _budget({name: value}, of=Case.parse("task/full/architecture"))
             except InputError as error:
-                raise InputError(f"{at}, {name}: {error}") from None
+                msg = f"{at}, {name}: {error}"
+                raise InputError(msg) from None
         if not any(fnmatchcase(name, glob) for name in names):
-            raise InputError(
-                f"{at}: no case has such an id; `peft-regress list` prints those there are"
-            )
+            msg = f"{at}: no case has such an id; `peft-regress list` prints those there are"
+            raise InputError(msg)
         yield glob, limits
 
 

@@ -139,10 +139,12 @@ def read_source(root: Path, name: str) -> bytes:
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         what = "missing" if gone else f"cannot be read ({error.strerror})"
-        raise SourceError(f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}") from None
+        msg = f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}"
+        raise SourceError(msg) from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise SourceError(f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}")
+        msg = f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}"
+        raise SourceError(msg)
     return content
 
 

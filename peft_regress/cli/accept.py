@@ -69,25 +69,25 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     if renew:
         if run is not None or reason is not None:
-            raise click.UsageError("--renew accepts nothing, so it takes no RUN and no --reason")
+            msg = "--renew accepts nothing, so it takes no RUN and no --reason"
+            raise click.UsageError(msg)
         for path in renew_current(baselines):
             say(f"wrote {path}")
         return
     if run is None or reason is None:
-        raise click.UsageError(
-            "name the RUN to accept, and say with --reason TEXT why its numbers are right"
-        )
+        msg = "name the RUN to accept, and say with --reason TEXT why its numbers are right"
+        raise click.UsageError(msg)
     from peft_regress.fuzz.findings import is_findings
 
     if is_findings(Path(run)):
         if history or patterns:
-            raise click.UsageError(
-                "--history and --retire are about runs, and this is a finding of `fuzz`"
-            )
+            msg = "--history and --retire are about runs, and this is a finding of `fuzz`"
+            raise click.UsageError(msg)
         _accept_findings(Path(run), baselines=baselines, reason=reason, reported=reported)
         return
     if reported is not None:
-        raise click.UsageError(f"--reported is about findings of `fuzz`, and {run} is none")
+        msg = f"--reported is about findings of `fuzz`, and {run} is none"
+        raise click.UsageError(msg)
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     done = accept_run(

@@ -143,15 +143,16 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
         context.exit(0 if is_whole else _ABSENT_EXIT)
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
-        raise InputError("--matrix is for cases: name them by --cases GLOB")
+        msg = "--matrix is for cases: name them by --cases GLOB"
+        raise InputError(msg)
     if settings.pop("inputs"):
-        raise InputError("--input is of a model of your own: name it by --model MODULE:NAME")
+        msg = "--input is of a model of your own: name it by --model MODULE:NAME"
+        raise InputError(msg)
     names = settings.pop("architecture"), settings.pop("method"), settings.pop("rank")
     for option, value in zip(("--architecture", "--method"), names, strict=False):
         if value is None:
-            raise click.UsageError(
-                f"Missing option '{option}', or '--model' in place of a method and architecture."
-            )
+            msg = f"Missing option '{option}', or '--model' in place of a method and architecture."
+            raise click.UsageError(msg)
     settings["loss"] = settings["loss"] or "cross-entropy"
     runtime = settings.pop("runtime")
     _show_adaptation(*names, settings, output, runtime=runtime)
@@ -194,7 +195,8 @@ def _refuse_beside(context: click.Context, option: str, allowed: set[str], reaso
         name = str(parameter.name)
         typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if typed and name not in {*allowed, "output"} and option not in parameter.opts:
-            raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")
+            msg = f"{parameter.opts[0]} does not go with {option}: {reason}"
+            raise InputError(msg)
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) -> bool:

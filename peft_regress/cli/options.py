@@ -177,9 +177,8 @@ def opened_engine(
     """
     if on == "local":
         if uses_gpus:
-            raise click.UsageError(
-                "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
-            )
+            msg = "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
+            raise click.UsageError(msg)
         yield None
         return
     # It imports what measures, which `--help` does not wait for.

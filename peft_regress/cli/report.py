@@ -112,9 +112,8 @@ def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         read = resolved(_path_of(entry))
         if target == read or (is_folder(read) and target in read.glob("*.json")):
-            raise InputError(
-                f"--html {path}: that is a run of this report; name another file for the page"
-            )
+            msg = f"--html {path}: that is a run of this report; name another file for the page"
+            raise InputError(msg)
 
 
 def _whole_run_at(path: Path) -> Run:

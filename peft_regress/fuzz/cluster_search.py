@@ -83,10 +83,11 @@ class SearchNode(Node):
 
     def _result(self, task: SearchTask) -> SearchResult:
         if find_spec("hypothesis") is None:
-            raise LackError(
+            msg = (
                 "has no hypothesis, which draws the examples; run "
                 f"`{sys.executable} -m pip install 'peft-regress[fuzz]'` there"
             )
+            raise LackError(msg)
         wanted = (task.planned, task.methods, task.life_seconds)
         worker = self.held(wanted, lambda: _Environment(task)).worker
         if task.seek is None:
@@ -162,7 +163,8 @@ class RemoteLifeWorker:
         task = msgspec.structs.replace(self._task, seek=request)
         result = self._answer(task, "+".join(request.methods))
         if result.sought is None:
-            raise RequestRefusedError(f"node {result.node}: {result.refused}")
+            msg = f"node {result.node}: {result.refused}"
+            raise RequestRefusedError(msg)
         return result.sought
 
     def _answer(self, task: SearchTask, what: str) -> SearchResult:
@@ -176,9 +178,8 @@ class RemoteLifeWorker:
                 if result.problem is not None:
                     raise_problem(result.problem, result.node)
                 return result
-        raise RequestRefusedError(
-            f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
-        )
+        msg = f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
+        raise RequestRefusedError(msg)
 
     def _free_node(self) -> str:
         slots = self._cluster.slots
@@ -216,7 +217,8 @@ class RemoteLifeWorker:
 
     def _check(self) -> None:
         if self._is_stopped.is_set():
-            raise WorkerError("stopped")
+            msg = "stopped"
+            raise WorkerError(msg)
         self._cluster.check()
 
 

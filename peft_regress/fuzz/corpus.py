@@ -74,20 +74,22 @@ def accept_findings(
     `InputError` if one is there already, if a mended one is not, or if one cannot be trusted.
     """
     if not reason.strip() or not reason.isprintable():
-        raise InputError(f"--reason {reason!a}: write plain text on one line")
+        msg = f"--reason {reason!a}: write plain text on one line"
+        raise InputError(msg)
     if reported is not None and not _REPORT.fullmatch(reported):
-        raise InputError(
-            f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
-        )
+        msg = f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
+        raise InputError(msg)
     findings = [finding for _, finding in read_findings(source)]
     if not findings:
-        raise InputError(f"{source}: holds no finding, so there is nothing to accept")
+        msg = f"{source}: holds no finding, so there is nothing to accept"
+        raise InputError(msg)
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     try:
         accepted = Accepted(reason=reason, date=date, reported=reported)
         accepted = msgspec.convert(msgspec.to_builtins(accepted), Accepted)
     except msgspec.ValidationError as error:
-        raise InputError(f"--reason: {error}") from error
+        msg = f"--reason: {error}"
+        raise InputError(msg) from error
     folder = corpus_folder(baselines)
     try:
         read_corpus(baselines)  # a corpus that cannot be trusted is not added to
@@ -99,9 +101,8 @@ def accept_findings(
             return [_accept(one, folder, accepted) for one in findings]
     except OSError as error:
         what = error.filename or folder
-        raise InputError(
-            f"{what}: cannot be written ({error.strerror or error}). Free some space."
-        ) from error
+        msg = f"{what}: cannot be written ({error.strerror or error}). Free some space."
+        raise InputError(msg) from error
 
 
 def _check_all(source: Path, findings: Sequence[Finding], folder: Path) -> None:
@@ -110,14 +111,14 @@ def _check_all(source: Path, findings: Sequence[Finding], folder: Path) -> None:
         path = folder / f"{finding.name}.json"
         if not path.exists():
             if finding.mended is not None:
-                raise InputError(
-                    f"{source}: {finding.name} is mended, but the corpus {folder} has no such one"
-                )
+                msg = f"{source}: {finding.name} is mended, but the corpus {folder} has no such one"
+                raise InputError(msg)
             continue
         stored = read_finding(path)
         if (finding.mended is None) == (stored.mended is None):
             state = "there already" if finding.mended is None else "known as mended already"
-            raise InputError(f"{source}: {finding.name} is {state}: {path}. Nothing was accepted.")
+            msg = f"{source}: {finding.name} is {state}: {path}. Nothing was accepted."
+            raise InputError(msg)
 
 
 def _accept(finding: Finding, folder: Path, accepted: Accepted) -> AcceptedFinding:

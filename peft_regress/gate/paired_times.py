@@ -117,10 +117,12 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
     Raises `InputError` for a time that is not positive and finite, and if there is no pair.
     """
     if not pairs:
-        raise InputError("no pair of times was measured")
+        msg = "no pair of times was measured"
+        raise InputError(msg)
     for seconds in (seconds for pair in pairs for seconds in pair):
         if not 0 < seconds < math.inf:
-            raise InputError(f"a step took {seconds} seconds; a time is positive and finite")
+            msg = f"a step took {seconds} seconds; a time is positive and finite"
+            raise InputError(msg)
     # With logarithms, swapping base and candidate only inverts the ratio.
     logs = sorted(math.log(candidate) - math.log(base) for base, candidate in pairs)
     rank = _rank_of_bound(len(logs), confidence=confidence)

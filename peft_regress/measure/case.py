@@ -75,7 +75,8 @@ class Measurement:
         try:
             return self.record.metrics[metric].value
         except KeyError:
-            raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
+            msg = f"{self.record.case.id} has no metric {metric!r}"
+            raise AbsentError(msg) from None
 
 
 @single_thread()
@@ -146,7 +147,8 @@ class _Measuring:
         except InputError as error:
             if not self._is_own or self._recipe.case.id in str(error):
                 raise
-            raise InputError(f"FineTune {self._recipe.case.id!r}: {error}") from error
+            msg = f"FineTune {self._recipe.case.id!r}: {error}"
+            raise InputError(msg) from error
 
     def _measured_as_is(
         self,
@@ -257,10 +259,11 @@ class _Measuring:
     def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
         """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
         if self._is_own and not self._has_reference:
-            raise InputError(
+            msg = (
                 f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
                 f"{told(error)}"
-            ) from error
+            )
+            raise InputError(msg) from error
         return self._failed(status, error)
 
     def _not_measured(self, error: Exception) -> Measurement:

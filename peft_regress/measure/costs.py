@@ -137,4 +137,5 @@ def first_call(
         return caught.call
     finally:
         handle.remove()
-    raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")
+    msg = f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself"
+    raise InputError(msg)

@@ -91,7 +91,8 @@ class Data:
         name = f"FineTune {fine_tune.id!r}: data()"
         found: object = fine_tune.data()
         if not (isinstance(found, tuple | list) and len(found) == 2):  # noqa: PLR2004
-            raise InputError(f"{name} returned a {type(found).__name__}, not a pair (train, test)")
+            msg = f"{name} returned a {type(found).__name__}, not a pair (train, test)"
+            raise InputError(msg)
         collate = fine_tune.collate or default_collate
         train, test = (
             _items(part, collate, f"{name}: {split}")
@@ -106,9 +107,8 @@ class Data:
         """
         count = len(self.train)
         if count < size:
-            raise InputError(
-                f"{self.name}: train has {count} items, but a batch of {size} needs as many"
-            )
+            msg = f"{self.name}: train has {count} items, but a batch of {size} needs as many"
+            raise InputError(msg)
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(count, generator=generator)
@@ -127,7 +127,8 @@ class Data:
     def _ready(self, batch: Any, split: str) -> Any:
         for path, tensor in named_tensors(batch):
             if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-                raise InputError(f"{self.name}: {split} has NaN in {path or 'its batches'}")
+                msg = f"{self.name}: {split} has NaN in {path or 'its batches'}"
+                raise InputError(msg)
         if self.dtype is None:
             return batch
 
@@ -140,14 +141,12 @@ class Data:
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
     if isinstance(given, IterableDataset):
-        raise InputError(
-            f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
-        )
+        msg = f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
+        raise InputError(msg)
     found: Items
     if isinstance(given, str | bytes):
-        raise InputError(
-            f"{name} is a text: read the data, and give tensors or arrays of one length"
-        )
+        msg = f"{name} is a text: read the data, and give tensors or arrays of one length"
+        raise InputError(msg)
     if isinstance(given, tuple | list):
         found = TensorItems(tuple(_tensor(part, name) for part in given))
     elif isinstance(given, Mapping):
@@ -155,14 +154,16 @@ def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         found = DatasetItems(given, collate, name)
     else:
-        raise InputError(
+        msg = (
             f"{name} is a {type(given).__name__}: give a Dataset, or a tuple or mapping of tensors "
             "or arrays of one length"
         )
+        raise InputError(msg)
     if isinstance(found, TensorItems):
         _check_lengths(found, name)
     if len(found) == 0:
-        raise InputError(f"{name} is empty")
+        msg = f"{name} is empty"
+        raise InputError(msg)
     return found
 
 
@@ -170,22 +171,22 @@ def _check_lengths(items: TensorItems, name: str) -> None:
     tensors = items.tensors
     named = tensors if isinstance(tensors, dict) else dict(enumerate(tensors))
     if not named:
-        raise InputError(f"{name} is empty")
+        msg = f"{name} is empty"
+        raise InputError(msg)
     lengths = {key: len(tensor) for key, tensor in named.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{key!r} has {length}" for key, length in lengths.items())
-        raise InputError(f"{name} has parts of unequal lengths: {told}")
+        msg = f"{name} has parts of unequal lengths: {told}"
+        raise InputError(msg)
 
 
 def _tensor(part: Any, name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} has a {type(part).__name__} that is no tensor or array: {error}"
-        ) from None
+        msg = f"{name} has a {type(part).__name__} that is no tensor or array: {error}"
+        raise InputError(msg) from None
     if tensor.ndim == 0:
-        raise InputError(
-            f"{name} has a single number, {part!r}: give tensors or arrays of one length"
-        )
+        msg = f"{name} has a single number, {part!r}: give tensors or arrays of one length"
+        raise InputError(msg)
     return tensor

@@ -60,22 +60,25 @@ class Objective:
         elif isinstance(batch, Mapping):
             found = getattr(model(**batch), "loss", None)
             if found is None:
-                raise InputError(
+                msg = (
                     f"{self.name}: model(**batch) returned no loss. Put labels into the batch, or "
                     "give loss="
                 )
+                raise InputError(msg)
         else:
-            raise InputError(
+            msg = (
                 f"{self.name}: a batch is a {type(batch).__name__}, which the default loss does "
                 "not know. Give loss="
             )
+            raise InputError(msg)
         return self._scalar(found)
 
     def _logits(self, output: Any) -> Tensor:
         try:
             return logits_of(output)
         except InputError as error:
-            raise InputError(f"{self.name}: {error}") from None
+            msg = f"{self.name}: {error}"
+            raise InputError(msg) from None
 
     def _scalar(self, loss: object) -> Tensor:
         if not isinstance(loss, Tensor):
@@ -86,10 +89,11 @@ class Objective:
             shown = f"tensor of type {str(loss.dtype).removeprefix('torch.')}"
         else:
             return loss
-        raise InputError(
+        msg = (
             f"{self.name}: the loss is a {shown}, not a scalar floating-point tensor. Return, for "
             "example, its mean"
         )
+        raise InputError(msg)
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
         """Return the loss in eval mode, without rounding of its own where it is the default one."""
@@ -108,10 +112,11 @@ class Objective:
         with evaluated(model), torch.inference_mode(), caught(model) as calls:
             self.loss(model, batch)
         if not calls:
-            raise InputError(
+            msg = (
                 f"{self.name}: the loss never calls the model itself. Let it call model(...), not "
                 "a part of it"
             )
+            raise InputError(msg)
         return tuple(
             tensor.float().clone()
             for call in calls
@@ -165,7 +170,8 @@ def number(
         value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value)):
-        raise InputError(f"{name} is {clean(repr(value))}, not a finite number")
+        msg = f"{name} is {clean(repr(value))}, not a finite number"
+        raise InputError(msg)
     return float(value)
 
 
@@ -183,7 +189,8 @@ def logits_of(output: Any) -> Tensor:
     """Return the logits in what a model returned: `output.logits`, or the tensor itself."""
     found = getattr(output, "logits", output)
     if not isinstance(found, Tensor):
-        raise InputError(f"the model returns a {type(output).__name__}, not logits. Give loss=")
+        msg = f"the model returns a {type(output).__name__}, not logits. Give loss="
+        raise InputError(msg)
     return found
 
 

@@ -63,7 +63,8 @@ def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
             )
         else:
             continue
-        raise InputError(f"{name}: {key!r} of what model() returns {problem}")
+        msg = f"{name}: {key!r} of what model() returns {problem}"
+        raise InputError(msg)
 
 
 def _summary(recipe: Recipe, data: Data) -> Any:
@@ -83,12 +84,14 @@ def _moved(recipe: Recipe, base: nn.Module, batch: Any, name: str) -> frozenset[
     except PeftRegressError:
         raise
     except Exception as error:
-        raise CaseError(
+        msg = (
             f"{name}: before any adapter, model and loss fail on the first batch "
             f"({_described(batch)}): {told(error)}"
-        ) from error
+        )
+        raise CaseError(msg) from error
     if not bool(torch.isfinite(loss)):
-        raise CaseError(f"{name}: before any adapter, the loss of the first batch is {loss.item()}")
+        msg = f"{name}: before any adapter, the loss of the first batch is {loss.item()}"
+        raise CaseError(msg)
     return frozenset(
         key for key, tensor in base.named_buffers() if not torch.equal(tensor, before[key])
     )

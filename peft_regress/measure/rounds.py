@@ -232,7 +232,8 @@ class Rounds:
             self._watch.memory.end()
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
-            raise RuntimeError(f"the training took {taken} steps, not the {wanted} of the case")
+            msg = f"the training took {taken} steps, not the {wanted} of the case"
+            raise RuntimeError(msg)
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)

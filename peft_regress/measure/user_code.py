@@ -28,4 +28,5 @@ def calling(what: str) -> Iterator[None]:
     except PeftRegressError:
         raise
     except Exception as error:
-        raise CaseError(f"{what} raised {told(error)}") from error
+        msg = f"{what} raised {told(error)}"
+        raise CaseError(msg) from error

@@ -37,12 +37,12 @@ class Shard:
         # Python refuses to read numbers of thousands of digits.
         is_short = len(text) <= _LONGEST_SHARD
         if not (slash and index.isdecimal() and count.isdecimal() and is_short):
-            raise InputError(
-                f"--regress-shard {text[:_LONGEST_SHARD]!r}: I/N is wanted, for instance 1/4"
-            )
+            msg = f"--regress-shard {text[:_LONGEST_SHARD]!r}: I/N is wanted, for instance 1/4"
+            raise InputError(msg)
         shard = cls(index=int(index), count=int(count))
         if not 1 <= shard.index <= shard.count:
-            raise InputError(f"--regress-shard {text!r}: I must lie between 1 and N")
+            msg = f"--regress-shard {text!r}: I must lie between 1 and N"
+            raise InputError(msg)
         return shard
 
 
@@ -112,9 +112,8 @@ class RegressOptions:
             summary=_path(config, "--regress-summary"),
         )
         if made.off and made.was_given:
-            raise InputError(
-                "--regress-off leaves nothing to another --regress-... option: drop one of them"
-            )
+            msg = "--regress-off leaves nothing to another --regress-... option: drop one of them"
+            raise InputError(msg)
         for name, path in (("save", made.save), ("summary", made.summary)):
             if path is not None:
                 check_outside(path, made.baselines, f"--regress-{name}")
@@ -218,5 +217,6 @@ def _path(config: pytest.Config, option: str) -> Path | None:
     path = config.invocation_params.dir / Path(text)
     problem = path_problem(path)
     if problem is not None:
-        raise InputError(f"{option} {clean(text)}: {problem}; choose another path")
+        msg = f"{option} {clean(text)}: {problem}; choose another path"
+        raise InputError(msg)
     return path

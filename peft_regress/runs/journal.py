@@ -160,16 +160,17 @@ def _read_line(line: bytes) -> Header | KeptRecord:
     read = msgspec.json.decode(line, type=_Line)
     content = bytes(read.content)
     if digest_of(content) != read.digest:
-        raise InputError("was altered after it was written")
+        msg = "was altered after it was written"
+        raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
         if isinstance(found.record.ledger, str):
-            raise InputError(f"{found.record.case.id}: its ledger stands elsewhere")
+            msg = f"{found.record.case.id}: its ledger stands elsewhere"
+            raise InputError(msg)
         check_record(found.record.case.id, found.record)
     elif found.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
-        )
+        msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
+        raise InputError(msg)
     return found
 
 

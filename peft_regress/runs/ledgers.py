@@ -46,7 +46,8 @@ def with_digests(run: Run) -> Run:
             continue
         if isinstance(record.ledger, str):
             if record.ledger not in run.ledgers:
-                raise InputError(f"{name}: its ledger {record.ledger} was not read")
+                msg = f"{name}: its ledger {record.ledger} was not read"
+                raise InputError(msg)
             ledgers[record.ledger] = run.ledgers[record.ledger]
             continue
         digest = known.get(id(record.ledger)) or ledger_digest(record.ledger)
@@ -64,7 +65,8 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
     """
     for digest, ledger in kept.items():
         if ledger_digest(ledger) != digest:
-            raise InputError(f"the ledger {digest} was altered after it was written")
+            msg = f"the ledger {digest} was altered after it was written"
+            raise InputError(msg)
     cases = dict(run.cases)
     unused = set(kept)
     for name, record in run.cases.items():
@@ -73,14 +75,16 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
         elif not kept:
             continue
         elif record.ledger not in kept:
-            raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
+            msg = f"{name}: its ledger {record.ledger} is not in the file"
+            raise InputError(msg)
         else:
             unused.discard(record.ledger)
             ledger = kept[record.ledger]
         if use or isinstance(record.ledger, Ledger):
             cases[name] = msgspec.structs.replace(record, ledger=ledger)
     if unused:
-        raise InputError(f"the ledger {min(unused)} belongs to no case")
+        msg = f"the ledger {min(unused)} belongs to no case"
+        raise InputError(msg)
     return msgspec.structs.replace(run, cases=cases)
 
 
@@ -95,7 +99,8 @@ def _own_ledger(name: str, ledger: Ledger, run: Run) -> Ledger:
         or found.same_as is not UNSET
         or ledger != Ledger(same_as=holder)
     ):
-        raise InputError(f"{name}: its ledger refers to {holder!r}, which has none")
+        msg = f"{name}: its ledger refers to {holder!r}, which has none"
+        raise InputError(msg)
     return found
 
 
@@ -135,4 +140,5 @@ def read_ledger(folder: Path, digest: str) -> Ledger:
         problem = f"was altered ({error})"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    raise InputError(f"{path} {problem}")
+    msg = f"{path} {problem}"
+    raise InputError(msg)

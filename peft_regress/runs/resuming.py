@@ -38,7 +38,8 @@ def read_parts(path: Path) -> list[Part]:
     if journal.exists() and not is_folder(path):
         parts += read_journal(journal).parts
     if not (parts or journal.exists()):
-        raise InputError(f"{path}: no such run file or journal, so there is nothing to resume")
+        msg = f"{path}: no such run file or journal, so there is nothing to resume"
+        raise InputError(msg)
     return parts
 
 

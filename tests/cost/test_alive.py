@@ -67,7 +67,8 @@ def test_the_garbage_collector_does_not_move_it() -> None:
 
 def test_an_error_is_the_code_s_own() -> None:
     def fail() -> None:
-        raise OSError("no such file")
+        msg = "no such file"
+        raise OSError(msg)
 
     with pytest.raises(OSError, match="no such file"):
         peak_of(fail)
@@ -76,7 +77,8 @@ def test_an_error_is_the_code_s_own() -> None:
 def test_code_that_cannot_be_watched_runs_without() -> None:
     def shy() -> str:
         if is_in_torch_dispatch_mode():
-            raise RuntimeError("watched")
+            msg = "watched"
+            raise RuntimeError(msg)
         return "done"
 
     assert peak_while(shy, MODEL) == ("done", None)

@@ -25,9 +25,8 @@ def prepare_issue(results: Results, drafts: Path) -> str:
         why = f"{results.candidate}: nothing regressed (exit code {results.exit_code}); no issue"
         return write_nothing(drafts, "issue", why)
     if not results.findings:
-        raise PublishError(
-            f"{results.folder / 'findings.md'}: is missing or empty, although something regressed"
-        )
+        msg = f"{results.folder / 'findings.md'}: is missing or empty, although something regressed"
+        raise PublishError(msg)
     draft = {
         "title": _title(results),
         "candidate": _digest("\n".join(sorted(results.requirements))),

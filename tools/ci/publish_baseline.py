@@ -52,9 +52,11 @@ def _files_of(drafts: Path) -> Files:
     for name in files:
         check_name(name)
         if not _STORED.fullmatch(name):
-            raise PublishError(f"{name}: is no file that `peft-regress accept` adds to a storage")
+            msg = f"{name}: is no file that `peft-regress accept` adds to a storage"
+            raise PublishError(msg)
     if not files:
-        raise PublishError(f"{drafts / 'files'}: is empty; prepare the baseline again")
+        msg = f"{drafts / 'files'}: is empty; prepare the baseline again"
+        raise PublishError(msg)
     return files
 
 
@@ -64,7 +66,8 @@ def _commit(
     """Add the files on a new branch and push it; then restore what was checked out."""
     folder = str(baselines)
     if changed := commands.run("git", "status", "--porcelain", "--", folder).strip():
-        raise PublishError(f"{folder} has uncommitted changes; commit or undo them:\n{changed}")
+        msg = f"{folder} has uncommitted changes; commit or undo them:\n{changed}"
+        raise PublishError(msg)
     commands.run("git", "switch", "--create", branch)
     try:
         if not commands.dry_run:
@@ -83,8 +86,10 @@ def _write(files: Files, baselines: Path) -> None:
     for name, content in files.items():
         path = root / name
         if os.path.lexists(path) and path.name not in _REPLACED:
-            raise PublishError(f"{name}: is stored already, and a stored file is never replaced")
+            msg = f"{name}: is stored already, and a stored file is never replaced"
+            raise PublishError(msg)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.resolve().is_relative_to(root):
-            raise PublishError(f"{name}: does not lie in {baselines}")
+            msg = f"{name}: does not lie in {baselines}"
+            raise PublishError(msg)
         path.write_bytes(content)

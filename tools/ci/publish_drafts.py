@@ -62,7 +62,8 @@ def load_draft(folder: Path, kind: str) -> dict[str, str]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PublishError(f"{path}: is not JSON ({error})") from error
+        msg = f"{path}: is not JSON ({error})"
+        raise PublishError(msg) from error
     check_draft(kind, found, path)
     draft: dict[str, str] = found
     return draft
@@ -72,9 +73,9 @@ def check_draft(kind: str, found: object, path: Path) -> None:
     """Raise `PublishError` if a value is neither a draft of a kind nor says why there is none."""
     forms = _NOTHING if isinstance(found, dict) and "nothing" in found else FORMS[kind]
     if not isinstance(found, dict) or found.keys() != forms.keys():
-        raise PublishError(f"{path}: is no draft, which has {', '.join(forms)} and nothing else")
+        msg = f"{path}: is no draft, which has {', '.join(forms)} and nothing else"
+        raise PublishError(msg)
     for name, form in forms.items():
         if not isinstance(found[name], str) or not re.fullmatch(form, found[name]):
-            raise PublishError(
-                f"{path}: {name} is {found[name]!r:.200}, which does not have the form {form}"
-            )
+            msg = f"{path}: {name} is {found[name]!r:.200}, which does not have the form {form}"
+            raise PublishError(msg)

@@ -42,14 +42,16 @@ def read_files(root: Path, part: str = ".") -> Files:
         found[name] = _read_plain(path, room)
         room -= len(found[name])
         if len(found) > _MOST_FILES:
-            raise PublishError(f"{root}: has more than {_MOST_FILES} files")
+            msg = f"{root}: has more than {_MOST_FILES} files"
+            raise PublishError(msg)
     return dict(sorted(found.items()))
 
 
 def check_name(name: str) -> None:
     """Raise `PublishError` for a path that is not made of plain names."""
     if not re.fullmatch(rf"{_PART}(/{_PART}){{0,{_DEEPEST}}}", name):
-        raise PublishError(f"{name!r:.200}: is no name of a file that may be published")
+        msg = f"{name!r:.200}: is no name of a file that may be published"
+        raise PublishError(msg)
 
 
 def _read_plain(path: Path, room: int) -> bytes:
@@ -66,4 +68,5 @@ def _read_plain(path: Path, room: int) -> bytes:
                 problem = f"more than {_MOST_BYTES >> 20} MiB in all"
     except OSError as error:
         problem = f"{error.strerror}"
-    raise PublishError(f"{str(path)!r}: cannot be published ({problem})")
+    msg = f"{str(path)!r}: cannot be published ({problem})"
+    raise PublishError(msg)

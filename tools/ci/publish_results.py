@@ -63,14 +63,12 @@ class Commands:
                 command, input=stdin, capture_output=True, check=False, encoding="utf-8"
             )
         except OSError as error:
-            raise PublishError(
-                f"`{command[0]}` cannot be run ({error.strerror}): install it, or use --dry-run"
-            ) from error
+            msg = f"`{command[0]}` cannot be run ({error.strerror}): install it, or use --dry-run"
+            raise PublishError(msg) from error
         if ended.returncode:
             output = ended.stderr.strip() or ended.stdout.strip() or "no message"
-            raise PublishError(
-                f"`{shown}` failed (exit code {ended.returncode}): {output}{_remedy(command[0])}"
-            )
+            msg = f"`{shown}` failed (exit code {ended.returncode}): {output}{_remedy(command[0])}"
+            raise PublishError(msg)
         return ended.stdout
 
 
@@ -82,15 +80,13 @@ def read_results(folder: Path) -> Results:
     """Read a folder of results. Raises `PublishError` if a file is missing or has another form."""
     code = read_text(folder / "exit-code").strip()
     if not code.isdecimal():
-        raise PublishError(
-            f"{folder / 'exit-code'}: {code[:40]!r} is not an exit code; gate the candidate again"
-        )
+        msg = f"{folder / 'exit-code'}: {code[:40]!r} is not an exit code; gate the candidate again"
+        raise PublishError(msg)
     requirements = tuple(read_text(folder / "requirements.txt").split("\n"))
     requirements = tuple(line for line in requirements if line and line.isprintable())
     if not requirements:
-        raise PublishError(
-            f"{folder / 'requirements.txt'}: names no requirement; gate the candidate again"
-        )
+        msg = f"{folder / 'requirements.txt'}: names no requirement; gate the candidate again"
+        raise PublishError(msg)
     findings = folder / "findings.md"
     return Results(
         folder=folder,
@@ -117,7 +113,8 @@ def read_text(path: Path, *, remedy: str = "Name the folder that the gate's acti
             problem = "not a regular file"
     except OSError as error:
         problem = f"{error.strerror}"
-    raise PublishError(f"{path}: cannot be read ({problem}). {remedy}")
+    msg = f"{path}: cannot be read ({problem}). {remedy}"
+    raise PublishError(msg)
 
 
 def fit(text: str, *, longest: int) -> str:

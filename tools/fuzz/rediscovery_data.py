@@ -161,17 +161,18 @@ def read_known(path: Path = LIST) -> Known:
     try:
         known = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Known)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from error
+        msg = f"{path}: {error}"
+        raise InputError(msg) from error
     names: set[str] = set()
     every: tuple[Issue | Defect, ...] = (*known.issue, *known.finding)
     for one in every:
         if one.name in names:
-            raise InputError(f"{path}: {one.name} is there twice; tell them apart by `part`")
+            msg = f"{path}: {one.name} is there twice; tell them apart by `part`"
+            raise InputError(msg)
         names.add(one.name)
         if bool(one.signs) == bool(one.beyond):
-            raise InputError(
-                f"{path}: {one.name} needs either signs or a reason why it is beyond the fuzzer"
-            )
+            msg = f"{path}: {one.name} needs either signs or a reason why it is beyond the fuzzer"
+            raise InputError(msg)
         for sign in one.signs:
             _check_expressions(path, one.name, sign)
     return known
@@ -182,6 +183,5 @@ def _check_expressions(path: Path, name: str, sign: Sign) -> None:
         try:
             re.compile(text)
         except re.error as error:
-            raise InputError(
-                f"{path}: {name}: {text!r} is no regular expression: {error}"
-            ) from error
+            msg = f"{path}: {name}: {text!r} is no regular expression: {error}"
+            raise InputError(msg) from error

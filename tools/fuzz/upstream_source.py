@@ -74,7 +74,8 @@ def download(version: str, folder: Path) -> Path:
     """
     pip = pip_command(Path(sys.executable))
     if pip is None:
-        raise AbsentError(f"{NO_PIP}. {NO_PIP_REMEDY}; or give the source by --source")
+        msg = f"{NO_PIP}. {NO_PIP_REMEDY}; or give the source by --source"
+        raise AbsentError(msg)
     what = ["--no-deps", "--no-binary", "peft", "--dest", str(folder), f"peft=={version}"]
     ran = subprocess.run(
         [*pip, "download", "--quiet", *what],
@@ -86,10 +87,11 @@ def download(version: str, folder: Path) -> Path:
     found = sorted(folder.glob("peft-*.tar.gz"))
     if ran.returncode or not found:
         said = ran.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise AbsentError(
+        msg = (
             f"pip downloads no source distribution of peft {version}: {said[0]}. "
             "Give one by --source: a .tar.gz, or a folder with a checkout"
         )
+        raise AbsentError(msg)
     return found[0]
 
 
@@ -109,7 +111,8 @@ def read_tests(source: Path) -> str:
                     assert content is not None  # noqa: S101  (of a file)
                     return content.read().decode("utf-8")
     except (OSError, tarfile.TarError) as error:
-        raise AbsentError(f"{msg} ({error})") from error
+        msg = f"{msg} ({error})"
+        raise AbsentError(msg) from error
     raise AbsentError(msg)
 
 
@@ -127,7 +130,8 @@ def cases_in(text: str) -> UpstreamCases:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"{TESTS} cannot be parsed: {error}") from error
+        msg = f"{TESTS} cannot be parsed: {error}"
+        raise InputError(msg) from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     chosen = {
         network: classes[name]
@@ -143,9 +147,8 @@ def cases_in(text: str) -> UpstreamCases:
         elif found is not None and found.network in chosen:
             rows.append(found)
     if not rows:
-        raise InputError(
-            f"{TESTS} has no rows on convolutions in {_ROWS}: its form is another one by now"
-        )
+        msg = f"{TESTS} has no rows on convolutions in {_ROWS}: its form is another one by now"
+        raise InputError(msg)
     networks = _built(list(chosen.values()))
     return UpstreamCases(
         rows=tuple(rows),

@@ -124,7 +124,8 @@ def _optimizer_function(name: str) -> Callable[..., Any]:
     function = getattr(optimizers, name, None)
     if function is None:
         version = import_module("peft").__version__
-        raise UnsupportedCaseError(f"peft {version} has no {name} in peft.optimizers")
+        msg = f"peft {version} has no {name} in peft.optimizers"
+        raise UnsupportedCaseError(msg)
     return cast("Callable[..., Any]", function)
 
 

@@ -85,9 +85,8 @@ class DigitsTask:
 
         layer = model.get_submodule(head)
         if not isinstance(layer, torch.nn.Linear):
-            raise InputError(
-                f"task {self.name} draws a new head, but {head!r} is not a Linear: {layer!r}"
-            )
+            msg = f"task {self.name} draws a new head, but {head!r} is not a Linear: {layer!r}"
+            raise InputError(msg)
         # Uniform numbers are the same on every processor; normal ones are not.
         generator = torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(layer.in_features)

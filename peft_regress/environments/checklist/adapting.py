@@ -57,7 +57,8 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
     if name in inspect.signature(function).parameters:
         return {name: situation.autocast}
     if situation.autocast:
-        raise UnsupportedCaseError(f"peft {import_module('peft').__version__} has no {name}")
+        msg = f"peft {import_module('peft').__version__} has no {name}"
+        raise UnsupportedCaseError(msg)
     return {}
 
 

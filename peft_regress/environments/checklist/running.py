@@ -104,7 +104,8 @@ class _Pair:
             self.workers[side] = worker
             self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
         except (WorkerError, InputError) as error:
-            raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
+            msg = f"the {side} cannot be used: {error}"
+            raise UnusableEnvironmentError(msg) from None
         return worker
 
     def examine(self, side: str, request: Examine) -> Examined | str:

@@ -84,7 +84,8 @@ class Cluster:
     def check(self) -> None:
         """Raise if the work cannot go on."""
         if self._is_stopped.is_set():
-            raise InputError("interrupted")
+            msg = "interrupted"
+            raise InputError(msg)
         if not self.connection.is_up:
             raise self.connection.lost()
         if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
@@ -119,7 +120,8 @@ def message_of(future: Future[str]) -> str | None:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return None
-    raise InputError(clean(f"{future.key}: {type(error).__name__}: {error}", longest=600))
+    msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
+    raise InputError(msg)
 
 
 def digest_of(planned: Sequence[Planned]) -> str:
@@ -130,9 +132,8 @@ def digest_of(planned: Sequence[Planned]) -> str:
 def require_dask() -> None:
     """Raise `InputError` without Dask."""
     if find_spec("distributed") is None:
-        raise InputError(
-            "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
-        )
+        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        raise InputError(msg)
 
 
 @contextlib.contextmanager
@@ -199,6 +200,5 @@ def _prepared(connection: Connection, node: Node, name: str) -> int:
         for lack in filter(None, lacking.values()):
             raise NodeError(lack)
         return len(workers)
-    raise NodeError(
-        f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
-    )
+    msg = f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
+    raise NodeError(msg)

@@ -132,10 +132,11 @@ def connected(address: str, *, uses_gpus: bool = False) -> Iterator[Connection]:
     `ClusterLostError` if nobody answers or no worker can measure.
     """
     if not _ADDRESS.fullmatch(address):
-        raise InputError(
+        msg = (
             f"--on {clean(repr(address))}: is neither `local` nor the address of a Dask scheduler, "
             "such as tcp://10.0.0.5:8786"
         )
+        raise InputError(msg)
     _silence()
     client = _client(address)
     try:
@@ -158,10 +159,11 @@ def _client(address: str) -> Client:
             )
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         problem = clean(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        raise ClusterLostError(
+        msg = (
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"
-        ) from None
+        )
+        raise ClusterLostError(msg) from None
 
 
 def _check_version(address: str, client: Client) -> None:
@@ -171,10 +173,11 @@ def _check_version(address: str, client: Client) -> None:
     versions: Any = client.sync(scheduler.versions)
     there = clean(str(versions["packages"]["distributed"]))
     if there != here:
-        raise InputError(
+        msg = (
             f"{address}: the scheduler runs distributed {there}, and {here} is installed here; "
             f"install the same on both, such as `pip install distributed=={there}`"
         )
+        raise InputError(msg)
 
 
 def _silence() -> None:

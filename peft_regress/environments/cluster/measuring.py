@@ -261,11 +261,12 @@ class _Work:
         for name, (one, other) in changed_packages(
             known or result.environment, result.environment
         ).items():
-            raise UnusableEnvironmentError(
+            msg = (
                 f"node {result.node}: has {name} {other or 'not installed'} in this environment, "
                 f"the nodes before it {one or 'not installed'}; remove its overlays with "
                 "`peft-regress upgrade --clean` there, and measure again"
             )
+            raise UnusableEnvironmentError(msg)
         self._results.environment = result.environment
 
     def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:

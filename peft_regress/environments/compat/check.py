@@ -34,9 +34,8 @@ def check_installed(
     require_same_files(certificate, adapter)
     installed = installed_packages().get(certificate.package)
     if installed is None:
-        raise AbsentError(
-            f"{certificate.package} is not installed, so that there is no release to check"
-        )
+        msg = f"{certificate.package} is not installed, so that there is no release to check"
+        raise AbsentError(msg)
     loader = AdapterLoader(base=certificate.base, folder=folder, time_limit=time_limit)
     release = str(Version(Version(installed).public))
     result: ReleaseResult

@@ -171,10 +171,11 @@ class _Run:
         except ReplacesTorchError:
             raise
         except (PipError, UnusableReleaseError) as error:
-            raise AbsentError(
+            msg = (
                 f"{shown}, the release that saved the adapter, cannot be used: {error}. Name "
                 "another one that computes the same with --saved-by VERSION"
-            ) from None
+            )
+            raise AbsentError(msg) from None
         except BaseModelError as error:
             raise InputError(str(error)) from None
         reference = Reference(
@@ -182,11 +183,12 @@ class _Run:
         )
         problem = problem_of_reference(seen.adapter)
         if problem:
-            raise InputError(
+            msg = (
                 f"{self.adapter.folder}: {shown}, the release to compare with, {problem}. Is "
                 "--base the right model, and did that release save the adapter? Name another with "
                 "--saved-by VERSION"
             )
+            raise InputError(msg)
         return reference
 
     def judge_all(
@@ -263,9 +265,8 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         try:
             return Version(settings.saved_by), "--saved-by"
         except InvalidVersion:
-            raise InputError(
-                f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
-            ) from None
+            msg = f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
+            raise InputError(msg) from None
     if package == "peft" and adapter.saved_by is not None:
         return adapter.saved_by, "the adapter's configuration"
     if package == "peft":
@@ -278,18 +279,16 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         raise AbsentError(printable(msg))
     installed = installed_packages().get(package)
     if installed is None:
-        raise InputError(
-            f"{package} is not installed: name the release to compare with by --saved-by VERSION"
-        )
+        msg = f"{package} is not installed: name the release to compare with by --saved-by VERSION"
+        raise InputError(msg)
     return Version(Version(installed).public), "the installed one"
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases
     if text is None and settings.package != "peft":
-        raise InputError(
-            f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
-        )
+        msg = f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
+        raise InputError(msg)
     known: list[Version] = []
     if text is None or ".." in text:
         known = released_versions(settings.package, pre=settings.pre, seconds=settings.pip_seconds)

@@ -40,13 +40,15 @@ def _of_part(part: str, known: Sequence[Version], *, package: str) -> set[Versio
     ends = [_version(end) if end else None for end in (oldest.strip(), newest.strip())]
     low, high = ends
     if low is not None and high is not None and low > high:
-        raise InputError(f"{part!r} has no release in it: the older one comes first, {high}..{low}")
+        msg = f"{part!r} has no release in it: the older one comes first, {high}..{low}"
+        raise InputError(msg)
     found = {one for one in known if (low is None or low <= one) and (high is None or one <= high)}
     if not found:
-        raise AbsentError(
+        msg = (
             f"the index has no release of {package} in {part!r} for this Python; its releases are "
             f"{known[0]} to {known[-1]}"
         )
+        raise AbsentError(msg)
     return found
 
 
@@ -58,7 +60,8 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        raise InputError(
+        msg = (
             f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
             "or 0.14.., or several with commas"
-        ) from None
+        )
+        raise InputError(msg) from None

@@ -24,10 +24,11 @@ def made_folder() -> Path:
             with tempfile.TemporaryFile(dir=root / name):
                 pass
     except OSError as error:
-        raise InputError(
+        msg = (
             f"{root}: overlays cannot be kept there ({error.strerror or error}); "
             f"set {CACHE_VARIABLE} to another folder"
-        ) from error
+        )
+        raise InputError(msg) from error
     return root
 
 

@@ -94,31 +94,29 @@ def read_requirements(
         wanted = _read(text, scratch=scratch / str(len(found)), seconds=seconds, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
-            raise InputError(
-                f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
-            )
+            msg = f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
+            raise InputError(msg)
     return tuple(found.values())
 
 
 def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     # A line break would start another line in the requirements file.
     if not text.isprintable() or not text.strip():
-        raise InputError(
-            f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
-        )
+        msg = f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
+        raise InputError(msg)
     if _is_path(text):
         return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         problem = str(error).splitlines()[0]
-        raise InputError(
+        msg = (
             f"{text!r} is not a requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
-        ) from None
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        raise InputError(
-            f"{text!r} is not for this Python: its marker {requirement.marker} is false"
         )
+        raise InputError(msg) from None
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        msg = f"{text!r} is not for this Python: its marker {requirement.marker} is false"
+        raise InputError(msg)
     if requirement.url is not None and requirement.url.startswith("file:"):
         return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
     shown = text
@@ -147,7 +145,8 @@ def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, second
     parts = urlsplit(requirement.url or "")
     wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
     if wanted.name != canonicalize_name(requirement.name):
-        raise InputError(f"{text!r}: the package there is {wanted.name}, not {requirement.name}")
+        msg = f"{text!r}: the package there is {wanted.name}, not {requirement.name}"
+        raise InputError(msg)
     return wanted
 
 
@@ -162,22 +161,24 @@ def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wante
     try:
         path = path.expanduser()
     except RuntimeError as error:
-        raise InputError(f"{text}: {error}") from None
+        msg = f"{text}: {error}"
+        raise InputError(msg) from None
     if is_folder(path):
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
-            raise InputError(
-                f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
-            )
+            msg = f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
+            raise InputError(msg)
         path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
     if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
-        raise InputError(f"{text}: no such file or folder")
+        msg = f"{text}: no such file or folder"
+        raise InputError(msg)
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
         identity = _content_digest(path)
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
-        raise InputError(
+        msg = (
             f"{text}: not a wheel that pip could install ({error}); name a .whl file or a checkout"
-        ) from None
+        )
+        raise InputError(msg) from None
     url = path.resolve().as_uri()
     return Wanted(name=name, text=f"{name} @ {url}", shown=text, identity=f"{name} {identity}")
 

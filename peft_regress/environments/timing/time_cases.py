@@ -80,7 +80,8 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `InputError` if there are no cases, or too few pairs to show anything.
     """
     if not cases:
-        raise InputError("there is no case to time")
+        msg = "there is no case to time"
+        raise InputError(msg)
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
@@ -91,10 +92,11 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
     fewest = fewest_pairs(plan.confidence)
     if plan.pairs < fewest:
-        raise InputError(
+        msg = (
             f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
             f"{len(cases)} cases needs: --pairs {fewest} is the least"
         )
+        raise InputError(msg)
     require_sources(baselines, cases)
     packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
     found = []
@@ -162,10 +164,11 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
             worker.prepare(case, baselines=plan.baselines) for worker in (base, candidate)
         )
         if before != after:
-            raise _DefinitionDiffersError(
+            msg = (
                 f"not comparable: the definition differs, {before[:15]} in {base.interpreter} and "
                 f"{after[:15]} in {candidate.interpreter}; install the same peft_regress in both"
             )
+            raise _DefinitionDiffersError(msg)
         _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
             time_block(worker)  # to warm up
@@ -189,7 +192,8 @@ def time_block(worker: WorkerProcess, steps: int = BLOCK_STEPS) -> list[float]:
     """
     seconds = worker.call(TimeSteps(steps=steps), Timed).step_seconds
     if len(seconds) != steps:
-        raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
+        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}"
+        raise WorkerError(msg)
     return seconds
 
 

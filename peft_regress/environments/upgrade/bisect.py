@@ -160,9 +160,8 @@ class _Search:
         ]
         if len(usable) < 2:  # noqa: PLR2004  (two are compared)
             why = "; ".join(self.releases.skipped.values())
-            raise InputError(
-                f"fewer than two releases of {self.settings.package} can be measured: {why}"
-            )
+            msg = f"fewer than two releases of {self.settings.package} can be measured: {why}"
+            raise InputError(msg)
         self._check_absent([self._end(version, cases, trains=trains) for version in usable])
         found = (
             self._transition(old, new, cases, trains=trains)
@@ -256,7 +255,8 @@ class _Search:
         observed = self.releases.observe(version, cases, trains=trains)
         if observed is None:
             why = self.releases.skipped[version]
-            raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
+            msg = f"{self.settings.package} {version} cannot be measured: {why}"
+            raise InputError(msg)
         return observed
 
     def _compared(
@@ -294,7 +294,8 @@ class _Search:
                     return  # the metric may appear or disappear with the status
                 known |= record.metrics.keys() | record.invariants.keys()
         if metric not in known:
-            raise AbsentError(f"--metric {metric}: no case has it in any of these releases")
+            msg = f"--metric {metric}: no case has it in any of these releases"
+            raise AbsentError(msg)
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:

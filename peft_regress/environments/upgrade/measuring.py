@@ -182,10 +182,12 @@ class MeasuringWorkers:
             if not is_fresh and not self.running.are_stopped:
                 worker.kill()
                 return None
-            raise UnusableEnvironmentError(f"{case.id}: {error}") from None
+            msg = f"{case.id}: {error}"
+            raise UnusableEnvironmentError(msg) from None
         worker.kill()
         if self.running.are_stopped:
-            raise WorkerError(f"{case.id}: interrupted")
+            msg = f"{case.id}: interrupted"
+            raise WorkerError(msg)
         return error_record(case, definition, failure)
 
     @property
@@ -238,9 +240,8 @@ class MeasuringWorkers:
         with self.lock:
             self.results.imported[case.id] = answer.packages
         if record.case != case:
-            raise WorkerError(
-                f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
-            )
+            msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
+            raise WorkerError(msg)
         return record
 
     def _new_worker(self) -> WorkerProcess:
@@ -272,15 +273,15 @@ class MeasuringWorkers:
             # A folder of the user's PYTHONPATH comes before what is installed.
             for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
                 if installed.resolve() != Path(file).resolve():
-                    raise UnusableEnvironmentError(
+                    msg = (
                         f"{worker.interpreter}: {name} is imported from {file}, not from where it "
                         "is installed; unset PYTHONPATH"
                     )
+                    raise UnusableEnvironmentError(msg)
         with self.lock:
             if self.results.environment not in ({}, worker.packages):
-                raise UnusableEnvironmentError(
-                    f"{worker.interpreter}: its packages changed during the run; run it again"
-                )
+                msg = f"{worker.interpreter}: its packages changed during the run; run it again"
+                raise UnusableEnvironmentError(msg)
             self.results.environment, self.machine = worker.packages, imported.machine
 
 
@@ -307,7 +308,8 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no cases.
     """
     if not cases:
-        raise InputError("there is no case to measure")
+        msg = "there is no case to measure"
+        raise InputError(msg)
     order = Order(
         cases=tuple(cases),
         # Not resolved: the link's target is the interpreter without the environment.
@@ -326,7 +328,8 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
         raise
     if not results.machines:
-        raise UnusableEnvironmentError(f"{python}: no case was measured")
+        msg = f"{python}: no case was measured"
+        raise UnusableEnvironmentError(msg)
     return results.run(matrix=matrix, narrowed_by=narrowed_by)
 
 

@@ -49,17 +49,19 @@ def releases_between(
     """
     ends = [_version(text) for text in (good, bad)]
     if ends[0] == ends[1]:
-        raise InputError(f"--good and --bad are both {good}: there is nothing between them")
+        msg = f"--good and --bad are both {good}: there is nothing between them"
+        raise InputError(msg)
     wants_pre = pre or any(end.is_prerelease for end in ends)
     known = released_versions(package, pre=wants_pre, seconds=seconds)
     for end in ends:
         if end not in known:
             names = [str(version) for version in known]
             close = difflib.get_close_matches(str(end), names, n=3) or names[-3:]
-            raise AbsentError(
+            msg = (
                 f"the index has no {package} {end} for this Python, or it was yanked; near it: "
                 f"{', '.join(close)}"
             )
+            raise AbsentError(msg)
     chosen = [v for v in known if min(ends) <= v <= max(ends)]
     if not pre:
         chosen = [v for v in chosen if not v.is_prerelease or v in ends]
@@ -70,9 +72,8 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        raise InputError(
-            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
-        ) from None
+        msg = f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
+        raise InputError(msg) from None
 
 
 @dataclass
@@ -156,7 +157,8 @@ class Releases:
             with self._preparing:
                 overlay = stack.enter_context(opening)
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
-                raise YankedError("yanked by its maintainers")
+                msg = "yanked by its maintainers"
+                raise YankedError(msg)
             self.planned[version] = overlay.planned
             nearest = self._nearest(version, cases) if trains else {}
             run = measure_cases(
@@ -169,9 +171,8 @@ class Releases:
             )
         lost = [case.id for case in cases if case.id not in run.cases]
         if lost:
-            raise InputError(
-                f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
-            )
+            msg = f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            raise InputError(msg)
         if version not in self.tried:
             self.tried.append(version)
         observed = observations_of(run, f"{self.package} {version}")

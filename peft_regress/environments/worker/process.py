@@ -199,9 +199,11 @@ class WorkerProcess:
             received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
         except (ValueError, RecursionError):  # also for an invalid byte
             text = clean(line.decode(errors="replace"))
-            raise WorkerError(f"{self.interpreter}: its worker answered {text!r}") from None
+            msg = f"{self.interpreter}: its worker answered {text!r}"
+            raise WorkerError(msg) from None
         if isinstance(received, Refused):
-            raise RequestRefusedError(f"{self.interpreter}: {clean(received.error)}")
+            msg = f"{self.interpreter}: {clean(received.error)}"
+            raise RequestRefusedError(msg)
         return received
 
     def _line(self, deadline: float) -> bytes | None:

@@ -41,5 +41,6 @@ def default_optimizer(model: nn.Module) -> Optimizer:
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise InputError("nothing to train: no parameter of the adapted model requires a gradient")
+        msg = "nothing to train: no parameter of the adapted model requires a gradient"
+        raise InputError(msg)
     return torch.optim.AdamW(trained, foreach=False, fused=False)

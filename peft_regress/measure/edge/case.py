@@ -131,9 +131,8 @@ def adaptation_edge(
         metrics = {**cost_metrics(report), **programs.metrics}
     except (UnsupportedProgramError, ProgramError) as error:
         rank = "" if names.rank is None else f"-r{names.rank}"
-        raise InputError(
-            f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
-        ) from error
+        msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
+        raise InputError(msg) from error
     return metrics, programs.without_kernel
 
 

@@ -42,7 +42,8 @@ def require_executorch(*, runs: bool) -> None:
     if ExecuTorch is not installed, or does not import beside the installed torch.
     """
     if not is_installed():
-        raise InputError(f"executorch is not installed: {INSTALL}")
+        msg = f"executorch is not installed: {INSTALL}"
+        raise InputError(msg)
     try:
         package_folders()
         load("executorch.exir")
@@ -50,13 +51,14 @@ def require_executorch(*, runs: bool) -> None:
             load("executorch.extension.pybindings.portable_lib")
     except (ImportError, AttributeError, OSError) as error:
         versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
-        raise InputError(
+        msg = (
             f"executorch {versions['executorch']} does not import beside torch "
             f"{versions['torch']}: {_said(error)}. Install the "
             "executorch that was built for this torch, or the torch that it was built for: "
             "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
             "--yes"
-        ) from error
+        )
+        raise InputError(msg) from error
 
 
 def _said(error: Exception) -> str:

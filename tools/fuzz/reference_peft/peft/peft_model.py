@@ -135,9 +135,11 @@ class PeftModel(nn.Module):
             return self.base_model(*args, **keywords)
         unknown = sorted({*adapter_names} - {*self.peft_config, "__base__"})
         if unknown:
-            raise ValueError(f"there is no adapter {unknown[0]!r}")
+            msg = f"there is no adapter {unknown[0]!r}"
+            raise ValueError(msg)
         if self.training or any(layer.merged for layer in self.base_model.layers()):
-            raise ValueError("adapter_names is for inference with adapters that are not merged")
+            msg = "adapter_names is for inference with adapters that are not merged"
+            raise ValueError(msg)
         before = {id(holder): holder.active for _, holder in self.base_model.holders()}
         outputs: dict[str, Tensor] = {}
         try:
@@ -153,7 +155,8 @@ class PeftModel(nn.Module):
     def add_adapter(self, adapter_name: str, config: PeftConfig, **_options: Any) -> None:
         """Add an adapter, which is not active; raise ValueError if that is impossible."""
         if adapter_name in self.peft_config:
-            raise ValueError(f"there is an adapter {adapter_name!r} already")
+            msg = f"there is an adapter {adapter_name!r} already"
+            raise ValueError(msg)
         plan = self._plan(config)
         active = self._active()
         dtype = torch.float32 if self.autocast else None
@@ -191,12 +194,14 @@ class PeftModel(nn.Module):
                 continue
             is_other = isinstance(module, ModulesToSave if targeted else BaseTunerLayer)
             if (targeted and copied) or is_other:
-                raise ValueError(f"{path} cannot have an adapter and a copy")
+                msg = f"{path} cannot have an adapter and a copy"
+                raise ValueError(msg)
             if targeted and not isinstance(module, BaseTunerLayer):
                 layer_class(config, module)
             found[path] = module
         if not any(config.targets(path) for path in found):
-            raise ValueError("target_modules matches no layer")
+            msg = "target_modules matches no layer"
+            raise ValueError(msg)
         return found
 
     def _active(self) -> list[str]:
@@ -207,7 +212,8 @@ class PeftModel(nn.Module):
     def set_adapter(self, adapter_name: str) -> None:
         """Make one adapter active."""
         if adapter_name not in self.peft_config:
-            raise ValueError(f"there is no adapter {adapter_name!r}")
+            msg = f"there is no adapter {adapter_name!r}"
+            raise ValueError(msg)
         self.base_model.set_adapter(adapter_name)
 
     @contextmanager
@@ -222,7 +228,8 @@ class PeftModel(nn.Module):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter that is not merged; if none is active then, the first one is."""
         if any(adapter_name in layer.merged for layer in self.base_model.layers()):
-            raise ValueError(f"adapter {adapter_name!r} is merged")
+            msg = f"adapter {adapter_name!r} is merged"
+            raise ValueError(msg)
         for _, holder in self.base_model.holders():
             holder.delete(adapter_name)
         del self.peft_config[adapter_name]
@@ -240,9 +247,8 @@ class PeftModel(nn.Module):
             new = [one for one in chosen if one in layer.settings and one not in layer.merged]
             merged = layer.merge(new)
             if safe_merge and not all(bool(one.isfinite().all()) for one in merged.values()):
-                raise ValueError(
-                    f"merging {', '.join(new)} would give {layer.path} values that are not finite"
-                )
+                msg = f"merging {', '.join(new)} would give {layer.path} values that are not finite"
+                raise ValueError(msg)
             planned.append((layer, merged, new))
         for layer, merged, new in planned:
             if new:
@@ -314,7 +320,8 @@ class PeftModel(nn.Module):
         """Add an adapter whose update is the weighted sum of others' updates."""
         configs: list[Any] = [self.peft_config[name] for name in adapters]
         if not all(isinstance(one, LoraConfig) and not one.use_dora for one in configs):
-            raise NotImplementedError("only LoRA adapters can be combined")
+            msg = "only LoRA adapters can be combined"
+            raise NotImplementedError(msg)
         parts: dict[str, dict[str, Tensor]] = {}
         for layer in self.base_model.layers():
             of_layer: dict[str, list[Tensor]] = {}

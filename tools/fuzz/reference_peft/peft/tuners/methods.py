@@ -75,7 +75,8 @@ class LoraLayer(BaseTunerLayer):
             }
         if config.use_dora:
             if getattr(base, "groups", 1) > 1:
-                raise ValueError("DoRA does not support grouped convolutions")
+                msg = "DoRA does not support grouped convolutions"
+                raise ValueError(msg)
             delta = self.delta(found, config.scaling(self.path))
             found["lora_magnitude_vector"] = self.norms(weight + delta)
         return found
@@ -101,7 +102,8 @@ class LoraLayer(BaseTunerLayer):
         del draws
         base: Any = self.base_layer
         if getattr(base, "groups", 1) > 1:
-            raise NotImplementedError("Merging is not supported for _ConvNd layers with groups")
+            msg = "Merging is not supported for _ConvNd layers with groups"
+            raise NotImplementedError(msg)
         tensors = self.tensors(name)
         weight = own["weight"] + self.delta(dict(tensors), self.scaling[name])
         if "lora_magnitude_vector" in tensors:
@@ -254,5 +256,6 @@ def layer_class(config: PeftConfig, module: nn.Module) -> type[BaseTunerLayer]:
     layer, kinds = found[type(config)]
     transposes = type(module).__name__ == "Conv1D" and layer in {LoraLayer, IA3Layer}
     if not (isinstance(module, kinds) or transposes):
-        raise ValueError(f"{type(config).__name__} does not support {type(module).__name__}")
+        msg = f"{type(config).__name__} does not support {type(module).__name__}"
+        raise ValueError(msg)
     return layer
