@@ -27,7 +27,8 @@ _LONGEST_MESSAGE: Final = 200
 
 _PACKAGE: Final = str(Path(__file__).resolve().parent)
 _STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
-_INSTALLED: Final = {"site-packages", "dist-packages"}
+INSTALLED: Final = {"site-packages", "dist-packages"}
+"""The names of folders that hold installed packages."""
 
 # When it is imported, bitsandbytes logs that it lacks a 4-bit kernel, or code for a GPU. peft and
 # galore_torch import it, and nothing here uses it; its advice to install `kernels` would mislead.
@@ -119,7 +120,7 @@ def _place(error: BaseException) -> str | None:
         place = _shown(frame.filename, frame.lineno)
         if frame.filename.startswith(_PACKAGE):
             continue
-        if not _INSTALLED.isdisjoint(Path(frame.filename).parts):
+        if not INSTALLED.isdisjoint(Path(frame.filename).parts):
             # Before the standard library: installed packages lie in a folder of it.
             installed.append(place)
         elif not frame.filename.startswith((_STANDARD_LIBRARY, "<")):
@@ -130,6 +131,6 @@ def _place(error: BaseException) -> str | None:
 def _shown(file: str, line: int | None) -> str:
     """Return a place without the folders that differ between machines: records keep messages."""
     parts = Path(file).parts
-    inside = [index for index, part in enumerate(parts) if part in _INSTALLED]
+    inside = [index for index, part in enumerate(parts) if part in INSTALLED]
     name = "/".join(parts[inside[-1] + 1 :]) if inside else Path(file).name
     return f"{name}, line {line}"

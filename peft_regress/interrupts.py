@@ -72,6 +72,26 @@ class Interrupts:
 
 
 @contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Let a signal interrupt only after what runs in the context: torch's C code would lose it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def ending_signals_interrupt() -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt what runs in the context."""
     interrupts = Interrupts()

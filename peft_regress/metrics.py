@@ -58,6 +58,12 @@ class Metric(
         """What the metric is, as its record says."""
         return MetricSpec(unit=self.unit, direction=self.direction, kind=self.kind)
 
+    @property
+    def by_seed(self) -> list[list[float]]:
+        """The samples as one list for each seed; the value if there are no samples."""
+        listed = [one if isinstance(one, list) else [one] for one in self.samples or ()]
+        return listed if any(listed) else [[self.value]]
+
 
 def _flops(about: str, kind: Kind = "exact") -> MetricSpec:
     direction: Direction = "none" if kind == "info" else "lower"

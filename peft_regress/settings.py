@@ -63,16 +63,24 @@ class Settings:
 def read_settings(start: Path) -> Settings:
     """Read the table from the nearest pyproject.toml that has it, in a folder or above.
 
+    It names code that is imported, so no folder above the root of the git repository counts, and
+    outside a repository no other folder at all.
     Paths in the table are relative to the folder of the file. Raises `InputError` for a file that
     is no TOML, an unknown key, or a value of another type.
     """
-    for folder in (start, *start.parents):
+    for folder in _searched(start):
         file = folder / _FILE
         if file.is_file():
             table = _table(file)
             if table is not None:
                 return _parsed(file, table)
     return Settings(folder=start, baselines=start / _STORAGE, budgets=_usual_budgets(start))
+
+
+def _searched(start: Path) -> list[Path]:
+    above = [start, *start.parents]
+    roots = [number for number, folder in enumerate(above) if (folder / ".git").exists()]
+    return above[: roots[0] + 1] if roots else [start]
 
 
 def _usual_budgets(folder: Path) -> Path | None:
@@ -147,6 +155,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and "\0" not in value
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isidentifier()
 
@@ -163,8 +175,8 @@ _TEXT: Final = "a text that is not empty"
 _KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "cases": ('a list of import paths, such as ["pkg.gates:GATES"]', _is_list_of_texts),
     "matrix": ("the name of a matrix", _is_name),
-    "baselines": ("the name of a folder", _is_text),
+    "baselines": ("the name of a folder", _is_path),
     "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
-    "devices": ("the name of a TOML file", _is_text),
-    "budgets": ("the name of a TOML file", _is_text),
+    "devices": ("the name of a TOML file", _is_path),
+    "budgets": ("the name of a TOML file", _is_path),
 }

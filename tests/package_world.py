@@ -12,6 +12,7 @@ from builders import MACHINE, make_record, repeating
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from peft_regress.cases import Case
 from peft_regress.cli import upgrade as upgrade_command
 from peft_regress.environments.overlay import overlay
 from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
@@ -21,6 +22,7 @@ from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.fuzz.replay import Replay, Replayed
 from peft_regress.metrics import COST_METRICS
+from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from peft_regress.cases import Case
     from peft_regress.errors import InputError
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.replay import State
@@ -99,7 +100,7 @@ class World:
             if specifier.version not in self.index.get(requirement.name, ()):
                 raise PipError(text, "the index has no such release")
             wanted[requirement.name] = specifier.version
-        yield from self._open(wanted)
+        yield from self._open(wanted, requested=requirements)
 
     @contextlib.contextmanager
     def opened_part(self, planned: Sequence[Planned], **_: Any) -> Iterator[Overlay]:
@@ -114,7 +115,9 @@ class World:
         ]
         return Replay(entries=tuple(entries), packages=self.environments[python])
 
-    def _open(self, wanted: Mapping[str, str]) -> Iterator[Overlay]:
+    def _open(
+        self, wanted: Mapping[str, str], *, requested: Sequence[str] = ()
+    ) -> Iterator[Overlay]:
         changed = {n: v for n, v in wanted.items() if self.installed.get(n) != v}
         packages = {**self.installed, **changed}
         problem = self.broken(versions_of(packages))
@@ -141,6 +144,7 @@ class World:
                 remarks=(),
                 size_bytes=1,
                 was_cached=True,
+                requested=tuple(Requirement(text).name for text in requested),
             )
         finally:
             self.open_overlays -= 1
@@ -193,6 +197,8 @@ class World:
         computed = self.computes(versions_of(packages), name) if trains else None
         more = {} if computed is None else {"curve": _curve_of(computed)}
         more |= {} if budget is None else {"budget": budget}
+        code = code_of(Case.parse(name))
+        more |= {} if code is None else {"own_code": code}
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod

@@ -71,6 +71,18 @@ def one_case(case_id: str = "shift/lora-r4/resnet18") -> dict[str, Any]:
     return {**data, "cases": [case for case in data["cases"] if case["id"] == case_id]}
 
 
+def scored_page(*, batch: int) -> dict[str, Any]:
+    """Return a page of own cases: their costs are of one batch, and they have scores."""
+    data = page_data(tasks=("shift",))
+    names = {"accuracy": "score", "score": "own_score"}
+    metrics = [
+        {**metric, "name": names.get(name := metric["name"], name.replace("_b32", "_more"))}
+        for metric in data["metrics"]
+    ]
+    cases = [{**case, "batch": batch, "has_score": True} for case in data["cases"]]
+    return {**data, "metrics": metrics, "cases": cases}
+
+
 def one_entry() -> dict[str, Any]:
     """Return a page of one stored entry: every line is a point."""
     data = page_data()

@@ -29,6 +29,7 @@ from peft_regress.metrics import METRICS
 from peft_regress.runs.schema import (
     MIXED_MACHINES,
     Acceptance,
+    Defect,
     Failure,
     Inputs,
     Ledger,
@@ -147,6 +148,12 @@ inputs = st.builds(
     train=_tensors,
     optimizer=st.lists(st.dictionaries(st.just("lr"), st.sampled_from([0.1, 0.2])), max_size=2),
 )
+_defects = st.builds(
+    Defect,
+    error=st.none() | st.builds(Failure, type=st.sampled_from("EF"), message=_text),
+    tensors=st.lists(st.sampled_from("abc"), unique=True),
+    size=st.none() | st.sampled_from([0.0, 1e-5, 1e-3, 1e100]),
+)
 BOARD = DeviceClass(
     name="board", title="A board", memory_bytes=10**6, storage_bytes=5, compute="", source="sheet"
 )
@@ -163,6 +170,7 @@ def _keys_of_schema_2(draw: st.DrawFn) -> dict[str, Any]:
         "inputs": inputs,
         "trained": shapes,
         "numerics": st.sampled_from(get_args(Numerics)),
+        "defects": st.dictionaries(st.sampled_from(["identity", "frozen", "merge"]), _defects),
     }
     chosen = draw(st.sets(st.sampled_from(sorted(keys))))
     return {name: draw(keys[name]) for name in sorted(chosen)}

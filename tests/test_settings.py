@@ -34,6 +34,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) ->
         budgets = "limits.toml"
         """,
     )
+    (tmp_path / ".git").mkdir()
     assert read_settings(tmp_path / "deep" / "down") == Settings(
         folder=tmp_path,
         file=file,
@@ -68,11 +69,23 @@ def test_the_budgets_of_the_benchmarks_are_used_unless_others_are_named(
 
 def test_the_nearest_file_with_the_table_counts(tmp_path: Path) -> None:
     """A package of a monorepo may have a pyproject.toml that does not name the gate."""
+    (tmp_path / ".git").mkdir()
     file = _write(tmp_path, "[tool.peft_regress]\n")
     _write(tmp_path / "package", "[project]\nname = 'x'\n")
     own = _write(tmp_path / "other", "[tool.peft_regress]\nmatrix = 'edge'\n")
     assert read_settings(tmp_path / "package" / "src").file == file
     assert read_settings(tmp_path / "other" / "src").file == own
+
+
+@pytest.mark.parametrize("root", ["repository", None])
+def test_a_file_above_the_repository_does_not_count(tmp_path: Path, root: str | None) -> None:
+    """It names code, and anybody may have put it there, as into /tmp."""
+    _write(tmp_path, '[tool.peft_regress]\ncases = ["gates:GATES"]\n')
+    inner = tmp_path / "repository" / "src"
+    inner.mkdir(parents=True)
+    if root is not None:
+        (tmp_path / root / ".git").touch()  # a file, as in a worktree
+    assert read_settings(inner).file is None
 
 
 def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path: Path) -> None:
@@ -87,6 +100,7 @@ def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path: Path)
         ("cases = [1]", "is not a list of import paths"),
         ("matrix = 'my matrix'", "is not the name of a matrix"),
         ("baselines = 3", "baselines = 3 is not the name of a folder"),
+        (r'baselines = "a\u0000b"', r"baselines = 'a\x00b' is not the name of a folder"),
         ("devices = ''", "devices = '' is not the name of a TOML file"),
         ("bounds = ['x']", "is not a list of tables with cases, metric, bound, reason"),
         ("bounds = [{cases = '*', metric = 'loss', bound = 1}]", "has no reason"),

@@ -12,6 +12,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -41,6 +42,7 @@ from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import RunFile, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
 from peft_regress.runs.shards import read_run
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -77,6 +79,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     date: str,
     history: bool = False,
     retire: Sequence[str] = (),
+    allow_errors: Sequence[str] = (),
 ) -> Accepted:
     """Copy a run, or an entry of another storage, into the baseline storage as its newest entry.
 
@@ -86,8 +89,9 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     A case that repeats an entry, and shows nothing new, is one line that confirms that entry.
 
     Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or (unless it
-    is for history) repeats what is not stored, if the reason is empty, if a glob matches nothing,
-    or if the storage is not whole.
+    is for history) repeats what is not stored, or has a case in error that no glob of
+    `allow_errors` matches; if the reason is empty, if a glob of `retire` matches nothing, or if the
+    storage is not whole.
     """
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
@@ -100,6 +104,8 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
     check_sums(made.run, str(source))
+    if not history:
+        _check_errors(made, allow_errors)
     role: Role = "history" if history else "baseline"
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
     with _writing(root):
@@ -109,6 +115,25 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
         with opened_lock(root / ".lock") as lock:
             lock.own()
             return _accept(root, wanted)
+
+
+def _check_errors(made: RunFile, allowed: Sequence[str]) -> None:
+    """Raise `InputError` for a case in error: accepted, it would be expected to fail."""
+    wrong = [
+        record
+        for record in made.run
+        if record.status == "error"
+        and not any(fnmatchcase(record.case.id, glob) for glob in allowed)
+    ]
+    if wrong:
+        first = wrong[0]
+        more = f", as are {len(wrong) - 1} more" if wrong[1:] else ""
+        msg = (
+            f"{made.path}: {first.case.id} is in {clean(first.status_text, longest=300)}{more}. "
+            f"Mend it and measure again; `--allow-errors {quote(first.case.id)}` (a glob, may be "
+            "repeated) lets such errors be what is expected."
+        )
+        raise InputError(msg)
 
 
 def renew_current(root: Path) -> list[Path]:

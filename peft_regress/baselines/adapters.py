@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
-from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
+from peft_regress.runs.schema import MadeWith
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -130,12 +130,25 @@ def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
 def gather_adapters(source: Path, run_file: Path) -> None:
     """Replace the adapters beside a run file by those of another run, or of all its shards.
 
-    Raises `InputError` if they cannot be copied.
+    Raises `InputError` if they cannot be copied; then the older ones are still there.
     """
     target = adapters_of_run(run_file)
-    if all(resolved(folder) != resolved(target) for folder in _kept_beside(source)):
+    folders = _kept_beside(source)
+    if any(resolved(folder) == resolved(target) for folder in folders):
+        add_adapters(source, run_file)
+        return
+    if not folders:
         shutil.rmtree(target, ignore_errors=True)
-    add_adapters(source, run_file)
+        return
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".peft-regress-") as scratch:
+            made = Path(scratch) / target.name
+            for folder in folders:
+                shutil.copytree(folder, made, dirs_exist_ok=True, ignore=_links)
+            shutil.rmtree(target, ignore_errors=True)
+            made.rename(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
 def add_adapters(source: Path, run_file: Path) -> None:
@@ -150,8 +163,11 @@ def add_adapters(source: Path, run_file: Path) -> None:
             if resolved(folder) != resolved(target):
                 shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
     except OSError as error:
-        msg = f"{target}: cannot be written ({error.strerror or error})"
-        raise InputError(msg) from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    return InputError(f"{target}: cannot be written ({error.strerror or error})")
 
 
 def _kept_beside(source: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import msgspec
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.ledgers import ledger_file
-from peft_regress.runs.schema import Role  # noqa: TC001  (msgspec reads it)
+from peft_regress.runs.schema import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,8 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.errors import InputError, RunFileError
+from peft_regress.gate.defects import is_known
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import observations_of
@@ -52,10 +54,18 @@ def _has_news(old: Observation, new: Observation) -> bool:
     was, now = old.record, new.record
     verdict = judge_case(now.case.id, old, new)
     return (
-        (was.budget, was.bounds) != (now.budget, now.bounds)
+        (was.budget, was.bounds, was.own_code) != (now.budget, now.bounds, now.own_code)
         or any(reason.verdict != "known_defect" for reason in verdict.reasons)
+        or _has_better_known_defects(was, now)
         or any(remark.kind in _NEWS for remark in verdict.remarks)
     )
+
+
+def _has_better_known_defects(was: Record, now: Record) -> bool:
+    """Return whether a record would judge its defects more sharply than the reference does."""
+    if now.defects is UNSET:
+        return False
+    return was.defects is UNSET or not all(is_known(name, now, was) for name in now.defects)
 
 
 def as_confirmed(record: Record, run_name: str) -> Record:

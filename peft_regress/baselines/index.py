@@ -27,13 +27,13 @@ from peft_regress.baselines.chain import Link, entry_name, entry_number, place_o
 from peft_regress.baselines.contents import Contents, Judge
 from peft_regress.baselines.current import check_current
 from peft_regress.baselines.entries import check_accepted, read_while_still
-from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Address, CaseId
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import cache_folder, read_bytes
 from peft_regress.gate.drift import Origin
 from peft_regress.gate.verdicts import Confirmation, observations_of
 from peft_regress.gc_pause import paused_gc
-from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
+from peft_regress.metrics import Metric
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.kept import keep, mark_as_used, read_kept

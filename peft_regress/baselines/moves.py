@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.baselines.series import STATUS, jumps_of
 from peft_regress.gate.changes import direction_of
-from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes
-from peft_regress.gate.judge import invariant_verdict, status_verdict
+from peft_regress.gate.inputs import OF_INPUTS, first_difference
+from peft_regress.gate.judge import invariant_reason, status_reason
 from peft_regress.gate.metric_reasons import can_compare, is_shown_only
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.metrics import METRICS, metric_order
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
+    from peft_regress.gate.verdicts import Reason
     from peft_regress.metrics import MetricSpec
     from peft_regress.runs.schema import Record
 
@@ -159,17 +160,8 @@ def _lost_or_added(name: str, records: Records, metric: str) -> Iterator[Move]:
 
 def _status_moves(name: str, records: Records) -> Iterator[Move]:
     for (before, old), (entry, new) in pairwise(records):
-        verdict = status_verdict(old.status, new.status)
-        if verdict is not None and verdict != "known_defect":
-            yield Move(
-                case=name,
-                metric=STATUS,
-                before=before,
-                entry=entry,
-                old=old.status_text,
-                new=new.status_text,
-                way="better" if verdict == "fixed" else "worse",
-            )
+        if (reason := status_reason(old, new)) is not None:
+            yield from _moved(name, reason, before, entry)
 
 
 def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Move]:
@@ -184,18 +176,21 @@ def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Mo
         and (invariant in record.invariants or invariant in entry.run.known)
     ]
     for (before, old), (entry, new) in pairwise(able):
-        was, now = old.invariants.get(invariant), new.invariants.get(invariant)
-        if was is now or old.definition != new.definition:
+        if old.definition != new.definition:
             continue
-        same_model = model_changes(old, new) is None
-        verdict = invariant_verdict(invariant, before=was, after=now, same_model=same_model)
-        if verdict is not None:
-            yield Move(
-                case=name,
-                metric=f"{INVARIANT}{invariant}",
-                before=before,
-                entry=entry,
-                old=was,
-                new=now,
-                way="better" if verdict == "fixed" else "worse",
-            )
+        if (reason := invariant_reason(invariant, old, new)) is not None:
+            yield from _moved(name, reason, before, entry)
+
+
+def _moved(name: str, reason: Reason, before: Entry, entry: Entry) -> Iterator[Move]:
+    """Yield the move that a reason is, unless it says that a defect is still there."""
+    if reason.verdict != "known_defect":
+        yield Move(
+            case=name,
+            metric=reason.metric,
+            before=before,
+            entry=entry,
+            old=reason.old,
+            new=reason.new,
+            way="better" if reason.verdict == "fixed" else "worse",
+        )

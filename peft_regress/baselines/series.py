@@ -208,10 +208,12 @@ class _Walk:
 
     def change_at(self, index: int) -> Change | None:
         """Return how far the metric changed since the last comparable position."""
-        old, new = self.metrics[self.before.get(index, index)], self.metrics[index]
-        if index not in self.before or old is None or new is None:
+        before = self.before.get(index, index)
+        old, new = self.metrics[before], self.metrics[index]
+        if before == index or old is None or new is None:
             return None
-        return change_of(self.name, old, new, Bounds.of(self.records[index][1]))
+        bounds = Bounds.between(self.records[before][1], self.records[index][1])
+        return change_of(self.name, old, new, bounds)
 
     def is_jump(self, index: int, change: Change | None) -> bool:
         """Return whether one step is news by itself: a cost changed, or noise left its bound."""

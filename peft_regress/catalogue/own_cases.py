@@ -138,8 +138,8 @@ def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
 def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) -> list[FineTune]:
     """Register cases, all or none, and return them as a list.
 
-    source: where they come from, for messages. Raises `InputError` for what is no FineTune and for
-    an id that another case has.
+    source: where they come from, for messages. Raises `InputError` for what is no FineTune, for an
+    id that another case has, and for a budget of an unknown device.
     """
     fine_tunes = _as_list(given, source)
     added: dict[str, _Own] = {}
@@ -155,9 +155,19 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
         if _is_built_in(fine_tune.case):
             msg = f"case {name!r} of {source} has the id of a built-in case. Choose another id."
             raise InputError(msg)
+        _check_device(fine_tune)
         added[name] = taken or _Own(fine_tune=fine_tune, source=source)
     _registry.cases |= added
     return fine_tunes
+
+
+def _check_device(fine_tune: FineTune) -> None:
+    if fine_tune.budget is None or fine_tune.budget.device is None:
+        return
+    device, known = fine_tune.budget.device, {one.name for one in device_classes()}
+    if device not in known:
+        what = f"device in the budget of {fine_tune.id}"
+        raise UnknownNameError(what, device, known)
 
 
 def _as_list(given: Any, source: str) -> list[FineTune]:

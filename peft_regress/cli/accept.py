@@ -12,7 +12,9 @@ from peft_regress.baselines.accept import accept_run, renew_current
 from peft_regress.baselines.named import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
-from peft_regress.report.terminal import say
+from peft_regress.report.sentences import false_invariants
+from peft_regress.report.terminal import print_progress, say
+from peft_regress.runs.shards import read_run
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
     help="Expect these cases no longer: they were renamed or removed; may be repeated.",
 )
 @click.option(
+    "--allow-errors",
+    "allow_errors",
+    multiple=True,
+    metavar="CASE",
+    help="Accept these cases, a glob, although they are in error; may be repeated.",
+)
+@click.option(
     "--reported",
     metavar="ISSUE",
     help="Of findings of `fuzz`: where they were reported, such as huggingface/peft#3697.",
@@ -56,9 +65,10 @@ def command(  # noqa: PLR0913  (arguments and options)
     run: str | None,
     reason: str | None,
     baselines: Path,
-    patterns: tuple[str, ...],
-    reported: str | None,
     *,
+    patterns: tuple[str, ...],
+    allow_errors: tuple[str, ...],
+    reported: str | None,
     history: bool,
     renew: bool,
 ) -> None:
@@ -80,8 +90,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     from peft_regress.fuzz.findings import is_findings
 
     if is_findings(Path(run)):
-        if history or patterns:
-            msg = "--history and --retire are about runs, and this is a finding of `fuzz`"
+        if history or patterns or allow_errors:
+            msg = (
+                "--history, --retire and --allow-errors are about runs, and this is a finding of "
+                "`fuzz`"
+            )
             raise click.UsageError(msg)
         _accept_findings(Path(run), baselines=baselines, reason=reason, reported=reported)
         return
@@ -90,8 +103,17 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(msg)
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    for what, ids in false_invariants(read_run(source).run).items():
+        more = f" and {len(ids) - 1} more" if ids[1:] else ""
+        print_progress(f"{ids[0]}{more}: {what}")
     done = accept_run(
-        source, root=baselines, reason=reason, date=date, history=history, retire=patterns
+        source,
+        root=baselines,
+        reason=reason,
+        date=date,
+        history=history,
+        retire=patterns,
+        allow_errors=allow_errors,
     )
     # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):

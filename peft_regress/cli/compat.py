@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,13 @@ from peft_regress.environments.compat.messages import BaseModel
 from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
-from peft_regress.text import clean
+from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from peft_regress.environments.compat.adapter import SavedAdapter
+    from peft_regress.environments.compat.certificate import Certificate
     from peft_regress.environments.compat.compat import Compat
 
 _LARGEST_SIDE = 2**16
@@ -60,7 +62,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     return sizes
 
 
-_OF_CERTIFICATE = ("base", "inputs", "shape", "classes", "saved_by")
+_OF_CERTIFICATE = ("shape", "classes", "saved_by")
 _AS_TYPED = (
     *("package", "releases", "last_patches", "saved_by", "also_install", "replace_torch", "pre"),
     "time_limit",
@@ -79,7 +81,7 @@ _AS_TYPED = (
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
         "peft-regress compat lora --base resnet18 --releases 0.14.. --certificate .",
-        "peft-regress compat lora --check lora/compat.json",
+        "peft-regress compat lora --check lora/compat.json --base nets:make",
     ),
 )
 @click.argument("adapter", type=NamedPath(path_type=Path))
@@ -147,7 +149,8 @@ _AS_TYPED = (
     "--check",
     type=NamedPath(path_type=Path),
     metavar="FILE",
-    help="Judge the installed release, or those of --releases, by this certificate.",
+    help="Judge the installed release, or those of --releases, by this certificate, whose --base, "
+    "--inputs and --package are typed as well.",
 )
 @click.option(
     "--summary", type=output_file, metavar="FILE", help="Write the report there, as Markdown."
@@ -216,10 +219,7 @@ def _say(text: str) -> None:
 def _settings(options: Mapping[str, Any]) -> CompatSettings:
     """Return what was typed. Raises `UsageError` without a base, or with two kinds of inputs."""
     if not options["base"]:
-        msg = (
-            "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18; "
-            "with --check it comes from the certificate"
-        )
+        msg = "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18"
         raise click.UsageError(msg)
     if options["inputs"] is not None and options["shape"] is not None:
         msg = "--inputs and --shape exclude each other: both say what the model gets"
@@ -254,6 +254,7 @@ def _checked(
         msg = f"--{typed[0].replace('_', '-')} is not for --check: the certificate says it"
         raise click.UsageError(msg)
     certificate = read_certificate(file)
+    _require_typed(certificate, file, options)
     if options["releases"] is None:
         return check_installed(
             certificate,
@@ -262,7 +263,29 @@ def _checked(
             time_limit=options["time_limit"],
         )
     require_same_files(certificate, saved)
-    base = {"base": certificate.base.name, "package": certificate.package}
-    base |= {name: getattr(certificate.base, name) for name in ("inputs", "shape", "classes")}
+    base = {name: getattr(certificate.base, name) for name in ("shape", "classes")}
     settings = _settings({**options, **base})
     return compat(saved, settings, certificate=certificate, progress=_say, on_result=keep)
+
+
+def _require_typed(certificate: Certificate, file: Path, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless what a certificate lets run is what was typed.
+
+    Anybody can write a certificate: nothing is imported, called or installed for it alone.
+    """
+    named = {
+        "base": certificate.base.name,
+        "inputs": certificate.base.inputs,
+        "package": certificate.package,
+    }
+    if named != {name: options[name] for name in named}:
+        words = [
+            f"--{name} {shlex.quote(value)}"
+            for name, value in named.items()
+            if value is not None and (name, value) != ("package", "peft")
+        ]
+        msg = (
+            f"{file} is about {' '.join(words)}: if you trust that, type it beside --check; what a "
+            "certificate names does not run by itself"
+        )
+        raise click.UsageError(printable(msg))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tomllib
+from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +18,9 @@ from peft_regress.files import write_atomic
 from peft_regress.report.terminal import echo, say
 from peft_regress.settings import read_settings
 from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SUITE: Final = {
     "gates/__init__.py": "__init__.py.txt",
@@ -41,7 +48,8 @@ def command() -> None:
     """Write a first suite that gates a fine-tuning of your own.
 
     It goes into the working folder: gates/ with one small case that runs in seconds, its settings
-    in pyproject.toml, a workflow, and what git shall ignore. No file is overwritten.
+    in pyproject.toml, so that `pip install .` works, a workflow, and what git shall ignore. No file
+    is overwritten.
     """
     folder = Path.cwd()
     _check_is_new(folder)
@@ -49,7 +57,8 @@ def command() -> None:
     for name, source in _SUITE.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, _text(source).encode())
+        text = _text(source).replace("REQUIREMENT", _requirement())
+        write_atomic(path, text.encode())
         say(f"wrote {name}")
     _add_ignored(folder / _IGNORE)
     echo(f"\n{_FIRST_STEPS}")
@@ -69,15 +78,53 @@ def _check_is_new(folder: Path) -> None:
 
 def _add_table(path: Path) -> None:
     """Write the settings, after what pyproject.toml holds."""
-    table = _text("table.toml.txt")
-    if not path.exists():
-        write_atomic(path, table.encode())
+    before = path.read_bytes() if path.exists() else b""
+    tables = (*_packaging(path.parent, before), _text("table.toml.txt"))
+    added = "\n".join(tables).encode()
+    if not before:
+        write_atomic(path, added)
         say(f"wrote {_SETTINGS}")
         return
-    before = path.read_bytes()
     gap = b"\n" if before.endswith(b"\n") else b"\n\n"
-    write_atomic(path, before + gap + table.encode())
+    write_atomic(path, before + gap + added)
     say(f"added [tool.peft_regress] to {_SETTINGS}")
+
+
+def _packaging(folder: Path, settings: bytes) -> Iterator[str]:
+    """Yield what `pip install .` needs, where setuptools would have to guess the packages.
+
+    It refuses to guess between several folders, such as gates/ and baselines/.
+    """
+    tables = tomllib.loads(settings.decode())
+    backend = tables.get("build-system", {}).get("build-backend", "setuptools")
+    is_packaged = any((folder / name).exists() for name in ("setup.py", "setup.cfg", "src"))
+    is_declared = {"packages", "py-modules"} & tables.get("tool", {}).get("setuptools", {}).keys()
+    if is_packaged or is_declared or not backend.startswith("setuptools"):
+        return
+    if "project" in tables:
+        yield _text("packages.toml.txt")
+    else:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", folder.name).strip("-") or "gates"
+        yield _text("project.toml.txt").replace("NAME", name)
+
+
+def _requirement() -> str:
+    """Return what installs this package from where it was installed.
+
+    A path of this machine is no place for others: then it is the project's own repository.
+    """
+    installed = distribution("peft-regress")
+    recorded = installed.read_text("direct_url.json")
+    if recorded is None:
+        return f"{installed.name}=={installed.version}"
+    origin = json.loads(recorded)
+    url, vcs = origin["url"], origin.get("vcs_info")
+    if vcs is not None:
+        return f"{installed.name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+    if url.startswith("file:"):
+        urls = dict(line.split(", ", 1) for line in installed.metadata.get_all("Project-URL") or ())
+        url = f"git+{urls['Homepage']}"
+    return f"{installed.name} @ {url}"
 
 
 def _add_ignored(path: Path) -> None:

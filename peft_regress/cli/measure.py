@@ -73,7 +73,8 @@ _INCOMPLETE_EXIT = 3
     "--resume",
     type=NamedPath(path_type=Path),
     metavar="PATH",
-    help="Take what an earlier try measured in the same packages, by its run file or journal.",
+    help="Take what an earlier try measured in the same packages and commit, by its run file or "
+    "journal.",
 )
 @engine_options
 @jobs_option("Measure this many cases at once (default: one per core).")

@@ -247,8 +247,8 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             "--resume",
             type=NamedPath(path_type=Path),
             metavar="PATH",
-            help="Take what an earlier try measured in the same packages, by its run file or "
-            "journal; a journal here keeps what is measured.",
+            help="Take what an earlier try measured in the same packages and commit, by its run "
+            "file or journal; a journal here keeps what is measured.",
         ),
         click.option(
             "--summary",

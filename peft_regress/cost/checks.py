@@ -154,5 +154,6 @@ def check_optimizer(optimizer: object, model: nn.Module) -> None:
 
 
 def _takes_a_closure(optimizer: Any) -> bool:
-    parameters = inspect.signature(optimizer.step).parameters.values()
+    # Of its class: a scheduler wraps the step of the optimizer, so that it seems to take `self`.
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
     return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)

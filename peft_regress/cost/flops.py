@@ -80,6 +80,57 @@ def _dot(a: Tensor, _b: Tensor, **_: Any) -> int:
     return 2 * a.numel()
 
 
+# The layer of `nn.Bilinear`, and its gradients: i1, i2 and i3 get axes of size 1, i1 is multiplied
+# by i2 and the result by i3, and axes are summed: with the first pair if i3 lacks them. The kernel
+# goes through one axis in a loop, which sums by adding. Without a sum a product is elementwise.
+# torch's counter does not know it.
+
+
+@register_products(aten._trilinear)  # noqa: SLF001
+def _trilinear(
+    i1: Tensor, i2: Tensor, i3: Tensor, *axes: Any, unroll_dim: int = 1, **_: Any
+) -> int:
+    *expanded, summed = axes
+    first, second, third = map(_with_axes, (i1, i2, i3), expanded)
+    in_a_product = set(summed) - {unroll_dim}
+    in_first_pair = in_a_product & set(expanded[2])
+    pair = [max(sizes) for sizes in zip(first, second, strict=True)]
+    left = [1 if axis in in_first_pair else size for axis, size in enumerate(pair)]
+    whole = [max(sizes) for sizes in zip(left, third, strict=True)]
+    multiply_adds = prod(pair) if in_first_pair else 0
+    if in_a_product - in_first_pair:
+        multiply_adds += prod(whole)
+    return 2 * multiply_adds
+
+
+def _with_axes(tensor: Tensor, axes: Sequence[int]) -> list[int]:
+    """Return the shape with an axis of size 1 at each of the given places, in ascending order."""
+    shape = list(tensor.shape)
+    for axis in sorted(axes):
+        shape.insert(axis, 1)
+    return shape
+
+
+# One direction of a layer of an LSTM, x (t, n, i): each step multiplies x by (4h, i) and the last
+# state, which is 0 at first, by (4h, h). The backward pass takes each product twice, for the
+# gradients of both factors: it has no way to leave one out. torch's counter does not know it.
+
+
+@register_products(aten.mkldnn_rnn_layer)
+def _recurrent_layer(
+    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
+) -> int:
+    steps, batch, _width = x.shape
+    return 2 * steps * batch * (input_weight.numel() + hidden_weight.numel())
+
+
+@register_products(aten.mkldnn_rnn_layer_backward)
+def _recurrent_layer_backward(
+    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
+) -> int:
+    return 2 * _recurrent_layer(x, input_weight, hidden_weight)
+
+
 # Distances of (p, m) to (r, m) beyond 25 rows, by |a - b|^2 = |a|^2 - 2ab + |b|^2 as one product of
 # (p, m + 2) with (m + 2, r): the norms and ones are columns. torch's counter does not know it.
 

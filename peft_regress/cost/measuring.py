@@ -6,6 +6,7 @@ import logging
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch._subclasses import fake_tensor
@@ -66,6 +67,7 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(mode=False),
         swapped_tensors(model, convert),
+        mock.patch.object(torch, "get_rng_state", recorder.generator_state),
     ):
         try:
             stand_in, tensors = stand_in_batch(batch, convert, draw)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from peft_regress.cost.storages import can_be_taken_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -85,7 +85,7 @@ class _Swap:
 
     def _with_hooks(self, tensor: Tensor) -> Tensor:
         stand_in = self._convert(tensor)
-        if tensor.is_leaf:
+        if tensor.is_leaf and stand_in is not tensor:
             for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001 - no public list
                 stand_in.register_hook(hook)  # type: ignore[no-untyped-call]
         return stand_in
@@ -108,6 +108,22 @@ class _Swap:
         stand_ins = [self._stand_in(item) for item in before]
         if not _identical(stand_ins, before):
             _refill(container, stand_ins)
+
+
+@contextmanager
+def restored_containers(values: Iterable[Any]) -> Iterator[None]:
+    """Give the lists, dicts, sets and queues among some values their items back at the end."""
+    before = [(value, _contents(value)) for value in values if isinstance(value, _CONTAINERS)]
+    try:
+        yield
+    finally:
+        for container, contents in before:
+            _refill(container, contents)
+
+
+def without_graph(tensor: Tensor) -> Tensor:
+    """Return a tensor that can be copied: itself, or what an operator computed, detached."""
+    return tensor if tensor.is_leaf else tensor.detach()
 
 
 def _contents(container: Any) -> list[Any]:

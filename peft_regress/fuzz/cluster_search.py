@@ -20,13 +20,14 @@ from peft_regress.environments.cluster.cluster import (
     message_of,
     opened_cluster,
     raise_problem,
+    read_answer,
 )
-from peft_regress.environments.cluster.messages import Problem  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.cluster.messages import Problem
 from peft_regress.environments.cluster.node import LackError, Node, opened_python, problem_of
-from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.overlay.pip import Planned
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import PeftRegressError
-from peft_regress.fuzz.messages import Begun, Seek, Sought  # noqa: TC001  (msgspec reads them)
+from peft_regress.fuzz.messages import Begun, Seek, Sought
 from peft_regress.fuzz.workers import LifeWorker
 from peft_regress.text import count_of
 
@@ -174,7 +175,7 @@ class RemoteLifeWorker:
                 node = self._free_node()
                 message = self._message(task, node, self._cluster.new_key(self._environment, what))
             if message is not None:
-                result = msgspec.json.decode(message, type=SearchResult)
+                result = read_answer(message, SearchResult, node)
                 if result.problem is not None:
                     raise_problem(result.problem, result.node)
                 return result

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from peft_regress.cases import Name
+
 SCHEMA: Final = 1
 """Raised when stored examples get another meaning."""
 
@@ -26,6 +28,8 @@ Kind: TypeAlias = Literal[
 """`transposed_linear` is `transformers.pytorch_utils.Conv1D`, `attention` `MultiheadAttention`."""
 DType: TypeAlias = Literal["bfloat16", "float16", "float32"]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=4096)]
+Setting: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}\Z")]
+"""The name of a field of a configuration: it is a keyword in a script."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,12 +92,12 @@ class Network(_Value, frozen=True, kw_only=True, omit_defaults=True):
 class Adapter(_Value, frozen=True, kw_only=True):
     """An adapter: its name, and the fields of the method's configuration that are not default.
 
-    `settings` has JSON values; `target_modules` and `modules_to_save` are lists of names or a
-    regular expression.
+    A folder is named after it. `settings` has JSON values; `target_modules` and `modules_to_save`
+    are lists of names or a regular expression.
     """
 
-    name: str
-    settings: dict[str, Any]
+    name: Name
+    settings: dict[Setting, Any]
 
 
 class _Act(_Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="act"):
@@ -103,13 +107,13 @@ class _Act(_Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="act
 class Add(_Act, frozen=True, kw_only=True, tag="add"):
     """Add another of the example's adapters."""
 
-    adapter: str
+    adapter: Name
 
 
 class Activate(_Act, frozen=True, kw_only=True, tag="activate"):
     """Make exactly these adapters active; several ones always through the tuner."""
 
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
     through_tuner: bool = False
     """Call `set_adapter` of the tuner (`base_model`), not of the model."""
 
@@ -146,7 +150,7 @@ class Train(_Act, frozen=True, kw_only=True, tag="train"):
 class Merge(_Act, frozen=True, kw_only=True, tag="merge"):
     """Merge adapters into the base weights; None for the active ones."""
 
-    adapters: tuple[str, ...] | None = None
+    adapters: tuple[Name, ...] | None = None
     safe: bool = False
     broken: bool = False
     """Put a NaN into an adapter's parameter first, and expect `safe` to refuse; then restore it."""
@@ -165,15 +169,15 @@ class SaveLoad(_Act, frozen=True, kw_only=True, tag="save_load"):
 class LoadBeside(_Act, frozen=True, kw_only=True, tag="load_beside"):
     """Save an adapter, and load it into the same model under a new name."""
 
-    adapter: str
-    name: str
+    adapter: Name
+    name: Name
     trainable: bool = False
 
 
 class Delete(_Act, frozen=True, kw_only=True, tag="delete"):
     """Delete an adapter."""
 
-    adapter: str
+    adapter: Name
 
 
 class Unload(_Act, frozen=True, kw_only=True, tag="unload"):
@@ -186,16 +190,16 @@ class Unload(_Act, frozen=True, kw_only=True, tag="unload"):
 class Mixed(_Act, frozen=True, kw_only=True, tag="mixed"):
     """Compute a batch in which each item names its adapter (`__base__` for none)."""
 
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
 
 
 class Weighted(_Act, frozen=True, kw_only=True, tag="weighted"):
     """Add a weighted combination of adapters under a new name."""
 
-    adapters: tuple[str, ...]
+    adapters: tuple[Name, ...]
     weights: tuple[float, ...]
     combination: str
-    name: str
+    name: Name
     density: float | None = None
     """The share of entries that combinations by pruning (`ties`, `dare_linear` ...) keep."""
 
@@ -203,14 +207,14 @@ class Weighted(_Act, frozen=True, kw_only=True, tag="weighted"):
 class Scale(_Act, frozen=True, kw_only=True, tag="scale"):
     """Set the scale of an adapter in each layer."""
 
-    adapter: str
+    adapter: Name
     scale: float
 
 
 class HotSwap(_Act, frozen=True, kw_only=True, tag="hot_swap"):
     """Swap other weights into an adapter, from a file: those it has once it is filled anew."""
 
-    adapter: str
+    adapter: Name
     target_rank: Size | None = None
     """Prepare the model for swaps up to this rank first."""
 

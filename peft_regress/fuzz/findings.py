@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from peft_regress.cases import Version  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
-from peft_regress.fuzz.causes import Cause  # noqa: TC001
+from peft_regress.fuzz.causes import Cause
 from peft_regress.fuzz.example import SCHEMA, Example, Failure
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import canonical_digest
-from peft_regress.runs.strict_json import load_json
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def is_findings(path: Path) -> bool:
     if is_folder(path):
         return any(is_findings(one) for one in _json_files(path))
     try:
-        value = load_json(read_bytes(path))
+        value = msgspec.json.decode(read_bytes(path))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("kind") == KIND
@@ -208,7 +207,7 @@ def read_finding(path: Path) -> Finding:
     """Read and check a finding. Raises `RunFileError` with the way to mend it."""
     restore = f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or find it again."
     try:
-        value = load_json(read_bytes(path))
+        value = msgspec.json.decode(read_bytes(path))
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise RunFileError(path, problem, "Check the path.") from error

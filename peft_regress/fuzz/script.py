@@ -426,7 +426,7 @@ def _names(names: tuple[str, ...] | None) -> str:
 
 
 def _place(adapter: str) -> str:
-    return "folder" if adapter == "default" else f"f'{{folder}}/{adapter}'"
+    return "folder" if adapter == "default" else f"folder + {'/' + adapter!r}"
 
 
 def _needs_own_kernels(example: Example) -> bool:

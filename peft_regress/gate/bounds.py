@@ -28,12 +28,31 @@ class Bounds:
     numerics: Numerics = "usual"
     own: Mapping[str, OwnBound] = field(default_factory=dict)
     """The author's own bounds, by metric."""
+    loss_floor: float = 0.0
+    """Smaller losses are compared as if they were this large."""
+    nearby_changes: tuple[float, ...] = ()
+    """Of an own case by step: how far nearby weights move the first losses."""
+    test_items: float = math.inf
+    """Infinite where nothing says how many there are."""
 
     @classmethod
     def of(cls, record: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
         """Return the bounds on the metrics of a record."""
-        own = record.bounds
-        return cls(policy=policy, numerics=numerics_of(record), own={} if own is UNSET else own)
+        losses = (abs(loss) for seed in _first_losses(record) for loss in seed)
+        loss_floor = policy.loss_floor * max(losses, default=0.0)
+        return cls(
+            policy=policy,
+            numerics=numerics_of(record),
+            own={} if record.bounds is UNSET else record.bounds,
+            loss_floor=loss_floor,
+            nearby_changes=_nearby_changes(record, loss_floor),
+            test_items=math.inf if record.test_items is UNSET else record.test_items,
+        )
+
+    @classmethod
+    def between(cls, old: Record, new: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
+        """Return the bounds of a reference on a newer record, which may state others of its own."""
+        return replace(cls.of(old, policy), own={} if new.bounds is UNSET else new.bounds)
 
     @property
     def usual(self) -> Bounds:
@@ -52,7 +71,20 @@ class Bounds:
 
     def on_fingerprint(self, name: str, step: int) -> float:
         """Return the bound on one loss of a fingerprint; `step` counts from 0."""
-        return self.own_or(name, self.policy.fingerprint(name, self.numerics, step=step))
+        policy = self.policy
+        usual = policy.fingerprint(name, self.numerics, step=step)
+        if name == "first_losses" and step < len(self.nearby_changes):
+            usual = min(usual, max(self.nearby_changes[step], policy.nearby_least))
+        return self.own_or(name, usual)
+
+    def on_accuracy(self, seeds: int) -> float:
+        """Return the bound on the mean accuracy of some seeds."""
+        of_items = self.policy.accuracy_items / (self.test_items * seeds)
+        return max(self.policy.accuracy_margin, of_items)
+
+    def floor_of(self, name: str) -> float:
+        """Return the size as which smaller losses, or updates, are compared."""
+        return self.policy.update_floor if name == "optimizer_updates" else self.loss_floor
 
     def judges(self, name: str, metric: Metric) -> bool:
         """Return whether any change of the metric could be reported."""
@@ -68,12 +100,32 @@ class Bounds:
             )
         usual = {
             "bytes": policy.bytes_bound,
-            "accuracy": policy.accuracy_margin if metric.unit == "fraction" else policy.loss_margin,
+            "accuracy": (
+                self.on_accuracy(len(metric.samples or (metric.value,)))
+                if metric.unit == "fraction"
+                else policy.loss_margin
+            ),
             # What a score means, and how much it varies, only its author knows.
             "score": math.inf,
             "seconds": policy.seconds_bound,
         }.get(metric.kind, 0.0)
         return (self.own_or(name, usual),)
+
+
+def _first_losses(record: Record) -> list[list[float]]:
+    metric = record.metrics.get("first_losses")
+    return [] if metric is None else metric.by_seed
+
+
+def _nearby_changes(record: Record, floor: float) -> tuple[float, ...]:
+    """Return by step how far the first losses are from those of nearby weights, over all seeds."""
+    if record.nearby_losses is UNSET or not floor or numerics_of(record) == "bfloat16":
+        return ()  # bfloat16 has no weights as near as that
+    shares = (
+        [abs(b - a) / max(abs(a), floor) for a, b in zip(losses, others, strict=False)]
+        for losses, others in zip(_first_losses(record), record.nearby_losses, strict=False)
+    )
+    return tuple(map(max, zip(*shares, strict=False)))
 
 
 def numerics_of(record: Record) -> Numerics:

@@ -25,8 +25,9 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
     signed = change.new - change.old if change.relative is None else change.relative
     if not _is_beyond(change, metric) or not signed:
         return None
-    grew_worse = metric.direction == "same" or (signed < 0) == (metric.direction == "higher")
-    return "worse" if grew_worse else "better"
+    # Written so that NaN is worse.
+    is_better = signed > 0 if metric.direction == "higher" else signed < 0
+    return "better" if is_better and metric.direction != "same" else "worse"
 
 
 def _is_beyond(change: Change, metric: Metric) -> bool:
@@ -37,7 +38,7 @@ def _is_beyond(change: Change, metric: Metric) -> bool:
         # As a ratio, so that three times as fast is as far as three times as slow.
         old, new = change.old, change.new
         return (max(new / old, old / new) if new else math.inf) - 1 > change.bound
-    return abs(change.relative) > change.bound
+    return not abs(change.relative) <= change.bound  # so that NaN is beyond
 
 
 def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
@@ -49,12 +50,13 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
-        if not is_absolute(old):
-            difference /= max(abs(old.value), bounds.policy.fingerprint_floor_nats)
-        return Change(old.value, new.value, difference, bound)
+        if is_absolute(old):
+            return Change(old.value, new.value, difference, bound)
+        relative = _relative(difference, max(abs(old.value), bounds.floor_of(name)))
+        return Change(old.value, new.value, relative, bound)
     # Of seconds the fastest seed of each side: noise only ever adds time.
     before, after = value_of(old), value_of(new)
-    return Change(before, after, _relative(before, after), bound)
+    return Change(before, after, _relative(after - before, abs(before)), bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:
@@ -71,25 +73,26 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
     of_bound = 0.0
     # Looked up once for each step, not for each seed: a long history asks often.
     of_steps = bounds.on(name, old)
-    floor = bounds.policy.fingerprint_floor_nats
-    for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
+    floor = bounds.floor_of(name)
+    for before, after in zip(old.by_seed, new.by_seed, strict=True):
         for a, b, bound in zip(before, after, of_steps, strict=False):
             if a == b:
                 continue
-            change = (b - a) / max(abs(a), floor)
+            change = _relative(b - a, max(abs(a), floor))
             # A bound of one's own may be 0.
-            share = abs(change) / bound if bound else math.inf
-            if share > of_bound:
+            share = abs(change) / bound if change is not None and bound else math.inf
+            if not share <= of_bound:
+                share = math.inf if math.isnan(share) else share
                 nearest, of_bound = Change(a, b, change, bound), share
     return nearest
 
 
-def _relative(old: float, new: float) -> float | None:
-    """Return the change relative to the old value; None if that is zero or close to it."""
-    if old == new:
+def _relative(difference: float, size: float) -> float | None:
+    """Return a difference relative to a size; None if that is zero or close to it."""
+    if not difference:
         return 0.0
-    change = (new - old) / abs(old) if old else math.inf
-    return change if math.isfinite(change) else None
+    change = difference / size if size else math.inf
+    return None if math.isinf(change) else change
 
 
 def value_of(metric: Metric) -> float:
@@ -118,12 +121,6 @@ def have_same_shape(old: Metric, new: Metric) -> bool:
     return shape(old) == shape(new)
 
 
-def _by_seed(metric: Metric) -> list[list[float]]:
-    """Return the samples as one list for each seed; the value if there are no samples."""
-    listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
-    return listed if any(listed) else [[metric.value]]
-
-
 def _flat(metric: Metric) -> list[float]:
     """Return a metric's samples in one list, or its value if it has none."""
-    return [sample for seed in _by_seed(metric) for sample in seed]
+    return [sample for seed in metric.by_seed for sample in seed]

@@ -67,7 +67,7 @@ def next_origins(
     entry, old = before
     record = here[1]
     same_inputs = first_difference(old, record) is None
-    was, bounds = Bounds.of(old, policy), Bounds.of(record, policy)
+    was, bounds = Bounds.of(old, policy), Bounds.between(old, record, policy)
     found = {}
     for name, metric in record.metrics.items():
         last = old.metrics.get(name)

@@ -7,12 +7,12 @@ if they have an equal cause. The cause of costs is the part of a layer with most
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.defects import error_pattern
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, gravest
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, metric_order
 
@@ -40,7 +40,6 @@ Strand = Literal[
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
 _FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
 _OPERATIONS: Final = "aten_ops"
-_NAME_IN_MESSAGE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.]*\d[\w.]*")
 _WHOLE: Final = "the layer itself"
 
 
@@ -148,7 +147,9 @@ def narrowed(findings: Iterable[Finding], cases: Collection[str]) -> tuple[Findi
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     def order(finding: Finding) -> tuple[object, ...]:
-        return gravest(finding.verdict), -len(finding.members), finding.cause[:4]
+        # Of new cases, an invariant that is false says more than that nothing judges them.
+        is_coverage = finding.cause.strand == "coverage"
+        return gravest(finding.verdict), is_coverage, -len(finding.members), finding.cause[:4]
 
     return tuple(sorted(findings, key=order))
 
@@ -157,14 +158,15 @@ def causes_of(
     case: CaseVerdict, old: Observation | None, new: Observation | None
 ) -> Iterator[tuple[Cause, tuple[Reason, ...]]]:
     """Yield the cause and the reasons of each strand of a case, without known defects."""
-    if not case.reasons and case.verdict in INCOMPLETE:
+    if case.verdict in {"missing", "new"}:
         yield Cause("coverage", case.verdict, None), ()
     if new is None:
         return
+    is_redefined = any(one.metric.partition(" ")[0] == "definition" for one in case.reasons)
     strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
     for reason in case.reasons:
         if reason.verdict != "known_defect":
-            strands[_strand_of(reason)].append(reason)
+            strands[_strand_of(reason, is_redefined=is_redefined)].append(reason)
     function = strands.get(("function", ""))
     quality = strands.pop(("quality", ""), None)
     if quality and function:
@@ -193,16 +195,20 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "trained": "trained",
     "curve": "function",
     "evaluation": "function",
+    "numerics": "function",
+    "rates": "function",
 }
 """By the first word of a reason that is about no metric."""
 
 
-def _strand_of(reason: Reason) -> tuple[Strand, str]:
+def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
     if reason.metric == "status":
         return "status", ""
-    if reason.verdict in INCOMPLETE:
-        return "coverage", NOT_MEASURED if _is_not_measured(reason) else reason.metric
     word, _, name = reason.metric.partition(" ")
+    if reason.verdict in INCOMPLETE - {"new"}:
+        # Of another definition, what the case costs now follows from its settings.
+        what = "definition" if is_redefined else reason.metric
+        return "coverage", NOT_MEASURED if _is_not_measured(reason) else what
     if word in _STRANDS_BY_WORD:
         return _STRANDS_BY_WORD[word], name
     strand = _STRANDS.get("exact" if reason.spec is None else reason.spec.kind, "costs")
@@ -235,27 +241,20 @@ def _cause(
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)
     case = new.record.case
     if strand == "status":
-        return Cause(
-            strand, new.record.status, worse, (_error_pattern(new) or _error_pattern(old),)
-        )
+        error = new.record.error or old.record.error
+        return Cause(strand, new.record.status, worse, (error_pattern(error),))
     if strand == "costs":
         return _cost_cause(reasons, old, new)
     if strand == "coverage":
         # Cases whose inputs differ alike have one cause; so do those that lack a training alike.
         where = tuple(str(reason.old) for reason in reasons) if name in _BY_SIDE else ()
+        settings = [one for one in reasons if one.metric.startswith("definition ")]
+        where += tuple(f"{one.metric}: {one.old} -> {one.new}" for one in settings)
         return Cause(strand, name, None, where)
     if strand == "trained":
         return Cause(strand, strand, worse, (str(reasons[0].new),))
     # Nothing shows where in a model its function changed; the method is the closest hint.
     return Cause(strand, strand, worse, (case.method,))
-
-
-def _error_pattern(side: Observation) -> str:
-    """Return type and message of an error without its names and numbers."""
-    error = side.record.error
-    if error is None:
-        return ""
-    return f"{error.type}: {_NAME_IN_MESSAGE.sub('*', error.message)}"
 
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
+from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import update_flops
 from peft_regress.gate.inputs import first_difference
 
@@ -51,6 +52,7 @@ class _Point:
     case: str
     cost: float
     accuracy: float
+    margin: float
 
 
 def lost_fronts(
@@ -69,7 +71,7 @@ def lost_fronts(
         lost
         for cost, measure in _COSTS.items()
         for names in groups.values()
-        for lost in _lost(cost, *_points(names, (old, new), measure), margin=policy.accuracy_margin)
+        for lost in _lost(cost, *_points(names, (old, new), measure, policy=policy))
     )
 
 
@@ -85,33 +87,36 @@ def _points(
     names: Iterable[str],
     sides: tuple[Mapping[str, Observation], Mapping[str, Observation]],
     measure: Callable[[Record], float | None],
+    *,
+    policy: Policy,
 ) -> tuple[list[_Point], list[_Point]]:
     """Return both sides of the cases that have the cost and an accuracy on both."""
     before: list[_Point] = []
     after: list[_Point] = []
     for name in names:
-        old, new = (_point(name, side[name].record, measure) for side in sides)
+        old, new = (_point(name, side[name].record, measure, policy=policy) for side in sides)
         if old is not None and new is not None:
             before.append(old)
             after.append(new)
     return before, after
 
 
-def _point(name: str, record: Record, measure: Callable[[Record], float | None]) -> _Point | None:
+def _point(
+    name: str, record: Record, measure: Callable[[Record], float | None], *, policy: Policy
+) -> _Point | None:
     accuracy, cost = record.metrics.get("accuracy"), measure(record)
     if accuracy is None or cost is None:
         return None
-    return _Point(case=name, cost=cost, accuracy=accuracy.value)
+    (margin,) = Bounds.of(record, policy).usual.on("accuracy", accuracy)
+    return _Point(case=name, cost=cost, accuracy=accuracy.value, margin=margin)
 
 
-def _lost(
-    cost: FrontCost, old: list[_Point], new: list[_Point], *, margin: float
-) -> Iterator[LostFront]:
+def _lost(cost: FrontCost, old: list[_Point], new: list[_Point]) -> Iterator[LostFront]:
     before, after = _best_rivals(old), _best_rivals(new)
     accuracy = {point.case: point.accuracy for point in new}
     for point in old:
         was, now = before[point.case], after[point.case]
-        is_on_front = was is None or was.accuracy < point.accuracy - margin
+        is_on_front = was is None or was.accuracy < point.accuracy - point.margin
         if is_on_front and now is not None and now.accuracy >= accuracy[point.case]:
             yield LostFront(case=point.case, cost=cost, beaten_by=now.case)
 

@@ -17,6 +17,7 @@ OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score
 """The kinds of metrics whose values depend on the weights and the data that go in."""
 TOLERANCE: Final = 1e-5
 """How far a number of the inputs may differ, relative to its size: processors sum differently."""
+_RATE_TOLERANCE: Final = 1e-9
 _MOST_NAMES: Final = 3
 
 
@@ -58,6 +59,26 @@ def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
             if not math.isclose(was[name], now[name], rel_tol=TOLERANCE):
                 where = f"optimizer group {number}, {name}"
                 yield Difference(where, f"{was[name]:g}", f"{now[name]:g}")
+
+
+def rate_difference(old: Record, new: Record) -> Difference | None:
+    """Return the first step after which a learning rate differs; None if a side recorded none.
+
+    Rates may differ in their last bits, since machines compute a cosine differently.
+    """
+    if old.rates is UNSET or new.rates is UNSET:
+        return None
+    if len(old.rates) != len(new.rates):
+        return Difference("the number of learning rates", str(len(old.rates)), str(len(new.rates)))
+    for number, (was, now) in enumerate(zip(old.rates, new.rates, strict=True)):
+        least = _RATE_TOLERANCE * max(map(abs, was), default=0.0)
+        for step in range(max(len(was), len(now))):
+            # After its last change a rate stays.
+            a, b = was[min(step, len(was) - 1)], now[min(step, len(now) - 1)]
+            if not math.isclose(a, b, rel_tol=_RATE_TOLERANCE, abs_tol=least):
+                group = f" of group {number}" if number else ""
+                return Difference(f"learning rate{group} after step {step + 1}", f"{a:g}", f"{b:g}")
+    return None
 
 
 def _tensor_differences(

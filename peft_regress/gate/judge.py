@@ -5,16 +5,26 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.defects import error_text, is_known, is_same_error
+from peft_regress.gate.definitions import cost_reasons, definition_reasons
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
-from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
+from peft_regress.gate.inputs import (
+    OF_INPUTS,
+    first_difference,
+    model_changes,
+    rate_difference,
+    shape_changes,
+)
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
@@ -28,11 +38,11 @@ if TYPE_CHECKING:
     from peft_regress.devices import DeviceClass
     from peft_regress.gate.inputs import ShapeChanges
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record, Status
+    from peft_regress.runs.schema import Record
 
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
-_NEEDS_THE_MODEL = "stored_adapter_loads"
-"""The invariant that does not apply once the model has other weights than the stored adapter's."""
+_NEEDS_THE_INPUTS = "stored_adapter_loads"
+"""The invariant that does not apply to other weights or test data than the stored adapter's."""
 
 
 def judge(  # noqa: PLR0913  (both sides, and what was asked for)
@@ -102,9 +112,17 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
         *over_budget_reasons(reference, new.record, devices, others),
         *budget_remarks(reference, new.record, devices, others),
     ]
-    if old is not None:
+    if old is None:
+        found += _false_at_first(new.record)
+    else:
         found += _findings(old, new, policy=policy, devices=devices)
-    reasons = tuple(one for one in found if isinstance(one, Reason))
+    # The gravest first: what fails must not stand behind what got better.
+    reasons = tuple(
+        sorted(
+            (one for one in found if isinstance(one, Reason)),
+            key=lambda reason: gravest(reason.verdict),
+        )
+    )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(
         id=name,
@@ -119,14 +137,12 @@ def _findings(
     old: Observation, new: Observation, *, policy: Policy, devices: Sequence[DeviceClass]
 ) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
-    yield from _status_reasons(before, after)
+    status = status_reason(before, after)
+    if status is not None:
+        yield status
     if before.definition != after.definition:
-        yield Reason(
-            metric="definition",
-            old=before.definition,
-            new=after.definition,
-            verdict="incomparable",
-        )
+        yield from definition_reasons(before, after)
+        yield from cost_reasons(before, after)
         return
     yield from training_findings(old, new, policy=policy)
     if not before.status == after.status == "ok":
@@ -142,11 +158,26 @@ def _findings(
             new=difference.new,
             verdict="incomparable",
         )
+    if difference is None:
+        yield from _rate_reasons(before, after)
     yield from _trained_reasons(before, after)
+    yield from _numerics_reasons(before, after)
     judge = MetricJudge.of(old, new, policy=policy, same_inputs=difference is None)
     yield from judge.findings()
     yield from lost_fits(before, after, devices)
-    yield from _invariant_findings(old, new, same_model=model is None)
+    yield from _invariant_findings(old, new)
+
+
+def _false_at_first(new: Record) -> Iterator[Reason]:
+    """Yield the invariants that are false although nothing judges them yet."""
+    for name in sorted(name for name, holds in new.invariants.items() if holds is False):
+        yield Reason(
+            metric=f"invariant {name}",
+            old=None,
+            new=False,
+            verdict="new",
+            note=new.note_on(name),
+        )
 
 
 def _both_depend_on_inputs(old: Record, new: Record) -> bool:
@@ -155,23 +186,25 @@ def _both_depend_on_inputs(old: Record, new: Record) -> bool:
     )
 
 
-def status_verdict(before: Status, after: Status) -> Verdict | None:
-    """Return the verdict on two states, None if there is nothing to say.
+def status_reason(old: Record, new: Record) -> Reason | None:
+    """Return how the state changed, None if there is nothing to say.
 
-    ok < unsupported < error; a step up newly fails.
+    ok < unsupported < error; a step up newly fails, and so does another error.
     """
-    old, new = _STATUS_RANK[before], _STATUS_RANK[after]
-    if new > old:
-        return "newly_failing"
-    if new < old:
-        return "fixed"
-    return "known_defect" if after == "error" else None
-
-
-def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    verdict = status_verdict(old.status, new.status)
-    if verdict is not None:
-        yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
+    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
+    verdict: Verdict | None = None
+    texts = old.status_text, new.status_text
+    if after > before:
+        verdict = "newly_failing"
+    elif after < before:
+        verdict = "fixed"
+    elif new.status == "error":
+        is_same = is_same_error(old.error, new.error)
+        verdict = "known_defect" if is_same else "newly_failing"
+        texts = texts if is_same else (error_text(old), error_text(new))
+    if verdict is None:
+        return None
+    return Reason(metric="status", old=texts[0], new=texts[1], verdict=verdict)
 
 
 def _model_remark(changes: ShapeChanges) -> Remark:
@@ -194,31 +227,58 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
         yield Reason(metric="trained", old=before, new=after, verdict="regressed")
 
 
-def _invariant_findings(
-    old: Observation, new: Observation, *, same_model: bool
-) -> Iterator[Reason | Remark]:
+def _rate_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the learning rates, which a schedule decides."""
+    found = rate_difference(old, new)
+    if found is not None:
+        words = f"{found.where}: {found.new}"
+        yield Reason(metric="rates", old=found.old, new=words, verdict="regressed")
+
+
+def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare the precision, which decides the bounds: another one must not choose its own."""
+    before, after = numerics_of(old), numerics_of(new)
+    if before != after:
+        words = f"the precision changed from {before} to {after}"
+        yield Reason(metric="numerics", old=before, new=words, verdict="regressed")
+
+
+def _invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
-        before, after = was.get(name), now.get(name)
         if name not in was and name not in old.known and name in INVARIANTS:
-            yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
+            text = new.record.note_on(name) if now[name] is False else ""
+            yield Remark(kind="new metric", subject=f"invariant {name}", new=now[name], text=text)
             continue
-        verdict = invariant_verdict(name, before=before, after=after, same_model=same_model)
+        reason = invariant_reason(name, old.record, new.record)
+        if reason is None:
+            continue
         unknown = name not in now and name in INVARIANTS and name not in new.known
-        if verdict == "regressed" and unknown:
-            verdict = "incomparable"  # an older version never checked it
-        if verdict is not None:
-            yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
+        if reason.verdict == "regressed" and unknown:
+            reason = replace(reason, verdict="incomparable")  # an older version never checked it
+        yield reason
 
 
-def invariant_verdict(
-    name: str, *, before: bool | None, after: bool | None, same_model: bool
-) -> Verdict | None:
-    """Judge an invariant; None for a side on which it does not apply, or was not checked."""
-    if after is False:
-        return "known_defect" if before is False else "regressed"
-    if after is True:
-        return "fixed" if before is False else None
+def invariant_reason(name: str, old: Record, new: Record) -> Reason | None:
+    """Return what is to be said of an invariant; None for nothing."""
+    was, now = old.invariants.get(name), new.invariants.get(name)
+    verdict = _invariant_verdict(name, old, new)
+    if verdict is None:
+        return None
+    metric = f"invariant {name}"
+    if was is now is False and verdict == "regressed":
+        before, after = (f"false: {record.note_on(name)}" for record in (old, new))
+        return Reason(metric=metric, old=before, new=after, verdict=verdict)
+    return Reason(metric=metric, old=was, new=now, verdict=verdict, note=new.note_on(name))
+
+
+def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
+    """Judge an invariant; None stands for a side on which it does not apply, or is not checked."""
+    was, now = old.invariants.get(name), new.invariants.get(name)
+    if now is False:
+        return "known_defect" if was is False and is_known(name, old, new) else "regressed"
+    if now is True:
+        return "fixed" if was is False else None
     # An invariant that is no longer checked may not hold.
-    is_lost = before is not None and (same_model or name != _NEEDS_THE_MODEL)
+    is_lost = was is not None and (name != _NEEDS_THE_INPUTS or first_difference(old, new) is None)
     return "regressed" if is_lost else None

@@ -52,6 +52,11 @@ class Policy:
     )
     """By what the adapter is, if its bound is a different one."""
 
+    nearby_least: float = 4e-6
+    """The bound on a first loss of an own case is how far it moves if each weight is moved by 1e-4
+    of it, but at least this, and at most the usual bound. Seen on ten own networks: rounding moves
+    a loss by 1.1e-7 (tools/studies/own_networks.py --bounds)."""
+
     bfloat16_fingerprint_bound: tuple[float, ...] = (0.01, 0.15, 0.3, 0.3)
     """The same on a bfloat16 base, whose numbers have 8 bits: processors with and without bfloat16
     instructions sum differently. Seen on an AMD EPYC and, limited to AVX2, on the cases of
@@ -66,8 +71,12 @@ class Policy:
     matrices, limited to AVX2 and to SSE4."""
 
     update_bound: float = 3e-6
-    """The norm of an optimizer's update of three small tensors. Seen 3.2e-7, over GaLore's ranks,
-    limited to AVX2 and to SSE4."""
+    """The norm of an optimizer's update of three small tensors. Seen 9.0e-7, over GaLore's ranks
+    and eight optimizers of torch, limited to AVX2 and to SSE4 (own_networks.py --updates)."""
+
+    update_floor: float = 0.1
+    """Smaller updates are compared as if they were this large, relative to the weights: float32
+    rounds a weight to 6e-8 of it, a fifth of the bound on such an update."""
 
     bfloat16_update_bound: float = 0.05
     """The same of bfloat16 tensors, whose sums round to 8 bits. Seen 7.7e-3, limited to SSE4."""
@@ -84,12 +93,17 @@ class Policy:
     bfloat16_curve_rounding: float = 0.02
     """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
 
-    fingerprint_floor_nats: float = 0.01
-    """Smaller losses are compared as if they were this large: there, rounding is not relative."""
+    loss_floor: float = 0.001
+    """A share of the largest of a case's first losses. Smaller losses, a test's too, are compared
+    as if they were this large: there, rounding is not relative."""
 
     accuracy_margin: float = 0.05
     """Two-sided: the mean difference of paired seeds, as a fraction. Seen 0.037, with a standard
     deviation over the cases of 0.0087: a true change of 0.065 is found nineteen times in twenty."""
+
+    accuracy_items: float = 2.5
+    """How many answers on test items, over all seeds, may change whatever share they are: two may,
+    three may not. So with fewer than 50 answers the margin is wider."""
 
     loss_margin: float = 0.15
     """Test loss, the mean difference of paired seeds. Seen 0.096."""

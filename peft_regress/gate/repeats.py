@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.cases import Digest  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Digest
 from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.inputs import first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Curve  # noqa: TC001  (msgspec reads it)
+from peft_regress.runs.schema import Curve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,7 +89,11 @@ def completed(record: Record, trained: Record) -> Record:
     missing = {
         name: metric for name, metric in trained.metrics.items() if lacks_seeds(record, name)
     }
-    return msgspec.structs.replace(record, metrics={**record.metrics, **missing})
+    return msgspec.structs.replace(
+        record,
+        metrics={**record.metrics, **missing},
+        nearby_losses=trained.nearby_losses,
+    )
 
 
 def training_findings(

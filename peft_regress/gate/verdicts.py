@@ -67,7 +67,7 @@ class Reason:
 
     metric: str
     """A metric, `status`, `definition`, `inputs`, `trained`, `training`, `curve`, `evaluation`,
-    `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
+    `numerics`, `rates`, `definition SETTING`, `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -81,6 +81,8 @@ class Reason:
     """The evidence for a bound that the author of the case states."""
     limit: float | None = None
     """Of a budget or a device: the most that `new` may be, of a score the least."""
+    note: str = ""
+    """Of an invariant: where it is false, or why it is no longer checked."""
 
     @classmethod
     def of(  # noqa: PLR0913  (all that it says)
@@ -126,7 +128,7 @@ class Remark:
     spec: MetricSpec | None = None
     """Of a number: what it is."""
     text: str = ""
-    """The evidence for a bound, or the change of a model in words."""
+    """The evidence for a bound, the change of a model in words, or where an invariant is false."""
 
     @property
     def fails_strictly(self) -> bool:
@@ -170,6 +172,9 @@ class Observation:
     """Of a reference: which environment repeated it last."""
     known: frozenset[str] = KNOWN_BEFORE
     """The metrics and invariants that the writer of its run could measure."""
+    has_direct: bool = False
+    """Whether a package of its environment came from a checkout, so that no version says what it
+    is."""
 
     @property
     def has_curve(self) -> bool:
@@ -194,6 +199,7 @@ def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
             machine=run.machine if record.machine is UNSET else record.machine,
             run_name=run_name,
             known=known,
+            has_direct=bool(run.direct),
         ).as_reference
         for name, record in run.cases.items()
     }

@@ -12,6 +12,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET
+
 from peft_regress.catalogue.own_cases import bounds_of
 from peft_regress.cost import (
     NothingToTrainError,
@@ -21,20 +23,21 @@ from peft_regress.cost import (
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.imports import told
 from peft_regress.measure.costs import case_costs
-from peft_regress.measure.definition import define
+from peft_regress.measure.definition import define, settings_of
 from peft_regress.measure.edge.case import edge_of_case
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
-from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
+from peft_regress.own_code import code_of
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +83,7 @@ class Measurement:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 @_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     recipe: Recipe,
@@ -203,7 +206,8 @@ class _Measuring:
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
-            return self._not_measured(error)
+            taken = 0 if rounds is None else rounds.steps_taken
+            return self._not_measured(error, after_steps=taken)
         return self._measured(
             costs, rounds, in_runtime, trained=trained, timed=timed, is_of_half=is_of_half
         )
@@ -231,6 +235,10 @@ class _Measuring:
         if rounds is not None:
             metrics |= rounds.metrics(timed=timed)
             facts = {**rounds.facts, **facts}
+        try:
+            check_finite(metrics, self._recipe.case.id)
+        except InputError as error:  # no file could hold it
+            return self._failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
         notes = {
             name: fact.note
@@ -239,8 +247,19 @@ class _Measuring:
             if fact.note and (fact.holds is False or self._is_own)
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
+        defects = {name: fact.defect for name, fact in facts.items() if fact.holds is False}
+        if defects:
+            more["defects"] = defects
         if rounds is not None:
-            more |= {"curve": rounds.curve, "repeats": rounds.repeats}
+            more |= {
+                "curve": rounds.curve,
+                "repeats": rounds.repeats,
+                "nearby_losses": rounds.nearby_losses,
+                "rates": rounds.rates,
+                "test_items": rounds.test_items,
+            }
+        if self._is_own or self._recipe.runs_in_executorch:
+            more["batch"] = self._recipe.fine_tune.batch
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on
@@ -266,23 +285,29 @@ class _Measuring:
             raise InputError(msg) from error
         return self._failed(status, error)
 
-    def _not_measured(self, error: Exception) -> Measurement:
+    def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:
         """Return that measuring fails; raise `InputError` if there never was a step to measure."""
         if isinstance(error, UnsupportedCaseError):
             # Raised by a method that lives in its optimizer, which the library may not have.
             return self._failed("unsupported", error)
         if isinstance(error, _NO_STEP) and self._is_own and not self._has_reference:
             raise InputError(str(error)) from error
-        return self._failed("error", error)
+        return self._failed("error", error, after_steps=after_steps)
 
-    def _failed(self, status: Status, error: Exception) -> Measurement:
-        failure = Failure.of(error)
-        if isinstance(error, CaseError) and error.__cause__ is not None:
-            failure = Failure(type=type(error.__cause__).__name__, message=failure.message)
+    def _failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
+        raised = error
+        if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
+            raised = error.__cause__
+        failure = Failure(
+            type=type(raised).__name__,
+            message=Failure.of(error).message,
+            after_steps=after_steps if status == "error" else UNSET,
+        )
         return self._record(status, error=failure)
 
     def _record(self, status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
+        blank["settings"] = settings_of(self._recipe)
         fields = {**blank, **_stated(self._recipe), **content}
         made = Record(case=self._recipe.case, definition=self._definition, status=status, **fields)
         return Measurement(record=made)
@@ -292,6 +317,9 @@ def _stated(recipe: Recipe) -> dict[str, Any]:
     """Return what the author states beside the definition."""
     fine_tune = recipe.fine_tune
     stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
+    code = code_of(recipe.case)
+    if code is not None:
+        stated["own_code"] = code
     bounds = bounds_of(fine_tune)
     if bounds:
         stated["bounds"] = {

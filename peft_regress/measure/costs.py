@@ -10,8 +10,9 @@ from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost import profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
+from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.step_profile import (
     CostReport,
     ProfileCache,
@@ -21,6 +22,7 @@ from peft_regress.measure.step_profile import (
     step_ledger,
 )
 from peft_regress.measure.training import device_of, on_device, single_thread
+from peft_regress.measure.user_code import without_traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,14 +59,18 @@ class CaseCosts:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
     """Return the costs of a case without training it.
 
-    Raises `InputError` for data, a model or an adapter that cannot take a step.
+    Raises `InputError` for data, a model or an adapter that cannot take a step, and for an own case
+    what `check_case` raises.
     """
     has_own_step = recipe.is_own or recipe.runs_in_executorch
-    return case_costs(recipe, profiles, recipe.load_data() if has_own_step else None)
+    data = recipe.load_data() if has_own_step else None
+    if data is not None and recipe.is_own:
+        recipe = checked(recipe, data)
+    return case_costs(recipe, profiles, data)
 
 
 def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:
@@ -101,9 +107,10 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     )
 
     def step(*, fake: bool) -> StepCost:
-        return profile_training_step(
-            adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
-        )
+        with without_traces(recipe.fine_tune.loss):
+            return profile_training_step(
+                adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
+            )
 
     found = on_fake_or_real(step)
     report = cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.runs.schema import canonical_digest
+from peft_regress.runs.schema import canonical_digest, canonical_json
 
 if TYPE_CHECKING:
     from peft_regress.cases import Json
+    from peft_regress.fine_tune import FineTune
     from peft_regress.measure.recipe import Recipe
 
 PROTOCOL_VERSION: Final = 1
@@ -38,11 +39,32 @@ def define(recipe: Recipe) -> str:
             "steps": fine_tune.steps,
             "batch": fine_tune.batch,
             "seeds": fine_tune.seeds,
-            "mode": "callable" if callable(fine_tune.mode) else fine_tune.mode,
+            "mode": _mode(fine_tune),
             "also_train": sorted(fine_tune.also_train),
             "adapter": recipe.adapter.definition(),
         }
     return canonical_digest(defined)
+
+
+def settings_of(recipe: Recipe) -> dict[str, str]:
+    """Return what its author set of what defines a case, by name, for people."""
+    fine_tune = recipe.fine_tune
+    stated: dict[str, Any] = {
+        "steps": fine_tune.steps,
+        "batch": fine_tune.batch,
+        "seeds": fine_tune.seeds,
+        "mode": _mode(fine_tune),
+        "also_train": sorted(fine_tune.also_train),
+    }
+    stated |= {f"adapter {name}": value for name, value in recipe.adapter.settings().items()}
+    return {
+        name: value if isinstance(value, str) else canonical_json(value).decode()
+        for name, value in stated.items()
+    }
+
+
+def _mode(fine_tune: FineTune) -> str:
+    return fine_tune.mode if isinstance(fine_tune.mode, str) else "callable"
 
 
 def loop_definition(*, steps: int, batch_size: int) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,28 @@ def check_same_build(
                 "seeded before"
             )
             raise InputError(msg)
+
+
+class Rates:
+    """The learning rate of each parameter group after each step of a training."""
+
+    def __init__(self, optimizer: Optimizer, *, steps: int) -> None:
+        """Make room now, so that a training which is watched keeps no more memory for it."""
+        self._groups = [group for group in optimizer.param_groups if "lr" in group]
+        self._rates = [array("d", bytes(8 * steps)) for _ in self._groups]
+
+    def note(self, step: int) -> None:
+        """Note the rates after a step, which counts from 1."""
+        for group, rates in zip(self._groups, self._rates, strict=True):
+            rates[step - 1] = float(group["lr"])
+
+    def by_group(self) -> list[list[float]]:
+        """Return the rates of each group up to their last change; the last one stays."""
+        found = []
+        for rates in map(list, self._rates):
+            last = next((k for k, rate in enumerate(rates) if set(rates[k:]) == {rate}), 0)
+            found.append(rates[: last + 1])
+        return found
 
 
 class BatchSums:

@@ -20,6 +20,7 @@ from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from torch import nn
 
@@ -97,7 +98,7 @@ class Objective:
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
         """Return the loss in eval mode, without rounding of its own where it is the default one."""
-        with evaluated(model), torch.inference_mode(), caught(model) as calls:
+        with evaluated(model), self._no_gradients(), caught(model) as calls:
             loss = self.loss(model, batch)
         if self.own_loss is None and is_pair(batch):
             logits = self._logits(calls[-1].output).float().double()
@@ -109,7 +110,7 @@ class Objective:
 
         Of a tree the floating-point tensors. Raises `InputError` if the loss never calls the model.
         """
-        with evaluated(model), torch.inference_mode(), caught(model) as calls:
+        with evaluated(model), self._no_gradients(), caught(model) as calls:
             self.loss(model, batch)
         if not calls:
             msg = (
@@ -132,25 +133,51 @@ class Objective:
         model.eval()
         if self.own_score is not None:
             score = number(self.own_score, model, batches, name=f"{self.name}: the score")
-            return {"score": score, "loss": self._mean_loss(model, batches)}
+            return {"score": score, "loss": self._mean_scores(model, batches)["loss"]}
         if self.own_loss is None and all(map(is_pair, batches)):
-            with torch.inference_mode():
+            with self._no_gradients():
                 logits = torch.cat([self._logits(model(batch[0])) for batch in batches])
                 labels = torch.cat([batch[1] for batch in batches])
                 found = {"loss": cross_entropy(logits, labels).item()}
-                if logits.ndim == _PAIR:
+                if _are_classes(logits, labels):
                     found["accuracy"] = accuracy_of(logits, labels)
             return found
-        return {"loss": self._mean_loss(model, batches)}
+        return self._mean_scores(model, batches)
 
-    def _mean_loss(self, model: nn.Module, batches: Sequence[Any]) -> float:
+    def _no_gradients(self) -> AbstractContextManager[Any]:
+        """Compute without gradients; a loss of one's own may train with what it kept meanwhile."""
+        return torch.inference_mode() if self.own_loss is None else torch.no_grad()
+
+    def _mean_scores(self, model: nn.Module, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the mean `loss`, and the `accuracy` of what the model returns to it."""
         total, count = 0.0, 0
-        with torch.inference_mode():
+        right: list[Tensor] = []
+        with self._no_gradients():
             for batch in batches:
                 size = batch_size(batch)
-                total += size * self.loss(model, batch).item()
+                with caught(model) as calls:
+                    total += size * self.loss(model, batch).item()
                 count += size
-        return total / count
+                if is_pair(batch) and len(calls) == 1:
+                    logits, labels = getattr(calls[0].output, "logits", calls[0].output), batch[1]
+                    if _are_classes(logits, labels):
+                        right.append(logits.argmax(dim=1) == labels)
+        found = {"loss": total / count}
+        if len(right) == len(batches):
+            found["accuracy"] = torch.cat(right).double().mean().item()
+        return found
+
+
+def _are_classes(logits: Any, labels: Any) -> bool:
+    """Return whether logits are (count, classes), and labels the classes, (count,)."""
+    return (
+        isinstance(logits, Tensor)
+        and isinstance(labels, Tensor)
+        and logits.ndim == _PAIR
+        and logits.shape[1] > 1
+        and labels.shape == logits.shape[:1]
+        and not labels.is_floating_point()
+    )
 
 
 def number(

@@ -43,6 +43,12 @@ def check_case(recipe: Recipe, data: Data) -> tuple[frozenset[str], nn.Module]:
     return _moved(recipe, base, batch, name), again
 
 
+def checked(recipe: Recipe, data: Data) -> Recipe:
+    """Return the recipe of an own case with the buffers that it ships; raises like `check_case`."""
+    moving, _ = check_case(recipe, data)
+    return recipe.shipping(moving)
+
+
 def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
     parameter: Any  # one without a shape or on the meta device too
     parameters: Any = again.parameters()

@@ -18,13 +18,21 @@ from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.alive import peak_while
+from peft_regress.cost.stand_ins import swapped_tensors, without_graph
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
-from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
+from peft_regress.measure.inputs import (
+    BatchSums,
+    Rates,
+    fingerprint_of,
+    numbers_of,
+    summaries_of,
+)
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.invariants.filled import one_wide_image
+from peft_regress.measure.nearby import move_nearby
 from peft_regress.measure.objective import number
-from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
+from peft_regress.measure.optimizer_updates import optimizer_updates
 from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.schema import Curve, Inputs
@@ -129,15 +137,19 @@ class Rounds:
         self._test: list[Any] = []
         self._watch: InvariantWatch
         self._optimizer: list[dict[str, float]] = []
+        self._rates: Rates
         self._updates: list[list[float]] | None = None
         self._known: KnownCurve | None = None
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
         self._peaks: dict[str, int | None] = {}
+        self.steps_taken = 0
+        """Of all seeds together."""
         self.facts: dict[str, Fact] = {}
         self.curve: Curve | UnsetType = UNSET
         self.repeats: str | UnsetType = UNSET
         """The run whose training the first seed repeats."""
+        self.nearby_losses: list[list[float]] | UnsetType = UNSET
 
     def run(self, run_rounds: RoundRunner, *, known: KnownCurve | None = None) -> None:
         """Fine-tune once for each seed, or the first alone in full if it repeats a known training.
@@ -176,6 +188,9 @@ class Rounds:
             run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
         except _RepeatsError:
             self._first_losses = [self._begun(seed) for seed in recipe.seeds[1:]]
+            return
+        if recipe.is_own:
+            self.nearby_losses = [list(self._begun(seed, nearby=True)) for seed in recipe.seeds]
 
     @property
     def _is_done(self) -> bool:
@@ -185,25 +200,31 @@ class Rounds:
         """
         return len(self._rounds) == len(self._recipe.seeds)
 
-    def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
-        """Return the adapted model of a seed, the first one's only once, and its optimizer."""
+    def _made(self, seed: int, *, nearby: bool = False) -> tuple[nn.Module, Optimizer]:
+        """Return the adapted model of a seed, the first one's only once, and its optimizer.
+
+        nearby: whether it has weights near its own.
+        """
         if self._first is not None:
             model, self._first = self._first, None
         else:
             model = self._recipe.adapted_model(seed)
+        if nearby:
+            move_nearby(model)
         optimizer = self._recipe.make_optimizer(model)
         if seed == self._recipe.seeds[0]:
             self._optimizer = numbers_of(optimizer)
         return model, optimizer
 
-    def _begun(self, seed: int) -> tuple[float, ...]:
+    def _begun(self, seed: int, *, nearby: bool = False) -> tuple[float, ...]:
         """Return the first losses of a seed, without the rest of its training."""
         training = self._recipe.train(
-            *self._made(seed),
+            *self._made(seed, nearby=nearby),
             self._recipe.batches(self._data, seed=seed),
             seed=seed,
             first=FIRST_LOSSES,
             only=FIRST_LOSSES,
+            on_step=self._stepped,
         )
         return training.first_losses
 
@@ -219,6 +240,9 @@ class Rounds:
         return StoredOutput(folder=found[0], rows=found[1].output)
 
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        is_first = not self._rounds
+        if is_first:
+            self._rates = Rates(optimizer, steps=self._recipe.fine_tune.steps)
         try:
             self._training = self._recipe.train(
                 model,
@@ -226,7 +250,7 @@ class Rounds:
                 self._batches(seed),
                 seed=seed,
                 first=FIRST_LOSSES,
-                on_step=self._watch.memory.stepped if not self._rounds else None,
+                on_step=self._stepped,
             )
         finally:
             self._watch.memory.end()
@@ -234,6 +258,12 @@ class Rounds:
         if taken != wanted:
             msg = f"the training took {taken} steps, not the {wanted} of the case"
             raise RuntimeError(msg)
+
+    def _stepped(self, step: int) -> None:
+        self.steps_taken += 1
+        if not self._rounds:
+            self._rates.note(step)
+            self._watch.memory.stepped(step)
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
@@ -260,10 +290,16 @@ class Rounds:
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
-            self.facts = self._watch.after_training(model, optimizer)
+            # A loss may have kept losses in the model, with their graphs.
+            with swapped_tensors(model, without_graph):
+                self.facts = self._watch.after_training(model, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
-            self._updates = self._updates_of(optimizer, device_of(model))
+            self._updates = optimizer_updates(
+                recipe.make_optimizer,
+                dtype=recipe.adapter.dtype or torch.float32,
+                device=device_of(model),
+            )
             self._compare(self._rounds[0])
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
@@ -292,13 +328,6 @@ class Rounds:
         if has_others and self._known is not None and self._known.curve == self.curve:
             self.repeats = self._known.run_name
 
-    def _updates_of(self, optimizer: Optimizer, device: torch.device) -> list[list[float]] | None:
-        """Return the fingerprint of an optimizer that could go wrong where AdamW cannot."""
-        if not keeps_more_than_adamw(optimizer):
-            return None
-        dtype = self._recipe.adapter.dtype or torch.float32
-        return optimizer_updates(self._recipe.make_optimizer, dtype=dtype, device=device)
-
     def _keep_adapter(self, model: nn.Module) -> None:
         """Keep what the case would ship, of a built-in method with ranks only the lowest one's."""
         recipe = self._recipe
@@ -319,6 +348,16 @@ class Rounds:
                 made_with=self._made_with,
                 save=functools.partial(recipe.adapter.save, model),
             )
+
+    @property
+    def rates(self) -> list[list[float]]:
+        """Return the learning rates of the first seed, by parameter group."""
+        return self._rates.by_group()
+
+    @property
+    def test_items(self) -> int:
+        """Return how many test items decide an accuracy."""
+        return len(self._data.test)
 
     @property
     def inputs(self) -> Inputs:

@@ -6,26 +6,21 @@ import queue
 from typing import TYPE_CHECKING
 
 from peft_regress.cases import Case
-from peft_regress.runs.schema import Failure, Ledger, Record
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pytest
 
+    from peft_regress.runs.schema import Record
+
 
 def crash_record(name: str, definition: str) -> Record:
     """Return the record of a case that has killed the process that measured it."""
     message = "the process that measured the case died of it: it crashed, exited or was killed"
-    return Record(
-        case=Case.parse(name),
-        definition=definition,
-        status="error",
-        error=Failure(type="WorkerCrash", message=message),
-        metrics={},
-        invariants={},
-        ledger=Ledger(),
-    )
+    failure = Failure(type="WorkerCrash", message=message)
+    return error_record(Case.parse(name), definition, failure)
 
 
 def reports_on_the_way(config: pytest.Config) -> Iterator[pytest.TestReport]:

@@ -28,7 +28,7 @@ from peft_regress.plugin.collection import (
 )
 from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
-from peft_regress.plugin.narrowing import narrowing_of, off_problem
+from peft_regress.plugin.narrowing import ci_problem, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
@@ -38,6 +38,7 @@ from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -89,10 +90,10 @@ def pytest_configure(config: pytest.Config) -> None:
             check_benchmark_outputs(config, options.baselines)
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
+    problem = None if hasattr(config, "workerinput") else ci_problem(config)
+    if problem is not None:
+        raise pytest.UsageError(line_in_log(problem))
     if options.off:
-        problem = None if hasattr(config, "workerinput") else off_problem(config)
-        if problem is not None:
-            raise pytest.UsageError(line_in_log(problem))
         config.pluginmanager.register(SkippedCases(), "peft_regress_off")
         return
     session = RegressSession(config, options)
@@ -183,12 +184,14 @@ def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send the record along with the test's report, also from a worker to the controller."""
     report = yield
-    kept = item.stash.get(_KEPT, None)
-    if report.when == "call" and kept is not None:
+    kept = item.stash.get(_KEPT, None) if report.when == "call" else None
+    if report.when != "teardown" and call.excinfo is not None and _KEPT not in item.stash:
+        kept = _not_measured(item, call.excinfo.value) if report.failed else None
+    if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
     if report.when == "setup" and _DEFINITION in item.stash:
@@ -197,6 +200,18 @@ def pytest_runtest_makereport(
     if name is not None:
         vars(report)["peft_regress_case"] = name
     return report
+
+
+def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
+    """Return that the test of a case failed before it measured: else the case would be missing."""
+    session = item.config.stash.get(_SESSION, None)
+    with contextlib.suppress(PeftRegressError):  # its marker, the baselines, or a source is wrong
+        case = case_of(item)
+        if session is not None and case is not None:
+            session.references()
+            record = error_record(case, session.define(case), Failure.of(error))
+            return KeptRecord(record=record)
+    return None
 
 
 class _RunHooks:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress.files import is_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pytest
 
 COMMAND_LINE: Final = "command line"
-_OFF: Final = "--regress-off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +55,22 @@ def _as_text(how: str) -> str:
     return how.encode("utf-8", "backslashreplace").decode()
 
 
-def off_problem(config: pytest.Config) -> str | None:
-    """Return what is wrong with `--regress-off` of a run in continuous integration."""
-    place = narrowing_of(config).written_in.get(_OFF)
-    if place is None or not is_ci():
+def ci_problem(config: pytest.Config) -> str | None:
+    """Return which option a run in continuous integration takes from elsewhere than it may.
+
+    These are the options that measure nothing, or that choose what judges a case or stands for it.
+    """
+    found = _written_in(config, _choices) if is_ci() else {}
+    how, place = next(iter(found.items()), (None, ""))
+    if how is None:
         return None
-    return f"{_OFF} of {place} measures nothing; with CI set only the command line may have it"
+    return f"{_as_text(how)} of {place}: with CI set only the command line may have it"
+
+
+def has_typed_suites(config: pytest.Config) -> bool:
+    """Return whether the command line itself names the folders of cases."""
+    _, words = next(option_sources(config))
+    return any(how.startswith("-o regress_suites=") for how in _choices(_parsed(config, words)))
 
 
 def is_ci() -> bool:
@@ -71,22 +80,28 @@ def is_ci() -> bool:
 
 def narrowing_of(config: pytest.Config) -> Narrowing:
     """Read from a pytest run how it was narrowed."""
-    paths = config.args if config.args_source is config.ArgsSource.ARGS else ()
-    before, after = _before(config.option, paths), _after(config.option)
+    return Narrowing(
+        before_collection=tuple(_before(config.option)),
+        after_collection=tuple(_after(config.option)),
+        written_in=_written_in(config, lambda option: [*_before(option), *_after(option)]),
+    )
+
+
+def _written_in(config: pytest.Config, read: Callable[[Any], list[str]]) -> dict[str, str]:
+    """Return where those of a run's options stand that are not from the command line."""
     typed: set[str] = set()
-    written_in: dict[str, str] = {}
+    found: dict[str, str] = {}
     for place, words in option_sources(config):
-        given = config._parser.parse_known_args(words)  # noqa: SLF001  (nothing public tells them apart)
-        items = {*_before(given, given.file_or_dir), *_after(given)}
+        items = set(read(_parsed(config, words)))
         if place == COMMAND_LINE:
             typed = items
         else:
-            written_in = dict.fromkeys(items - typed, place) | written_in
-    return Narrowing(
-        before_collection=tuple(before),
-        after_collection=tuple(after),
-        written_in={how: written_in[how] for how in (*before, *after) if how in written_in},
-    )
+            found = dict.fromkeys(items - typed, place) | found
+    return {how: found[how] for how in read(config.option) if how in found}
+
+
+def _parsed(config: pytest.Config, words: list[str]) -> Any:
+    return config._parser.parse_known_args(words)  # noqa: SLF001  (nothing public tells sources apart)
 
 
 def option_sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
@@ -97,13 +112,23 @@ def option_sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
     yield f"addopts of {file}", list(config.getini("addopts"))
 
 
-def _before(option: Any, paths: Iterable[object]) -> list[str]:
+def _choices(option: Any) -> list[str]:
+    """Return what measures nothing, or chooses what judges a case or stands for it."""
+    found = ["--regress-off"] if getattr(option, "regress_off", False) else []
+    found += ["--collect-only"] if option.collectonly else []
+    for name in ("baseline", "resume"):
+        value = getattr(option, f"regress_{name}", None)
+        found += [] if value is None else [f"--regress-{name} {value}"]
+    settings = option.override_ini or ()
+    return found + [f"-o {setting}" for setting in settings if setting.startswith("regress_")]
+
+
+def _before(option: Any) -> list[str]:
     """Return what keeps tests from being collected at all."""
     found = [f"--ignore {path}" for path in getattr(option, "ignore", None) or ()]
     found += [f"--ignore-glob {path}" for path in getattr(option, "ignore_glob", None) or ()]
     found += [f"--{name}" for name in ("lf", "stepwise") if getattr(option, name, False)]
-    found += [_OFF] if getattr(option, "regress_off", False) else []
-    typed = map(str, paths)
+    typed = map(str, option.file_or_dir)
     return found + [text for text in typed if "::" in text or is_file(Path(text))]
 
 

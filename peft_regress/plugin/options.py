@@ -11,9 +11,9 @@ from peft_regress.baselines.outputs import check_outside
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
-from peft_regress.files import path_problem, resolved
+from peft_regress.files import is_folder, path_problem, resolved
 from peft_regress.settings import Settings, read_settings
-from peft_regress.text import clean
+from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
     import pytest
@@ -93,6 +93,7 @@ class RegressOptions:
         Raises `InputError` for a value out of range, and for settings that cannot be used.
         """
         option = config.getoption
+        _check_suites(config)
         settings = _settings_of(config)
         use_settings(settings)
         storage = config.getini("regress_baselines")
@@ -159,7 +160,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--regress-resume",
         metavar="PATH",
         help="take what an earlier run measured, by its journal or run file, where definition, "
-        "packages and machine are the same; measure the rest",
+        "packages, machine and commit are the same; measure the rest",
     )
     group.addoption(
         "--regress-save",
@@ -182,7 +183,8 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini(
         "regress_suites",
         "folders of the tests that measure cases: a run of one of them that collects no case fails "
-        "(default: a run of any folder, if the project has baselines)",
+        "(default: a run of any folder, if the project has baselines); with CI set, only the "
+        "command line names them, as in -o regress_suites=FOLDER",
         type="paths",
         default=[],
     )
@@ -203,9 +205,17 @@ def _settings_of(config: pytest.Config) -> Settings:
     if settings.file is None and config.args:
         here = config.invocation_params.dir
         asked = [os.path.join(here, word.partition("::")[0]) for word in config.args]  # noqa: PTH118
-        nearest = read_settings(resolved(Path(os.path.commonpath(asked))))
+        common = resolved(Path(os.path.commonpath(asked)))
+        nearest = read_settings(common if is_folder(common) else common.parent)
         return settings if nearest.file is None else nearest
     return settings
+
+
+def _check_suites(config: pytest.Config) -> None:
+    for suite in config.getini("regress_suites"):
+        if not is_folder(suite):
+            msg = f"regress_suites: {suite} is no folder; name folders of tests that measure cases"
+            raise InputError(printable(msg))
 
 
 def _path(config: pytest.Config, option: str) -> Path | None:

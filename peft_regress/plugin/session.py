@@ -23,7 +23,9 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
+from peft_regress.own_code import was_edited
 from peft_regress.plugin.absence import should_have_cases
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
@@ -83,12 +85,8 @@ class RegressSession:
 
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
-        return Header(
-            environment=self._installed(),
-            machine=self.machine(),
-            metrics_known=sorted(KNOWN),
-            narrowed_by=narrowing_of(self._config).typed,
-        )
+        narrowed_by = narrowing_of(self._config).typed
+        return Header.here(self._installed(), self.machine(), narrowed_by)
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
@@ -114,7 +112,8 @@ class RegressSession:
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
-        from peft_regress.measure import Recipe, define
+        with held_signals():
+            from peft_regress.measure import Recipe, define
 
         return define(Recipe.of(case, self.options.baselines))
 
@@ -158,7 +157,8 @@ class RegressSession:
         return measurement
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
-        from peft_regress.measure import Recipe, measure
+        with held_signals():
+            from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
         measured = measure(
@@ -183,6 +183,8 @@ class RegressSession:
 
     def _may_take(self, record: Record) -> bool:
         """Return whether a record of an earlier run does for this one: a repeat, if known here."""
+        if was_edited(record):
+            return False
         if not record.is_repeat:
             return True
         with contextlib.suppress(InputError):  # said when the case is judged
@@ -326,7 +328,7 @@ class RegressSession:
         msg = (
             f"no test with a case was collected, but {storage} has baselines. Were the files of "
             "the cases renamed or moved? If these tests have no case, say so with "
-            "`--regress-off`, or name the folders that have some in the ini option regress_suites."
+            "`--regress-off`, or name the folders that have some: `-o regress_suites=FOLDER`."
         )
         return [msg]
 

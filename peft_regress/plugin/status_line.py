@@ -131,14 +131,14 @@ def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
     """Return the terminal to show progress on; None if it would disturb or be stored."""
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     option = config.getoption
+    logs = config.pluginmanager.hasplugin("logging")  # unless pytest runs with -p no:logging
     # The tests' prints, live logs and the debugger write between pytest's own lines.
     shared = (
         option("capture") == "no"
         or option("usepdb")
         or option("trace")
         or option("setupshow")
-        or config.getini("log_cli")
-        or option("log_cli_level")
+        or (logs and (config.getini("log_cli") or option("log_cli_level")))
     )
     kept = os.environ.get("CI") or os.environ.get("BUILD_NUMBER")
     if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):

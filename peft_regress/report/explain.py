@@ -6,10 +6,17 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.gate.definitions import definition_reasons
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Code, Section
 from peft_regress.report.explain_besides import besides_section, find_besides, has_rows
-from peft_regress.report.sentences import environment_lines
+from peft_regress.report.sentences import (
+    definition_words,
+    environment_lines,
+    false_on_a_side,
+    shown_value,
+    with_note,
+)
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean, count_of
@@ -69,7 +76,11 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
     elif old.record.status != "ok":
         yield f"status: {clean(before)} on both sides"
     if old.record.definition != new.record.definition:
-        yield "definition changed: data, source model, settings or protocol differ"
+        reasons = definition_reasons(old.record, new.record)
+        yield f"definition changed: {definition_words(reasons)}"
+    for name, was, now, note in false_on_a_side(old.record, new.record):
+        states = "false" if was is now else f"{shown_value(was, None)} -> {shown_value(now, None)}"
+        yield with_note(f"invariant {clean(name)}: {states}", [note])
 
 
 def _closing(

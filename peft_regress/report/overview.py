@@ -9,7 +9,7 @@ from peft_regress.devices import load_devices
 from peft_regress.gate.fits import fits
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
-from peft_regress.report.results import results
+from peft_regress.report.results import common_batch, results
 from peft_regress.report.table import Row, Table
 from peft_regress.text import clean, count_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COST = "peak_bytes"
 _FITS = "cases whose update fits into the memory, and whose weights fit into the storage"
-_FRONT = "best accuracy for its peak memory at batch 1 (no other case is as accurate with less)"
+_FRONT = "best accuracy for its peak memory{} (no other case is as accurate with less)"
 
 
 def overview(
@@ -36,9 +36,14 @@ def overview(
     return [
         Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
         results(run),
-        *([Section(title=f"{_FRONT}:", body=fronts)] if fronts else []),
+        *([Section(title=f"{_front_title(run)}:", body=fronts)] if fronts else []),
         *_fits(run, load_devices() if devices is None else devices),
     ]
+
+
+def _front_title(run: Run) -> str:
+    batch = common_batch([record for record in run if record.status == "ok"])
+    return _FRONT.format("" if batch is None else f" at batch {batch}")
 
 
 def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:

@@ -28,12 +28,14 @@ class _Column(NamedTuple):
     """The metric whose numbers choose the unit, if not its own: those to compare share one."""
 
 
+_PEAK: Final = "peak"
+"""With the batch of its cases behind it."""
 _COLUMNS: Final = (
     _Column("trained", "trainable_params"),
     _Column("ship", "adapter_bytes"),
     _Column("fwd", "forward_flops", 4, 3),
     _Column("bwd", "backward_flops", 4, 3, unit_of="forward_flops"),
-    _Column("peak b1", "peak_bytes", 4, 1),
+    _Column(_PEAK, "peak_bytes", 4, 1),
     _Column("peak b32", "peak_bytes_b32", unit_of="peak_bytes"),
     _Column("edge train", "edge_train_bytes", unit_of="peak_bytes"),
     _Column("edge run", "edge_inference_planned_bytes", unit_of="peak_bytes"),
@@ -62,7 +64,12 @@ def results(run: Run) -> Table:
     Each column has the unit that suits its numbers. A column without any number is not shown.
     """
     known = [record for record in run if record.status == "ok"]
-    columns = {column.heading: _texts(column, known) for column in _COLUMNS}
+    batch = common_batch(known)
+    peak = _PEAK if batch is None else f"{_PEAK} b{batch}"
+    columns = {
+        peak if column.heading == _PEAK else column.heading: _texts(column, known)
+        for column in _COLUMNS
+    }
     rows = [
         Row(
             cells=(clean(name), *(texts.get(name, "") for _, texts in columns.values())),
@@ -84,7 +91,8 @@ def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str,
     """Return the unit of a column, and its text for each case; none for a column of no number."""
     name = column.metric
     found = {record.case.id: record.metrics[name] for record in records if name in record.metrics}
-    repeating = [record for record in records if record.is_repeat and name == "accuracy"]
+    gain = [record for record in records if name == ("score" if record.has_score else "accuracy")]
+    repeating = [record for record in gain if record.is_repeat]
     if not found and not repeating:
         return "", {}
     unit = next((metric.unit for metric in found.values()), METRICS[name].unit)
@@ -99,6 +107,12 @@ def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str,
         scaled = f"{metric.value / size:.{decimals}f}"
         texts[case] = scaled if shown_unit else format_value(metric.value, metric.unit)
     return shown_unit, texts
+
+
+def common_batch(records: Collection[Record]) -> int | None:
+    """Return the batch that all costs without a suffix are of; None if there is no such."""
+    batches = {record.cost_batch for record in records} or {1}
+    return batches.pop() if len(batches) == 1 else None
 
 
 def _decimals(values: Collection[float], column: _Column) -> int:

@@ -13,15 +13,16 @@ from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.verdicts import Reason, Remark, Verdict
     from peft_regress.gate.verdicts import Value as ReasonValue
     from peft_regress.metrics import MetricSpec
-    from peft_regress.runs.schema import Run, Selection
+    from peft_regress.runs.schema import Record, Run, Selection
 
 
+_LONGEST_NOTE: Final = 300
 REPEATED: Final = "repeated"
 """Stands where a case has no accuracy, since it repeats another run."""
 
@@ -54,6 +55,54 @@ def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
     if isinstance(value, bool | str) or spec is None:
         return clean(str(value).lower() if isinstance(value, bool) else str(value))
     return format_value(value, spec.unit)
+
+
+def definition_words(reasons: Iterable[Reason]) -> str:
+    """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
+    settings = (
+        f"{reason.title.removeprefix('definition ')}: "
+        f"{shown_value(reason.old, None)} -> {shown_value(reason.new, None)}"
+        for reason in reasons
+        if reason.metric.startswith("definition ")
+    )
+    return clean("; ".join(settings)) or "data, source model, settings or protocol differ"
+
+
+def where_false(notes: Sequence[str]) -> str:
+    """Return where an invariant is false in some cases, as far as their records say it."""
+    note = clean(next(filter(None, notes), ""), longest=_LONGEST_NOTE)
+    return f"for example {note}" if note and len(set(notes)) > 1 else note
+
+
+def with_note(what: str, notes: Sequence[str]) -> str:
+    """Return a fact, and in brackets where it is false."""
+    where = where_false(notes)
+    return f"{what} ({where})" if where else what
+
+
+def false_invariants(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Return each invariant that is false, with where, and the cases in which it is."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        for name, holds in record.invariants.items():
+            if holds is False:
+                found.setdefault(name, []).append(record)
+    return {
+        with_note(f"invariant {clean(name)} is false", [one.note_on(name) for one in those]): [
+            clean(one.case.id) for one in those
+        ]
+        for name, those in sorted(found.items())
+    }
+
+
+def false_on_a_side(
+    old: Record, new: Record
+) -> Iterator[tuple[str, bool | None, bool | None, str]]:
+    """Yield name, old and new state, and where, of each invariant that is false on a side."""
+    for name in sorted(old.invariants.keys() | new.invariants.keys()):
+        was, now = old.invariants.get(name), new.invariants.get(name)
+        if False in (was, now):
+            yield name, was, now, (old if now is True else new).note_on(name)
 
 
 def shown_change(change: float, spec: MetricSpec | None) -> str:
@@ -89,7 +138,7 @@ def remark_line(remark: Remark) -> str:
     subject, text = clean(remark.subject), clean(remark.text)
     old, new = shown_value(remark.old, remark.spec), shown_value(remark.new, remark.spec)
     if remark.kind == "new metric":
-        return f"{subject} is new: {new}; the baseline could not know it"
+        return with_note(f"{subject} is new: {new}; the baseline could not know it", [remark.text])
     if remark.kind == "not judged":
         value = f" ({new})" if remark.new is not None else ""
         return f"{subject} is not judged{value}: {text}"
@@ -111,13 +160,15 @@ def remark_line(remark: Remark) -> str:
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     """Return what was broken in the baseline too, in words, with the cases that have it."""
     found: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for case in comparison.cases:
         for reason in case.reasons:
             if reason.verdict == "known_defect":
                 is_state = reason.metric == "status"
-                what = str(reason.new) if is_state else f"{reason.metric} is false"
-                found.setdefault(clean(what), []).append(clean(case.id))
-    return found
+                what = clean(str(reason.new) if is_state else f"{reason.metric} is false")
+                found.setdefault(what, []).append(clean(case.id))
+                notes.setdefault(what, []).append(reason.note)
+    return {with_note(what, notes[what]): ids for what, ids in found.items()}
 
 
 def short_verdict(verdict: Verdict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
 import re
@@ -14,12 +15,15 @@ from importlib.metadata import (
     packages_distributions,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import is_version
+from peft_regress.interrupts import held_signals
 from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
@@ -40,6 +44,23 @@ TRAINING_THREADS: Final = 1
 
 _SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
 """Requirements of this project that cannot change a number: they find folders and measure text."""
+
+
+def commit_here() -> str:
+    """Return the commit of the working folder as `commit_of` names it; runs git once a folder."""
+    return _commit_in(Path.cwd())
+
+
+@functools.cache
+def _commit_in(_: Path) -> str:
+    from pytest_benchmark.utils import get_commit_info
+
+    return commit_of(get_commit_info())  # type: ignore[no-untyped-call]  # untyped there
+
+
+def commit_of(info: Mapping[str, Any]) -> str:
+    """Return a commit as pytest-benchmark describes it: its id, and + for uncommitted changes."""
+    return f"{info.get('id')}{'+' if info.get('dirty') else ''}"
 
 
 def installed_packages(root: str = "peft-regress") -> dict[str, str]:
@@ -72,6 +93,15 @@ def imported_packages() -> dict[str, str]:
 
 
 _owners = functools.cache(packages_distributions)
+
+
+def is_from_folder(module: str) -> bool:
+    """Return whether a module was installed from a folder of this machine, such as a checkout."""
+    urls = (distribution(owner).read_text("direct_url.json") for owner in _owners().get(module, ()))
+    places = (urlsplit(json.loads(url)["url"]) for url in urls if url)
+    return any(
+        place.scheme == "file" and Path(url2pathname(place.path)).is_dir() for place in places
+    )
 
 
 def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:
@@ -137,7 +167,8 @@ def describe_machine() -> Machine:
 
 def _instruction_set() -> str:
     try:
-        import torch
+        with held_signals():
+            import torch
     except (ImportError, OSError):
         # The end of a run, whose tests all failed for this, still has a run file to write.
         return "unknown: torch does not import"

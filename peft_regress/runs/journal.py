@@ -7,6 +7,7 @@ content. A last line that is cut short is ignored: the process died while it wro
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -14,10 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import read_bytes
+from peft_regress.files import is_file, read_bytes
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.environment import commit_here
 from peft_regress.runs.run_file import check_record
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
@@ -27,6 +31,7 @@ from peft_regress.runs.schema import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SUFFIX: Final = ".journal"
@@ -42,9 +47,32 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schema_version: int = SCHEMA_VERSION
     environment: dict[Name, Version]
     """The packages of every case; what one case uses besides stands with its record."""
+    direct: dict[Name, Digest] = {}
+    """The digests of packages that came from no index."""
     machine: Machine
     metrics_known: list[str]
     narrowed_by: list[str] = []
+    commit: str | UnsetType = UNSET
+    """See `commit_here`."""
+
+    @classmethod
+    def here(
+        cls,
+        environment: Mapping[str, str],
+        machine: Machine,
+        narrowed_by: Iterable[str] = (),
+        *,
+        direct: Mapping[str, str] | None = None,
+    ) -> Header:
+        """Return the header of what this commit measures with these packages on a machine."""
+        return cls(
+            environment=dict(environment),
+            machine=machine,
+            metrics_known=sorted(KNOWN),
+            narrowed_by=list(narrowed_by),
+            direct=dict(direct or {}),
+            commit=commit_here(),
+        )
 
 
 class KeptRecord(
@@ -103,13 +131,14 @@ def journal_of(run_file: Path) -> Path:
 def resumed_journal(path: Path) -> Path:
     """Return the journal that a path names: the file itself, or the one beside a run file.
 
-    The content decides, since a run file may have any name; of a file without content, the name.
+    The content decides, since a run file may have any name; of a file without content, the name. A
+    FIFO is not opened: what is read from it is gone.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(len(_BEGINNING))
-    except (OSError, ValueError):
-        head = b""
+    head = b""
+    with contextlib.suppress(OSError):
+        if is_file(path):
+            with path.open("rb") as stream:
+                head = stream.read(len(_BEGINNING))
     is_itself = head == _BEGINNING if head else _NAME.fullmatch(path.name)
     return path if is_itself else journal_of(path)
 
@@ -142,7 +171,7 @@ def read_journal(path: Path) -> Journal:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             found = _read_line(line)
-        except (msgspec.DecodeError, InputError) as error:
+        except (msgspec.DecodeError, RecursionError, InputError) as error:
             if number == len(lines) - 1:
                 break
             raise RunFileError(path, f"line {number}: {error}", _REMEDY) from error
@@ -164,14 +193,19 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
-        if isinstance(found.record.ledger, str):
-            msg = f"{found.record.case.id}: its ledger stands elsewhere"
-            raise InputError(msg)
-        check_record(found.record.case.id, found.record)
+        check_kept(found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
         raise InputError(msg)
     return found
+
+
+def check_kept(record: Record) -> None:
+    """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
+    if isinstance(record.ledger, str):
+        msg = f"{record.case.id}: its ledger stands elsewhere"
+        raise InputError(msg)
+    check_record(record.case.id, record)
 
 
 class JournalWriter:

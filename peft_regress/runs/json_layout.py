@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LINE_WIDTH: Final = 140
-_DEEPEST: Final = 6  # a number's samples; a module of `ledgers`, the losses of a `curve`, one less
+_DEEPEST: Final = 6  # a number's samples; of `ledgers`, `curve` and `rates` one less
 
 _on_one_line = json.JSONEncoder(allow_nan=False).encode
 
@@ -41,7 +41,7 @@ def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) 
         gap = "," + inner if position else inner
         if is_mapping:
             write(f"{gap}{_on_one_line(str(item[0]))}: ")
-            is_flat = item[0] in {"ledgers", "curve"}
+            is_flat = item[0] in {"ledgers", "curve", "rates"}
             _add(write, item[1], indent + 1, deepest - is_flat)
         else:
             write(gap)

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
 from peft_regress.metrics import EDGE_METRICS, KNOWN
+from peft_regress.runs.environment import commit_of
 from peft_regress.runs.journal import Header, KeptRecord, Part, read_journal, resumed_journal
 from peft_regress.runs.shards import read_run
 
@@ -51,11 +52,14 @@ def _part_of(found: RunFile) -> Part:
         for entry in found.document.get("benchmarks", ())
         if "peft_regress" in entry.get("extra_info", {})
     }
+    commit = found.document.get("commit_info")
     header = Header(
         environment=run.environment,
+        direct=run.direct,
         machine=run.machine,
         metrics_known=sorted(run.known),
         narrowed_by=run.selection.narrowed_by,
+        commit=commit_of(commit) if isinstance(commit, dict) else UNSET,
     )
     packages = {name: found for name, found in run.environment.items() if name != "python"}
     records = [
@@ -100,8 +104,15 @@ def differences(
         old, new = there.environment.get(name), here.environment.get(name) or find(name)
         if old != new:
             found.append(f"{name} {old or 'not installed'}, now {new or 'not installed'}")
+    found += [
+        f"{name} of another source"
+        for name in sorted(there.direct.keys() | here.direct.keys())
+        if there.direct.get(name) != here.direct.get(name)
+    ]
     if not any_machine and there.machine.digest != here.machine.digest:
         found.append(f"another machine ({_shown(there)}, now {_shown(here)})")
+    if UNSET not in (there.commit, here.commit) and there.commit != here.commit:
+        found.append(f"commit {there.commit}, now {here.commit}")
     if set(there.metrics_known) != set(KNOWN):
         found.append("another peft_regress, which measured other metrics")
     return found

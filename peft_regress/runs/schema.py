@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from peft_regress.budgets import LEAST_SHARE, MOST_SHARE
-from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import (
     Address,
     Case,
     CaseId,
@@ -56,13 +56,28 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     type: str
     message: str
+    after_steps: Amount | UnsetType = UNSET
+    """Of an error: how many training steps were taken before it, of all seeds together."""
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: BaseException) -> Failure:
         """Return the type and the message of an exception."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = str(error).encode("utf-8", "backslashreplace").decode().strip()
         return cls(type=type(error).__name__, message=message or "no message")
+
+
+class Defect(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """How an invariant is false: what tells a known defect from a new one."""
+
+    error: Failure | None = None
+    """What the library raised."""
+    tensors: list[str] = []
+    """The tensors, layers or operators for which it is false."""
+    size: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """How far something is off, in a unit of the invariant's own."""
 
 
 class BatchCosts(
@@ -228,8 +243,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ledger: Ledger | Address
     """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
     # Since schema 2, each only where it says something.
+    settings: dict[str, str] | UnsetType = UNSET
+    """What its author set of what defines the case, by name."""
     invariant_notes: dict[str, str] | UnsetType = UNSET
     """Where an invariant is false, or why it is null."""
+    defects: dict[str, Defect] | UnsetType = UNSET
+    """Each invariant that is false, in the parts that the gate compares."""
     numerics: Numerics | UnsetType = UNSET
     """Decides the bounds on the losses."""
     inputs: Inputs | UnsetType = UNSET
@@ -237,13 +256,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The shape of each parameter that trains, by name."""
     profiled_on: Literal["fake tensors", "real tensors"] | UnsetType = UNSET
     """Of a case of one's own: how its costs were counted."""
+    batch: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
+    """Of a case whose costs are those of its own step: the items of its batch."""
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
+    own_code: Digest | UnsetType = UNSET
+    """Of a case of one's own: a digest of the user's modules that its code imports."""
     curve: Curve | UnsetType = UNSET
     """Of a training on a CPU: elsewhere sums have no fixed order."""
     repeats: str | UnsetType = UNSET
     """The run whose curve this case has, so that its other seeds took only their first steps."""
+    nearby_losses: list[list[float]] | UnsetType = UNSET
+    """Of a case of one's own: the first losses of each seed from weights that differ by 1e-4 of
+    them, which bound how far rounding may move the first losses."""
+    rates: list[list[float]] | UnsetType = UNSET
+    """Of each parameter group: the learning rate after each step of the first seed, up to the last
+    one that changes it."""
+    test_items: Amount | UnsetType = UNSET
+    """How many there are; each decides its share of an accuracy."""
     computation: dict[str, str] | UnsetType = UNSET
     """In old files: digests of operators and state."""
     machine: Machine | UnsetType = UNSET
@@ -255,6 +286,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.profiled_on is not UNSET
 
     @property
+    def cost_batch(self) -> int | None:
+        """Return the batch of the costs without a suffix; None for an own case that does not say.
+
+        Old records do not.
+        """
+        if self.batch is not UNSET:
+            return self.batch
+        return None if self.is_own else 1
+
+    @property
+    def has_score(self) -> bool:
+        """Return whether a score of the author's own is in the place of the accuracy."""
+        return "score" in self.metrics or (self.curve is not UNSET and "score" in self.curve.scores)
+
+    @property
     def repeated_run(self) -> str | None:
         """Return the run whose curve this case has; None for any other case."""
         return None if self.repeats is UNSET else self.repeats
@@ -263,6 +309,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def is_repeat(self) -> bool:
         """Return whether only the first seed trained in full, as it repeats another run."""
         return self.repeats is not UNSET and "loss" not in self.metrics
+
+    def note_on(self, invariant: str) -> str:
+        """Return where an invariant is false, or why it is null; '' if the record does not say."""
+        return "" if self.invariant_notes is UNSET else self.invariant_notes.get(invariant, "")
 
     @property
     def whole_ledger(self) -> Ledger:
@@ -275,6 +325,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the status with its error: 'error (KeyError: ...)'."""
         error = self.error
         return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
+
+
+def error_record(case: Case, definition: str, failure: Failure) -> Record:
+    """Return the record of a case that could not be measured."""
+    return Record(
+        case=case,
+        definition=definition,
+        status="error",
+        error=failure,
+        metrics={},
+        invariants={},
+        ledger=Ledger(),
+    )
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -324,6 +387,9 @@ class Run(
     selection: Selection
     cases: dict[CaseId, Record]
     """What was measured, by the id of the case."""
+    direct: dict[Name, Digest] = {}
+    """Of a candidate: the packages that came from a checkout, a file or a URL, whose version does
+    not say what they are, with a digest of the source."""
     accepted: Acceptance | None = None
     """Of an entry of a storage alone."""
     metrics_known: list[str] = []

@@ -68,6 +68,7 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
         machine=first.machine if same_machine else mixed,
         selection=_union_selection([file.run for file in files], set(cases)),
         cases=dict(sorted(cases.items())),
+        direct={name: digest for file in files for name, digest in file.run.direct.items()},
         metrics_known=_union_known([file.run for file in files]),
     )
 

@@ -20,6 +20,7 @@ from builders import (
     trained,
     write_run,
 )
+from msgspec import UNSET
 
 from peft_regress.baselines import index
 from peft_regress.baselines.accept import accept_run
@@ -31,7 +32,7 @@ from peft_regress.fine_tune import Budget
 from peft_regress.report import as_text, history_document, verdict_text
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import OwnBound
+from peft_regress.runs.schema import Defect, OwnBound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,9 +95,10 @@ def cost(record: Record) -> Record:
         msgspec.structs.replace(AGAIN[0], invariants={"frozen_unchanged": False}),
         msgspec.structs.replace(AGAIN[0], budget=limits_of(Budget(peak="1 GiB"))),
         msgspec.structs.replace(AGAIN[0], bounds={"loss": OwnBound(bound=9.0, reason="noise")}),
+        msgspec.structs.replace(AGAIN[0], own_code="sha256:0"),
         msgspec.structs.replace(AGAIN[0], invariants={"unmerge_restores_base": True}),
     ],
-    ids=["cost", "broken invariant", "budget", "bound", "new invariant"],
+    ids=["cost", "broken invariant", "budget", "bound", "own code", "new invariant"],
 )
 def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(
     root: Path, changed: Record
@@ -113,6 +115,21 @@ def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repe
     # It is repeated itself from now on.
     again = store(root, repeating(held, by=SECOND), reason="again")
     assert accepted(again).repeats == {LORA: SECOND}
+
+
+def broken(record: Record, defect: Defect | None) -> Record:
+    return msgspec.structs.replace(
+        record,
+        invariants={"merge_equals_unmerged": False},
+        defects=UNSET if defect is None else {"merge_equals_unmerged": defect},
+    )
+
+
+def test_a_known_defect_that_is_told_more_exactly_or_became_smaller_is_held(root: Path) -> None:
+    store(root, broken(trained(LORA), None), reason="a known defect")
+    for size, is_held in ((0.3, True), (0.2, False), (1e-5, True), (1e-5, False)):
+        again = broken(AGAIN[0], Defect(size=size))
+        assert (LORA in store(root, again, reason=f"{size} {is_held}").run.cases) is is_held
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from peft_regress.baselines.series import Entry
 from peft_regress.errors import AbsentError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.runs.schema import Inputs
+from peft_regress.runs.schema import Defect, Inputs
 
 ROOT = Path(__file__).parents[2]
 PEFT = {"peft": "0.18.1", "torch": "2.13.0"}
@@ -98,6 +98,18 @@ def test_an_invariant_moves_where_it_stops_to_hold_or_to_be_checked() -> None:
     assert moved(entries) == [(name, f"000{at}_peft", "worse") for at in (1, 3, 4)]
 
 
+def test_an_invariant_that_is_false_by_another_cause_moves() -> None:
+    sizes = (1e-4, 2e-4, 3.0)
+    entries = [
+        entry(
+            number,
+            make_record(invariants={"a": False}, defects={"a": Defect(size=size)}),
+        )
+        for number, size in enumerate(sizes)
+    ]
+    assert moved(entries) == [("invariant a", "0002_peft", "worse")]
+
+
 def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -> None:
     records = [make_record(metrics={"forward_flops": 1, **more})
                for more in ({}, {"projection_flops": 5, "accuracy": [0.5] * 3}, {})]  # fmt: skip
@@ -132,7 +144,7 @@ def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> 
             judged |= {
                 (case, reason.metric, last[case].run_name, one.name, reason.verdict)
                 for reason in verdict.reasons
-                if reason.verdict not in {"incomparable", "known_defect"}
+                if reason.verdict not in {"incomparable", "known_defect", "new"}
             }
             last[case] = new
     found = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -430,6 +432,30 @@ def test_links_beside_the_shards_are_not_followed(tmp_path: Path) -> None:
     gather_adapters(shards, tmp_path / "run.json")
     copied = [path for path in adapters_of_run(tmp_path / "run.json").rglob("*") if path.is_file()]
     assert [path.read_text() for path in copied] == ["plain"]
+
+
+def test_a_full_disk_keeps_the_older_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
+    newer = adapters_of_run(tmp_path / "new.json") / "lora" / "model.safetensors"
+    for path in (older, newer):
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parts[-3])
+    files = sorted(tmp_path.rglob("*"))
+
+    def full(_: Path, to: Path, **__: object) -> None:
+        to.mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", full)
+        with pytest.raises(InputError, match=r"run\.adapters: cannot be written \(No space left"):
+            gather_adapters(tmp_path / "new.json", tmp_path / "run.json")
+    assert older.read_text() == "run.adapters"
+    assert sorted(tmp_path.rglob("*")) == files
+    gather_adapters(tmp_path / "new.json", tmp_path / "run.json")
+    assert older.read_text() == "new.adapters"
 
 
 def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path: Path) -> None:

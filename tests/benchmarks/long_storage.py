@@ -63,7 +63,7 @@ def make_storage(root: Path, *, entries: int) -> None:
 
 def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
     """Yield the runs of the entries as JSON values, without a digest."""
-    rng = random.Random(0)  # noqa: S311  (noise, no secret)
+    rng = random.Random(0)
     ours = run_document(template.run, {}, ledgers=False)["peft_regress"]
     del ours["content_digest"]
     for number in range(count):

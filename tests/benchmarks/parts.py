@@ -88,7 +88,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
         def _track_module_params_and_buffers(
             self,
             module: Any,
-            install_grad_hooks: bool = True,  # noqa: FBT001, FBT002  (torch's signature)
+            install_grad_hooks: bool = True,
         ) -> tuple[int, int]:
             no_hook = RemovableHandle(OrderedDict())
             handles: Any = self._param_to_grad_hook_handles

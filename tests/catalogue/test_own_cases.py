@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from peft_regress import Bound, FineTune, case_params
+from peft_regress import Bound, Budget, FineTune, case_params
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import (
     check_matrix,
@@ -120,6 +120,7 @@ def test_the_storage_is_that_of_the_settings_from_any_folder(
 ) -> None:
     project("gates:GATES", more='baselines = "data"')
     assert str(usual_storage()) == "data"
+    (tmp_path / ".git").mkdir()
     inner = tmp_path / "packages" / "one"
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
@@ -182,6 +183,18 @@ def test_an_id_that_two_cases_have_is_refused_with_both_places(
     assert "new/full/net" not in own_fine_tunes()
     with pytest.raises(InputError, match="of case_params has the id of a case of case_params"):
         add_own_cases([_case("a/full/net"), _case("a/full/net")])
+
+
+def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(
+    project: Callable[..., None], tmp_path: Path
+) -> None:
+    board = 'title = "a"\nmemory = "1 MB"\ncompute = "b"\nsource = "c"\n'
+    (tmp_path / "boards.toml").write_text(f"[lab-board]\n{board}")
+    project(more='devices = "boards.toml"')
+    closest = r"device in the budget of a/full/net 'lab_board'\. Did you mean 'lab-board'\?"
+    with pytest.raises(UnknownNameError, match=closest):
+        add_own_cases(_case("a/full/net", budget=Budget(device="lab_board")))
+    assert add_own_cases(_case("a/full/net", budget=Budget(device="lab-board")))
 
 
 def test_the_same_case_may_be_given_twice() -> None:

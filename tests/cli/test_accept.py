@@ -25,7 +25,7 @@ from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
-from peft_regress.runs.schema import ModuleCosts
+from peft_regress.runs.schema import Failure, ModuleCosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,31 @@ def test_it_says_what_the_entry_judges(accepts, tmp_path, root):
     assert "\nit judges 1 of 2 expected cases from now on\n" in out
     retired = accepts("run.json", "--retire", "*/full/*", reason="gone")[1]
     assert "\nit judges 1 of 1 expected case from now on\n" in retired
+
+
+def test_what_is_false_is_said_before_it_is_stored(accepts, tmp_path, root):
+    notes = {"merge_equals_unmerged": "head: off by 0.3"}
+    record = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
+    write_run(tmp_path / "run.json", make_run(record, make_record(FULL)))
+    code, out, err = accepts("run.json")
+    assert code == 0
+    assert err == f"{LORA}: invariant merge_equals_unmerged is false (head: off by 0.3)\n"
+    assert "known defects: 1 invariant false" in out
+
+
+def test_a_case_in_error_is_accepted_by_name_alone(accepts, tmp_path, root):
+    """A first run whose loss is not finite once became what later runs were held to."""
+    why = Failure(type="NonFiniteLossError", message="the loss of step 3 is nan")
+    failed = [make_record(name, status="error", error=why) for name in (HEAD, FULL)]
+    write_run(tmp_path / "run.json", make_run(make_record(LORA), *failed))
+    for allowed in ((), ("--allow-errors", HEAD), ("--allow-errors", "unseen/*")):
+        code, _, err = accepts("run.json", *allowed)
+        assert code == 2
+        assert "is in error (NonFiniteLossError: the loss of step 3 is nan)" in err
+        assert not root.exists()
+    assert FULL in accepts("run.json", "--allow-errors", HEAD)[2]
+    assert accepts("run.json", "--allow-errors", "*/full/*", "--allow-errors", HEAD)[0] == 0
+    assert accepts("run.json", "--history")[0] == 0, "it judges nothing"
 
 
 def test_an_entry_dated_before_its_predecessor_is_told_and_judges(accepts, tmp_path, root):

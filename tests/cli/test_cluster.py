@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import sys
 import threading
+import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +27,8 @@ from peft_regress.environments.cluster import facts as facts_module
 from peft_regress.environments.cluster import measuring, own_code
 from peft_regress.environments.cluster import slots as slots_module
 from peft_regress.environments.cluster.attempts import Attempts
-from peft_regress.environments.cluster.connection import ClusterLostError
-from peft_regress.environments.cluster.messages import Facts, Progress, TaskResult
+from peft_regress.environments.cluster.connection import ClusterLostError, NodeError
+from peft_regress.environments.cluster.messages import Facts, MeasuredCase, Progress, TaskResult
 from peft_regress.environments.cluster.own_code import pack_own_code, unpack_own_code
 from peft_regress.environments.cluster.slots import Slots
 from peft_regress.environments.upgrade.orders import Results
@@ -262,6 +266,93 @@ def test_a_scheduler_that_goes_loses_nothing_that_came_back(own_cluster, measure
 # --- bad input -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 4096])
+def test_a_port_that_is_silent_or_no_scheduler_is_given_up(measure, said):
+    taken = []
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(listening.accept()[0])
+                taken[-1].sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        begun = time.monotonic()
+        code, _, err = measure(address)
+        listening.shutdown(socket.SHUT_RDWR)
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"error: {address}: no Dask scheduler answers there" in err
+    assert time.monotonic() - begun < 20
+    for one in taken:
+        one.close()
+
+
+RESULT = TaskResult(
+    attempt="a",
+    node="n",
+    machine=MACHINE,
+    environment={"peft": "1"},
+    cases=[MeasuredCase(record=make_record(FIRST), imported={}, adapter={})],
+)
+
+
+def _answer(**changed):
+    return msgspec.json.encode(msgspec.structs.replace(RESULT, **changed)).decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("text", "JSON is malformed"),
+        (_answer()[:-1] + ', "more": 1}', "unknown field `more`"),
+        (_answer(environment={"../x": "1"}), "matching regex"),
+        (_answer(machine=None), f"has {FIRST}, not {FIRST}"),
+        (_answer(cases=[]), f"has no case, not {FIRST}"),
+        (_answer(cases=RESULT.cases * 2), f"has {FIRST}, {FIRST}, not"),
+        (
+            _answer(cases=[msgspec.structs.replace(RESULT.cases[0], record=make_record(SECOND))]),
+            f"has {SECOND}, not {FIRST}",
+        ),
+        (_answer().replace('"status":"ok"', '"status":"error"'), "status 'error' with error None"),
+        (None, "bytes-like object"),
+    ],
+)
+def test_an_answer_that_is_no_result_names_the_node(answer, problem):
+    running = SimpleNamespace(worker="tcp://a:1", task=SimpleNamespace(cases=[FIRST]))
+    with pytest.raises(NodeError, match=r"^node tcp://a:1: its answer is no") as raised:
+        measuring._result_of(answer, running)
+    assert problem in str(raised.value)
+    assert measuring._result_of(_answer(), running) == RESULT
+
+
+def test_what_a_node_tells_and_is_no_progress_is_not_compared():
+    attempts = Attempts()
+    for message in ("text", "{}", None):
+        attempts.told(message)
+    assert attempts.disagreement("k", RESULT, make_record(FIRST)) is None
+
+
+class _Pickled:
+    """A result that would run code here."""
+
+    def __reduce__(self):
+        return (_unpickled, ())
+
+
+def _unpickled():
+    pytest.fail("a result was unpickled")
+
+
+def test_a_result_is_not_unpickled(shared):
+    with connection_module.connected(shared.address) as connection:
+        future = connection.client.submit(_Pickled, pure=False)
+        wait_until(lambda: future.status != "pending")
+        with pytest.raises(NodeError, match="only able to deserialize"):
+            cluster_module.message_of(future)
+
+
 @pytest.mark.parametrize(
     ("address", "code", "problem"),
     [
@@ -474,18 +565,70 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
     assert command("init")[0] == 0
     (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
     (tmp_path / "elsewhere.py").write_text("not imported")
+    (tmp_path / "boards.toml").write_text("")
+    with (tmp_path / "pyproject.toml").open("a") as settings:
+        settings.write('devices = "boards.toml"\n')
+    for hidden in (".env", ".git/config"):
+        (tmp_path / "gates" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "gates" / hidden).write_text("secret")
     packed = pack_own_code(read_settings(tmp_path))
     assert packed.paths == ["gates.cases:GATES"]
     assert pack_own_code(read_settings(tmp_path)) == packed
     unpack_own_code(packed, tmp_path / "node")
     found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
-    assert {"pyproject.toml", "gates/cases.py", "gates/data.bin"} <= found
+    assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
     assert "elsewhere.py" not in found
     assert not any("pycache" in name for name in found)
+    assert not list((tmp_path / "node" / "gates").glob(".*"))
     assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
     monkeypatch.setattr(own_code, "_LARGEST_BYTES", 100)
     with pytest.raises(InputError, match=r"more than the 0 that are sent to nodes. Install it"):
         pack_own_code(read_settings(tmp_path))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotten):
+    """A project whose cases import a package of the user's own below `src`."""
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    (tmp_path / "src" / "ours").mkdir(parents=True)
+    (tmp_path / "src" / "ours" / "__init__.py").write_text("WIDTH = 32\n")
+    cases = tmp_path / "gates" / "cases.py"
+    cases.write_text(cases.read_text().replace("import torch\n", "import ours\nimport torch\n"))
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    yield tmp_path
+    sys.modules.pop("ours", None)
+
+
+def test_a_package_below_src_travels_and_comes_before_an_installed_one(project, monkeypatch):
+    packed = pack_own_code(read_settings(project))
+    assert (packed.search, list(packed.modules)) == (["src"], ["gates", "gates.cases", "ours"])
+    node = project / "node"
+    unpack_own_code(packed, node)
+    other = project / "site-packages"
+    (other / "ours").mkdir(parents=True)
+    (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
+    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    sys.modules.pop("ours", None)
+    assert own_code.other_module(packed, node) is None
+    (node / "src" / "ours" / "__init__.py").unlink()
+    assert own_code.other_module(packed, node) == "ours"
+
+
+def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):
+    python = shared.write()
+    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    assert code == 0, err
+    ((_, started),) = logged(python, "started")
+    assert "PYTHONPATH" in started["variables"]
+
+
+@pytest.mark.parametrize(("uses", "code"), [(version("pytest"), 0), ("0.1", 2)])
+def test_a_case_that_uses_another_version_on_a_node_is_refused(shared, measure, uses, code):
+    shared.write(uses={"pytest": uses})
+    found, _, err = measure(shared.address, cases=FIRST)
+    assert found == code, err
+    assert (f"uses pytest 0.1 there, and {version('pytest')} here" in err) == bool(code)
 
 
 @pytest.mark.usefixtures("own_modules_forgotten")

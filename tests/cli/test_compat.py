@@ -97,12 +97,12 @@ def test_a_release_that_computes_the_same_is_exit_0_and_certified(command, adapt
     assert re.search(r"^0\.21\.1\s+same\s+0\s+\S+$", out, re.MULTILINE)
     assert out.endswith("NOTHING BREAKS in 1 release (1 same)\n")
     assert "| 0.21.1 | same | 0 |" in (adapter.parent / "out.md").read_text()
-    code, out, _ = command("compat", "lora", "--check", "lora/compat.json")
+    code, out, _ = command("compat", "lora", "--check", "lora/compat.json", *OWN)
     assert code == 0
     assert "the certificate says: nothing of it" in out  # of the installed release
 
     edit_configuration(adapter, lora_alpha=64)
-    code, _, err = command("compat", "lora", "--check", "lora/compat.json")
+    code, _, err = command("compat", "lora", "--check", "lora/compat.json", *OWN)
     assert (code, "other bytes of adapter_config.json" in err) == (3, True)
 
 
@@ -117,7 +117,7 @@ def test_json_has_what_was_found_and_an_adapter_that_changed_breaks(command, ada
     reference = msgspec.structs.replace(found.reference, adapter=changed)
     altered = certificate_bytes(msgspec.structs.replace(found, reference=reference))
     (adapter.parent / "c.json").write_bytes(altered)
-    code, out, _ = command("compat", "lora", "--check", "c.json", "--format", "json")
+    code, out, _ = command("compat", "lora", "--check", "c.json", *OWN, "--format", "json")
     assert code == 1
     shown = json.loads(out)
     assert set(shown) == {
@@ -144,7 +144,7 @@ def test_an_altered_certificate_is_refused(command, adapter, releases):
     command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
     file = adapter.parent / "c.json"
     file.write_text(file.read_text().replace('"verdict": "same"', '"verdict": "refused"'))
-    code, out, err = command("compat", "lora", "--check", "c.json")
+    code, out, err = command("compat", "lora", "--check", "c.json", *OWN)
     assert (code, out) == (2, "")
     assert "c.json: was altered after it was written" in err
     assert "make it again with --certificate FILE" in err
@@ -167,10 +167,29 @@ def test_an_adapter_that_says_nothing_of_its_release_needs_saved_by(command, ada
 
 def test_a_check_of_named_releases_judges_them_by_the_certificate(command, adapter, releases):
     command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
-    code, out, _ = command("compat", "lora", "--check", "c.json", "--releases", "0.21.1,0.30.0")
+    code, out, _ = command(
+        "compat", "lora", "--check", "c.json", *OWN, "--releases", "0.21.1,0.30.0"
+    )
     assert code == 0
     assert "the certificate says: same" in out
     assert "2 same" in out
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        (),
+        ("--base", "small_nets:make"),
+        (*OWN, "--package", "candy"),
+        ("--base", "small_nets:broken", *OWN[2:]),
+    ],
+)
+def test_what_a_certificate_names_runs_only_if_it_is_typed(command, adapter, releases, typed):
+    command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
+    for more in ((), ("--releases", "0.21.1")):
+        code, out, err = command("compat", "lora", "--check", "c.json", *typed, *more)
+        assert (code, out) == (2, "")
+        assert "c.json is about --base small_nets:make --inputs small_nets:inputs: if you" in err
 
 
 def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
@@ -209,7 +228,7 @@ def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
         (("lora", *OWN, "--releases", "new"), "'new' is not a release"),
         (("lora", *OWN, "--saved-by", "new", "--releases", "1"), "'new' is not a version"),
         (("lora", "--check", "absent.json"), "make it with --certificate FILE"),
-        (("lora", "--check", "x.json", "--base", "a:b"), "--base is not for --check"),
+        (("lora", "--check", "x.json", "--shape", "4,3"), "--shape is not for --check"),
         (("lora", *OWN, "--package", "torch"), "name the releases of torch to try"),
         (("lora", "--base", "", "--releases", "1"), "name the model"),
     ],
@@ -258,6 +277,6 @@ def test_lokr_of_before_0_14_computes_something_else_later(command, adapter):
     assert (before["verdict"], after["verdict"]) == ("same", "other_output")
     assert after["difference"] > 0.01
     # The installed release, in a process of its own, by the stored output.
-    code, out, _ = command("compat", "lokr", "--check", "lokr/compat.json")
+    code, out, _ = command("compat", "lokr", "--check", "lokr/compat.json", *OWN)
     assert code == 1
     assert "other output" in out

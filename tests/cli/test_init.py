@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
@@ -11,6 +15,8 @@ import pytest
 import torch.export  # noqa: F401
 import yaml
 from command_words import check_command
+
+from peft_regress.cli import init
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +72,7 @@ def test_the_suite_is_red_then_accepted_then_green(
     assert "no regression (1 unchanged; 1 repeats the baseline)" in second.stdout.str()
     # Every command takes the case like a built-in one, also from a folder below.
     pytester.mkdir("below")
+    pytester.mkdir(".git")
     for words in (
         ("compare", "../baselines", "../runs/second.json"),
         ("compare", "0001", "../runs/second.json"),
@@ -110,7 +117,86 @@ def test_settings_go_after_what_pyproject_holds(
     code, out, _ = command("init")
     assert (code, "added [tool.peft_regress] to pyproject.toml" in out) == (0, True)
     text = (folder / "pyproject.toml").read_text()
-    assert text.startswith(f"{before}\n\n[tool.peft_regress]\n")
+    assert text.startswith(f"{before}\n\n[tool.setuptools.packages.find]")
+    assert text.endswith(
+        '\n[tool.peft_regress]\ncases = ["gates.cases:GATES"]\nbaselines = "baselines"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "[build-system]\nbuild-backend = 'hatchling.build'\n",
+        "[project]\nname = 'mine'\n[tool.setuptools]\npackages = ['mine']\n",
+    ],
+)
+def test_packages_that_nobody_guesses_stay_as_they_are(
+    folder: Path, command: Callable[..., tuple[int, str, str]], before: str
+) -> None:
+    (folder / "pyproject.toml").write_text(before)
+    command("init")
+    assert (folder / "pyproject.toml").read_text().startswith(f"{before}\n[tool.peft_regress]\n")
+
+
+@pytest.mark.parametrize("before", [None, "[project]\nname = 'mine'\nversion = '1'\n"])
+def test_pip_can_install_the_project_beside_its_baselines(
+    folder: Path, command: Callable[..., tuple[int, str, str]], before: str | None
+) -> None:
+    """pip asks setuptools in this way for the metadata; it fails where packages are unclear."""
+    for name in ("mine", "baselines", "runs"):
+        (folder / name).mkdir()
+    (folder / "mine" / "__init__.py").touch()
+    if before is not None:
+        (folder / "pyproject.toml").write_text(before)
+    command("init")
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import setuptools.build_meta as m; m.prepare_metadata_for_build_wheel('runs')",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    found = {path.read_text().strip() for path in (folder / "runs").rglob("top_level.txt")}
+    assert found == {"" if before is None else "mine"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "requirement"),
+    [
+        (None, "peft-regress==1.2"),
+        (
+            {"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
+            "peft-regress @ git+https://host/a@c0ffee",
+        ),
+        ({"url": "https://host/a.whl", "archive_info": {}}, "peft-regress @ https://host/a.whl"),
+        ({"url": "file:///home/me/a", "dir_info": {}}, "peft-regress @ git+https://host/home"),
+    ],
+)
+def test_the_workflow_installs_the_project_and_the_gate_from_where_it_was_installed(
+    folder: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    origin: dict[str, Any] | None,
+    requirement: str,
+) -> None:
+    class Installed(metadata.Distribution):
+        def read_text(self, filename: str) -> str | None:
+            if filename == "direct_url.json":
+                return None if origin is None else json.dumps(origin)
+            return "Name: peft-regress\nVersion: 1.2\nProject-URL: Homepage, https://host/home\n"
+
+        def locate_file(self, path: Any) -> Any:
+            raise NotImplementedError
+
+    monkeypatch.setattr(init, "distribution", lambda _: Installed())
+    command("init")
+    job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
+    installs = [step["run"] for step in job["steps"] if "pip install" in step.get("run", "")]
+    assert installs == [f'python -m pip install . "{requirement}"']
 
 
 @pytest.mark.parametrize(

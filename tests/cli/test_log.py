@@ -67,7 +67,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_run(tmp_path / f"{value}.json", hostile_run(value))
     monkeypatch.setenv("COLUMNS", "200")
     for value in (1, 2):
-        printed("accept", f"{value}.json", "--reason", "r")
+        printed("accept", f"{value}.json", "--reason", "r", "--allow-errors", "*")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     return tmp_path
 

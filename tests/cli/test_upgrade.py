@@ -12,12 +12,14 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from builders import accept, make_run, repeating, write_entry, write_run
 from fuzz_examples import finding
 from package_world import World, set_world
 from packaging.version import Version
 
+from peft_regress import own_code
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.cli.main import main
 from peft_regress.environments.overlay.pip import PipError
@@ -155,6 +157,17 @@ def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, 
     assert "which package: peft, the only one that changed" in out
 
 
+def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
+    world, storage, upgrade, tmp_path
+):
+    run = make_run(*(world.record(OLD, name) for name in IDS), environment=OLD)
+    checkout = msgspec.structs.replace(run, direct={"peft": f"sha256:{'ab' * 32}"})
+    file = write_run(tmp_path / "run.json", checkout)
+    accept(file, root=storage, reason="soon released", date="2026-01-01T00:00:00+00:00")
+    assert upgrade()[0] == 0
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
+
+
 def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):
     store(world, storage)
     assert upgrade("--base", "run")[0] == 0
@@ -179,6 +192,53 @@ def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path)
     assert code == 0
     assert str(file) in out
     assert set(world.versions_tried()) == {"0.20.0"}
+
+
+@pytest.fixture
+def edit(tmp_path, monkeypatch, clean_registry):
+    """Edit a module that an own case imports; first write the project."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ncases = ["gates:GATE"]\n')
+    (tmp_path / "gates.py").write_text(
+        "import mynet\nfrom peft_regress import FineTune\n"
+        'GATE = FineTune("mine/full/net", model=print, data=print, adapter="full")\n'
+    )
+
+    def write(text: str) -> None:
+        (tmp_path / "mynet.py").write_text(text)
+        own_code._digest_of.cache_clear()
+
+    write("")
+    yield write
+    for name in ("gates", "mynet"):
+        sys.modules.pop(name, None)
+
+
+def test_after_an_edit_of_the_users_own_code_the_base_is_measured_anew(
+    world, storage, upgrade, edit
+):
+    store(world, storage, names=["mine/full/net"])
+    assert upgrade(cases="mine/*/*")[0] == 0
+    assert world.versions_tried() == ["0.20.0"]
+    edit("WIDTH = 128")
+    world.moved = lambda *_: {"forward_flops": 2000}
+    code, out, err = upgrade(cases="mine/*/*")
+    assert code == 0
+    why = "the code of 1 own case was edited since 0001_peft-0.18.1"
+    assert f"measuring the current environment: {why}" in err
+    assert f"note: {why}\n" in out
+    assert "compared with: the current environment" in out
+
+
+def test_with_a_named_base_an_edit_is_not_blamed_on_a_package(world, storage, upgrade, edit):
+    store(world, storage, names=["mine/full/net"])
+    edit("WIDTH = 128")
+    world.moved = lambda *_: {"forward_flops": 2000}
+    code, out, _ = upgrade("--base", "0001", cases="mine/*/*")
+    assert code == 1
+    assert "which package: unknown, since the code of 1 own case was edited since 0001" in out
+    assert "with the code of today: add `--base run`" in out
+    assert "maintainers" not in out
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])

@@ -27,6 +27,7 @@ from network_zoo import (
     real_step,
 )
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from peft_regress.cost import profile_step
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from network_zoo import Method
+    from torch import Tensor
 
     from peft_regress.cost import StepCost
 
@@ -119,6 +121,52 @@ def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
 
     cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
     assert cost.peak_phase != "optimizer"
+    assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
+
+
+class Lstm(nn.Module):
+    """Two layers in both directions: their workspaces are most of what is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(8, 20, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)[0]
+        return y
+
+
+class Checkpointed(nn.Module):
+    """Layers that compute their activations again, and keep the generator's state for it."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.5), nn.Linear(64, 8)) for _ in range(2)
+        )
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=self.reentrant)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        pytest.param(Lstm(), (16, 5, 8), id="LSTM"),
+        pytest.param(Checkpointed(reentrant=False), (16, 8), id="checkpointing"),
+        pytest.param(Checkpointed(reentrant=True), (16, 8), id="reentrant checkpointing"),
+    ],
+)
+def test_what_a_layer_keeps_beside_its_results_counts(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    def make_model() -> nn.Module:
+        return Between(copy.deepcopy(layer))
+
+    cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
     assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
 

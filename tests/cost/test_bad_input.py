@@ -188,13 +188,6 @@ class LastOf(nn.Module):
         return y
 
 
-def test_a_fused_recurrent_layer_is_named() -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this build of torch has no oneDNN: an LSTM is a sequence of products there")
-    with pytest.raises(UncountedOperatorError, match=r"aten\.mkldnn_rnn_layer.* 'recurrent'"):
-        cost_of(LastOf(nn.LSTM, 5), input_shape=(BATCH, 6, 4))
-
-
 @pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3)])
 def test_a_recurrent_layer_of_single_products_is_its_closed_form(
     kind: type[nn.RNNBase], gates: int

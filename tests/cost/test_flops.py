@@ -10,7 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_zoo import adamw, sgd
+from network_zoo import Applying, adamw, sgd
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -292,25 +292,28 @@ def test_the_rest_is_not(name: str) -> None:
     assert not does_matrix_work(name)
 
 
-class Bilinear(nn.Module):
+class Distances(nn.Module):
+    """The distances of (batch, 3) to two points, by an operator that has no formula."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
         self.inner = nn.Sequential(nn.Identity())
-        self.inner.product = nn.Bilinear(3, 3, 2)
+        self.inner.near = Applying(lambda x: torch.cdist(x, torch.ones(2, 3), p=1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner.product(x, x)
+        y: Tensor = self.inner.near(x) * self.scale
         return y
 
 
 def test_an_operator_without_a_formula_stops_the_count() -> None:
-    model = Bilinear()
-    with pytest.raises(UncountedOperatorError, match=r"aten\._trilinear") as caught:
+    model = Distances()
+    with pytest.raises(UncountedOperatorError, match=r"aten\._cdist_forward") as caught:
         profile_step(model, sgd, input_shape=(1, 3), num_classes=2)
-    assert caught.value.operator == "aten._trilinear"
-    assert caught.value.module == "inner.product"
+    assert caught.value.operator == "aten._cdist_forward"
+    assert caught.value.module == "inner.near"
     assert caught.value.phase == "forward"
-    assert "register_flop_formula(torch.ops.aten._trilinear)" in str(caught.value)
+    assert "register_flop_formula(torch.ops.aten._cdist_forward)" in str(caught.value)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -318,11 +321,11 @@ def test_a_registered_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = dict(formulas._FORMULAS)
     monkeypatch.setattr(formulas, "_FORMULAS", registry)
 
-    @register_flop_formula(aten._trilinear)
-    def trilinear(a: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
+    @register_flop_formula(aten._cdist_forward)
+    def distances(a: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
         return 11 * a.shape[0] + 0 * out.numel()
 
-    cost = profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2, loss="sum", fake=False)
+    cost = profile_step(Distances(), sgd, input_shape=(2, 3), num_classes=2, loss="sum", fake=False)
     assert cost.forward_flops == 22
     assert cost.paper_forward_flops == 0
 
@@ -333,16 +336,16 @@ def test_a_formula_that_returns_no_count_is_refused(
 ) -> None:
     monkeypatch.setattr(formulas, "_FORMULAS", dict(formulas._FORMULAS))
 
-    @register_flop_formula(aten._trilinear)
-    def trilinear(*_args: Any, **_: Any) -> Any:
+    @register_flop_formula(aten._cdist_forward)
+    def distances(*_args: Any, **_: Any) -> Any:
         return returned
 
-    message = rf"aten\._trilinear, reached in .*'inner\.product', returned {returned!r}: it must"
+    message = rf"aten\._cdist_forward, reached in .*'inner\.near', returned {returned!r}: it must"
     with pytest.raises(InputError, match=message):
-        profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2)
+        profile_step(Distances(), sgd, input_shape=(2, 3), num_classes=2)
 
 
-@pytest.mark.parametrize("operator", [aten._trilinear.default, "aten._trilinear"])
+@pytest.mark.parametrize("operator", [aten._cdist_forward.default, "aten._cdist_forward"])
 def test_a_formula_of_what_is_no_packet_is_refused(operator: Any) -> None:
     with pytest.raises(InputError, match=r"not an operator packet: .* torch\.ops\.aten\.mm, not"):
         register_flop_formula(operator)(lambda *_args, **_kwargs: 0)
@@ -464,6 +467,74 @@ def test_distances_in_a_network_are_counted() -> None:
 
     cost = profile_step(Rbf(), sgd, input_shape=(32, 64), num_classes=2)
     assert cost.forward_flops == 2 * 32 * (64 * 64 + 100 * 66 + 100 * 2)
+
+
+@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize("trains", ["all", "weight", "inputs"])
+def test_a_bilinear_layer_is_two_products_forward_and_one_or_two_for_each_gradient(
+    trains: str, fake: bool
+) -> None:
+    """y[b, o] is the sum over i and j of x1[b, i] w[o, i, j] x2[b, j], first over i, then over j.
+
+    The kernel sums over o by adding, and over the batch in a product. The gradient of an input is
+    the other one times w, times dy: two elementwise factors and one sum, or two sums for x2.
+    """
+    batch, left, right, out = 4, 5, 6, 7
+
+    class Bilinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Bilinear(left, right, out)
+            self.layer.weight.requires_grad_(trains != "inputs")
+            self.inputs = nn.ParameterList([torch.ones(batch, left), torch.ones(batch, right)])
+            self.inputs.requires_grad_(trains != "weight")
+
+        def forward(self, _: Tensor) -> Tensor:
+            y: Tensor = self.layer(*self.inputs)
+            return y
+
+    cost = profile_step(Bilinear(), sgd, input_shape=(batch, 1), num_classes=out, fake=fake)
+    once = 2 * batch * left * right * out
+    assert cost.forward_flops == once + 2 * batch * right * out
+    assert cost.backward_flops == {"all": 3, "weight": 1, "inputs": 2}[trains] * once
+    assert cost.paper_forward_flops == 0
+
+
+@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_lstm_is_its_products_forward_and_two_for_each_backward(
+    directions: int, layers: int, fake: bool
+) -> None:
+    batch, steps, width, hidden = 3, 4, 5, 6
+
+    class Lstm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(
+                width, hidden, layers, batch_first=True, bidirectional=directions == 2
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)[0]
+            return y[:, -1]
+
+    cost = profile_step(
+        Lstm(),
+        sgd,
+        input_shape=(batch, steps, width),
+        num_classes=directions * hidden,
+        fake=fake,
+    )
+    inputs = [width, *[directions * hidden] * (layers - 1)]
+    multiply_adds = 0
+    for size in inputs:
+        for _ in range(directions * batch * steps):
+            multiply_adds += 4 * hidden * (size + hidden)  # four gates, of input and state
+    assert cost.forward_flops == 2 * multiply_adds
+    # Without oneDNN an LSTM is single products, of which the first input needs no gradient.
+    if torch.backends.mkldnn.is_available():
+        assert cost.backward_flops == 2 * cost.forward_flops
 
 
 @pytest.mark.parametrize("size", [(2, 3, 5, 7), (2, 3, 4, 5, 6)], ids=["2-D", "3-D"])

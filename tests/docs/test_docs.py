@@ -51,6 +51,10 @@ def test_every_bound_of_the_policy_is_on_the_page():
     row = f"more than {policy.update_bound:g}, in either direction, for any update; "
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
+    assert f"A loss below {policy.loss_floor:g} of the largest of the case's" in FLAT_PAGE
+    assert f"an update below {policy.update_floor:g} of the weights" in FLAT_PAGE
+    assert f"the bound is at least {policy.nearby_least:.0e}, and never wider" in FLAT_PAGE
+    assert 2 < policy.accuracy_items < 3
     assert policy.drift_budget == 1
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)

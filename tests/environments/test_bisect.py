@@ -366,7 +366,7 @@ NEW = {"peft": Version("0.21.0"), "transformers": Version("5.0")}
     ("doing", "sentence"),
     [
         (["peft"], "peft alone does it"),
-        (["transformers"], "transformers alone does it"),
+        (["transformers"], "transformers alone does it; peft alone: no"),
         (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
     ],
 )

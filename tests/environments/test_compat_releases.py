@@ -111,10 +111,10 @@ def world(tmp_path, monkeypatch):
 
     def call(*, certificate=None, on_result=lambda _: None, **settings):
         chosen = {"releases": "0.10.1..", "jobs": 2, "time_limit": 60.0, "saved_by": "0.12.0"}
-        chosen |= settings
+        chosen |= {"folder": tmp_path, **settings}
         return compat(
             read_adapter(adapter),
-            CompatSettings(base=BASE, folder=tmp_path, **chosen),
+            CompatSettings(base=BASE, **chosen),
             certificate=certificate,
             on_result=on_result,
         )
@@ -256,6 +256,11 @@ def test_an_interrupt_keeps_what_was_judged_and_ends_every_process(world):
         signal.signal(signal.SIGINT, before)
     assert verdicts(seen[-1]) == {"0.10.1": "same"}
     assert all_gone(processes_of(log))
+
+
+def test_the_folder_of_the_adapter_is_never_on_the_path_of_a_release(world):
+    with pytest.raises(InputError, match="could import a file of it: start in another"):
+        world.call(folder=world.adapter)
 
 
 # --- certificates ---------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from builders import MACHINE, curve, make_record
 from fake_interpreters import logged, write_worker
 
 from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.environments.upgrade import keeping
 from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
+from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
@@ -45,6 +48,7 @@ class Search:
         trains=True,
         save=True,
         known=None,
+        planned=(),
     ):
         """Measure; return the ids that a worker measured now."""
         packages = packages or {"peft": "0.14.0"}
@@ -67,9 +71,11 @@ class Search:
             ):
                 setup = dataclasses.replace(SETUP, keeper=keeper)
                 options = {"setup": setup, "trains": trains, "on_record": on_record}
+                options |= {"planned": planned}
                 run = measure_cases(CASES, python=Path(python), known=known, **options)
                 assert sorted(run.cases) == sorted(IDS)
                 self.environment = run.environment
+                save_run(self.folder / "done.json", run)
                 self.repeated = [name for name in IDS if run.cases[name].is_repeat]
         except EndingSignal:
             assert stop_after is not None
@@ -119,6 +125,27 @@ def test_of_other_packages_or_of_costs_alone_nothing_is_taken(search, other):
     assert len(search.run(resume=search.save, **other)) == 3
     assert search.said[-1].startswith("0 records taken, 3 measured")
     assert ("peft 0.14.0, now 0.15.0" in search.said[-1]) == ("packages" in other)
+
+
+CHECKOUT = Planned(name="peft", version="0.14.0", source="peft @ file:///a.whl", digest="ab")
+
+
+@pytest.mark.parametrize("planned", [(), [dataclasses.replace(CHECKOUT, digest="cd")]])
+@pytest.mark.parametrize("ended", [False, True])
+def test_of_another_checkout_of_the_same_version_nothing_is_taken(search, planned, ended):
+    search.run(planned=[CHECKOUT], stop_after=None if ended else 2)
+    file = search.folder / "done.json" if ended else search.save
+    # An equal build lies elsewhere.
+    same = [dataclasses.replace(CHECKOUT, source="peft @ file:///b.whl")]
+    assert len(search.run(resume=file, planned=same, stop_after=3)) == (0 if ended else 1)
+    assert len(search.run(resume=file, planned=planned)) == 3
+    assert search.said[-1].endswith("peft of another source")
+
+
+def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch):
+    search.run(stop_after=2)
+    monkeypatch.setattr(keeping, "was_edited", lambda record: record.case.id == IDS[0])
+    assert search.run(resume=search.save) == [IDS[0], IDS[2]]
 
 
 def test_a_run_names_what_its_taken_cases_use(search):

@@ -21,6 +21,7 @@ from peft_regress.environments.upgrade.measuring import (
     measure_cases,
 )
 from peft_regress.environments.worker.messages import OwnCases, Prepare
+from peft_regress.own_code import code_of, was_edited
 
 if TYPE_CHECKING:
     from peft_regress.runs.schema import Run
@@ -45,11 +46,14 @@ def _measured(folder: Path) -> Run:
 def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = project / "below"
     below.mkdir()
+    (project / ".git").mkdir()
     monkeypatch.chdir(below)
     run = _measured(project)
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
     assert record.metrics["trainable_params"].value == 1162
+    assert record.own_code == code_of(record.case)
+    assert not was_edited(record)
 
 
 @pytest.mark.nightly

@@ -14,6 +14,7 @@ from peft_regress.environments.overlay import pip
 from peft_regress.environments.overlay.pip import (
     PipError,
     Planned,
+    SilentIndexError,
     build_wheel,
     install,
     plan,
@@ -94,6 +95,24 @@ def test_an_index_that_cannot_be_reached_is_named(index, monkeypatch):
             PipError, match=r"candy.*The index cannot be reached: check the network"
         ):
             ask()
+
+
+@pytest.mark.parametrize("variable", ["PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"])
+def test_what_another_place_has_is_not_the_newest_if_the_index_gives_no_answer(
+    index, monkeypatch, tmp_path, variable
+):
+    write_wheel(tmp_path, "candy", "0.9")
+    monkeypatch.setenv(variable, str(tmp_path) if "LINKS" in variable else index.url)
+    found = [Version("0.9")] if "LINKS" in variable else []
+    assert released_versions("candy") == [*found, Version("1.0"), Version("1.1")]
+    monkeypatch.setenv("PIP_INDEX_URL", unused_url())
+    with pytest.raises(SilentIndexError, match=r"candy: its newest .*127.* gave no answer \(conn"):
+        released_versions("candy")
+
+
+def test_an_index_without_the_package_is_an_answer(index, monkeypatch):
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", index.url.replace("simple", "empty"))
+    assert released_versions("candy") == [Version("1.0"), Version("1.1")]
 
 
 def test_an_index_that_does_not_answer_is_given_up(index, monkeypatch):

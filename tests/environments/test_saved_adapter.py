@@ -67,6 +67,23 @@ def test_a_broken_adapter_is_one_line_with_a_remedy(saved, name, content, messag
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"megatron_core": "adapter.evil", "megatron_config": {"hidden_size": 1}},
+        {"peft_type": "PROMPT_TUNING", "tokenizer_kwargs": {"trust_remote_code": True}},
+        {"peft_type": "XLORA", "adapters": {"0": "/elsewhere"}},
+    ],
+)
+def test_a_configuration_that_lets_a_release_run_other_code_is_refused(saved, fields):
+    file = saved / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "megatron_core": "megatron.core"}))
+    read_adapter(saved)  # as peft writes it
+    file.write_text(json.dumps({"peft_type": "LORA", **fields}))
+    with pytest.raises(InputError, match="which a release may run; if you trust it"):
+        read_adapter(saved)
+
+
 def test_a_pickle_is_not_opened(saved):
     (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
     with pytest.raises(InputError, match=r"a pickle, which is not opened.*safe_serialization=True"):

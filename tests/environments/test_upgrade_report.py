@@ -65,6 +65,7 @@ def made(old, new, *, changed=None, strict=False, **fields) -> Upgrade:
                 one for one in comparison.findings if one.is_failing or one.is_better
             ),
             "responsible": (),
+            "edited": "",
             "remarks": (),
             "saved": None,
             **fields,

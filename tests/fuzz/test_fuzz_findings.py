@@ -39,6 +39,10 @@ def altered(**changes):
     return alter
 
 
+def adapter(**changes):
+    return lambda value: value["example"]["adapters"][0].update(changes)
+
+
 BROKEN = [
     (altered(surprise=1), "unknown field `surprise`", "git checkout"),
     (altered(schema_version=2), "newer than 1", "pip install -U"),
@@ -49,6 +53,14 @@ BROKEN = [
     (lambda value: value["cause"].update(check="../merged"), "does not fit", "git checkout"),
     (lambda value: value["example"].update(acts=[{"act": "jump"}]), "does not fit", "git checkout"),
     (lambda value: value.pop("content_digest"), "was altered", "git checkout"),
+    (adapter(name="../../outside"), "does not fit the schema", "git checkout"),
+    (adapter(settings={"r=[print()], target_modules": []}), "does not fit", "git checkout"),
+    (
+        lambda value: value["example"].update(
+            acts=[{"act": "load_beside", "adapter": "default", "name": "/outside"}]
+        ),
+        *("does not fit", "git checkout"),
+    ),
 ]
 
 
@@ -73,6 +85,13 @@ def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content) -> None:
     path.write_bytes(content)
     assert not is_findings(path)
     with pytest.raises(RunFileError):
+        read_finding(path)
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path) -> None:
+    path = write_finding(tmp_path, finding())
+    path.write_bytes(path.read_bytes().replace(b"The output", rb"\ud800 output"))
+    with pytest.raises(RunFileError, match="is not valid JSON"):
         read_finding(path)
 
 

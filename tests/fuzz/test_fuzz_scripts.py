@@ -138,6 +138,8 @@ def test_a_message_cannot_end_the_docstring() -> None:
          "check_flops(original, model, x, allowed=24)"),
         ("saved_keys", "The file of default holds base_model.model.a.lora_A.other of other.",
          "check_saved(folder, 'base_model.model.a.lora_A.other', 'default', 'other')"),
+        ("saved_keys", "The file of {print()} holds a of b.",
+         "check_saved(folder + '/{print()}', 'a', '{print()}', 'b')"),
     ],
 )  # fmt: skip
 def test_what_a_message_says_is_what_the_script_expects(check, message, call) -> None:

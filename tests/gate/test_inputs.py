@@ -226,6 +226,21 @@ def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the
     assert "neck aten.convolution: +1.000 kFLOP" in lines
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        changed(weights=weights(neck_weight=summary(8, 16, norm=4.1))),
+        changed(test={"0": summary(2, 3, 8, 8, norm=5.0)}),
+    ],
+    ids=["weights", "test data"],
+)
+def test_a_stored_adapter_of_other_weights_or_test_data_says_nothing(inputs: Inputs) -> None:
+    old = record(invariants={"stored_adapter_loads": True})
+    new = record(inputs, invariants={"stored_adapter_loads": None})
+    case = judge_case(LORA, observe(old), observe(new))
+    assert {reason.metric: reason.verdict for reason in case.reasons} == {"inputs": "incomparable"}
+
+
 def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression() -> None:
     old, new = (
         observe(record(invariants={"stored_adapter_loads": value})) for value in (True, None)

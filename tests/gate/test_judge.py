@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import msgspec
@@ -23,10 +24,11 @@ from builders import (
     observe_all,
 )
 from builders import (
-    compare as judge_run,
+    compare as compare_runs,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge_case
@@ -40,7 +42,8 @@ from peft_regress.gate.verdicts import (
     observations_of,
 )
 from peft_regress.metrics import METRICS, Metric
-from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Selection
+from peft_regress.report import verdict_text
+from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Machine, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -97,7 +100,7 @@ values = {
 def test_an_identical_run_is_unchanged_for_any_numbers(data: st.DataObject) -> None:
     metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
     run = make_run(make_record(LORA, metrics))
-    verdict = judge_run(observations_of(run, "old"), run)
+    verdict = compare_runs(observations_of(run, "old"), run)
     assert [case.verdict for case in verdict.cases] == ["unchanged"]
     assert verdict.exit_code == 0
 
@@ -208,7 +211,7 @@ def test_one_more_bad_metric_never_lowers_the_exit_code(bad: set[str], one_more:
         new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
         run = make_run(make_record(LORA, new))
         old = observe_all([make_record(LORA, VALUES)])
-        codes.append(judge_run(old, run, expected=[LORA]).exit_code)
+        codes.append(compare_runs(old, run, expected=[LORA]).exit_code)
     assert {0: 0, 3: 1, 1: 2}[codes[0]] <= {0: 0, 3: 1, 1: 2}[codes[1]]
 
 
@@ -301,11 +304,44 @@ def test_fingerprint_differences_of_two_seeds_do_not_cancel() -> None:
     )
 
 
-def test_fingerprint_near_zero_is_measured_against_the_floor() -> None:
-    floor = DEFAULT_POLICY.fingerprint_floor_nats
-    old, new = {"first_losses": [[0.0]]}, {"first_losses": [[floor / 2]]}
-    (reason,) = compare(old, new).reasons
-    assert reason.relative_change == pytest.approx(0.5)
+@pytest.mark.parametrize("scale", [1e-4, 2.0])
+def test_a_loss_near_zero_is_measured_by_the_largest_of_the_first_losses(scale: float) -> None:
+    old = {"first_losses": [[scale, scale, 0.0]], "loss": [0.0]}
+    new = {"first_losses": [[scale, scale, scale / 2000]], "loss": [scale / 2000]}
+    for reason in compare(old, new).reasons:
+        assert reason.relative_change == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 2.0])
+def test_a_tenfold_test_loss_regresses_however_small_the_losses_of_the_case_are(
+    scale: float,
+) -> None:
+    losses = {"first_losses": [[scale, 0.9 * scale]]}
+    old = {**losses, "loss": [scale / 1000]}
+    assert verdict_of(old, {**losses, "loss": [scale / 100]}) == "regressed"
+    assert verdict_of({"loss": [1e-4]}, {"loss": [1e-3]}) == "regressed"
+    assert verdict_of(old, {**losses, "loss": [1.1 * scale / 1000]}) == "unchanged"
+
+
+@pytest.mark.parametrize("position", [0, 2])
+@pytest.mark.parametrize("name", ["first_losses", "filled_losses", "optimizer_updates"])
+def test_what_is_no_number_is_never_unchanged(name: str, position: int) -> None:
+    new = [1.0, 1.0, 1.0]
+    new[position] = math.nan
+    samples = (lambda one: one) if name == "filled_losses" else (lambda one: [one])
+    assert verdict_of({name: samples([1.0] * 3)}, {name: samples(new)}) == "regressed"
+
+
+def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference() -> None:
+    moved = {"first_losses": [[2.3 * (1 + 1e-4)]]}
+    old, new = (
+        observe(make_record(metrics=metrics, numerics=numerics))
+        for metrics, numerics in (({"first_losses": [[2.3]]}, "usual"), (moved, "bfloat16"))
+    )
+    case = judge_case(LORA, old, new)
+    assert [reason.metric for reason in case.reasons] == ["numerics", "first_losses"]
+    assert case.reasons[1].bound == DEFAULT_POLICY.fingerprint_bound[0]
+    assert [reason.metric for reason in judge_case(LORA, new, old).reasons] == ["numerics"]
 
 
 # --- accuracy -------------------------------------------------------------------------------
@@ -501,6 +537,37 @@ def test_newly_failing_says_with_what_error() -> None:
     assert (reason.old, reason.new) == ("ok", "error (KeyError: 'conv1')")
 
 
+def failed(kind: str, message: str, after_steps: Any = UNSET) -> Any:
+    error = Failure(type=kind, message=message, after_steps=after_steps)
+    return make_record(LORA, status="error", error=error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        (("KeyError", "'conv1'"), ("KeyError", "'conv2'"), "known_defect"),
+        (("OSError", "no /tmp/tmpabc/a"), ("OSError", "no /tmp/tmpxyz/a"), "known_defect"),
+        (("KeyError", "'conv1'"), ("TypeError", "'conv1'"), "newly_failing"),
+        (("ValueError", "no module"), ("ValueError", "no parameter"), "newly_failing"),
+        (("ValueError", "bad", 5), ("ValueError", "bad", 5), "known_defect"),
+        (("ValueError", "bad", 5), ("ValueError", "bad", 1), "newly_failing"),
+        (("ValueError", "bad"), ("ValueError", "bad", 1), "known_defect"),
+    ],
+)
+def test_an_error_is_known_by_its_type_its_message_and_its_step(
+    old: Any, new: Any, verdict: str
+) -> None:
+    sides = [observe(failed(*side)) for side in (old, new)]
+    assert judge_case(LORA, *sides).verdict == verdict
+
+
+def test_an_error_at_another_step_says_so() -> None:
+    sides = [observe(failed("ValueError", "bad", steps)) for steps in (5, 1)]
+    (reason,) = judge_case(LORA, *sides).reasons
+    assert reason.old == "error (ValueError: bad) after 5 steps"
+    assert reason.new == "error (ValueError: bad) after 1 step"
+
+
 def test_metrics_of_a_failing_case_are_not_compared() -> None:
     """A library may stop half-way: then only the status counts."""
     old = make_record(LORA, {"forward_flops": 1}, status="error")
@@ -548,6 +615,57 @@ def test_a_known_defect_does_not_hide_a_new_one() -> None:
     assert [reason.metric for reason in case.reasons] == ["invariant frozen", "invariant merge"]
 
 
+KEY, TYPE = (Failure(type=kind, message="'neck'") for kind in ("KeyError", "TypeError"))
+
+
+def broken(note: str = "", **defect: Any) -> Any:
+    return make_record(
+        invariants={"merge": False},
+        invariant_notes={"merge": note},
+        defects={"merge": Defect(**defect)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ({"error": KEY}, {"error": KEY}, "known_defect"),
+        ({"error": KEY}, {"error": TYPE}, "regressed"),
+        ({"size": 0.02}, {"error": KEY}, "regressed"),
+        ({"tensors": ["a", "b"]}, {"tensors": ["b"]}, "known_defect"),
+        ({"tensors": ["a", "b"]}, {"tensors": ["b", "c"]}, "regressed"),
+        ({"size": 4e-5}, {"size": 3e-4}, "known_defect"),
+        ({"size": 3.0}, {"size": 4e-5}, "known_defect"),
+        ({"size": 4e-5}, {"size": 3.0}, "regressed"),
+        ({"tensors": ["a"]}, {"tensors": ["a"], "size": 3.0}, "regressed"),
+        ({"note": "the loss is 0.31"}, {"note": "the loss is 0.32"}, "known_defect"),
+        ({"note": "it depends on a second one"}, {"note": "it names a second one"}, "regressed"),
+    ],
+)
+def test_a_false_invariant_is_known_by_its_error_its_tensors_and_its_size(
+    old: Any, new: Any, verdict: str
+) -> None:
+    assert judge_case(LORA, observe(broken(**old)), observe(broken(**new))).verdict == verdict
+
+
+def test_another_defect_of_an_invariant_shows_both_notes() -> None:
+    sides = [
+        observe(broken(f"the outputs differ by {size} of the largest", size=size))
+        for size in (4e-5, 3.0)
+    ]
+    comparison = compare_runs([sides[0].record], [sides[1].record])
+    assert (
+        "invariant merge: false: the outputs differ by 4e-05 of the largest -> false: the outputs "
+        "differ by 3.0 of the largest"
+    ) in " ".join(verdict_text(comparison).split())
+
+
+def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference() -> None:
+    old = msgspec.structs.replace(broken("off by 1e-4"), defects=UNSET)
+    new = broken("off by 3.0", size=3.0)
+    assert judge_case(LORA, observe(old), observe(new)).verdict == "known_defect"
+
+
 # --- definition, missing, new ---------------------------------------------------------------
 
 
@@ -556,7 +674,62 @@ def test_a_changed_definition_is_incomparable_for_any_numbers() -> None:
     new = observe(make_record(LORA, {"forward_flops": 9}, definition="sha256:b"))
     case = judge_case(LORA, old, new)
     assert case.verdict == "incomparable"
-    assert [reason.metric for reason in case.reasons] == ["definition"]
+    assert [reason.metric for reason in case.reasons] == ["definition", "forward_flops"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ({"steps": "30", "adapter r": "4"}, {"steps": "30", "adapter r": "8"}, {"r": ("4", "8")}),
+        ({}, {"adapter alpha": "8"}, {"alpha": (None, "8")}),
+        ({"adapter r": "4"}, {"adapter r": "4"}, {}),
+        (UNSET, {"adapter r": "4"}, {}),
+    ],
+)
+def test_a_changed_definition_names_the_settings_that_both_sides_recorded(
+    old: Any, new: Any, changed: dict[str, tuple[str | None, str]]
+) -> None:
+    sides = [
+        observe(make_record(definition=digest, settings=settings))
+        for digest, settings in (("sha256:a", old), ("sha256:b", new))
+    ]
+    case = judge_case(LORA, *sides)
+    assert case.verdict == "incomparable"
+    found = {reason.metric: (reason.old, reason.new) for reason in case.reasons}
+    named = {f"definition adapter {name}": pair for name, pair in changed.items()}
+    assert found == (named or {"definition": ("sha256:a", "sha256:b")})
+
+
+def test_settings_alone_are_no_difference() -> None:
+    sides = [observe(make_record(settings={"adapter r": rank})) for rank in "48"]
+    assert judge_case(LORA, *sides).verdict == "unchanged"
+
+
+def test_what_is_false_in_a_case_that_nothing_judges_is_a_reason() -> None:
+    new = make_record(
+        invariants={"merge": False, "frozen": True, "toggling": None},
+        invariant_notes={"merge": "head: off by 0.3"},
+    )
+    case = judge_case(LORA, None, observe(new))
+    assert case.verdict == "new"
+    assert [(one.metric, one.new, one.note) for one in case.reasons] == [
+        ("invariant merge", False, "head: off by 0.3")
+    ]
+
+
+def test_what_fails_stands_before_what_got_better() -> None:
+    old = make_record(invariants={"merge": True})
+    new = make_record(
+        LORA,
+        {**VALUES, "forward_flops": 1, "peak_bytes": VALUES["peak_bytes"] * 2},
+        invariants={"merge": False},
+    )
+    reasons = judge_case(LORA, observe(old), observe(new)).reasons
+    assert [(reason.metric, reason.verdict) for reason in reasons] == [
+        ("peak_bytes", "regressed"),
+        ("invariant merge", "regressed"),
+        ("forward_flops", "improved"),
+    ]
 
 
 def test_a_changed_definition_does_not_excuse_a_crash() -> None:
@@ -633,7 +806,7 @@ def test_a_case_that_fails_or_was_not_compared_is_red() -> None:
 
 def test_findings_and_both_sides_are_in_the_comparison() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    comparison = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})))
+    comparison = compare_runs(old, make_run(make_record(LORA, {"forward_flops": 2})))
     assert [finding.cases for finding in comparison.findings] == [(LORA,)]
     assert comparison.references == old
     assert comparison.observed[LORA].record.metrics["forward_flops"].value == 2
@@ -641,31 +814,31 @@ def test_findings_and_both_sides_are_in_the_comparison() -> None:
 
 def test_two_empty_runs_are_incomplete() -> None:
     run = msgspec.structs.replace(make_run(), cases={})
-    assert judge_run({}, run).exit_code == 3
+    assert compare_runs({}, run).exit_code == 3
 
 
 def test_an_expected_case_that_did_not_run_is_missing() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge_run(old, make_run(make_record(LORA)))
+    verdict = compare_runs(old, make_run(make_record(LORA)))
     assert {case.id: case.verdict for case in verdict.cases} == {LORA: "unchanged", FULL: "missing"}
     assert verdict.exit_code == 3
 
 
 def test_an_unexpected_case_is_judged_too() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    verdict = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
+    verdict = compare_runs(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
     assert verdict.exit_code == 1
 
 
 def test_an_unexpected_case_that_did_not_run_is_left_out() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge_run(old, make_run(make_record(LORA)), expected=[LORA])
+    verdict = compare_runs(old, make_run(make_record(LORA)), expected=[LORA])
     assert [case.id for case in verdict.cases] == [LORA]
 
 
 def test_a_partial_run_is_incomplete_even_if_all_of_it_is_unchanged() -> None:
     run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
-    assert judge_run(observe_all([make_record(LORA)]), run).exit_code == 3
+    assert compare_runs(observe_all([make_record(LORA)]), run).exit_code == 3
 
 
 def test_counts_add_up_gravest_first() -> None:
@@ -685,7 +858,7 @@ def test_judging_changes_nothing_and_gives_the_same_again() -> None:
     run = make_run(make_record(LORA))
     before = msgspec.json.encode(run)
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    assert judge_run(old, run) == judge_run(old, run)
+    assert compare_runs(old, run) == compare_runs(old, run)
     assert msgspec.json.encode(run) == before
 
 

@@ -135,7 +135,7 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve() -> None:
         (
             trained(),
             repeating(trained(curve=curve(9))),
-            ("regressed", ["training", "curve"], []),
+            ("regressed", ["curve", "training"], []),
         ),
         (make_record(), repeating(trained()), (*UNKNOWN, [])),
         (repeating(trained()), trained(), (*UNKNOWN, [])),

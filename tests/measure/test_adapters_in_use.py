@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import peft
 import peft.tuners.ia3.layer as ia3_layer
@@ -12,7 +12,7 @@ import peft.tuners.lora.layer as lora_layer
 import pytest
 import torch
 from own_training import convolutional, false_facts, fine_tune, measured
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from tiny_methods import method_named, rank_of
 from tiny_network import tiny_data, tiny_network
@@ -26,6 +26,9 @@ from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.merging import refused_merge_keeps_base
 from peft_regress.measure.objective import Objective
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 UNMERGE, REFUSE, LEAK, DELETE = (
     "unmerge_restores_base",
     "refused_merge_keeps_base",
@@ -33,10 +36,14 @@ UNMERGE, REFUSE, LEAK, DELETE = (
     "delete_leaves_nothing",
 )
 ALL_FOUR = {UNMERGE, REFUSE, LEAK, DELETE}
+OFF, TOGGLE = "disabled_equals_base", "toggling_keeps_trainable"
+WITH_COPY = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
 
 
-def facts_of(method: Any = LORA, base: nn.Module | None = None) -> dict[str, Fact]:
-    """Return the four facts of a method on a tiny network, without training it."""
+def facts_of(
+    method: Any = LORA, base: nn.Module | None = None, names: Collection[str] = ALL_FOUR
+) -> dict[str, Fact]:
+    """Return the named facts of a method on a tiny network, without training it."""
     base = tiny_network() if base is None else base
     data = tiny_data()
     watch = InvariantWatch(
@@ -48,12 +55,14 @@ def facts_of(method: Any = LORA, base: nn.Module | None = None) -> dict[str, Fac
     adapted = method.adapt(base, heads=("head",), rank=rank_of(method), seed=0)
     watch.before_training(adapted)
     found = watch.at_start
-    return {name: found[name] for name in found if name in ALL_FOUR}
+    return {name: found[name] for name in found if name in names}
 
 
-def false_of(method: Any = LORA, base: nn.Module | None = None) -> dict[str, str]:
+def false_of(
+    method: Any = LORA, base: nn.Module | None = None, names: Collection[str] = ALL_FOUR
+) -> dict[str, str]:
     """Return the notes of those that do not hold."""
-    found = facts_of(method, base)
+    found = facts_of(method, base, names)
     return {name: fact.note for name, fact in found.items() if fact.holds is False}
 
 
@@ -69,9 +78,9 @@ def test_a_merge_that_is_not_taken_out_as_it_was_put_in(
     monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     def unmerge(self: Any) -> None:
-        self.get_base_layer().weight.data -= factor * self.get_delta_weight(
-            self.merged_adapters.pop()
-        )
+        for name in self.merged_adapters:
+            self.get_base_layer().weight.data -= factor * self.get_delta_weight(name)
+        self.merged_adapters.clear()
 
     monkeypatch.setattr(lora_layer.Linear, "unmerge", unmerge)
     found = false_of()
@@ -143,7 +152,34 @@ def test_a_merge_that_is_wrong_after_an_unmerge(monkeypatch: pytest.MonkeyPatch)
         self.was_merged = True
 
     monkeypatch.setattr(lora_layer.Linear, "merge", once_only)
-    assert false_of()[UNMERGE].endswith(" when unmerged and merged again")
+    assert set(false_of()) == {UNMERGE}
+
+
+def test_an_unmerge_that_is_wrong_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmerge = lora_layer.Linear.unmerge
+
+    def wearing_out(self: Any) -> None:
+        self.unmerges = getattr(self, "unmerges", 0) + bool(self.merged)
+        unmerge(self)
+        if self.unmerges > 2:  # the first two: beside a second adapter, and alone
+            self.get_base_layer().weight.data *= 1.001
+
+    monkeypatch.setattr(lora_layer.Linear, "unmerge", wearing_out)
+    found = false_of()
+    assert set(found) == {UNMERGE}
+    assert found[UNMERGE].startswith("merged and unmerged again, base_model.model.linear.")
+
+
+def test_a_merge_that_takes_an_adapter_that_is_not_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = lora_layer.check_adapters_to_merge
+
+    def all_of_them(layer: Any, names: Any = None) -> Any:
+        return chosen(layer, names or list(layer.lora_A))
+
+    monkeypatch.setattr(lora_layer, "check_adapters_to_merge", all_of_them)
+    found = false_of()
+    assert set(found) == {UNMERGE}
+    assert found[UNMERGE].endswith(" when merged beside a second adapter that is not active")
 
 
 def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it() -> None:
@@ -300,6 +336,33 @@ def test_switching_that_keeps_the_first_one_on(
     assert said in found[LEAK]
 
 
+@pytest.mark.parametrize("ignored", ["default", SECOND])
+def test_two_active_adapters_of_which_one_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    switch = BaseTunerLayer.set_adapter
+
+    def wrong(self: Any, names: Any, *args: Any, **settings: Any) -> None:
+        if len(names) > 1 and not isinstance(names, str):
+            names = [name for name in names if name != ignored]
+        switch(self, names, *args, **settings)
+
+    monkeypatch.setattr(BaseTunerLayer, "set_adapter", wrong)
+    (other,) = {"default", SECOND} - {ignored}
+    assert false_of() == {LEAK: f"with two active ones, the output is that of {other} alone"}
+
+
+def test_a_copied_module_that_is_not_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch = ModulesToSaveWrapper.set_adapter
+
+    def stuck(self: Any, names: Any, *args: Any, **settings: Any) -> None:
+        switch(self, names and list(self.modules_to_save)[:1], *args, **settings)
+
+    monkeypatch.setattr(ModulesToSaveWrapper, "set_adapter", stuck)
+    found = false_facts(measured(fine_tune(WITH_COPY)))
+    assert found == {LEAK: "what a second one computes depends on the numbers in the first one"}
+
+
 def test_switching_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     switch = BaseTuner.set_adapter
 
@@ -358,10 +421,9 @@ def test_a_deletion_that_leaves_a_name(
 
 def test_a_deletion_that_leaves_a_saved_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """As peft did up to 0.15.2: huggingface/peft#2466."""
-    config = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
-    assert false_facts(measured(fine_tune(config))) == {}
+    assert false_facts(measured(fine_tune(WITH_COPY))) == {}
     monkeypatch.setattr(ModulesToSaveWrapper, "delete_adapter", lambda *_, **__: None)
-    assert false_facts(measured(fine_tune(config))) == {
+    assert false_facts(measured(fine_tune(WITH_COPY))) == {
         DELETE: "these still name the deleted one: "
         "base_model.model.8._adapters, base_model.model.8.modules_to_save._modules"
     }
@@ -386,7 +448,7 @@ def test_a_deletion_that_takes_the_first_one_along(monkeypatch: pytest.MonkeyPat
         nn.init.zeros_(self.lora_B["default"].weight)
 
     monkeypatch.setattr(lora_layer.LoraLayer, "delete_adapter", zeroing)
-    assert false_of() == {DELETE: "the first one computes something else"}
+    assert false_of()[DELETE] == "the first one computes something else"
 
 
 def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,6 +458,38 @@ def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(peft.PeftModel, "delete_adapter", delete)
     assert set(false_of()) == {DELETE}
+
+
+# Off and on again
+
+
+def test_a_copied_module_that_stays_on_when_the_adapter_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ModulesToSaveWrapper, "enable_adapters", lambda *_: None)
+    found = false_facts(measured(fine_tune(WITH_COPY)))
+    assert set(found) == {OFF}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda layer: layer.lora_A.requires_grad_(requires_grad=False), "lora_A"),
+        (lambda layer: layer.scaling.update(default=layer.scaling["default"] / 2), "the loss"),
+    ],
+)
+def test_train_after_eval_that_changes_the_adapter(
+    monkeypatch: pytest.MonkeyPatch, change: Any, said: str
+) -> None:
+    def train(self: Any, mode: Any = True) -> Any:
+        if mode and not self.training:
+            change(self)
+        return nn.Module.train(self, mode)
+
+    monkeypatch.setattr(lora_layer.Linear, "train", train)
+    found = false_of(names={OFF, TOGGLE})
+    assert set(found) == {TOGGLE}
+    assert said in found[TOGGLE]
 
 
 # Where they do not apply

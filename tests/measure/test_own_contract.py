@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peft
 import pytest
 import torch
+from builders import compare
 from own_training import convolutional, false_facts, fine_tune, image_data, measured
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from peft_regress import OwnMetric
+from peft_regress.measure.costs import costs_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
+from peft_regress.report import verdict_text
 
 TARGETS = ["0", "6"]
 
@@ -124,8 +130,8 @@ def test_the_configuration_given_is_not_changed():
 # Building
 
 
-def test_the_model_of_the_first_seed_is_built_three_times_and_that_of_others_once():
-    """Once to check it, once to profile it, once to train it; the invariants keep a copy."""
+def test_the_model_of_the_first_seed_is_built_four_times_and_that_of_others_twice():
+    """To train it, and from nearby weights; the first also to check and to profile it."""
     seeds = []
 
     def model() -> nn.Module:
@@ -133,7 +139,7 @@ def test_the_model_of_the_first_seed_is_built_three_times_and_that_of_others_onc
         return convolutional()
 
     assert measured(fine_tune(lora(), model=model, seeds=2)).status == "ok"
-    assert sorted(seeds) == [0, 0, 0, 1]
+    assert sorted(seeds) == [0, 0, 0, 0, 1, 1]
 
 
 def test_the_invariants_see_a_base_that_wrapping_alters():
@@ -164,6 +170,14 @@ def bytes_of(record: Any) -> float:
 def test_statistics_ship_only_where_the_mode_moves_them():
     train, evaluated = (bytes_of(measured(fine_tune(lora(), mode=m))) for m in ("train", "eval"))
     assert train - evaluated == 8 * 4 * 2 + 8  # mean, variance, number of batches
+
+
+def test_cost_and_record_have_the_same_costs():
+    case = fine_tune(lora())
+    alone = costs_of(Recipe.of(case, Path("absent")), ProfileCache()).metrics
+    record = measured(case)
+    assert alone.items() <= record.metrics.items()
+    assert record.cost_batch == 4
 
 
 def test_a_composite_head_trains_in_full_and_is_no_adapter():
@@ -329,11 +343,101 @@ def test_an_optimizer_and_a_schedule_of_ones_own_train():
     assert trained[2:] != ended[2:]
 
 
+def test_an_optimizer_may_come_with_a_scheduler_that_its_builder_makes():
+    def configured(model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        torch.optim.lr_scheduler.StepLR(optimizer, 2)  # wraps the optimizer's step
+        return optimizer
+
+    assert measured(fine_tune(lora(), optimizer=configured)).status == "ok"
+
+
 def test_projections_that_no_step_renews_do_not_apply():
     record = measured(fine_tune("galore-r2", also_train=["8"]))
     assert record.status == "ok", record.error
     assert record.invariants["projections_renewed"] is None
     assert "every 15 steps" in record.invariant_notes["projections_renewed"]
+
+
+def test_an_own_loss_of_pairs_keeps_the_accuracy_of_what_the_model_returned_to_it():
+    usual, ours = (measured(fine_tune(lora(), loss=loss)) for loss in (None, entropy))
+    assert ours.metrics["accuracy"] == usual.metrics["accuracy"]
+    assert ours.curve.scores.keys() == {"loss", "accuracy"}
+
+
+def test_labels_that_are_numbers_have_no_accuracy():
+    def numbers() -> Any:
+        return tuple((inputs, labels.float()) for inputs, labels in image_data())
+
+    record = measured(
+        fine_tune(
+            lora(),
+            data=numbers,
+            loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square().mean(),
+        )
+    )
+    assert "accuracy" not in record.metrics
+
+
+def entropy(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+HISTORY: list[torch.Tensor] = []
+
+
+def kept_in_the_model(model: Any, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    vars(model).setdefault("history", []).append(loss.view(1))
+    return loss
+
+
+def kept_in_a_list(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss = entropy(model, batch)
+    HISTORY.append(loss.detach())
+    return loss
+
+
+class Relative:
+    """A loss that watches its own history, and divides by its first value."""
+
+    def __init__(self) -> None:
+        self.history: list[torch.Tensor] = []
+
+    def __call__(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = entropy(model, batch)
+        self.history.append(loss.detach())
+        return loss if self.history[-1].item() > 99 else loss / self.history[0]
+
+
+def running_mean() -> Any:
+    mean: Any = None
+
+    def kept_in_a_variable(model: nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal mean
+        loss = entropy(model, batch)
+        mean = loss.detach() if mean is None else 0.9 * mean + 0.1 * loss.detach()
+        return loss + 0 * mean
+
+    return kept_in_a_variable
+
+
+@pytest.mark.parametrize("loss", [kept_in_the_model, kept_in_a_list, Relative(), running_mean()])
+def test_a_loss_may_keep_its_history(loss):
+    largest = OwnMetric(
+        measure=lambda model, batches: max([0.0, *map(float, HISTORY)]),
+        unit="nat", direction="none", kind="info",
+    )  # fmt: skip
+    record = measured(fine_tune(lora(), loss=loss, metrics={"largest": largest}))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+
+
+def test_a_history_holds_nothing_of_the_step_that_is_profiled():
+    HISTORY.clear()
+    loss = kept_in_a_list
+    costs_of(Recipe.of(fine_tune(lora(), loss=loss), Path("absent")), ProfileCache())
+    assert HISTORY == []
 
 
 @pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])
@@ -381,3 +485,12 @@ def test_the_definition_is_of_what_the_author_wrote_and_not_of_functions():
         defined(adapter=lora(lora_alpha=3)), defined(batch=2),
     ]  # fmt: skip
     assert len({same, *changed}) == 7
+
+
+def test_a_rank_that_was_changed_to_the_default_is_named_with_what_it_costs():
+    """It once read 'sha256:9a22 -> sha256:a950'."""
+    old, new = (measured(fine_tune(lora(r=rank))) for rank in (4, 8))
+    text = " ".join(verdict_text(compare([old], [new])).split())
+    assert "definition changed: adapter r: 4 -> 8; trainable_params +" in text
+    assert ", adapter_bytes +" in text
+    assert "also changed: forward_flops +" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -9,9 +10,11 @@ import pytest
 import torch
 from own_training import false_facts, fine_tune, measured
 from peft.tuners.lora.layer import Linear
+from peft.utils import save_and_load
 
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.runs.schema import Defect
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,15 +110,51 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
     record = broken(monkeypatch, torch.optim.AdamW, "step", drift)
     named = false_facts(record)["frozen_unchanged"]
     assert named == "base_model.model.6.base_layer.weight"
+    assert record.defects["frozen_unchanged"] == Defect(tensors=[named])
 
 
 def test_a_wrong_merge_names_the_layer(monkeypatch):
     def scaled(delta: Any) -> Any:
         return lambda layer, name: delta(layer, name) * (1.5 if layer.out_features == 8 else 1)
 
-    found = false_facts(broken(monkeypatch, Linear, "get_delta_weight", scaled))
+    record = broken(monkeypatch, Linear, "get_delta_weight", scaled)
+    found = false_facts(record)
     assert set(found) == {"merge_equals_unmerged"}
     assert found["merge_equals_unmerged"].endswith("first in layer 6")
+    assert record.defects.keys() == found.keys()
+    defect = record.defects["merge_equals_unmerged"]
+    assert (defect.error, defect.tensors) == (None, ["6"])
+    assert f"by {defect.size:.2g} of the largest" in found["merge_equals_unmerged"]
+
+
+def test_a_merge_that_raises_is_told_by_its_error(monkeypatch):
+    def without_layer(delta: Any) -> Any:
+        return lambda *args: {}["6"]
+
+    record = broken(monkeypatch, Linear, "get_delta_weight", without_layer)
+    error = record.defects["merge_equals_unmerged"].error
+    assert (error.type, error.message) == ("KeyError", "'6'")
+
+
+class WearsOut(torch.optim.SGD):
+    """Takes two steps, as many as are profiled."""
+
+    taken = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.taken += 1
+        if self.taken > 2:
+            msg = "worn out"
+            raise OSError(msg)
+        return super().step(closure)
+
+
+def test_an_error_says_after_how_many_steps_it_was_raised():
+    def wears_out(model: nn.Module) -> torch.optim.Optimizer:
+        return WearsOut([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    record = measured(fine_tune(LORA, optimizer=wears_out))
+    assert (record.status, record.error.type, record.error.after_steps) == ("error", "OSError", 2)
 
 
 def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):
@@ -182,4 +221,65 @@ def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, na
 
     monkeypatch.setattr(ConfigAdapter, "load", forgetting)
     note = false_facts(measured(case))["saved_adapter_reloads"]
-    assert note == f"loaded with other numbers: base_model.model.{module}.bias"
+    assert note.startswith("the outputs differ by ")
+    assert f"first in layer {module.partition('.modules_to_save')[0]}" in note
+
+
+def test_saving_that_keeps_what_is_in_the_folder(monkeypatch, sound):
+    del sound
+
+    def keeping(save: Any) -> Any:
+        def saving(tensors: Any, path: Any, **more: Any) -> None:
+            if not Path(path).exists():
+                save(tensors, path, **more)
+
+        return saving
+
+    record = broken(monkeypatch, peft.peft_model, "safe_save_file", keeping)
+    assert set(false_facts(record)) == {"saved_adapter_reloads"}
+
+
+def test_loading_that_does_not_tell_of_an_absent_tensor(monkeypatch, sound):
+    del sound
+
+    def silent(load: Any) -> Any:
+        def loading(*args: Any, **settings: Any) -> Any:
+            result = load(*args, **settings)
+            result.missing_keys.clear()
+            return result
+
+        return loading
+
+    record = broken(monkeypatch, peft.PeftModel, "load_adapter", silent)
+    assert false_facts(record) == {
+        "saved_adapter_reloads": "it loads a file without base_model.model.6.lora_A.weight, "
+        "without a word"
+    }
+
+
+def test_loading_that_leaves_out_what_has_another_rank(monkeypatch, sound):
+    del sound
+
+    def ignoring(find: Any) -> Any:
+        return lambda model, state, **_: find(model, state, ignore_mismatched_sizes=True)
+
+    record = broken(monkeypatch, save_and_load, "_find_mismatched_keys", ignoring)
+    assert false_facts(record) == {
+        "saved_adapter_reloads": "it loads base_model.model.6.lora_A.weight of shape (4, 8), "
+        "without a word"
+    }
+
+
+def test_a_rank_that_never_gets_higher(monkeypatch, sound):
+    del sound
+
+    def clamped(update: Any) -> Any:
+        return lambda self, name, r, *args, **more: update(self, name, min(r, 2), *args, **more)
+
+    record = broken(monkeypatch, Linear, "update_layer", clamped)
+    assert set(false_facts(record)) == {"doubled_rank_not_smaller"}
+
+
+def test_a_rank_at_which_whole_matrices_train_need_not_train_more():
+    config = peft.LoKrConfig(r=8, target_modules=["6"])
+    assert "doubled_rank_not_smaller" not in false_facts(measured(fine_tune(config)))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Record
 
 STEPS, SEEDS = 8, 3
+IN_FULL = [STEPS] * SEEDS + [4] * SEEDS
+"""The steps of all seeds, then their first steps from nearby weights."""
 
 
 def accuracy(model: Any, batches: Any) -> float:
@@ -100,7 +102,7 @@ def test_a_training_in_full_has_the_curve_of_its_first_seed(trained):
 def test_a_case_of_one_seed_keeps_its_scores(lengths):
     of = case(seeds=1)
     again = measured(of, known=known_of(measured(of)))
-    assert lengths == [STEPS, STEPS]
+    assert lengths == [STEPS, 4] * 2  # then from nearby weights
     assert again.repeats is msgspec.UNSET
     assert "accuracy" in again.metrics
 
@@ -156,14 +158,14 @@ def test_whatever_differs_all_seeds_train(trained, lengths, settings):
     definition = measured(other).definition
     lengths.clear()
     record = measured(other, known=known_of(trained, definition=definition))
-    assert (record.is_repeat, lengths) == (False, [STEPS] * SEEDS)
+    assert (record.is_repeat, lengths) == (False, IN_FULL)
     assert len(record.metrics["loss"].samples) == SEEDS
 
 
 @pytest.mark.parametrize("other", [{"definition": "d"}, {"machine": "sha256:there"}])
 def test_a_curve_of_another_definition_or_machine_is_repeated_by_nothing(trained, lengths, other):
     assert measured(case(), known=known_of(trained, **other)) == trained
-    assert lengths == [STEPS] * SEEDS
+    assert lengths == IN_FULL
 
 
 def test_off_the_cpu_a_training_has_no_curve(trained, monkeypatch):

@@ -78,6 +78,47 @@ def test_with_ci_set_only_the_command_line_may_ask_for_it(project, monkeypatch, 
 
 
 @pytest.mark.parametrize(
+    "option",
+    [
+        "--collect-only",
+        "--regress-baseline 0001",
+        "--regress-resume old.json",
+        "-o regress_suites=tests",
+        "-o regress_baselines=elsewhere",
+    ],
+)
+@pytest.mark.parametrize("place", ["PYTEST_ADDOPTS", "addopts of tox.ini"])
+def test_with_ci_set_only_the_command_line_chooses(project, monkeypatch, place, option):
+    if place == "PYTEST_ADDOPTS":
+        monkeypatch.setenv(place, option)
+    else:
+        project.makeini(f"[pytest]\naddopts = {option}\n")
+    monkeypatch.delenv("CI", raising=False)
+    assert "with CI set" not in run(project)[1]
+    monkeypatch.setenv("CI", "1")
+    code, out = run(project)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert f"{option} of {place}: with CI set only the command line may have it" in out
+    assert "with CI set" not in run(project, *option.split())[1]
+
+
+def test_with_ci_set_a_file_does_not_say_which_folders_have_cases(project, monkeypatch):
+    suites = "regress_suites=benchmarks"
+    project.makeini(f"[pytest]\n{suites}\n")
+    monkeypatch.setenv("CI", "1")
+    code, out = run(project, "tests")
+    assert (code, SAID in out, "`-o regress_suites=FOLDER`" in out) == (1, True, True)
+    assert run(project, "tests", "-o", suites)[0] == 0
+
+
+def test_a_suite_that_is_no_folder_is_wrong_use(project):
+    project.makeini("[pytest]\nregress_suites = tests bench\n")
+    code, out = run(project, "tests")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "bench is no folder; name folders of tests that measure cases" in out
+
+
+@pytest.mark.parametrize(
     ("asked", "code"),
     [
         (("tests",), 0),
@@ -87,7 +128,8 @@ def test_with_ci_set_only_the_command_line_may_ask_for_it(project, monkeypatch, 
         ((), 1),
     ],
 )
-def test_the_folders_of_cases_can_be_named(project, asked, code):
+def test_the_folders_of_cases_can_be_named(project, monkeypatch, asked, code):
+    monkeypatch.delenv("CI", raising=False)
     for name in ("tests/deep", "benchmarks/deep"):
         (project.path / name).mkdir()
         (project.path / name / f"test_{name[:3]}.py").write_text(PLAIN)
@@ -95,7 +137,8 @@ def test_the_folders_of_cases_can_be_named(project, asked, code):
     assert run(project, *asked)[0] == code
 
 
-def test_testpaths_outside_the_named_folders_need_no_case(project):
+def test_testpaths_outside_the_named_folders_need_no_case(project, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
     project.makeini("[pytest]\ntestpaths = tests\nregress_suites = benchmarks\n")
     assert run(project)[0] == 0
     project.makeini("[pytest]\ntestpaths = tests\n")

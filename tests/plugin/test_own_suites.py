@@ -84,10 +84,13 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
 ) -> None:
     """From a folder below: pytest and the commands find the same storage."""
+    (suite.root / ".git").mkdir()
     first = suite.run(*workers)
     assert first.ret == 1
     assert sorted(suite.saved().cases) == IDS
     assert suite.saved().selection.complete
+    with_code = [record for record in suite.saved() if str(record.own_code).startswith("sha256:")]
+    assert len(with_code) == len(IDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(suite.tests)
         assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0
@@ -95,6 +98,30 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
         done = suite.run(*workers)
         assert done.ret == 0, done.stdout.str()
         assert command("compare", "0001", suite.root / "run.json")[0] == 0
+
+
+def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accepted_unasked(
+    suite: Suite, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    wrong = 'case("toy/own/one", lambda model: model.nowhere),\n    case("toy/full/one"'
+    (suite.root / "toy_gates.py").write_text(CASES.replace('case("toy/full/one"', wrong))
+    done = suite.run("--regress-cases=*/one")
+    shown = " ".join(done.stdout.str().split())
+    assert done.ret == 1
+    assert "missing in" not in shown
+    assert "new in 3 cases: no accepted baseline has it" in shown
+    (failed,) = (one for one in suite.saved() if one.status == "error")
+    assert failed.case.id == "toy/own/one"
+    assert "the adapter cannot be put on the model" in failed.status_text
+    accept = ("accept", suite.root / "run.json", "--reason", "first")
+    code, _, err = command(*accept)
+    assert code == 2
+    assert "toy/own/one is in error (" in err
+    assert "`--allow-errors toy/own/one`" in err
+    assert not list((suite.root / "data").glob("*/*.json"))
+    assert command(*accept, "--allow-errors", "toy/own/*")[0] == 0
+    done = suite.run("--regress-cases=*/one")
+    assert "missing in" not in done.stdout.str()
 
 
 @pytest.mark.parametrize("asked", ["", "packages/one", "packages/one/test_toy.py"])
@@ -106,6 +133,7 @@ def test_a_project_inside_another_one_has_its_own_settings(
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
         (suite.root / name).rename(inner / name)
     (suite.root / "pytest.ini").write_text("[pytest]\n")
+    (suite.root / ".git").mkdir()
     if not asked:
         monkeypatch.chdir(inner)
     done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))

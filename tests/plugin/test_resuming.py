@@ -120,6 +120,7 @@ def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
     [
         ("Example CPU", "Another CPU", "another machine (Another CPU"),
         ('"pytest":"', '"pytest":"0.', "pytest 0."),
+        ('"commit":"', '"commit":"0', "commit 0"),
     ],
 )
 def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
@@ -129,7 +130,8 @@ def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
     dead.journal.write_bytes(altered)
     _, out = dead.inner(SAVE, RESUME)
     flat = " ".join(out.split())
-    assert f"resumed none of 5 cases, measured elsewhere: {reason}" in flat
+    assert "resumed none of 5 cases, measured elsewhere: " in flat
+    assert reason in flat
     assert "0 cases taken, 8 measured" in flat
     assert sorted(dead.log) == IDS
 

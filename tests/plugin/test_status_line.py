@@ -153,6 +153,10 @@ def test_a_suite_without_cases_has_no_line(suite):
     assert "\x1b7" not in shown_by(suite, "-k", "plain", "-n", "2").output
 
 
+def test_without_pytest_s_logging_there_is_a_line(suite):
+    assert FIRST in lines_of_progress(shown_by(suite, "-p", "no:logging"))
+
+
 def test_the_line_fits_a_narrow_terminal(suite):
     terminal = Terminal(rows=8, columns=30)
     terminal.run(*command(), cwd=suite)

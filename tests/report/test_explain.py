@@ -333,6 +333,29 @@ def test_another_definition_is_told() -> None:
     assert "definition changed" not in as_text(explanation(BEFORE, AFTER, CHANGES, top=10))
 
 
+def test_settings_and_invariants_that_are_false_are_told() -> None:
+    notes = {"merge": "head: off by 0.3"}
+    old = observe(
+        make_record(definition="a", settings={"adapter r": "4"}, invariants={"merge": True})
+    )
+    new = observe(
+        make_record(
+            definition="b",
+            settings={"adapter r": "8"},
+            invariants={"merge": False},
+            invariant_notes=notes,
+        )
+    )
+    text = as_text(explanation(old, new, [], top=10))
+    assert "definition changed: adapter r: 4 -> 8" in text
+    assert "invariant merge: true -> false (head: off by 0.3)" in text
+    encoded = encode_explanation(old, new, [])
+    assert encoded["settings"] == [{"setting": "adapter r", "old": "4", "new": "8"}]
+    (found,) = encoded["invariants"]
+    assert found == {"invariant": "merge", "old": True, "new": False, "note": notes["merge"]}
+    assert "invariant merge: false (head: off by 0.3)" in as_text(explanation(new, new, [], top=1))
+
+
 def test_a_ledger_that_does_not_add_up_is_told_and_the_rest_is_a_row() -> None:
     wrong = make_record(LORA, {"forward_flops": 2_300}, ledger=NEW.ledger)
     changes = changed_costs(OLD, wrong, only=["forward_flops"])

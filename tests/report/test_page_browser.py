@@ -18,6 +18,7 @@ from page_world import (
     one_case,
     one_entry,
     page_data,
+    scored_page,
 )
 
 from peft_regress.budgets import parse_amount
@@ -781,6 +782,33 @@ def test_a_break_of_definition_breaks_the_line(opened):
 def test_an_address_without_a_match_gets_a_message(opened, route, message):
     opened.go(route)
     assert message in opened.locator("").inner_text()
+
+
+def test_every_view_shows_the_score_and_the_batch_of_own_cases(browser, tmp_path):
+    data = scored_page(batch=16)
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.load("")
+        text = page.locator("").inner_text()
+        assert "Score against peak memory at batch 16" in text
+        assert "batch 32" not in text
+        assert "The best cases" in page.locator("caption").all_inner_texts()
+        heads = page.locator("th").all_inner_texts()
+        assert {"peak b16 MiB", "score"} <= {head.strip("↕▼▲ ") for head in heads}
+        page.go("tradeoffs")
+        label = page.locator("figure svg[role=img]").first.get_attribute("aria-label")
+        assert label.startswith("Score against peak memory at batch 16 on ")
+        page.go("fit")
+        assert "fit. The best is " in page.locator("#fit .lead").inner_text()
+        page.go("ranks")
+        assert page.locator("[name=metric]").input_value() == "score"
+        page.go("memory")
+        assert " at batch 16" in page.locator("figure svg[role=img]").first.get_attribute(
+            "aria-label"
+        )
+        case = data["cases"][0]["id"]
+        page.load(f"case/{case.replace('/', '%2F')}")
+        assert page.locator("").get_by_text("batch 16").count() >= 1
+        assert page.complaints == []
 
 
 def test_unknown_choices_in_an_address_become_the_defaults(opened):

@@ -237,6 +237,14 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
     assert found.at == sorted(found.at)
 
 
+def test_a_case_says_where_an_invariant_is_false():
+    notes = {"merge_equals_unmerged": "head: off by 0.3"}
+    false = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
+    data = data_of(entry(0, false))
+    assert data["cases"][0]["notes"] == notes
+    assert "notes" not in data_of(entry(0, make_record()))["cases"][0]
+
+
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
     failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
     entries = [
@@ -381,6 +389,15 @@ def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
         (f"peak_of {FULL}", 0.5, False),
         (f"ship_of {FULL}", None, None),
     ]
+
+
+def test_an_own_case_says_its_batch_and_that_it_has_a_score() -> None:
+    own = make_record(FULL, {"score": [0.5]}, profiled_on="fake tensors", batch=16)
+    old = make_record("a/full/net", profiled_on="fake tensors")
+    first, second, third = data_of(entry(1, make_record(LORA), own, old))["cases"]
+    assert (first["id"], first["batch"], "has_score" in first) == ("a/full/net", None, False)
+    assert (second["id"], second["batch"], second["has_score"]) == (FULL, 16, True)
+    assert (third["id"], "batch" in third, "has_score" in third) == (LORA, False, False)
 
 
 def test_a_score_of_its_author_changes_in_proportion_on_the_page():

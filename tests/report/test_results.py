@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from builders import FULL, LORA, VALUES, make_record, make_run
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.report import results_table
+from peft_regress.report import as_text, results_table
 from peft_regress.report.layout import Layout
-from peft_regress.runs.schema import Failure
+from peft_regress.report.overview import overview
+from peft_regress.report.results import results
+from peft_regress.runs.schema import Curve, Failure
 
 WIDE = {
     **VALUES,
@@ -44,6 +47,37 @@ def test_each_column_has_one_unit_that_suits_its_numbers():
     # What is to be compared shares one.
     assert units.split()[:6] == ["KiB", "kFLOP", "kFLOP", "KiB", "KiB", "ms"]
     assert row.split()[2:6] == ["2.93", "2.000", "3000", "39.1"]
+
+
+def own(identifier, **more):
+    return make_record(identifier, WIDE, profiled_on="fake tensors", **more)
+
+
+@pytest.mark.parametrize(
+    ("records", "heading"),
+    [
+        ([own("a/lora-r4/net", batch=16), own("a/full/net", batch=16)], "peak b16"),
+        ([own("a/lora-r4/net", batch=16), own("a/full/net", batch=8)], "peak"),
+        ([own("a/lora-r4/net", batch=16), make_record(LORA, WIDE)], "peak"),
+        ([own("a/lora-r4/net")], "peak"),  # of an old file, which does not say it
+        ([make_record(LORA, WIDE), make_record("edge/full/net", status="error")], "peak b1"),
+    ],
+)
+def test_the_peak_is_that_of_the_batch_that_all_cases_share(records, heading):
+    run = make_run(*records)
+    headings = results(run).headings
+    assert headings[headings.index("bwd") + 1] == heading
+    title = f"peak memory{heading.replace('peak', '').replace(' b', ' at batch ')} (no other case"
+    assert title in as_text(overview(run, sources="run.json"))
+
+
+def test_a_repeated_score_is_in_the_column_of_scores():
+    metrics = {name: value for name, value in WIDE.items() if name not in {"accuracy", "loss"}}
+    scored = Curve(losses=[1.0], scores={"loss": 1.0, "score": 3.0})
+    record = make_record(LORA, metrics, curve=scored, repeats="0001_peft")
+    table = results(make_run(record))
+    cells = dict(zip(table.headings, table.rows[0].cells, strict=True))
+    assert (cells["accuracy"], cells["score"]) == ("", "repeated")
 
 
 def test_a_long_id_costs_no_number():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from builders import (
     ENVIRONMENT,
@@ -17,6 +19,7 @@ from builders import (
     UNSEEN_LORA,
     compare,
     make_record,
+    observe_all,
     trained,
 )
 from hypothesis import strategies as st
@@ -24,8 +27,9 @@ from strategies import fuzz, runs
 
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, observations_of
-from peft_regress.report import case_text, verdict_markdown, verdict_text
+from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.report.layout import Layout, cells
+from peft_regress.report.verdict.annotations import verdict_annotations
 from peft_regress.runs.schema import Failure
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
@@ -201,6 +205,42 @@ def test_a_changed_definition_is_shown_with_its_remedy():
     text = text_of([make_record()], [make_record(definition="sha256:another")])
     assert text.startswith("incomparable in 1 case: definition changed")
     assert "until the new numbers are accepted" in text
+
+
+def test_what_is_false_in_a_first_run_is_shown_with_where_in_every_report():
+    """A defect that was there from the start once stood in the JSON alone."""
+    notes = {"merge_equals_unmerged": "layer4.0.conv1: off by 0.3"}
+    record = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
+    comparison = compare([], [record, make_record(FULL)])
+    title = "new in 1 case: invariant merge_equals_unmerged is false"
+    where = "where: layer4.0.conv1: off by 0.3"
+    text = verdict_text(comparison)
+    assert text.startswith(title), "before the cases that nothing judges"
+    assert where in text
+    markdown = verdict_markdown(comparison).replace("\\", "")
+    assert title in markdown
+    assert where in markdown
+    assert title in verdict_annotations(comparison, {})[0]
+    in_case = case_text(comparison.verdict_of(LORA), comparison)
+    assert "invariant merge_equals_unmerged is false (layer4.0.conv1: off by 0.3)" in in_case
+    (reason,) = encode_verdict(comparison)["cases"][1]["reasons"]
+    assert reason["note"] == notes["merge_equals_unmerged"]
+
+
+def test_where_an_invariant_is_false_is_shown_of_regressions_and_of_known_defects():
+    def record(holds, **notes):
+        return make_record(invariants={"frozen": holds}, invariant_notes=notes)
+
+    regressed = compare([record(True)], [record(False, frozen="conv1.weight moved")])
+    assert "   where: conv1.weight moved\n" in verdict_text(regressed)
+    known = compare([record(False)], [record(False, frozen="conv1.weight moved")])
+    assert "invariant frozen is false (conv1.weight moved) in 1 case" in verdict_text(known)
+    (old,) = observe_all([make_record()]).values()
+    unknown = {LORA: dataclasses.replace(old, known=frozenset())}
+    unheard = record(False, merge_equals_unmerged="off by 0.3")
+    unheard = msgspec.structs.replace(unheard, invariants={"merge_equals_unmerged": False})
+    line = "is new and false: the baseline could not know it (off by 0.3) in 1 case"
+    assert line in " ".join(verdict_text(compare(unknown, [unheard])).split())
 
 
 def test_without_a_run_file_the_first_step_writes_one():

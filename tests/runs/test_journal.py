@@ -95,6 +95,13 @@ def test_a_line_that_was_altered_in_the_middle_is_refused(path, line):
         read_journal(path)
 
 
+def test_a_line_that_is_nested_too_deep_is_refused(path):
+    deep = b'{"digest": "x", "content": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    path.write_bytes(deep + path.read_bytes())
+    with pytest.raises(RunFileError, match=r"line 1: maximum recursion depth .*make the run again"):
+        read_journal(path)
+
+
 def test_a_record_that_contradicts_itself_is_refused(tmp_path):
     writer = JournalWriter(tmp_path / "journal")
     bad = msgspec.structs.replace(make_record(), error=Failure(type="E", message="m"))
@@ -177,6 +184,12 @@ def test_a_record_without_its_ledger_is_refused(tmp_path):
         read_journal(writer.path)
 
 
+def test_a_fifo_to_resume_from_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(RunFileError, match="is not valid JSON"):
+        read_parts(tmp_path / "fifo")
+
+
 def test_nothing_to_resume_is_wrong_use(tmp_path):
     with pytest.raises(InputError, match=r"run.json: no such run file or journal"):
         read_parts(tmp_path / "run.json")
@@ -194,6 +207,18 @@ def test_what_differs_is_named(path):
     older = msgspec.structs.replace(HEADER, metrics_known=["loss"])
     (part,) = [msgspec.structs.replace(older)]
     assert "other metrics" in differences(journal_module.Part(header=part, records=[]), HEADER)[0]
+
+
+def test_another_commit_is_a_difference_and_an_unknown_one_is_not(path, tmp_path):
+    (old,) = read_journal(path).parts
+    here = Header.here(ENVIRONMENT, MACHINE)
+    assert differences(old, here) == []
+    run = tmp_path / "new.json"
+    write(run, make_run(make_record(LORA)))
+    (file,) = read_parts(run)
+    assert file.header.commit == "unversioned"
+    later = msgspec.structs.replace(here, commit="abc+")
+    assert "commit unversioned, now abc+" in differences(file, later)
 
 
 def test_cases_in_error_and_of_other_imports_are_measured_again():

@@ -15,7 +15,7 @@ from builders import LORA, VALUES, make_record
 from fault_catalogue import FAULTS, Fault
 from fault_catalogue.fault import InjectedError
 from fault_catalogue.injection import BrokenFaultError, injected
-from fault_catalogue.own_case import OWN
+from fault_catalogue.own_case import OWN_CASES
 from fault_runs import Job, Judge, Run, judged, measure, noise_of
 from faults import line, table
 
@@ -56,7 +56,7 @@ def test_every_area_has_faults():
 
 def test_every_case_is_in_a_matrix():
     known = {case.id for matrix in ("default", "extended") for case in matrix_cases(matrix)}
-    assert {fault.case for fault in FAULTS.values()} <= {*known, OWN.id}
+    assert {fault.case for fault in FAULTS.values()} <= {*known, *OWN_CASES}
 
 
 def test_every_fault_says_what_is_wrong_in_one_sentence():

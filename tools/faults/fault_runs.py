@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 from fault_catalogue import FAULTS
 from fault_catalogue.injection import BrokenFaultError, injected
-from fault_catalogue.own_case import OWN
+from fault_catalogue.own_case import OWN_CASES
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import judge_case
@@ -86,7 +86,7 @@ def _record(job: Job) -> Record:
     from peft_regress.measure import ProfileCache, Recipe
     from peft_regress.measure import measure as measure_case
 
-    case = OWN if job.case == OWN.id else parse_case_id(job.case)
+    case = OWN_CASES.get(job.case) or parse_case_id(job.case)
     recipe = Recipe.of(case, _BASELINES)
     found = measure_case(recipe, profiles=ProfileCache(), timed=False, known=job.known).record
     # The gate reads no ledger, and it is most of a record.

@@ -50,6 +50,7 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
                 adapter=recipe.adapter,
                 objective=recipe.objective,
                 parameters=[n for n in recipe.adapter.adapter_parameters(adapted) if n in expected],
+                copies=(),
                 probe=probe,
                 wide_probe=filled.one_wide_image(probe),
             )

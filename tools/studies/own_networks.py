@@ -1,13 +1,22 @@
 """Ten small fine-tunings of one's own, of different kinds: the evidence for rules on own cases.
 
-    python tools/studies/own_networks.py           whether rounding shows in the first losses
+    python tools/studies/own_networks.py             whether rounding shows in the first losses
+    python tools/studies/own_networks.py --bounds    what the bounds say of rounding and of a fault
+    python tools/studies/own_networks.py --updates   how far rounding moves an optimizer's updates
 
-It trains each under several instruction sets, in processes of their own, and prints by which loss
-the curves depart from that of this machine's own instructions.
+The first trains each under several instruction sets, in processes of their own, and prints by which
+loss the curves depart from that of this machine's own instructions.
+
+The second measures each in the same way, also with two threads, and judges it as on another kind of
+machine, where no curve is known: by bounds. Then every update of its optimizer is 0.9 times as
+large.
+
+The third runs optimizers of torch, and GaLore at its ranks, by themselves.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -15,17 +24,25 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import peft
 import torch
 from torch import Tensor, nn
 
-from peft_regress import FineTune, load_digits
-from peft_regress.measure import Recipe
+from peft_regress import FineTune, load_digits, registry
+from peft_regress.gate import Observation, judge_case
+from peft_regress.gate.bounds import Bounds
+from peft_regress.measure import ProfileCache, Recipe, measure
+from peft_regress.measure.optimizer_updates import optimizer_updates
+from peft_regress.runs.schema import Machine, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEPS: Final = 30
+FACTOR: Final = float(os.environ.get("STUDY_FACTOR", "1"))
+"""What every update of an optimizer is multiplied by."""
+THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
 INSTRUCTIONS: Final = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
@@ -106,15 +123,36 @@ def lora(**settings: Any) -> peft.LoraConfig:
 
 
 def _adamw(rate: float, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=rate, foreach=False, **settings
+    return lambda model: _scaled(
+        torch.optim.AdamW(_trained(model), lr=rate, foreach=False, **settings)
     )
 
 
 def _sgd(rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9, foreach=False
+    return lambda model: _scaled(
+        torch.optim.SGD(_trained(model), lr=rate, momentum=0.9, foreach=False)
     )
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Multiply every update of an optimizer by the factor of this process."""
+    step: Any = optimizer.step
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+
+    @torch.no_grad()
+    def scaled_step() -> None:
+        before = [parameter.clone() for parameter in parameters]
+        step()
+        for parameter, start in zip(parameters, before, strict=True):
+            parameter.copy_(start + FACTOR * (parameter - start))
+
+    if FACTOR != 1:
+        optimizer.step = scaled_step  # type: ignore[assignment, method-assign]
+    return optimizer
 
 
 def _case(name: str, model: Callable[[], nn.Module], adapter: Any, **settings: Any) -> FineTune:
@@ -148,22 +186,146 @@ def curves() -> dict[str, list[float]]:
     return found
 
 
-def curves_under(environment: dict[str, str]) -> dict[str, list[float]]:
-    """Return the same from a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--curves"],
+def records() -> dict[str, Record]:
+    """Return the record of each case, computed by the threads of this process."""
+    torch.set_num_threads(THREADS)
+    # The package computes on one thread.
+    torch.set_num_threads = lambda nthreads: None  # noqa: ARG005
+    profiles = ProfileCache()
+    return {
+        case.id: measure(Recipe.of(case, Path("absent")), profiles=profiles, timed=False).record
+        for case in NETWORKS
+    }
+
+
+def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
+    """Return what makes optimizers of different kinds."""
+    kinds: dict[str, Any] = {
+        "adadelta": torch.optim.Adadelta,
+        "adafactor": torch.optim.Adafactor,
+        "adagrad": functools.partial(torch.optim.Adagrad, lr=1e-2),
+        "adamw": functools.partial(torch.optim.AdamW, lr=1e-2),
+        "adamw 1e-5": functools.partial(torch.optim.AdamW, lr=1e-5),
+        "adamw amsgrad": functools.partial(torch.optim.AdamW, amsgrad=True),
+        "nadam": torch.optim.NAdam,
+        "radam": torch.optim.RAdam,
+        "rmsprop": torch.optim.RMSprop,
+        "sgd": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+    }
+    galore = registry.get("method", "galore")
+    return {
+        **{name: functools.partial(_of_all, kind) for name, kind in kinds.items()},
+        **{
+            f"galore-r{rank}": functools.partial(galore.make_optimizer, rank=rank)
+            for rank in galore.ranks
+        },
+    }
+
+
+def _of_all(kind: Any, model: nn.Module) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = kind(model.parameters())
+    return made
+
+
+def updates() -> dict[str, list[list[float]] | None]:
+    """Return the fingerprint of each optimizer."""
+    cpu = torch.device("cpu")
+    return {
+        name: optimizer_updates(make, dtype=torch.float32, device=cpu)
+        for name, make in optimizers().items()
+    }
+
+
+def print_updates() -> None:
+    """Print how far instruction sets move the fingerprint of each optimizer."""
+    sides = {
+        name: json.loads(in_a_process("--fingerprints", environment))
+        for name, environment in {"here": {}, **INSTRUCTIONS}.items()
+    }
+    for name, here in sides["here"].items():
+        moved = (
+            abs(b - a) / a
+            for side in sides.values()
+            for one, other in zip(here, side[name], strict=True)
+            for a, b in zip(one, other, strict=True)
+        )
+        print(f"{name:15} {max(moved):.1e}")
+
+
+def in_a_process(what: str, environment: dict[str, str]) -> bytes:
+    """Return what this script prints in a process of its own."""
+    return subprocess.run(
+        [sys.executable, __file__, what],
         env={**os.environ, **environment},
         check=True,
-        capture_output=True,
-    )
-    found: dict[str, list[float]] = json.loads(done.stdout)
+        stdout=subprocess.PIPE,
+    ).stdout
+
+
+def curves_under(environment: dict[str, str]) -> dict[str, list[float]]:
+    """Return the curves from a process of its own."""
+    found: dict[str, list[float]] = json.loads(in_a_process("--curves", environment))
     return found
 
 
+def records_under(environment: dict[str, str]) -> dict[str, Record]:
+    """Return the records from a process of its own."""
+    return msgspec.json.decode(in_a_process("--records", environment), type=dict[str, Record])
+
+
+def print_bounds() -> None:
+    """Print what the gate says of each network: under rounding nothing, of the fault something."""
+    here = records_under({})
+    for name, record in here.items():
+        bounds = Bounds.of(record).on("first_losses", record.metrics["first_losses"])
+        print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
+    fault = {"STUDY_FACTOR": "0.9"}
+    runs = {
+        **INSTRUCTIONS,
+        "two threads": {"STUDY_THREADS": "2"},
+        "0.9": fault,
+        "0.9 sse": fault | INSTRUCTIONS["sse"],
+    }
+    for run, environment in runs.items():
+        there = records_under(environment)
+        found = {name: judged(here[name], record) for name, record in there.items()}
+        for name, metrics in found.items():
+            print(f"{run:12} {name:30} {' '.join(metrics) or 'unchanged'}")
+        by_losses = sum("first_losses" in metrics for metrics in found.values())
+        failed = sum(map(bool, found.values()))
+        print(f"{run}: {failed} of {len(found)} fail, {by_losses} by their first losses")
+
+
+def judged(old: Record, new: Record) -> list[str]:
+    """Return the metrics by which the gate fails a record from another kind of machine."""
+    sides = [
+        Observation(
+            record=record,
+            environment={},
+            machine=Machine(digest=side, cpu="", cores=1, threads=1, instruction_set=""),
+            run_name=side,
+        ).as_reference
+        for side, record in (("sha256:here", old), ("sha256:there", new))
+    ]
+    return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
+
+
 def main() -> None:
-    """Print the loss by which each curve departs, and by how much the last ones differ."""
+    """Print the loss by which each curve departs, or what the bounds say."""
     if "--curves" in sys.argv:
         print(json.dumps(curves()))
+        return
+    if "--records" in sys.argv:
+        sys.stdout.buffer.write(msgspec.json.encode(records()))
+        return
+    if "--fingerprints" in sys.argv:
+        print(json.dumps(updates()))
+        return
+    if "--updates" in sys.argv:
+        print_updates()
+        return
+    if "--bounds" in sys.argv:
+        print_bounds()
         return
     here, again = curves_under({}), curves_under({})
     print("equal in another process:", here == again)

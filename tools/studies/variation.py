@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
-from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.runs.shards import read_run
@@ -129,10 +128,10 @@ def _print_losses(pairs: list[tuple[Record, Record]]) -> None:
         for before, after in zip(_seeds(old), _seeds(new), strict=True):
             for step, (a, b) in enumerate(zip(before, after, strict=True)):
                 moved.extend([0.0] * (step + 1 - len(moved)))
-                moved[step] = max(moved[step], _change(a, b))
+                moved[step] = max(moved[step], abs(b - a) / abs(a))
         if "filled_losses" in old.metrics and "filled_losses" in new.metrics:
             fills = _plain(old.metrics["filled_losses"]), _plain(new.metrics["filled_losses"])
-            changes = [_change(a, b) for a, b in zip(*fills, strict=True)]
+            changes = [abs(b - a) / abs(a) for a, b in zip(*fills, strict=True)]
             filled[old.case.method] = max(filled[old.case.method], *changes)
     steps = max(map(len, largest.values()), default=0)
     print("| method | " + "".join(f"loss {step + 1} | " for step in range(steps)) + "filled |")
@@ -140,10 +139,6 @@ def _print_losses(pairs: list[tuple[Record, Record]]) -> None:
     for method, moved in sorted(largest.items()):
         of_fills = f"{filled[method]:.1e}" if method in filled else "-"
         print(f"| {method} | " + "".join(f"{change:.1e} | " for change in moved) + f"{of_fills} |")
-
-
-def _change(old: float, new: float) -> float:
-    return abs(new - old) / max(abs(old), DEFAULT_POLICY.fingerprint_floor_nats)
 
 
 def _print_outcomes(pairs: list[tuple[Record, Record]]) -> None:

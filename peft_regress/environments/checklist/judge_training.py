@@ -90,8 +90,9 @@ def _relative(losses: Sequence[float], others: Sequence[float]) -> float:
     """Return the largest relative difference of two lists; infinity if they don't match."""
     if len(losses) != len(others):
         return math.inf
+    floor = DEFAULT_POLICY.loss_floor * max(map(abs, (*losses, *others)), default=0.0)
     shares = [
-        abs(one - other) / max(abs(one), DEFAULT_POLICY.fingerprint_floor_nats)
+        abs(one - other) / max(abs(one), floor) if one != other else 0.0
         for one, other in zip(losses, others, strict=True)
     ]
     return math.nan if any(map(math.isnan, shares)) else max(shares)

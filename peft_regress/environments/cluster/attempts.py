@@ -36,8 +36,11 @@ class Attempts:
             self._running.add(key)
 
     def told(self, message: str) -> None:
-        """Take what a node tells."""
-        progress = msgspec.json.decode(message, type=Progress)
+        """Take what a node tells; what is no progress is not compared."""
+        try:
+            progress = msgspec.json.decode(message, type=Progress)
+        except (msgspec.DecodeError, TypeError):
+            return
         with self._lock:
             self._measured.setdefault((progress.key, progress.case), []).append(progress)
 

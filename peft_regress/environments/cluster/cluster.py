@@ -8,7 +8,7 @@ import threading
 import uuid
 from concurrent.futures import CancelledError
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import msgspec
 
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
     from distributed import Future
 
-    from peft_regress.environments.cluster.connection import Connection
+    from peft_regress.environments.cluster.connection import Connection, NodeError
     from peft_regress.environments.cluster.messages import Problem
     from peft_regress.environments.cluster.node import Node
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.settings import Settings
+
+_Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _TRIES: Final = 5
 _RESULT_SECONDS: Final = 60.0
@@ -112,9 +114,11 @@ def message_of(future: Future[str]) -> str | None:
 
     if future.status == "finished":
         try:
-            return str(future.result(timeout=_RESULT_SECONDS))
+            return future.result(timeout=_RESULT_SECONDS)
         except (OSError, TimeoutError, CancelledError):
             return None  # the node has gone with the result
+        except TypeError as problem:  # not a string, but a pickle
+            raise no_answer(str(future.key), problem) from None
     if future.status != "error":
         return None
     error = future.exception()
@@ -122,6 +126,22 @@ def message_of(future: Future[str]) -> str | None:
         return None
     msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
     raise InputError(msg)
+
+
+def read_answer(message: str, kind: type[_Answer], node: str) -> _Answer:
+    """Return what a node answers. Raises `NodeError` for anything else."""
+    try:
+        return msgspec.json.decode(message, type=kind)
+    except (msgspec.DecodeError, TypeError) as error:
+        raise no_answer(node, error) from None
+
+
+def no_answer(node: str, problem: Exception) -> NodeError:
+    """Return the error of a node that answers what nobody asked."""
+    from peft_regress.environments.cluster.connection import NodeError
+
+    shown = clean(str(problem), longest=400)
+    return NodeError(f"node {node}: its answer is no result: {shown}. Start its worker again")
 
 
 def digest_of(planned: Sequence[Planned]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -10,8 +11,9 @@ import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from distributed import Client
+from distributed import Client, Security
 from distributed.comm.core import CommClosedError
+from distributed.core import rpc
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
@@ -154,16 +156,32 @@ def _client(address: str) -> Client:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions, which are checked below
+            asyncio.run(_check_scheduler(address))
             return Client(
-                address, timeout=_CONNECT_SECONDS, set_as_default=False, name="peft-regress"
+                address,
+                timeout=_CONNECT_SECONDS,
+                set_as_default=False,
+                name="peft-regress",
+                # Results are strings: nothing of theirs is unpickled.
+                deserializers=["dask", "msgpack"],
             )
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001  (whatever Dask raises of what it cannot read)
         problem = clean(str(error).splitlines()[0] if str(error) else type(error).__name__)
         msg = (
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"
         )
         raise ClusterLostError(msg) from None
+
+
+async def _check_scheduler(address: str) -> None:
+    """Raise unless a scheduler answers in time; a `Client` waits for ever for a silent one."""
+    arguments = Security().get_connection_args("client")
+    async with rpc(address, timeout=_CONNECT_SECONDS, connection_args=arguments) as there:
+        found = await asyncio.wait_for(there.identity(), _CONNECT_SECONDS)
+    if not str(found["type"]).endswith("Scheduler"):
+        msg = "it is something else of Dask"
+        raise ValueError(msg)
 
 
 def _check_version(address: str, client: Client) -> None:

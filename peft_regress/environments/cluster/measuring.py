@@ -16,18 +16,21 @@ from peft_regress.baselines.adapters import place_adapter
 from peft_regress.environments.cluster.cluster import (
     digest_of,
     message_of,
+    no_answer,
     opened_cluster,
     raise_problem,
+    read_answer,
     require_dask,
 )
 from peft_regress.environments.cluster.messages import Task, TaskResult
 from peft_regress.environments.cluster.slots import heaviest_first
+from peft_regress.environments.upgrade.keeping import version_in
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.upgrade.orders import groups_of
 from peft_regress.environments.upgrade.taking import taken_records
-from peft_regress.metrics import KNOWN
+from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord, check_kept
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -129,6 +132,28 @@ def _put(ended: queue.SimpleQueue[_Running | None], running: _Running, _: Future
     ended.put(running)
 
 
+def _result_of(message: str, running: _Running) -> TaskResult:
+    """Return what a node answers, read as strictly as a run file. Raises `NodeError`."""
+    result = read_answer(message, TaskResult, running.worker)
+    try:
+        _check_result(result, running.task)
+    except InputError as error:
+        raise no_answer(running.worker, error) from None
+    return result
+
+
+def _check_result(result: TaskResult, task: Task) -> None:
+    """Raise `InputError` unless a result has records of all cases of its task, or a problem."""
+    for measured in result.cases:
+        check_kept(measured.record)
+    if result.problem is not None:
+        return
+    names = sorted(measured.record.case.id for measured in result.cases)
+    if result.machine is None or names != sorted(task.cases):
+        msg = f"has {', '.join(names) or 'no case'}, not {', '.join(task.cases)}"
+        raise InputError(msg)
+
+
 class _Work:
     """One order while it is measured."""
 
@@ -215,7 +240,7 @@ class _Work:
             self._lose(running, "its node was killed")
             return
         self._end(running)
-        result = msgspec.json.decode(message, type=TaskResult)
+        result = _result_of(message, running)
         self._raise_problem(result)
         self._check_environment(result)
         kept = []
@@ -272,16 +297,23 @@ class _Work:
     def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:
         """Put a record on disk and among the results."""
         record, results, machine = measured.record, self._results, result.machine
-        if machine is None:
-            return
+        assert machine is not None  # noqa: S101  (read so)
+        from peft_regress.environments.cluster.connection import NodeError
+
+        find = version_in(self._order.python)
+        for name, version in measured.imported.items():
+            if find(name) != version:
+                msg = (
+                    f"node {result.node}: {record.case.id} uses {name} {version} there, and "
+                    f"{find(name) or 'none'} here; install the same on both"
+                )
+                raise NodeError(msg)
         if self._order.keep_adapters is not None:
             place_adapter(self._order.keep_adapters, record.case, measured.adapter)
         results.records[record.case.id] = record
         results.machines[record.case.id] = machine
         results.imported[record.case.id] = measured.imported
         if self._setup.keeper is not None:
-            header = Header(
-                environment=result.environment, machine=machine, metrics_known=sorted(KNOWN)
-            )
+            header = Header.here(result.environment, machine, direct=results.direct)
             kept = KeptRecord(record=record, trains=self._order.trains, imported=measured.imported)
             self._setup.keeper.keep(header, kept)

@@ -17,7 +17,11 @@ from peft_regress.catalogue.own_cases import use_settings
 from peft_regress.environments.cluster.attempts import exact_metrics
 from peft_regress.environments.cluster.messages import MeasuredCase, Progress, Task, TaskResult
 from peft_regress.environments.cluster.node import Node, opened_python, problem_of
-from peft_regress.environments.cluster.own_code import unpack_own_code
+from peft_regress.environments.cluster.own_code import (
+    other_module,
+    search_folders,
+    unpack_own_code,
+)
 from peft_regress.environments.upgrade.measuring import (
     MeasuringSetup,
     MeasuringWorkers,
@@ -28,6 +32,7 @@ from peft_regress.errors import PeftRegressError
 from peft_regress.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from peft_regress.environments.cluster.messages import OwnCode
     from peft_regress.runs.schema import Record
 
 _GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -94,17 +99,35 @@ class MeasuringNode(Node):
     def _use_own_code(self) -> None:
         """Let the process find the project's own cases; the settings are those of this process."""
         own, baselines = self._setup.own, Path(self._setup.baselines)
-        folder = self._folder / "own"
         if own is None:
             use_settings(Settings(folder=self._folder, baselines=baselines))
-            return
+        else:
+            use_settings(read_settings(self._unpacked(own)))
+
+    def _unpacked(self, own: OwnCode) -> Path:
+        folder = self._folder / "own"
         if not folder.exists():
             unpack_own_code(own, folder)
-        use_settings(read_settings(folder))
+        return folder
+
+    def lacking(self) -> str | None:
+        """Return what this node lacks; other code of the project's cases, too."""
+        own, lack = self._setup.own, super().lacking()
+        if lack is not None or own is None:
+            return lack
+        name = other_module(own, self._unpacked(own))
+        return name and (
+            f"has other code of {name} than the command; install the same there, and start the "
+            "worker again"
+        )
 
     def _in_environment(self, task: Task) -> _Environment:
         """Return what measures in the environment of a task, with a process that may be running."""
         variables = {_GPU_VARIABLE: self._gpu(task)}
+        own = self._setup.own
+        if own is not None:
+            paths = [*search_folders(own, self._unpacked(own))[1:], os.environ.get("PYTHONPATH")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         return self.held(
             (task.planned, variables, task.time_limit),
             lambda: _Environment(task, variables, self._folder, self._setup.baselines),

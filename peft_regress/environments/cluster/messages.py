@@ -6,9 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
-from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
-from peft_regress.runs.schema import Machine, Record  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Name, Version
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.runs.schema import Machine, Record
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,10 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
     paths: list[str]
     archive: bytes
     """A zip file with pyproject.toml."""
+    search: list[str]
+    """Folders of the archive that modules are imported from besides itself, such as `src`."""
+    modules: dict[str, str]
+    """SHA-256 of each own module that the cases import, by name."""
 
 
 class NodeSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,17 +65,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The GPU of each Dask worker, by address; None hides all GPUs from the cases."""
 
 
-class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A record, and what a local worker would have left beside it."""
 
     record: Record
-    imported: dict[str, str]
+    imported: dict[Name, Version]
     """The packages that the case uses beyond the requirements of this package."""
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class Problem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a node cannot do a task."""
 
     text: str
@@ -79,14 +84,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     node itself cannot be used."""
 
 
-class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
+class TaskResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one attempt at a task gave."""
 
     attempt: str
     node: str
     """As people find it: the name and the address of the Dask worker."""
     machine: Machine | None = None
-    environment: dict[str, str] = {}
+    environment: dict[Name, Version] = {}
     cases: list[MeasuredCase] = []
     problem: Problem | None = None
 

@@ -139,10 +139,11 @@ class Node(WorkerPlugin, ABC):
     def lack(self) -> str | None:
         """Return what this node lacks, with its name; None if it lacks nothing."""
         if not self._was_checked:
-            self._lack, self._was_checked = self._lacking(), True
+            self._lack, self._was_checked = self.lacking(), True
         return None if self._lack is None else f"node {self.name} {self._lack}"
 
-    def _lacking(self) -> str | None:
+    def lacking(self) -> str | None:
+        """Return what this node lacks, without its name; None if it lacks nothing."""
         baselines = self._setup.baselines
         try:
             found = facts_here(Path(baselines))

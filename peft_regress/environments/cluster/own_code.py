@@ -1,8 +1,8 @@
 """The code of a project's own cases, packed for nodes that do not have it.
 
-What lies beside pyproject.toml travels: the modules and packages from there that the cases have
-imported, whole, since cases read files beside their code. What is installed must be installed on
-the nodes too.
+What lies beside pyproject.toml travels: the table of devices, and the modules and packages from
+there that the cases have imported, whole, since cases read files beside their code. What is
+installed must be installed on the nodes too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.catalogue.own_cases import own_fine_tunes
 from peft_regress.environments.cluster.messages import OwnCode
 from peft_regress.errors import InputError
+from peft_regress.imports import INSTALLED
+from peft_regress.own_code import digest_of, own_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +37,15 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
         return None
     own_fine_tunes()  # imports what they need
     files = {"pyproject.toml": settings.file}
+    if settings.devices is not None:
+        files[str(settings.devices.relative_to(settings.folder))] = settings.devices
     for top in sorted(_imported_from(settings.folder)):
         path = settings.folder / top
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         files |= {
             str(file.relative_to(settings.folder)): file
             for file in found
-            if file.is_file() and "__pycache__" not in file.parts
+            if file.is_file() and _travels(file.relative_to(settings.folder))
         }
     size = sum(file.stat().st_size for file in files.values())
     if size > _LARGEST_BYTES:
@@ -55,13 +59,48 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in files.items():
             archive.writestr(zipfile.ZipInfo(name, date_time=_ALWAYS_SAME), file.read_bytes())
-    return OwnCode(paths=list(settings.cases), archive=packed.getvalue())
+    return OwnCode(
+        paths=list(settings.cases),
+        archive=packed.getvalue(),
+        search=list(_searched_in(settings.folder)),
+        modules={
+            name: digest
+            for path in settings.cases
+            for name, digest in own_modules(path.partition(":")[0]).items()
+        },
+    )
+
+
+def _travels(file: Path) -> bool:
+    """Return whether a file may be read beside the code: nothing hidden, such as `.env`."""
+    return not any(part.startswith(".") or part == "__pycache__" for part in file.parts)
+
+
+def _searched_in(folder: Path) -> Iterator[str]:
+    """Yield the folders below another one that modules are imported from."""
+    root = folder.resolve()
+    for entry in dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry):
+        if entry.is_relative_to(root) and entry != root and INSTALLED.isdisjoint(entry.parts):
+            yield str(entry.relative_to(root))
 
 
 def unpack_own_code(code: OwnCode, folder: Path) -> None:
     """Write what was packed into a folder."""
     with zipfile.ZipFile(io.BytesIO(code.archive)) as archive:
         archive.extractall(folder)
+
+
+def search_folders(code: OwnCode, folder: Path) -> list[str]:
+    """Return where the modules of unpacked code are imported from, first things first."""
+    return [str(folder), *(str(folder / name) for name in code.search)]
+
+
+def other_module(code: OwnCode, folder: Path) -> str | None:
+    """Return an own module that is not here as where it was packed; None if there is none."""
+    first = search_folders(code, folder)
+    return next(
+        (name for name, digest in code.modules.items() if digest_of(name, first) != digest), None
+    )
 
 
 def _imported_from(folder: Path) -> Iterator[str]:
@@ -73,5 +112,5 @@ def _imported_from(folder: Path) -> Iterator[str]:
             continue
         inside = Path(file).resolve().relative_to(root).parts
         # An environment inside the project holds installed packages.
-        if not {"site-packages", "dist-packages"} & set(inside):
+        if INSTALLED.isdisjoint(inside):
             yield inside[0]

@@ -91,7 +91,27 @@ def _configuration(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("peft_type"), str):
         msg = f"{file}: has no peft_type, so that nobody knows its method; save the adapter again"
         raise InputError(printable(msg))
+    code = _foreign_code(found)
+    if code:
+        msg = f"{file}: {code}, which a release may run; if you trust it, take that out there"
+        raise InputError(printable(msg))
     return found
+
+
+def _foreign_code(configuration: dict[str, Any]) -> str:
+    """Return what of a configuration lets a release of peft run other code; '' if nothing does.
+
+    Older releases import `megatron_core` whatever it is, and hand `trust_remote_code` to
+    transformers. An X-LoRA loads the adapters that it names.
+    """
+    module = configuration.get("megatron_core")
+    if module not in (None, "megatron.core"):
+        return f"megatron_core names the module {module!r}"
+    if configuration.get("peft_type") == "XLORA" and configuration.get("adapters"):
+        return "adapters names other files"
+    if '"trust_remote_code"' in json.dumps(configuration):
+        return "trust_remote_code asks for code of a hub"
+    return ""
 
 
 def _keys(file: Path) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.environments.compat.messages import (
-    BaseModel,  # noqa: TC001  (msgspec reads it)
+    BaseModel,
 )
 from peft_regress.environments.compat.verdicts import (
-    Reference,  # noqa: TC001  (msgspec reads it)
-    Verdict,  # noqa: TC001  (msgspec reads it)
+    Reference,
+    Verdict,
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import read_bytes, write_atomic

@@ -18,7 +18,8 @@ from peft_regress.environments.worker.process import (
     WorkerTimeoutError,
 )
 from peft_regress.environments.worker.threads import RunningWorkers
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,8 +68,15 @@ class AdapterLoader:
         """Load adapters one after the other in an interpreter that has this peft_regress.
 
         A process that ends while it loads an adapter has refused it; the next adapter gets another
-        process. Raises `UnusableReleaseError` and `BaseModelError`.
+        process. Raises `UnusableReleaseError` and `BaseModelError`, and `InputError` if the adapter
+        lies in the folder of the modules.
         """
+        if self.base.is_own and self.folder.resolve() in [one.resolve() for one in adapters]:
+            msg = (
+                f"{self.folder}: the adapter lies beside the modules of {self.base.name}, and a "
+                "library could import a file of it: start in another folder, with your modules"
+            )
+            raise InputError(printable(msg))
         found: list[Seen] = []
         # A library that writes into its working directory writes into this one.
         with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as cwd:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from peft_regress.environments.compat.messages import (
-    BaseMade,  # noqa: TC001  (msgspec reads it)
-    Loaded,  # noqa: TC001  (msgspec reads it)
+    BaseMade,
+    Loaded,
 )
 from peft_regress.text import clean, count_of
 

@@ -58,6 +58,8 @@ class Overlay:
     size_bytes: int
     was_cached: bool
     """Whether it existed already."""
+    requested: tuple[str, ...] = ()
+    """The names of the packages that were asked for; the others came with them."""
 
 
 def read_folder(folder: Path, *, was_cached: bool) -> Overlay | None:

@@ -166,6 +166,7 @@ def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[st
         overlay,
         planned=_sourced(overlay.planned, wanted),
         remarks=(*remarks, *overlay.remarks),
+        requested=tuple(one.name for one in wanted),
     )
 
 

@@ -28,7 +28,8 @@ from peft_regress.environments.overlay.pip_command import (
     pip_command,
 )
 from peft_regress.environments.overlay.pip_errors import problem_in, remedy_for
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ _DECIDED_HERE: Final = frozenset(
 )
 # Set, not removed: a variable overrules a configuration file.
 _SWITCHED_OFF: Final = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+# That an index has no such package is an answer; so is 403, of one that lists no folder.
+_SILENT: Final = re.compile(r"Could not fetch URL (\S+): (?!40[34] )(.*) - skipping")
 _REDIRECTED: Final = re.compile(r"^((?:global|install)\.(?:target|prefix|root))=", re.MULTILINE)
 
 
@@ -59,6 +62,10 @@ class PipError(InputError):
         self.what = what
         self.problem = problem
         super().__init__(printable(f"{what}: {problem}{f'. {remedy}' if remedy else ''}"))
+
+
+class SilentIndexError(PipError, AbsentError):
+    """An index that gave no answer, although another one did: what it has is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,13 @@ class Planned:
     def is_direct(self) -> bool:
         """Whether it comes from a direct URL, not from an index."""
         return " @ " in self.source
+
+
+def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
+    """Return the digest of each package that comes from a direct URL: its version may be any."""
+    return {
+        one.name: digest_of((one.digest or one.source).encode()) for one in planned if one.is_direct
+    }
 
 
 class _ArchiveInfo(msgspec.Struct):
@@ -228,10 +242,21 @@ def released_versions(
 ) -> list[Version]:
     """Return the releases of a package that the index offers for this Python, oldest first.
 
-    Yanked releases are left out, and pre-releases too unless `pre`. Raises `PipError`.
+    Yanked releases are left out, and pre-releases too unless `pre`. Raises `PipError`, and
+    `SilentIndexError` if one of several places that pip asks gave no answer.
     """
-    arguments = ["index", "versions", *(["--pre"] if pre else []), "--", package]
-    done = _run(arguments, what=package, seconds=seconds)
+    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
+        log = Path(folder) / "log"
+        options = ["--log", str(log), *(["--pre"] if pre else [])]
+        done = _run(["index", "versions", *options, "--", package], what=package, seconds=seconds)
+        silent = _SILENT.search(log.read_text(encoding="utf-8", errors="replace"))
+    if silent is not None:
+        problem = f"its newest release is not known: {silent[1]} gave no answer ({silent[2]})"
+        remedy = (
+            "Check the network, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and proxies; or set "
+            "PIP_NO_INDEX=1, if what lies here is all there is"
+        )
+        raise SilentIndexError(package, problem, remedy=remedy)
     listed = re.search(r"^Available versions: (.*)$", done, re.MULTILINE)
     found = set()
     for text in listed.group(1).split(",") if listed else ():

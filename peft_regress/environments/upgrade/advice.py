@@ -32,6 +32,9 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
 
 
 def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]:
+    if upgrade.edited:
+        yield ("compare the packages alone, with the code of today: add", "--base run")
+        return
     pins = [
         f"{name}=={upgrade.changed[name][0]}"
         for name in SUSPECTS

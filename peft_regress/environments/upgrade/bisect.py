@@ -243,6 +243,7 @@ class _Search:
                 self.releases.planned.get(old, ()),
                 self.releases.planned.get(new, ()),
                 before,
+                asked=[self.settings.package],
                 base_requirements=self.releases.requirements_of(old),
                 setup=self.settings.setup,
                 progress=self.progress,

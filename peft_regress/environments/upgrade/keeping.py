@@ -10,6 +10,7 @@ from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
+from peft_regress.own_code import was_edited
 from peft_regress.runs.journal import (
     Header,
     JournalWriter,
@@ -72,6 +73,8 @@ class RecordKeeper:
             usable = usable_records(part, header, version_of=find, any_machine=any_machine)
             kept = usable.get(case)
             if kept is None or (kept.record.definition, kept.trains) != (definition, trains):
+                continue
+            if was_edited(kept.record):
                 continue
             curves = [one.curve for one in known]
             if not kept.record.is_repeat or kept.record.curve in curves:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.catalogue.budget_file import stated_budgets
-from peft_regress.environments.overlay.pip import PIP_SECONDS
+from peft_regress.environments.overlay.pip import PIP_SECONDS, direct_sources
 from peft_regress.environments.upgrade.messages import (
     Import,
     Imported,
     Measure,
     Measured,
-    error_record,
 )
 from peft_regress.environments.upgrade.orders import Order, Results, groups_of
 from peft_regress.environments.worker.environment_variables import variables
@@ -34,10 +33,9 @@ from peft_regress.environments.worker.process import (
 )
 from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -194,9 +192,7 @@ class MeasuringWorkers:
     def _header(self) -> Header | None:
         if self.machine is None:
             return None
-        return Header(
-            environment=self.results.environment, machine=self.machine, metrics_known=sorted(KNOWN)
-        )
+        return Header.here(self.results.environment, self.machine, direct=self.results.direct)
 
     def _taken(self, case: Case, definition: str) -> Record | None:
         """Return what was measured of a case before in an equal environment."""
@@ -319,7 +315,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         keep_adapters=keep_adapters,
         known=known or {},
     )
-    results = Results(budgets=stated_budgets())
+    results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
     measure = _measure_here if setup.engine is None else setup.engine.measure
     try:
         measure(order, setup=setup, results=results, on_record=on_record)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
-from peft_regress.runs.schema import Ledger, Machine, Record
-
-if TYPE_CHECKING:
-    from peft_regress.cases import Case
-    from peft_regress.runs.schema import Failure
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.runs.schema import Machine, Record
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag="import"):
@@ -45,16 +39,3 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     record: Record
     packages: dict[str, str] = {}
     """The versions of what the case uses beyond the requirements of this package."""
-
-
-def error_record(case: Case, definition: str, failure: Failure) -> Record:
-    """Return the record of a case that could not be measured."""
-    return Record(
-        case=case,
-        definition=definition,
-        status="error",
-        error=failure,
-        metrics={},
-        invariants={},
-        ledger=Ledger(),
-    )

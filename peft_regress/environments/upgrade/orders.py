@@ -71,6 +71,8 @@ class Results:
     records: dict[str, Record] = field(default_factory=dict)
     machines: dict[str, Machine] = field(default_factory=dict)
     """Where each case was measured, by case."""
+    direct: Mapping[str, str] = field(default_factory=dict)
+    """The digests of packages that came from no index."""
     environment: dict[str, str] = field(default_factory=dict)
     """The packages of every case."""
     imported: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Results:
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=dict(sorted({**imported, **self.environment}.items())),
+            direct=dict(self.direct),
             machine=most,
             selection=Selection(
                 complete=not left_out,

@@ -19,7 +19,7 @@ from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from peft_regress.environments.overlay.folder import Overlay
@@ -35,13 +35,20 @@ _LONGEST_SENTENCE: Final = 600
 
 @dataclass(frozen=True, kw_only=True)
 class SinglePackageTrial:
-    """One package by itself on top of the good environment."""
+    """One package by itself on top of the good environment, or with what it needs."""
 
     package: str
+    others: tuple[str, ...] = ()
+    """What pip changed with it, as in the candidate."""
     shows: tuple[bool, ...] | None
     """For each finding whether it is there; None if the package cannot be tried by itself."""
     problem: str | None = None
     """Why it cannot be tried."""
+
+    @property
+    def title(self) -> str:
+        """The package, with all that changed with it."""
+        return f"{self.package} with {', '.join(self.others)}" if self.others else self.package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +57,14 @@ class ResponsiblePackages:
 
     alone: tuple[str, ...]
     """Each of these shows the finding by itself."""
+    together: tuple[str, ...] = ()
+    """Each of these shows it with the packages that it needs."""
     without_effect: tuple[str, ...]
-    """None of these shows it by itself."""
+    """None of these shows it by itself, or with the packages that it needs."""
     untried: tuple[tuple[str, str], ...]
     """(package, why it cannot be tried by itself)."""
+    asked: tuple[str, ...] = ()
+    """The packages that were asked for: the sentence has each of them that changed."""
 
     @property
     def sentence(self) -> str:
@@ -61,9 +72,11 @@ class ResponsiblePackages:
         return clean(self._sentence(), longest=_LONGEST_SENTENCE)
 
     def _sentence(self) -> str:
-        if self.alone:
-            names = " and ".join(self.alone)
-            return f"{names} alone {'does' if len(self.alone) == 1 else 'do'} it"
+        found = self.alone or self.together
+        if found:
+            names = f"{' and '.join(found)}{' alone' if self.alone else ''}"
+            does = f"{names} {'does' if len(found) == 1 else 'do'} it"
+            return "; ".join([does, *self._about_asked()])
         if not self.untried:
             return f"no package alone does it, only together: {', '.join(self.without_effect)}"
         reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
@@ -74,6 +87,16 @@ class ResponsiblePackages:
             f"{left}, alone or with others: {', '.join(self.without_effect)} alone: no; {reasons}"
         )
 
+    def _about_asked(self) -> Iterator[str]:
+        """Yield what is known of the packages that were asked for and do not show it."""
+        for title in self.without_effect:
+            name, *others = title.split(" with ")
+            if name in self.asked:
+                yield f"{title}: no" if others else f"{name} alone: no"
+        for name, why in self.untried:
+            if name in self.asked:
+                yield f"{name} cannot be tried alone: {why}"
+
 
 def find_responsible(  # noqa: PLR0913  (both sides, and what was found between them)
     findings: Sequence[Finding],
@@ -81,6 +104,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     candidate: Sequence[Planned],
     references: Mapping[str, Observation],
     *,
+    asked: Sequence[str] = (),
     base_requirements: Sequence[str] = (),
     setup: MeasuringSetup,
     progress: Callable[[str], None],
@@ -88,18 +112,14 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     """Try each package that differs by itself in the good environment, on each finding's example.
 
     `base` and `candidate` are what the two environments have over the running one, `references`
-    what the good one measured, `base_requirements` the requirements it was made of. Returns one
-    result per finding; nothing if fewer than two packages changed.
+    what the good one measured, `asked` the packages that were asked for, `base_requirements` the
+    requirements that the good one was made of. Returns one result per finding; nothing if fewer
+    than two packages changed.
     """
     before, after = ({one.name: one for one in planned} for planned in (base, candidate))
     names = sorted(
-        (
-            name
-            for name in before.keys() | after.keys()
-            if (before.get(name) and before[name].version)
-            != (after.get(name) and after[name].version)
-        ),
-        key=lambda name: (name not in SUSPECTS, name),
+        _differing(before, after),
+        key=lambda name: (name not in asked, name not in SUSPECTS, name),
     )
     if len(names) < 2 or not findings:  # noqa: PLR2004  (one package needs no trial)
         return ()
@@ -119,9 +139,28 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
         if new is not None:
             others = [text for text in base_requirements if _name_of(text) != name]
             attempts.append(_opening(opened_overlay, (*others, new.source), setup))
-        whole = {one.name: one.version for one in candidate}
-        trials.append(_tried(name, attempts, whole, findings, references, setup=setup))
-    return tuple(_conclusion(index, trials) for index in range(len(findings)))
+        trials.append(
+            _tried(name, attempts, findings, references, before=before, after=after, setup=setup)
+        )
+    return tuple(_conclusion(index, trials, asked) for index in range(len(findings)))
+
+
+def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list[str]:
+    """Return the packages whose versions differ between two environments."""
+    return [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if (one.get(name) and one[name].version) != (other.get(name) and other[name].version)
+    ]
+
+
+def _named(names: Sequence[str], planned: Mapping[str, Planned]) -> str:
+    """Return what packages change to; what is not planned is as it is here."""
+    found = (
+        f"{name} to {planned[name].version}" if name in planned else f"{name} back"
+        for name in names
+    )
+    return " and ".join(found)
 
 
 def _opening(
@@ -136,11 +175,15 @@ def _name_of(requirement: str) -> str:
     return canonicalize_name(Requirement(requirement).name)
 
 
-def _conclusion(index: int, trials: Sequence[SinglePackageTrial]) -> ResponsiblePackages:
-    tried = [(trial.package, trial.shows[index]) for trial in trials if trial.shows is not None]
+def _conclusion(
+    index: int, trials: Sequence[SinglePackageTrial], asked: Sequence[str]
+) -> ResponsiblePackages:
+    tried = [(trial, trial.shows[index]) for trial in trials if trial.shows is not None]
     return ResponsiblePackages(
-        alone=tuple(package for package, shows in tried if shows),
-        without_effect=tuple(package for package, shows in tried if not shows),
+        alone=tuple(one.title for one, shows in tried if shows and not one.others),
+        together=tuple(one.title for one, shows in tried if shows and one.others),
+        without_effect=tuple(one.title for one, shows in tried if not shows),
+        asked=tuple(asked),
         untried=tuple((t.package, t.problem or "") for t in trials if t.shows is None),
     )
 
@@ -148,27 +191,34 @@ def _conclusion(index: int, trials: Sequence[SinglePackageTrial]) -> Responsible
 def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
     name: str,
     attempts: Sequence[Callable[[], AbstractContextManager[Overlay]]],
-    whole: Mapping[str, str],
     findings: Sequence[Finding],
     references: Mapping[str, Observation],
     *,
+    before: Mapping[str, Planned],
+    after: Mapping[str, Planned],
     setup: MeasuringSetup,
 ) -> SinglePackageTrial:
     """Try a package with nothing else; if that fails to import, with what pip says it needs.
 
     An attempt that equals the whole candidate is skipped: it would show nothing about one package.
+    So is one in which pip takes another release than the candidate has: it may do what that does.
     """
     problem = "it needs the whole change"
     for open_attempt in attempts:
         try:
             with open_attempt() as overlay:
-                if overlay.packages == whole:
+                tried = {one.name: one for one in overlay.planned}
+                others = [one for one in _differing(before, tried) if one != name]
+                foreign = [one for one in others if one in _differing(tried, after)]
+                if foreign:
+                    problem = f"pip changes {_named(foreign, tried)} with it"
+                if foreign or not _differing(tried, after):
                     continue
                 shows = _shown(findings, overlay, references, setup=setup)
         except InputError as error:
             problem = str(error).rpartition("bin/python: ")[2]
             continue
-        return SinglePackageTrial(package=name, shows=shows)
+        return SinglePackageTrial(package=name, others=tuple(others), shows=shows)
     return SinglePackageTrial(package=name, shows=None, problem=problem)
 
 

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.environments.overlay.pip import direct_sources
 from peft_regress.environments.upgrade.measuring import WORKER_MODULE, UnusableEnvironmentError
 from peft_regress.environments.upgrade.messages import Import, Imported
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
-from peft_regress.metrics import KNOWN
 from peft_regress.runs.journal import Header
 
 if TYPE_CHECKING:
@@ -41,11 +41,9 @@ def taken_records(order: Order, setup: MeasuringSetup) -> dict[str, KeptRecord]:
                 folder=Path(folder),
                 environment=variables(),
             ) as worker:
-                here = Header(
-                    environment=worker.packages,
-                    machine=worker.call(Import(modules=[]), Imported).machine,
-                    metrics_known=sorted(KNOWN),
-                )
+                machine = worker.call(Import(modules=[]), Imported).machine
+                direct = direct_sources(order.planned)
+                here = Header.here(worker.packages, machine, direct=direct)
                 for case in known:
                     kept = keeper.take(
                         case.id,

@@ -24,8 +24,10 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves, whole
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.own_code import was_edited
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.resuming import installed_version
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +82,9 @@ class Upgrade:
     """The findings that got worse or better."""
     responsible: tuple[ResponsiblePackages, ...]
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
+    edited: str
+    """That the user's own code is not that of what it is compared with, so that a finding may come
+    from there; else empty."""
     remarks: tuple[str, ...]
     saved: Path | None
 
@@ -103,6 +108,7 @@ def upgrade(
     # First, since both fail at once, and the rest takes minutes.
     require_sources(settings.setup.baselines, cases)
     references = _stored_references(cases, settings)
+    edited = _edit_sentence(cases, references or {})
     devices = device_classes()
     with opened_overlay(
         requirements,
@@ -112,10 +118,13 @@ def upgrade(
     ) as overlay:
         progress(_overlay_sentence(overlay))
 
+        remarks = (*overlay.remarks, edited) if edited else overlay.remarks
         measured: Mapping[str, Observation] = {}
-        if references is None:
-            progress("measuring the current environment: no stored baseline has its packages")
+        if references is None or (edited and settings.base == "auto"):
+            why = edited or "no stored baseline has its packages"
+            progress(f"measuring the current environment: {why}")
             references = measured = _measured_base(cases, settings, on_record)
+            edited = ""
         candidate = _measured("candidate", cases, overlay, settings, on_record, known=references)
         if settings.save is not None:
             save_run(settings.save, _with_scores(candidate, measured))
@@ -143,14 +152,16 @@ def upgrade(
             installed=tuple(overlay.packages) if is_installed_here(before) else (),
             suspected=suspected,
             responsible=find_responsible(
-                suspected,
+                () if edited else suspected,
                 (),
                 overlay.planned,
                 references,
+                asked=overlay.requested,
                 setup=settings.setup,
                 progress=progress,
             ),
-            remarks=overlay.remarks,
+            edited=edited,
+            remarks=remarks,
             saved=settings.save,
         )
         finish(result, overlay)
@@ -176,9 +187,22 @@ def _stored_references(
     return chosen if len(chosen) == len(cases) else None
 
 
+def _edit_sentence(cases: Sequence[Case], references: Mapping[str, Observation]) -> str:
+    """Return that own cases have other code than in their references; empty if they do not."""
+    found = {
+        case.id: references[case.id]
+        for case in cases
+        if case.id in references and was_edited(references[case.id].record)
+    }
+    if not found:
+        return ""
+    return f"the code of {count_of(len(found), 'own case')} was edited since {_run_names(found)}"
+
+
 def _of_here(old: Observation) -> Observation | None:
     """Return a reference as of the current environment, if it was made or confirmed there."""
-    environments = [old.environment, *([old.confirmed.environment] if old.confirmed else [])]
+    environments = [] if old.has_direct else [old.environment]
+    environments += [old.confirmed.environment] if old.confirmed else []
     fitting = next((one for one in environments if is_installed_here(one)), None)
     return None if fitting is None else replace(old, environment=fitting)
 

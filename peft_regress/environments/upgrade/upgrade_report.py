@@ -140,6 +140,8 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
     """Return which package caused a finding, as far as that is known."""
     if finding not in upgrade.suspected:
         return None
+    if upgrade.edited:
+        return f"unknown, since {clean(upgrade.edited)}"
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
     names = upgrade.installed or tuple(upgrade.changed)
@@ -176,6 +178,7 @@ def _encode_culprit(finding: Finding, upgrade: Upgrade) -> dict[str, Any] | None
     found = upgrade.responsible[upgrade.suspected.index(finding)]
     return {
         "alone": list(found.alone),
+        "together": list(found.together),
         "not_alone": list(found.without_effect),
         "untried": dict(found.untried),
         "sentence": found.sentence,

@@ -11,12 +11,11 @@ from peft_regress.environments.upgrade.messages import (
     Imported,
     Measure,
     Measured,
-    error_record,
 )
 from peft_regress.environments.worker.messages import Prepare, Prepared
 from peft_regress.environments.worker.serve import recipe_of, serve
 from peft_regress.errors import PeftRegressError
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -34,6 +34,7 @@ class MethodAdapter:
     starts_elsewhere: str = ""
     adapter_in_float32: bool = True
     loads_for_use_only: str = ""
+    grows_with_rank: bool = True
     moving: frozenset[str] = frozenset()
     """Buffers that the training mode moves, which the method does not know of."""
 
@@ -74,6 +75,10 @@ class MethodAdapter:
 
     def definition(self) -> Json:
         """Return the method's settings."""
+        return self.settings()
+
+    def settings(self) -> dict[str, Json]:
+        """Return the same by name."""
         return {"method": self.method.name, **self.method.hyperparameters(self.rank)}
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:

@@ -46,6 +46,7 @@ class CallableAdapter(UnruledAdapter):
     adapter_in_float32: bool = False
     starts_elsewhere: str = "an adapter of one's own may start anywhere"
     loads_for_use_only: str = ""
+    grows_with_rank: bool = True
 
     def shipping(self, moving: frozenset[str]) -> CallableAdapter:
         """Return one that also ships these buffers."""
@@ -54,6 +55,10 @@ class CallableAdapter(UnruledAdapter):
     def definition(self) -> Json:
         """Return that it is a callable: its code defines nothing."""
         return "callable"
+
+    def settings(self) -> dict[str, Json]:
+        """Return the same by name."""
+        return {"class": "callable"}
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Call the function, and let the heads train.

@@ -22,7 +22,7 @@ from peft_regress.measure.adapters.names import PEFT_PREFIX
 from peft_regress.measure.adapters.unruled import UnruledAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -47,6 +47,8 @@ _STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
 _RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
+# They train a whole matrix where the rank is half its size or more.
+_WHOLE_AT_HIGH_RANK: Final = {"LoKrConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +120,31 @@ class ConfigAdapter(UnruledAdapter):
         refusal = f"peft does not load a prompt to train on ({name})"
         return refusal if self.config.is_prompt_learning else ""
 
+    @property
+    def grows_with_rank(self) -> bool:
+        """Return False if peft trains a whole matrix at a high rank."""
+        return type(self.config).__name__ not in _WHOLE_AT_HIGH_RANK
+
     def definition(self) -> Json:
         """Return the class and the fields that differ from its defaults."""
-        fields: dict[str, Any] = {}
-        for field in dataclasses.fields(self.config):
-            if field.name in _UNSAID:
-                continue
-            value = _plain(getattr(self.config, field.name))
-            if value != _plain(_default(field)):
-                fields[field.name] = value
+        fields = {name: value for name, value, is_default in self._fields() if not is_default}
         return {"config": type(self.config).__name__, "fields": fields}
+
+    def settings(self) -> dict[str, Json]:
+        """Return the same by name, and the numbers at their defaults, such as a rank of 8."""
+        fields = {
+            name: value
+            for name, value, is_default in self._fields()
+            if not is_default or type(value) in {int, float}
+        }
+        return {"class": type(self.config).__name__, **fields}
+
+    def _fields(self) -> Iterator[tuple[str, Json, bool]]:
+        """Yield name and value of each field, and whether it is the default."""
+        for field in dataclasses.fields(self.config):
+            if field.name not in _UNSAID:
+                value = _plain(getattr(self.config, field.name))
+                yield field.name, value, value == _plain(_default(field))
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Wrap the model with peft, which freezes it, and let the heads train."""

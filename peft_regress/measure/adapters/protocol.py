@@ -56,11 +56,18 @@ class Adapter(Protocol):
     def adapter_in_float32(self) -> bool:
         """Whether its library promises adapter parameters in float32."""
 
+    @property
+    def grows_with_rank(self) -> bool:
+        """Whether it trains more parameters at a higher rank, always."""
+
     def shipping(self, moving: frozenset[str]) -> Self:
         """Return one that also ships these buffers of the base, which training moves."""
 
     def definition(self) -> Json:
         """Return what its author set."""
+
+    def settings(self) -> Mapping[str, Json]:
+        """Return the same by name, for people; a number is named at its default, too."""
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Wrap the model and set what trains; the base must not be used afterwards.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -70,6 +71,11 @@ class Tuner:
         with _quiet():
             self.model.set_adapter(name)
 
+    def switch_to_both(self, first: str) -> None:
+        """Activate the first adapter and the second one together."""
+        with _quiet():
+            self.model.base_model.set_adapter([first, SECOND])
+
     def delete(self) -> None:
         """Delete the second adapter."""
         with _quiet():
@@ -112,6 +118,50 @@ def safely_merged(layer: nn.Module) -> tuple[dict[str, Tensor], str]:
         except ValueError as error:
             refused = str(error) or type(error).__name__
     return base_tensors(layer), refused
+
+
+def loads_unnoticed(loaded: nn.Module, folder: Path, names: Iterable[str]) -> str:
+    """Return which damaged file peft loads and does not tell; '' if none.
+
+    It must raise for a tensor of another shape, and at least list one that the file lacks. loaded:
+    what the saved adapter was loaded into. names: the parameters of the adapter.
+    """
+    model: Any = loaded
+    path = folder / "adapter_model.safetensors"
+    if not (path.exists() and hasattr(model, "load_adapter")):
+        return ""
+    torch_files = import_module("safetensors.torch")
+    saved = torch_files.load_file(path)
+    name = str(model.active_adapter)
+    found = (
+        (key, parameter)
+        for parameter in names
+        if (key := parameter.replace(f".{name}", "")) != parameter
+        and key in saved
+        and saved[key].ndim
+    )
+    key, parameter = next(found, ("", ""))
+    if not key:
+        return ""
+    tensor = saved.pop(key)
+    wide = torch.cat((tensor, tensor))
+
+    def missing(named: str, tensor: Tensor) -> list[str] | None:
+        """Return what peft lists as missing with this tensor instead; None if it raises."""
+        torch_files.save_file({**saved, named: tensor}, path)
+        try:
+            with _quiet():
+                found: list[str] = model.load_adapter(folder, name).missing_keys
+        except Exception:  # noqa: BLE001  (peft noticed)
+            return None
+        return found
+
+    absent = missing(f"{key}.other", tensor)
+    if absent is not None and parameter not in absent:
+        return f"a file without {key}"
+    if missing(key, wide) is not None:
+        return f"{key} of shape {tuple(wide.shape)}"
+    return ""
 
 
 def base_tensors(layer: nn.Module) -> dict[str, Tensor]:

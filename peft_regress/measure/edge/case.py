@@ -17,8 +17,9 @@ from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramErr
 from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.seeding import restored_generators, seed_all
+from peft_regress.measure.seeding import seed_all, undisturbed
 from peft_regress.measure.step_profile import (
     CostSettings,
     adapted_model,
@@ -78,7 +79,7 @@ def edge_of_case(
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
-        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
+        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
     return CaseEdge(metrics=metrics, plans=plans, facts=run.facts)
 
 
@@ -112,7 +113,7 @@ def _merged(merge: Any, model: nn.Module) -> nn.Module | None:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def adaptation_edge(
     names: Adaptation, settings: CostSettings
 ) -> tuple[dict[str, Metric], Sequence[str]]:
@@ -149,7 +150,7 @@ class PricedCase:
 
 
 @single_thread()
-@restored_generators()
+@undisturbed()
 def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     """Return the costs of a case, trained or run nowhere, and what its programs ask of a device.
 
@@ -159,6 +160,8 @@ def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     require_executorch(runs=False)
     has_own_step = recipe.is_own or recipe.runs_in_executorch
     data = recipe.load_data() if has_own_step else None
+    if data is not None and recipe.is_own:
+        recipe = checked(recipe, data)
     costs = case_costs(recipe, profiles, data)
     state = costs.reports[""].step.optimizer_state_bytes
     if data is None:

@@ -11,7 +11,7 @@ import torch
 
 from peft_regress.measure.edge.export import MODEL, floating_outputs
 from peft_regress.measure.invariants.facts import Fact, listed
-from peft_regress.measure.invariants.outputs import agree, off_by
+from peft_regress.measure.invariants.outputs import agree, differing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +106,9 @@ def same_losses(here: TrainedHere, there: TrainedInRuntime) -> Fact:
         for step, difference in enumerate(off, start=1)
         if not difference <= LOSS_TOLERANCES[min(step, len(LOSS_TOLERANCES)) - 1]
     ]
-    return Fact.unless(wrong)
+    if not wrong:
+        return Fact(holds=True)
+    return Fact.false(listed(wrong), size=max(off, key=_gravity))
 
 
 def same_gradients(here: TrainedHere, there: TrainedInRuntime) -> Fact:
@@ -118,9 +120,9 @@ def same_gradients(here: TrainedHere, there: TrainedInRuntime) -> Fact:
     wrong = {name: each for name, each in off.items() if not each <= GRADIENT_TOLERANCE}
     if not wrong:
         return Fact(holds=True)
-    worst = max(wrong.values(), key=lambda each: (math.isnan(each), each))
+    worst = max(wrong.values(), key=_gravity)
     told = f"{len(wrong)} of {len(off)} gradients differ by up to {worst:.2g} of their norm"
-    return Fact.false(f"{told}: {listed(list(wrong))}")
+    return Fact.false(f"{told}: {listed(list(wrong))}", tensors=list(wrong), size=worst)
 
 
 def gradient_differences(
@@ -146,7 +148,12 @@ def same_outputs(here: tuple[Tensor, ...], there: RanInRuntime) -> Fact:
     one, other = (tuple(t.float() for t in each) for each in (there.outputs, here))
     if agree(one, other, tolerance=OUTPUT_TOLERANCE):
         return Fact(holds=True)
-    return Fact.false(off_by(one, other))
+    return differing(one, other)
+
+
+def _gravity(difference: float) -> tuple[bool, float]:
+    """Return the key that sorts differences, NaN last."""
+    return math.isnan(difference), difference
 
 
 def _relative(found: float, expected: float) -> float:

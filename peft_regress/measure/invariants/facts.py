@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from peft_regress.runs.schema import Defect, Failure
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MOST_NAMES: Final = 4
+_LARGEST: Final = 1e100
+"""Stands for a size that is infinite or NaN, which no record holds."""
 
 
 class Fact(NamedTuple):
@@ -16,11 +20,25 @@ class Fact(NamedTuple):
     holds: bool | None
     note: str = ""
     """Where it is false, or why it does not apply."""
+    defect: Defect = Defect()
+    """What the gate compares where it is false; if it has no parts, the words of the note."""
 
     @classmethod
-    def false(cls, note: str) -> Fact:
-        """Return that it does not hold."""
-        return cls(holds=False, note=note)
+    def false(
+        cls,
+        note: str,
+        *,
+        error: Exception | None = None,
+        tensors: Sequence[str] = (),
+        size: float | None = None,
+    ) -> Fact:
+        """Return that it does not hold: by what error, for which tensors, and how far it is off."""
+        defect = Defect(
+            error=None if error is None else Failure.of(error),
+            tensors=list(tensors),
+            size=size if size is None or size <= _LARGEST else _LARGEST,
+        )
+        return cls(holds=False, note=note, defect=defect)
 
     @classmethod
     def null(cls, note: str) -> Fact:
@@ -30,7 +48,7 @@ class Fact(NamedTuple):
     @classmethod
     def unless(cls, wrong: Sequence[str]) -> Fact:
         """Return whether nothing is wrong, naming what is."""
-        return cls(holds=not wrong, note=listed(wrong) if wrong else "")
+        return cls.false(listed(wrong), tensors=wrong) if wrong else cls(holds=True)
 
 
 def listed(names: Sequence[str]) -> str:

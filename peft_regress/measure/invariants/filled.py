@@ -40,6 +40,9 @@ _WIDE: Final = 224
 class Filled:
     """A copy of an adapted model, in float32, with seeded numbers in its adapter."""
 
+    loss_merged_beside: float | None = None
+    """The loss when the adapter was merged while a second one was there, and inactive."""
+
     def __init__(  # noqa: PLR0913  (the adapter, and what it computes)
         self,
         adapted: nn.Module,
@@ -47,12 +50,14 @@ class Filled:
         adapter: Adapter,
         objective: Objective,
         parameters: Collection[str],
+        copies: Collection[str],
         probe: Any,
         wide_probe: Any,
     ) -> None:
         """Fill the named parameters once for each seed; the last fill stays.
 
-        wide_probe: what the last fill also computes, by two threads.
+        copies: those of whole modules that the library trains in place of the originals, filled
+        after the adapter's own. wide_probe: what the last fill also computes, by two threads.
 
         Raises `FilledLossError` if a loss is NaN or infinite.
         """
@@ -60,9 +65,9 @@ class Filled:
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self._adapter = adapter
         self._objective = objective
-        self.parameters = sorted(parameters)
+        self._parameters = sorted(parameters)
         self._starts = self._starts_of(
-            {name: self.model.get_parameter(name) for name in self.parameters}
+            {name: self.model.get_parameter(name) for name in self._parameters}
         )
         self.losses = tuple(map(self._filled_loss, FILL_SEEDS))
         """The loss of the probe, one for each fill.
@@ -72,10 +77,19 @@ class Filled:
         """
         with _two_threads():
             self.wide_loss = self._loss_of(wide_probe, seed=FILL_SEEDS[-1])
+        self.checked_losses = self.losses
+        """The same with the copies filled as well."""
+        if copies:
+            self._parameters += copies
+            self.checked_losses = tuple(map(self._checked_loss, FILL_SEEDS))
 
     def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
         return self._loss_of(self._probe, seed=seed)
+
+    def _checked_loss(self, seed: int) -> float:
+        self.fill(seed)
+        return self.loss()
 
     def _loss_of(self, probe: Any, *, seed: int) -> float:
         loss = self._objective.precise_loss(self.model, probe)
@@ -89,7 +103,7 @@ class Filled:
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""
-        parameters = {name: self.model.get_parameter(name) for name in self.parameters}
+        parameters = {name: self.model.get_parameter(name) for name in self._parameters}
         _draw(parameters, self._starts, seed=seed)
 
     def draw(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> None:

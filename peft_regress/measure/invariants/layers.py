@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from peft_regress.measure.adapters.names import base_name, base_prefix
-from peft_regress.measure.invariants.outputs import agree, attempt, off_by
+from peft_regress.measure.invariants.outputs import agree, attempt, differing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
+    from peft_regress.measure.invariants.facts import Fact
     from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
@@ -92,16 +93,16 @@ def where_differing(
     layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
     *,
     tolerance: float,
-) -> str:
-    """Say how far outputs are apart, and in which layer first, in the order of computing.
+) -> Fact:
+    """Return how far outputs are apart, and in which layer first, in the order of computing.
 
     layers: computes what the layers of both models return.
     """
     ones, others = attempt(layers).result or ({}, {})
     for name, one in ones.items():
         if name in others and not agree((one,), (others[name],), tolerance=tolerance):
-            return f"{off_by(found, wanted)}, first in layer {name}"
-    return off_by(found, wanted)
+            return differing(found, wanted, first=name)
+    return differing(found, wanted)
 
 
 def layer_outputs(

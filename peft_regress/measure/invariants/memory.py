@@ -106,5 +106,6 @@ class MemoryWatch:
         )
         return Fact.false(
             f"from step {FIRST_STEPS} to step {self._steps} the memory in use grows by {grown}; "
-            f"{allowed} would be usual"
+            f"{allowed} would be usual",
+            size=self._grown_bytes,
         )

@@ -15,6 +15,7 @@ from peft_regress.measure.invariants.outputs import (
     UNMERGE_TOLERANCE,
     attempt,
     in_float32,
+    raised,
     told_of,
 )
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors
@@ -35,9 +36,9 @@ _NO_LAYERS: Final = "it is no adapter in layers of peft"
 
 def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe) -> Fact:
     """Compare the outputs merged and unmerged, in float32."""
-    outputs, problem = attempt(lambda: _merged_outputs(adapted, adapter, probe))
-    if problem:
-        return Fact.false(problem)
+    outputs, worked = attempt(lambda: _merged_outputs(adapted, adapter, probe))
+    if not worked.holds:
+        return worked
     if outputs is None:
         return Fact.null("there is no adapter that can be merged")
 
@@ -66,48 +67,66 @@ def _merged_outputs(
 def unmerge_restores_base(filled: Filled) -> Fact:
     """Merge a filled adapter in place and take it out again; the model is not used afterwards.
 
-    Merging a merged model must do nothing, and merging it after that what the first merge did.
+    Merging a merged model must do nothing, and merging it after that what the first merge did; so
+    with unmerging. A second adapter that was there, and not active, must have had no part in it.
     """
-    model = filled.model
-    tuner = Tuner.of(model)
+    tuner = Tuner.of(filled.model)
     if tuner is None:
         return Fact.null(_NO_LAYERS)
-    before = copies_of(model)
     try:
-        tuner.merge()
-        largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
-        tuner.merge()
-        once = filled.loss()
-        tuner.unmerge()
-        if wrong := _not_restored(before, named_tensors(model), largest):
-            return Fact.false(wrong)
-        tuner.merge()
-        again = filled.loss()
+        return _undone(filled, tuner)
     except NotImplementedError as error:
         return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return Fact.false(f"the library raises {told_of(error)}")
-    if math.isclose(once, again, rel_tol=MERGE_TOLERANCE):
-        return Fact(holds=True)
-    return Fact.false(
-        f"the loss of the probe is {once:.7g} when merged twice, and {again:.7g} when unmerged and "
-        "merged again"
-    )
+        return raised(error)
 
 
-def _not_restored(
+def _undone(filled: Filled, tuner: Tuner) -> Fact:
+    """Merge and unmerge twice; return whether both did what they must."""
+    model = filled.model
+    before = copies_of(model)
+    tuner.merge()
+    largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
+    tuner.merge()
+    once = filled.loss()
+    tuner.unmerge()
+    restored = _restored(before, named_tensors(model), largest)
+    if not restored.holds:
+        return restored
+    tuner.merge()
+    again = filled.loss()
+    beside = filled.loss_merged_beside
+    for how, loss in (
+        ("unmerged and merged again", again),
+        ("merged beside a second adapter that is not active", once if beside is None else beside),
+    ):
+        if not math.isclose(once, loss, rel_tol=MERGE_TOLERANCE):
+            return Fact.false(
+                f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}",
+                size=abs(once - loss) / max(abs(once), abs(loss)),
+            )
+    tuner.unmerge()
+    tuner.unmerge()
+    restored = _restored(before, named_tensors(model), largest)
+    if restored.holds:
+        return restored
+    return restored._replace(note=f"merged and unmerged again, {restored.note}")
+
+
+def _restored(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], largest: Mapping[str, float]
-) -> str:
-    """Return which tensors are not as before, and how far they are off; '' if all are."""
+) -> Fact:
+    """Return whether all tensors are as before; if not, which are not, and how far they are off."""
     off = {
         name: _off_by(after.get(name), tensor, largest.get(name, 0.0))
         for name, tensor in before.items()
     }
     wrong = [name for name, difference in off.items() if not difference <= UNMERGE_TOLERANCE]
     if not wrong:
-        return ""
+        return Fact(holds=True)
     worst = max((off[name] for name in wrong), key=lambda number: (math.isnan(number), number))
-    return f"{listed(wrong)}: off by up to {worst:.2g} of the largest"
+    note = f"{listed(wrong)}: off by up to {worst:.2g} of the largest"
+    return Fact.false(note, tensors=wrong, size=worst)
 
 
 def _off_by(after: Tensor | None, before: Tensor, largest_merged: float) -> float:
@@ -144,7 +163,7 @@ def refused_merge_keeps_base(filled: nn.Module, parameters: Collection[str]) -> 
             except NotImplementedError as error:
                 return Fact.null(f"peft does not merge it: {told_of(error)}")
             except Exception as error:  # noqa: BLE001
-                problem, refused = f"the library raises {told_of(error)}", True
+                problem, refused = raised(error).note, True
             refusals += refused
             if problem:
                 wrong.append(f"NaN in {name}.{inner}: {problem}")

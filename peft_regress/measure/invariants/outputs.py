@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -48,8 +50,8 @@ class Attempt(NamedTuple, Generic[T]):
     """What a library returned, or why it did not."""
 
     result: T | None
-    problem: str = ""
-    """What it raised, and in which layer; '' if it worked."""
+    worked: Fact = Fact(holds=True)
+    """Whether it did; if not, what it raised, and in which layer."""
 
 
 def attempt(action: Callable[[], T]) -> Attempt[T]:
@@ -57,7 +59,12 @@ def attempt(action: Callable[[], T]) -> Attempt[T]:
     try:
         return Attempt(action())
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return Attempt(None, f"the library raises {told_of(error)}")
+        return Attempt(None, raised(error))
+
+
+def raised(error: Exception) -> Fact:
+    """Return that a fact does not hold, since a library raises."""
+    return Fact.false(f"the library raises {told_of(error)}", error=error)
 
 
 def told_of(error: Exception) -> str:
@@ -116,10 +123,15 @@ def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
     return not one.numel() or bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
-def off_by(one: Outputs, other: Outputs) -> str:
-    """Say how far outputs are apart, relative to the largest number of the second ones."""
+def differing(one: Outputs, other: Outputs, *, first: str = "") -> Fact:
+    """Return how far outputs are apart, relative to the largest number of the second ones.
+
+    first: the first layer that differs; '' if it is not known.
+    """
+    layers = [first] if first else []
+    where = f", first in layer {first}" if first else ""
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
-        return "the outputs have other shapes"
+        return Fact.false(f"the outputs have other shapes{where}", tensors=layers, size=math.inf)
     one, other = (tuple(map(torch.nan_to_num, outputs)) for outputs in (one, other))
     worst = max(
         (
@@ -129,7 +141,8 @@ def off_by(one: Outputs, other: Outputs) -> str:
         ),
         default=0.0,
     )
-    return f"the outputs differ by {worst:.2g} of the largest"
+    note = f"the outputs differ by {worst:.2g} of the largest{where}"
+    return Fact.false(note, tensors=layers, size=worst)
 
 
 _MOST_STORED: Final = 4096

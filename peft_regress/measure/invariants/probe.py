@@ -51,4 +51,4 @@ class Probe:
         """Return whether outputs agree; if not, name the first layer that differs."""
         if agree(found, wanted, tolerance=tolerance):
             return Fact(holds=True)
-        return Fact.false(where_differing(found, wanted, layers, tolerance=tolerance))
+        return where_differing(found, wanted, layers, tolerance=tolerance)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.measure.adapters.tuner import SECOND, Tuner
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import FILL_SEEDS
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, attempt, told_of
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, attempt, raised, told_of
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     except (ValueError, NotImplementedError) as error:
         return dict.fromkeys(_NAMES, Fact.null(f"peft refuses a second one: {told_of(error)}"))
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return dict.fromkeys(_NAMES, Fact.false(f"the library raises {told_of(error)}"))
-    wrong, problem = attempt(lambda: _leak(filled, tuner, first, before))
-    left, trouble = attempt(lambda: _left(filled, tuner, first, before, trains))
+        return dict.fromkeys(_NAMES, raised(error))
+    wrong, asked = attempt(lambda: _leak(filled, tuner, first, before))
+    left, deleted = attempt(lambda: _left(filled, tuner, first, before, trains))
     return dict(
         zip(
             _NAMES,
             (
-                Fact(holds=not (problem or wrong), note=problem or wrong or ""),
-                Fact(holds=not (trouble or left), note=trouble or left or ""),
+                Fact.false(wrong) if wrong else asked,
+                Fact.false(left) if left else deleted,
             ),
             strict=True,
         )
@@ -66,7 +66,7 @@ def _leak(filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor]
     }
     if not added:
         return "a second adapter gets no parameters"
-    filled.draw({n: p for n, p in added.items() if ".modules_to_save." not in n}, seed=_SEED)
+    filled.draw(added, seed=_SEED)
     if changed := moved(before, named_tensors(filled.model)):
         return f"adding and filling a second one changes {listed(changed)}"
     return _interplay(filled, tuner, first, added)
@@ -81,7 +81,7 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     its_loss = filled.loss()
     if not math.isfinite(its_loss):
         return f"with a second one active, the loss of the probe is {its_loss}"
-    if its_loss == filled.losses[-1] and _shows(filled):
+    if its_loss == filled.checked_losses[-1] and _shows(filled):
         return f"with a second one active, the loss of the probe is {its_loss}, as without it"
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
@@ -90,8 +90,45 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     if not _same(filled.loss(), its_loss):
         return "what a second one computes depends on the numbers in the first one"
     tuner.switch(first)
-    if not _same(filled.loss(), filled.losses[_OTHER]):
+    first_loss = filled.checked_losses[_OTHER]
+    if not _same(filled.loss(), first_loss):
         return "switched to a second one and back, the first one computes something else"
+    _merge_beside(filled, tuner)
+    return _ignored(filled, tuner, first, {first: first_loss, SECOND: its_loss})
+
+
+def _merge_beside(filled: Filled, tuner: Tuner) -> None:
+    """Merge the first adapter, for a comparison with merging it when there is no other.
+
+    What is wrong about it is a matter of `unmerge_restores_base`.
+    """
+    before = copies_of(filled.model)
+
+    def merged() -> float:
+        tuner.merge()
+        loss = filled.loss()
+        tuner.unmerge()
+        return loss
+
+    filled.loss_merged_beside = attempt(merged).result
+    for name, tensor in named_tensors(filled.model).items():
+        tensor.data = before[name]
+
+
+def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> str:
+    """Return which adapter has no part in the output of two active ones; '' if each has.
+
+    alone: the loss with one of them active, by name.
+    """
+    try:
+        tuner.switch_to_both(first)
+        both = filled.loss()
+    except (ValueError, NotImplementedError):  # peft refuses two active ones
+        return ""
+    if _shows(filled):
+        for name, loss in alone.items():
+            if _same(both, loss):
+                return f"with two active ones, the output is that of {name} alone"
     return ""
 
 
@@ -112,14 +149,14 @@ def _left(
         return f"not the tensors of before: {listed(others)}"
     if others := sorted(dict(trainable(filled.model).items() ^ trains.items())):
         return f"not the trainable set of before: {listed(others)}"
-    if not _same(filled.loss(), filled.losses[_OTHER]):
+    if not _same(filled.loss(), filled.checked_losses[_OTHER]):
         return "the first one computes something else"
     return ""
 
 
 def _shows(filled: Filled) -> bool:
     """Return whether another fill moves the loss by far more than its last digits."""
-    highest, lowest = max(filled.losses), min(filled.losses)
+    highest, lowest = max(filled.checked_losses), min(filled.checked_losses)
     return highest - lowest > _VISIBLE * abs(highest)
 
 

@@ -27,6 +27,7 @@ from peft_regress.measure.invariants.outputs import (
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import SavingFacts
 from peft_regress.measure.invariants.second import second_adapter
+from peft_regress.measure.invariants.switching import switched_off
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
@@ -70,23 +71,28 @@ class InvariantWatch:
       few; None where the allocator does not say.
     - `merge_equals_unmerged`: merging the adapter keeps the trained output.
     - `unmerge_restores_base`: a filled adapter that was merged and unmerged leaves all tensors as
-      they were, but for rounding; merging again gives the same output, merged already or not.
+      they were, but for rounding, and so it does again; merging again gives the same output, merged
+      already or not, beside a second adapter or not.
     - `refused_merge_keeps_base`: with a NaN in a filled adapter a safe merge refuses, and leaves
       the base's tensors bit-identical. None where nothing is computed that could be checked.
     - `adapters_do_not_leak`: a second adapter, filled and active, changes neither tensors nor the
-      output of the first one, and the first one none of it. None if the library refuses a second
-      one, or wrapping alters the base.
+      output of the first one, and the first one none of it; of two that are active, each has its
+      part in the output. None if the library refuses a second one, or wrapping alters
+      the base.
     - `delete_leaves_nothing`: after the second adapter is deleted nothing in the model names it,
       and tensors, trainable set and output are as before. None as above.
     - `disabled_equals_base`: with a filled, disabled adapter the model computes the base's output;
       None if wrapping alters the base.
-    - `toggling_keeps_trainable`: disabling and enabling the adapter keeps the trainable set.
-    - `doubled_rank_not_smaller`: at twice the rank no fewer parameters train.
+    - `toggling_keeps_trainable`: disabling and enabling a filled adapter keeps the trainable set
+      and the output, and so do `eval()` and `train()`.
+    - `doubled_rank_not_smaller`: at twice the rank all trains that the method's rule says;
+      without a rule, more parameters train.
     - `dtypes_as_asked`: base weights and all layers' outputs have the base's type, the adapter
       float32.
     - `channels_last_kept`: each layer that is channels last in the base stays so.
-    - `saved_adapter_reloads`: saved and loaded into a fresh base, it gives the trained output and
-      the very numbers of all that trained.
+    - `saved_adapter_reloads`: saved into a folder that has another one, and loaded into a fresh
+      base, it gives the same output and the very numbers of all that trained; with a tensor absent
+      or of another shape, it does not load unnoticed.
     - `reload_keeps_trainable`: loaded for training, the same parameters train; else none does.
     - `stored_adapter_loads`: an adapter saved by an earlier release loads and gives its stored
       output.
@@ -208,36 +214,19 @@ class InvariantWatch:
             adapter=adapter,
             objective=self._probe.objective,
             parameters=parameters,
+            copies=[name for name in self._training.expected if ".modules_to_save." in name],
             probe=self._probe.batch,
             wide_probe=self._wide_probe,
         )
         self.filled_losses = filled.losses
         self.wide_filled_loss = filled.wide_loss
         return {
-            **self._switched_off(filled, of_base),
+            **switched_off(filled, of_base, adapter=adapter, probe=self._probe),
             # What follows changes the model.
             **second_adapter(filled, adapter),
             "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),
             "unmerge_restores_base": unmerge_restores_base(filled),
         }
-
-    def _switched_off(self, filled: Filled, of_base: Outputs) -> dict[str, Fact]:
-        before = trainable(filled.model)
-        disabled, problem = attempt(filled.disabled_outputs)
-        if disabled is None:
-            off = toggled = Fact.false(problem)
-        else:
-            wrong = sorted(set(trainable(filled.model).items()) ^ set(before.items()))
-            toggled = Fact.unless([name for name, _ in wrong])
-            off = self._probe.same(
-                disabled,
-                of_base,
-                tolerance=IDENTITY_TOLERANCE,
-                layers=lambda: (filled.disabled_layers(self._base), self._probe.layers(self._base)),
-            )
-        if self._adapter.alters_base:
-            off = Fact.null("wrapping alters the base's weights")
-        return {"disabled_equals_base": off, "toggling_keeps_trainable": toggled}
 
     def _is_of_base(self, adapted: nn.Module, name: str) -> bool:
         """Return whether a parameter is one of the base's own, such as a bias that trains."""
@@ -252,24 +241,24 @@ class InvariantWatch:
         if twice is None or self._adapter.disabled(adapted) is None:
             return Fact.null("there is no adapter with a rank")
         base = copy.deepcopy(self._base)
-        doubled, problem = attempt(lambda: twice.adapt(base, seed=0))
+        doubled, worked = attempt(lambda: twice.adapt(base, seed=0))
         if doubled is None:
             # A rank may not exceed a layer's size.
-            return (
-                Fact.false(problem)
-                if self._training.has_rule
-                else Fact.null(f"at twice it, {problem}")
-            )
+            has_rule = self._training.has_rule
+            return worked if has_rule else Fact.null(f"at twice it, {worked.note}")
+        if self._training.has_rule:
+            # What else trains is a matter of `expected_trainable`.
+            found, wanted = trainable(doubled), twice.expected_trainable(self._base) or {}
+            return Fact.unless([name for name in wanted if found.get(name) != wanted[name]])
         more, fewer = _count(doubled), _count(adapted)
-        return Fact(
-            holds=more >= fewer,
-            note="" if more >= fewer else f"{more:,} train, {fewer:,} at half the rank",
-        )
+        if more > fewer or (more == fewer and not twice.grows_with_rank):
+            return Fact(holds=True)
+        return Fact.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
 
     def _of_layers(
         self, wrong: Callable[..., list[str] | None], adapted: nn.Module, **options: Any
     ) -> Fact:
-        found, problem = attempt(
+        found, worked = attempt(
             lambda: wrong(
                 adapted,
                 self._base,
@@ -278,8 +267,8 @@ class InvariantWatch:
                 **options,
             )
         )
-        if problem:
-            return Fact.false(problem)
+        if not worked.holds:
+            return worked
         return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
 
 

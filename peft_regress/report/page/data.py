@@ -218,10 +218,14 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
-    """Return the invariants, and the run that the case repeats."""
+    """Return the invariants, where they are false, what is repeated, and what numbers are of."""
     repeated = present.repeated_run
+    notes = {name: clip(present.note_on(name)) for name in invariants if present.note_on(name)}
     return {
+        **({} if present.cost_batch == 1 else {"batch": present.cost_batch}),
+        **({"has_score": True} if present.has_score else {}),
         "invariants": [present.invariants.get(name) for name in invariants],
+        **({"notes": notes} if notes else {}),
         **({} if repeated is None else {"repeats": clip(repeated)}),
     }
 

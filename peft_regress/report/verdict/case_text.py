@@ -15,6 +15,7 @@ from peft_regress.report.sentences import (
     reason_cells,
     remark_line,
     short_verdict,
+    with_note,
 )
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
 from peft_regress.report.verdict.remarks import strict_lines
@@ -84,6 +85,9 @@ def _indent(line: str) -> str:
 
 def _reason_line(reason: Reason) -> str:
     metric, old, new, change, _ = reason_cells(reason)
+    if reason.metric.startswith("invariant "):
+        what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
+        return with_note(what, [reason.note])
     return f"{metric}: {old} -> {new}  {change}{against(reason)}".rstrip()
 
 

@@ -9,11 +9,14 @@ from peft_regress.gate.findings import NOT_MEASURED
 from peft_regress.metrics import BATCH_SUFFIX, metric_order
 from peft_regress.report.sentences import (
     against,
+    definition_words,
     reason_cells,
     remark_line,
     short_verdict,
     shown_change,
+    shown_value,
     version_changes,
+    where_false,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
@@ -34,13 +37,14 @@ _LONGEST_WORD: Final = 50
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
     "new": "no accepted baseline has it",
-    "definition": "definition changed",
 }
 _NOT_COMPARED: Final = {
     "inputs": "inputs differ, so losses and scores cannot be compared",
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
+"""The reasons on a function that say by themselves what changed."""
 
 
 def finding_headline(finding: Finding) -> str:
@@ -59,21 +63,23 @@ def finding_title(finding: Finding) -> str:
     if cause.strand == "status":
         return _status_title(finding.example)
     if cause.strand == "invariant":
-        reason = finding.example.reasons[0]
-        old, new = (
-            str(value).lower() if value is not None else "unchecked"
-            for value in (reason.old, reason.new)
-        )
-        return f"invariant {clean(cause.what)}: {old} -> {new}"
-    exact = [one for one in finding.example.reasons if one.metric in {"curve", "evaluation"}]
+        return _invariant_title(finding)
+    exact = [one for one in finding.example.reasons if one.metric in _IN_WORDS]
     if exact:
         return clean(str(exact[0].new))
+    return _changes_title(finding) or ", ".join(map(_without_ratio, finding.example.reasons))
+
+
+def _changes_title(finding: Finding) -> str:
+    """Return how far the two leading metrics changed; empty if none has a ratio."""
     ranges = finding.ranges()
     leading = [name for name in ranges if not name.endswith(BATCH_SUFFIX)][:2] or list(ranges)[:2]
-    if cause.what in ranges:
-        leading = [cause.what, *(name for name in leading if name != cause.what)][:2]
-    shown = [f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}" for name in leading]
-    return ", ".join(shown or map(_without_ratio, finding.example.reasons))
+    what = finding.cause.what
+    if what in ranges:
+        leading = [what, *(name for name in leading if name != what)][:2]
+    return ", ".join(
+        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}" for name in leading
+    )
 
 
 def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
@@ -90,6 +96,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
     if cause.strand == "budget":
         lines.append("accepting does not change this: reduce the cost, or change the budget")
+    lines += _notes(finding)
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()
@@ -98,7 +105,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         for name, pair in ranges.items()
         if any(pair)
         and not title.startswith((f"{name} ", f"{name}:"))
-        and f", {name} " not in title
+        and not any(f"{mark} {name} " in title for mark in ",;")
         # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
@@ -106,6 +113,12 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         lines.append(f"also changed: {', '.join(others)}")
     reasons = (reason for member in finding.members for reason in member.reasons)
     return lines + new_metric_lines(reasons, comparison)
+
+
+def _notes(finding: Finding) -> list[str]:
+    """Say where an invariant is false."""
+    notes = [reason.note for member in finding.members for reason in member.reasons]
+    return [f"where: {where_false(notes)}"] if any(notes) else []
 
 
 def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list[str]:
@@ -248,6 +261,17 @@ def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _invariant_title(finding: Finding) -> str:
+    reason = finding.example.reasons[0]
+    if finding.verdict == "new":
+        return f"{clean(reason.metric)} is false"
+    old, new = (
+        shown_value(value, None) if value is not None else "unchecked"
+        for value in (reason.old, reason.new)
+    )
+    return f"{clean(reason.metric)}: {old} -> {new}"
+
+
 def _limit_title(finding: Finding) -> str:
     """Return a budget or a device with the example's value and its limit."""
     reason = finding.example.reasons[0]
@@ -261,6 +285,10 @@ def _coverage_title(finding: Finding) -> str:
         names = {reason.metric for one in finding.members for reason in one.reasons}
         listed = ", ".join(clean(name) for name in sorted(names, key=metric_order))
         return f"the version of peft_regress that made this run does not measure {listed}"
+    if what == "definition":
+        costs = _changes_title(finding)
+        settings = definition_words(finding.example.reasons)
+        return f"definition changed: {settings}{'; ' if costs else ''}{costs}"
     words = _NOT_COMPARED.get(what)
     if words is None:
         return _COVERAGE.get(what, f"{clean(what)} cannot be compared")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.report.sentences import remark_line
+from peft_regress.report.sentences import remark_line, with_note
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -21,13 +21,16 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     What fails a strict run comes first. A number that differs from case to case is left out.
     """
     found: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for lost in comparison.fronts:
         found.setdefault(front_line(lost), []).append(lost.case)
     strict = [one for one in _all(comparison) if one[1].fails_strictly]
     others = [one for one in _all(comparison) if not one[1].fails_strictly]
     for case, remark in (*strict, *others):
-        found.setdefault(_in_many_cases(remark), []).append(case)
-    return found
+        what = _in_many_cases(remark)
+        found.setdefault(what, []).append(case)
+        notes.setdefault(what, []).append(remark.text if remark.kind == "new metric" else "")
+    return {with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
 
 
 def front_line(lost: LostFront) -> str:
@@ -89,7 +92,8 @@ def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
 def _in_many_cases(remark: Remark) -> str:
     subject = clean(remark.subject)
     if remark.kind == "new metric":
-        return f"{subject} is new: the baseline could not know it"
+        state = "new and false" if remark.new is False else "new"
+        return f"{subject} is {state}: the baseline could not know it"
     if remark.kind == "not judged":
         return f"{subject} is not judged: {clean(remark.text)}"
     if remark.kind == "within own bound":

@@ -57,6 +57,7 @@ _TRAIN_BOTH: Final = (
     "nothing judges their scores: compare with the storage whose entry they repeat, or with runs "
     "made with --regress-full"
 )
+_DEFECT_FROM_THE_START: Final = "once accepted it is a known defect, which fails no later run"
 _MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
 
 
@@ -120,7 +121,7 @@ def shown_verdict(comparison: Comparison) -> ShownVerdict:
         style=style_of(comparison),
         findings=(
             *(_failing(finding, comparison) for finding in failing),
-            *(_incomplete(finding) for finding in incomplete),
+            *(_incomplete(finding, comparison) for finding in incomplete),
             *(_better(finding) for finding in better),
         ),
         defects=_defects(comparison),
@@ -169,9 +170,11 @@ def _failing(finding: Finding, comparison: Comparison) -> ShownFinding:
     )
 
 
-def _incomplete(finding: Finding) -> ShownFinding:
+def _incomplete(finding: Finding, comparison: Comparison) -> ShownFinding:
     remedy = _REMEDIES[finding.verdict]
-    if is_of_training(finding):
+    if finding.cause.strand == "invariant":
+        remedy = _DEFECT_FROM_THE_START
+    elif is_of_training(finding):
         remedy = _TRAIN_BOTH
     elif finding.cause.what == NOT_MEASURED:
         remedy = _MEASURE_AGAIN
@@ -180,7 +183,7 @@ def _incomplete(finding: Finding) -> ShownFinding:
         verdict=finding.verdict,
         is_failing=False,
         headline=finding_headline(finding),
-        about=(remedy,),
+        about=(*finding_details(finding, comparison), remedy),
         cases=finding.cases,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.gate.definitions import changed_settings
+from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.report.verdict.remarks import encode_remark
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
@@ -52,7 +54,8 @@ def encode_case(case: CaseVerdict) -> dict[str, Any]:
 def encode_reason(reason: Reason) -> dict[str, Any]:
     """Return `{metric, old, new, relative_change, bound, verdict}`.
 
-    With `bound_reason` for a bound of the author's, and `limit` for a budget or a device.
+    With `bound_reason` for a bound of the author's, `limit` for a budget or a device, and `note`
+    for an invariant: where it is false.
     """
     encoded = {
         "metric": reason.title,
@@ -66,13 +69,15 @@ def encode_reason(reason: Reason) -> dict[str, Any]:
         encoded["bound_reason"] = reason.bound_reason
     if reason.limit is not None:
         encoded["limit"] = reason.limit
+    if reason.note:
+        encoded["note"] = reason.note
     return encoded
 
 
 def encode_explanation(
     old: Observation, new: Observation, changes: Sequence[MetricChange]
 ) -> dict[str, Any]:
-    """Return all rows: `{schema_version, case, old, new, environment, definition, metrics}`."""
+    """Return all rows, and each invariant that is false on a side, with where."""
     packages = sorted(old.environment.keys() | new.environment.keys())
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
@@ -85,6 +90,14 @@ def encode_explanation(
             if old.environment.get(name) != new.environment.get(name)
         ],
         "same_definition": old.record.definition == new.record.definition,
+        "settings": [
+            {"setting": name, "old": was, "new": now}
+            for name, (was, now) in changed_settings(old.record, new.record).items()
+        ],
+        "invariants": [
+            {"invariant": name, "old": was, "new": now, "note": note}
+            for name, was, now, note in false_on_a_side(old.record, new.record)
+        ],
         "metrics": [_encode_change(change) for change in changes],
     }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fault_catalogue.fault import Original
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
+_HIGH_RANK: Final = "shift/lora-r16/shufflenet_v2_x0_5"
 _RSLORA: Final = "shift/rslora-r4/shufflenet_v2_x0_5"
 _WITH_BIASES: Final = "shift/lora-r1/mobilenet_v3_small"
 
@@ -60,6 +61,14 @@ def lora_rank_clamped(
 ) -> None:
     """A rank above 2 becomes 2, without a message."""
     original(self, adapter, min(r, 2), *args, **kwargs)
+
+
+@fault("LoRA", at=f"{_LAYER}.update_layer", case=_HIGH_RANK)
+def lora_rank_of_at_most_16(
+    original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
+) -> None:
+    """A rank above 16 becomes 16."""
+    original(self, adapter, min(r, 16), *args, **kwargs)
 
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._replace_module", case=_LORA)

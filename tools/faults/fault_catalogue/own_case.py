@@ -1,4 +1,4 @@
-"""A case for what no built-in one has: peft itself trains and saves parts beside the adapter."""
+"""Cases for what no built-in one has: peft itself trains and saves parts beside the adapter."""
 
 from __future__ import annotations
 
@@ -33,12 +33,19 @@ def _data() -> Any:
     return (data.train_images, data.train_labels), (data.test_images, data.test_labels)
 
 
-def _adapter() -> Any:
+def _adapter(**settings: Any) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=4, target_modules=["body.0", "body.2"], bias="lora_only", modules_to_save=["head"]
+        r=4, target_modules=["body.0", "body.2"], modules_to_save=["head"], **settings
     )
 
 
-OWN: Final = FineTune("shift/lora-r4/small", model=_Net, data=_data, adapter=_adapter())
+OWN: Final = FineTune(
+    "shift/lora-r4/small", model=_Net, data=_data, adapter=_adapter(bias="lora_only")
+)
+# peft refuses a second adapter beside one with biases.
+OWN_WITHOUT_BIASES: Final = FineTune(
+    "shift/lora-r4/small-without-biases", model=_Net, data=_data, adapter=_adapter()
+)
+OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fault_catalogue.fault import fault
@@ -111,3 +112,26 @@ def trained_biases_not_saved(original: Original, *args: Any, **kwargs: Any) -> d
     """The biases of the base that train beside the adapter are not saved."""
     state = original(*args, **kwargs)
     return {name: state[name] for name in state if ".head." in name or ".lora_" in name}
+
+
+@fault("serialisation", at="peft.peft_model:safe_save_file", case=_LORA)
+def saving_keeps_an_old_file(original: Original, state: Any, path: Any, **kwargs: Any) -> None:
+    """Saving into a folder that has an adapter keeps the old one."""
+    if not Path(path).exists():
+        original(state, path, **kwargs)
+
+
+@fault("serialisation", at="peft.utils.save_and_load:_find_mismatched_keys", case=_LORA)
+def loading_ignores_another_rank(
+    original: Original, model: Any, state: Any, **_settings: Any
+) -> Any:
+    """Tensors of another rank are left out when an adapter is loaded."""
+    return original(model, state, ignore_mismatched_sizes=True)
+
+
+@fault("serialisation", at="peft.peft_model:PeftModel.load_adapter", case=_LORA)
+def loading_ignores_absent_tensors(original: Original, *args: Any, **kwargs: Any) -> Any:
+    """Loading an adapter no longer says which of its tensors the file lacks."""
+    result = original(*args, **kwargs)
+    result.missing_keys.clear()
+    return result

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fault_catalogue.fault import fault
+from fault_catalogue.own_case import OWN, OWN_WITHOUT_BIASES
 
 if TYPE_CHECKING:
     from fault_catalogue.fault import Original
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
+_SAVED_MODULE: Final = "peft.utils.other:ModulesToSaveWrapper"
 _DELETE: Final = "peft.tuners.lora.layer:LoraLayer.delete_adapter"
 
 
@@ -88,3 +90,60 @@ def second_merge_is_wrong(original: Original, self: Any, **settings: Any) -> Non
     if self.merges > 1:
         for name in self.merged_adapters:
             self.get_base_layer().weight.data += 0.001 * self.get_delta_weight(name)
+
+
+@fault("several adapters", at=f"{_LAYER}.unmerge", case=_LORA)
+def second_unmerge_is_wrong(original: Original, self: Any) -> None:
+    """After merging again, unmerging takes out a thousandth too much."""
+    self.unmerges = getattr(self, "unmerges", 0) + 1
+    if self.unmerges > 1:
+        for name in self.merged_adapters:
+            self.get_base_layer().weight.data -= 0.001 * self.get_delta_weight(name)
+    original(self)
+
+
+@fault("several adapters", at="peft.tuners.lora.layer:check_adapters_to_merge", case=_LORA)
+def merge_takes_all_adapters(original: Original, layer: Any, names: Any = None) -> Any:
+    """Merging takes the adapters that are not active as well."""
+    return original(layer, names or list(layer.lora_A))
+
+
+@fault("several adapters", at="peft.tuners.tuners_utils:BaseTunerLayer.set_adapter", case=_LORA)
+def second_active_adapter_is_ignored(
+    original: Original, self: Any, names: Any, *args: Any, **settings: Any
+) -> None:
+    """Of two adapters that are activated together, the second one stays off."""
+    original(self, names if isinstance(names, str) else names[:1], *args, **settings)
+
+
+@fault("several adapters", at=f"{_SAVED_MODULE}.enable_adapters", case=OWN.id)
+def disabling_leaves_saved_modules_on(_original: Original, _self: Any, _enabled: Any) -> None:
+    """Disabling an adapter leaves its copies of whole modules on."""
+
+
+@fault("several adapters", at=f"{_SAVED_MODULE}.set_adapter", case=OWN_WITHOUT_BIASES.id)
+def switching_leaves_saved_modules(
+    original: Original, self: Any, names: Any, *args: Any, **settings: Any
+) -> None:
+    """Activating another adapter leaves the first one's copies of whole modules on."""
+    original(self, names and list(self.modules_to_save)[:1], *args, **settings)
+
+
+@fault("several adapters", at="peft.peft_model:PeftModel.train", case=_LORA)
+def train_after_eval_freezes(original: Original, self: Any, mode: bool = True) -> Any:  # noqa: FBT001, FBT002
+    """Training mode after eval mode freezes the adapter."""
+    if mode and not self.training:
+        for name, parameter in self.named_parameters():
+            if ".lora_" in name:
+                parameter.requires_grad = False
+    return original(self, mode)
+
+
+@fault("several adapters", at="peft.peft_model:PeftModel.train", case=_LORA)
+def train_after_eval_halves(original: Original, self: Any, mode: bool = True) -> Any:  # noqa: FBT001, FBT002
+    """Training mode after eval mode halves what the adapter adds."""
+    if mode and not self.training:
+        for module in self.modules():
+            if hasattr(module, "lora_B"):
+                module.scaling = {name: scale / 2 for name, scale in module.scaling.items()}
+    return original(self, mode)

@@ -5,12 +5,12 @@ const CASE_COLUMNS = [
   { name: "id", label: "case", cell: (item) => caseLink(item), key: (item) => item.id },
   metricColumn("trainable_params", "trained", "trained parameters", 1),
   metricColumn("adapter_bytes", "ship MiB", "adapter and head to send to a device, MiB", 2 ** 20),
-  metricColumn("forward_flops", "fwd GFLOP", "forward pass at batch 1, GFLOP", 1e9),
-  metricColumn("backward_flops", "bwd GFLOP", "backward pass at batch 1, GFLOP", 1e9),
+  metricColumn("forward_flops", "fwd GFLOP", `forward pass ${batchWords("1")}, GFLOP`, 1e9),
+  metricColumn("backward_flops", "bwd GFLOP", `backward pass ${batchWords("1")}, GFLOP`, 1e9),
   metricColumn(
     "peak_bytes",
-    "peak b1 MiB",
-    "most memory alive at one moment, batch 1, MiB",
+    COMMON_BATCH === null ? "peak MiB" : `peak b${COMMON_BATCH} MiB`,
+    `most memory alive at one moment, ${batchWords("1")}, MiB`,
     2 ** 20,
   ),
   metricColumn(
@@ -38,6 +38,7 @@ const CASE_COLUMNS = [
     2 ** 20,
   ),
   metricColumn("accuracy", "accuracy %", "after the brief fine-tune, mean over the seeds", 0.01),
+  metricColumn("score", "score", "the case's own score after the brief fine-tune", 1),
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
   {
@@ -70,7 +71,7 @@ function cellText(value, unit, size) {
   if (unit === "count") return grouped.format(value);
   if (unit === "fraction") return (value / size).toFixed(1);
   const scaled = value / size;
-  if (unit === "nat") return scaled.toFixed(3);
+  if (unit === "nat" || unit === "ratio") return scaled.toFixed(3);
   return numberFormat(fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1)).format(
     scaled,
   );

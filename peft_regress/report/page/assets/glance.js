@@ -6,6 +6,7 @@ const GLANCE_METRICS = [
   "peak_bytes",
   "adapter_bytes",
   "accuracy",
+  "score",
 ];
 const SPARK = { width: 104, height: 26, pad: 5 };
 // What is less than this share of a value, or within its bound, is drawn small.

@@ -8,9 +8,19 @@ const METRIC_INDEX = new Map(DATA.metrics.map((metric, index) => [metric.name, i
 const CASES = new Map(DATA.cases.map((item) => [item.id.toWellFormed(), item]));
 
 const MEMORY_CATEGORIES = ["param", "buffer", "grad", "activation", "temp", "optimizer"];
+// The batch of the costs without a suffix: that of built-in cases is 1, an own case has its own, and
+// old files do not say it.
+const COMMON_BATCH = commonBatch(DATA.cases);
 const BATCHES = [
-  { value: "1", label: "1", suffix: "" },
-  { value: "32", label: "32", suffix: "_b32" },
+  {
+    value: "1",
+    label: COMMON_BATCH ?? "each case's own",
+    words: COMMON_BATCH === null ? "at each case's own batch" : `at batch ${COMMON_BATCH}`,
+    suffix: "",
+  },
+  ...(DATA.metrics.some(({ name }) => name.endsWith("_b32"))
+    ? [{ value: "32", label: "32", words: "at batch 32", suffix: "_b32" }]
+    : []),
 ];
 const TASKS = distinct(DATA.cases.map((item) => item.task));
 const METHODS = distinct(DATA.cases.map((item) => item.method));
@@ -28,8 +38,23 @@ function compareText(a, b) {
   return COLLATOR.compare(a, b) || (a < b ? -1 : a > b ? 1 : 0);
 }
 
+function commonBatch(items) {
+  const found = new Set(items.map(batchOf));
+  const [only] = found;
+  return found.size > 1 || only === null ? null : String(only ?? 1);
+}
+
+// null if it is not known.
+function batchOf(item) {
+  return item.batch === undefined ? 1 : item.batch;
+}
+
 function batchSuffix(batch) {
   return BATCHES.find((item) => item.value === batch).suffix;
+}
+
+function batchWords(batch) {
+  return BATCHES.find((item) => item.value === batch).words;
 }
 
 // Run-length values: at[k] is the first entry that values[k] holds in.
@@ -50,10 +75,29 @@ function currentValue(item, metricName) {
 
 const REPEATED = "repeated";
 
-// Whether the accuracy is that of the run which the case repeats.
+// Whether the accuracy, or the score in its place, is that of the run which the case repeats.
 function isRepeated(item, metricName) {
   const repeats = item.repeats !== undefined;
-  return repeats && metricName === "accuracy" && currentValue(item, metricName) === null;
+  const gain = item.has_score ? "score" : "accuracy";
+  return repeats && metricName === gain && currentValue(item, metricName) === null;
+}
+
+// What some cases gain by their training: their accuracy, or their own score if none has one.
+function gainOf(items) {
+  const has = (name) => items.some((item) => lineOf(item, name) || isRepeated(item, name));
+  const name = has("score") && !has("accuracy") ? "score" : "accuracy";
+  const unit = name === "accuracy" ? "fraction" : DATA.metrics[METRIC_INDEX.get(name)]?.unit;
+  const isShare = unit === "fraction";
+  return {
+    name,
+    unit,
+    title: name === "accuracy" ? "Accuracy" : "Score",
+    article: name === "accuracy" ? "an accuracy" : "a score",
+    best: name === "accuracy" ? "most accurate" : "best",
+    size: isShare ? 0.01 : 1,
+    axis: isShare ? `${name} (%)` : name,
+    range: isShare ? { from: 0, to: 100 } : {},
+  };
 }
 
 function statusOf(item) {

@@ -1,30 +1,32 @@
-// The plot of accuracy against cost, with the front above all else.
+// The plot of accuracy, or score, against cost, with the front above all else.
 
-function drawTradeoffs(width, { own, behind, front, points }, cost, title, small) {
+function drawTradeoffs(width, { own, behind, front, points }, axes, title, small) {
+  const { cost, gain } = axes;
   const unit = axisUnit(
     own.map((point) => point.cost),
     cost.unit,
   );
   const x = (point) => point.cost / unit.size;
-  const y = (point) => 100 * point.gain;
+  const y = (point) => point.gain / gain.size;
   const height = small ? Math.max(230, width * 0.55) : Math.min(460, Math.max(320, width * 0.5));
   const margins = { marginLeft: 42, marginRight: 24, marginTop: 26, marginBottom: 38 };
   const xScale = scaleOf([...own, ...behind].map(x));
-  const yScale = scaleOf([...points, ...behind].map(y), { from: 0, to: 100 });
+  const yScale = scaleOf([...points, ...behind].map(y), gain.range);
   const label = `${title}${unit.name ? ` (${unit.name})` : ""} →`;
   return plot(width, {
     height,
     ...margins,
     x: axisOptions(xScale, { label, room: width }),
-    y: axisOptions(yScale, { label: "↑ accuracy (%)", room: 1.6 * height }),
+    y: axisOptions(yScale, { label: `↑ ${gain.axis}`, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
-    marks: tradeoffMarks({ own, behind, front, x, y, cost, small, scales: { xScale, yScale, width, height } }),
+    marks: tradeoffMarks({ own, behind, front, x, y, axes, small, scales: { xScale, yScale, width, height } }),
   });
 }
 
 // What is on the front is drawn last, so that no other point hides it; its names come last of all.
-function tradeoffMarks({ own, behind, front, x, y, cost, small, scales }) {
+function tradeoffMarks({ own, behind, front, x, y, axes, small, scales }) {
+  const { size } = axes.gain;
   const { xScale, yScale, width, height } = scales;
   const [xPixels, yPixels] = [pixels(xScale, width - 66), pixels(yScale, height - 64)];
   const at = (point) => ({ left: xPixels(x(point)), top: height - 64 - yPixels(y(point)) });
@@ -34,7 +36,7 @@ function tradeoffMarks({ own, behind, front, x, y, cost, small, scales }) {
   const seeds = (points, options) =>
     Plot.ruleX(
       points.filter((point) => point.seeds !== null),
-      { x, y1: (point) => 100 * point.seeds[0], y2: (point) => 100 * point.seeds[1], ...options },
+      { x, y1: (point) => point.seeds[0] / size, y2: (point) => point.seeds[1] / size, ...options },
     );
   const dots = (points, options) =>
     Plot.dot(points, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, strokeWidth: 1, ...options });
@@ -55,7 +57,7 @@ function tradeoffMarks({ own, behind, front, x, y, cost, small, scales }) {
     Plot.dot(front, { ...ring, stroke: "var(--front)", strokeWidth: 1.5, className: "front-ring" }),
     dots(front, { stroke: "none", className: "front-dot" }),
     ...frontLabels(front, x, y, at, width - 66),
-    Plot.tip([...own, ...behind], Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
+    Plot.tip([...own, ...behind], Plot.pointer({ x, y, title: (point) => tipText(point, axes) })),
   ];
 }
 

@@ -83,7 +83,7 @@ function caseSummary(item) {
     item.repeats === undefined
       ? null
       : note(
-          `The first seed repeats ${shorten(item.repeats, 200)} bit for bit: its accuracy is that of there.`,
+          `The first seed repeats ${shorten(item.repeats, 200)} bit for bit: its ${gainOf([item]).name} is that of there.`,
         ),
   ];
 }
@@ -96,7 +96,7 @@ function caseHistory(item, { metric, by, scale }) {
 function memoryOfCase(item) {
   const rows = BATCHES.map(({ label, suffix }) => ({
     ...memoryOf(item, suffix),
-    batch: label,
+    batch: suffix === "" ? String(batchOf(item) ?? "of its own") : label,
   })).filter((row) => row.parts.length > 0);
   if (rows.length === 0) return [];
   return [
@@ -126,8 +126,10 @@ function invariantSection(item) {
   const rows = DATA.invariants.map((name, index) => ({
     name,
     holds: item.invariants[index] ?? null,
+    where: item.notes?.[name] ?? "",
   }));
   if (rows.length === 0) return [];
+  const where = { label: "where, or why not", cell: (row) => visible(row.where) };
   return [
     h("h2", {}, "Invariants"),
     dataTable({
@@ -144,6 +146,7 @@ function invariantSection(item) {
               INVARIANT_WORDS.get(row.holds)[1],
             ),
         },
+        ...(rows.some((row) => row.where) ? [where] : []),
       ],
     }),
   ];

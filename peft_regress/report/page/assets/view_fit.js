@@ -102,7 +102,7 @@ function showFit(main, route) {
     h("h1", {}, "Fits my device"),
     note(
       "RAM is that of the tensors of one training step; Python and torch come on top. An empty field is no ",
-      "limit, or the device's. What fits is ranked by accuracy, then by FLOPs.",
+      "limit, or the device's. What fits is ranked by accuracy, or by score, then by FLOPs.",
     ),
     controls,
     output,
@@ -153,11 +153,13 @@ function fitSection(settings) {
       (item) => item.task === task && (architecture === "" || item.architecture === architecture),
     )
     .map((item) => fitRow(item, limits, batchSuffix(settings.batch)));
+  const gain = gainOf(rows.map((row) => row.item));
+  for (const row of rows) row.gain = currentValue(row.item, gain.name);
   const known = rows.filter(
     (row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null),
   );
   return [
-    ...answer(known, asked),
+    ...answer(known, asked, gain),
     deviceNote(settings),
     unknownNote(rows.filter((row) => !known.includes(row)).map((row) => row.item)),
   ];
@@ -176,7 +178,6 @@ function fitRow(item, limits, suffix) {
     needs,
     fits: limited.every((need) => need.value <= need.most),
     over: d3.max(limited, (need) => need.value / need.most) ?? 0,
-    accuracy: currentValue(item, "accuracy"),
   };
 }
 
@@ -184,14 +185,14 @@ function rankFits(rows) {
   const flops = (row) => row.needs.find((need) => need.name === "flops").value;
   return rows.toSorted(
     (a, b) =>
-      (a.accuracy === null) - (b.accuracy === null) ||
-      b.accuracy - a.accuracy ||
+      (a.gain === null) - (b.gain === null) ||
+      b.gain - a.gain ||
       flops(a) - flops(b) ||
       compareText(a.item.id, b.item.id),
   );
 }
 
-function answer(known, asked) {
+function answer(known, asked, gain) {
   if (known.length === 0) return [lead("No case of these choices has its costs measured.")];
   const fits = rankFits(known.filter((row) => row.fits));
   if (fits.length === 0)
@@ -202,11 +203,11 @@ function answer(known, asked) {
   const best = fits[0];
   return [
     lead(
-      `${fits.length} of ${plural(known.length, "pairing")} fit. The most accurate is `,
+      `${fits.length} of ${plural(known.length, "pairing")} fit. The ${gain.best} is `,
       caseLink(best.item),
-      `: ${formatValue(best.accuracy, "fraction")}${asked.length > 0 ? `, with ${roomWords(best)} left` : ""}.`,
+      `: ${formatValue(best.gain, gain.unit)}${asked.length > 0 ? `, with ${roomWords(best)} left` : ""}.`,
     ),
-    fitTable(fits),
+    fitTable(fits, gain),
   ];
 }
 
@@ -241,16 +242,16 @@ function missWords(row) {
     .join("; ");
 }
 
-function fitTable(fits) {
+function fitTable(fits, gain) {
   const place = new Map(fits.map((row, index) => [row, index + 1]));
   return dataTable({
-    caption: "What fits, the most accurate first",
+    caption: `What fits, the ${gain.best} first`,
     rows: fits,
     names: 1,
     columns: [
       { label: "place", number: true, cell: (row) => String(place.get(row)) },
       { label: "case", cell: (row) => caseLink(row.item) },
-      { label: "accuracy", number: true, cell: (row) => formatValue(row.accuracy, "fraction") },
+      { label: gain.name, number: true, cell: (row) => formatValue(row.gain, gain.unit) },
       ...fits[0].needs.flatMap((need, index) => needColumns(need, index)),
     ],
   });

@@ -29,7 +29,7 @@ function memorySection({ architecture, batch, task }) {
   if (known.length === 0)
     return [note("No case of this task and architecture has its memory by category.")];
   const [least, most] = [known[0], known.at(-1)];
-  const where = `${shorten(architecture)} at batch ${batch}`;
+  const where = `${shorten(architecture)} ${batchWords(batch)}`;
   const lost = rows.filter((row) => row.parts.length === 0).map((row) => row.item);
   return [
     memoryLegend(),

@@ -6,6 +6,7 @@ const MOVE_ORDER = ["worse", "break", "moved", "better"];
 
 function showOverview(main, route) {
   const settings = readSettings({ params: new URLSearchParams() }, tradeoffFields());
+  const { title } = gainOf(DATA.cases.filter((item) => item.task === settings.task));
   main.append(
     ...verdictFirst(),
     ...glanceSection(route),
@@ -16,10 +17,10 @@ function showOverview(main, route) {
     h(
       "section",
       {},
-      h("h2", {}, `Accuracy against peak memory, batch 1, task ${shorten(settings.task, 40)}`),
+      h("h2", {}, `${title} against peak memory ${batchWords("1")}, task ${shorten(settings.task, 40)}`),
       note(
         FRONT_WORDS,
-        h("a", { href: "#/tradeoffs" }, "Other costs, batch 32, other tasks"),
+        h("a", { href: "#/tradeoffs" }, `Other costs${BATCHES.length > 1 ? ", batch 32" : ""}, other tasks`),
         ".",
       ),
       ...tradeoffs({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
@@ -54,16 +55,17 @@ function verdictFirst() {
 }
 
 function firstCases() {
-  const column = CASE_COLUMNS.find((item) => item.name === "accuracy");
+  const { name, best } = gainOf(DATA.cases);
+  const column = CASE_COLUMNS.find((item) => item.name === name);
   return caseTable(
-    "The most accurate cases",
+    `The ${best} cases`,
     sortCases(DATA.cases, column, true).slice(0, FIRST_ROWS),
   );
 }
 
 function countsText() {
   const failing = failuresText(DATA.cases);
-  const count = DATA.cases.filter((item) => isRepeated(item, "accuracy")).length;
+  const count = DATA.cases.filter((item) => isRepeated(item, gainOf([item]).name)).length;
   const repeated = count > 0 ? `, ${count} of them ${REPEATED},` : "";
   const newest = DATA.entries.at(-1);
   const entries = plural(DATA.entries.length, "entry", "entries");

@@ -8,7 +8,8 @@ function ranksFields() {
     metric: {
       label: "Metric",
       options,
-      initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0]?.value,
+      initial:
+        ["accuracy", "score"].find((name) => METRIC_INDEX.has(name)) ?? options[0]?.value,
     },
     task: taskField(),
     architecture: architectureField(),

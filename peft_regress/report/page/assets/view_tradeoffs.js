@@ -29,7 +29,7 @@ function showTradeoffs(main, route) {
   const output = h("div");
   const update = () => replaceContent(output, tradeoffs(settings));
   main.append(
-    h("h1", {}, "Accuracy against cost"),
+    h("h1", {}, `${gainOf(DATA.cases).title} against cost`),
     note(FRONT_WORDS, "Up and to the left is better."),
     controlRow(route, fields, settings, update),
     output,
@@ -43,13 +43,14 @@ function tradeoffs(
 ) {
   const cost = costNamed(costName);
   const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
+  const gain = gainOf(all);
   const measured = all
     .map((item) => ({
       item,
       cost: cost.of(item, batchSuffix(batch)),
-      gain: currentValue(item, "accuracy"),
-      seeds: lineOf(item, "accuracy")?.seeds ?? null,
-      margin: lineOf(item, "accuracy")?.bound ?? null,
+      gain: currentValue(item, gain.name),
+      seeds: lineOf(item, gain.name)?.seeds ?? null,
+      margin: lineOf(item, gain.name)?.bound ?? null,
     }))
     .filter((point) => point.cost !== null && point.gain !== null);
   // A pattern says by itself which methods are meant.
@@ -57,34 +58,38 @@ function tradeoffs(
   const points = measured.filter(isInColour);
   const grey = show === "grey" ? measured.filter((point) => !isInColour(point)) : [];
   if (points.length === 0)
-    return [note("No case of these choices has both an accuracy and this cost.")];
+    return [note(`No case of these choices has both ${gain.article} and this cost.`)];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
   const lost = all.length - measured.length;
   const others = measured.length - points.length - grey.length;
   const margin = d3.max(points, (point) => point.margin);
-  const title = cost.batch ? `${cost.label} at batch ${batch}` : cost.label;
+  const title = cost.batch ? `${cost.label} ${batchWords(batch)}` : cost.label;
   return [
     methodLegend(distinct(points.map((point) => point.item.method))),
     margin === undefined
       ? null
       : note(
-          `A difference in accuracy within the gate's margin of ${formatChange(margin, "fraction").slice(1)} is a tie.`,
+          `A difference in ${gain.name} within the gate's margin of ${tieText(margin, gain)} is a tie.`,
         ),
     h(
       "div",
       { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
-      shown.map((name) => architecturePlot(name, { points, grey }, cost, title, shown.length > 1)),
+      shown.map((name) => architecturePlot(name, { points, grey }, { cost, gain }, title, shown.length > 1)),
     ),
     others > 0
       ? note(`Not shown: ${plural(others, "case")} of other methods. `, h("a", { href: "#/tradeoffs?show=grey" }, "Show them in grey"), ".")
       : null,
     lost > 0
-      ? note(`Left out for want of an accuracy or of this cost: ${plural(lost, "case")}.`)
+      ? note(`Left out for want of ${gain.article} or of this cost: ${plural(lost, "case")}.`)
       : null,
   ];
 }
 
-function architecturePlot(name, { points, grey }, cost, title, small) {
+function tieText(margin, { unit }) {
+  return unit === "fraction" ? formatChange(margin, unit).slice(1) : plainDigits(margin, 3);
+}
+
+function architecturePlot(name, { points, grey }, axes, title, small) {
   const [own, behind] = [points, grey].map((some) =>
     some.filter((point) => point.item.architecture === name),
   );
@@ -101,36 +106,36 @@ function architecturePlot(name, { points, grey }, cost, title, small) {
   return figure({
     title: h("h2", {}, shorten(name)),
     label:
-      `Accuracy against ${title} on ${shorten(name)}: ${plural(own.length, "pairing")}, ${front.length} on the Pareto front, ` +
-      `from ${pointText(cheapest, cost)} to ${pointText(best, cost)}.`,
-    draw: (width) => drawTradeoffs(width, { own, behind, front, points }, cost, title, small),
+      `${axes.gain.title} against ${title} on ${shorten(name)}: ${plural(own.length, "pairing")}, ${front.length} on the Pareto front, ` +
+      `from ${pointText(cheapest, axes)} to ${pointText(best, axes)}.`,
+    draw: (width) => drawTradeoffs(width, { own, behind, front, points }, axes, title, small),
     open: openCase,
     below: [
-      frontInWords(front, cost),
-      fold("All of its numbers", () => tradeoffTable(name, own, front, cost)),
+      frontInWords(front, axes),
+      fold("All of its numbers", () => tradeoffTable(name, own, front, axes)),
     ],
   });
 }
 
-function numbersText(point, cost) {
-  return `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`;
+function numbersText(point, { cost, gain }) {
+  return `${formatValue(point.gain, gain.unit)}, ${formatValue(point.cost, cost.unit)}`;
 }
 
-function pointText(point, cost) {
-  return `${shorten(methodName(point.item), 40)} (${formatValue(point.cost, cost.unit)}, ${formatValue(point.gain, "fraction")})`;
+function pointText(point, { cost, gain }) {
+  return `${shorten(methodName(point.item), 40)} (${formatValue(point.cost, cost.unit)}, ${formatValue(point.gain, gain.unit)})`;
 }
 
-function seedsWords({ seeds }) {
+function seedsWords({ seeds }, { unit }) {
   return seeds === null
     ? ""
-    : `, seeds ${seeds.map((seed) => formatValue(seed, "fraction")).join(" to ")}`;
+    : `, seeds ${seeds.map((seed) => formatValue(seed, unit)).join(" to ")}`;
 }
 
-function tipText(point, cost) {
-  return `${shorten(point.item.id, 60)}\n${formatValue(point.gain, "fraction")} accuracy${seedsWords(point)}\n${formatValue(point.cost, cost.unit)}`;
+function tipText(point, { cost, gain }) {
+  return `${shorten(point.item.id, 60)}\n${formatValue(point.gain, gain.unit)} ${gain.name}${seedsWords(point, gain)}\n${formatValue(point.cost, cost.unit)}`;
 }
 
-function frontInWords(front, cost) {
+function frontInWords(front, axes) {
   return h(
     "div",
     { class: "front" },
@@ -148,7 +153,7 @@ function frontInWords(front, cost) {
             {},
             caseLink(point.item, methodName(point.item)),
             " ",
-            h("span", { class: "numbers" }, numbersText(point, cost)),
+            h("span", { class: "numbers" }, numbersText(point, axes)),
             tieWords(point, front),
           ),
         ),
@@ -173,20 +178,20 @@ function tieWords(point, front) {
     : h("span", { class: "tie" }, ` ties with ${shorten(methodName(tie.item), 40)}`);
 }
 
-function tradeoffTable(name, own, front, cost) {
+function tradeoffTable(name, own, front, { cost, gain }) {
   const onFront = new Set(front);
   return dataTable({
-    caption: `Accuracy and ${cost.label} on ${shorten(name)}`,
+    caption: `${gain.title} and ${cost.label} on ${shorten(name)}`,
     rows: d3.sort(own, (point) => point.cost),
     columns: [
       { label: "case", cell: (point) => caseLink(point.item) },
       valueColumn(cost.label, (point) => point.cost, cost.unit),
-      { label: "accuracy", number: true, cell: (point) => formatValue(point.gain, "fraction") },
+      { label: gain.name, number: true, cell: (point) => formatValue(point.gain, gain.unit) },
       {
         label: "seeds, lowest to highest",
         number: true,
         cell: ({ seeds }) =>
-          seeds === null ? ABSENT : seeds.map((seed) => formatValue(seed, "fraction")).join(" to "),
+          seeds === null ? ABSENT : seeds.map((seed) => formatValue(seed, gain.unit)).join(" to "),
       },
       { label: "on the front", cell: (point) => (onFront.has(point) ? "yes" : "no") },
       {

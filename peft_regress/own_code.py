@@ -1,0 +1,130 @@
+"""The user's own modules that a case imports: code that no version names. No torch.
+
+Imports are read from the source, also those inside functions, so that every process finds the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
+from packaging.utils import canonicalize_name
+
+from peft_regress.catalogue.own_cases import settings_in_use, source_of
+from peft_regress.imports import INSTALLED
+from peft_regress.runs.environment import installed_packages, is_from_folder
+from peft_regress.runs.schema import canonical_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+
+    from peft_regress.cases import Case
+    from peft_regress.runs.schema import Record
+
+_THIS_PROJECT: Final = "peft_regress"
+
+
+def code_of(case: Case) -> str | None:
+    """Return a digest of the user's own modules that an own case imports; None for any other case.
+
+    Raises `InputError` for own cases that cannot be imported.
+    """
+    source = source_of(case)
+    if source is None:
+        return None
+    return _digest_of(settings_in_use().folder, source.partition(":")[0])
+
+
+def was_edited(record: Record) -> bool:
+    """Return whether the code of a case is not that which its record was measured with."""
+    return record.own_code is not UNSET and record.own_code != code_of(record.case)
+
+
+@functools.cache
+def _digest_of(folder: Path, module: str) -> str:  # noqa: ARG001  (decides what the name means)
+    return canonical_digest(own_modules(module))
+
+
+def own_modules(root: str) -> dict[str, str]:
+    """Return the SHA-256 of each own module that a module imports, itself included, by name.
+
+    Own is what lies in no `site-packages`, or was installed from a folder of this machine; never
+    this project and what it depends on.
+    """
+    foreign = {*sys.stdlib_module_names, _THIS_PROJECT}
+    with_version = installed_packages()
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = [root]
+    while waiting:
+        name = waiting.pop()
+        top = name.partition(".")[0]
+        if name in seen or top in foreign:
+            continue
+        seen.add(name)
+        if canonicalize_name(top) in with_version or not _is_own(top):
+            foreign.add(top)
+            continue
+        spec = _spec_of(name)
+        if spec is None:
+            continue  # an attribute, or an optional package
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        if spec.origin is not None and spec.has_location:
+            content = Path(spec.origin).read_bytes()
+            found[name] = hashlib.sha256(content).hexdigest()
+            waiting += _imported_by(spec, content)
+    return dict(sorted(found.items()))
+
+
+def digest_of(name: str, first: Sequence[str]) -> str | None:
+    """Return the SHA-256 of a module that is found in these folders or else here; None without."""
+    spec = _spec_of(name, first)
+    if spec is None or spec.origin is None:
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def _is_own(top: str) -> bool:
+    spec = _spec_of(top)
+    if spec is None:
+        return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    is_installed = any(not INSTALLED.isdisjoint(Path(place).parts) for place in places)
+    return not is_installed or is_from_folder(top)
+
+
+def _spec_of(name: str, first: Sequence[str] = ()) -> ModuleSpec | None:
+    """Find a module without importing it or its packages, in some folders first."""
+    parent = name.rpartition(".")[0]
+    if not parent:
+        try:
+            return PathFinder.find_spec(name, first) or find_spec(name)
+        except ValueError:  # loaded, without saying from where
+            return None
+    package = _spec_of(parent, first)
+    if package is None or package.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(name, package.submodule_search_locations)
+
+
+def _imported_by(spec: ModuleSpec, content: bytes) -> Iterator[str]:
+    """Yield what may be the name of a module that a module imports."""
+    if Path(spec.origin or "").suffix != ".py":
+        return
+    # Code that Python never runs may be wrong.
+    with contextlib.suppress(SyntaxError, ImportError):
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = resolve_name("." * node.level + (node.module or ""), spec.parent)
+                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))

@@ -1,0 +1,106 @@
+"""A case of one's own says how far rounding moves its losses; its rates and test items are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from builders import MACHINE, OTHER_MACHINE, observe
+from own_training import fine_tune, measured
+from torch import nn
+
+from peft_regress import load_digits
+from peft_regress.gate import judge_case
+from peft_regress.metrics import KNOWN
+
+
+class DigitNet(nn.Module):
+    """The network of docs/own-model.md."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.neck = nn.Conv2d(16, 32, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: Any) -> Any:
+        features = self.neck(self.stem(images).relu()).relu()
+        return self.head(features.mean((2, 3)))
+
+
+def digits() -> Any:
+    pixels, labels = load_digits()
+    images = (pixels / 16).astype("float32").reshape(-1, 1, 8, 8)
+    return (images[:128], labels[:128]), (images[128:160], labels[128:160])
+
+
+def adamw(model: nn.Module) -> Any:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=0.02, foreach=False)
+
+
+def digit_net(**settings: Any) -> Any:
+    usual = {"model": DigitNet, "data": digits, "also_train": ["head"], "seeds": 2, "batch": 16}
+    lora = peft.LoraConfig(r=4, target_modules=["stem", "neck"])
+    return fine_tune(lora, **{**usual, "optimizer": adamw, **settings})
+
+
+@pytest.fixture(scope="module")
+def sound() -> Any:
+    return measured(digit_net(), timed=False)
+
+
+def reasons(old: Any, new: Any) -> list[str]:
+    """Return by what a record from another kind of machine fails."""
+    sides = (
+        observe(one, machine=machine, known=KNOWN)
+        for one, machine in ((old, MACHINE), (new, OTHER_MACHINE))
+    )
+    return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
+
+
+def test_nearby_losses_are_a_little_off_in_every_seed(sound: Any) -> None:
+    first = sound.metrics["first_losses"].samples
+    assert [len(losses) for losses in sound.nearby_losses] == [4, 4]
+    for losses, others in zip(first, sound.nearby_losses, strict=True):
+        for one, other in zip(losses, others, strict=True):
+            assert 0 < abs(one - other) < 1e-3 * one
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.9, 2])
+def test_scaled_updates_show_in_the_losses_of_another_machine(
+    factor: float, sound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+
+    def scaled(optimizer: Any) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        before = [parameter.detach().clone() for parameter in parameters]
+        step(optimizer)
+        with torch.no_grad():
+            for parameter, start in zip(parameters, before, strict=True):
+                parameter.copy_(start + factor * (parameter - start))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", scaled)
+    found = reasons(sound, measured(digit_net(), timed=False))
+    assert {"first_losses", "optimizer_updates"} <= set(found)
+
+
+def test_a_shorter_cosine_is_named_by_its_rate(sound: Any) -> None:
+    def cosine(steps: int) -> Any:
+        def schedule(optimizer: Any) -> Any:
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
+        return measured(digit_net(schedule=schedule, seeds=1), timed=False)
+
+    long, short = cosine(10), cosine(2)
+    assert sound.rates == [[0.02]]
+    assert short.rates == [pytest.approx([0.01, 0.0, 0.01, 0.02])]
+    assert "rates" in reasons(long, short)
+    assert reasons(long, cosine(10)) == []
+
+
+def test_the_number_of_test_items_is_recorded(sound: Any) -> None:
+    assert sound.test_items == 32
