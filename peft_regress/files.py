@@ -33,8 +33,9 @@ def cache_folder() -> Path:
     try:
         folder = folder.expanduser()
     except RuntimeError as error:
-        msg = f"no cache folder is known ({error}); set {CACHE_VARIABLE} to one"
-        raise InputError(msg) from error
+        raise InputError(
+            f"no cache folder is known ({error}); set {CACHE_VARIABLE} to one"
+        ) from error
     return folder.absolute()
 
 
@@ -90,11 +91,9 @@ def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
     try:
         return tomllib.loads(read_bytes(path).decode())
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); {remedy}"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        msg = f"{path}: is not valid TOML ({error})"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: is not valid TOML ({error})") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -124,8 +123,9 @@ def append_bytes(path: Path, content: bytes) -> None:
         with path.open("ab") as stream:
             stream.write(content)
     except OSError as error:
-        msg = f"{path}: cannot be written ({error.strerror or error}). Choose another path."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}). Choose another path."
+        ) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -158,11 +158,10 @@ def write_atomic(path: Path, content: bytes) -> None:
                 os.unlink(temporary)  # noqa: PTH108
         if not isinstance(error, OSError):
             raise
-        msg = (
+        raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); it is unchanged. "
             "Free some space or choose another path, then run the same command again."
-        )
-        raise InputError(msg) from error
+        ) from error
     _sync_written(path)
 
 
@@ -171,11 +170,10 @@ def _sync_written(path: Path) -> None:
     try:
         sync_folder(path.parent)
     except OSError as error:
-        msg = (
+        raise InputError(
             f"{path}: is written, but its folder cannot be synced ({error.strerror or error}), so "
             "that a power failure may undo it. Run the same command again."
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 def make_folder(folder: Path) -> None:

@@ -66,8 +66,7 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     """
     match = _PATH.fullmatch(path)
     if match is None:
-        msg = f"{path!r} is not an import path: it has the form pkg.mod:NAME"
-        raise InputError(msg)
+        raise InputError(f"{path!r} is not an import path: it has the form pkg.mod:NAME")
     if folder is not None and str(folder) not in sys.path[:1]:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()

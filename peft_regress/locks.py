@@ -56,11 +56,10 @@ class Lock:
         while not self._took(alone=alone):
             waited = time.monotonic() - started
             if waited >= self._patience:
-                msg = (
+                raise InputError(
                     f"{self.path}: locked by {self._holder()} for {self._patience:.0f} seconds. "
                     "Wait until it ends, or end it, then run the same command again."
                 )
-                raise InputError(msg)
             if waited >= _SECONDS_OF_SILENCE and not was_told:
                 was_told = True
                 _tell(f"waiting for {self.path}, locked by {self._holder()}")

@@ -104,19 +104,17 @@ def _insert(registry: str, item: Named) -> None:
     name = item.name
     _check_name(registry, name)
     if name in _added[registry]:
-        msg = f"{registry} {name!r} is already registered: {_added[registry][name]!r}"
-        raise InputError(msg)
+        raise InputError(f"{registry} {name!r} is already registered: {_added[registry][name]!r}")
     _added[registry][name] = item
 
 
 def _check_name(registry: str, name: str) -> None:
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
     if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
-        msg = (
+        raise InputError(
             f"{registry} {name!r} cannot be registered: the name could not be part of a case id: "
             f"{NAME_RULE}"
         )
-        raise InputError(msg)
 
 
 def _load(registry: str) -> None:
@@ -162,8 +160,7 @@ def _find(registry: str, name: str) -> Any:
         if item is None:
             continue
         if item.name != name:
-            msg = f"the {registry} family {title!r} returned {item.name!r} for {name!r}"
-            raise InputError(msg)
+            raise InputError(f"the {registry} family {title!r} returned {item.name!r} for {name!r}")
         _check_name(registry, name)
         return item
     unlisted = {title: family.names() for title, family in families.items()}

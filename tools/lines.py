@@ -47,9 +47,7 @@ def size_of(part: Part) -> int:
     texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
     if part.counted == "files":
         return len(texts)
-    return sum(
-        len(text.split()) if part.counted == "words" else text.count("\n") for text in texts
-    )
+    return sum(len(text.split()) if part.counted == "words" else text.count("\n") for text in texts)
 
 
 def main() -> None:

@@ -209,19 +209,18 @@ def read_checked(folder: Path) -> StoredAdapter:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
     except OSError as error:
-        msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        ) from error
     except (ValueError, RecursionError) as error:  # also for an invalid byte
         problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
-        msg = f"{manifest}: {problem}. {remedy}"
-        raise InputError(msg) from error
+        raise InputError(f"{manifest}: {problem}. {remedy}") from error
     for name in sorted(found.keys() | stored.files.keys()):
         wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
         if wanted != given:
-            msg = (
+            raise InputError(
                 f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
             )
-            raise InputError(msg)
     return stored
 
 

@@ -286,5 +286,4 @@ def _restore(path: Path) -> str:
 def check_inside(root: Path, path: Path) -> None:
     """Raise `InputError` if a path leads out of a storage, through a link for instance."""
     if not path.resolve().is_relative_to(root.resolve()):
-        msg = f"{path}: leads out of {root}, to {path.resolve()}. Remove the link."
-        raise InputError(msg)
+        raise InputError(f"{path}: leads out of {root}, to {path.resolve()}. Remove the link.")

@@ -37,8 +37,7 @@ def find_change_points(values: Sequence[float], *, noise: float) -> list[int]:
     itself gives it. Raises `ValueError` for fewer than `FEWEST_POINTS` values.
     """
     if len(values) < FEWEST_POINTS:
-        msg = f"{len(values)} values, and a change point needs {FEWEST_POINTS}"
-        raise ValueError(msg)
+        raise ValueError(f"{len(values)} values, and a change point needs {FEWEST_POINTS}")
     import numpy as np
     import ruptures
 

@@ -38,11 +38,10 @@ def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[st
         old = references.get(name)
         full = whole(new, old)
         if full.record.is_repeat:
-            msg = (
+            raise InputError(
                 f"{name} repeats {new.record.repeated_run}, which this storage does not hold, so "
                 "that its scores are not known. Measure it with --regress-full."
             )
-            raise InputError(msg)
         if old and new.record.is_repeat and not _has_news(old, full):
             repeats[name] = old.curves[new.machine.digest].run_name
         else:

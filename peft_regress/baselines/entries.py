@@ -43,12 +43,14 @@ def baseline_files(root: Path) -> list[Path]:
             for path in folder.iterdir()
         ]
     except OSError as error:
-        msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        ) from error
     for path in found:
         if path.name == newest_file(root).name:
-            msg = f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
-            raise InputError(msg)
+            raise InputError(
+                f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
+            )
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
         if not ENTRY_NAME.match(path.name):
@@ -79,8 +81,9 @@ def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
             if baseline_files(root) == paths:
                 raise
             # An entry was accepted meanwhile.
-    msg = f"{root}: entries are accepted faster than they are read. Wait until that has ended."
-    raise InputError(msg)
+    raise InputError(
+        f"{root}: entries are accepted faster than they are read. Wait until that has ended."
+    )
 
 
 def _read_whole(root: Path, paths: Sequence[Path], *, ledgers: bool) -> list[RunFile]:

@@ -70,8 +70,7 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     known = {resolved(link.path(root)) for link in links}
     for run in named:
         if resolved(run.path) in known:
-            msg = f"{run.name} is named twice, or is an entry of {root}; name it once"
-            raise InputError(msg)
+            raise InputError(f"{run.name} is named twice, or is an entry of {root}; name it once")
         known.add(resolved(run.path))
     read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
     for run in named:
@@ -79,13 +78,12 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
         date = str(file.document.get("datetime", ""))
         entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
     if not entries:
-        msg = (
+        raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
             "Name another storage with --baselines, or name run files. `peft-regress accept` makes "
             "the first entry; those of the built-in cases are in the repository, "
             "https://github.com/OWNER/peft_regress."
         )
-        raise AbsentError(msg)
     return entries
 
 
@@ -158,8 +156,7 @@ def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
         if name not in entry.run.environment:
             known = ", ".join(map(clean, get_close_matches(name, entry.run.environment, n=3)))
             hint = f"; it has {known}" if known else ""
-            msg = f"--by {package}: {entry.name} was made without that package{hint}"
-            raise AbsentError(msg)
+            raise AbsentError(f"--by {package}: {entry.name} was made without that package{hint}")
     return sorted(found, key=lambda entry: _release(entry.run.environment[name]))
 
 
@@ -189,10 +186,9 @@ def _matching(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
         few = ", ".join(map(clean, get_close_matches(pattern, known) or known[:3])) or "none"
-        msg = (
+        raise AbsentError(
             f"--cases {pattern!r} matches none of the {len(known)} cases in the history, e.g. {few}"
         )
-        raise AbsentError(msg)
     return chosen
 
 
@@ -274,8 +270,9 @@ def _matching_metrics(names: Mapping[str, Sequence[str]], pattern: str) -> dict[
     if not any(chosen.values()):
         every = dict.fromkeys(name for known in names.values() for name in known)
         known = ", ".join(map(clean, every))
-        msg = f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
+        )
     return chosen
 
 

@@ -39,8 +39,7 @@ def store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
     try:
         read_ledger(folder, digest)
     except InputError as error:
-        msg = f"{error}. Restore it with `git checkout -- {path}`."
-        raise InputError(msg) from error
+        raise InputError(f"{error}. Restore it with `git checkout -- {path}`.") from error
 
 
 def store_adapter(root: Path, adapter: Adapter) -> bool:

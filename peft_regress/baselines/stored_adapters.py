@@ -115,8 +115,7 @@ def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters beside a run."""
     for path, stored in kept_adapters(source):
         if not _is_of(run, stored):
-            msg = f"{path}: comes from {stored.case} in another run. Remove the folder."
-            raise InputError(msg)
+            raise InputError(f"{path}: comes from {stored.case} in another run. Remove the folder.")
         yield _new_adapter(path, msgspec.structs.replace(stored, packages=run.environment))
 
 
@@ -203,11 +202,10 @@ def read_stored(folder: Path, *, address: str = "") -> StoredAdapter:
     stored = read_checked(folder)
     found = digest_of(read_bytes(folder / MANIFEST)).removeprefix("sha256:")
     if found != (address or folder.name):
-        msg = (
+        raise InputError(
             f"{folder / MANIFEST}: was altered (sha256 {found}). "
             f"Restore it with `git checkout -- {folder}`."
         )
-        raise InputError(msg)
     return stored
 
 

@@ -147,14 +147,14 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
         name = fine_tune.id
         taken = added.get(name) or _registry.cases.get(name)
         if taken is not None and taken.fine_tune is not fine_tune:
-            msg = (
+            raise InputError(
                 f"case {name!r} of {source} has the id of a case of {taken.source}. Choose another "
                 "id; if it is the same case, let case_params() take it from pyproject.toml."
             )
-            raise InputError(msg)
         if _is_built_in(fine_tune.case):
-            msg = f"case {name!r} of {source} has the id of a built-in case. Choose another id."
-            raise InputError(msg)
+            raise InputError(
+                f"case {name!r} of {source} has the id of a built-in case. Choose another id."
+            )
         _check_device(fine_tune)
         added[name] = taken or _Own(fine_tune=fine_tune, source=source)
     _registry.cases |= added
@@ -182,8 +182,7 @@ def _as_list(given: Any, source: str) -> list[FineTune]:
             msg = f"item {number} of {source} is {item!r}, not a FineTune"
             raise InputError(printable(msg))
     if not found:
-        msg = f"{source} holds no FineTune"
-        raise InputError(msg)
+        raise InputError(f"{source} holds no FineTune")
     return found
 
 

@@ -139,12 +139,10 @@ def read_source(root: Path, name: str) -> bytes:
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         what = "missing" if gone else f"cannot be read ({error.strerror})"
-        msg = f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}"
-        raise SourceError(msg) from None
+        raise SourceError(f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        msg = f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}"
-        raise SourceError(msg)
+        raise SourceError(f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}")
     return content
 
 

@@ -81,11 +81,10 @@ def _refuse_options(context: click.Context) -> None:
     for parameter in context.command.params:
         typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
         if typed and parameter.name not in _WITH_CHECKLIST:
-            msg = (
+            raise click.UsageError(
                 f"{parameter.opts[0]} does not go with --checklist, which has networks and bounds "
                 "of its own and keeps no run"
             )
-            raise click.UsageError(msg)
 
 
 def _situation_printer() -> Callable[[Result, int, int], None]:

@@ -54,8 +54,11 @@ def _at_most_one(
 ) -> str | None:
     """Return the glob. Of several, click would take the last and leave out the others unseen."""
     if globs[1:]:
-        msg = f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'"
-        raise click.BadParameter(msg, context, option)
+        raise click.BadParameter(
+            f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'",
+            context,
+            option,
+        )
     return globs[0] if globs else None
 
 
@@ -193,13 +196,15 @@ def _check_matches(only: str, comparison: Comparison) -> None:
     known = [case.id for case in comparison.cases]
     if not any(fnmatchcase(name, only) for name in known):
         few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
-        msg = f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
+        )
 
 
 def _save(made: RunFile, path: Path) -> None:
     if is_folder(made.path) and resolved(path.parent) == resolved(made.path):
-        msg = f"{path}: is in the folder of the shards, which would then hold every case twice"
-        raise InputError(msg)
+        raise InputError(
+            f"{path}: is in the folder of the shards, which would then hold every case twice"
+        )
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
     gather_adapters(made.path, path)

@@ -73,8 +73,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     --metric, --moved and --all it shows the moves that tell most.
     """
     if moved and every_point:
-        msg = "--moved leaves out what --all asks for: choose one of them"
-        raise click.UsageError(msg)
+        raise click.UsageError("--moved leaves out what --all asks for: choose one of them")
     entries = read_entries(baselines, runs)
     if package is not None:
         entries = by_release(entries, package)

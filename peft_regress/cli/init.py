@@ -72,8 +72,9 @@ def _check_is_new(folder: Path) -> None:
         raise InputError(printable(msg))
     present = [name for name in _SUITE if (folder / name).exists()]
     if present:
-        msg = f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
-        raise InputError(msg)
+        raise InputError(
+            f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
+        )
 
 
 def _add_table(path: Path) -> None:

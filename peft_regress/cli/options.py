@@ -177,8 +177,9 @@ def opened_engine(
     """
     if on == "local":
         if uses_gpus:
-            msg = "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
-            raise click.UsageError(msg)
+            raise click.UsageError(
+                "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
+            )
         yield None
         return
     # It imports what measures, which `--help` does not wait for.

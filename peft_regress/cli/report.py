@@ -112,8 +112,9 @@ def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         read = resolved(_path_of(entry))
         if target == read or (is_folder(read) and target in read.glob("*.json")):
-            msg = f"--html {path}: that is a run of this report; name another file for the page"
-            raise InputError(msg)
+            raise InputError(
+                f"--html {path}: that is a run of this report; name another file for the page"
+            )
 
 
 def _whole_run_at(path: Path) -> Run:

@@ -123,13 +123,13 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     if clean_up:
         if requirements:
-            msg = "--clean takes no requirement"
-            raise click.UsageError(msg)
+            raise click.UsageError("--clean takes no requirement")
         _clean()
         return
     if not requirements:
-        msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
+        )
     save: Path | None = settings["save"]
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
@@ -177,8 +177,7 @@ def command(  # noqa: PLR0913  (arguments and options)
 
 def _check_is_here(on: str) -> None:
     if on != "local":
-        msg = "--checklist works on this machine alone: it goes without --on"
-        raise click.UsageError(msg)
+        raise click.UsageError("--checklist works on this machine alone: it goes without --on")
 
 
 class _Done(NamedTuple):
@@ -245,8 +244,9 @@ def _clean() -> None:
     try:
         removed, used = clean_overlays()
     except OSError as error:
-        msg = f"{error.filename}: cannot be removed ({error.strerror or error})"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be removed ({error.strerror or error})"
+        ) from error
     say(f"{len(removed)} environments removed from {cache_folder()}")
     if used:
         say(f"{len(used)} are in use and stay: {' '.join(used)}")

@@ -41,8 +41,9 @@ class RandomTensor:
             return torch.randint(below, shape, dtype=dtype, device=device)
         except (NotImplementedError, RuntimeError) as error:
             said = " ".join(str(error).split())
-            msg = f"a batch of {shape} and {dtype} cannot be drawn at random: {said}"
-            raise InputError(msg) from error
+            raise InputError(
+                f"a batch of {shape} and {dtype} cannot be drawn at random: {said}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ def _used_bytes(batch: Any) -> Counter[int]:
     for leaf in {id(leaf): leaf for leaf in leaves_of(batch)}.values():
         problem = layout_problem(leaf) if isinstance(leaf, Tensor) else None
         if problem is not None:
-            msg = f"the batch has a tensor of {tuple(leaf.shape)} that {problem}"
-            raise InputError(msg)
+            raise InputError(f"the batch has a tensor of {tuple(leaf.shape)} that {problem}")
         if _is_plain(leaf):
             used[leaf.untyped_storage().data_ptr()] += leaf.numel() * leaf.element_size()
     return used

@@ -47,8 +47,9 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
     tensors cannot do.
     """
     if not fake and any(isinstance(leaf, FakeTensor) for leaf in leaves_of(batch)):
-        msg = "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
-        raise InputError(msg)
+        raise InputError(
+            "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
+        )
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)

@@ -71,11 +71,10 @@ def _sum(output: Any, model: nn.Module) -> Tensor:
     tensors = {id(leaf): leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor)}
     floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
     if not floats:
-        msg = (
+        raise InputError(
             f"{type(model).__name__} returns a {type(output).__name__} without floating-point "
             "tensors, so there is no loss: give a loss of your own"
         )
-        raise InputError(msg)
     total: Tensor | None = None
     for tensor in floats:
         single = tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor

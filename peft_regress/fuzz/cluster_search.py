@@ -84,11 +84,10 @@ class SearchNode(Node):
 
     def _result(self, task: SearchTask) -> SearchResult:
         if find_spec("hypothesis") is None:
-            msg = (
+            raise LackError(
                 "has no hypothesis, which draws the examples; run "
                 f"`{sys.executable} -m pip install 'peft-regress[fuzz]'` there"
             )
-            raise LackError(msg)
         wanted = (task.planned, task.methods, task.life_seconds)
         worker = self.held(wanted, lambda: _Environment(task)).worker
         if task.seek is None:
@@ -164,8 +163,7 @@ class RemoteLifeWorker:
         task = msgspec.structs.replace(self._task, seek=request)
         result = self._answer(task, "+".join(request.methods))
         if result.sought is None:
-            msg = f"node {result.node}: {result.refused}"
-            raise RequestRefusedError(msg)
+            raise RequestRefusedError(f"node {result.node}: {result.refused}")
         return result.sought
 
     def _answer(self, task: SearchTask, what: str) -> SearchResult:
@@ -179,8 +177,9 @@ class RemoteLifeWorker:
                 if result.problem is not None:
                     raise_problem(result.problem, result.node)
                 return result
-        msg = f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
-        raise RequestRefusedError(msg)
+        raise RequestRefusedError(
+            f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
+        )
 
     def _free_node(self) -> str:
         slots = self._cluster.slots
@@ -218,8 +217,7 @@ class RemoteLifeWorker:
 
     def _check(self) -> None:
         if self._is_stopped.is_set():
-            msg = "stopped"
-            raise WorkerError(msg)
+            raise WorkerError("stopped")
         self._cluster.check()
 
 

@@ -198,8 +198,9 @@ def _json_files(folder: Path) -> list[Path]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
-        msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        ) from error
     return [one for one in found if one.suffix == ".json" and not one.name.startswith(".")]
 
 

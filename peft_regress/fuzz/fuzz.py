@@ -144,11 +144,10 @@ def chosen_methods(pattern: str) -> list[str]:
 def check_hypothesis() -> None:
     """Raise `InputError` if hypothesis, which draws the examples, is not installed."""
     if importlib.util.find_spec("hypothesis") is None:
-        msg = (
+        raise InputError(
             "the search needs hypothesis, which is not installed: "
             "`python -m pip install 'peft-regress[fuzz]'`; --minutes 0 replays the corpus without"
         )
-        raise InputError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)

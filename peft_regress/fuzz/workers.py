@@ -110,11 +110,10 @@ class LifeWorker:
             raise UnusableEnvironmentError(str(error)) from None
         for own in self.python.absolute().parent.parent.glob("lib/python*/site-packages/peft"):
             if Path(begun.file).resolve().parent != own.resolve():
-                msg = (
+                raise UnusableEnvironmentError(
                     f"{self.python}: peft is imported from {begun.file}, not from where it is "
                     "installed; unset PYTHONPATH"
                 )
-                raise UnusableEnvironmentError(msg)
         return begun
 
     def live(self, example: Example) -> Outcome:
@@ -169,8 +168,7 @@ class LifeWorker:
     def _sought_after_crash(self, known: Sequence[Cause]) -> Sought:
         example = self.example_in_progress()
         if example is None:
-            msg = f"{self.python}: its worker ended before it ran an example"
-            raise WorkerError(msg)
+            raise WorkerError(f"{self.python}: its worker ended before it ran an example")
         lives = {example.method: 1}
         failure = self.live(example).failure
         if failure is None or failure.check != CRASH:
@@ -184,8 +182,7 @@ class LifeWorker:
     def _running(self) -> WorkerProcess:
         if self._process is None or not self._process.is_alive:
             if self.is_stopped:
-                msg = f"{self.python}: stopped"
-                raise WorkerError(msg)
+                raise WorkerError(f"{self.python}: stopped")
             self.begin()
         assert self._process is not None  # noqa: S101  (`begin` made it, or raised)
         return self._process

@@ -78,8 +78,7 @@ class Measurement:
         try:
             return self.record.metrics[metric].value
         except KeyError:
-            msg = f"{self.record.case.id} has no metric {metric!r}"
-            raise AbsentError(msg) from None
+            raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
 @single_thread()
@@ -150,8 +149,7 @@ class _Measuring:
         except InputError as error:
             if not self._is_own or self._recipe.case.id in str(error):
                 raise
-            msg = f"FineTune {self._recipe.case.id!r}: {error}"
-            raise InputError(msg) from error
+            raise InputError(f"FineTune {self._recipe.case.id!r}: {error}") from error
 
     def _measured_as_is(
         self,
@@ -278,11 +276,10 @@ class _Measuring:
     def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
         """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
         if self._is_own and not self._has_reference:
-            msg = (
+            raise InputError(
                 f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
                 f"{told(error)}"
-            )
-            raise InputError(msg) from error
+            ) from error
         return self._failed(status, error)
 
     def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:

@@ -144,5 +144,4 @@ def first_call(
         return caught.call
     finally:
         handle.remove()
-    msg = f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself"
-    raise InputError(msg)
+    raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")

@@ -54,12 +54,11 @@ def check_same_build(
     """Raise `InputError` if two builds under one seed differ, by the name of the first tensor."""
     for name in [*one, *other.keys() - one.keys()]:
         if one.get(name) != other.get(name):
-            msg = (
+            raise InputError(
                 f"{what} twice under one seed gave two different results, first in {name!r}. Draw "
                 "random numbers from torch's, numpy's or random's global generator, which are "
                 "seeded before"
             )
-            raise InputError(msg)
 
 
 class Rates:

@@ -97,8 +97,7 @@ class Recipe:
         except InputError as error:
             if isinstance(case, Case) or fine_tune.id in str(error):
                 raise
-            msg = f"FineTune {fine_tune.id!r}: {error}"
-            raise InputError(msg) from error
+            raise InputError(f"FineTune {fine_tune.id!r}: {error}") from error
         return cls(
             fine_tune=fine_tune,
             baselines=baselines,
@@ -168,8 +167,9 @@ class Recipe:
         with self.calling("model()"):
             model: object = self.fine_tune.model()
         if not isinstance(model, nn.Module):
-            msg = f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
-            raise InputError(msg)
+            raise InputError(
+                f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
+            )
         dtype = self.adapter.dtype
         return model if dtype is None else model.to(dtype)
 
@@ -192,11 +192,10 @@ class Recipe:
         with self.calling("optimizer(model)"):
             optimizer: object = self.fine_tune.optimizer(model)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            msg = (
+            raise InputError(
                 f"FineTune {self.case.id!r}: optimizer(model) returned a "
                 f"{type(optimizer).__name__}, not a torch.optim.Optimizer"
             )
-            raise InputError(msg)
         return optimizer
 
     def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
@@ -210,11 +209,10 @@ class Recipe:
             schedule: object = self.fine_tune.schedule(optimizer)
         needs_value = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if needs_value or not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
-            msg = (
+            raise InputError(
                 f"FineTune {self.case.id!r}: schedule(optimizer) returned a "
                 f"{type(schedule).__name__}, not a torch LRScheduler that steps without a value"
             )
-            raise InputError(msg)
         return schedule
 
     def set_mode(self, model: nn.Module) -> None:

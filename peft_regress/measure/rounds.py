@@ -256,8 +256,7 @@ class Rounds:
             self._watch.memory.end()
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
-            msg = f"the training took {taken} steps, not the {wanted} of the case"
-            raise RuntimeError(msg)
+            raise RuntimeError(f"the training took {taken} steps, not the {wanted} of the case")
 
     def _stepped(self, step: int) -> None:
         self.steps_taken += 1

@@ -84,8 +84,9 @@ def _check_takes(name: str, model: nn.Module, images: Tensor) -> None:
             model.eval()(images)
     except (AssertionError, RuntimeError, ValueError) as error:
         size = "x".join(map(str, images.shape[1:]))
-        msg = f"{name} cannot be trained on the source images, which are {size}: {error}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{name} cannot be trained on the source images, which are {size}: {error}"
+        ) from error
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -111,8 +112,9 @@ def _halve(name: str, tensor: Tensor) -> Tensor:
         return tensor.clone()
     half = tensor.to(torch.float16)
     if not bool(torch.isfinite(half).all()):
-        msg = f"{name} does not fit half precision: its largest value is {tensor.abs().max():.4g}"
-        raise SourceError(msg)
+        raise SourceError(
+            f"{name} does not fit half precision: its largest value is {tensor.abs().max():.4g}"
+        )
     return half
 
 

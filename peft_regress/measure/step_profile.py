@@ -242,21 +242,19 @@ def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
     except NothingToTrainError as error:
         if not settings.freeze_head:
             raise
-        msg = (
+        raise InputError(
             f"{_typed(adaptation)} --freeze-head leaves nothing to train. Leave --freeze-head out, "
             "or choose a method that trains more than the head."
-        )
-        raise InputError(msg) from error
+        ) from error
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         chosen = _typed(settings)
         command = " ".join(filter(None, (_typed(adaptation), chosen)))
         said = " ".join(str(error).split()).removesuffix(".")
         remedy = f"Try it without {chosen}, or see" if chosen else "See"
-        msg = (
+        raise InputError(
             f"{command} cannot be profiled: {type(error).__name__}: {said}. "
             f"{remedy} docs/methods.md for where each method works."
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 def _typed(chosen: Adaptation | CostSettings) -> str:

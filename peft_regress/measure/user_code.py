@@ -29,8 +29,7 @@ def calling(what: str) -> Iterator[None]:
     except PeftRegressError:
         raise
     except Exception as error:
-        msg = f"{what} raised {told(error)}"
-        raise CaseError(msg) from error
+        raise CaseError(f"{what} raised {told(error)}") from error
 
 
 @contextlib.contextmanager

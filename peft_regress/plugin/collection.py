@@ -44,12 +44,12 @@ def _read_marker(item: pytest.Item) -> Case | None:
         return None
     try:
         if marker.args:
-            msg = f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
-            raise InputError(msg)
+            raise InputError(
+                f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
+            )
         return msgspec.convert(marker.kwargs, Case)
     except msgspec.ValidationError as error:
-        msg = f"{item.nodeid}: marker case(...): {in_words(str(error))}"
-        raise InputError(msg) from None
+        raise InputError(f"{item.nodeid}: marker case(...): {in_words(str(error))}") from None
 
 
 def case_id_of(item: pytest.Item) -> str | None:
@@ -231,8 +231,9 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
         if case is None:
             continue
         if case.id in cases:
-            msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-            raise InputError(msg)
+            raise InputError(
+                f"case {case.id} is measured by two tests; the second is {item.nodeid}"
+            )
         cases.add(case.id)
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))

@@ -175,11 +175,10 @@ def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
         # First: its reason may be the marker itself.
         raise refusal
     if case_of(request.node) != case:
-        msg = (
+        raise InputError(
             f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say so. "
             "Take cases and markers from peft_regress.case_params(), one case a test."
         )
-        raise InputError(msg)
 
 
 @pytest.hookimpl(wrapper=True)

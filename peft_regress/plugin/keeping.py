@@ -76,8 +76,9 @@ class RunRecords:
             return []
         path = self._writer.path
         if path.exists() and is_being_written(path):
-            msg = f"{self._shown(path)}: another run writes to it now. Choose another path."
-            raise InputError(msg)
+            raise InputError(
+                f"{self._shown(path)}: another run writes to it now. Choose another path."
+            )
         if path.exists() and not self._is_resumed(path):
             set_aside(path)
         left = sorted(path.parent.glob(f"{_escaped(path.name)}.[0-9]*"))

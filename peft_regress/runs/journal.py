@@ -189,22 +189,21 @@ def _read_line(line: bytes) -> Header | KeptRecord:
     read = msgspec.json.decode(line, type=_Line)
     content = bytes(read.content)
     if digest_of(content) != read.digest:
-        msg = "was altered after it was written"
-        raise InputError(msg)
+        raise InputError("was altered after it was written")
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
         check_kept(found.record)
     elif found.schema_version != SCHEMA_VERSION:
-        msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
-        raise InputError(msg)
+        raise InputError(
+            f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
+        )
     return found
 
 
 def check_kept(record: Record) -> None:
     """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
     if isinstance(record.ledger, str):
-        msg = f"{record.case.id}: its ledger stands elsewhere"
-        raise InputError(msg)
+        raise InputError(f"{record.case.id}: its ledger stands elsewhere")
     check_record(record.case.id, record)
 
 

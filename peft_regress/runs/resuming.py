@@ -39,8 +39,7 @@ def read_parts(path: Path) -> list[Part]:
     if journal.exists() and not is_folder(path):
         parts += read_journal(journal).parts
     if not (parts or journal.exists()):
-        msg = f"{path}: no such run file or journal, so there is nothing to resume"
-        raise InputError(msg)
+        raise InputError(f"{path}: no such run file or journal, so there is nothing to resume")
     return parts
 
 

@@ -187,8 +187,7 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: b
         run = _as_read(run)
         content = dump_json(_joined(run, document, ledgers=ledgers))
     except (ValueError, RecursionError) as error:
-        msg = f"{path}: cannot be written ({in_words(str(error))})"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: cannot be written ({in_words(str(error))})") from error
     write_atomic(path, content.encode())
     return msgspec.structs.replace(run, ledgers={})
 
@@ -331,7 +330,6 @@ def check_record(name: str, record: Record) -> None:
     """Raise `InputError` for a record of another case, or one that contradicts itself."""
     # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
     if Case.parse(name) != record.case:
-        msg = f"case {name!r} has the record of {record.case.id!r}"
-        raise InputError(msg)
+        raise InputError(f"case {name!r} has the record of {record.case.id!r}")
     check_finite(record.metrics, name)
     check_consistent(record, name)

@@ -53,8 +53,7 @@ def load_json(content: bytes) -> Any:
     if found:
         # The outermost one: an object with a key twice is not read any further.
         keys, first = next(item for item in _walk(value, ()) if isinstance(item[1], _Flaw))
-        msg = f"{first.problem}, at {json_path(keys)}"
-        raise ValueError(msg)
+        raise ValueError(f"{first.problem}, at {json_path(keys)}")
     return value
 
 

@@ -37,12 +37,11 @@ def output_layer(build: Callable[[int], nn.Module]) -> str:
         )
     ]
     if len(found) != 1:
-        msg = (
+        raise InputError(
             f"cannot find the last layer of {type(model).__name__}: with {_UNUSUAL_CLASSES} "
             f"classes, {len(found)} layers instead of one have as many outputs {found[:5]}. "
             "Register an architecture that names its `head`."
         )
-        raise InputError(msg)
     return found[0]
 
 

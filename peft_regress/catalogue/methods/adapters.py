@@ -124,8 +124,7 @@ def _optimizer_function(name: str) -> Callable[..., Any]:
     function = getattr(optimizers, name, None)
     if function is None:
         version = import_module("peft").__version__
-        msg = f"peft {version} has no {name} in peft.optimizers"
-        raise UnsupportedCaseError(msg)
+        raise UnsupportedCaseError(f"peft {version} has no {name} in peft.optimizers")
     return cast("Callable[..., Any]", function)
 
 

@@ -102,10 +102,9 @@ class GaLore(InPlace):
         projected = [parameter for parameter in trained if parameter.ndim in _MATRIX_DIMENSIONS]
         plain = [parameter for parameter in trained if parameter.ndim not in _MATRIX_DIMENSIONS]
         if not projected:
-            msg = (
+            raise UnsupportedCaseError(
                 f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
             )
-            raise UnsupportedCaseError(msg)
         settings = {
             "rank": rank,
             "update_proj_gap": self.update_proj_gap,

@@ -130,8 +130,7 @@ class PeftAdapter(MethodProperties):
         peft = import_module("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
-            msg = f"{self.name}: peft {peft.__version__} has no {self.config}"
-            raise UnsupportedCaseError(msg)
+            raise UnsupportedCaseError(f"{self.name}: peft {peft.__version__} has no {self.config}")
         # peft matches a list by suffix but a pattern by full match: only a pattern is exact.
         config = make_config(target_modules="|".join(map(re.escape, layers)), **settings)
         with self._seeded(seed):
@@ -182,8 +181,7 @@ class PeftAdapter(MethodProperties):
 
     def _check_rank(self, rank: int | None) -> None:
         if self.ranks and rank is None:
-            msg = f"{self.name} needs a rank, for instance {self.ranks[0]}"
-            raise InputError(msg)
+            raise InputError(f"{self.name} needs a rank, for instance {self.ranks[0]}")
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the method's optimizer, or AdamW, over the adapters and the heads."""

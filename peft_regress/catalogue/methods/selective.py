@@ -78,8 +78,9 @@ class Selective(InPlace):
             if self.trains in _TARGETS and not more:
                 raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
             if not (of_heads or more):
-                msg = f"{self.name} trains only a head, and no head with parameters is named"
-                raise UnsupportedCaseError(msg)
+                raise UnsupportedCaseError(
+                    f"{self.name} trains only a head, and no head with parameters is named"
+                )
             train_only(model, [*of_heads.values(), *more.values()])
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)

@@ -99,12 +99,12 @@ def _arrays() -> dict[str, NDArray[np.uint8]]:
     try:
         content = DIGITS_FILE.read_bytes()
     except OSError as error:
-        msg = f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
-        raise InputError(msg) from None
+        raise InputError(
+            f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != DIGITS_SHA256:
-        msg = f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}"
-        raise InputError(msg)
+        raise InputError(f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         return dict(file)
 

@@ -57,8 +57,7 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
     if name in inspect.signature(function).parameters:
         return {name: situation.autocast}
     if situation.autocast:
-        msg = f"peft {import_module('peft').__version__} has no {name}"
-        raise UnsupportedCaseError(msg)
+        raise UnsupportedCaseError(f"peft {import_module('peft').__version__} has no {name}")
     return {}
 
 

@@ -145,11 +145,10 @@ def checklist(
 def _check_method(method: PeftAdapter, inspected: tuple[Inspected, Inspected]) -> None:
     for side, found in zip(("base", "branch"), inspected, strict=True):
         if found.fields is None:
-            msg = (
+            raise InputError(
                 f"--checklist {method.name}: peft {found.peft} of the {side} has no "
                 f"{method.config}, so there is nothing to compare"
             )
-            raise InputError(msg)
 
 
 def _to_time(results: Sequence[Result]) -> list[Situation]:

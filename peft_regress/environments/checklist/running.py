@@ -104,8 +104,7 @@ class _Pair:
             self.workers[side] = worker
             self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
         except (WorkerError, InputError) as error:
-            msg = f"the {side} cannot be used: {error}"
-            raise UnusableEnvironmentError(msg) from None
+            raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
         return worker
 
     def examine(self, side: str, request: Examine) -> Examined | str:

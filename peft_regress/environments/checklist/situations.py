@@ -179,11 +179,10 @@ def find_method(name: str) -> PeftAdapter:
     if name in known:
         return known[name]
     if name in registry.names("method"):
-        msg = (
+        raise InputError(
             f"--checklist {name}: not an adapter of peft on a float32 base, which the checklist "
             f"casts itself. Known: {', '.join(sorted(known))}"
         )
-        raise InputError(msg)
     what = "method"
     raise UnknownNameError(what, name, known)
 

@@ -86,8 +86,7 @@ class Cluster:
     def check(self) -> None:
         """Raise if the work cannot go on."""
         if self._is_stopped.is_set():
-            msg = "interrupted"
-            raise InputError(msg)
+            raise InputError("interrupted")
         if not self.connection.is_up:
             raise self.connection.lost()
         if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
@@ -124,8 +123,7 @@ def message_of(future: Future[str]) -> str | None:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return None
-    msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
-    raise InputError(msg)
+    raise InputError(clean(f"{future.key}: {type(error).__name__}: {error}", longest=600))
 
 
 def read_answer(message: str, kind: type[_Answer], node: str) -> _Answer:
@@ -152,8 +150,9 @@ def digest_of(planned: Sequence[Planned]) -> str:
 def require_dask() -> None:
     """Raise `InputError` without Dask."""
     if find_spec("distributed") is None:
-        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
-        raise InputError(msg)
+        raise InputError(
+            "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        )
 
 
 @contextlib.contextmanager
@@ -220,5 +219,6 @@ def _prepared(connection: Connection, node: Node, name: str) -> int:
         for lack in filter(None, lacking.values()):
             raise NodeError(lack)
         return len(workers)
-    msg = f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
-    raise NodeError(msg)
+    raise NodeError(
+        f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
+    )

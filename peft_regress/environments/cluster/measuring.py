@@ -150,8 +150,7 @@ def _check_result(result: TaskResult, task: Task) -> None:
         return
     names = sorted(measured.record.case.id for measured in result.cases)
     if result.machine is None or names != sorted(task.cases):
-        msg = f"has {', '.join(names) or 'no case'}, not {', '.join(task.cases)}"
-        raise InputError(msg)
+        raise InputError(f"has {', '.join(names) or 'no case'}, not {', '.join(task.cases)}")
 
 
 class _Work:
@@ -286,12 +285,11 @@ class _Work:
         for name, (one, other) in changed_packages(
             known or result.environment, result.environment
         ).items():
-            msg = (
+            raise UnusableEnvironmentError(
                 f"node {result.node}: has {name} {other or 'not installed'} in this environment, "
                 f"the nodes before it {one or 'not installed'}; remove its overlays with "
                 "`peft-regress upgrade --clean` there, and measure again"
             )
-            raise UnusableEnvironmentError(msg)
         self._results.environment = result.environment
 
     def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:
@@ -303,11 +301,10 @@ class _Work:
         find = version_in(self._order.python)
         for name, version in measured.imported.items():
             if find(name) != version:
-                msg = (
+                raise NodeError(
                     f"node {result.node}: {record.case.id} uses {name} {version} there, and "
                     f"{find(name) or 'none'} here; install the same on both"
                 )
-                raise NodeError(msg)
         if self._order.keep_adapters is not None:
             place_adapter(self._order.keep_adapters, record.case, measured.adapter)
         results.records[record.case.id] = record

@@ -49,12 +49,11 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
         }
     size = sum(file.stat().st_size for file in files.values())
     if size > _LARGEST_BYTES:
-        msg = (
+        raise InputError(
             f"{settings.folder}: the code of its cases, with the files beside it, is "
             f"{size / 2**20:.0f} MiB, more than the {_LARGEST_BYTES // 2**20} that are sent to "
             "nodes. Install it on them as a package"
         )
-        raise InputError(msg)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in files.items():

@@ -34,8 +34,9 @@ def check_installed(
     require_same_files(certificate, adapter)
     installed = installed_packages().get(certificate.package)
     if installed is None:
-        msg = f"{certificate.package} is not installed, so that there is no release to check"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"{certificate.package} is not installed, so that there is no release to check"
+        )
     loader = AdapterLoader(base=certificate.base, folder=folder, time_limit=time_limit)
     release = str(Version(Version(installed).public))
     result: ReleaseResult

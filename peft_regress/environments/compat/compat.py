@@ -171,11 +171,10 @@ class _Run:
         except ReplacesTorchError:
             raise
         except (PipError, UnusableReleaseError) as error:
-            msg = (
+            raise AbsentError(
                 f"{shown}, the release that saved the adapter, cannot be used: {error}. Name "
                 "another one that computes the same with --saved-by VERSION"
-            )
-            raise AbsentError(msg) from None
+            ) from None
         except BaseModelError as error:
             raise InputError(str(error)) from None
         reference = Reference(
@@ -183,12 +182,11 @@ class _Run:
         )
         problem = problem_of_reference(seen.adapter)
         if problem:
-            msg = (
+            raise InputError(
                 f"{self.adapter.folder}: {shown}, the release to compare with, {problem}. Is "
                 "--base the right model, and did that release save the adapter? Name another with "
                 "--saved-by VERSION"
             )
-            raise InputError(msg)
         return reference
 
     def judge_all(
@@ -265,8 +263,9 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         try:
             return Version(settings.saved_by), "--saved-by"
         except InvalidVersion:
-            msg = f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
-            raise InputError(msg) from None
+            raise InputError(
+                f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
+            ) from None
     if package == "peft" and adapter.saved_by is not None:
         return adapter.saved_by, "the adapter's configuration"
     if package == "peft":
@@ -279,16 +278,18 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         raise AbsentError(printable(msg))
     installed = installed_packages().get(package)
     if installed is None:
-        msg = f"{package} is not installed: name the release to compare with by --saved-by VERSION"
-        raise InputError(msg)
+        raise InputError(
+            f"{package} is not installed: name the release to compare with by --saved-by VERSION"
+        )
     return Version(Version(installed).public), "the installed one"
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases
     if text is None and settings.package != "peft":
-        msg = f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
-        raise InputError(msg)
+        raise InputError(
+            f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
+        )
     known: list[Version] = []
     if text is None or ".." in text:
         known = released_versions(settings.package, pre=settings.pre, seconds=settings.pip_seconds)

@@ -40,15 +40,13 @@ def _of_part(part: str, known: Sequence[Version], *, package: str) -> set[Versio
     ends = [_version(end) if end else None for end in (oldest.strip(), newest.strip())]
     low, high = ends
     if low is not None and high is not None and low > high:
-        msg = f"{part!r} has no release in it: the older one comes first, {high}..{low}"
-        raise InputError(msg)
+        raise InputError(f"{part!r} has no release in it: the older one comes first, {high}..{low}")
     found = {one for one in known if (low is None or low <= one) and (high is None or one <= high)}
     if not found:
-        msg = (
+        raise AbsentError(
             f"the index has no release of {package} in {part!r} for this Python; its releases are "
             f"{known[0]} to {known[-1]}"
         )
-        raise AbsentError(msg)
     return found
 
 
@@ -60,8 +58,7 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        msg = (
+        raise InputError(
             f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
             "or 0.14.., or several with commas"
-        )
-        raise InputError(msg) from None
+        ) from None

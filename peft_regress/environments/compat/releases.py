@@ -109,8 +109,7 @@ class AdapterLoader:
         try:
             worker.call(Import(modules=list(_LIBRARIES)), Imported)
         except WorkerError as error:
-            msg = f"does not import: {_told(error, worker)}"
-            raise UnusableReleaseError(msg) from None
+            raise UnusableReleaseError(f"does not import: {_told(error, worker)}") from None
         try:
             request = MakeBase(base=self.base, folder=str(self.folder.absolute()))
             return worker.call(request, BaseMade)

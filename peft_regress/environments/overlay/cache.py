@@ -24,11 +24,10 @@ def made_folder() -> Path:
             with tempfile.TemporaryFile(dir=root / name):
                 pass
     except OSError as error:
-        msg = (
+        raise InputError(
             f"{root}: overlays cannot be kept there ({error.strerror or error}); "
             f"set {CACHE_VARIABLE} to another folder"
-        )
-        raise InputError(msg) from error
+        ) from error
     return root
 
 

@@ -121,8 +121,7 @@ def build_folder(
         # An interrupt leaves no incomplete folder either.
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            msg = f"{folder}: cannot be built ({error.strerror or error})"
-            raise InputError(msg) from error
+            raise InputError(f"{folder}: cannot be built ({error.strerror or error})") from error
         raise
 
 

@@ -160,8 +160,9 @@ def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[st
     hidden = base_environment.hiding_folder(modules_in(overlay), set(overlay.packages))
     if hidden is not None:
         folder, name = hidden
-        msg = f"{folder}: its {name} would hide the one to try; take the folder off PYTHONPATH"
-        raise InputError(msg)
+        raise InputError(
+            f"{folder}: its {name} would hide the one to try; take the folder off PYTHONPATH"
+        )
     return dataclasses.replace(
         overlay,
         planned=_sourced(overlay.planned, wanted),

@@ -80,8 +80,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `InputError` if there are no cases, or too few pairs to show anything.
     """
     if not cases:
-        msg = "there is no case to time"
-        raise InputError(msg)
+        raise InputError("there is no case to time")
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
@@ -92,11 +91,10 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
     fewest = fewest_pairs(plan.confidence)
     if plan.pairs < fewest:
-        msg = (
+        raise InputError(
             f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
             f"{len(cases)} cases needs: --pairs {fewest} is the least"
         )
-        raise InputError(msg)
     require_sources(baselines, cases)
     packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
     found = []
@@ -164,11 +162,10 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
             worker.prepare(case, baselines=plan.baselines) for worker in (base, candidate)
         )
         if before != after:
-            msg = (
+            raise _DefinitionDiffersError(
                 f"not comparable: the definition differs, {before[:15]} in {base.interpreter} and "
                 f"{after[:15]} in {candidate.interpreter}; install the same peft_regress in both"
             )
-            raise _DefinitionDiffersError(msg)
         _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
             time_block(worker)  # to warm up
@@ -192,8 +189,7 @@ def time_block(worker: WorkerProcess, steps: int = BLOCK_STEPS) -> list[float]:
     """
     seconds = worker.call(TimeSteps(steps=steps), Timed).step_seconds
     if len(seconds) != steps:
-        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}"
-        raise WorkerError(msg)
+        raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
     return seconds
 
 

@@ -160,8 +160,9 @@ class _Search:
         ]
         if len(usable) < 2:  # noqa: PLR2004  (two are compared)
             why = "; ".join(self.releases.skipped.values())
-            msg = f"fewer than two releases of {self.settings.package} can be measured: {why}"
-            raise InputError(msg)
+            raise InputError(
+                f"fewer than two releases of {self.settings.package} can be measured: {why}"
+            )
         self._check_absent([self._end(version, cases, trains=trains) for version in usable])
         found = (
             self._transition(old, new, cases, trains=trains)
@@ -256,8 +257,7 @@ class _Search:
         observed = self.releases.observe(version, cases, trains=trains)
         if observed is None:
             why = self.releases.skipped[version]
-            msg = f"{self.settings.package} {version} cannot be measured: {why}"
-            raise InputError(msg)
+            raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
         return observed
 
     def _compared(
@@ -295,8 +295,7 @@ class _Search:
                     return  # the metric may appear or disappear with the status
                 known |= record.metrics.keys() | record.invariants.keys()
         if metric not in known:
-            msg = f"--metric {metric}: no case has it in any of these releases"
-            raise AbsentError(msg)
+            raise AbsentError(f"--metric {metric}: no case has it in any of these releases")
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:

@@ -156,8 +156,7 @@ def _prepare(writer: JournalWriter, resume: Path | None, say: Callable[[str], No
     if not path.exists():
         return
     if is_being_written(path):
-        msg = f"{path}: another run writes to it now. Choose another path."
-        raise InputError(msg)
+        raise InputError(f"{path}: another run writes to it now. Choose another path.")
     if resume is not None and path == resumed_journal(resume):
         writer.go_on(read_journal(path))
     else:

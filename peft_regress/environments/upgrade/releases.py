@@ -49,19 +49,17 @@ def releases_between(
     """
     ends = [_version(text) for text in (good, bad)]
     if ends[0] == ends[1]:
-        msg = f"--good and --bad are both {good}: there is nothing between them"
-        raise InputError(msg)
+        raise InputError(f"--good and --bad are both {good}: there is nothing between them")
     wants_pre = pre or any(end.is_prerelease for end in ends)
     known = released_versions(package, pre=wants_pre, seconds=seconds)
     for end in ends:
         if end not in known:
             names = [str(version) for version in known]
             close = difflib.get_close_matches(str(end), names, n=3) or names[-3:]
-            msg = (
+            raise AbsentError(
                 f"the index has no {package} {end} for this Python, or it was yanked; near it: "
                 f"{', '.join(close)}"
             )
-            raise AbsentError(msg)
     chosen = [v for v in known if min(ends) <= v <= max(ends)]
     if not pre:
         chosen = [v for v in chosen if not v.is_prerelease or v in ends]
@@ -72,8 +70,9 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        msg = f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
-        raise InputError(msg) from None
+        raise InputError(
+            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
+        ) from None
 
 
 @dataclass
@@ -157,8 +156,7 @@ class Releases:
             with self._preparing:
                 overlay = stack.enter_context(opening)
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
-                msg = "yanked by its maintainers"
-                raise YankedError(msg)
+                raise YankedError("yanked by its maintainers")
             self.planned[version] = overlay.planned
             nearest = self._nearest(version, cases) if trains else {}
             run = measure_cases(
@@ -171,8 +169,9 @@ class Releases:
             )
         lost = [case.id for case in cases if case.id not in run.cases]
         if lost:
-            msg = f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
-            raise InputError(msg)
+            raise InputError(
+                f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            )
         if version not in self.tried:
             self.tried.append(version)
         observed = observations_of(run, f"{self.package} {version}")

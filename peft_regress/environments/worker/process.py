@@ -199,11 +199,9 @@ class WorkerProcess:
             received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
         except (ValueError, RecursionError):  # also for an invalid byte
             text = clean(line.decode(errors="replace"))
-            msg = f"{self.interpreter}: its worker answered {text!r}"
-            raise WorkerError(msg) from None
+            raise WorkerError(f"{self.interpreter}: its worker answered {text!r}") from None
         if isinstance(received, Refused):
-            msg = f"{self.interpreter}: {clean(received.error)}"
-            raise RequestRefusedError(msg)
+            raise RequestRefusedError(f"{self.interpreter}: {clean(received.error)}")
         return received
 
     def _line(self, deadline: float) -> bytes | None:

@@ -30,11 +30,10 @@ def adapter_of(fine_tune: FineTune) -> Adapter:
         method = registry.get("method", name)
         check_rank(name, rank)
         if fine_tune.optimizer is not None and method.has_own_optimizer:
-            msg = (
+            raise InputError(
                 f"FineTune {fine_tune.id!r}: {given!r} brings an optimizer of its own; leave out "
                 "optimizer=, or use another method"
             )
-            raise InputError(msg)
         return MethodAdapter(method=method, rank=rank, heads=heads)
     if hasattr(given, "peft_type"):
         numerics: Numerics = "hra" if type(given).__name__ == "HRAConfig" else "usual"

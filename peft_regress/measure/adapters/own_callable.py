@@ -68,16 +68,16 @@ class CallableAdapter(UnruledAdapter):
         heads = find_heads(base, self.heads)
         adapted: object = self.wrap(base)
         if not isinstance(adapted, nn.Module):
-            msg = f"the adapter returned a {type(adapted).__name__}, not the adapted model"
-            raise InputError(msg)
+            raise InputError(
+                f"the adapter returned a {type(adapted).__name__}, not the adapted model"
+            )
         for head in heads.values():
             head.requires_grad_(requires_grad=True)
         if all(parameter.requires_grad for parameter in adapted.parameters()):
-            msg = (
+            raise InputError(
                 "the adapter freezes nothing: every parameter of the model trains. Let it call "
                 "requires_grad_(False) on the model, or use adapter='full'"
             )
-            raise InputError(msg)
         return adapted
 
     def adapter_parameters(self, adapted: nn.Module) -> list[str]:

@@ -41,6 +41,5 @@ def default_optimizer(model: nn.Module) -> Optimizer:
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        msg = "nothing to train: no parameter of the adapted model requires a gradient"
-        raise InputError(msg)
+        raise InputError("nothing to train: no parameter of the adapted model requires a gradient")
     return torch.optim.AdamW(trained, foreach=False, fused=False)

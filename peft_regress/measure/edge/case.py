@@ -132,8 +132,9 @@ def adaptation_edge(
         metrics = {**cost_metrics(report), **programs.metrics}
     except (UnsupportedProgramError, ProgramError) as error:
         rank = "" if names.rank is None else f"-r{names.rank}"
-        msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
+        ) from error
     return metrics, programs.without_kernel
 
 

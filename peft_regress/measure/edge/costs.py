@@ -178,11 +178,10 @@ def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
     for number, step in enumerate(steps[1:], start=2):
         found = [_described(each) for each in step]
         if found != first:
-            msg = (
+            raise UnsupportedProgramError(
                 f"a program has the shapes of one batch, {' and '.join(first)}, but batch {number} "
                 f"is {' and '.join(found)}"
             )
-            raise UnsupportedProgramError(msg)
 
 
 def _described(tensor: Tensor) -> str:

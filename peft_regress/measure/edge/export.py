@@ -140,8 +140,9 @@ def _check_buffers(exported: ExportedProgram) -> None:
     """Refuse a step that moves buffers, such as BatchNorm's statistics, and name the buffer."""
     for buffer in exported.graph_signature.buffers_to_mutate.values():
         name = buffer.removeprefix(f"{MODEL}.")
-        msg = f"the step changes a buffer, {name}, which a program does not keep"
-        raise UnsupportedProgramError(msg)
+        raise UnsupportedProgramError(
+            f"the step changes a buffer, {name}, which a program does not keep"
+        )
 
 
 def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Owners]:

@@ -51,8 +51,9 @@ def plan_rows(
             rows[tensor.module, tensor.what] += tensor.size
     unused = planned_bytes - sum(rows.values())
     if unused < 0:
-        msg = f"the program plans {planned_bytes:,} bytes, but holds {-unused:,} more at one moment"
-        raise ProgramError(msg)
+        raise ProgramError(
+            f"the program plans {planned_bytes:,} bytes, but holds {-unused:,} more at one moment"
+        )
     rows["", UNUSED] += unused
     return {key: size for key, size in rows.items() if size}
 

@@ -177,8 +177,7 @@ class Runtime:
         if not self._is_ready:
             hello = self._answer(_START_SECONDS)
             if "problem" in hello:
-                msg = f"the runtime does not start: {clean(hello['problem'])}"
-                raise ProgramError(msg)
+                raise ProgramError(f"the runtime does not start: {clean(hello['problem'])}")
             self._is_ready = True
         assert self._process is not None  # noqa: S101  (it is started)
         assert self._process.stdin is not None  # noqa: S101
@@ -218,8 +217,7 @@ class Runtime:
             self._end()
             last = clean((self._tail() or [""])[-1])
             problem = f"ended: {last}" if ready else f"gave no answer in {seconds:.0f} s"
-            msg = f"the process of the runtime {problem}"
-            raise ProgramError(msg)
+            raise ProgramError(f"the process of the runtime {problem}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -265,10 +263,9 @@ def _check_memory(program: Program) -> None:
     needed = program.planned_bytes + program.program_bytes
     available = _available_bytes()
     if available is not None and needed > available:
-        msg = (
+        raise ProgramError(
             f"the program needs {needed:,} bytes of memory, and this machine has {available:,} left"
         )
-        raise ProgramError(msg)
 
 
 def _available_bytes() -> int | None:
