@@ -5,7 +5,7 @@ Imports no torch, so that listing and collecting cases stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -15,8 +15,6 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler

@@ -12,14 +12,12 @@ import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _PATH: Final = re.compile(rf"(?P<module>{_DOTTED}):(?P<name>{_DOTTED})")

@@ -7,14 +7,12 @@ import fcntl
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 from peft_regress.errors import InputError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _SECONDS_OF_SILENCE: Final = 1.0
 _SECONDS_BETWEEN_TRIES: Final = 0.02

@@ -12,16 +12,13 @@ not registered; its items are in no list and belong to no matrix.
 from __future__ import annotations
 
 import re
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, Protocol, get_args
 
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 RegistryName = Literal["method", "architecture", "task"]
 

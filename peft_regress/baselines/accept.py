@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from packaging.version import InvalidVersion, Version
@@ -40,15 +42,9 @@ from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import RunFile, without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
+from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, Role, Run, check_acceptance
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Role, Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,23 +11,18 @@ import errno
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
+from peft_regress.cases import Case, CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
-from peft_regress.runs.schema import MadeWith
+from peft_regress.runs.schema import MadeWith, Run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from peft_regress.cases import Case
-    from peft_regress.runs.schema import Run
 
 LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""

@@ -11,21 +11,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.ledgers import ledger_file
-from peft_regress.runs.schema import Role
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Acceptance
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance, Role
 
 ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 

@@ -11,10 +11,7 @@ import importlib.util
 import itertools
 import math
 import statistics
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 _SHORTEST_LEVEL = 3
 FEWEST_POINTS = 2 * _SHORTEST_LEVEL

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
 
 from peft_regress.baselines.chain import ENTRY_NAME, entry_number, in_order, newest_file
 from peft_regress.baselines.contents import Contents
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder
 from peft_regress.runs.bulk_read import read_without_ledgers
-from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.run_file import RunFile, read_run_file
 
 _T = TypeVar("_T")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from packaging.utils import canonicalize_name
@@ -13,7 +15,14 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.confirming import as_confirmed
 from peft_regress.baselines.index import read_contents, skim_entries
-from peft_regress.baselines.moves import INVARIANT, find_moves, find_redefinitions, names_in
+from peft_regress.baselines.moves import (
+    INVARIANT,
+    Move,
+    Redefinition,
+    find_moves,
+    find_redefinitions,
+    names_in,
+)
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
@@ -22,14 +31,8 @@ from peft_regress.gate.repeats import completed
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.bulk_read import read_without_ledgers
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.baselines.moves import Move, Redefinition
-    from peft_regress.runs.schema import Record, Run
 
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
 """Which role of an entry shows a case's present numbers first."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from peft_regress.baselines.change_points import (
     FEWEST_POINTS,
@@ -13,19 +15,12 @@ from peft_regress.baselines.change_points import (
     find_change_points,
 )
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
+from peft_regress.gate.changes import Change, are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.repeats import lacks_seeds
+from peft_regress.metrics import Kind, Metric, Unit
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import MIXED_MACHINES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.changes import Change
-    from peft_regress.metrics import Kind, Metric, Unit
-    from peft_regress.runs.schema import Record, Role, Run
+from peft_regress.runs.schema import MIXED_MACHINES, Record, Role, Run
 
 _SMALLEST = 1e-12
 """Stands for zero in a logarithm."""

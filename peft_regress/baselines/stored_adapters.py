@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,18 +26,12 @@ from peft_regress.baselines.adapters import (
     read_checked,
 )
 from peft_regress.baselines.chain import adapter_folder, has_addresses, missing_adapter
+from peft_regress.baselines.contents import Contents
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.files import TEMPORARY, is_folder, read_bytes
-from peft_regress.runs.schema import Acceptance, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from peft_regress.baselines.contents import Contents
-    from peft_regress.runs.schema import Run
+from peft_regress.runs.schema import Acceptance, Run, digest_of
 
 ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
 

@@ -6,9 +6,11 @@ What a later glob says of a case goes before what an earlier one does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from peft_regress.budgets import SHARES, Budget
 from peft_regress.cases import Case
@@ -16,10 +18,6 @@ from peft_regress.catalogue.matrix import all_cases
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.files import read_toml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 _FULL: Final = "_full"
 _KEYS: Final = ("reason", "cases")

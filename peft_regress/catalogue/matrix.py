@@ -11,8 +11,9 @@ Imports no torch, so that listing and collecting stay fast.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
@@ -23,15 +24,10 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX
+from peft_regress.fine_tune import OWN_MATRIX, FineTune
 from peft_regress.registry import RegistryName
 from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from peft_regress.fine_tune import FineTune
 
 
 def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:

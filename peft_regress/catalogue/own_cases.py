@@ -6,26 +6,22 @@ pytest run that needs none imports none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
-from peft_regress.devices import load_devices
+from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, FineTune
+from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from peft_regress.cases import Case
-    from peft_regress.devices import DeviceClass
-    from peft_regress.fine_tune import Bound
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from peft_regress.cases import Case
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
 from peft_regress.files import is_folder, resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from torch import Tensor, nn
-
-    from peft_regress.cases import Case
-    from peft_regress.catalogue.architectures.protocol import Architecture
 
 
 CLONE_REMEDY: Final = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.baselines.accept import accept_run, renew_current
+from peft_regress.baselines.accept import Accepted, accept_run, renew_current
 from peft_regress.baselines.named import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
@@ -16,11 +16,6 @@ from peft_regress.report.sentences import false_invariants
 from peft_regress.report.terminal import print_progress, say
 from peft_regress.runs.shards import read_run
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.baselines.accept import Accepted
 
 
 @click.command(

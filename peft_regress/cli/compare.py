@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import read_references
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -30,23 +32,14 @@ from peft_regress.cli.options import (
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
-from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.narrowing import narrow
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
-from peft_regress.runs.run_file import write_run_file
+from peft_regress.runs.run_file import RunFile, write_run_file
 from peft_regress.text import clean, count_of, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
 
 
 def _at_most_one(

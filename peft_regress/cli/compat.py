@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -23,27 +24,21 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.environments.compat import compat_report
-from peft_regress.environments.compat.adapter import read_adapter
+from peft_regress.environments.compat.adapter import SavedAdapter, read_adapter
 from peft_regress.environments.compat.certificate import (
     FILE_NAME,
+    Certificate,
     read_certificate,
     require_same_files,
     write_certificate,
 )
 from peft_regress.environments.compat.check import check_installed
-from peft_regress.environments.compat.compat import CompatSettings, compat
+from peft_regress.environments.compat.compat import Compat, CompatSettings, compat
 from peft_regress.environments.compat.messages import BaseModel
 from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
-    from peft_regress.environments.compat.compat import Compat
 
 _LARGEST_SIDE = 2**16
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.environments.cluster.measuring import ClusterEngine
 from peft_regress.report.terminal import echo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from peft_regress.environments.cluster.measuring import ClusterEngine
 
 
 class NamedPath(click.Path):

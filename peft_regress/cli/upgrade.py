@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,11 +26,18 @@ from peft_regress.cli.options import (
 )
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.environments.overlay.cache import clean_overlays
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
-from peft_regress.environments.reproduction.reproduce import reproduce
+from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.environments.upgrade import upgrade_report
 from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.upgrade import UpgradeSettings, is_installed_here, upgrade
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
+from peft_regress.environments.upgrade.upgrade import (
+    Upgrade,
+    UpgradeSettings,
+    is_installed_here,
+    upgrade,
+)
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.fuzz.corpus import read_corpus
@@ -40,13 +48,7 @@ from peft_regress.report.terminal import print_progress, say, show, write_markdo
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from peft_regress.environments.checklist.checklist import ChecklistSettings
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.upgrade import Upgrade
 
 _Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
 _Result = TypeVar("_Result")

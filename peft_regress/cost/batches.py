@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.storages import has_parts
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True)

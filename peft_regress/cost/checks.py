@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator, Sequence
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,6 @@ from peft_regress.cost.refusals import NothingToTrainError, UnprofilableModelErr
 from peft_regress.cost.step_cost import Loss
 from peft_regress.cost.storages import can_be_taken_apart, has_parts, tensors_in
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 
 def check_step(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from peft_regress.cost import flops  # noqa: F401 - registers its formulas
 from peft_regress.cost.formulas import (
@@ -15,11 +17,6 @@ from peft_regress.cost.formulas import (
 )
 from peft_regress.cost.linear_algebra import is_svd
 from peft_regress.cost.storage_sizes import real_sizes_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from torch import Tensor
 
 _NO_FOREACH = (
     "One kernel over many tensors hides its parts: construct the optimizer with foreach=False "

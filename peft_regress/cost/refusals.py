@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,6 @@ from torch._subclasses.fake_tensor import (
 )
 
 from peft_regress.errors import InputError, PeftRegressError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class NothingToTrainError(PeftRegressError):

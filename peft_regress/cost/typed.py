@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from math import prod
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peft_regress.cost.batches import Call, RandomTensor
 from peft_regress.cost.inference import call_model
@@ -18,11 +19,6 @@ from peft_regress.cost.refusals import UnprofilableModelError, checked_logits
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.imports import import_object, told
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
 
 TypedLoss = Literal["sum", "cross-entropy"]
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from peft_regress.environments.cluster.cluster import (
+    Cluster,
     digest_of,
     message_of,
     opened_cluster,
@@ -32,14 +36,8 @@ from peft_regress.fuzz.workers import LifeWorker
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-    from types import TracebackType
-
     from distributed import Future
 
-    from peft_regress.environments.cluster.cluster import Cluster
 
 _POLL_SECONDS: Final = 0.1
 _MOST_LOSSES: Final = 3

@@ -9,21 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, make_folder
-from peft_regress.fuzz.findings import Accepted, read_finding, read_findings, write_finding
+from peft_regress.fuzz.findings import Accepted, Finding, read_finding, read_findings, write_finding
 from peft_regress.locks import opened_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from peft_regress.fuzz.findings import Finding
 
 _REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}", re.ASCII)
 """What names an issue."""

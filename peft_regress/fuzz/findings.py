@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,10 +20,6 @@ from peft_regress.fuzz.example import SCHEMA, Example, Failure
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 KIND: Final = "finding of the fuzzer"
 

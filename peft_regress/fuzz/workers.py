@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from types import TracebackType
+from typing import Final, Self
 
 import msgspec
 
@@ -19,7 +21,7 @@ from peft_regress.environments.worker.process import (
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.fuzz.causes import CRASH, cause_of, is_known
+from peft_regress.fuzz.causes import CRASH, Cause, cause_of, is_known
 from peft_regress.fuzz.example import Example, Failure, Outcome
 from peft_regress.fuzz.messages import (
     Begin,
@@ -33,12 +35,6 @@ from peft_regress.fuzz.messages import (
 )
 from peft_regress.fuzz.worker import IN_PROGRESS
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
-
-    from peft_regress.fuzz.causes import Cause
 
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""

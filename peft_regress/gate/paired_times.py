@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from peft_regress.errors import InputError
-from peft_regress.gate.policy import DEFAULT_POLICY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable", "failed"]
 TimePair = tuple[float, float]

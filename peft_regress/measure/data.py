@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +12,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from peft_regress.fine_tune import FineTune
 
 
 class Items(Protocol):

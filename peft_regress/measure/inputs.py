@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from peft_regress.errors import InputError
 from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
 
 
 def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:

@@ -5,26 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from torch import nn
-
-    from peft_regress.fine_tune import FineTune
 
 _PAIR: Final = 2
 

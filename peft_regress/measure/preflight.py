@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from peft_regress.errors import InputError, PeftRegressError
@@ -16,8 +17,6 @@ from peft_regress.measure.training import device_of, on_device
 from peft_regress.measure.user_code import CaseError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
 

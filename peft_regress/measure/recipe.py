@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.catalogue.fine_tunes import fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.methods.protocol import Method
 from peft_regress.errors import InputError
-from peft_regress.measure.adapters import adapter_of
+from peft_regress.fine_tune import FineTune
+from peft_regress.measure.adapters import Adapter, adapter_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.training import Loop, finetune, training_steps
+from peft_regress.measure.training import Loop, TrainingRun, finetune, training_steps
 from peft_regress.measure.user_code import calling
 from peft_regress.runs.environment import imported_packages, packages_with
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
-    from peft_regress.catalogue.architectures.protocol import Architecture
-    from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.fine_tune import FineTune
-    from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.training import TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.sources import (
     SOURCE_TRAINING,
     SourceEntry,
@@ -26,14 +29,6 @@ from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import single_thread
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from peft_regress.catalogue.architectures.protocol import Architecture
 
 _TEST_BATCH: Final = 200
 

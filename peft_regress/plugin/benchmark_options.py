@@ -6,6 +6,7 @@ do nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.baselines.outputs import check_outside
@@ -13,8 +14,6 @@ from peft_regress.errors import InputError
 from peft_regress.plugin.narrowing import COMMAND_LINE, option_sources
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
 _FILE: Final = "file://"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,15 +15,11 @@ from peft_regress.cases import Case, in_words
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.gate import Observation
 from peft_regress.plugin.benchmark_options import check_benchmark_options
 from peft_regress.plugin.coverage import Collected
+from peft_regress.plugin.options import RegressOptions, Shard
 from peft_regress.report.github import line_in_log
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-
-    from peft_regress.gate import Observation
-    from peft_regress.plugin.options import RegressOptions, Shard
 
 _CASE = pytest.StashKey[Case | None]()
 

@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
 
+from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.benchmark_options import check_benchmark_outputs
@@ -30,24 +32,20 @@ from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
 from peft_regress.plugin.narrowing import ci_problem, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
+from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.plugin.stored_times import StoredTimes
 from peft_regress.report import case_text
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
+from peft_regress.report.verdict.annotations import SourceLine
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
-from peft_regress.runs.schema import Failure, error_record
+from peft_regress.runs.schema import Failure, Record, Run, error_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from peft_regress.cases import Case
     from peft_regress.measure import Measurement
-    from peft_regress.plugin.outcome import RunOutcome
-    from peft_regress.report.verdict.annotations import SourceLine
-    from peft_regress.runs.schema import Record, Run
 
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()

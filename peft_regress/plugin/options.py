@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.outputs import check_outside
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
@@ -18,7 +19,6 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     import pytest
 
-    from peft_regress.cases import Case
 
 _LONGEST_SHARD = 20
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Generator, Iterable
+from typing import Final
 
 import pytest
 
 from peft_regress.plugin.progress import Progress
 from peft_regress.report.terminal import layout_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
 
 _CASE_IN_NAME: Final = re.compile(r"\[([^/\[\]]+/[^/\[\]]+/[^/\[\]]+)\]")
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from peft_regress.gate.attribution import (
+    Breakdown,
+    Contribution,
+    LayerChange,
+    MetricChange,
+    Side,
+)
 from peft_regress.gate.definitions import definition_reasons
+from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import format_change, format_value
-from peft_regress.report.document import Code, Section
+from peft_regress.report.document import Code, Document, Section
 from peft_regress.report.explain_besides import besides_section, find_besides, has_rows
 from peft_regress.report.sentences import (
     definition_words,
@@ -20,19 +29,6 @@ from peft_regress.report.sentences import (
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
-    from peft_regress.gate.attribution import (
-        Breakdown,
-        Contribution,
-        LayerChange,
-        MetricChange,
-        Side,
-    )
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.report.document import Document
 
 _LONGEST_NAME = 80
 _LONGEST_COMMAND = 400

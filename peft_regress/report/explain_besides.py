@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
+from peft_regress.gate.attribution import MetricChange
+from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX, format_change, format_value
 from peft_regress.report.document import Code, Section
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from peft_regress.gate.attribution import MetricChange
-    from peft_regress.gate.verdicts import Observation
 
 _PAPER: Final = "paper_"
 _ONLY_NEW: Final = "new"

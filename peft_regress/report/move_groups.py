@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from peft_regress.baselines.history import Moves
+from peft_regress.baselines.moves import Move
+from peft_regress.baselines.series import Entry
 from peft_regress.metrics import BATCH_SUFFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from peft_regress.baselines.history import Moves
-    from peft_regress.baselines.moves import Move
-    from peft_regress.baselines.series import Entry
 
 _MOST_GROUPS: Final = 7
 _MOST_METRICS: Final = 3

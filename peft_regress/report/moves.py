@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from peft_regress.report.document import Code, Line, Section
-from peft_regress.report.move_groups import find_steps, most_telling, telling_groups
+from peft_regress.baselines.history import Moves
+from peft_regress.baselines.moves import Move
+from peft_regress.baselines.series import Entry
+from peft_regress.report.document import Code, Line, Section, Words
+from peft_regress.report.move_groups import Group, Step, find_steps, most_telling, telling_groups
 from peft_regress.report.sentences import environment_lines, shown_change, shown_value
 from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.finding import case_set
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.baselines.history import Moves
-    from peft_regress.baselines.moves import Move
-    from peft_regress.baselines.series import Entry
-    from peft_regress.report.document import Words
-    from peft_regress.report.move_groups import Group, Step
 
 _MOST_PACKAGES: Final = 4
 _MOST_NAME_LINES: Final = 2

@@ -11,8 +11,10 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -29,10 +31,6 @@ from peft_regress.runs.schema import (
     Record,
     digest_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 SUFFIX: Final = ".journal"
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
-from peft_regress.runs.schema import Ledger, Run, canonical_json, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Ledger, Record, Run, canonical_json, digest_of
 
 _LARGEST_BYTES: Final = 2**26
 """A thousand times the size of a ledger."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,6 +30,7 @@ from peft_regress.runs.schema import (
     READABLE_SCHEMAS,
     SCHEMA_VERSION,
     Ledger,
+    Record,
     Run,
     canonical_json,
     check_acceptance,
@@ -38,12 +41,6 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.runs.strict_json import json_path, load_json, path_of_bad_text
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Record
 
 _PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)

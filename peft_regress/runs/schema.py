@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -25,9 +26,6 @@ from peft_regress.cases import (
 )
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes."""

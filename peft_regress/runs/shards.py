@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -11,9 +12,6 @@ from peft_regress.files import is_folder
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def read_run(path: Path) -> RunFile:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
 
 # A prime that no network uses as a width: a layer of this width gets it from num_classes.
 _UNUSUAL_CLASSES: Final = 1237

@@ -5,22 +5,21 @@ Source: Zhao et al., GaLore (2024), algorithm 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import find_heads
 from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
 
 _MATRIX_DIMENSIONS: Final = (2, 4)
 

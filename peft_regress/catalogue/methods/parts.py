@@ -5,21 +5,20 @@ No torch at import.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.cases import Json
 from peft_regress.errors import InputError, UnsupportedCaseError
+from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.metrics import Numerics
 
 # eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import (
@@ -26,14 +29,9 @@ from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
 
 _WRAPPED: Final = "base_model.model."
 _ADAPTER_FILE: Final = "adapter_model.safetensors"

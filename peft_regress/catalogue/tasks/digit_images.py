@@ -12,16 +12,13 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from peft_regress.cases import Json
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from peft_regress.cases import Json
 
 Scanner = Literal["mnist", "sklearn"]
 Split = Literal["source", "train", "test"]

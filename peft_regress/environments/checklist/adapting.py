@@ -5,22 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
+from torch import Tensor, nn
 
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.environments.checklist import networks
-from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS, Situation
 from peft_regress.errors import UnsupportedCaseError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
-    from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.situations import Situation
 
 _SEED: Final = 0
 # Enough to move the logits by about as much as they are: an architecture has twenty layers.

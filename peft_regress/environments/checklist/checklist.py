@@ -5,34 +5,30 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.environments.checklist.judge import judge
-from peft_regress.environments.checklist.running import Examination, Sides
+from peft_regress.environments.checklist.messages import Inspected
+from peft_regress.environments.checklist.rows import Judged
+from peft_regress.environments.checklist.running import Examination, Result, Sides
 from peft_regress.environments.checklist.situations import (
     NETWORKS,
     USUAL,
+    Situation,
     find_method,
     situations,
 )
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Inspected
-    from peft_regress.environments.checklist.rows import Judged
-    from peft_regress.environments.checklist.running import Result
-    from peft_regress.environments.checklist.situations import Situation
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
 INSTALLED: Final = ("auto", "run")
 """Names of the base that mean the installed packages."""

@@ -6,32 +6,30 @@ import contextlib
 import itertools
 import threading
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import msgspec
 
 from peft_regress.environments.cluster.attempts import Attempts
-from peft_regress.environments.cluster.messages import NodeSetup
+from peft_regress.environments.cluster.messages import NodeSetup, Problem
 from peft_regress.environments.cluster.own_code import pack_own_code
 from peft_regress.environments.cluster.slots import Slots
+from peft_regress.environments.overlay.pip import Planned
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.errors import InputError, SourceError
 from peft_regress.runs.schema import canonical_digest
+from peft_regress.settings import Settings
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
     from distributed import Future
 
     from peft_regress.environments.cluster.connection import Connection, NodeError
-    from peft_regress.environments.cluster.messages import Problem
     from peft_regress.environments.cluster.node import Node
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.settings import Settings
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 

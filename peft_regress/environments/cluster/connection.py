@@ -8,8 +8,9 @@ import logging
 import re
 import time
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from distributed import Client, Security
 from distributed.comm.core import CommClosedError
@@ -17,9 +18,6 @@ from distributed.core import rpc
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SLOT: Final = "slot"
 """The resource of a worker that measures, of which each case takes one."""

@@ -6,14 +6,18 @@ import contextlib
 import functools
 import queue
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines.adapters import place_adapter
+from peft_regress.cases import Case
 from peft_regress.environments.cluster.cluster import (
+    Cluster,
     digest_of,
     message_of,
     no_answer,
@@ -22,30 +26,22 @@ from peft_regress.environments.cluster.cluster import (
     read_answer,
     require_dask,
 )
-from peft_regress.environments.cluster.messages import Task, TaskResult
+from peft_regress.environments.cluster.messages import MeasuredCase, Task, TaskResult
 from peft_regress.environments.cluster.slots import heaviest_first
 from peft_regress.environments.upgrade.keeping import version_in
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.upgrade.orders import groups_of
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.environments.upgrade.orders import Order, Results, groups_of
 from peft_regress.environments.upgrade.taking import taken_records
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord, check_kept
+from peft_regress.runs.schema import Record
+from peft_regress.settings import Settings
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from distributed import Future
 
-    from peft_regress.cases import Case
-    from peft_regress.environments.cluster.cluster import Cluster
-    from peft_regress.environments.cluster.messages import MeasuredCase
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.orders import Order, Results
-    from peft_regress.runs.schema import Record
-    from peft_regress.settings import Settings
 
 _POLL_SECONDS: Final = 0.5
 _MOST_LOSSES: Final = 3

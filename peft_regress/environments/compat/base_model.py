@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
 from peft_regress import registry
-from peft_regress.environments.compat.messages import BaseMade
+from peft_regress.environments.compat.messages import BaseMade, BaseModel
 from peft_regress.environments.compat.numbers import is_finite, numbers_of, outputs_of
 from peft_regress.errors import InputError
 from peft_regress.imports import import_object
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, agree
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from peft_regress.environments.compat.messages import BaseModel
-    from peft_regress.measure.invariants.outputs import Outputs
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)

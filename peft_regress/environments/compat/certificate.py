@@ -6,6 +6,7 @@ It has the output of the reference release, so that a check needs the installed 
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,8 +24,6 @@ from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.environments.compat.adapter import SavedAdapter
     from peft_regress.environments.compat.compat import Compat
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.environments.compat.adapter import CONFIGURATION
+from peft_regress.environments.compat.adapter import CONFIGURATION, SavedAdapter
+from peft_regress.environments.compat.certificate import Certificate
+from peft_regress.environments.compat.messages import BaseModel
 from peft_regress.environments.compat.ranges import chosen_releases
 from peft_regress.environments.compat.releases import (
     LOADING_SECONDS,
     AdapterLoader,
     BaseModelError,
+    Seen,
     UnusableReleaseError,
 )
 from peft_regress.environments.compat.verdicts import (
@@ -30,16 +35,6 @@ from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
-    from pathlib import Path
-
-    from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
-    from peft_regress.environments.compat.messages import BaseModel
-    from peft_regress.environments.compat.releases import Seen
 
 OLDEST_RELEASE: Final = "0.10.0"
 """The first release of peft that is tried if no range is given."""

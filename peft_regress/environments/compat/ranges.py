@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import AbsentError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _DOTS = ".."
 

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -16,14 +17,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from peft_regress.environments.overlay.pip import build_wheel, released_versions
+from peft_regress.environments.overlay.pip import Planned, build_wheel, released_versions
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from peft_regress.environments.overlay.pip import Planned
 
 _COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
 

@@ -5,31 +5,27 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.paired_times import (
     CaseTimes,
+    TimePair,
     TimingRun,
     confidence_of_each,
     estimate_ratio,
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.gate.policy import DEFAULT_POLICY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.paired_times import TimePair
-    from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 _SEEDS: Final = (0, 1, 2)
 _BLOCKS: Final = 2  # of a fine-tuning

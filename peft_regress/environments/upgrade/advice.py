@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+from peft_regress.environments.upgrade.upgrade import Upgrade
+from peft_regress.gate.findings import Finding
 from peft_regress.report.verdict.next_steps import bisection, quoted
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.environments.upgrade.upgrade import Upgrade
-    from peft_regress.gate.findings import Finding
 
 Advice = tuple[str, ...]
 """Words and commands alternate, words first."""

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.upgrade.bisect_cases import check_metric, chosen_cases, evidence_for
 from peft_regress.environments.upgrade.boundary import find_boundary
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.environments.upgrade.releases import Releases, releases_between
-from peft_regress.environments.upgrade.responsible import find_responsible
+from peft_regress.environments.upgrade.responsible import ResponsiblePackages, find_responsible
 from peft_regress.errors import AbsentError, InputError
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import Observation
 from peft_regress.runs.environment import changed_packages
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from packaging.version import Version
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.responsible import ResponsiblePackages
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record
 
 _INVARIANT: Final = "invariant "
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
 from peft_regress.errors import UnknownNameError
 from peft_regress.gate.attribution import COSTS
 from peft_regress.metrics import INVARIANTS, METRICS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from peft_regress.cases import Case
 
 _PATTERN_CHARACTERS: Final = frozenset("*?[")
 

@@ -10,19 +10,22 @@ import queue
 import re
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
-from peft_regress.environments.overlay.pip import PIP_SECONDS, direct_sources
+from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned, direct_sources
+from peft_regress.environments.upgrade.keeping import RecordKeeper
 from peft_regress.environments.upgrade.messages import (
     Import,
     Imported,
     Measure,
     Measured,
 )
-from peft_regress.environments.upgrade.orders import Order, Results, groups_of
+from peft_regress.environments.upgrade.orders import Engine, Order, Results, groups_of
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import (
     InterpreterError,
@@ -33,19 +36,10 @@ from peft_regress.environments.worker.process import (
 )
 from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure, error_record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.keeping import RecordKeeper
-    from peft_regress.environments.upgrade.orders import Engine
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.schema import Machine, Record, Run
+from peft_regress.runs.schema import Failure, Machine, Record, Run, error_record
 
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""

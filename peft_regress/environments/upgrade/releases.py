@@ -6,28 +6,21 @@ import contextlib
 import difflib
 import queue
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.cases import Case
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.environments.overlay.pip import released_versions
-from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.overlay.pip import Planned, released_versions
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.repeats import completed, known_curves
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.gate.verdicts import Observation
-
 
 MOST_AT_ONCE: Final = 64
 """How many releases are measured at once by another engine: each node stays with one, if it can."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
+from peft_regress.environments.reproduction.reproduce import Reproduction
 from peft_regress.environments.upgrade.advice import advice_on
 from peft_regress.environments.upgrade.finding_report import finding_section, reproduction_sections
+from peft_regress.environments.upgrade.upgrade import Upgrade
+from peft_regress.gate.findings import Finding
 from peft_regress.report.document import Code, Line, Section, plain
 from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
@@ -17,13 +21,6 @@ from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.environments.upgrade.upgrade import Upgrade
-    from peft_regress.gate.findings import Finding
 
 _MOST_DEFECTS: Final = 6
 

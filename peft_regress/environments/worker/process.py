@@ -11,11 +11,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
+from types import TracebackType
+from typing import IO, Final, Self, TypeVar
 
 import msgspec
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.environments.worker.messages import (
     PROTOCOL,
@@ -27,12 +30,6 @@ from peft_regress.environments.worker.messages import (
 )
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-
-    from peft_regress.cases import Case
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 

@@ -8,14 +8,14 @@ from peft_regress import registry
 from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.adapters.own_callable import CallableAdapter
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    from peft_regress.fine_tune import FineTune
     from peft_regress.measure.adapters.protocol import Adapter
-    from peft_regress.metrics import Numerics
 
 
 def adapter_of(fine_tune: FineTune) -> Adapter:

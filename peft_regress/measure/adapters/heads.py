@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
 import torch
+from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
 from peft_regress.measure.adapters.names import base_name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor, nn
 
 BESIDE_FILE: Final = "trained_beside.safetensors"
 """Beside the library's own files: the heads, and statistics that moved."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,15 @@ from peft_regress.measure.edge.eager import (
 from peft_regress.measure.edge.errors import UnsupportedProgramError
 from peft_regress.measure.edge.export import inference_program, training_program
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.metrics import make_metric
+from peft_regress.metrics import Metric, make_metric
+from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
 
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.program import Program
     from peft_regress.measure.edge.runtime import Runtime
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.ledger import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
@@ -15,19 +17,12 @@ from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.names import Owners, annotate, owners_of_joint
 from peft_regress.measure.edge.package import load, quiet, require_executorch
-from peft_regress.measure.edge.program import planned_program
+from peft_regress.measure.edge.program import Program, planned_program
 from peft_regress.measure.trees import named_tensors
 from peft_regress.text import clean
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from torch.export import ExportedProgram
-
-    from peft_regress.measure.edge.program import Program
-
-    Loss = Callable[[nn.Module, Any], Tensor]
-    Call = Callable[[nn.Module, Any], Any]
+Loss = Callable[[nn.Module, Any], Tensor]
+Call = Callable[[nn.Module, Any], Any]
 
 MODEL: Final = "model"
 """The name of the model in the exported module: its parameters are `model.<name>`."""

@@ -9,14 +9,12 @@ import importlib.util
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from peft_regress.errors import InputError
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"

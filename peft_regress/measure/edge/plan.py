@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.measure.edge.errors import ProgramError
+from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from torch.export import ExportedProgram
     from torch.fx import Node
 
     from peft_regress.measure.edge.names import Owners
-    from peft_regress.runs.ledger import Rows
 
 UNUSED: Final = "unused"
 """What of the plan no tensor uses at its fullest moment: tensors do not fit together without

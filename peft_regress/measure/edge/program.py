@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.export import ExportedProgram
 
 from peft_regress.measure.edge.package import load, portable_kernels, quiet
 from peft_regress.measure.edge.plan import plan_rows
+from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch.export import ExportedProgram
-
     from peft_regress.measure.edge.names import Owners
-    from peft_regress.runs.ledger import Rows
 
 _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 """Operators that the runtime has itself: arithmetic on shapes, views."""

@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from safetensors.torch import load_file, save_file
@@ -24,9 +26,6 @@ from peft_regress.measure.edge.package import package_folders
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
     from torch import Tensor
 
     from peft_regress.measure.edge.program import Program

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+from peft_regress.baselines.series import Entry
 from peft_regress.gate.changes import value_of
-from peft_regress.report.page.transitions import find_transitions
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.metrics import Metric
-    from peft_regress.report.page.transitions import Transition
-    from peft_regress.runs.schema import Record
+from peft_regress.metrics import Metric
+from peft_regress.report.page.transitions import Transition, find_transitions
+from peft_regress.runs.schema import Record
 
 _DIGITS: Final = 7
 _MOST_CHARACTERS: Final = 2000

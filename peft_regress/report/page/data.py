@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -16,32 +17,29 @@ from peft_regress.baselines.history import (
     present_record,
     records_by_case,
 )
+from peft_regress.baselines.series import Entry
 from peft_regress.budgets import UNITS
-from peft_regress.devices import load_devices
+from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.budgets import budget_of
+from peft_regress.gate.budgets import BudgetUse, budget_of
 from peft_regress.gate.changes import value_of
+from peft_regress.gate.comparison import Comparison
 from peft_regress.metrics import INVARIANTS, METRICS
-from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.report.page.case_lines import (
+    CaseLines,
+    Records,
+    clip,
+    lines_of_case,
+    status_of_case,
+)
 from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
 from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.report.page.line_facts import facts_of
-from peft_regress.report.page.whole_runs import WholeRuns
+from peft_regress.report.page.whole_runs import WholeRun, WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.devices import DeviceClass
-    from peft_regress.gate.budgets import BudgetUse
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.report.page.case_lines import CaseLines, Records
-    from peft_regress.report.page.whole_runs import WholeRun
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 
 _MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000

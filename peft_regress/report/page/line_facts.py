@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from peft_regress.gate.bounds import Bounds
-    from peft_regress.metrics import Metric
+from peft_regress.gate.bounds import Bounds
+from peft_regress.metrics import Metric
 
 
 def facts_of(name: str, metric: Metric, bounds: Bounds) -> dict[str, Any]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from peft_regress.baselines.moves import is_judged
-from peft_regress.baselines.series import jumps_of
-from peft_regress.gate.changes import direction_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.gate.changes import Change
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Record
+from peft_regress.baselines.series import Entry, jumps_of
+from peft_regress.gate.changes import Change, direction_of
+from peft_regress.metrics import Metric
+from peft_regress.runs.schema import Record
 
 What = Literal["worse", "better", "moved", "break"]
 
