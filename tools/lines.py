@@ -40,7 +40,7 @@ PARTS: Final = (
 def size_of(part: Part) -> int:
     """Return how much the files of a part hold, those that are not committed yet included."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *part.patterns],
+        ["git", "ls-files", "-coz", "--exclude-standard", *part.patterns],  # noqa: S607
         cwd=ROOT, capture_output=True, check=True, text=True,
     )  # fmt: skip
     paths = [ROOT / name for name in listed.stdout.split("\0") if name]

@@ -24,7 +24,7 @@ from peft_regress.measure.edge import (
     package,
     training_program,
 )
-from peft_regress.measure.edge.plan import UNUSED
+from peft_regress.measure.edge.program import UNUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

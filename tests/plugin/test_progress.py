@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.plugin.progress import Progress
+from peft_regress.plugin.status_line import Progress
 from peft_regress.report.layout import Layout
 
 
