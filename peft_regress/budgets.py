@@ -70,33 +70,31 @@ class Budget:
             self._check(name, "byte")
         self._check("update", "flop")
         if self.score is not None and not _is_number(self.score):
-            msg = f"budget score={self.score!r} is not a finite number"
-            raise InputError(msg)
+            raise InputError(f"budget score={self.score!r} is not a finite number")
         device: object = self.device
         if device is not None and not (isinstance(device, str) and device):
-            msg = f"budget device={self.device!r} is not the name of a device class"
-            raise InputError(msg)
+            raise InputError(f"budget device={self.device!r} is not the name of a device class")
         self._check_shares()
 
     def _check_shares(self) -> None:
         shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
         for name, share in shares.items():
             if not (_is_number(share) and LEAST_SHARE <= share <= MOST_SHARE):
-                msg = f"budget {name}={share!r} is not a share, such as 0.85"
-                raise InputError(msg)
+                raise InputError(f"budget {name}={share!r} is not a share, such as 0.85")
             if self.of is None:
-                msg = f"budget {name}={share!r} is of no case: name it, as in of='digits/full/net'"
-                raise InputError(msg)
+                raise InputError(
+                    f"budget {name}={share!r} is of no case: name it, as in of='digits/full/net'"
+                )
         if self.of is None:
             return
         if not shares:
-            msg = f"budget of={self.of!r} limits nothing: add a share, such as peak_of=0.85"
-            raise InputError(msg)
+            raise InputError(
+                f"budget of={self.of!r} limits nothing: add a share, such as peak_of=0.85"
+            )
         try:
             split_case_id(self.of)
         except InputError as error:
-            msg = f"budget of={error}"
-            raise InputError(msg) from None
+            raise InputError(f"budget of={error}") from None
 
     def _check(self, name: str, quantity: Quantity) -> None:
         text = getattr(self, name)
@@ -105,8 +103,7 @@ class Budget:
         try:
             parse_amount(text, quantity)
         except InputError as error:
-            msg = f"budget {name}={error}"
-            raise InputError(msg) from None
+            raise InputError(f"budget {name}={error}") from None
 
 
 def _is_number(value: object) -> bool:
@@ -128,6 +125,5 @@ def parse_amount(text: object, quantity: Quantity) -> int:
         match = _AMOUNT.fullmatch(text.strip())
     if match is None or match["unit"] not in units:
         shown = repr(text)[:_LONGEST_AMOUNT]
-        msg = f"{shown} is not {wanted}"
-        raise InputError(msg)
+        raise InputError(f"{shown} is not {wanted}")
     return round(float(match["number"]) * units[match["unit"]])

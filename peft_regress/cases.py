@@ -154,9 +154,8 @@ def split_case_id(text: str) -> list[str]:
     given: Any = text
     parts = given.split("/") if isinstance(given, str) else []
     if len(parts) != 3 or not all(map(is_name, parts)):  # noqa: PLR2004  (the three parts of an id)
-        msg = (
+        raise InputError(
             f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>."
             f" Each part: {NAME_RULE}."
         )
-        raise InputError(msg)
     return parts

@@ -58,28 +58,23 @@ def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
 
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
-        msg = f"{where} is not a name of {NAME_RULE}"
-        raise InputError(msg)
+        raise InputError(f"{where} is not a name of {NAME_RULE}")
     if not isinstance(table, Mapping):
-        msg = f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below"
-        raise InputError(msg)
+        raise InputError(f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below")
     unknown = sorted(table.keys() - set(_KEYS))
     missing = [key for key in _KEYS if key not in table and key not in _OPTIONAL]
     if unknown or missing:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        msg = f"{where} {wrong}; a device has {', '.join(_KEYS)}"
-        raise InputError(msg)
+        raise InputError(f"{where} {wrong}; a device has {', '.join(_KEYS)}")
     for key in _KEYS:
         if key in table and not (isinstance(table[key], str) and table[key].strip()):
-            msg = f"{where}: {key}={table[key]!r} is not a text"
-            raise InputError(msg)
+            raise InputError(f"{where}: {key}={table[key]!r} is not a text")
     amounts = {}
     for key in ("memory", "storage"):
         try:
             amounts[key] = parse_amount(table[key], "byte") if key in table else None
         except InputError as error:
-            msg = f"{where}: {key}={error}"
-            raise InputError(msg) from None
+            raise InputError(f"{where}: {key}={error}") from None
     memory = amounts["memory"]
     assert memory is not None  # noqa: S101  (checked above: it is no optional key)
     return DeviceClass(

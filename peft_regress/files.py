@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -19,8 +20,6 @@ from peft_regress.errors import InputError
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
 
-_IS_WINDOWS = os.name == "nt"
-
 CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
@@ -34,8 +33,9 @@ def cache_folder() -> Path:
     try:
         folder = folder.expanduser()
     except RuntimeError as error:
-        msg = f"no cache folder is known ({error}); set {CACHE_VARIABLE} to one"
-        raise InputError(msg) from error
+        raise InputError(
+            f"no cache folder is known ({error}); set {CACHE_VARIABLE} to one"
+        ) from error
     return folder.absolute()
 
 
@@ -91,11 +91,9 @@ def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
     try:
         return tomllib.loads(read_bytes(path).decode())
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); {remedy}"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        msg = f"{path}: is not valid TOML ({error})"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: is not valid TOML ({error})") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -125,8 +123,9 @@ def append_bytes(path: Path, content: bytes) -> None:
         with path.open("ab") as stream:
             stream.write(content)
     except OSError as error:
-        msg = f"{path}: cannot be written ({error.strerror or error}). Choose another path."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}). Choose another path."
+        ) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -151,9 +150,6 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
             # It was made private; a baseline is as public as the files beside it.
             os.chmod(temporary, 0o644)  # noqa: PTH101
-            if not _IS_WINDOWS:
-                os.replace(temporary, path)  # noqa: PTH105
-        if _IS_WINDOWS:  # where no open file is renamed
             os.replace(temporary, path)  # noqa: PTH105
     except BaseException as error:
         # An interrupt must not leave the temporary file behind either.
@@ -162,11 +158,10 @@ def write_atomic(path: Path, content: bytes) -> None:
                 os.unlink(temporary)  # noqa: PTH108
         if not isinstance(error, OSError):
             raise
-        msg = (
+        raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); it is unchanged. "
             "Free some space or choose another path, then run the same command again."
-        )
-        raise InputError(msg) from error
+        ) from error
     _sync_written(path)
 
 
@@ -175,11 +170,10 @@ def _sync_written(path: Path) -> None:
     try:
         sync_folder(path.parent)
     except OSError as error:
-        msg = (
+        raise InputError(
             f"{path}: is written, but its folder cannot be synced ({error.strerror or error}), so "
             "that a power failure may undo it. Run the same command again."
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -193,8 +187,6 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Write to disk which names a folder has."""
-    if _IS_WINDOWS:
-        return  # which opens no folder
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -247,10 +239,6 @@ def remove_leftovers(folder: Path) -> None:
 
 def _lock_now(handle: int) -> bool:
     """Lock an open file unless another process has locked it; return whether that worked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which removes no file that is open
-        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,7 @@ Imports no torch, so that listing and collecting cases stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -15,8 +15,6 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -48,11 +46,9 @@ class Bound:
         reason: Any = self.reason
         is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
         if not (is_number and 0 <= bound < float("inf")):
-            msg = f"bound {bound!r} is not a number from 0 on"
-            raise InputError(msg)
+            raise InputError(f"bound {bound!r} is not a number from 0 on")
         if not (isinstance(reason, str) and reason.strip()):
-            msg = f"bound {self.bound!r} needs a reason: the evidence for it"
-            raise InputError(msg)
+            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +67,7 @@ class OwnMetric:
         """Raise `InputError` for a value that no metric can have."""
         measure: Any = self.measure
         if not callable(measure):
-            msg = f"measure={measure!r} of a metric is not callable"
-            raise InputError(msg)
+            raise InputError(f"measure={measure!r} of a metric is not callable")
         for name, known in (
             ("unit", get_args(Unit)),
             ("direction", get_args(Direction)),
@@ -140,8 +135,7 @@ class FineTune:
         """Refuse values that no fine-tuning can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
         for problem in (*_wrong_functions(self), *_wrong_values(self)):
-            msg = f"FineTune {self.id!r}: {problem}"
-            raise InputError(msg)
+            raise InputError(f"FineTune {self.id!r}: {problem}")
 
 
 def _wrong_functions(given: FineTune) -> Iterator[str]:

@@ -12,14 +12,12 @@ import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _PATH: Final = re.compile(rf"(?P<module>{_DOTTED}):(?P<name>{_DOTTED})")
@@ -66,8 +64,7 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     """
     match = _PATH.fullmatch(path)
     if match is None:
-        msg = f"{path!r} is not an import path: it has the form pkg.mod:NAME"
-        raise InputError(msg)
+        raise InputError(f"{path!r} is not an import path: it has the form pkg.mod:NAME")
     if folder is not None and str(folder) not in sys.path[:1]:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()

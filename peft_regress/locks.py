@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 from peft_regress.errors import InputError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _SECONDS_OF_SILENCE: Final = 1.0
 _SECONDS_BETWEEN_TRIES: Final = 0.02
@@ -55,19 +54,16 @@ class Lock:
         while not self._took(alone=alone):
             waited = time.monotonic() - started
             if waited >= self._patience:
-                msg = (
+                raise InputError(
                     f"{self.path}: locked by {self._holder()} for {self._patience:.0f} seconds. "
                     "Wait until it ends, or end it, then run the same command again."
                 )
-                raise InputError(msg)
             if waited >= _SECONDS_OF_SILENCE and not was_told:
                 was_told = True
                 _tell(f"waiting for {self.path}, locked by {self._holder()}")
             time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _took(self, *, alone: bool) -> bool:
-        import fcntl  # Windows has none, and there the rest of this module works
-
         how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         try:
             fcntl.flock(self.handle, how | fcntl.LOCK_NB)

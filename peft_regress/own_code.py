@@ -10,25 +10,20 @@ import contextlib
 import functools
 import hashlib
 import sys
-from importlib.machinery import PathFinder
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec import UNSET
 from packaging.utils import canonicalize_name
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use, source_of
 from peft_regress.imports import INSTALLED
 from peft_regress.runs.environment import installed_packages, is_from_folder
-from peft_regress.runs.schema import canonical_digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from importlib.machinery import ModuleSpec
-
-    from peft_regress.cases import Case
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record, canonical_digest
 
 _THIS_PROJECT: Final = "peft_regress"
 

@@ -12,16 +12,13 @@ not registered; its items are in no list and belong to no matrix.
 from __future__ import annotations
 
 import re
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, Protocol, get_args
 
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 RegistryName = Literal["method", "architecture", "task"]
 
@@ -104,19 +101,17 @@ def _insert(registry: str, item: Named) -> None:
     name = item.name
     _check_name(registry, name)
     if name in _added[registry]:
-        msg = f"{registry} {name!r} is already registered: {_added[registry][name]!r}"
-        raise InputError(msg)
+        raise InputError(f"{registry} {name!r} is already registered: {_added[registry][name]!r}")
     _added[registry][name] = item
 
 
 def _check_name(registry: str, name: str) -> None:
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
     if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
-        msg = (
+        raise InputError(
             f"{registry} {name!r} cannot be registered: the name could not be part of a case id: "
             f"{NAME_RULE}"
         )
-        raise InputError(msg)
 
 
 def _load(registry: str) -> None:
@@ -162,8 +157,7 @@ def _find(registry: str, name: str) -> Any:
         if item is None:
             continue
         if item.name != name:
-            msg = f"the {registry} family {title!r} returned {item.name!r} for {name!r}"
-            raise InputError(msg)
+            raise InputError(f"the {registry} family {title!r} returned {item.name!r} for {name!r}")
         _check_name(registry, name)
         return item
     unlisted = {title: family.names() for title, family in families.items()}

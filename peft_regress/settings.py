@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import OWN_MATRIX, Bound
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 DEFAULT_MATRIX: Final = "default"
 """The built-in matrix of a project without cases of its own."""

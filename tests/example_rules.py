@@ -100,7 +100,6 @@ RULES = (
         "tests/cli/test_cluster.py",
         "pip install 'peft-regress[cluster]'",
     ),
-    Rule(pattern=r"python tools/selfbench/cluster_speed\.py"),
     by(
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json",
         "tests/cli/test_measure.py",

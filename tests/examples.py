@@ -60,8 +60,7 @@ class Block:
         lines = self.text.splitlines()
         starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
         if not starts or starts[0]:
-            msg = f"{self}: a console block starts with a line '$ <command>'"
-            raise ValueError(msg)
+            raise ValueError(f"{self}: a console block starts with a line '$ <command>'")
         found = []
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
             typed, first = lines[start].removeprefix("$ "), start + 1

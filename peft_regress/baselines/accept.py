@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from packaging.version import InvalidVersion, Version
@@ -40,15 +42,9 @@ from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import RunFile, without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
+from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, Role, Run, check_acceptance
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Role, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +90,14 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     storage is not whole.
     """
     if not reason.strip():
-        msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
-        raise InputError(msg)
+        raise InputError(
+            "a baseline needs a reason: --reason TEXT says why the new numbers are right"
+        )
     if not reason.isprintable():
-        msg = f"--reason {reason!a}: write plain text on one line"
-        raise InputError(msg)
+        raise InputError(f"--reason {reason!a}: write plain text on one line")
     made = with_confirmed(read_run(source))
     if not made.run.cases:
-        msg = f"{source}: the run holds no case, so there is nothing to accept"
-        raise InputError(msg)
+        raise InputError(f"{source}: the run holds no case, so there is nothing to accept")
     check_sums(made.run, str(source))
     if not history:
         _check_errors(made, allow_errors)
@@ -128,12 +123,11 @@ def _check_errors(made: RunFile, allowed: Sequence[str]) -> None:
     if wrong:
         first = wrong[0]
         more = f", as are {len(wrong) - 1} more" if wrong[1:] else ""
-        msg = (
+        raise InputError(
             f"{made.path}: {first.case.id} is in {clean(first.status_text, longest=300)}{more}. "
             f"Mend it and measure again; `--allow-errors {quote(first.case.id)}` (a glob, may be "
             "repeated) lets such errors be what is expected."
         )
-        raise InputError(msg)
 
 
 def renew_current(root: Path) -> list[Path]:
@@ -142,8 +136,9 @@ def renew_current(root: Path) -> list[Path]:
     Raises `AbsentError` without an entry, `InputError` if the storage is not whole.
     """
     if not baseline_files(root):
-        msg = f"{root}: holds no entry, so nothing judges. `peft-regress accept RUN` stores one."
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"{root}: holds no entry, so nothing judges. `peft-regress accept RUN` stores one."
+        )
     with _writing(root), opened_lock(root / ".lock") as lock:
         lock.own()
         return write_current(root, read_contents(root, current=False))
@@ -156,11 +151,10 @@ def _writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = error.filename or root
-        msg = (
+        raise InputError(
             f"{what}: cannot be written ({error.strerror or error}); nothing was accepted. "
             "Free some space or check its permissions, then run the same command again."
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 class _Wanted(NamedTuple):
@@ -206,8 +200,7 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
     try:
         _finish(root, contents)
     except InputError as error:
-        msg = f"{plan.path} is stored, but {error}"
-        raise InputError(msg) from error
+        raise InputError(f"{plan.path} is stored, but {error}") from error
     remove_litter(root, contents)
     return _described(entry, contents, plan.adapters, written=written)
 

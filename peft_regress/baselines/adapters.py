@@ -11,23 +11,18 @@ import errno
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
+from peft_regress.cases import Case, CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
-from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
+from peft_regress.runs.schema import MadeWith, Run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from peft_regress.cases import Case
-    from peft_regress.runs.schema import Run
 
 LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""
@@ -209,19 +204,18 @@ def read_checked(folder: Path) -> StoredAdapter:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
     except OSError as error:
-        msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        ) from error
     except (ValueError, RecursionError) as error:  # also for an invalid byte
         problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
-        msg = f"{manifest}: {problem}. {remedy}"
-        raise InputError(msg) from error
+        raise InputError(f"{manifest}: {problem}. {remedy}") from error
     for name in sorted(found.keys() | stored.files.keys()):
         wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
         if wanted != given:
-            msg = (
+            raise InputError(
                 f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
             )
-            raise InputError(msg)
     return stored
 
 

@@ -11,21 +11,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.ledgers import ledger_file
-from peft_regress.runs.schema import Role  # noqa: TC001  (msgspec reads it)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Acceptance
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance, Role
 
 ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 
@@ -286,5 +282,4 @@ def _restore(path: Path) -> str:
 def check_inside(root: Path, path: Path) -> None:
     """Raise `InputError` if a path leads out of a storage, through a link for instance."""
     if not path.resolve().is_relative_to(root.resolve()):
-        msg = f"{path}: leads out of {root}, to {path.resolve()}. Remove the link."
-        raise InputError(msg)
+        raise InputError(f"{path}: leads out of {root}, to {path.resolve()}. Remove the link.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import UNSET
@@ -12,15 +12,9 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.gate.defects import is_known
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
-from peft_regress.gate.verdicts import observations_of
-from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Record, Run
+from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import Record, Run
 
 _NEWS = frozenset({"new metric", "model"})
 """The remarks on what a reference does not hold."""
@@ -38,11 +32,10 @@ def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[st
         old = references.get(name)
         full = whole(new, old)
         if full.record.is_repeat:
-            msg = (
+            raise InputError(
                 f"{name} repeats {new.record.repeated_run}, which this storage does not hold, so "
                 "that its scores are not known. Measure it with --regress-full."
             )
-            raise InputError(msg)
         if old and new.record.is_repeat and not _has_news(old, full):
             repeats[name] = old.curves[new.machine.digest].run_name
         else:

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from peft_regress.baselines.chain import Link, Names, acceptance_of, check_whole, has_addresses
 from peft_regress.gate.drift import next_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Acceptance
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance
 
 
 class Judge(NamedTuple):

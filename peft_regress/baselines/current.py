@@ -7,23 +7,20 @@ entry and the name of the newest one: as long as that name is behind, an accept 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines.chain import check_inside, read_newest
+from peft_regress.baselines.contents import Contents
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.metrics import metric_order
+from peft_regress.runs.schema import Record
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from peft_regress.baselines.contents import Contents
-    from peft_regress.runs.schema import Record
 
 CURRENT: Final = "current.txt"
 

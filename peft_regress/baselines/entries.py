@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
 
 from peft_regress.baselines.chain import ENTRY_NAME, entry_number, in_order, newest_file
 from peft_regress.baselines.contents import Contents
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder
 from peft_regress.runs.bulk_read import read_without_ledgers
-from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.run_file import RunFile, read_run_file
 
 _T = TypeVar("_T")
 
@@ -43,12 +39,14 @@ def baseline_files(root: Path) -> list[Path]:
             for path in folder.iterdir()
         ]
     except OSError as error:
-        msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        ) from error
     for path in found:
         if path.name == newest_file(root).name:
-            msg = f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
-            raise InputError(msg)
+            raise InputError(
+                f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
+            )
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
         if not ENTRY_NAME.match(path.name):
@@ -79,8 +77,9 @@ def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
             if baseline_files(root) == paths:
                 raise
             # An entry was accepted meanwhile.
-    msg = f"{root}: entries are accepted faster than they are read. Wait until that has ended."
-    raise InputError(msg)
+    raise InputError(
+        f"{root}: entries are accepted faster than they are read. Wait until that has ended."
+    )
 
 
 def _read_whole(root: Path, paths: Sequence[Path], *, ledgers: bool) -> list[RunFile]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Selection
+from peft_regress.gate.verdicts import Observation
+from peft_regress.runs.schema import Selection
 
 
 def expected_cases(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from packaging.utils import canonicalize_name
@@ -13,7 +15,14 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.confirming import as_confirmed
 from peft_regress.baselines.index import read_contents, skim_entries
-from peft_regress.baselines.moves import INVARIANT, find_moves, find_redefinitions, names_in
+from peft_regress.baselines.moves import (
+    INVARIANT,
+    Move,
+    Redefinition,
+    find_moves,
+    find_redefinitions,
+    names_in,
+)
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
@@ -22,14 +31,8 @@ from peft_regress.gate.repeats import completed
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.bulk_read import read_without_ledgers
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.baselines.moves import Move, Redefinition
-    from peft_regress.runs.schema import Record, Run
 
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
 """Which role of an entry shows a case's present numbers first."""
@@ -70,8 +73,7 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     known = {resolved(link.path(root)) for link in links}
     for run in named:
         if resolved(run.path) in known:
-            msg = f"{run.name} is named twice, or is an entry of {root}; name it once"
-            raise InputError(msg)
+            raise InputError(f"{run.name} is named twice, or is an entry of {root}; name it once")
         known.add(resolved(run.path))
     read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
     for run in named:
@@ -79,13 +81,12 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
         date = str(file.document.get("datetime", ""))
         entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
     if not entries:
-        msg = (
+        raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
             "Name another storage with --baselines, or name run files. `peft-regress accept` makes "
             "the first entry; those of the built-in cases are in the repository, "
             "https://github.com/OWNER/peft_regress."
         )
-        raise AbsentError(msg)
     return entries
 
 
@@ -158,8 +159,7 @@ def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
         if name not in entry.run.environment:
             known = ", ".join(map(clean, get_close_matches(name, entry.run.environment, n=3)))
             hint = f"; it has {known}" if known else ""
-            msg = f"--by {package}: {entry.name} was made without that package{hint}"
-            raise AbsentError(msg)
+            raise AbsentError(f"--by {package}: {entry.name} was made without that package{hint}")
     return sorted(found, key=lambda entry: _release(entry.run.environment[name]))
 
 
@@ -189,10 +189,9 @@ def _matching(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
         few = ", ".join(map(clean, get_close_matches(pattern, known) or known[:3])) or "none"
-        msg = (
+        raise AbsentError(
             f"--cases {pattern!r} matches none of the {len(known)} cases in the history, e.g. {few}"
         )
-        raise AbsentError(msg)
     return chosen
 
 
@@ -274,8 +273,9 @@ def _matching_metrics(names: Mapping[str, Sequence[str]], pattern: str) -> dict[
     if not any(chosen.values()):
         every = dict.fromkeys(name for known in names.values() for name in known)
         known = ", ".join(map(clean, every))
-        msg = f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
+        )
     return chosen
 
 

@@ -15,11 +15,12 @@ import functools
 import hashlib
 import itertools
 import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -27,25 +28,18 @@ from peft_regress.baselines.chain import Link, entry_name, entry_number, place_o
 from peft_regress.baselines.contents import Contents, Judge
 from peft_regress.baselines.current import check_current
 from peft_regress.baselines.entries import check_accepted, read_while_still
-from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Address, CaseId
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import cache_folder, read_bytes
 from peft_regress.gate.drift import Origin
-from peft_regress.gate.verdicts import Confirmation, observations_of
+from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.gc_pause import paused_gc
-from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
+from peft_regress.metrics import Metric
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.kept import keep, mark_as_used, read_kept
-from peft_regress.runs.run_file import parse_run_file, read_content
-from peft_regress.runs.schema import digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Run
+from peft_regress.runs.run_file import RunFile, parse_run_file, read_content
+from peft_regress.runs.schema import Run, digest_of
 
 _WORTH_KEEPING: Final = 16
 """The index is written if so many entries are not in it: reading fewer takes a moment."""

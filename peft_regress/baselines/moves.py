@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from peft_regress.baselines.series import STATUS, jumps_of
+from peft_regress.baselines.series import STATUS, Entry, jumps_of
 from peft_regress.gate.changes import direction_of
 from peft_regress.gate.inputs import OF_INPUTS, first_difference
 from peft_regress.gate.judge import invariant_reason, status_reason
 from peft_regress.gate.metric_reasons import can_compare, is_shown_only
 from peft_regress.gate.repeats import lacks_seeds
-from peft_regress.metrics import METRICS, metric_order
+from peft_regress.gate.verdicts import Reason
+from peft_regress.metrics import METRICS, MetricSpec, metric_order
+from peft_regress.runs.schema import Record
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.gate.verdicts import Reason
-    from peft_regress.metrics import MetricSpec
-    from peft_regress.runs.schema import Record
-
-    Records = Sequence[tuple[Entry, Record]]
+Records = Sequence[tuple[Entry, Record]]
 
 Way = Literal["worse", "better"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.baselines.references import read_references
@@ -16,12 +16,9 @@ from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.gate.repeats import whole
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.shards import read_run
-
-if TYPE_CHECKING:
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
 
 
 class Named(NamedTuple):
@@ -44,8 +41,9 @@ class Named(NamedTuple):
     def of_one_run(self) -> Path:
         """Return the path of the one run. Raises `InputError` for a storage."""
         if self.is_storage:
-            msg = f"{self.name}: is a baseline storage. Name a run file or one entry of it."
-            raise InputError(msg)
+            raise InputError(
+                f"{self.name}: is a baseline storage. Name a run file or one entry of it."
+            )
         return self.path
 
     def observations(self) -> dict[str, Observation]:
@@ -70,8 +68,7 @@ def find_named(root: Path, name: str) -> Named:
     empty name would be the working directory.
     """
     if not name:
-        msg = f"the name is empty: name a run file, a folder or an entry of {root}"
-        raise InputError(msg)
+        raise InputError(f"the name is empty: name a run file, a folder or an entry of {root}")
     path = Path(name)
     if not path.name:
         path = path.absolute()  # `.`: what is kept beside a run is found by its name
@@ -87,11 +84,10 @@ def find_named(root: Path, name: str) -> Named:
         return Named(fitting[0], fitting[0].stem, is_storage=False, root=root)
     known = ", ".join(file.stem for file in entries) or "none"
     problem = "fits several entries" if fitting else "is no file and no entry"
-    msg = (
+    raise AbsentError(
         f"{name!r} {problem} of {root}. Entries: {known}. "
         "Make a run file with `pytest SUITE --regress-save PATH`."
     )
-    raise AbsentError(msg)
 
 
 def find_input(root: Path, name: str) -> Named:
@@ -117,8 +113,7 @@ def named_case(root: Path, name: str, case: str) -> Observation:
     if case not in cases:
         close = difflib.get_close_matches(case, sorted(cases), n=3) or sorted(cases)[:3]
         hint = f" There are: {', '.join(close)}." if close else ""
-        msg = f"{name} holds no case {case!r}; it holds {len(cases)}.{hint}"
-        raise AbsentError(msg)
+        raise AbsentError(f"{name} holds no case {case!r}; it holds {len(cases)}.{hint}")
     return cases[case]
 
 
@@ -134,5 +129,4 @@ def load_references(root: Path, name: str | None) -> dict[str, Observation]:
     try:
         return named_cases(root, name)
     except AbsentError as error:
-        msg = f"--regress-baseline {error}"
-        raise InputError(msg) from None
+        raise InputError(f"--regress-baseline {error}") from None

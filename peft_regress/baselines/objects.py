@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from peft_regress.baselines.chain import adapter_folder, check_inside
-from peft_regress.baselines.stored_adapters import ADDRESS, old_folders, read_stored
+from peft_regress.baselines.contents import Contents
+from peft_regress.baselines.stored_adapters import ADDRESS, Adapter, old_folders, read_stored
 from peft_regress.errors import InputError
 from peft_regress.files import (
     TEMPORARY,
@@ -19,13 +20,7 @@ from peft_regress.files import (
     write_atomic,
 )
 from peft_regress.runs.ledgers import ledger_content, ledger_file, read_ledger
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.baselines.contents import Contents
-    from peft_regress.baselines.stored_adapters import Adapter
-    from peft_regress.runs.schema import Ledger
+from peft_regress.runs.schema import Ledger
 
 
 def store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
@@ -39,8 +34,7 @@ def store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
     try:
         read_ledger(folder, digest)
     except InputError as error:
-        msg = f"{error}. Restore it with `git checkout -- {path}`."
-        raise InputError(msg) from error
+        raise InputError(f"{error}. Restore it with `git checkout -- {path}`.") from error
 
 
 def store_adapter(root: Path, adapter: Adapter) -> bool:

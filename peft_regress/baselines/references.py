@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from peft_regress.baselines.chain import in_order
+from peft_regress.baselines.chain import Link, in_order
 from peft_regress.baselines.contents import Contents
 from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
 from peft_regress.errors import UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.runs.run_file import with_stored_ledgers
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from pathlib import Path
-
-    from peft_regress.baselines.chain import Link
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
+from peft_regress.gate.verdicts import Observation
+from peft_regress.runs.run_file import RunFile, with_stored_ledgers
 
 
 def references_with_drift(

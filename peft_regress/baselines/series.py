@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
-from peft_regress.baselines.change_points import (
-    FEWEST_POINTS,
-    can_find_change_points,
-    find_change_points,
-)
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
+from peft_regress.gate.changes import Change, are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.repeats import lacks_seeds
+from peft_regress.metrics import Kind, Metric, Unit
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import MIXED_MACHINES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.changes import Change
-    from peft_regress.metrics import Kind, Metric, Unit
-    from peft_regress.runs.schema import Record, Role, Run
+from peft_regress.runs.schema import MIXED_MACHINES, Record, Role, Run
 
 _SMALLEST = 1e-12
 """Stands for zero in a logarithm."""
@@ -300,3 +292,37 @@ def _level(metric: Metric | None, unit: Unit | None) -> float:
     assert metric is not None  # noqa: S101  (a chain holds only measured points)
     value = value_of(metric)
     return value if unit == "fraction" else math.log(max(value, _SMALLEST))
+
+
+_SHORTEST_LEVEL = 3
+FEWEST_POINTS = 2 * _SHORTEST_LEVEL
+"""A level shorter than three points could as well be an outlier."""
+
+_PENALTY = 4.0
+_DEVIATIONS = 1.4826 / math.sqrt(2)
+"""Turns the median of |difference of neighbours| into the standard deviation of one value."""
+
+
+def can_find_change_points() -> bool:
+    """Return whether the library is installed: `pip install 'peft-regress[history]'`."""
+    return importlib.util.find_spec("ruptures") is not None
+
+
+def find_change_points(values: Sequence[float], *, noise: float) -> list[int]:
+    """Return the positions in `values` at which another level begins.
+
+    `noise` is the known standard deviation of one value; if neighbours differ by more, the series
+    itself gives it. Raises `ValueError` for fewer than `FEWEST_POINTS` values.
+    """
+    if len(values) < FEWEST_POINTS:
+        raise ValueError(f"{len(values)} values, and a change point needs {FEWEST_POINTS}")
+    import numpy as np
+    import ruptures
+
+    differences = [abs(b - a) for a, b in itertools.pairwise(values)]
+    noise = max(noise, _DEVIATIONS * statistics.median(differences))
+    signal = np.array(values).reshape(-1, 1) / noise
+    # The cost of the linear kernel is that of a shift in the mean; ruptures computes it in C.
+    search = ruptures.KernelCPD(kernel="linear", min_size=_SHORTEST_LEVEL, jump=1).fit(signal)
+    found = search.predict(pen=_PENALTY * math.log(len(values)))
+    return [int(position) for position in found[:-1]]

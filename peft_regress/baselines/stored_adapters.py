@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -24,18 +26,12 @@ from peft_regress.baselines.adapters import (
     read_checked,
 )
 from peft_regress.baselines.chain import adapter_folder, has_addresses, missing_adapter
+from peft_regress.baselines.contents import Contents
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.files import TEMPORARY, is_folder, read_bytes
-from peft_regress.runs.schema import Acceptance, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from peft_regress.baselines.contents import Contents
-    from peft_regress.runs.schema import Run
+from peft_regress.runs.schema import Acceptance, Run, digest_of
 
 ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -115,8 +111,7 @@ def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters beside a run."""
     for path, stored in kept_adapters(source):
         if not _is_of(run, stored):
-            msg = f"{path}: comes from {stored.case} in another run. Remove the folder."
-            raise InputError(msg)
+            raise InputError(f"{path}: comes from {stored.case} in another run. Remove the folder.")
         yield _new_adapter(path, msgspec.structs.replace(stored, packages=run.environment))
 
 
@@ -203,11 +198,10 @@ def read_stored(folder: Path, *, address: str = "") -> StoredAdapter:
     stored = read_checked(folder)
     found = digest_of(read_bytes(folder / MANIFEST)).removeprefix("sha256:")
     if found != (address or folder.name):
-        msg = (
+        raise InputError(
             f"{folder / MANIFEST}: was altered (sha256 {found}). "
             f"Restore it with `git checkout -- {folder}`."
         )
-        raise InputError(msg)
     return stored
 
 

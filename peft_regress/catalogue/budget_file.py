@@ -6,9 +6,11 @@ What a later glob says of a case goes before what an earlier one does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from peft_regress.budgets import SHARES, Budget
 from peft_regress.cases import Case
@@ -16,10 +18,6 @@ from peft_regress.catalogue.matrix import all_cases
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.files import read_toml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 _FULL: Final = "_full"
 _KEYS: Final = ("reason", "cases")
@@ -73,31 +71,33 @@ def read_budgets(file: Path) -> BudgetFile:
 
 def _rows(group: Any, names: list[str], *, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(group, dict):
-        msg = f"{where} is {group!r}: write a table with a reason and cases"
-        raise InputError(msg)
+        raise InputError(f"{where} is {group!r}: write a table with a reason and cases")
     _check_keys(group, _KEYS, f"key of {where}")
     reason, cases = group.get("reason"), group.get("cases")
     if not (isinstance(reason, str) and reason.strip()):
-        msg = f'{where} has no reason: say why its limits are what they are, in reason = "..."'
-        raise InputError(msg)
+        raise InputError(
+            f'{where} has no reason: say why its limits are what they are, in reason = "..."'
+        )
     if not (isinstance(cases, dict) and cases):
-        msg = f'{where} has no cases: add a line such as cases."*/lora-*/*" = {{peak = "64 MiB"}}'
-        raise InputError(msg)
+        raise InputError(
+            f'{where} has no cases: add a line such as cases."*/lora-*/*" = {{peak = "64 MiB"}}'
+        )
     for glob, limits in cases.items():
         at = f"{where}, cases {glob!r}"
         if not (isinstance(limits, dict) and limits):
-            msg = f"{at}: {limits!r} is no table of limits, such as {{peak_of_full = 0.85}}"
-            raise InputError(msg)
+            raise InputError(
+                f"{at}: {limits!r} is no table of limits, such as {{peak_of_full = 0.85}}"
+            )
         _check_keys(limits, _LIMITS, f"limit of {at}")
         for name, value in limits.items():
             try:
                 _budget({name: value}, of=Case.parse("task/full/architecture"))
             except InputError as error:
-                msg = f"{at}, {name}: {error}"
-                raise InputError(msg) from None
+                raise InputError(f"{at}, {name}: {error}") from None
         if not any(fnmatchcase(name, glob) for name in names):
-            msg = f"{at}: no case has such an id; `peft-regress list` prints those there are"
-            raise InputError(msg)
+            raise InputError(
+                f"{at}: no case has such an id; `peft-regress list` prints those there are"
+            )
         yield glob, limits
 
 

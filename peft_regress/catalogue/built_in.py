@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
-from peft_regress.catalogue.architectures.protocol import BringsWeights
+from peft_regress.cases import Case, Json
+from peft_regress.catalogue.architectures.protocol import Architecture, BringsWeights
 from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.methods.protocol import Method
 from peft_regress.catalogue.sources import build_source, source_digest
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
+from peft_regress.catalogue.tasks.protocol import Task
 from peft_regress.fine_tune import FineTune
 from peft_regress.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from peft_regress.cases import Case, Json
-    from peft_regress.catalogue.architectures.protocol import Architecture
-    from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.catalogue.tasks.protocol import Task
 
 STEPS: Final = 22
 BATCH: Final = 32

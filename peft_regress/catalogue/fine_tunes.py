@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import built_in
 from peft_regress.catalogue.own_cases import own_fine_tune
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.fine_tune import FineTune
+from peft_regress.fine_tune import FineTune
 
 
 def fine_tune_of(case: Case, baselines: Path) -> FineTune:

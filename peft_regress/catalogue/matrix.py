@@ -11,8 +11,9 @@ Imports no torch, so that listing and collecting stay fast.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
@@ -23,15 +24,10 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX
+from peft_regress.fine_tune import OWN_MATRIX, FineTune
 from peft_regress.registry import RegistryName
 from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from peft_regress.fine_tune import FineTune
 
 
 def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:
@@ -96,12 +92,11 @@ def check_matrix(matrix: str) -> None:
     """
     known = _matrices()
     if matrix == OWN_MATRIX and matrix not in known:
-        msg = (
+        raise InputError(
             "there is no case of the matrix 'own': name yours in pyproject.toml, as in "
             '[tool.peft_regress] cases = ["pkg.gates:GATES"], or write a first suite with '
             "`peft-regress init`"
         )
-        raise InputError(msg)
     if matrix not in known:
         what = "matrix"
         raise UnknownNameError(what, matrix, known)
@@ -203,14 +198,11 @@ def check_rank(method: str, rank: int | None) -> None:
     """Raise `InputError` if a rank is missing, superfluous, or not positive."""
     ranks = registry.get("method", method).ranks
     if ranks and rank is None:
-        msg = f"method {method!r} needs a rank, for instance {ranks[0]}"
-        raise InputError(msg)
+        raise InputError(f"method {method!r} needs a rank, for instance {ranks[0]}")
     if not ranks and rank is not None:
-        msg = f"method {method!r} has no rank, but rank {rank} was given"
-        raise InputError(msg)
+        raise InputError(f"method {method!r} has no rank, but rank {rank} was given")
     if rank is not None and rank < 1:
-        msg = f"rank {rank} is not a positive whole number"
-        raise InputError(msg)
+        raise InputError(f"rank {rank} is not a positive whole number")
 
 
 def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:
@@ -237,11 +229,10 @@ def check_other_matrices(pattern: str, *, matrix: str, option: str) -> None:
     """
     for other in sorted(_matrices() - {matrix}):
         if found := _matching(matrix_cases(other), pattern):
-            msg = (
+            raise InputError(
                 f"no case of the matrix {matrix!r} matches {pattern!r}, but "
                 f"{count_of(len(found), 'case')} of {other!r}: choose it with {option} {other}"
             )
-            raise InputError(msg)
 
 
 def _matching(cases: Iterable[Case], pattern: str) -> list[Case]:
@@ -261,11 +252,10 @@ def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float])
     for case in cases:
         groups.setdefault(case.architecture, []).append(case.id)
     if count > len(groups):
-        msg = (
+        raise InputError(
             f"{count} shards for {len(groups)} architectures: an architecture is never split, so "
             f"at most {len(groups)} shards have work"
         )
-        raise InputError(msg)
     load = {
         name: sum(weights.get(identifier) or usual for identifier in ids)
         for name, ids in groups.items()

@@ -6,26 +6,22 @@ pytest run that needs none imports none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
-from peft_regress.devices import load_devices
+from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, FineTune
+from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from peft_regress.cases import Case
-    from peft_regress.devices import DeviceClass
-    from peft_regress.fine_tune import Bound
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
@@ -147,14 +143,14 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
         name = fine_tune.id
         taken = added.get(name) or _registry.cases.get(name)
         if taken is not None and taken.fine_tune is not fine_tune:
-            msg = (
+            raise InputError(
                 f"case {name!r} of {source} has the id of a case of {taken.source}. Choose another "
                 "id; if it is the same case, let case_params() take it from pyproject.toml."
             )
-            raise InputError(msg)
         if _is_built_in(fine_tune.case):
-            msg = f"case {name!r} of {source} has the id of a built-in case. Choose another id."
-            raise InputError(msg)
+            raise InputError(
+                f"case {name!r} of {source} has the id of a built-in case. Choose another id."
+            )
         _check_device(fine_tune)
         added[name] = taken or _Own(fine_tune=fine_tune, source=source)
     _registry.cases |= added
@@ -182,8 +178,7 @@ def _as_list(given: Any, source: str) -> list[FineTune]:
             msg = f"item {number} of {source} is {item!r}, not a FineTune"
             raise InputError(printable(msg))
     if not found:
-        msg = f"{source} holds no FineTune"
-        raise InputError(msg)
+        raise InputError(f"{source} holds no FineTune")
     return found
 
 

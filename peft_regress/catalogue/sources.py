@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from peft_regress.cases import Case
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
 from peft_regress.files import is_folder, resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from torch import Tensor, nn
-
-    from peft_regress.cases import Case
-    from peft_regress.catalogue.architectures.protocol import Architecture
 
 
 CLONE_REMEDY: Final = (
@@ -139,12 +137,10 @@ def read_source(root: Path, name: str) -> bytes:
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         what = "missing" if gone else f"cannot be read ({error.strerror})"
-        msg = f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}"
-        raise SourceError(msg) from None
+        raise SourceError(f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        msg = f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}"
-        raise SourceError(msg)
+        raise SourceError(f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}")
     return content
 
 

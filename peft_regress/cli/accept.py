@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.baselines.accept import accept_run, renew_current
+from peft_regress.baselines.accept import Accepted, accept_run, renew_current
 from peft_regress.baselines.named import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
@@ -16,11 +16,6 @@ from peft_regress.report.sentences import false_invariants
 from peft_regress.report.terminal import print_progress, say
 from peft_regress.runs.shards import read_run
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.baselines.accept import Accepted
 
 
 @click.command(
@@ -79,28 +74,26 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     if renew:
         if run is not None or reason is not None:
-            msg = "--renew accepts nothing, so it takes no RUN and no --reason"
-            raise click.UsageError(msg)
+            raise click.UsageError("--renew accepts nothing, so it takes no RUN and no --reason")
         for path in renew_current(baselines):
             say(f"wrote {path}")
         return
     if run is None or reason is None:
-        msg = "name the RUN to accept, and say with --reason TEXT why its numbers are right"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "name the RUN to accept, and say with --reason TEXT why its numbers are right"
+        )
     from peft_regress.fuzz.findings import is_findings
 
     if is_findings(Path(run)):
         if history or patterns or allow_errors:
-            msg = (
+            raise click.UsageError(
                 "--history, --retire and --allow-errors are about runs, and this is a finding of "
                 "`fuzz`"
             )
-            raise click.UsageError(msg)
         _accept_findings(Path(run), baselines=baselines, reason=reason, reported=reported)
         return
     if reported is not None:
-        msg = f"--reported is about findings of `fuzz`, and {run} is none"
-        raise click.UsageError(msg)
+        raise click.UsageError(f"--reported is about findings of `fuzz`, and {run} is none")
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     for what, ids in false_invariants(read_run(source).run).items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,20 +22,14 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.environments.overlay import overlay as overlays
-from peft_regress.environments.reproduction.reproduce import reproduce
+from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.environments.upgrade import bisect_report
-from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
+from peft_regress.environments.upgrade.bisect import Bisection, BisectSettings, bisect
 from peft_regress.environments.upgrade.keeping import kept_records
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.environments.upgrade.bisect import Bisection
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
 _ABSENT_EXIT = 3
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -11,21 +13,15 @@ from click.core import ParameterSource
 from peft_regress.cli.options import print_json
 from peft_regress.cli.progress import print_sentence
 from peft_regress.cli.upgrade import with_consent
-from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
+from peft_regress.environments.checklist.checklist import Checklist, ChecklistSettings, checklist
 from peft_regress.environments.checklist.checklist_report import (
     checklist_document,
     encode_checklist,
 )
+from peft_regress.environments.checklist.running import Result
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import print_progress, show, write_markdown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.environments.checklist.checklist import Checklist
-    from peft_regress.environments.checklist.running import Result
 
 _WITH_CHECKLIST: Final = {
     "requirements",
@@ -81,11 +77,10 @@ def _refuse_options(context: click.Context) -> None:
     for parameter in context.command.params:
         typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
         if typed and parameter.name not in _WITH_CHECKLIST:
-            msg = (
+            raise click.UsageError(
                 f"{parameter.opts[0]} does not go with --checklist, which has networks and bounds "
                 "of its own and keeps no run"
             )
-            raise click.UsageError(msg)
 
 
 def _situation_printer() -> Callable[[Result, int, int], None]:

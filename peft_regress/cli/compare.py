@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import read_references
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -30,23 +32,14 @@ from peft_regress.cli.options import (
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
-from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.narrowing import narrow
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
-from peft_regress.runs.run_file import write_run_file
+from peft_regress.runs.run_file import RunFile, write_run_file
 from peft_regress.text import clean, count_of, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.run_file import RunFile
 
 
 def _at_most_one(
@@ -54,8 +47,11 @@ def _at_most_one(
 ) -> str | None:
     """Return the glob. Of several, click would take the last and leave out the others unseen."""
     if globs[1:]:
-        msg = f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'"
-        raise click.BadParameter(msg, context, option)
+        raise click.BadParameter(
+            f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'",
+            context,
+            option,
+        )
     return globs[0] if globs else None
 
 
@@ -193,13 +189,15 @@ def _check_matches(only: str, comparison: Comparison) -> None:
     known = [case.id for case in comparison.cases]
     if not any(fnmatchcase(name, only) for name in known):
         few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
-        msg = f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
+        )
 
 
 def _save(made: RunFile, path: Path) -> None:
     if is_folder(made.path) and resolved(path.parent) == resolved(made.path):
-        msg = f"{path}: is in the folder of the shards, which would then hold every case twice"
-        raise InputError(msg)
+        raise InputError(
+            f"{path}: is in the folder of the shards, which would then hold every case twice"
+        )
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
     gather_adapters(made.path, path)

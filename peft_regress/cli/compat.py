@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -23,27 +24,21 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.environments.compat import compat_report
-from peft_regress.environments.compat.adapter import read_adapter
+from peft_regress.environments.compat.adapter import SavedAdapter, read_adapter
 from peft_regress.environments.compat.certificate import (
     FILE_NAME,
+    Certificate,
     read_certificate,
     require_same_files,
     write_certificate,
 )
 from peft_regress.environments.compat.check import check_installed
-from peft_regress.environments.compat.compat import CompatSettings, compat
+from peft_regress.environments.compat.compat import Compat, CompatSettings, compat
 from peft_regress.environments.compat.messages import BaseModel
 from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
-    from peft_regress.environments.compat.compat import Compat
 
 _LARGEST_SIDE = 2**16
 
@@ -57,8 +52,9 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     except ValueError:
         sizes = []
     if not sizes or not all(0 < size <= _LARGEST_SIDE for size in sizes):
-        msg = f"{text!r} is no shape: write sizes with commas, such as 4,3,32,32"
-        raise click.BadParameter(msg, param=option)
+        raise click.BadParameter(
+            f"{text!r} is no shape: write sizes with commas, such as 4,3,32,32", param=option
+        )
     return sizes
 
 
@@ -219,18 +215,21 @@ def _say(text: str) -> None:
 def _settings(options: Mapping[str, Any]) -> CompatSettings:
     """Return what was typed. Raises `UsageError` without a base, or with two kinds of inputs."""
     if not options["base"]:
-        msg = "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18"
+        )
     if options["inputs"] is not None and options["shape"] is not None:
-        msg = "--inputs and --shape exclude each other: both say what the model gets"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "--inputs and --shape exclude each other: both say what the model gets"
+        )
     base = BaseModel(
         name=options["base"],
         **{name: options[name] for name in ("inputs", "shape", "classes")},
     )
     if base.is_own and base.classes is not None:
-        msg = "--classes is for an architecture of the catalogue; your callable decides itself"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "--classes is for an architecture of the catalogue; your callable decides itself"
+        )
     if not base.is_own:
         registry.get("architecture", base.name)
     return CompatSettings(
@@ -251,8 +250,9 @@ def _checked(
     """Judge the installed release, or the named ones, by a certificate."""
     typed = [name for name in _OF_CERTIFICATE if options[name] is not None]
     if typed:
-        msg = f"--{typed[0].replace('_', '-')} is not for --check: the certificate says it"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            f"--{typed[0].replace('_', '-')} is not for --check: the certificate says it"
+        )
     certificate = read_certificate(file)
     _require_typed(certificate, file, options)
     if options["releases"] is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -32,9 +33,6 @@ from peft_regress.report.cost import (
     model_cost_document,
 )
 from peft_regress.report.terminal import say, show
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 _ABSENT_EXIT: Final = 3
 
@@ -143,16 +141,15 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
         context.exit(0 if is_whole else _ABSENT_EXIT)
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
-        msg = "--matrix is for cases: name them by --cases GLOB"
-        raise InputError(msg)
+        raise InputError("--matrix is for cases: name them by --cases GLOB")
     if settings.pop("inputs"):
-        msg = "--input is of a model of your own: name it by --model MODULE:NAME"
-        raise InputError(msg)
+        raise InputError("--input is of a model of your own: name it by --model MODULE:NAME")
     names = settings.pop("architecture"), settings.pop("method"), settings.pop("rank")
     for option, value in zip(("--architecture", "--method"), names, strict=False):
         if value is None:
-            msg = f"Missing option '{option}', or '--model' in place of a method and architecture."
-            raise click.UsageError(msg)
+            raise click.UsageError(
+                f"Missing option '{option}', or '--model' in place of a method and architecture."
+            )
     settings["loss"] = settings["loss"] or "cross-entropy"
     runtime = settings.pop("runtime")
     _show_adaptation(*names, settings, output, runtime=runtime)
@@ -195,8 +192,7 @@ def _refuse_beside(context: click.Context, option: str, allowed: set[str], reaso
         name = str(parameter.name)
         typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if typed and name not in {*allowed, "output"} and option not in parameter.opts:
-            msg = f"{parameter.opts[0]} does not go with {option}: {reason}"
-            raise InputError(msg)
+            raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
@@ -11,9 +11,6 @@ from peft_regress.baselines.named import named_case
 from peft_regress.cli.options import baselines_option, examples, format_option, print_json
 from peft_regress.gate.attribution import changed_costs
 from peft_regress.report.terminal import show
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @click.command(

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -25,16 +26,12 @@ from peft_regress.cli.options import (
     pip_limit_option,
     print_json,
 )
+from peft_regress.environments.cluster.cluster import Cluster
+from peft_regress.fuzz.fuzz import Fuzzed
+from peft_regress.fuzz.reproduce import Shown
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.environments.cluster.cluster import Cluster
-    from peft_regress.fuzz.fuzz import Fuzzed
-    from peft_regress.fuzz.reproduce import Shown
 
 _MOST_MINUTES: Final = 7 * 24 * 60
 

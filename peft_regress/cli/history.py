@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
 from peft_regress import report
 from peft_regress.baselines.history import (
+    Moves,
     by_release,
     moved_histories,
     read_entries,
@@ -24,11 +25,6 @@ from peft_regress.cli.options import (
 )
 from peft_regress.report.terminal import show
 from peft_regress.report.verdict.next_steps import quoted
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.baselines.history import Moves
 
 
 @click.command(
@@ -73,8 +69,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     --metric, --moved and --all it shows the moves that tell most.
     """
     if moved and every_point:
-        msg = "--moved leaves out what --all asks for: choose one of them"
-        raise click.UsageError(msg)
+        raise click.UsageError("--moved leaves out what --all asks for: choose one of them")
     entries = read_entries(baselines, runs)
     if package is not None:
         entries = by_release(entries, package)

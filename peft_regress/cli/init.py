@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
@@ -18,9 +19,6 @@ from peft_regress.files import write_atomic
 from peft_regress.report.terminal import echo, say
 from peft_regress.settings import read_settings
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SUITE: Final = {
     "gates/__init__.py": "__init__.py.txt",
@@ -72,8 +70,9 @@ def _check_is_new(folder: Path) -> None:
         raise InputError(printable(msg))
     present = [name for name in _SUITE if (folder / name).exists()]
     if present:
-        msg = f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
-        raise InputError(msg)
+        raise InputError(
+            f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
+        )
 
 
 def _add_table(path: Path) -> None:

@@ -6,7 +6,6 @@ import itertools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -38,10 +37,8 @@ from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Record, Run
 
 _INCOMPLETE_EXIT = 3
 

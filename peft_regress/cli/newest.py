@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.history import newest_index
 from peft_regress.baselines.references import read_references, read_references_before
+from peft_regress.baselines.series import Entry
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
-from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import observations_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.runs.schema import Run
+from peft_regress.runs.schema import Run
 
 
 def judge_newest(

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.environments.cluster.measuring import ClusterEngine
 from peft_regress.report.terminal import echo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from peft_regress.environments.cluster.measuring import ClusterEngine
 
 
 class NamedPath(click.Path):
@@ -177,8 +174,9 @@ def opened_engine(
     """
     if on == "local":
         if uses_gpus:
-            msg = "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
-            raise click.UsageError(msg)
+            raise click.UsageError(
+                "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
+            )
         yield None
         return
     # It imports what measures, which `--help` does not wait for.

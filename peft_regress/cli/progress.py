@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from peft_regress.environments.upgrade.orders import Engine
 from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import print_progress
+from peft_regress.runs.schema import Record
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.environments.upgrade.orders import Engine
-    from peft_regress.runs.schema import Record
 
 
 def print_sentence(text: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from gettext import ngettext
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
+from peft_regress.baselines.series import Entry
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli.newest import judge_newest
 from peft_regress.cli.options import (
@@ -26,13 +28,8 @@ from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.terminal import say, show
+from peft_regress.runs.schema import Run
 from peft_regress.runs.shards import read_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.runs.schema import Run
 
 
 @click.command(
@@ -112,8 +109,9 @@ def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
     for entry in entries:
         read = resolved(_path_of(entry))
         if target == read or (is_folder(read) and target in read.glob("*.json")):
-            msg = f"--html {path}: that is a run of this report; name another file for the page"
-            raise InputError(msg)
+            raise InputError(
+                f"--html {path}: that is a run of this report; name another file for the page"
+            )
 
 
 def _whole_run_at(path: Path) -> Run:

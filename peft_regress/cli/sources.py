@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
@@ -10,9 +10,6 @@ from peft_regress import registry
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.errors import AbsentError
 from peft_regress.report.terminal import say
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @click.command("sources", epilog=examples("peft-regress sources --check"))

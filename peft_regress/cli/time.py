@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -20,14 +21,9 @@ from peft_regress.cli.options import (
 )
 from peft_regress.environments.timing import time_cases
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
+from peft_regress.gate.paired_times import CaseTimes
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import print_progress, show
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from peft_regress.gate.paired_times import CaseTimes
 
 
 @click.command(

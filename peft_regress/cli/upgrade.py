@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,11 +26,18 @@ from peft_regress.cli.options import (
 )
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.environments.overlay.cache import clean_overlays
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
-from peft_regress.environments.reproduction.reproduce import reproduce
+from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.environments.upgrade import upgrade_report
 from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.upgrade import UpgradeSettings, is_installed_here, upgrade
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
+from peft_regress.environments.upgrade.upgrade import (
+    Upgrade,
+    UpgradeSettings,
+    is_installed_here,
+    upgrade,
+)
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.fuzz.corpus import read_corpus
@@ -40,13 +48,7 @@ from peft_regress.report.terminal import print_progress, say, show, write_markdo
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from peft_regress.environments.checklist.checklist import ChecklistSettings
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.upgrade import Upgrade
 
 _Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
 _Result = TypeVar("_Result")
@@ -123,13 +125,13 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     if clean_up:
         if requirements:
-            msg = "--clean takes no requirement"
-            raise click.UsageError(msg)
+            raise click.UsageError("--clean takes no requirement")
         _clean()
         return
     if not requirements:
-        msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
-        raise click.UsageError(msg)
+        raise click.UsageError(
+            "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
+        )
     save: Path | None = settings["save"]
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
@@ -177,8 +179,7 @@ def command(  # noqa: PLR0913  (arguments and options)
 
 def _check_is_here(on: str) -> None:
     if on != "local":
-        msg = "--checklist works on this machine alone: it goes without --on"
-        raise click.UsageError(msg)
+        raise click.UsageError("--checklist works on this machine alone: it goes without --on")
 
 
 class _Done(NamedTuple):
@@ -245,8 +246,9 @@ def _clean() -> None:
     try:
         removed, used = clean_overlays()
     except OSError as error:
-        msg = f"{error.filename}: cannot be removed ({error.strerror or error})"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be removed ({error.strerror or error})"
+        ) from error
     say(f"{len(removed)} environments removed from {cache_folder()}")
     if used:
         say(f"{len(used)} are in use and stay: {' '.join(used)}")

@@ -5,8 +5,10 @@ For code that no step recorder can follow, such as an evaluation: it counts, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress.cost.storages import Holding, has_parts, storages_of, tensors_in
@@ -14,10 +16,6 @@ from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Iterable
-    from typing import TypeVar
-
-    from torch import Tensor, UntypedStorage, nn
 
     Result = TypeVar("Result")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.storages import has_parts
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,9 @@ class RandomTensor:
             return torch.randint(below, shape, dtype=dtype, device=device)
         except (NotImplementedError, RuntimeError) as error:
             said = " ".join(str(error).split())
-            msg = f"a batch of {shape} and {dtype} cannot be drawn at random: {said}"
-            raise InputError(msg) from error
+            raise InputError(
+                f"a batch of {shape} and {dtype} cannot be drawn at random: {said}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,7 @@ def _used_bytes(batch: Any) -> Counter[int]:
     for leaf in {id(leaf): leaf for leaf in leaves_of(batch)}.values():
         problem = layout_problem(leaf) if isinstance(leaf, Tensor) else None
         if problem is not None:
-            msg = f"the batch has a tensor of {tuple(leaf.shape)} that {problem}"
-            raise InputError(msg)
+            raise InputError(f"the batch has a tensor of {tuple(leaf.shape)} that {problem}")
         if _is_plain(leaf):
             used[leaf.untyped_storage().data_ptr()] += leaf.numel() * leaf.element_size()
     return used

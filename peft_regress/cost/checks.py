@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator, Sequence
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +18,30 @@ from peft_regress.cost.step_cost import Loss
 from peft_regress.cost.storages import can_be_taken_apart, has_parts, tensors_in
 from peft_regress.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 
 def check_step(
     input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype
 ) -> None:
     """Refuse a step that no model could take. Raises `InputError`."""
     if not isinstance(input_shape, tuple | list) or not all(map(_is_size, input_shape)):
-        msg = (
+        raise InputError(
             f"input_shape {input_shape!r} is not a tuple of whole numbers, such as (1, 3, 224, 224)"
         )
-        raise InputError(msg)
     if not input_shape or min(input_shape) < 0 or prod(input_shape) > sys.maxsize:
         shape = tuple(input_shape)
-        msg = f"input_shape {shape} is not the shape of a batch, such as (1, 3, 224, 224)"
-        raise InputError(msg)
+        raise InputError(
+            f"input_shape {shape} is not the shape of a batch, such as (1, 3, 224, 224)"
+        )
     if not _is_size(num_classes) or num_classes < 1:
-        msg = f"num_classes must be 1 or more, not {num_classes!r}"
-        raise InputError(msg)
+        raise InputError(f"num_classes must be 1 or more, not {num_classes!r}")
     if loss not in get_args(Loss):
-        msg = f"loss must be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
-        raise InputError(msg)
+        raise InputError(
+            f"loss must be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
+        )
     if not (dtype.is_floating_point or dtype.is_complex):
-        msg = f"dtype must be a floating-point type, not {dtype}: the input is drawn at random"
-        raise InputError(msg)
+        raise InputError(
+            f"dtype must be a floating-point type, not {dtype}: the input is drawn at random"
+        )
 
 
 def _is_size(value: object) -> bool:
@@ -57,18 +56,16 @@ def check_model(model: nn.Module, *, fake: bool) -> None:
     owner = type(model).__name__
     check_operators(model, fake=fake, trains=True)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        msg = (
+        raise NothingToTrainError(
             f"nothing to train: no parameter of {owner} requires a gradient. Set requires_grad on "
             "the parameters that shall train, for example the classifier's."
         )
-        raise NothingToTrainError(msg)
 
 
 def check_operators(model: nn.Module, *, fake: bool, trains: bool) -> None:
     """Refuse a model whose operators or tensors cannot be seen. Raises `UnprofilableModelError`."""
     for what, name, problem in _problems(model, fake=fake, trains=trains):
-        msg = f"{what} {name!r} of {type(model).__name__} {problem}"
-        raise UnprofilableModelError(msg)
+        raise UnprofilableModelError(f"{what} {name!r} of {type(model).__name__} {problem}")
 
 
 def _problems(model: nn.Module, *, fake: bool, trains: bool) -> Iterator[tuple[str, str, str]]:
@@ -135,22 +132,19 @@ def check_optimizer(optimizer: object, model: nn.Module) -> None:
     """
     groups = getattr(optimizer, "param_groups", None)
     if groups is None:
-        msg = f"make_optimizer returned a {type(optimizer).__name__}, not an optimizer"
-        raise InputError(msg)
+        raise InputError(f"make_optimizer returned a {type(optimizer).__name__}, not an optimizer")
     if _takes_a_closure(optimizer):
-        msg = (
+        raise InputError(
             f"{type(optimizer).__name__} takes a closure and may compute the loss several times: "
             "it has no single step to measure"
         )
-        raise InputError(msg)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if not any(id(parameter) in trained for group in groups for parameter in group["params"]):
-        msg = (
+        raise NothingToTrainError(
             f"nothing to train: the {type(optimizer).__name__} has none of the trainable "
             f"parameters of {type(model).__name__}. make_optimizer must take them from its "
             "argument, where stand-ins replace them: lambda model: AdamW(model.parameters())."
         )
-        raise NothingToTrainError(msg)
 
 
 def _takes_a_closure(optimizer: Any) -> bool:

@@ -12,17 +12,14 @@ lists their other differences), so the formulas keep it, and a fix in torch cann
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from peft_regress.cost.formulas import register_paper_formula, register_products
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
 
 aten = torch.ops.aten
 

@@ -5,16 +5,14 @@ Two registries: the correct formulas, and those of the paper's counter, which is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch._ops import OpOverloadPacket
 
 from peft_regress.errors import InputError, PeftRegressError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 Formula = TypeVar("Formula", bound="Callable[..., int]")
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from peft_regress.cost.batches import Call
 from peft_regress.cost.checks import check_operators
 from peft_regress.cost.measuring import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.memory import summarize_memory
+from peft_regress.cost.memory import ByteSite, summarize_memory
 from peft_regress.cost.step_cost import FlopSite, Tensors, flop_sites, mark
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
-
-    from peft_regress.cost.memory import ByteSite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 import torch
+from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from peft_regress.cost.batches import leaves_of, stand_in_batch
+from peft_regress.cost.batches import RandomTensor, leaves_of, stand_in_batch
 from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.refusals import NeedsValuesError, cannot_be_fake
 from peft_regress.cost.stand_ins import cloner, swapped_tensors
@@ -20,12 +22,6 @@ from peft_regress.errors import InputError
 from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    from torch import Tensor, nn
-
-    from peft_regress.cost.batches import RandomTensor
     from peft_regress.cost.step_cost import Tensors
 
     Measured = TypeVar("Measured")
@@ -47,8 +43,9 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
     tensors cannot do.
     """
     if not fake and any(isinstance(leaf, FakeTensor) for leaf in leaves_of(batch)):
-        msg = "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
-        raise InputError(msg)
+        raise InputError(
+            "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
+        )
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)

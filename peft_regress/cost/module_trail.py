@@ -9,13 +9,11 @@ insert views and change the measurement.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.utils.hooks import RemovableHandle
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 _PEFT_PREFIX = "base_model.model"
 

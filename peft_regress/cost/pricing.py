@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,10 @@ from peft_regress.cost.inference import call_model
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.cost.profile import profile_training_step
 from peft_regress.errors import InputError
-from peft_regress.metrics import COST_METRICS, make_metric
+from peft_regress.metrics import COST_METRICS, Metric, make_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from peft_regress.cost.step_cost import StepCost
-    from peft_regress.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +69,10 @@ def _sum(output: Any, model: nn.Module) -> Tensor:
     tensors = {id(leaf): leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor)}
     floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
     if not floats:
-        msg = (
+        raise InputError(
             f"{type(model).__name__} returns a {type(output).__name__} without floating-point "
             "tensors, so there is no loss: give a loss of your own"
         )
-        raise InputError(msg)
     total: Tensor | None = None
     for tensor in floats:
         single = tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor

@@ -6,6 +6,7 @@ for every batch size.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,6 @@ from peft_regress.cost.refusals import check_objective, checked_logits
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from peft_regress.cost.recorder import Phase, StepRecorder
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,9 +30,6 @@ from peft_regress.cost.refusals import (
     refuse_unseen,
 )
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
-
-if TYPE_CHECKING:
-    from torch import UntypedStorage, nn
 
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,6 @@ from torch._subclasses.fake_tensor import (
 )
 
 from peft_regress.errors import InputError, PeftRegressError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class NothingToTrainError(PeftRegressError):
@@ -40,28 +38,26 @@ def checked_logits(
     owner = type(model).__name__
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
-        msg = (
+        raise UnprofilableModelError(
             f"{owner} returns a {type(output).__name__}, not a tensor of logits or "
             "an object with one in `logits`"
         )
-        raise UnprofilableModelError(msg)
     shape = tuple(logits.shape)
     if logits.ndim < 2 or shape[1] != num_classes:  # noqa: PLR2004
-        msg = (
+        raise UnprofilableModelError(
             f"{owner} returns an output of shape {shape}; for "
             f"num_classes={num_classes} it must be (batch, {num_classes}, ...)"
         )
-        raise UnprofilableModelError(msg)
     if logits.is_complex():
-        msg = f"{owner} returns complex logits, which have no loss: return their real part"
-        raise UnprofilableModelError(msg)
+        raise UnprofilableModelError(
+            f"{owner} returns complex logits, which have no loss: return their real part"
+        )
     if labels is not None and shape != (len(labels), num_classes):
-        msg = (
+        raise UnprofilableModelError(
             f"{owner} returns an output of shape {shape}; cross-entropy with one label "
             f"for each of {len(labels)} inputs needs ({len(labels)}, {num_classes}). Pass "
             'loss="sum" to measure it without labels.'
         )
-        raise UnprofilableModelError(msg)
     return logits
 
 
@@ -73,23 +69,23 @@ def check_objective(objective: object, model: nn.Module) -> None:
     """
     owner = type(model).__name__
     if not isinstance(objective, Tensor):
-        msg = (
+        raise InputError(
             f"the loss of {owner} is a {type(objective).__name__}, not a tensor: loss must return "
             "a scalar tensor"
         )
-        raise InputError(msg)
     if objective.numel() != 1:
-        msg = (
+        raise InputError(
             f"the loss of {owner} has the shape {tuple(objective.shape)}: loss must return a "
             "scalar, for example the mean"
         )
-        raise InputError(msg)
     if objective.is_complex():
-        msg = f"the loss of {owner} is complex, which has no order: return its absolute value"
-        raise InputError(msg)
+        raise InputError(
+            f"the loss of {owner} is complex, which has no order: return its absolute value"
+        )
     if not objective.requires_grad:
-        msg = f"nothing to train: the loss of {owner} depends on no trainable parameter."
-        raise NothingToTrainError(msg)
+        raise NothingToTrainError(
+            f"nothing to train: the loss of {owner} depends on no trainable parameter."
+        )
 
 
 def check_dtypes(operator: str, operands: Iterable[object], location: str) -> None:
@@ -97,26 +93,25 @@ def check_dtypes(operator: str, operands: Iterable[object], location: str) -> No
     found = {operand.dtype for operand in operands if isinstance(operand, Tensor)}
     if len(found) > 1:
         dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-        msg = (
+        raise UnprofilableModelError(
             f"{operator}, reached in {location}, gets {dtypes}, which no real step can multiply: "
             "measure with the dtype of the model, or convert the model"
         )
-        raise UnprofilableModelError(msg)
 
 
 def refuse_unseen(operator: object, location: str) -> NoReturn:
     """Refuse an operator that runs functions, such as torch.cond."""
-    msg = (
+    raise UnprofilableModelError(
         f"{operator}, reached in {location}, is a higher-order operator, which hides the work "
         "of its functions. Call them in Python instead"
     )
-    raise UnprofilableModelError(msg)
 
 
 def refuse_layout(problem: str, operator: str, location: str) -> NoReturn:
     """Refuse a tensor whose memory is not one storage, for what `layout_problem` said."""
-    msg = f"{operator}, reached in {location}, takes or makes a tensor that {problem}"
-    raise UnprofilableModelError(msg)
+    raise UnprofilableModelError(
+        f"{operator}, reached in {location}, takes or makes a tensor that {problem}"
+    )
 
 
 def layout_problem(tensor: Tensor) -> str | None:
@@ -134,12 +129,11 @@ def layout_problem(tensor: Tensor) -> str | None:
 def check_outsider(tensor: Tensor, operator: str, location: str) -> None:
     """Refuse a tensor from outside the model that would get a gradient."""
     if tensor.requires_grad and tensor.is_leaf and torch.is_grad_enabled():
-        msg = (
+        raise UnprofilableModelError(
             f"{operator}, reached in {location}, gets a tensor of {tuple(tensor.shape)} that "
             "requires a gradient and is not a parameter of the model: make it one (nn.ModuleList, "
             "nn.ParameterList), or set requires_grad_(False)"
         )
-        raise UnprofilableModelError(msg)
 
 
 # torch has no error class for these. They occur if Python code asks a fake tensor for its memory,

@@ -10,25 +10,19 @@ Each of this is checked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
+from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.checks import check_model, check_optimizer
 from peft_regress.cost.measuring import staged, tensors_used
-from peft_regress.cost.memory import peak_of, sites_of
+from peft_regress.cost.memory import ByteSite, MemoryEvent, peak_of, sites_of
 from peft_regress.cost.profile import Step, updates_in_their_phase
-from peft_regress.cost.step_cost import StepMarks, mark, step_cost
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torch import Tensor, nn
-
-    from peft_regress.cost.batches import RandomTensor
-    from peft_regress.cost.memory import ByteSite, MemoryEvent
-    from peft_regress.cost.recorder import StepRecorder
-    from peft_regress.cost.step_cost import Mark, StepCost
+from peft_regress.cost.recorder import StepRecorder
+from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, step_cost
 
 
 def profile_batches(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.cost.memory import CATEGORIES, ByteSite, summarize_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from peft_regress.cost.recorder import FlopEvent, Phase, StepRecorder
 
 Loss = Literal["cross-entropy", "sum"]

@@ -5,14 +5,11 @@ Seen in torch 2.13. A storage can only grow, so a release with the right size st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Sizes = Iterator[tuple[Tensor, int]]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from math import prod
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peft_regress.cost.batches import Call, RandomTensor
 from peft_regress.cost.inference import call_model
@@ -18,11 +19,6 @@ from peft_regress.cost.refusals import UnprofilableModelError, checked_logits
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.imports import import_object, told
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
 
 TypedLoss = Literal["sum", "cross-entropy"]
 
@@ -47,11 +43,11 @@ def load_model(path: str) -> nn.Module:
     try:
         found = import_object(path, folder=None, is_wanted=_makes_a_model)
     except UnknownNameError as error:
-        msg = f"--model {path}: {error} Name a function that returns the model."
-        raise InputError(msg) from error
+        raise InputError(
+            f"--model {path}: {error} Name a function that returns the model."
+        ) from error
     except InputError as error:
-        msg = f"--model {error}"
-        raise InputError(msg) from error
+        raise InputError(f"--model {error}") from error
     return found if isinstance(found, nn.Module) else _build(path, found)
 
 
@@ -63,18 +59,19 @@ def _makes_a_model(value: object) -> bool:
 
 def _build(path: str, build: Any) -> nn.Module:
     if not callable(build):
-        msg = f"--model {path} is not a function that returns a model, but {clean(repr(build))}"
-        raise InputError(msg)
+        raise InputError(
+            f"--model {path} is not a function that returns a model, but {clean(repr(build))}"
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build()
     except (Exception, SystemExit) as error:  # the function is the caller's and may raise anything
-        msg = f"--model {path} cannot be called without arguments: {told(error)}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"--model {path} cannot be called without arguments: {told(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
-        msg = f"--model {path} returns a {type(model).__name__}, not a torch.nn.Module"
-        raise InputError(msg)
+        raise InputError(f"--model {path} returns a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -90,8 +87,7 @@ def parse_inputs(texts: Sequence[str]) -> Call:
         if name is None:
             args.append(tensor)
         elif name in kwargs:
-            msg = f"--input {clean(text)!r}: there is an input {name!r} already"
-            raise InputError(msg)
+            raise InputError(f"--input {clean(text)!r}: there is an input {name!r} already")
         else:
             kwargs[name] = tensor
     return Call(tuple(args), kwargs)
@@ -101,23 +97,22 @@ def _parse_input(text: str) -> tuple[str | None, RandomTensor]:
     parts = _INPUT.fullmatch(text)
     name = None if parts is None else parts["name"]
     if parts is None or not _SHAPE.fullmatch(parts["shape"]):
-        msg = (
+        raise InputError(
             f"--input {clean(text)!r} is not SHAPE or SHAPE:DTYPE, such as 8x3x224x224 or "
             "8x128:int64"
         )
-        raise InputError(msg)
     if name is not None and not name.isidentifier():
-        msg = f"--input {clean(text)!r}: {clean(name)!r} is not the name of an argument"
-        raise InputError(msg)
+        raise InputError(f"--input {clean(text)!r}: {clean(name)!r} is not the name of an argument")
     dtype = parts["dtype"] if parts["dtype"] is not None else "float32"
     if dtype not in _DTYPES:
-        raise UnknownNameError("dtype", clean(dtype), _DTYPES)  # noqa: EM101 - the kind of name
+        raise UnknownNameError("dtype", clean(dtype), _DTYPES)
     shape = parts["shape"].split("x")
     if any(len(size) > len(str(sys.maxsize)) for size in shape) or (
         prod(map(int, shape)) > sys.maxsize // _DTYPES[dtype].itemsize
     ):
-        msg = f"--input {clean(text)!r} has more bytes than any machine: give a smaller shape"
-        raise InputError(msg)
+        raise InputError(
+            f"--input {clean(text)!r} has more bytes than any machine: give a smaller shape"
+        )
     return name, RandomTensor(tuple(map(int, shape)), _DTYPES[dtype])
 
 
@@ -144,19 +139,18 @@ def price_typed(path: str, inputs: Sequence[str], *, loss: TypedLoss | None = No
     try:
         return training_cost(model, batch, loss=loss_function)
     except PeftRegressError as error:
-        msg = f"--model {path}: {error}"
-        raise InputError(msg) from error
+        raise InputError(f"--model {path}: {error}") from error
     except Exception as error:  # the model is the caller's and may raise anything
         shown = " ".join(f"--input {text}" for text in inputs) or "without --input"
-        msg = f"a step of --model {path} {shown} fails: {told(error)}"
-        raise InputError(msg) from error
+        raise InputError(f"a step of --model {path} {shown} fails: {told(error)}") from error
 
 
 def _labels(call: Call) -> RandomTensor:
     first = next(iter((*call.args, *call.kwargs.values())), None)
     if first is None:
-        msg = "--loss cross-entropy needs an --input: its first size is the number of labels"
-        raise InputError(msg)
+        raise InputError(
+            "--loss cross-entropy needs an --input: its first size is the number of labels"
+        )
     return RandomTensor(first.shape[:1], torch.int64)
 
 
@@ -168,8 +162,7 @@ def _cross_entropy(model: nn.Module, batch: tuple[Call, Tensor]) -> Tensor:
     try:
         logits = checked_logits(output, model, num_classes=width, labels=labels)
     except UnprofilableModelError as error:
-        msg = f"{error} Leave --loss out for other outputs."
-        raise InputError(msg) from error
+        raise InputError(f"{error} Leave --loss out for other outputs.") from error
     objective = nn.functional.cross_entropy(logits.float(), labels)
     objective.logits = logits  # type: ignore[attr-defined] # as `profile_step` keeps them
     return objective

@@ -31,19 +31,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from peft_regress.fuzz.example import Disable, Enable, Merge
+from peft_regress.fuzz.example import Act, Disable, Enable, Example, Failure, Merge
 from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.traits import COPIES, kind_of, traits_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.fuzz.example import Act, Example, Failure
 
 _NAME: Final = r"^[a-z][a-z0-9_]{0,39}\Z"
 Name = Annotated[str, Meta(pattern=_NAME)]

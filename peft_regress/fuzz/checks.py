@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Final, NoReturn
 
 CHECKS: Final[Mapping[str, str]] = {
     "accepted": "What the documentation refuses raises a clear error or does no harm.",

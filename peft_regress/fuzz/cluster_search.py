@@ -9,37 +9,35 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from peft_regress.environments.cluster.cluster import (
+    Cluster,
     digest_of,
     message_of,
     opened_cluster,
     raise_problem,
     read_answer,
 )
-from peft_regress.environments.cluster.messages import Problem  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.cluster.messages import Problem
 from peft_regress.environments.cluster.node import LackError, Node, opened_python, problem_of
-from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.overlay.pip import Planned
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import PeftRegressError
-from peft_regress.fuzz.messages import Begun, Seek, Sought  # noqa: TC001  (msgspec reads them)
+from peft_regress.fuzz.messages import Begun, Seek, Sought
 from peft_regress.fuzz.workers import LifeWorker
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-    from types import TracebackType
-
     from distributed import Future
 
-    from peft_regress.environments.cluster.cluster import Cluster
 
 _POLL_SECONDS: Final = 0.1
 _MOST_LOSSES: Final = 3
@@ -84,11 +82,10 @@ class SearchNode(Node):
 
     def _result(self, task: SearchTask) -> SearchResult:
         if find_spec("hypothesis") is None:
-            msg = (
+            raise LackError(
                 "has no hypothesis, which draws the examples; run "
                 f"`{sys.executable} -m pip install 'peft-regress[fuzz]'` there"
             )
-            raise LackError(msg)
         wanted = (task.planned, task.methods, task.life_seconds)
         worker = self.held(wanted, lambda: _Environment(task)).worker
         if task.seek is None:
@@ -164,8 +161,7 @@ class RemoteLifeWorker:
         task = msgspec.structs.replace(self._task, seek=request)
         result = self._answer(task, "+".join(request.methods))
         if result.sought is None:
-            msg = f"node {result.node}: {result.refused}"
-            raise RequestRefusedError(msg)
+            raise RequestRefusedError(f"node {result.node}: {result.refused}")
         return result.sought
 
     def _answer(self, task: SearchTask, what: str) -> SearchResult:
@@ -179,8 +175,9 @@ class RemoteLifeWorker:
                 if result.problem is not None:
                     raise_problem(result.problem, result.node)
                 return result
-        msg = f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
-        raise RequestRefusedError(msg)
+        raise RequestRefusedError(
+            f"a slice of {what} was given up after losing {count_of(_MOST_LOSSES + 1, 'node')}"
+        )
 
     def _free_node(self) -> str:
         slots = self._cluster.slots
@@ -218,8 +215,7 @@ class RemoteLifeWorker:
 
     def _check(self) -> None:
         if self._is_stopped.is_set():
-            msg = "stopped"
-            raise WorkerError(msg)
+            raise WorkerError("stopped")
         self._cluster.check()
 
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, make_folder
-from peft_regress.fuzz.findings import Accepted, read_finding, read_findings, write_finding
+from peft_regress.fuzz.findings import Accepted, Finding, read_finding, read_findings, write_finding
 from peft_regress.locks import opened_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from peft_regress.fuzz.findings import Finding
 
 _REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}", re.ASCII)
 """What names an issue."""
@@ -74,22 +70,20 @@ def accept_findings(
     `InputError` if one is there already, if a mended one is not, or if one cannot be trusted.
     """
     if not reason.strip() or not reason.isprintable():
-        msg = f"--reason {reason!a}: write plain text on one line"
-        raise InputError(msg)
+        raise InputError(f"--reason {reason!a}: write plain text on one line")
     if reported is not None and not _REPORT.fullmatch(reported):
-        msg = f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
-        raise InputError(msg)
+        raise InputError(
+            f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
+        )
     findings = [finding for _, finding in read_findings(source)]
     if not findings:
-        msg = f"{source}: holds no finding, so there is nothing to accept"
-        raise InputError(msg)
+        raise InputError(f"{source}: holds no finding, so there is nothing to accept")
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     try:
         accepted = Accepted(reason=reason, date=date, reported=reported)
         accepted = msgspec.convert(msgspec.to_builtins(accepted), Accepted)
     except msgspec.ValidationError as error:
-        msg = f"--reason: {error}"
-        raise InputError(msg) from error
+        raise InputError(f"--reason: {error}") from error
     folder = corpus_folder(baselines)
     try:
         read_corpus(baselines)  # a corpus that cannot be trusted is not added to
@@ -101,8 +95,9 @@ def accept_findings(
             return [_accept(one, folder, accepted) for one in findings]
     except OSError as error:
         what = error.filename or folder
-        msg = f"{what}: cannot be written ({error.strerror or error}). Free some space."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{what}: cannot be written ({error.strerror or error}). Free some space."
+        ) from error
 
 
 def _check_all(source: Path, findings: Sequence[Finding], folder: Path) -> None:
@@ -111,14 +106,14 @@ def _check_all(source: Path, findings: Sequence[Finding], folder: Path) -> None:
         path = folder / f"{finding.name}.json"
         if not path.exists():
             if finding.mended is not None:
-                msg = f"{source}: {finding.name} is mended, but the corpus {folder} has no such one"
-                raise InputError(msg)
+                raise InputError(
+                    f"{source}: {finding.name} is mended, but the corpus {folder} has no such one"
+                )
             continue
         stored = read_finding(path)
         if (finding.mended is None) == (stored.mended is None):
             state = "there already" if finding.mended is None else "known as mended already"
-            msg = f"{source}: {finding.name} is {state}: {path}. Nothing was accepted."
-            raise InputError(msg)
+            raise InputError(f"{source}: {finding.name} is {state}: {path}. Nothing was accepted.")
 
 
 def _accept(finding: Finding, folder: Path, accepted: Accepted) -> AcceptedFinding:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from peft_regress.cases import Name  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Name
 
 SCHEMA: Final = 1
 """Raised when stored examples get another meaning."""

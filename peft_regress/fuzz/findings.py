@@ -5,23 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from peft_regress.cases import Version  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
-from peft_regress.fuzz.causes import Cause  # noqa: TC001
+from peft_regress.fuzz.causes import Cause
 from peft_regress.fuzz.example import SCHEMA, Example, Failure
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 KIND: Final = "finding of the fuzzer"
 
@@ -198,8 +196,9 @@ def _json_files(folder: Path) -> list[Path]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
-        msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        ) from error
     return [one for one in found if one.suffix == ".json" and not one.name.startswith(".")]
 
 

@@ -6,35 +6,29 @@ import contextlib
 import importlib.util
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
+from peft_regress.environments.cluster.cluster import Cluster
 from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.overlay.pip import PIP_SECONDS
+from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.fuzz.corpus import corpus_folder, read_corpus
 from peft_regress.fuzz.findings import Finding, check_writable, read_finding, write_finding
-from peft_regress.fuzz.messages import Counts
+from peft_regress.fuzz.messages import Counts, Found
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.parallel_search import ParallelSearch
-from peft_regress.fuzz.ranges import InterruptedRanges, find_ranges
+from peft_regress.fuzz.ranges import InterruptedRanges, Ranges, find_ranges
 from peft_regress.fuzz.replay import InterruptedReplay, Replay, replay
 from peft_regress.fuzz.workers import LIFE_SECONDS
 from peft_regress.text import clean, count_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from peft_regress.environments.cluster.cluster import Cluster
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.fuzz.messages import Found
-    from peft_regress.fuzz.ranges import Ranges
-
-    Say = Callable[[str], None]
+Say = Callable[[str], None]
 
 INTERRUPTED: Final = "interrupted"
 """The problem of a fuzzing that Ctrl-C or a signal ended."""
@@ -144,11 +138,10 @@ def chosen_methods(pattern: str) -> list[str]:
 def check_hypothesis() -> None:
     """Raise `InputError` if hypothesis, which draws the examples, is not installed."""
     if importlib.util.find_spec("hypothesis") is None:
-        msg = (
+        raise InputError(
             "the search needs hypothesis, which is not installed: "
             "`python -m pip install 'peft-regress[fuzz]'`; --minutes 0 replays the corpus without"
         )
-        raise InputError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)

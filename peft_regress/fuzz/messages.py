@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peft_regress.fuzz.causes import Cause  # noqa: TC001  (msgspec reads it)
-from peft_regress.fuzz.example import Example, Failure, Outcome  # noqa: TC001
+from peft_regress.fuzz.causes import Cause
+from peft_regress.fuzz.example import Example, Failure, Outcome
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from peft_regress.fuzz.example import Kind, Layer, Network
+from peft_regress.fuzz.example import Kind, Layer, Network
 
 CONVOLUTIONS: Final[Mapping[Kind, type[nn.Module]]] = {
     "conv1d": nn.Conv1d,

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from peft_regress.fuzz.checks import fail
-from peft_regress.fuzz.methods import LayerAdapter, adapter_tensors
+from peft_regress.fuzz.example import Layer, Network
+from peft_regress.fuzz.life.plan import Plan
+from peft_regress.fuzz.methods import LayerAdapter, Method, adapter_tensors
 from peft_regress.fuzz.networks import CONVOLUTIONS
 from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.fuzz.example import Layer, Network
-    from peft_regress.fuzz.life.plan import Plan
-    from peft_regress.fuzz.methods import Method
 
 
 class Oracle:

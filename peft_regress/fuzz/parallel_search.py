@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import InputError
-from peft_regress.fuzz.causes import is_known
-from peft_regress.fuzz.messages import Counts, Seek
+from peft_regress.fuzz.causes import Cause, is_known
+from peft_regress.fuzz.messages import Counts, Found, Seek, Sought
 from peft_regress.fuzz.workers import LifeWorker
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.fuzz.causes import Cause
     from peft_regress.fuzz.cluster_search import RemoteLifeWorker
-    from peft_regress.fuzz.messages import Found, Sought
 
 SLICE_SECONDS: Final = 15.0
 """How long a worker searches before it answers and hears what others have found."""

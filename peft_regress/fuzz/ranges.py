@@ -8,8 +8,9 @@ seconds of importing a release, and shows gaps that a single bisection would mis
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -19,15 +20,9 @@ from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.overlay.pip import PipError, released_versions
 from peft_regress.environments.upgrade.boundary import find_boundary
 from peft_regress.errors import InputError
-from peft_regress.fuzz.findings import UNUSABLE, Range
-from peft_regress.fuzz.replay import replay
+from peft_regress.fuzz.findings import UNUSABLE, Finding, Range
+from peft_regress.fuzz.replay import Replayed, replay
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from peft_regress.fuzz.findings import Finding
-    from peft_regress.fuzz.replay import Replayed
 
 PACKAGE: Final = "peft"
 OLDEST: Final = Version("0.10.0")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 from peft_regress.environments.worker.process import WorkerError
 from peft_regress.errors import InputError
-from peft_regress.fuzz.causes import CRASH, cause_of
+from peft_regress.fuzz.causes import CRASH, Cause, cause_of
+from peft_regress.fuzz.example import Outcome
+from peft_regress.fuzz.findings import Finding
 from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.fuzz.causes import Cause
-    from peft_regress.fuzz.example import Outcome
-    from peft_regress.fuzz.findings import Finding
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from peft_regress.fuzz.causes import act_kind
-from peft_regress.report.document import Code, Line, Listing, Section
+from peft_regress.fuzz.findings import Finding
+from peft_regress.fuzz.fuzz import Fuzzed
+from peft_regress.fuzz.replay import Replay, Replayed, State
+from peft_regress.fuzz.reproduce import Shown
+from peft_regress.report.document import Code, Line, Listing, Section, Words
+from peft_regress.report.layout import Style
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.fuzz.findings import Finding
-    from peft_regress.fuzz.fuzz import Fuzzed
-    from peft_regress.fuzz.replay import Replay, Replayed, State
-    from peft_regress.fuzz.reproduce import Shown
-    from peft_regress.report.document import Words
-    from peft_regress.report.layout import Style
 
 _STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 2: "bad", 3: "open"}
 _SHOWN: Final[tuple[State, ...]] = ("new", "mended", "not replayed", "absent", "still there")

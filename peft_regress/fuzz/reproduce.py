@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from peft_regress.environments.reproduction.run_script import LONGEST_OUTPUT, run_script
+from peft_regress.fuzz.findings import Finding
 from peft_regress.fuzz.script import script_of
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.fuzz.findings import Finding
 
 _SECONDS: Final = 120
 

@@ -8,14 +8,16 @@ import linecache
 import logging
 import traceback
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import AbsentError, NotHeldError, RefusedError, fail
+from peft_regress.fuzz.example import Example, Failure, Outcome
 from peft_regress.fuzz.life import state
 from peft_regress.fuzz.life.cost import check_cost
 from peft_regress.fuzz.life.ends import (
@@ -31,14 +33,9 @@ from peft_regress.fuzz.life.life import Life
 from peft_regress.fuzz.life.plan import adapted, after, refusal
 from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.methods.method import Stage
 from peft_regress.fuzz.networks import without_onednn
 from peft_regress.fuzz.oracle import check_copies
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from peft_regress.fuzz.example import Example, Failure, Outcome
-    from peft_regress.fuzz.methods.method import Stage
 
 CLEAR: Final = (NotImplementedError, ValueError)
 """What a library may raise to refuse something."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.causes import CRASH
+from peft_regress.fuzz.example import Example, Failure
+from peft_regress.fuzz.findings import Finding
 from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.script_formulas import (
@@ -21,12 +24,6 @@ from peft_regress.fuzz.script_formulas import (
     weight_function,
 )
 from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.fuzz.example import Example, Failure
-    from peft_regress.fuzz.findings import Finding
 
 _RAISED: Final = frozenset({"accepted", "exception", CRASH})
 """Where what an act raises is what the script is about."""

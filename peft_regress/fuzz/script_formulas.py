@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
+from peft_regress.fuzz.example import Example
 from peft_regress.fuzz.methods.ia3 import is_feedforward
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.fuzz.example import Example
 
 FORMULAS: Final[dict[str, str]] = {
     "merged_by_hand": '''\

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from peft_regress.fuzz.example import Layer, Network
+from peft_regress.fuzz.methods import Method
 from peft_regress.fuzz.script_formulas import FORMULAS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from peft_regress.fuzz.example import Layer, Network
-    from peft_regress.fuzz.methods import Method
 
 IMPORTS: Final[tuple[dict[str, str], dict[str, str]]] = (
     {"copy.": "import copy", "tempfile.": "import tempfile"},

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from peft_regress.fuzz.causes import cause_of, is_known
-from peft_regress.fuzz.example import Outcome
+from peft_regress.fuzz.causes import Cause, cause_of, is_known
+from peft_regress.fuzz.example import Example, Outcome
 from peft_regress.fuzz.findings import size_of
 from peft_regress.fuzz.messages import Counts, Found, Sought
 from peft_regress.fuzz.shrink import shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from hypothesis.strategies import SearchStrategy
 
-    from peft_regress.fuzz.causes import Cause
-    from peft_regress.fuzz.example import Example
 
 _MOST_EXAMPLES: Final = 10**9
 """Time ends a search, not the number of its examples."""

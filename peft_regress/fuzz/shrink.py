@@ -7,18 +7,16 @@ example has, such as a layer's stride. These edits can, and each takes one life.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from peft_regress.fuzz.example import Example
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Edit = Callable[[Any], None]
+Edit = Callable[[Any], None]
 
 _USUAL_KERNEL: Final = 3
 _SIMPLER_KIND: Final = {"conv3d": "conv2d", "conv2d": "conv1d", "transposed_linear": "linear"}

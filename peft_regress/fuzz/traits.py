@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from peft_regress.fuzz.example import (
+    Act,
+    Adapter,
     Add,
     Convert,
+    Example,
     Fill,
+    Layer,
     LoadBeside,
     Merge,
     Mode,
+    Network,
     SaveLoad,
     Train,
     Unload,
     Weighted,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.fuzz.example import Act, Adapter, Example, Layer, Network
 
 COPIES: Final = "modules_to_save"
 """The setting that all methods share."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from peft_regress.environments.worker.serve import serve
+from peft_regress.fuzz.example import Example, Outcome
 from peft_regress.fuzz.messages import Begin, Begun, Live, Lived, Seek, Sought
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from peft_regress.fuzz.example import Example, Outcome
 
 IN_PROGRESS: Final = "in_progress.json"
 """The example that runs, in the working folder: if it ends the process, this is what is left."""

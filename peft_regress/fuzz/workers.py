@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from types import TracebackType
+from typing import Final, Self
 
 import msgspec
 
@@ -19,7 +21,7 @@ from peft_regress.environments.worker.process import (
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.fuzz.causes import CRASH, cause_of, is_known
+from peft_regress.fuzz.causes import CRASH, Cause, cause_of, is_known
 from peft_regress.fuzz.example import Example, Failure, Outcome
 from peft_regress.fuzz.messages import (
     Begin,
@@ -33,12 +35,6 @@ from peft_regress.fuzz.messages import (
 )
 from peft_regress.fuzz.worker import IN_PROGRESS
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
-
-    from peft_regress.fuzz.causes import Cause
 
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""
@@ -110,11 +106,10 @@ class LifeWorker:
             raise UnusableEnvironmentError(str(error)) from None
         for own in self.python.absolute().parent.parent.glob("lib/python*/site-packages/peft"):
             if Path(begun.file).resolve().parent != own.resolve():
-                msg = (
+                raise UnusableEnvironmentError(
                     f"{self.python}: peft is imported from {begun.file}, not from where it is "
                     "installed; unset PYTHONPATH"
                 )
-                raise UnusableEnvironmentError(msg)
         return begun
 
     def live(self, example: Example) -> Outcome:
@@ -169,8 +164,7 @@ class LifeWorker:
     def _sought_after_crash(self, known: Sequence[Cause]) -> Sought:
         example = self.example_in_progress()
         if example is None:
-            msg = f"{self.python}: its worker ended before it ran an example"
-            raise WorkerError(msg)
+            raise WorkerError(f"{self.python}: its worker ended before it ran an example")
         lives = {example.method: 1}
         failure = self.live(example).failure
         if failure is None or failure.check != CRASH:
@@ -184,8 +178,7 @@ class LifeWorker:
     def _running(self) -> WorkerProcess:
         if self._process is None or not self._process.is_alive:
             if self.is_stopped:
-                msg = f"{self.python}: stopped"
-                raise WorkerError(msg)
+                raise WorkerError(f"{self.python}: stopped")
             self.begin()
         assert self._process is not None  # noqa: S101  (`begin` made it, or raised)
         return self._process

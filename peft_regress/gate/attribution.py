@@ -7,8 +7,9 @@ not account for are the metric.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from peft_regress.errors import UnknownNameError
 from peft_regress.metrics import (
@@ -17,24 +18,20 @@ from peft_regress.metrics import (
     EDGE_METRICS,
     INFERENCE_METRICS,
     METRICS,
+    Unit,
 )
 from peft_regress.runs.ledger import (
     LEDGER_METRICS,
     PLAN_METRICS,
+    Rows,
     category_of,
     has_old_form,
     operator_rows_of,
     rows_of,
 )
+from peft_regress.runs.schema import Ledger, Record
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
-    from peft_regress.metrics import Unit
-    from peft_regress.runs.ledger import Rows
-    from peft_regress.runs.schema import Ledger, Record
-
-    View = Callable[[Ledger, str], Rows | None]
+View = Callable[[Ledger, str], Rows | None]
 
 Side = Literal["old", "new"]
 By = Literal["module", "operator"]

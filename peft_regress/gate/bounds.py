@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from msgspec import UNSET
 
 from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.metrics import Metric, Numerics
-    from peft_regress.runs.schema import OwnBound, Record
+from peft_regress.metrics import Metric, Numerics
+from peft_regress.runs.schema import OwnBound, Record
 
 _NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
 

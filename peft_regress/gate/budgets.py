@@ -7,25 +7,20 @@ run measured of the other case, or else of the other case's reference.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.budgets import SHARES
+from peft_regress.devices import DeviceClass
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.fits import needs_of
-from peft_regress.gate.verdicts import Reason, Remark
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.devices import DeviceClass
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Limits, Record
+from peft_regress.gate.verdicts import Observation, Reason, Remark
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Metric, MetricSpec
+from peft_regress.runs.schema import Limits, Record
 
 _COSTS: Final = {
     "peak_of": "peak_bytes",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from peft_regress.metrics import Metric, MetricSpec
+
 if TYPE_CHECKING:
     from peft_regress.gate.bounds import Bounds
-    from peft_regress.metrics import Metric, MetricSpec
 
 
 class Change(NamedTuple):

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+from peft_regress.cases import Case
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    VERDICTS,
+    CaseVerdict,
+    Observation,
+    Verdict,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.cases import Case
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.fronts import LostFront
-    from peft_regress.gate.verdicts import CaseVerdict, Observation, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,12 @@ What an old record could not say is no difference.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec import UNSET
 
-from peft_regress.runs.schema import Defect
+from peft_regress.runs.schema import Defect, Failure, Record
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Failure, Record
 
 _VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|/\S+|[\w.]*\d[\w.]*")
 """The names, paths and numbers in a message."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from msgspec import UNSET
 
 from peft_regress.gate.verdicts import Reason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record
 
 _COSTS: Final = (
     "trainable_params",

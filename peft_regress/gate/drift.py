@@ -8,19 +8,15 @@ it with a reason, and the accepted entry is the new origin.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.changes import are_comparable, change_of, direction_of
+from peft_regress.gate.changes import Change, are_comparable, change_of, direction_of
 from peft_regress.gate.inputs import OF_INPUTS, first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from peft_regress.gate.changes import Change
-    from peft_regress.metrics import Kind, Metric
-    from peft_regress.runs.schema import Record
+from peft_regress.metrics import Kind, Metric
+from peft_regress.runs.schema import Record
 
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy", "score"})
 """The kinds that can change unreported. Exact metrics cannot, unless their author states a bound;

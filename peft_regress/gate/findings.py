@@ -8,20 +8,24 @@ if they have an equal cause. The cause of costs is the part of a layer with most
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.attribution import MetricChange, explain_metric
 from peft_regress.gate.defects import error_pattern
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, gravest
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, metric_order
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.gate.attribution import MetricChange
-    from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Verdict
-    from peft_regress.metrics import MetricSpec
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    VERDICTS,
+    CaseVerdict,
+    Observation,
+    Reason,
+    Verdict,
+    gravest,
+)
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec, metric_order
 
 Strand = Literal[
     "status",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+from peft_regress.devices import DeviceClass
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import METRICS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from peft_regress.devices import DeviceClass
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record
 
 
 class Need(NamedTuple):

@@ -8,6 +8,7 @@ less accurate by more than the margin; it left if one of those is now at least a
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
@@ -15,13 +16,11 @@ from typing import TYPE_CHECKING, Final, Literal
 from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import update_flops
 from peft_regress.gate.inputs import first_difference
+from peft_regress.runs.schema import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from peft_regress.gate.policy import Policy
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record
 
 FrontCost = Literal["peak_bytes", "update FLOPs"]
 

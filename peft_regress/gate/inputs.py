@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from peft_regress.metrics import Kind
-    from peft_regress.runs.schema import Inputs, Record, TensorSummary
+from peft_regress.metrics import Kind
+from peft_regress.runs.schema import Inputs, Record, TensorSummary
 
 OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
 """The kinds of metrics whose values depend on the weights and the data that go in."""

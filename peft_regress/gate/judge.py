@@ -5,11 +5,12 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from peft_regress.devices import DeviceClass
 from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.budgets import Others, budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -20,6 +21,7 @@ from peft_regress.gate.fits import lost_fits
 from peft_regress.gate.fronts import lost_fronts
 from peft_regress.gate.inputs import (
     OF_INPUTS,
+    ShapeChanges,
     first_difference,
     model_changes,
     rate_difference,
@@ -28,17 +30,10 @@ from peft_regress.gate.inputs import (
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
-from peft_regress.gate.verdicts import CaseVerdict, Reason, Remark, Verdict, gravest
+from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
 from peft_regress.metrics import INVARIANTS
+from peft_regress.runs.schema import Record
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from peft_regress.devices import DeviceClass
-    from peft_regress.gate.inputs import ShapeChanges
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record
 
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
 _NEEDS_THE_INPUTS = "stored_adapter_loads"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
+from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import narrowed
-
-if TYPE_CHECKING:
-    from peft_regress.gate.comparison import Comparison
 
 
 def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Comparison:

@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from peft_regress.errors import InputError
-from peft_regress.gate.policy import DEFAULT_POLICY
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable", "failed"]
 TimePair = tuple[float, float]
@@ -117,12 +113,10 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
     Raises `InputError` for a time that is not positive and finite, and if there is no pair.
     """
     if not pairs:
-        msg = "no pair of times was measured"
-        raise InputError(msg)
+        raise InputError("no pair of times was measured")
     for seconds in (seconds for pair in pairs for seconds in pair):
         if not 0 < seconds < math.inf:
-            msg = f"a step took {seconds} seconds; a time is positive and finite"
-            raise InputError(msg)
+            raise InputError(f"a step took {seconds} seconds; a time is positive and finite")
     # With logarithms, swapping base and candidate only inverts the ratio.
     logs = sorted(math.log(candidate) - math.log(base) for base, candidate in pairs)
     rank = _rank_of_bound(len(logs), confidence=confidence)

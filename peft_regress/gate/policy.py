@@ -10,14 +10,11 @@ than ten times the largest difference seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.metrics import Numerics
+from peft_regress.metrics import Numerics
 
 # If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.

@@ -8,26 +8,20 @@ or in the last bits: a curve that departs later, and further, is that of another
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.cases import Digest  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Digest
 from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.inputs import first_difference
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Curve  # noqa: TC001  (msgspec reads it)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from peft_regress.gate.policy import Policy
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Curve, Record
 
 
 class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
-from peft_regress.metrics import KNOWN_BEFORE
-from peft_regress.runs.schema import MIXED_MACHINES
+from peft_regress.metrics import KNOWN_BEFORE, MetricSpec
+from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from peft_regress.gate.budgets import BudgetUse
     from peft_regress.gate.changes import Change
     from peft_regress.gate.drift import Origin
-    from peft_regress.metrics import MetricSpec
-    from peft_regress.runs.schema import Machine, Record, Run
 
 Verdict = Literal[
     "newly_failing",

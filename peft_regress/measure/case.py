@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
@@ -21,10 +23,11 @@ from peft_regress.cost import (
     UnprofilableModelError,
 )
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import told
-from peft_regress.measure.costs import case_costs
+from peft_regress.measure.costs import CaseCosts, case_costs
 from peft_regress.measure.definition import define, settings_of
-from peft_regress.measure.edge.case import edge_of_case
+from peft_regress.measure.edge.case import CaseEdge, edge_of_case
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
@@ -37,18 +40,11 @@ from peft_regress.own_code import code_of
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, check_finite
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, Status, check_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.measure.costs import CaseCosts
-    from peft_regress.measure.edge.case import CaseEdge
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
-    from peft_regress.runs.schema import Status
 
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
@@ -78,8 +74,7 @@ class Measurement:
         try:
             return self.record.metrics[metric].value
         except KeyError:
-            msg = f"{self.record.case.id} has no metric {metric!r}"
-            raise AbsentError(msg) from None
+            raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
 @single_thread()
@@ -150,8 +145,7 @@ class _Measuring:
         except InputError as error:
             if not self._is_own or self._recipe.case.id in str(error):
                 raise
-            msg = f"FineTune {self._recipe.case.id!r}: {error}"
-            raise InputError(msg) from error
+            raise InputError(f"FineTune {self._recipe.case.id!r}: {error}") from error
 
     def _measured_as_is(
         self,
@@ -278,11 +272,10 @@ class _Measuring:
     def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
         """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
         if self._is_own and not self._has_reference:
-            msg = (
+            raise InputError(
                 f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
                 f"{told(error)}"
-            )
-            raise InputError(msg) from error
+            ) from error
         return self._failed(status, error)
 
     def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:

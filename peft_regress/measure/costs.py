@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.cost import profile_training_step
+from peft_regress.cost import StepCost, Tensors, profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.preflight import checked
-from peft_regress.measure.recipe import ModelRecipe
+from peft_regress.measure.recipe import ModelRecipe, Recipe
 from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.step_profile import (
     CostReport,
@@ -23,17 +24,13 @@ from peft_regress.measure.step_profile import (
 )
 from peft_regress.measure.training import device_of, on_device, single_thread
 from peft_regress.measure.user_code import without_traces
+from peft_regress.metrics import Metric
+from peft_regress.runs.schema import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
-    from peft_regress.cost import StepCost, Tensors
     from peft_regress.measure.data import Data
-    from peft_regress.measure.recipe import Recipe
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,5 +141,4 @@ def first_call(
         return caught.call
     finally:
         handle.remove()
-    msg = f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself"
-    raise InputError(msg)
+    raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +12,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from peft_regress.fine_tune import FineTune
 
 
 class Items(Protocol):
@@ -91,8 +87,7 @@ class Data:
         name = f"FineTune {fine_tune.id!r}: data()"
         found: object = fine_tune.data()
         if not (isinstance(found, tuple | list) and len(found) == 2):  # noqa: PLR2004
-            msg = f"{name} returned a {type(found).__name__}, not a pair (train, test)"
-            raise InputError(msg)
+            raise InputError(f"{name} returned a {type(found).__name__}, not a pair (train, test)")
         collate = fine_tune.collate or default_collate
         train, test = (
             _items(part, collate, f"{name}: {split}")
@@ -107,8 +102,9 @@ class Data:
         """
         count = len(self.train)
         if count < size:
-            msg = f"{self.name}: train has {count} items, but a batch of {size} needs as many"
-            raise InputError(msg)
+            raise InputError(
+                f"{self.name}: train has {count} items, but a batch of {size} needs as many"
+            )
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(count, generator=generator)
@@ -127,8 +123,7 @@ class Data:
     def _ready(self, batch: Any, split: str) -> Any:
         for path, tensor in named_tensors(batch):
             if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-                msg = f"{self.name}: {split} has NaN in {path or 'its batches'}"
-                raise InputError(msg)
+                raise InputError(f"{self.name}: {split} has NaN in {path or 'its batches'}")
         if self.dtype is None:
             return batch
 
@@ -141,12 +136,14 @@ class Data:
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
     if isinstance(given, IterableDataset):
-        msg = f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
-        raise InputError(msg)
+        raise InputError(
+            f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
+        )
     found: Items
     if isinstance(given, str | bytes):
-        msg = f"{name} is a text: read the data, and give tensors or arrays of one length"
-        raise InputError(msg)
+        raise InputError(
+            f"{name} is a text: read the data, and give tensors or arrays of one length"
+        )
     if isinstance(given, tuple | list):
         found = TensorItems(tuple(_tensor(part, name) for part in given))
     elif isinstance(given, Mapping):
@@ -154,16 +151,14 @@ def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         found = DatasetItems(given, collate, name)
     else:
-        msg = (
+        raise InputError(
             f"{name} is a {type(given).__name__}: give a Dataset, or a tuple or mapping of tensors "
             "or arrays of one length"
         )
-        raise InputError(msg)
     if isinstance(found, TensorItems):
         _check_lengths(found, name)
     if len(found) == 0:
-        msg = f"{name} is empty"
-        raise InputError(msg)
+        raise InputError(f"{name} is empty")
     return found
 
 
@@ -171,22 +166,22 @@ def _check_lengths(items: TensorItems, name: str) -> None:
     tensors = items.tensors
     named = tensors if isinstance(tensors, dict) else dict(enumerate(tensors))
     if not named:
-        msg = f"{name} is empty"
-        raise InputError(msg)
+        raise InputError(f"{name} is empty")
     lengths = {key: len(tensor) for key, tensor in named.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{key!r} has {length}" for key, length in lengths.items())
-        msg = f"{name} has parts of unequal lengths: {told}"
-        raise InputError(msg)
+        raise InputError(f"{name} has parts of unequal lengths: {told}")
 
 
 def _tensor(part: Any, name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError) as error:
-        msg = f"{name} has a {type(part).__name__} that is no tensor or array: {error}"
-        raise InputError(msg) from None
+        raise InputError(
+            f"{name} has a {type(part).__name__} that is no tensor or array: {error}"
+        ) from None
     if tensor.ndim == 0:
-        msg = f"{name} has a single number, {part!r}: give tensors or arrays of one length"
-        raise InputError(msg)
+        raise InputError(
+            f"{name} has a single number, {part!r}: give tensors or arrays of one length"
+        )
     return tensor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.fine_tune import FineTune
 from peft_regress.runs.schema import canonical_digest, canonical_json
 
 if TYPE_CHECKING:
-    from peft_regress.cases import Json
-    from peft_regress.fine_tune import FineTune
     from peft_regress.measure.recipe import Recipe
 
 PROTOCOL_VERSION: Final = 1

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from peft_regress.errors import InputError
 from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
 
 
 def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
@@ -54,12 +51,11 @@ def check_same_build(
     """Raise `InputError` if two builds under one seed differ, by the name of the first tensor."""
     for name in [*one, *other.keys() - one.keys()]:
         if one.get(name) != other.get(name):
-            msg = (
+            raise InputError(
                 f"{what} twice under one seed gave two different results, first in {name!r}. Draw "
                 "random numbers from torch's, numpy's or random's global generator, which are "
                 "seeded before"
             )
-            raise InputError(msg)
 
 
 class Rates:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 _SHARE: Final = 1e-4
 """A thousand times what float32 rounds to: so a few steps meet the kinks (of a ReLU, a max-pool, or

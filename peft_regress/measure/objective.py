@@ -5,26 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from torch import nn
-
-    from peft_regress.fine_tune import FineTune
 
 _PAIR: Final = 2
 
@@ -61,25 +55,22 @@ class Objective:
         elif isinstance(batch, Mapping):
             found = getattr(model(**batch), "loss", None)
             if found is None:
-                msg = (
+                raise InputError(
                     f"{self.name}: model(**batch) returned no loss. Put labels into the batch, or "
                     "give loss="
                 )
-                raise InputError(msg)
         else:
-            msg = (
+            raise InputError(
                 f"{self.name}: a batch is a {type(batch).__name__}, which the default loss does "
                 "not know. Give loss="
             )
-            raise InputError(msg)
         return self._scalar(found)
 
     def _logits(self, output: Any) -> Tensor:
         try:
             return logits_of(output)
         except InputError as error:
-            msg = f"{self.name}: {error}"
-            raise InputError(msg) from None
+            raise InputError(f"{self.name}: {error}") from None
 
     def _scalar(self, loss: object) -> Tensor:
         if not isinstance(loss, Tensor):
@@ -90,11 +81,10 @@ class Objective:
             shown = f"tensor of type {str(loss.dtype).removeprefix('torch.')}"
         else:
             return loss
-        msg = (
+        raise InputError(
             f"{self.name}: the loss is a {shown}, not a scalar floating-point tensor. Return, for "
             "example, its mean"
         )
-        raise InputError(msg)
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
         """Return the loss in eval mode, without rounding of its own where it is the default one."""
@@ -113,11 +103,10 @@ class Objective:
         with evaluated(model), self._no_gradients(), caught(model) as calls:
             self.loss(model, batch)
         if not calls:
-            msg = (
+            raise InputError(
                 f"{self.name}: the loss never calls the model itself. Let it call model(...), not "
                 "a part of it"
             )
-            raise InputError(msg)
         return tuple(
             tensor.float().clone()
             for call in calls
@@ -197,8 +186,7 @@ def number(
         value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value)):
-        msg = f"{name} is {clean(repr(value))}, not a finite number"
-        raise InputError(msg)
+        raise InputError(f"{name} is {clean(repr(value))}, not a finite number")
     return float(value)
 
 
@@ -216,8 +204,7 @@ def logits_of(output: Any) -> Tensor:
     """Return the logits in what a model returned: `output.logits`, or the tensor itself."""
     found = getattr(output, "logits", output)
     if not isinstance(found, Tensor):
-        msg = f"the model returns a {type(output).__name__}, not logits. Give loss="
-        raise InputError(msg)
+        raise InputError(f"the model returns a {type(output).__name__}, not logits. Give loss=")
     return found
 
 

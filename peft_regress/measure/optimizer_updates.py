@@ -13,17 +13,14 @@ update's norm is zero for any signs.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from peft_regress.measure.seeding import seed_all
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch.optim import Optimizer
 
 _SHAPES: Final = ((32,), (32, 16), (16, 8, 2, 2))
 """A vector, a tall matrix, and a convolution that is a wide one: GaLore projects either side."""

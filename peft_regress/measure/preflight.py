@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from peft_regress.errors import InputError, PeftRegressError
@@ -16,8 +17,6 @@ from peft_regress.measure.training import device_of, on_device
 from peft_regress.measure.user_code import CaseError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
 
@@ -69,8 +68,7 @@ def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
             )
         else:
             continue
-        msg = f"{name}: {key!r} of what model() returns {problem}"
-        raise InputError(msg)
+        raise InputError(f"{name}: {key!r} of what model() returns {problem}")
 
 
 def _summary(recipe: Recipe, data: Data) -> Any:
@@ -90,14 +88,12 @@ def _moved(recipe: Recipe, base: nn.Module, batch: Any, name: str) -> frozenset[
     except PeftRegressError:
         raise
     except Exception as error:
-        msg = (
+        raise CaseError(
             f"{name}: before any adapter, model and loss fail on the first batch "
             f"({_described(batch)}): {told(error)}"
-        )
-        raise CaseError(msg) from error
+        ) from error
     if not bool(torch.isfinite(loss)):
-        msg = f"{name}: before any adapter, the loss of the first batch is {loss.item()}"
-        raise CaseError(msg)
+        raise CaseError(f"{name}: before any adapter, the loss of the first batch is {loss.item()}")
     return frozenset(
         key for key, tensor in base.named_buffers() if not torch.equal(tensor, before[key])
     )

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.catalogue.fine_tunes import fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.methods.protocol import Method
 from peft_regress.errors import InputError
-from peft_regress.measure.adapters import adapter_of
+from peft_regress.fine_tune import FineTune
+from peft_regress.measure.adapters import Adapter, adapter_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.training import Loop, finetune, training_steps
+from peft_regress.measure.training import Loop, TrainingRun, finetune, training_steps
 from peft_regress.measure.user_code import calling
 from peft_regress.runs.environment import imported_packages, packages_with
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
-    from peft_regress.catalogue.architectures.protocol import Architecture
-    from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.fine_tune import FineTune
-    from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.training import TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +91,7 @@ class Recipe:
         except InputError as error:
             if isinstance(case, Case) or fine_tune.id in str(error):
                 raise
-            msg = f"FineTune {fine_tune.id!r}: {error}"
-            raise InputError(msg) from error
+            raise InputError(f"FineTune {fine_tune.id!r}: {error}") from error
         return cls(
             fine_tune=fine_tune,
             baselines=baselines,
@@ -168,8 +161,9 @@ class Recipe:
         with self.calling("model()"):
             model: object = self.fine_tune.model()
         if not isinstance(model, nn.Module):
-            msg = f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
-            raise InputError(msg)
+            raise InputError(
+                f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
+            )
         dtype = self.adapter.dtype
         return model if dtype is None else model.to(dtype)
 
@@ -192,11 +186,10 @@ class Recipe:
         with self.calling("optimizer(model)"):
             optimizer: object = self.fine_tune.optimizer(model)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            msg = (
+            raise InputError(
                 f"FineTune {self.case.id!r}: optimizer(model) returned a "
                 f"{type(optimizer).__name__}, not a torch.optim.Optimizer"
             )
-            raise InputError(msg)
         return optimizer
 
     def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
@@ -210,11 +203,10 @@ class Recipe:
             schedule: object = self.fine_tune.schedule(optimizer)
         needs_value = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
         if needs_value or not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
-            msg = (
+            raise InputError(
                 f"FineTune {self.case.id!r}: schedule(optimizer) returned a "
                 f"{type(schedule).__name__}, not a torch LRScheduler that steps without a value"
             )
-            raise InputError(msg)
         return schedule
 
     def set_mode(self, model: nn.Module) -> None:

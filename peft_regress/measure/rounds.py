@@ -8,11 +8,15 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
+from torch import nn
+from torch.optim import Optimizer
 
 from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
@@ -20,6 +24,7 @@ from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.alive import peak_while
 from peft_regress.cost.stand_ins import swapped_tensors, without_graph
 from peft_regress.errors import NonFiniteLossError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import (
     BatchSums,
@@ -33,24 +38,14 @@ from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.nearby import move_nearby
 from peft_regress.measure.objective import number
 from peft_regress.measure.optimizer_updates import optimizer_updates
-from peft_regress.measure.training import device_of, on_device
+from peft_regress.measure.training import TrainingRun, device_of, on_device
 from peft_regress.metrics import Metric, make_metric
-from peft_regress.runs.schema import Curve, Inputs
+from peft_regress.runs.schema import Curve, Inputs, MadeWith, TensorSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-    from pathlib import Path
-
-    from msgspec import UnsetType
-    from torch import nn
-    from torch.optim import Optimizer
-
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.measure.data import Data
     from peft_regress.measure.invariants.facts import Fact
     from peft_regress.measure.recipe import Recipe
-    from peft_regress.measure.training import TrainingRun
-    from peft_regress.runs.schema import MadeWith, TensorSummary
 
 PROBE_ITEMS: Final = 4
 
@@ -256,8 +251,7 @@ class Rounds:
             self._watch.memory.end()
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
-            msg = f"the training took {taken} steps, not the {wanted} of the case"
-            raise RuntimeError(msg)
+            raise RuntimeError(f"the training took {taken} steps, not the {wanted} of the case")
 
     def _stepped(self, step: int) -> None:
         self.steps_taken += 1

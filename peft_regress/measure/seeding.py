@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def seed_all(seed: int) -> None:

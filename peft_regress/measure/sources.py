@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from peft_regress.catalogue.architectures.protocol import Architecture
 from peft_regress.catalogue.sources import (
     SOURCE_TRAINING,
     SourceEntry,
@@ -26,14 +29,6 @@ from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import single_thread
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from peft_regress.catalogue.architectures.protocol import Architecture
 
 _TEST_BATCH: Final = 200
 
@@ -84,8 +79,9 @@ def _check_takes(name: str, model: nn.Module, images: Tensor) -> None:
             model.eval()(images)
     except (AssertionError, RuntimeError, ValueError) as error:
         size = "x".join(map(str, images.shape[1:]))
-        msg = f"{name} cannot be trained on the source images, which are {size}: {error}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{name} cannot be trained on the source images, which are {size}: {error}"
+        ) from error
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -111,8 +107,9 @@ def _halve(name: str, tensor: Tensor) -> Tensor:
         return tensor.clone()
     half = tensor.to(torch.float16)
     if not bool(torch.isfinite(half).all()):
-        msg = f"{name} does not fit half precision: its largest value is {tensor.abs().max():.4g}"
-        raise SourceError(msg)
+        raise SourceError(
+            f"{name} does not fit half precision: its largest value is {tensor.abs().max():.4g}"
+        )
     return half
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
+from torch import Tensor, nn
 
+from peft_regress.cases import Adaptation
 from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.cost import (
@@ -29,18 +32,9 @@ from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.cost.several_batches import profile_batches
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
-from peft_regress.runs.ledger import pack
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from torch import Tensor, nn
-
-    from peft_regress.cases import Adaptation
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.ledger import Rows
-    from peft_regress.runs.schema import Ledger
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, Metric, make_metric
+from peft_regress.runs.ledger import Rows, pack
+from peft_regress.runs.schema import Ledger
 
 _COST_SEED: Final = 0
 
@@ -242,21 +236,19 @@ def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
     except NothingToTrainError as error:
         if not settings.freeze_head:
             raise
-        msg = (
+        raise InputError(
             f"{_typed(adaptation)} --freeze-head leaves nothing to train. Leave --freeze-head out, "
             "or choose a method that trains more than the head."
-        )
-        raise InputError(msg) from error
+        ) from error
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         chosen = _typed(settings)
         command = " ".join(filter(None, (_typed(adaptation), chosen)))
         said = " ".join(str(error).split()).removesuffix(".")
         remedy = f"Try it without {chosen}, or see" if chosen else "See"
-        msg = (
+        raise InputError(
             f"{command} cannot be profiled: {type(error).__name__}: {said}. "
             f"{remedy} docs/methods.md for where each method works."
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 def _typed(chosen: Adaptation | CostSettings) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from peft_regress.cost.stand_ins import restored_containers
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import told
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 class CaseError(InputError):
@@ -29,8 +27,7 @@ def calling(what: str) -> Iterator[None]:
     except PeftRegressError:
         raise
     except Exception as error:
-        msg = f"{what} raised {told(error)}"
-        raise CaseError(msg) from error
+        raise CaseError(f"{what} raised {told(error)}") from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.entries import baseline_files
@@ -10,8 +11,6 @@ from peft_regress.errors import InputError
 from peft_regress.plugin.narrowing import has_typed_suites, is_ci, narrowing_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
 

@@ -6,6 +6,7 @@ do nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.baselines.outputs import check_outside
@@ -13,8 +14,6 @@ from peft_regress.errors import InputError
 from peft_regress.plugin.narrowing import COMMAND_LINE, option_sources
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
 _FILE: Final = "file://"
@@ -46,15 +45,15 @@ def check_benchmark_outputs(config: pytest.Config, baselines: Path) -> None:
 def check_benchmark_options(config: pytest.Config) -> None:
     """Raise `InputError` for an option that a run with cases cannot do what it says."""
     if config.getoption("benchmark_skip", default=False) and not config.option.benchmark_only:
-        msg = "--benchmark-skip measures no case: drop it, or skip the cases with --regress-off"
-        raise InputError(msg)
+        raise InputError(
+            "--benchmark-skip measures no case: drop it, or skip the cases with --regress-off"
+        )
     for place, words in option_sources(config):
         for word in words:
             option = word.partition("=")[0]
             if option in _OF_ROUNDS:
                 where = "" if place == COMMAND_LINE else f" from {place}"
-                msg = f"a case has one round for each seed: drop {option}{where}"
-                raise InputError(msg)
+                raise InputError(f"a case has one round for each seed: drop {option}{where}")
 
 
 def benchmark_storage(config: pytest.Config) -> Path:

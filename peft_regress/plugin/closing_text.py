@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peft_regress import report
+from peft_regress.plugin.options import RegressOptions
+from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import is_github
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
-from peft_regress.report.verdict.annotations import annotation, verdict_annotations
+from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import pytest
-
-    from peft_regress.plugin.options import RegressOptions
-    from peft_regress.plugin.outcome import RunOutcome
-    from peft_regress.report.verdict.annotations import SourceLine
 
 
 def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:

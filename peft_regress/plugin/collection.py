@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,15 +15,11 @@ from peft_regress.cases import Case, in_words
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.gate import Observation
 from peft_regress.plugin.benchmark_options import check_benchmark_options
 from peft_regress.plugin.coverage import Collected
+from peft_regress.plugin.options import RegressOptions, Shard
 from peft_regress.report.github import line_in_log
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-
-    from peft_regress.gate import Observation
-    from peft_regress.plugin.options import RegressOptions, Shard
 
 _CASE = pytest.StashKey[Case | None]()
 
@@ -44,12 +41,12 @@ def _read_marker(item: pytest.Item) -> Case | None:
         return None
     try:
         if marker.args:
-            msg = f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
-            raise InputError(msg)
+            raise InputError(
+                f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
+            )
         return msgspec.convert(marker.kwargs, Case)
     except msgspec.ValidationError as error:
-        msg = f"{item.nodeid}: marker case(...): {in_words(str(error))}"
-        raise InputError(msg) from None
+        raise InputError(f"{item.nodeid}: marker case(...): {in_words(str(error))}") from None
 
 
 def case_id_of(item: pytest.Item) -> str | None:
@@ -231,8 +228,9 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
         if case is None:
             continue
         if case.id in cases:
-            msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-            raise InputError(msg)
+            raise InputError(
+                f"case {case.id} is measured by two tests; the second is {item.nodeid}"
+            )
         cases.add(case.id)
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))

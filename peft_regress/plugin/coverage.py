@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import UNSET
 
+from peft_regress.plugin.narrowing import Narrowing
 from peft_regress.runs.schema import Selection
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.plugin.narrowing import Narrowing
 
 
 @dataclass(frozen=True, kw_only=True)

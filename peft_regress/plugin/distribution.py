@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from peft_regress.cases import Case
-from peft_regress.runs.schema import Failure, error_record
+from peft_regress.runs.schema import Failure, Record, error_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pytest
-
-    from peft_regress.runs.schema import Record
 
 
 def crash_record(name: str, definition: str) -> Record:

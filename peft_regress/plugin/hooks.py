@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
 
+from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.benchmark_options import check_benchmark_outputs
@@ -30,25 +32,20 @@ from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
 from peft_regress.plugin.narrowing import ci_problem, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
+from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.plugin.stored_times import StoredTimes
 from peft_regress.report import case_text
-from peft_regress.report.export import metric_properties
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
+from peft_regress.report.verdict.annotations import SourceLine
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
-from peft_regress.runs.schema import Failure, error_record
+from peft_regress.runs.schema import Failure, Record, Run, error_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from peft_regress.cases import Case
     from peft_regress.measure import Measurement
-    from peft_regress.plugin.outcome import RunOutcome
-    from peft_regress.report.verdict.annotations import SourceLine
-    from peft_regress.runs.schema import Run
 
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
@@ -139,7 +136,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         if not is_worker:
             session.kept.keep(kept)
         request.node.stash[_KEPT] = kept
-        request.node.user_properties.extend(metric_properties(kept.record))
+        request.node.user_properties.extend(_junit_properties(kept.record))
         comparison = session.judge_record(kept.record)
         for red in comparison.red:
             text = case_text(red, comparison, request.config.stash[_LAYOUT])
@@ -147,6 +144,18 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         return measurement
 
     return measure_and_judge
+
+
+def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
+    """Return the metrics of a case, exact and unscaled, for `pytest --junitxml`.
+
+    A case that repeats another run has that run in place of its accuracy.
+    """
+    found: list[tuple[str, int | float | str]] = [
+        (name, metric.value) for name, metric in record.metrics.items()
+    ]
+    repeated = record.repeated_run
+    return found if repeated is None else [*found, ("repeats", repeated)]
 
 
 def _note_definition(request: pytest.FixtureRequest, session: RegressSession) -> None:
@@ -164,11 +173,10 @@ def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
         # First: its reason may be the marker itself.
         raise refusal
     if case_of(request.node) != case:
-        msg = (
+        raise InputError(
             f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say so. "
             "Take cases and markers from peft_regress.case_params(), one case a test."
         )
-        raise InputError(msg)
 
 
 @pytest.hookimpl(wrapper=True)

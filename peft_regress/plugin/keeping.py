@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import shlex
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
 
 from peft_regress.baselines.adapters import add_adapters
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import (
+    Header,
     JournalWriter,
+    KeptRecord,
     is_being_written,
     journal_of,
     read_journal,
@@ -18,14 +22,8 @@ from peft_regress.runs.journal import (
     set_aside,
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
+from peft_regress.runs.schema import Record
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from pathlib import Path
-
-    from peft_regress.runs.journal import Header, KeptRecord
-    from peft_regress.runs.schema import Record
 
 
 def can_stand_beside(path: Path | None) -> bool:
@@ -76,8 +74,9 @@ class RunRecords:
             return []
         path = self._writer.path
         if path.exists() and is_being_written(path):
-            msg = f"{self._shown(path)}: another run writes to it now. Choose another path."
-            raise InputError(msg)
+            raise InputError(
+                f"{self._shown(path)}: another run writes to it now. Choose another path."
+            )
         if path.exists() and not self._is_resumed(path):
             set_aside(path)
         left = sorted(path.parent.glob(f"{_escaped(path.name)}.[0-9]*"))

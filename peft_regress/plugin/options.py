@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.outputs import check_outside
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
@@ -18,7 +19,6 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     import pytest
 
-    from peft_regress.cases import Case
 
 _LONGEST_SHARD = 20
 
@@ -37,12 +37,12 @@ class Shard:
         # Python refuses to read numbers of thousands of digits.
         is_short = len(text) <= _LONGEST_SHARD
         if not (slash and index.isdecimal() and count.isdecimal() and is_short):
-            msg = f"--regress-shard {text[:_LONGEST_SHARD]!r}: I/N is wanted, for instance 1/4"
-            raise InputError(msg)
+            raise InputError(
+                f"--regress-shard {text[:_LONGEST_SHARD]!r}: I/N is wanted, for instance 1/4"
+            )
         shard = cls(index=int(index), count=int(count))
         if not 1 <= shard.index <= shard.count:
-            msg = f"--regress-shard {text!r}: I must lie between 1 and N"
-            raise InputError(msg)
+            raise InputError(f"--regress-shard {text!r}: I must lie between 1 and N")
         return shard
 
 
@@ -113,8 +113,9 @@ class RegressOptions:
             summary=_path(config, "--regress-summary"),
         )
         if made.off and made.was_given:
-            msg = "--regress-off leaves nothing to another --regress-... option: drop one of them"
-            raise InputError(msg)
+            raise InputError(
+                "--regress-off leaves nothing to another --regress-... option: drop one of them"
+            )
         for name, path in (("save", made.save), ("summary", made.summary)):
             if path is not None:
                 check_outside(path, made.baselines, f"--regress-{name}")
@@ -227,6 +228,5 @@ def _path(config: pytest.Config, option: str) -> Path | None:
     path = config.invocation_params.dir / Path(text)
     problem = path_problem(path)
     if problem is not None:
-        msg = f"{option} {clean(text)}: {problem}; choose another path"
-        raise InputError(msg)
+        raise InputError(f"{option} {clean(text)}: {problem}; choose another path")
     return path

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.runs.schema import Run
+from peft_regress.gate.comparison import Comparison
+from peft_regress.runs.schema import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ import msgspec
 from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.named import load_references
+from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -27,8 +29,10 @@ from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.own_code import was_edited
 from peft_regress.plugin.absence import should_have_cases
+from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
+from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.plugin.traces import untraced
 from peft_regress.report.github import write_summary
@@ -39,21 +43,14 @@ from peft_regress.runs.environment import (
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Run
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run
 from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pytest
 
-    from peft_regress.cases import Case
-    from peft_regress.gate.comparison import Comparison
     from peft_regress.measure import Measurement, ProfileCache
     from peft_regress.measure.rounds import RoundRunner
-    from peft_regress.plugin.coverage import Coverage
-    from peft_regress.plugin.options import RegressOptions
-    from peft_regress.runs.schema import Machine, Record
 
 _THIS_RUN = "this run"
 

@@ -1,4 +1,4 @@
-"""Show progress below pytest's own output on a terminal, and remember how long cases took.
+"""Show progress below pytest's own output on a terminal.
 
 The line is below the cursor. It is erased before pytest writes and drawn again afterwards, so that
 pytest's own output does not change. No thread refreshes it, since a thread would disturb timing.
@@ -9,20 +9,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Final
 
 import pytest
 
-from peft_regress.plugin.progress import Progress
+from peft_regress.report.layout import Layout, cells
 from peft_regress.report.terminal import layout_of
+from peft_regress.text import clean
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
-
-_CACHE_KEY: Final = "peft_regress/seconds"
-_LEAST_SECONDS: Final = 1e-3
-_MOST_SECONDS: Final = 1e9
 _CASE_IN_NAME: Final = re.compile(r"\[([^/\[\]]+/[^/\[\]]+/[^/\[\]]+)\]")
 
 # Move down one line, scrolling where there is none (IND), and up again; then draw below and return.
@@ -49,8 +45,6 @@ class ProgressHooks:
         self._case_of = case_of
         self._guess = guess
         self._progress = Progress()
-        self._measured: set[str] = set()
-        self._nodes: set[Any] = set()
         self._screen: pytest.TerminalReporter | None = None
         self._is_drawn = False
 
@@ -62,45 +56,33 @@ class ProgressHooks:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Take the cases that this process will run."""
         named = ((item.nodeid, self._case_of(item)) for item in session.items)
-        self._expect((name, case) for name, case in named if case is not None)
+        self._progress.cases.update((name, case) for name, case in named if case is not None)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, node: Any, ids: Iterable[str]) -> None:
+    def pytest_xdist_node_collection_finished(self, ids: Iterable[str]) -> None:
         """Take the cases of a worker: every worker collects all of them."""
         found = ((name, _CASE_IN_NAME.search(name)) for name in ids if self._guess)
-        self._expect((name, match[1]) for name, match in found if match)
-        self._nodes.add(node)
-        self._progress.workers = len(self._nodes)
+        self._progress.cases.update((name, match[1]) for name, match in found if match)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
-    def pytest_testnodedown(self, node: Any) -> None:
+    def pytest_testnodedown(self) -> None:
         """Erase the line before pytest-xdist reports a worker that died."""
         self._erase()
-        self._nodes.discard(node)
-        self._progress.workers = max(len(self._nodes), 1)
-
-    def _expect(self, cases: Iterable[tuple[str, str]]) -> None:
-        self._progress.cases.update(cases)
-        self._progress.before = _seconds_before(self._config)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> Generator[None, None, None]:
         """Show which case starts."""
         self._erase()
         yield
-        self._progress.start(nodeid, time.monotonic())
+        self._progress.start(nodeid)
         self._draw()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
-        """Add up the phases of a test."""
+        """Count a case whose worker died: pytest-xdist reports nothing more of it."""
         self._erase()
         yield
-        self._progress.spend(report.nodeid, report.duration)
-        if hasattr(report, "peft_regress_record"):
-            self._measured.add(report.nodeid)
         if report.when not in {"setup", "call", "teardown"}:
-            # The worker died, and pytest-xdist reports nothing more of the test.
             self._progress.finish(report.nodeid)
         self._draw()
 
@@ -124,17 +106,8 @@ class ProgressHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Erase the line, and remember how long each measured case took."""
+        """Erase the line."""
         self._leave()
-        tests = self._progress.cases
-        took = {
-            tests[name]: self._progress.done[tests[name]]
-            for name in self._measured
-            if name in tests and tests[name] in self._progress.done
-        }
-        cache = getattr(self._config, "cache", None)
-        if took and cache is not None and not hasattr(self._config, "workerinput"):
-            cache.set(_CACHE_KEY, _seconds_before(self._config) | took)
 
     def _leave(self) -> None:
         self._erase()
@@ -144,7 +117,7 @@ class ProgressHooks:
         if self._screen is not None and self._progress.cases and self._progress.left:
             ascii_only = self._config.getoption("regress_ascii", default=False)
             layout = layout_of(sys.stdout, colour=False, ascii_only=ascii_only)
-            line = self._progress.line(time.monotonic(), layout)
+            line = self._progress.line(layout)
             self._screen.write_raw(_DRAW.format(line), flush=True)
             self._is_drawn = True
 
@@ -175,13 +148,46 @@ def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
     return reporter
 
 
-def _seconds_before(config: pytest.Config) -> dict[str, float]:
-    """Return how long cases took in earlier runs; empty without pytest's cache."""
-    cache = getattr(config, "cache", None)
-    found = None if cache is None else cache.get(_CACHE_KEY, None)
-    # Anybody can edit that file: skip what is not a time.
-    return {
-        case: float(seconds)
-        for case, seconds in (found.items() if isinstance(found, dict) else ())
-        if isinstance(seconds, int | float) and _LEAST_SECONDS <= seconds <= _MOST_SECONDS
-    }
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    cases: dict[str, str] = field(default_factory=dict)
+    """Case ids by the name of their test."""
+    running: list[str] = field(default_factory=list)
+    """The tests that run, in the order of their start."""
+    done: set[str] = field(default_factory=set)
+    """The ids of the finished cases."""
+
+    def start(self, test: str) -> None:
+        """Note that a test starts. Tests without a case are ignored."""
+        if test in self.cases:
+            self.running.append(test)
+
+    def finish(self, test: str) -> None:
+        """Note that a test has finished."""
+        if test in self.cases:
+            self.running = [each for each in self.running if each != test]
+            self.done.add(self.cases[test])
+
+    @property
+    def left(self) -> int:
+        """Return how many cases have not finished."""
+        return len(self.cases) - len(self.done)
+
+    def line(self, layout: Layout) -> str:
+        """Return one line that fits the width; counts come first, since the end may be cut."""
+        done, count, running = len(self.done), len(self.cases), len(self.running)
+        first = clean(self.cases[self.running[0]]) if running else ""
+        which = f"{running} now: {first}, ..." if running > 1 else f"now {first}"
+        counts = (f"{done} of {count} cases done, {self.left} left", f"{done}/{count}")
+        lines = [layout.shown(f"{text}; {which}" if running else text) for text in counts]
+        fitting = (line for line in lines if cells(line) < layout.width)
+        return next(fitting, None) or _cut(lines[-1], layout.width - 1)
+
+
+def _cut(line: str, width: int) -> str:
+    end = "..."
+    while cells(line) + len(end) > width:
+        line = line[:-1]
+    return f"{line}{end}"

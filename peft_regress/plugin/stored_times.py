@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection
+from typing import Any, Final
 
 import pytest
 
@@ -10,13 +11,9 @@ from peft_regress.baselines.named import find_input
 from peft_regress.errors import InputError
 from peft_regress.plugin.benchmark_options import benchmark_storage
 from peft_regress.plugin.collection import case_id_of
+from peft_regress.plugin.session import RegressSession
 from peft_regress.report.github import line_in_log
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from peft_regress.plugin.session import RegressSession
 
 _THEIR_STORAGE: Final = "file://./.benchmarks"
 """Where pytest-benchmark looks if no storage is named."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
+from typing import Final
 
 _TRACE: Final = "torch.__trace"
 """The logger whose handlers get what torch traces. Its messages are empty: what they say is meant

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from peft_regress.metrics import format_value
+from peft_regress.metrics import Metric, format_value
 from peft_regress.report.document import Line, Section
 from peft_regress.report.table import Row, Table
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.metrics import Metric
 
 _LONGEST_PROBLEM: Final = 400
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from peft_regress.report.layout import PLAIN
+from peft_regress.report.layout import PLAIN, Layout, Style
 from peft_regress.report.markdown_syntax import bullets, code_span, escape_markdown, fenced, table
 from peft_regress.report.table import Table, table_text
-
-if TYPE_CHECKING:
-    from peft_regress.report.layout import Layout, Style
 
 _INDENT = "  "
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peft_regress.baselines.series import STATUS
+from peft_regress.baselines.history import CaseHistory
+from peft_regress.baselines.series import STATUS, Line, Point
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Section
 from peft_regress.report.sentences import REPEATED, environment_lines
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.baselines.history import CaseHistory
-    from peft_regress.baselines.series import Line, Point
 
 _BREAK = "not comparable with earlier entries: definition changed"
 _DAY = len("2026-01-01")

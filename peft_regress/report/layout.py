@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import wcwidth
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Style = Literal["bad", "open", "good", "strong"]
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-from peft_regress.devices import load_devices
+from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.fits import fits
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
 from peft_regress.report.results import common_batch, results
 from peft_regress.report.table import Row, Table
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from peft_regress.devices import DeviceClass
-    from peft_regress.runs.schema import Record, Run
 
 _COST = "peak_bytes"
 _FITS = "cases whose update fits into the memory, and whose weights fit into the storage"

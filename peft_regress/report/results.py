@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from peft_regress.metrics import METRICS, common_unit, format_value
-from peft_regress.report.layout import PLAIN
+from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.table import Row, Table, table_text
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from peft_regress.report.layout import Layout
-    from peft_regress.runs.schema import Record, Run
 
 
 class _Column(NamedTuple):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from peft_regress.gate.changes import is_absolute
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, are_on_one_machine
-from peft_regress.metrics import format_change, format_value
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    Reason,
+    Remark,
+    Verdict,
+    are_on_one_machine,
+)
+from peft_regress.gate.verdicts import Value as ReasonValue
+from peft_regress.metrics import MetricSpec, format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
-from peft_regress.runs.schema import MIXED_MACHINES
+from peft_regress.runs.schema import MIXED_MACHINES, Record, Run, Selection
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import Reason, Remark, Verdict
-    from peft_regress.gate.verdicts import Value as ReasonValue
-    from peft_regress.metrics import MetricSpec
-    from peft_regress.runs.schema import Record, Run, Selection
-
 
 _LONGEST_NOTE: Final = 300
 REPEATED: Final = "repeated"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _DIGITS: Final = 8
 

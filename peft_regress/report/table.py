@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from peft_regress.report.layout import PLAIN, cells
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.report.layout import Layout
+from peft_regress.report.layout import PLAIN, Layout, cells
 
 PART: Final = "  "
 """What sets off the name of a part from the row that it is a part of."""

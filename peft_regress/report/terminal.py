@@ -7,18 +7,14 @@ import io
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from peft_regress.files import write_atomic
-from peft_regress.report.document import as_markdown, as_text
+from peft_regress.report.document import Document, as_markdown, as_text
 from peft_regress.report.github import in_log
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.report.document import Document
 
 _NARROWEST = 20
 

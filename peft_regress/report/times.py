@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
@@ -15,9 +17,6 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
     from peft_regress.report.layout import Style
 
 _HEADINGS = ("case", "verdict", "base", "candidate", "change", "interval", "pairs")

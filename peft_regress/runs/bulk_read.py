@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
@@ -12,10 +14,6 @@ from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.run_file import RunFile, parse_run_file, read_content
 from peft_regress.runs.schema import Ledger, Run, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _WORTH_A_POOL: Final = 24
 """Reading so many files takes longer than starting another process."""

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from importlib.metadata import (
     PackageNotFoundError,
     distribution,
@@ -15,7 +16,7 @@ from importlib.metadata import (
     packages_distributions,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -25,9 +26,6 @@ from packaging.utils import canonicalize_name
 from peft_regress.cases import is_version
 from peft_regress.interrupts import held_signals
 from peft_regress.runs.schema import Machine, canonical_digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 SUSPECTS: Final = (
     "peft",

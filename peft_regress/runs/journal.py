@@ -8,15 +8,18 @@ content. A last line that is cut short is ignored: the process died while it wro
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import Digest, Name, Version  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_file, read_bytes
 from peft_regress.metrics import KNOWN
@@ -28,10 +31,6 @@ from peft_regress.runs.schema import (
     Record,
     digest_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 SUFFIX: Final = ".journal"
 
@@ -188,22 +187,21 @@ def _read_line(line: bytes) -> Header | KeptRecord:
     read = msgspec.json.decode(line, type=_Line)
     content = bytes(read.content)
     if digest_of(content) != read.digest:
-        msg = "was altered after it was written"
-        raise InputError(msg)
+        raise InputError("was altered after it was written")
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
         check_kept(found.record)
     elif found.schema_version != SCHEMA_VERSION:
-        msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
-        raise InputError(msg)
+        raise InputError(
+            f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
+        )
     return found
 
 
 def check_kept(record: Record) -> None:
     """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
     if isinstance(record.ledger, str):
-        msg = f"{record.case.id}: its ledger stands elsewhere"
-        raise InputError(msg)
+        raise InputError(f"{record.case.id}: its ledger stands elsewhere")
     check_record(record.case.id, record)
 
 
@@ -283,10 +281,6 @@ def is_being_written(path: Path) -> bool:
 
 def _is_mine(handle: int) -> bool:
     """Lock a file for as long as it is open; return whether nobody else has the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody can tell
-        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

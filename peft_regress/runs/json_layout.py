@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from typing import Any, Final
 
 _LINE_WIDTH: Final = 140
 _DEEPEST: Final = 6  # a number's samples; of `ledgers`, `curve` and `rates` one less

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_file, read_bytes, write_atomic
 from peft_regress.runs.schema import digest_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _KEY: Final = re.compile("[0-9a-f]{64}")
 """The names of the files."""

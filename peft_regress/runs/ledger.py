@@ -177,11 +177,10 @@ def check_sums(records: Iterable[Record], where: str) -> None:
                 totals[key] = _totals(ledger, name)
             for total in totals[key]:
                 if total != metric.value:
-                    msg = (
+                    raise InputError(
                         f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
                         f"ledger adds up to {total:,}. Make the run again."
                     )
-                    raise InputError(msg)
 
 
 def _totals(ledger: Ledger, metric: str) -> list[int]:

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
-from peft_regress.runs.schema import Ledger, Run, canonical_json, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Ledger, Record, Run, canonical_json, digest_of
 
 _LARGEST_BYTES: Final = 2**26
 """A thousand times the size of a ledger."""
@@ -46,8 +42,7 @@ def with_digests(run: Run) -> Run:
             continue
         if isinstance(record.ledger, str):
             if record.ledger not in run.ledgers:
-                msg = f"{name}: its ledger {record.ledger} was not read"
-                raise InputError(msg)
+                raise InputError(f"{name}: its ledger {record.ledger} was not read")
             ledgers[record.ledger] = run.ledgers[record.ledger]
             continue
         digest = known.get(id(record.ledger)) or ledger_digest(record.ledger)
@@ -65,8 +60,7 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
     """
     for digest, ledger in kept.items():
         if ledger_digest(ledger) != digest:
-            msg = f"the ledger {digest} was altered after it was written"
-            raise InputError(msg)
+            raise InputError(f"the ledger {digest} was altered after it was written")
     cases = dict(run.cases)
     unused = set(kept)
     for name, record in run.cases.items():
@@ -75,16 +69,14 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
         elif not kept:
             continue
         elif record.ledger not in kept:
-            msg = f"{name}: its ledger {record.ledger} is not in the file"
-            raise InputError(msg)
+            raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
         else:
             unused.discard(record.ledger)
             ledger = kept[record.ledger]
         if use or isinstance(record.ledger, Ledger):
             cases[name] = msgspec.structs.replace(record, ledger=ledger)
     if unused:
-        msg = f"the ledger {min(unused)} belongs to no case"
-        raise InputError(msg)
+        raise InputError(f"the ledger {min(unused)} belongs to no case")
     return msgspec.structs.replace(run, cases=cases)
 
 
@@ -99,8 +91,7 @@ def _own_ledger(name: str, ledger: Ledger, run: Run) -> Ledger:
         or found.same_as is not UNSET
         or ledger != Ledger(same_as=holder)
     ):
-        msg = f"{name}: its ledger refers to {holder!r}, which has none"
-        raise InputError(msg)
+        raise InputError(f"{name}: its ledger refers to {holder!r}, which has none")
     return found
 
 
@@ -140,5 +131,4 @@ def read_ledger(folder: Path, digest: str) -> Ledger:
         problem = f"was altered ({error})"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-    msg = f"{path} {problem}"
-    raise InputError(msg)
+    raise InputError(f"{path} {problem}")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.budgets import SHARES, parse_amount
-from peft_regress.runs.schema import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.budgets import Budget, Quantity
-    from peft_regress.cases import Case
-    from peft_regress.runs.schema import Record
+from peft_regress.budgets import SHARES, Budget, Quantity, parse_amount
+from peft_regress.cases import Case
+from peft_regress.runs.schema import Limits, Record
 
 
 def limits_of(budget: Budget) -> Limits:

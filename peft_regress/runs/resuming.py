@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,14 +15,9 @@ from peft_regress.files import is_folder
 from peft_regress.metrics import EDGE_METRICS, KNOWN
 from peft_regress.runs.environment import commit_of
 from peft_regress.runs.journal import Header, KeptRecord, Part, read_journal, resumed_journal
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Machine, Record
 from peft_regress.runs.shards import read_run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Machine, Record
 
 _NO_PROGRAM: Final = "UnsupportedProgramError"
 """The error of a case that ExecuTorch refuses."""
@@ -39,8 +36,7 @@ def read_parts(path: Path) -> list[Part]:
     if journal.exists() and not is_folder(path):
         parts += read_journal(journal).parts
     if not (parts or journal.exists()):
-        msg = f"{path}: no such run file or journal, so there is nothing to resume"
-        raise InputError(msg)
+        raise InputError(f"{path}: no such run file or journal, so there is nothing to resume")
     return parts
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,6 +30,7 @@ from peft_regress.runs.schema import (
     READABLE_SCHEMAS,
     SCHEMA_VERSION,
     Ledger,
+    Record,
     Run,
     canonical_json,
     check_acceptance,
@@ -38,12 +41,6 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.runs.strict_json import json_path, load_json, path_of_bad_text
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Record
 
 _PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
@@ -187,8 +184,7 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: b
         run = _as_read(run)
         content = dump_json(_joined(run, document, ledgers=ledgers))
     except (ValueError, RecursionError) as error:
-        msg = f"{path}: cannot be written ({in_words(str(error))})"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: cannot be written ({in_words(str(error))})") from error
     write_atomic(path, content.encode())
     return msgspec.structs.replace(run, ledgers={})
 
@@ -331,7 +327,6 @@ def check_record(name: str, record: Record) -> None:
     """Raise `InputError` for a record of another case, or one that contradicts itself."""
     # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
     if Case.parse(name) != record.case:
-        msg = f"case {name!r} has the record of {record.case.id!r}"
-        raise InputError(msg)
+        raise InputError(f"case {name!r} has the record of {record.case.id!r}")
     check_finite(record.metrics, name)
     check_consistent(record, name)

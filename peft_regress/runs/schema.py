@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from peft_regress.budgets import LEAST_SHARE, MOST_SHARE
-from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import (
     Address,
     Case,
     CaseId,
@@ -25,9 +26,6 @@ from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
 )
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes."""
@@ -437,22 +435,21 @@ def check_acceptance(run: Run) -> None:
     if accepted is None:
         return
     if not _is_moment(accepted.date):
-        msg = f"was accepted on {accepted.date!r}, which is not an ISO 8601 time with a zone"
-        raise InputError(msg)
+        raise InputError(
+            f"was accepted on {accepted.date!r}, which is not an ISO 8601 time with a zone"
+        )
     if accepted.retired and accepted.role != "baseline":
-        msg = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
-        raise InputError(msg)
+        raise InputError(
+            f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
+        )
     repeats = [name for name, one in run.cases.items() if one.is_repeat]
     if repeats and accepted.role == "baseline":
-        msg = f"case {repeats[0]} has no score of all seeds, so it cannot judge"
-        raise InputError(msg)
+        raise InputError(f"case {repeats[0]} has no score of all seeds, so it cannot judge")
     if accepted.repeats and accepted.role != "baseline":
-        msg = f"an entry of role {accepted.role!r} confirms no case"
-        raise InputError(msg)
+        raise InputError(f"an entry of role {accepted.role!r} confirms no case")
     both = sorted({*run.cases, *accepted.repeats} & set(accepted.retired))
     if both:
-        msg = f"case {both[0]} cannot be retired by a run that has it"
-        raise InputError(msg)
+        raise InputError(f"case {both[0]} cannot be retired by a run that has it")
 
 
 def _is_moment(text: str) -> bool:
@@ -475,11 +472,13 @@ def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
         for value in flat:
             # Not `math.isfinite`: it raises for whole numbers above the largest float.
             if not abs(value) <= _LARGEST:
-                msg = f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
-                raise InputError(msg)
+                raise InputError(
+                    f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
+                )
             if value < 0 and metric.unit not in {"nat", "ratio"}:
-                msg = f"{where}: metric {name!r} is {value}, but a {metric.unit} is never negative"
-                raise InputError(msg)
+                raise InputError(
+                    f"{where}: metric {name!r} is {value}, but a {metric.unit} is never negative"
+                )
 
 
 def _shown(value: float) -> str:
@@ -490,14 +489,11 @@ def _shown(value: float) -> str:
 def check_consistent(record: Record, where: str) -> None:
     """Raise `InputError` if status, error, metrics and samples contradict each other."""
     if (record.status == "ok") != (record.error is None):
-        msg = f"{where}: status {record.status!r} with error {record.error}"
-        raise InputError(msg)
+        raise InputError(f"{where}: status {record.status!r} with error {record.error}")
     if (record.status == "ok") != bool(record.metrics):
-        msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
-        raise InputError(msg)
+        raise InputError(f"{where}: status {record.status!r} with {len(record.metrics)} metrics")
     if record.repeats is not UNSET and record.curve is UNSET:
-        msg = f"{where}: repeats {record.repeats!r} without a curve"
-        raise InputError(msg)
+        raise InputError(f"{where}: repeats {record.repeats!r} without a curve")
     for name, metric in record.metrics.items():
         if not metric.samples:
             continue
@@ -506,5 +502,6 @@ def check_consistent(record: Record, where: str) -> None:
         numbers = [head for head in heads if not isinstance(head, list)]
         mean = sum(numbers) / len(numbers) if numbers else metric.value
         if not math.isclose(mean, metric.value, rel_tol=1e-9, abs_tol=1e-300):
-            msg = f"{where}: metric {name!r} is {metric.value}, but the mean of its samples {mean}"
-            raise InputError(msg)
+            raise InputError(
+                f"{where}: metric {name!r} is {metric.value}, but the mean of its samples {mean}"
+            )

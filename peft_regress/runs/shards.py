@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -11,9 +12,6 @@ from peft_regress.files import is_folder
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def read_run(path: Path) -> RunFile:
@@ -26,8 +24,7 @@ def read_run(path: Path) -> RunFile:
         return read_run_file(path)
     files = [read_run_file(file) for file in sorted(path.glob("*.json"))]
     if not files:
-        msg = f"{path}: the folder has no run file (*.json)"
-        raise InputError(msg)
+        raise InputError(f"{path}: the folder has no run file (*.json)")
     document = dict(files[0].document)
     document["benchmarks"] = [
         entry for file in files for entry in file.document.get("benchmarks", ())
@@ -44,20 +41,18 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
         for package, (one, other) in changed_packages(environment, file.run.environment).items():
             if one is not None and other is not None:
                 pair = f"{files[0].path.name} and {file.path.name}"
-                msg = (
+                raise InputError(
                     f"{folder}: {pair} are not shards of one run: {package} is {one} in one, "
                     f"{other} in the other"
                 )
-                raise InputError(msg)
         # The cases of one shard may import what those of another do not.
         environment |= file.run.environment
         for name, record in file.run.cases.items():
             if name in cases:
-                msg = (
+                raise InputError(
                     f"{folder}: case {name} is in {file_of[name]} and in {file.path.name}; move "
                     "one of the files away"
                 )
-                raise InputError(msg)
             cases[name] = record
             file_of[name] = file.path.name
     same_machine = all(file.run.machine == first.machine for file in files)

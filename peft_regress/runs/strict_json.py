@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 _Keys = tuple[str | int, ...]
 
@@ -19,10 +17,11 @@ class _Flaw(NamedTuple):
 
 
 def load_json(content: bytes) -> Any:
-    """Parse JSON in UTF-8, UTF-16 or UTF-32.
+    """Parse JSON in UTF-8.
 
-    Raises `ValueError` with the path to a key that occurs twice, a NaN, or a number too large for a
-    float, and with the line of what is not JSON; `RecursionError` for too deep nesting.
+    Raises `ValueError` for other text, with the path to a key that occurs twice, a NaN, or a number
+    too large for a float, and with the line of what is not JSON; `RecursionError` for too deep
+    nesting.
     """
     found: list[_Flaw] = []
 
@@ -44,7 +43,7 @@ def load_json(content: bytes) -> Any:
 
     # Python's reader, not msgspec's: only it can see a key that occurs twice.
     value = json.loads(
-        content,
+        content.decode("utf-8-sig"),
         object_pairs_hook=unique_keys,
         parse_constant=lambda name: flaw(f"{name} is not a JSON number"),
         parse_float=finite,
@@ -52,8 +51,7 @@ def load_json(content: bytes) -> Any:
     if found:
         # The outermost one: an object with a key twice is not read any further.
         keys, first = next(item for item in _walk(value, ()) if isinstance(item[1], _Flaw))
-        msg = f"{first.problem}, at {json_path(keys)}"
-        raise ValueError(msg)
+        raise ValueError(f"{first.problem}, at {json_path(keys)}")
     return value
 
 

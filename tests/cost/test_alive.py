@@ -67,8 +67,7 @@ def test_the_garbage_collector_does_not_move_it() -> None:
 
 def test_an_error_is_the_code_s_own() -> None:
     def fail() -> None:
-        msg = "no such file"
-        raise OSError(msg)
+        raise OSError("no such file")
 
     with pytest.raises(OSError, match="no such file"):
         peak_of(fail)
@@ -77,8 +76,7 @@ def test_an_error_is_the_code_s_own() -> None:
 def test_code_that_cannot_be_watched_runs_without() -> None:
     def shy() -> str:
         if is_in_torch_dispatch_mode():
-            msg = "watched"
-            raise RuntimeError(msg)
+            raise RuntimeError("watched")
         return "done"
 
     assert peak_while(shy, MODEL) == ("done", None)

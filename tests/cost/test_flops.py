@@ -23,7 +23,7 @@ from peft_regress.cost import (
 )
 from peft_regress.cost.flops import convolution_flops
 from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
-from peft_regress.cost.linear_algebra import is_svd
+from peft_regress.cost.operators import is_svd
 from peft_regress.errors import InputError, PeftRegressError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import click
 import pytest
 import torch
-from builders import VALUES, make_record, make_run, observe
+from builders import VALUES, make_record, observe
 from torch import nn
 
 from peft_regress import registry
@@ -20,7 +20,6 @@ from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
 from peft_regress.measure.step_profile import cost_metrics
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, KNOWN, METRICS, MetricSpec
-from peft_regress.report.export import exporter
 
 CASE = "shift/lora-r4/resnet18"
 
@@ -82,13 +81,6 @@ def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_regi
     assert [name for name in after if name in before] == before
     added = {name.split("/")[1] for name in after if name not in before}
     assert added == {"mylora-r2"}
-
-
-def test_a_registered_exporter_writes_a_run(monkeypatch):
-    monkeypatch.setattr(exporter, "EXPORTERS", dict(exporter.EXPORTERS))
-    count = exporter.Exporter(name="count", write=lambda run: {"": f"{len(run.cases)}\n"})
-    assert exporter.register(count) is exporter.EXPORTERS["count"]
-    assert exporter.texts_of(count, make_run(make_record(CASE))) == {"": "1\n"}
 
 
 def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):

@@ -282,8 +282,7 @@ def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
 
 def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, monkeypatch):
     def refuse(*_):
-        msg = "\"addmm_impl_cpu_\" not implemented for 'Half'"
-        raise RuntimeError(msg)
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
 
     monkeypatch.setattr(networks._Tokens, "forward", refuse)
     request = Examine(situation=find("linear", dtype="float16"), folder=str(tmp_path), is_base=True)

@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from peft_regress.environments.compat.adapter import read_adapter
-from peft_regress.environments.compat.ranges import chosen_releases
+from peft_regress.environments.compat.compat import chosen_releases
 from peft_regress.errors import AbsentError, InputError
 
 # A header of eight bytes, then names, types, shapes and places; here one tensor of four bytes.

@@ -16,7 +16,6 @@ from packaging.version import Version
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.environments.reproduction.reproduce import Reproduction
-from peft_regress.environments.upgrade.advice import advice_on
 from peft_regress.environments.upgrade.bisect import Bisection, BisectSettings, Transition
 from peft_regress.environments.upgrade.bisect_report import (
     bisection_document,
@@ -25,6 +24,7 @@ from peft_regress.environments.upgrade.bisect_report import (
 from peft_regress.environments.upgrade.responsible import ResponsiblePackages
 from peft_regress.environments.upgrade.upgrade import Upgrade
 from peft_regress.environments.upgrade.upgrade_report import (
+    advice_on,
     encode_upgrade,
     upgrade_document,
 )

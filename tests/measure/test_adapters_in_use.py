@@ -122,8 +122,7 @@ def test_an_unmerge_that_leaves_another_type(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unmerge_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def unmerge(_self: Any) -> None:
-        msg = "no such weight"
-        raise AttributeError(msg)
+        raise AttributeError("no such weight")
 
     monkeypatch.setattr(lora_layer.Linear, "unmerge", unmerge)
     assert false_of()[UNMERGE].startswith("the library raises AttributeError: no such weight")
@@ -219,8 +218,7 @@ def _linear_merge(self: Any, *, early: bool, refuses: bool, says_merged: bool = 
     if says_merged:
         self.merged_adapters.append("default")
     if refuses and not torch.isfinite(merged).all():
-        msg = "NaNs detected"
-        raise ValueError(msg)
+        raise ValueError("NaNs detected")
     weight.data = merged
     if not says_merged:
         self.merged_adapters.append("default")
@@ -257,8 +255,7 @@ def test_a_refusal_of_another_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
     def raising(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
         if safe_merge:
-            msg = "size mismatch"
-            raise RuntimeError(msg)
+            raise RuntimeError("size mismatch")
         merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
 
     monkeypatch.setattr(lora_layer.Linear, "merge", raising)
@@ -384,8 +381,7 @@ def test_adding_without_a_word_and_without_an_adapter(monkeypatch: pytest.Monkey
 
 def test_adding_that_raises_breaks_both(monkeypatch: pytest.MonkeyPatch) -> None:
     def add(*_: Any, **__: Any) -> None:
-        msg = "indices"
-        raise KeyError(msg)
+        raise KeyError("indices")
 
     monkeypatch.setattr(peft.PeftModel, "add_adapter", add)
     found = false_of()
@@ -453,8 +449,7 @@ def test_a_deletion_that_takes_the_first_one_along(monkeypatch: pytest.MonkeyPat
 
 def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def delete(*_: Any) -> None:
-        msg = "delete_adapter"
-        raise AttributeError(msg)
+        raise AttributeError("delete_adapter")
 
     monkeypatch.setattr(peft.PeftModel, "delete_adapter", delete)
     assert set(false_of()) == {DELETE}

@@ -153,8 +153,7 @@ def test_what_draws_random_numbers_is_not_compared() -> None:
 @pytest.mark.executorch
 def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def started() -> None:
-        msg = "the runtime was started"
-        raise AssertionError(msg)
+        raise AssertionError("the runtime was started")
 
     monkeypatch.setattr(edge_case, "shared_runtime", started)
     planned = measured(limited(), trains=False)
@@ -165,8 +164,7 @@ def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.executorch
 def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
-        msg = "the runtime fails: it ended by SIGSEGV"
-        raise ProgramError(msg)
+        raise ProgramError("the runtime fails: it ended by SIGSEGV")
 
     monkeypatch.setattr(edge_case, "run_programs", fails)
     failed = measured(limited())
@@ -189,8 +187,7 @@ def test_without_executorch_such_a_case_is_wrong_use(monkeypatch: pytest.MonkeyP
 
 def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(**_: bool) -> None:
-        msg = "ExecuTorch was asked for"
-        raise AssertionError(msg)
+        raise AssertionError("ExecuTorch was asked for")
 
     monkeypatch.setattr(edge_case, "require_executorch", asked)
     plain = measured(fine_tune("head", also_train=["8"], budget=Budget(peak="1 GB")))

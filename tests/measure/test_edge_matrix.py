@@ -94,8 +94,7 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
-        msg = "the runtime fails: it ended by SIGSEGV"
-        raise ProgramError(msg)
+        raise ProgramError("the runtime fails: it ended by SIGSEGV")
 
     monkeypatch.setattr(edge_case, "require_executorch", lambda **_: None)
     monkeypatch.setattr(edge_case, "run_programs", fails)

@@ -24,7 +24,7 @@ from peft_regress.measure.edge import (
     package,
     training_program,
 )
-from peft_regress.measure.edge.plan import UNUSED
+from peft_regress.measure.edge.program import UNUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,8 +168,7 @@ def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
 @pytest.mark.executorch
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
-        msg = "/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl"
-        raise ImportError(msg)
+        raise ImportError("/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl")
 
     monkeypatch.setattr(package.importlib, "import_module", broken)
     with pytest.raises(InputError, match=r"executorch \S+ does not import beside torch 2") as info:

@@ -144,8 +144,7 @@ class WearsOut(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         self.taken += 1
         if self.taken > 2:
-            msg = "worn out"
-            raise OSError(msg)
+            raise OSError("worn out")
         return super().step(closure)
 
 

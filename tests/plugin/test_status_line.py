@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -23,13 +22,6 @@ def pytest_configure(config):
     def case_of(item):
         return item.callspec.id if hasattr(item, "callspec") else None
     config.pluginmanager.register(ProgressHooks(config, case_of=case_of, guess=True))
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item):
-    report = yield
-    if report.when == "call" and hasattr(item, "callspec"):
-        report.peft_regress_record = "a record"
-    return report
 """
 SUITE = """
 import os, pytest, time
@@ -87,8 +79,8 @@ def test_the_line_says_how_many_are_done_and_which_case_runs(suite):
     said = lines_of_progress(shown_by(suite))
     assert said[0].startswith("0 of 4 cases done, 4 left")
     assert FIRST in said
-    assert "1 of 4 cases done, 3 left, about 5 s; now shift/a-r1/net" in said
-    assert "3 of 4 cases done, 1 left, about 5 s; now shift/a-r3/net" in said
+    assert "1 of 4 cases done, 3 left; now shift/a-r1/net" in said
+    assert "3 of 4 cases done, 1 left; now shift/a-r3/net" in said
 
 
 FAILS = {"FAILS": "shift/a-r1/net", "HOW": "raise ValueError('too bad')"}
@@ -161,56 +153,15 @@ def test_a_suite_without_cases_has_no_line(suite):
     assert "\x1b7" not in shown_by(suite, "-k", "plain", "-n", "2").output
 
 
-def cached(suite: Path) -> Path:
-    return suite / ".pytest_cache" / "v" / "peft_regress" / "seconds"
-
-
-def test_the_time_left_is_known_from_the_last_run_and_kept_a_case(suite):
-    shown_by(suite)
-    took = json.loads(cached(suite).read_text())
-    assert sorted(took) == [f"shift/a-r{i}/net" for i in range(4)]
-    assert all(0.01 <= seconds < 1 for seconds in took.values())
-    cached(suite).write_text(json.dumps(dict.fromkeys(took, 600)))
-    said = lines_of_progress(shown_by(suite, "-k", "plain or r0 or r1"))
-    assert said[1] == "0 of 2 cases done, 2 left, about 20 min; now shift/a-r0/net"
-    kept = json.loads(cached(suite).read_text())
-    assert kept["shift/a-r0/net"] < 1
-    assert kept["shift/a-r3/net"] == 600
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        slow(""),
-        slow("[]"),
-        "7",
-        '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}',
-        json.dumps({f"shift/a-r{number}/net": 1e-320 for number in range(4)}),
-    ],
-)
-def test_a_cache_that_holds_anything_else_is_as_good_as_none(suite, content):
-    cached(suite).parent.mkdir(parents=True)
-    cached(suite).write_text(content)
-    seen = shown_by(suite)
-    assert FIRST in lines_of_progress(seen)
-    assert any("5 passed" in line for line in seen.screen())
-
-
 def test_without_pytest_s_logging_there_is_a_line(suite):
     assert FIRST in lines_of_progress(shown_by(suite, "-p", "no:logging"))
 
 
-def test_a_case_that_was_not_measured_is_not_remembered(suite):
-    (suite / "conftest.py").write_text(CONFTEST.replace('report.when == "call"', "False"))
-    shown_by(suite)
-    assert not cached(suite).exists()
-
-
 def test_the_line_fits_a_narrow_terminal(suite):
-    terminal = Terminal(rows=8, columns=40)
+    terminal = Terminal(rows=8, columns=30)
     terminal.run(*command(), cwd=suite)
     said = [line for moment in terminal.moments() for line in moment if line.startswith("1/4")]
-    assert "1/4, about 5 s; now shift/a-r1/net" in said
+    assert "1/4; now shift/a-r1/net" in said
 
 
 def test_the_screen_of_these_tests_does_what_terminals_do():

@@ -26,9 +26,8 @@ from peft_regress.baselines.series import Entry, make_line
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import Metric
-from peft_regress.report.page.case_lines import Held, thin
+from peft_regress.report.page.case_lines import Held, find_transitions, thin
 from peft_regress.report.page.data import _share, page_data
-from peft_regress.report.page.transitions import find_transitions
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
 from peft_regress.runs.shards import read_run
 

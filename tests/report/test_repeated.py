@@ -22,8 +22,7 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.export import EXPORTERS, texts_of
-from peft_regress.report.export.exporter import left_out
+from peft_regress.report.csv_table import csv_table
 from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.sentences import contents_line
@@ -61,19 +60,10 @@ def test_no_table_has_an_accuracy_of_it() -> None:
     assert "best accuracy" not in text
 
 
-@pytest.mark.parametrize("name", sorted(EXPORTERS))
-def test_no_export_has_an_accuracy_of_it(name: str) -> None:
-    run = make_run(repeating(trained()))
-    texts = "".join(texts_of(EXPORTERS[name], run).values())
-    notes = "".join(left_out(EXPORTERS[name], run))
-    assert not any(value in texts for value in ("0.91", "accuracy"))
-    is_named = f"without accuracy, since they repeat another run: {LORA}" in notes
-    assert is_named or FIRST in texts
-
-
 def test_a_row_of_csv_names_the_run_that_is_repeated() -> None:
-    rows = [*csv.DictReader(io.StringIO(texts_of(EXPORTERS["csv"], AGAIN)[""]))]
+    rows = [*csv.DictReader(io.StringIO(csv_table(AGAIN)))]
     assert {row["case"]: row["repeats"] for row in rows} == {LORA: FIRST, FULL: ""}
+    assert LORA not in {row["case"] for row in rows if row["metric"] == "accuracy"}
 
 
 def entry(number: int, run: Run, role: str = "baseline", **accepted: object) -> Entry:

@@ -686,12 +686,16 @@ def test_other_line_ends_are_the_same_content(run_file: Path) -> None:
     assert read_run_file(run_file).run == before
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_another_encoding_of_unicode_is_the_same_content(run_file: Path, encoding: str) -> None:
-    """As PowerShell's `>` makes it."""
+def test_a_mark_of_the_byte_order_is_no_content(run_file: Path) -> None:
     before = read_run_file(run_file).run
-    run_file.write_bytes(run_file.read_text().encode(encoding))
+    run_file.write_bytes(run_file.read_text().encode("utf-8-sig"))
     assert read_run_file(run_file).run == before
+
+
+def test_another_encoding_is_refused(run_file: Path) -> None:
+    run_file.write_bytes(run_file.read_text().encode("utf-16"))
+    with pytest.raises(RunFileError, match="is not valid JSON"):
+        read_run_file(run_file)
 
 
 VALID = dump_json(run_document(rich_run(), make_document(rich_run()))).encode()

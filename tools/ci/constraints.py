@@ -64,8 +64,7 @@ def own_storage(project: Path) -> Path | None:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("peft_regress")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{file}: is not TOML ({error})"
-        raise ConstraintsError(msg) from None
+        raise ConstraintsError(f"{file}: is not TOML ({error})") from None
     return None if table is None else project / table.get("baselines", "baselines")
 
 
@@ -82,16 +81,16 @@ def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
             # Dates depend on clocks; two old entries may have one number.
             numbered.append((int(path.name.partition("_")[0]), moment, path, environment))
     if not numbered:
-        msg = f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
-        raise ConstraintsError(msg)
+        raise ConstraintsError(
+            f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
+        )
     *_, path, environment = max(numbered, key=lambda entry: entry[:3])
     for pair in environment.items():
         # In a file for pip a line break would begin an option, such as another index.
         if not all(_PLAIN.fullmatch(str(text)) for text in pair):
-            msg = (
+            raise ConstraintsError(
                 f"{path}: {pair!r:.200} is no package with its version. `git checkout` restores it."
             )
-            raise ConstraintsError(msg)
     return path, environment
 
 
@@ -100,8 +99,9 @@ def _acceptance(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         run = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
         return run["accepted"], run["environment"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: is not an accepted entry ({error!r}). `git checkout` restores it."
-        raise ConstraintsError(msg) from error
+        raise ConstraintsError(
+            f"{path}: is not an accepted entry ({error!r}). `git checkout` restores it."
+        ) from error
 
 
 if __name__ == "__main__":

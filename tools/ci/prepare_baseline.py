@@ -108,8 +108,7 @@ def _read_run(path: Path) -> Run:
     try:
         return read_run_file(path).run
     except PeftRegressError as error:
-        msg = f"is not a run file ({error}); gate the candidate again"
-        raise PublishError(msg) from error
+        raise PublishError(f"is not a run file ({error}); gate the candidate again") from error
 
 
 def _newest(baselines: Path) -> tuple[Path, dict[str, str]]:
@@ -124,8 +123,9 @@ def _accept(run_file: Path, storage: Path, reason: str) -> None:
     options = ("--reason", reason, "--baselines", str(storage))
     ended = subprocess.run((*command, *options), capture_output=True, check=False, text=True)
     if ended.returncode:
-        msg = f"`peft-regress accept` failed (exit code {ended.returncode}): {ended.stderr.strip()}"
-        raise PublishError(msg)
+        raise PublishError(
+            f"`peft-regress accept` failed (exit code {ended.returncode}): {ended.stderr.strip()}"
+        )
 
 
 def _write(files: Files, drafts: Path) -> None:

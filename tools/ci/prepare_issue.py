@@ -25,8 +25,9 @@ def prepare_issue(results: Results, drafts: Path) -> str:
         why = f"{results.candidate}: nothing regressed (exit code {results.exit_code}); no issue"
         return write_nothing(drafts, "issue", why)
     if not results.findings:
-        msg = f"{results.folder / 'findings.md'}: is missing or empty, although something regressed"
-        raise PublishError(msg)
+        raise PublishError(
+            f"{results.folder / 'findings.md'}: is missing or empty, although something regressed"
+        )
     draft = {
         "title": _title(results),
         "candidate": _digest("\n".join(sorted(results.requirements))),

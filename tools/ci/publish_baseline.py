@@ -52,11 +52,9 @@ def _files_of(drafts: Path) -> Files:
     for name in files:
         check_name(name)
         if not _STORED.fullmatch(name):
-            msg = f"{name}: is no file that `peft-regress accept` adds to a storage"
-            raise PublishError(msg)
+            raise PublishError(f"{name}: is no file that `peft-regress accept` adds to a storage")
     if not files:
-        msg = f"{drafts / 'files'}: is empty; prepare the baseline again"
-        raise PublishError(msg)
+        raise PublishError(f"{drafts / 'files'}: is empty; prepare the baseline again")
     return files
 
 
@@ -66,8 +64,7 @@ def _commit(
     """Add the files on a new branch and push it; then restore what was checked out."""
     folder = str(baselines)
     if changed := commands.run("git", "status", "--porcelain", "--", folder).strip():
-        msg = f"{folder} has uncommitted changes; commit or undo them:\n{changed}"
-        raise PublishError(msg)
+        raise PublishError(f"{folder} has uncommitted changes; commit or undo them:\n{changed}")
     commands.run("git", "switch", "--create", branch)
     try:
         if not commands.dry_run:
@@ -86,10 +83,8 @@ def _write(files: Files, baselines: Path) -> None:
     for name, content in files.items():
         path = root / name
         if os.path.lexists(path) and path.name not in _REPLACED:
-            msg = f"{name}: is stored already, and a stored file is never replaced"
-            raise PublishError(msg)
+            raise PublishError(f"{name}: is stored already, and a stored file is never replaced")
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.resolve().is_relative_to(root):
-            msg = f"{name}: does not lie in {baselines}"
-            raise PublishError(msg)
+            raise PublishError(f"{name}: does not lie in {baselines}")
         path.write_bytes(content)

@@ -62,8 +62,7 @@ def load_draft(folder: Path, kind: str) -> dict[str, str]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        msg = f"{path}: is not JSON ({error})"
-        raise PublishError(msg) from error
+        raise PublishError(f"{path}: is not JSON ({error})") from error
     check_draft(kind, found, path)
     draft: dict[str, str] = found
     return draft
@@ -73,9 +72,9 @@ def check_draft(kind: str, found: object, path: Path) -> None:
     """Raise `PublishError` if a value is neither a draft of a kind nor says why there is none."""
     forms = _NOTHING if isinstance(found, dict) and "nothing" in found else FORMS[kind]
     if not isinstance(found, dict) or found.keys() != forms.keys():
-        msg = f"{path}: is no draft, which has {', '.join(forms)} and nothing else"
-        raise PublishError(msg)
+        raise PublishError(f"{path}: is no draft, which has {', '.join(forms)} and nothing else")
     for name, form in forms.items():
         if not isinstance(found[name], str) or not re.fullmatch(form, found[name]):
-            msg = f"{path}: {name} is {found[name]!r:.200}, which does not have the form {form}"
-            raise PublishError(msg)
+            raise PublishError(
+                f"{path}: {name} is {found[name]!r:.200}, which does not have the form {form}"
+            )

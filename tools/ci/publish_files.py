@@ -42,16 +42,14 @@ def read_files(root: Path, part: str = ".") -> Files:
         found[name] = _read_plain(path, room)
         room -= len(found[name])
         if len(found) > _MOST_FILES:
-            msg = f"{root}: has more than {_MOST_FILES} files"
-            raise PublishError(msg)
+            raise PublishError(f"{root}: has more than {_MOST_FILES} files")
     return dict(sorted(found.items()))
 
 
 def check_name(name: str) -> None:
     """Raise `PublishError` for a path that is not made of plain names."""
     if not re.fullmatch(rf"{_PART}(/{_PART}){{0,{_DEEPEST}}}", name):
-        msg = f"{name!r:.200}: is no name of a file that may be published"
-        raise PublishError(msg)
+        raise PublishError(f"{name!r:.200}: is no name of a file that may be published")
 
 
 def _read_plain(path: Path, room: int) -> bytes:
@@ -68,5 +66,4 @@ def _read_plain(path: Path, room: int) -> bytes:
                 problem = f"more than {_MOST_BYTES >> 20} MiB in all"
     except OSError as error:
         problem = f"{error.strerror}"
-    msg = f"{str(path)!r}: cannot be published ({problem})"
-    raise PublishError(msg)
+    raise PublishError(f"{str(path)!r}: cannot be published ({problem})")

@@ -53,5 +53,6 @@ def _open_issue(commands: Commands, candidate: str) -> dict[str, Any] | None:
         found = [issue for issue in issues if candidate in issue["body"]]
         return min(found, key=lambda issue: int(issue["number"]), default=None)
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"`gh issue list` did not return a list of issues: {answer[:200]!r}. Update gh."
-        raise PublishError(msg) from error
+        raise PublishError(
+            f"`gh issue list` did not return a list of issues: {answer[:200]!r}. Update gh."
+        ) from error

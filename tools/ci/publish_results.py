@@ -63,12 +63,14 @@ class Commands:
                 command, input=stdin, capture_output=True, check=False, encoding="utf-8"
             )
         except OSError as error:
-            msg = f"`{command[0]}` cannot be run ({error.strerror}): install it, or use --dry-run"
-            raise PublishError(msg) from error
+            raise PublishError(
+                f"`{command[0]}` cannot be run ({error.strerror}): install it, or use --dry-run"
+            ) from error
         if ended.returncode:
             output = ended.stderr.strip() or ended.stdout.strip() or "no message"
-            msg = f"`{shown}` failed (exit code {ended.returncode}): {output}{_remedy(command[0])}"
-            raise PublishError(msg)
+            raise PublishError(
+                f"`{shown}` failed (exit code {ended.returncode}): {output}{_remedy(command[0])}"
+            )
         return ended.stdout
 
 
@@ -80,13 +82,15 @@ def read_results(folder: Path) -> Results:
     """Read a folder of results. Raises `PublishError` if a file is missing or has another form."""
     code = read_text(folder / "exit-code").strip()
     if not code.isdecimal():
-        msg = f"{folder / 'exit-code'}: {code[:40]!r} is not an exit code; gate the candidate again"
-        raise PublishError(msg)
+        raise PublishError(
+            f"{folder / 'exit-code'}: {code[:40]!r} is not an exit code; gate the candidate again"
+        )
     requirements = tuple(read_text(folder / "requirements.txt").split("\n"))
     requirements = tuple(line for line in requirements if line and line.isprintable())
     if not requirements:
-        msg = f"{folder / 'requirements.txt'}: names no requirement; gate the candidate again"
-        raise PublishError(msg)
+        raise PublishError(
+            f"{folder / 'requirements.txt'}: names no requirement; gate the candidate again"
+        )
     findings = folder / "findings.md"
     return Results(
         folder=folder,
@@ -113,8 +117,7 @@ def read_text(path: Path, *, remedy: str = "Name the folder that the gate's acti
             problem = "not a regular file"
     except OSError as error:
         problem = f"{error.strerror}"
-    msg = f"{path}: cannot be read ({problem}). {remedy}"
-    raise PublishError(msg)
+    raise PublishError(f"{path}: cannot be read ({problem}). {remedy}")
 
 
 def fit(text: str, *, longest: int) -> str:

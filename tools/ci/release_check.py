@@ -72,8 +72,7 @@ def _in_pyproject(path: Path, version: str) -> list[str]:
         table = tomllib.loads(_read(path))["project"]
         stated, urls = table["version"], dict(table.get("urls", {}))
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: has no version of a project ({error!r})"
-        raise ReleaseError(msg) from error
+        raise ReleaseError(f"{path}: has no version of a project ({error!r})") from error
     found = []
     if stated != version:
         found.append(
@@ -125,8 +124,9 @@ def _built(dist: Path, version: str) -> list[str]:
     try:
         present = {path.name for path in dist.iterdir()}
     except OSError as error:
-        msg = f"{dist}: cannot be read ({error.strerror}); run `python -m build` first"
-        raise ReleaseError(msg) from error
+        raise ReleaseError(
+            f"{dist}: cannot be read ({error.strerror}); run `python -m build` first"
+        ) from error
     missing, other = sorted(wanted - present), sorted(present - wanted)
     return [
         *(f"{dist}: has no {name}; run `python -m build`" for name in missing),
@@ -138,8 +138,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: cannot be read ({error})"
-        raise ReleaseError(msg) from error
+        raise ReleaseError(f"{path}: cannot be read ({error})") from error
 
 
 if __name__ == "__main__":

@@ -57,8 +57,9 @@ def as_bytes(values: NDArray[np.generic], *, scanner: str, largest: int) -> NDAr
     numbers = np.asarray(values, dtype=np.float64)
     whole = np.rint(numbers)
     if not np.array_equal(numbers, whole) or whole.min() < 0 or whole.max() > largest:
-        msg = f"the digits of {scanner} are not whole numbers from 0 to {largest}: another data set"
-        raise ValueError(msg)
+        raise ValueError(
+            f"the digits of {scanner} are not whole numbers from 0 to {largest}: another data set"
+        )
     return np.ascontiguousarray(whole.astype(np.uint8))
 
 

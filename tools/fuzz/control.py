@@ -87,8 +87,7 @@ class Controlled(msgspec.Struct, frozen=True, kw_only=True):
 def use_reference() -> list[str]:
     """Put the reference in place of peft; return the methods that it has."""
     if "peft" in sys.modules:
-        msg = "peft is imported already"
-        raise RuntimeError(msg)
+        raise RuntimeError("peft is imported already")
     sys.path.insert(0, str(REFERENCE))
     from peft_regress.fuzz.methods import available
 

@@ -63,8 +63,9 @@ def _chosen(known: Known, releases: Sequence[str] | None) -> list[str]:
     """Return the releases to search. Raises `InputError` for one that no defect names."""
     unknown = sorted({*releases} - {*known.releases}) if releases else []
     if unknown:
-        msg = f"no defect is sought in {unknown[0]}; releases: {', '.join(known.releases)}"
-        raise InputError(msg)
+        raise InputError(
+            f"no defect is sought in {unknown[0]}; releases: {', '.join(known.releases)}"
+        )
     return [one for one in known.releases if not releases or one in releases]
 
 

@@ -161,18 +161,17 @@ def read_known(path: Path = LIST) -> Known:
     try:
         known = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Known)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        msg = f"{path}: {error}"
-        raise InputError(msg) from error
+        raise InputError(f"{path}: {error}") from error
     names: set[str] = set()
     every: tuple[Issue | Defect, ...] = (*known.issue, *known.finding)
     for one in every:
         if one.name in names:
-            msg = f"{path}: {one.name} is there twice; tell them apart by `part`"
-            raise InputError(msg)
+            raise InputError(f"{path}: {one.name} is there twice; tell them apart by `part`")
         names.add(one.name)
         if bool(one.signs) == bool(one.beyond):
-            msg = f"{path}: {one.name} needs either signs or a reason why it is beyond the fuzzer"
-            raise InputError(msg)
+            raise InputError(
+                f"{path}: {one.name} needs either signs or a reason why it is beyond the fuzzer"
+            )
         for sign in one.signs:
             _check_expressions(path, one.name, sign)
     return known
@@ -183,5 +182,6 @@ def _check_expressions(path: Path, name: str, sign: Sign) -> None:
         try:
             re.compile(text)
         except re.error as error:
-            msg = f"{path}: {name}: {text!r} is no regular expression: {error}"
-            raise InputError(msg) from error
+            raise InputError(
+                f"{path}: {name}: {text!r} is no regular expression: {error}"
+            ) from error

@@ -81,8 +81,9 @@ def read_results(path: Path) -> Results:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Results)
     except (OSError, msgspec.DecodeError) as error:
-        msg = f"{path}: {error}. Make them with `python tools/fuzz/rediscovery.py`."
-        raise InputError(msg) from error
+        raise InputError(
+            f"{path}: {error}. Make them with `python tools/fuzz/rediscovery.py`."
+        ) from error
 
 
 def decide(known: Known, folder: Path, *, jobs: int, say: Callable[[str], None]) -> Results:

@@ -191,8 +191,7 @@ def _read(path: Path, kind: type[_T]) -> _T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except msgspec.DecodeError as error:
-        msg = f"{path}: {error}. Remove it to search this release again."
-        raise InputError(msg) from error
+        raise InputError(f"{path}: {error}. Remove it to search this release again.") from error
 
 
 def _write(path: Path, value: msgspec.Struct) -> None:

@@ -127,8 +127,9 @@ def measured(row: Row, network: type[nn.Module], *, number: int) -> Result:
     try:
         fine_tune = fine_tune_of(row, network, number=number)
     except (AttributeError, TypeError, ValueError) as error:
-        msg = f"{row.name!r}: the installed peft has no such configuration: {error}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{row.name!r}: the installed peft has no such configuration: {error}"
+        ) from error
     with tempfile.TemporaryDirectory() as none, _products_in_order():
         recipe = Recipe.of(fine_tune, Path(none))
         record = measure(recipe, profiles=ProfileCache(), timed=False).record

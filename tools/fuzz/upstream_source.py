@@ -74,8 +74,7 @@ def download(version: str, folder: Path) -> Path:
     """
     pip = pip_command(Path(sys.executable))
     if pip is None:
-        msg = f"{NO_PIP}. {NO_PIP_REMEDY}; or give the source by --source"
-        raise AbsentError(msg)
+        raise AbsentError(f"{NO_PIP}. {NO_PIP_REMEDY}; or give the source by --source")
     what = ["--no-deps", "--no-binary", "peft", "--dest", str(folder), f"peft=={version}"]
     ran = subprocess.run(
         [*pip, "download", "--quiet", *what],
@@ -87,11 +86,10 @@ def download(version: str, folder: Path) -> Path:
     found = sorted(folder.glob("peft-*.tar.gz"))
     if ran.returncode or not found:
         said = ran.stderr.strip().splitlines()[-1:] or ["no message"]
-        msg = (
+        raise AbsentError(
             f"pip downloads no source distribution of peft {version}: {said[0]}. "
             "Give one by --source: a .tar.gz, or a folder with a checkout"
         )
-        raise AbsentError(msg)
     return found[0]
 
 
@@ -111,8 +109,7 @@ def read_tests(source: Path) -> str:
                     assert content is not None  # noqa: S101  (of a file)
                     return content.read().decode("utf-8")
     except (OSError, tarfile.TarError) as error:
-        msg = f"{msg} ({error})"
-        raise AbsentError(msg) from error
+        raise AbsentError(f"{msg} ({error})") from error
     raise AbsentError(msg)
 
 
@@ -130,8 +127,7 @@ def cases_in(text: str) -> UpstreamCases:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        msg = f"{TESTS} cannot be parsed: {error}"
-        raise InputError(msg) from error
+        raise InputError(f"{TESTS} cannot be parsed: {error}") from error
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     chosen = {
         network: classes[name]
@@ -147,8 +143,9 @@ def cases_in(text: str) -> UpstreamCases:
         elif found is not None and found.network in chosen:
             rows.append(found)
     if not rows:
-        msg = f"{TESTS} has no rows on convolutions in {_ROWS}: its form is another one by now"
-        raise InputError(msg)
+        raise InputError(
+            f"{TESTS} has no rows on convolutions in {_ROWS}: its form is another one by now"
+        )
     networks = _built(list(chosen.values()))
     return UpstreamCases(
         rows=tuple(rows),

@@ -68,8 +68,7 @@ def needed_factor(setting: Setting) -> float:
     while not runs(setting, high, predicted=predicted):
         low, high = high, 1.5 * high
         if high > _HIGHEST:
-            msg = f"{setting} does not run with {low:.2f} times the predicted peak"
-            raise SystemExit(msg)
+            raise SystemExit(f"{setting} does not run with {low:.2f} times the predicted peak")
     while high - low > _ACCURACY:
         middle = (low + high) / 2
         if runs(setting, middle, predicted=predicted):
@@ -91,8 +90,7 @@ def runs(setting: Setting, factor: float, *, predicted: int) -> bool:
         check=False,
     )
     if done.returncode not in {0, _MEMORY_ERROR}:
-        msg = f"{setting}: {done.stderr.strip().splitlines()[-1:]}"
-        raise SystemExit(msg)
+        raise SystemExit(f"{setting}: {done.stderr.strip().splitlines()[-1:]}")
     return done.returncode == 0
 
 
@@ -165,8 +163,7 @@ def _private_bytes() -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
-    msg = "/proc/self/status has no VmData"
-    raise SystemExit(msg)
+    raise SystemExit("/proc/self/status has no VmData")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

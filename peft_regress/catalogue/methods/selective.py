@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
@@ -19,12 +21,9 @@ from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Json
 
 _BATCH_NORM_MOMENTUM: Final = 0.1
 _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers with a weight"}
@@ -78,8 +77,9 @@ class Selective(InPlace):
             if self.trains in _TARGETS and not more:
                 raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
             if not (of_heads or more):
-                msg = f"{self.name} trains only a head, and no head with parameters is named"
-                raise UnsupportedCaseError(msg)
+                raise UnsupportedCaseError(
+                    f"{self.name} trains only a head, and no head with parameters is named"
+                )
             train_only(model, [*of_heads.values(), *more.values()])
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.catalogue.methods.parts import (
@@ -12,9 +14,6 @@ from peft_regress.catalogue.methods.parts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from torch import Tensor, nn
 
 

@@ -12,16 +12,13 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from peft_regress.cases import Json
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from peft_regress.cases import Json
 
 Scanner = Literal["mnist", "sklearn"]
 Split = Literal["source", "train", "test"]
@@ -99,12 +96,12 @@ def _arrays() -> dict[str, NDArray[np.uint8]]:
     try:
         content = DIGITS_FILE.read_bytes()
     except OSError as error:
-        msg = f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
-        raise InputError(msg) from None
+        raise InputError(
+            f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != DIGITS_SHA256:
-        msg = f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}"
-        raise InputError(msg)
+        raise InputError(f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         return dict(file)
 

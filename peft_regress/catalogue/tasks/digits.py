@@ -85,8 +85,9 @@ class DigitsTask:
 
         layer = model.get_submodule(head)
         if not isinstance(layer, torch.nn.Linear):
-            msg = f"task {self.name} draws a new head, but {head!r} is not a Linear: {layer!r}"
-            raise InputError(msg)
+            raise InputError(
+                f"task {self.name} draws a new head, but {head!r} is not a Linear: {layer!r}"
+            )
         # Uniform numbers are the same on every processor; normal ones are not.
         generator = torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(layer.in_features)

@@ -7,19 +7,17 @@ images serve: no two pixels are equal, so no kernel has a tie to break. No torch
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.cases import Adaptation, split_adapter_name
+from peft_regress.cases import Adaptation, Json, split_adapter_name
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES
 from peft_regress.catalogue.tasks.protocol import TaskData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor, nn
 
-    from peft_regress.cases import Json
 
 EDGE_STEPS: Final = 2
 """Of SGD, that the runtime takes: the second loss shows the first update. A convolution of the

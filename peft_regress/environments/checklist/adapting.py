@@ -5,22 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
+from torch import Tensor, nn
 
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.environments.checklist import networks
-from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS, Situation
 from peft_regress.errors import UnsupportedCaseError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
-    from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.situations import Situation
 
 _SEED: Final = 0
 # Enough to move the logits by about as much as they are: an architecture has twenty layers.
@@ -57,8 +52,7 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
     if name in inspect.signature(function).parameters:
         return {name: situation.autocast}
     if situation.autocast:
-        msg = f"peft {import_module('peft').__version__} has no {name}"
-        raise UnsupportedCaseError(msg)
+        raise UnsupportedCaseError(f"peft {import_module('peft').__version__} has no {name}")
     return {}
 
 

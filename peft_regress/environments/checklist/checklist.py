@@ -5,34 +5,30 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.environments.checklist.judge import judge
-from peft_regress.environments.checklist.running import Examination, Sides
+from peft_regress.environments.checklist.messages import Inspected
+from peft_regress.environments.checklist.rows import Judged
+from peft_regress.environments.checklist.running import Examination, Result, Sides
 from peft_regress.environments.checklist.situations import (
     NETWORKS,
     USUAL,
+    Situation,
     find_method,
     situations,
 )
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Inspected
-    from peft_regress.environments.checklist.rows import Judged
-    from peft_regress.environments.checklist.running import Result
-    from peft_regress.environments.checklist.situations import Situation
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
 INSTALLED: Final = ("auto", "run")
 """Names of the base that mean the installed packages."""
@@ -145,11 +141,10 @@ def checklist(
 def _check_method(method: PeftAdapter, inspected: tuple[Inspected, Inspected]) -> None:
     for side, found in zip(("base", "branch"), inspected, strict=True):
         if found.fields is None:
-            msg = (
+            raise InputError(
                 f"--checklist {method.name}: peft {found.peft} of the {side} has no "
                 f"{method.config}, so there is nothing to compare"
             )
-            raise InputError(msg)
 
 
 def _to_time(results: Sequence[Result]) -> list[Situation]:

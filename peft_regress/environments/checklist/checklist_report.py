@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from peft_regress.environments.checklist.checklist import scope_sentence
-from peft_regress.environments.checklist.rows import grouped
+from peft_regress.environments.checklist.checklist import Checklist, scope_sentence
+from peft_regress.environments.checklist.rows import About, Detail, Row, Verdict, grouped
 from peft_regress.environments.checklist.situations import find_method
-from peft_regress.report.document import Box, Code, Line, Section
+from peft_regress.report.document import Box, Code, Line, Section, Words
+from peft_regress.report.layout import Style
 from peft_regress.report.table import Row as TableRow
 from peft_regress.report.table import Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from peft_regress.environments.checklist.checklist import Checklist
-    from peft_regress.environments.checklist.rows import About, Detail, Row, Verdict
-    from peft_regress.report.document import Words
-    from peft_regress.report.layout import Style
 
 _MOST_DETAILS: Final = 12
 _MOST_PLACES: Final = 3

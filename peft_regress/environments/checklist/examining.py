@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.environments.checklist import networks
@@ -24,19 +26,12 @@ from peft_regress.environments.checklist.adapting import (
     wrapped,
 )
 from peft_regress.environments.checklist.differences import AGAIN, PARTS
-from peft_regress.environments.checklist.messages import Examined, Inspected
+from peft_regress.environments.checklist.messages import Examine, Examined, Inspect, Inspected
 from peft_regress.environments.checklist.situations import find_method
 from peft_regress.environments.checklist.training import ROUNDING, costs_of, losses_of
 from peft_regress.measure.invariants.outputs import agree
 from peft_regress.measure.training import single_thread
 from peft_regress.runs.schema import Failure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor, nn
-
-    from peft_regress.environments.checklist.messages import Examine, Inspect
 
 OUTPUTS: Final = "outputs-{}.safetensors"
 _ADAPTER_FILE: Final = "adapter_model.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from peft_regress.environments.checklist.judge_adapters import (
     checkpoint_row,
@@ -12,14 +12,10 @@ from peft_regress.environments.checklist.judge_adapters import (
 )
 from peft_regress.environments.checklist.judge_outputs import listed, output_rows, parts_of
 from peft_regress.environments.checklist.judge_training import cost_rows, loss_rows, time_row
+from peft_regress.environments.checklist.messages import Inspected
 from peft_regress.environments.checklist.rows import Detail, Judged
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.environments.checklist.messages import Inspected
-    from peft_regress.environments.checklist.running import Result
-    from peft_regress.gate.paired_times import Estimate
+from peft_regress.environments.checklist.running import Result
+from peft_regress.gate.paired_times import Estimate
 
 
 def judge(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.environments.checklist.rows import Detail, Row, grouped, worst_of
+from peft_regress.environments.checklist.messages import Examined, Inspected
+from peft_regress.environments.checklist.rows import Detail, Row, Verdict, grouped, worst_of
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from peft_regress.environments.checklist.judge_outputs import Part
-    from peft_regress.environments.checklist.messages import Examined, Inspected
-    from peft_regress.environments.checklist.rows import Verdict
     from peft_regress.environments.checklist.running import Result
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from peft_regress.environments.checklist.differences import PARTS
+from peft_regress.environments.checklist.differences import PARTS, Difference
+from peft_regress.environments.checklist.messages import Examined
 from peft_regress.environments.checklist.rows import (
     Detail,
     Row,
+    Verdict,
     grouped,
     joined,
     percent,
     short,
     worst_of,
 )
+from peft_regress.environments.checklist.running import Result
+from peft_regress.environments.checklist.situations import Situation
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from peft_regress.environments.checklist.differences import Difference
-    from peft_regress.environments.checklist.messages import Examined
-    from peft_regress.environments.checklist.rows import Verdict
-    from peft_regress.environments.checklist.running import Result
-    from peft_regress.environments.checklist.situations import Situation
 
 ATOL: Final = 1e-4
 """The protocol's bound on an output, which is of the order of 1 in every network here."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.environments.checklist.rows import Detail, Row, grouped, short, worst_of
+from peft_regress.environments.checklist.messages import Examined
+from peft_regress.environments.checklist.rows import Detail, Row, Verdict, grouped, short, worst_of
 from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
+from peft_regress.gate.paired_times import Estimate
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.environments.checklist.messages import Examined
-    from peft_regress.environments.checklist.rows import Verdict
     from peft_regress.environments.checklist.running import Result
-    from peft_regress.gate.paired_times import Estimate
 
 LOSS_BOUND: Final = 1e-4
 """The protocol's bound on the loss of a training, relative."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peft_regress.environments.checklist.situations import Situation  # noqa: TC001  (msgspec too)
-from peft_regress.runs.schema import Failure  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.checklist.situations import Situation
+from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
 

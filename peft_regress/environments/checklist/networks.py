@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress import registry
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.catalogue.methods.parts import set_batch_norm_momentum
 from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.catalogue.methods import PeftAdapter
 
 CLASSES: Final = 10
 _WORDS: Final = 32

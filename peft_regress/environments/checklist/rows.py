@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable
-    from typing import TypeVar
-
-    Item = TypeVar("Item")
-    Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 Verdict = Literal["ok", "out of bounds", "not measured", "shown"]
 About = Literal["outputs", "types", "checkpoint", "configuration", "training", "cost", "time"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_high
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from peft_regress.environments.checklist.differences import Difference, differences
 from peft_regress.environments.checklist.messages import (
@@ -19,19 +20,14 @@ from peft_regress.environments.checklist.messages import (
     Start,
     Started,
 )
+from peft_regress.environments.checklist.situations import Situation
 from peft_regress.environments.timing.time_cases import time_block
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
 from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
-from peft_regress.gate.paired_times import estimate_ratio
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.environments.checklist.situations import Situation
-    from peft_regress.gate.paired_times import Estimate, TimePair
+from peft_regress.gate.paired_times import Estimate, TimePair, estimate_ratio
 
 _MODULE: Final = "peft_regress.environments.checklist.worker"
 _PAIRS: Final = 20
@@ -104,8 +100,7 @@ class _Pair:
             self.workers[side] = worker
             self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
         except (WorkerError, InputError) as error:
-            msg = f"the {side} cannot be used: {error}"
-            raise UnusableEnvironmentError(msg) from None
+            raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
         return worker
 
     def examine(self, side: str, request: Examine) -> Examined | str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from peft_regress import registry
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import InputError, UnknownNameError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
-
-    from peft_regress.cases import Json
 
 NUMBERS: Final = (
     ("float32", False),
@@ -179,11 +176,10 @@ def find_method(name: str) -> PeftAdapter:
     if name in known:
         return known[name]
     if name in registry.names("method"):
-        msg = (
+        raise InputError(
             f"--checklist {name}: not an adapter of peft on a float32 base, which the checklist "
             f"casts itself. Known: {', '.join(sorted(known))}"
         )
-        raise InputError(msg)
     what = "method"
     raise UnknownNameError(what, name, known)
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.cost import profile_training_step
 from peft_regress.environments.checklist import networks
 from peft_regress.environments.checklist.adapting import wrapped
-from peft_regress.environments.checklist.situations import find_method
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor, nn
-
-    from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.situations import Situation
+from peft_regress.environments.checklist.situations import Situation, find_method
 
 ROUNDING: Final = 1e-7
 """Of a float32, relative: as much as another order of the same sums moves a number."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
 
 from peft_regress.environments.checklist.messages import (
     Examine,
@@ -16,12 +19,6 @@ from peft_regress.environments.checklist.messages import (
 from peft_regress.environments.timing.messages import Timed, TimeSteps
 from peft_regress.environments.timing.worker import timed
 from peft_regress.environments.worker.serve import serve
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
-
-    import msgspec
 
 
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:

@@ -7,16 +7,12 @@ measured twice then, and exact metrics must be equal.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.environments.cluster.messages import Progress
+from peft_regress.environments.cluster.messages import Progress, TaskResult
+from peft_regress.runs.schema import Record
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from peft_regress.environments.cluster.messages import TaskResult
-    from peft_regress.runs.schema import Record
 
 
 class Attempts:

@@ -6,32 +6,30 @@ import contextlib
 import itertools
 import threading
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import msgspec
 
 from peft_regress.environments.cluster.attempts import Attempts
-from peft_regress.environments.cluster.messages import NodeSetup
+from peft_regress.environments.cluster.messages import NodeSetup, Problem
 from peft_regress.environments.cluster.own_code import pack_own_code
 from peft_regress.environments.cluster.slots import Slots
+from peft_regress.environments.overlay.pip import Planned
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.errors import InputError, SourceError
 from peft_regress.runs.schema import canonical_digest
+from peft_regress.settings import Settings
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
     from distributed import Future
 
     from peft_regress.environments.cluster.connection import Connection, NodeError
-    from peft_regress.environments.cluster.messages import Problem
     from peft_regress.environments.cluster.node import Node
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.settings import Settings
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
@@ -86,8 +84,7 @@ class Cluster:
     def check(self) -> None:
         """Raise if the work cannot go on."""
         if self._is_stopped.is_set():
-            msg = "interrupted"
-            raise InputError(msg)
+            raise InputError("interrupted")
         if not self.connection.is_up:
             raise self.connection.lost()
         if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
@@ -124,8 +121,7 @@ def message_of(future: Future[str]) -> str | None:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return None
-    msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
-    raise InputError(msg)
+    raise InputError(clean(f"{future.key}: {type(error).__name__}: {error}", longest=600))
 
 
 def read_answer(message: str, kind: type[_Answer], node: str) -> _Answer:
@@ -152,8 +148,9 @@ def digest_of(planned: Sequence[Planned]) -> str:
 def require_dask() -> None:
     """Raise `InputError` without Dask."""
     if find_spec("distributed") is None:
-        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
-        raise InputError(msg)
+        raise InputError(
+            "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        )
 
 
 @contextlib.contextmanager
@@ -220,5 +217,6 @@ def _prepared(connection: Connection, node: Node, name: str) -> int:
         for lack in filter(None, lacking.values()):
             raise NodeError(lack)
         return len(workers)
-    msg = f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
-    raise NodeError(msg)
+    raise NodeError(
+        f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
+    )

@@ -8,8 +8,9 @@ import logging
 import re
 import time
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from distributed import Client, Security
 from distributed.comm.core import CommClosedError
@@ -17,9 +18,6 @@ from distributed.core import rpc
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SLOT: Final = "slot"
 """The resource of a worker that measures, of which each case takes one."""
@@ -134,11 +132,10 @@ def connected(address: str, *, uses_gpus: bool = False) -> Iterator[Connection]:
     `ClusterLostError` if nobody answers or no worker can measure.
     """
     if not _ADDRESS.fullmatch(address):
-        msg = (
+        raise InputError(
             f"--on {clean(repr(address))}: is neither `local` nor the address of a Dask scheduler, "
             "such as tcp://10.0.0.5:8786"
         )
-        raise InputError(msg)
     _silence()
     client = _client(address)
     try:
@@ -167,11 +164,10 @@ def _client(address: str) -> Client:
             )
     except Exception as error:  # noqa: BLE001  (whatever Dask raises of what it cannot read)
         problem = clean(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        msg = (
+        raise ClusterLostError(
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"
-        )
-        raise ClusterLostError(msg) from None
+        ) from None
 
 
 async def _check_scheduler(address: str) -> None:
@@ -180,8 +176,7 @@ async def _check_scheduler(address: str) -> None:
     async with rpc(address, timeout=_CONNECT_SECONDS, connection_args=arguments) as there:
         found = await asyncio.wait_for(there.identity(), _CONNECT_SECONDS)
     if not str(found["type"]).endswith("Scheduler"):
-        msg = "it is something else of Dask"
-        raise ValueError(msg)
+        raise ValueError("it is something else of Dask")
 
 
 def _check_version(address: str, client: Client) -> None:
@@ -191,11 +186,10 @@ def _check_version(address: str, client: Client) -> None:
     versions: Any = client.sync(scheduler.versions)
     there = clean(str(versions["packages"]["distributed"]))
     if there != here:
-        msg = (
+        raise InputError(
             f"{address}: the scheduler runs distributed {there}, and {here} is installed here; "
             f"install the same on both, such as `pip install distributed=={there}`"
         )
-        raise InputError(msg)
 
 
 def _silence() -> None:

@@ -6,14 +6,18 @@ import contextlib
 import functools
 import queue
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines.adapters import place_adapter
+from peft_regress.cases import Case
 from peft_regress.environments.cluster.cluster import (
+    Cluster,
     digest_of,
     message_of,
     no_answer,
@@ -22,30 +26,22 @@ from peft_regress.environments.cluster.cluster import (
     read_answer,
     require_dask,
 )
-from peft_regress.environments.cluster.messages import Task, TaskResult
+from peft_regress.environments.cluster.messages import MeasuredCase, Task, TaskResult
 from peft_regress.environments.cluster.slots import heaviest_first
 from peft_regress.environments.upgrade.keeping import version_in
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.upgrade.orders import groups_of
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.environments.upgrade.orders import Order, Results, groups_of
 from peft_regress.environments.upgrade.taking import taken_records
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord, check_kept
+from peft_regress.runs.schema import Record
+from peft_regress.settings import Settings
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from distributed import Future
 
-    from peft_regress.cases import Case
-    from peft_regress.environments.cluster.cluster import Cluster
-    from peft_regress.environments.cluster.messages import MeasuredCase
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.orders import Order, Results
-    from peft_regress.runs.schema import Record
-    from peft_regress.settings import Settings
 
 _POLL_SECONDS: Final = 0.5
 _MOST_LOSSES: Final = 3
@@ -150,8 +146,7 @@ def _check_result(result: TaskResult, task: Task) -> None:
         return
     names = sorted(measured.record.case.id for measured in result.cases)
     if result.machine is None or names != sorted(task.cases):
-        msg = f"has {', '.join(names) or 'no case'}, not {', '.join(task.cases)}"
-        raise InputError(msg)
+        raise InputError(f"has {', '.join(names) or 'no case'}, not {', '.join(task.cases)}")
 
 
 class _Work:
@@ -286,12 +281,11 @@ class _Work:
         for name, (one, other) in changed_packages(
             known or result.environment, result.environment
         ).items():
-            msg = (
+            raise UnusableEnvironmentError(
                 f"node {result.node}: has {name} {other or 'not installed'} in this environment, "
                 f"the nodes before it {one or 'not installed'}; remove its overlays with "
                 "`peft-regress upgrade --clean` there, and measure again"
             )
-            raise UnusableEnvironmentError(msg)
         self._results.environment = result.environment
 
     def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:
@@ -303,11 +297,10 @@ class _Work:
         find = version_in(self._order.python)
         for name, version in measured.imported.items():
             if find(name) != version:
-                msg = (
+                raise NodeError(
                     f"node {result.node}: {record.case.id} uses {name} {version} there, and "
                     f"{find(name) or 'none'} here; install the same on both"
                 )
-                raise NodeError(msg)
         if self._order.keep_adapters is not None:
             place_adapter(self._order.keep_adapters, record.case, measured.adapter)
         results.records[record.case.id] = record

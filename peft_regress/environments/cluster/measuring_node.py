@@ -7,7 +7,7 @@ import shutil
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -15,7 +15,13 @@ from peft_regress.baselines.adapters import adapter_files
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import use_settings
 from peft_regress.environments.cluster.attempts import exact_metrics
-from peft_regress.environments.cluster.messages import MeasuredCase, Progress, Task, TaskResult
+from peft_regress.environments.cluster.messages import (
+    MeasuredCase,
+    OwnCode,
+    Progress,
+    Task,
+    TaskResult,
+)
 from peft_regress.environments.cluster.node import Node, opened_python, problem_of
 from peft_regress.environments.cluster.own_code import (
     other_module,
@@ -29,11 +35,8 @@ from peft_regress.environments.upgrade.measuring import (
 )
 from peft_regress.environments.upgrade.orders import Order
 from peft_regress.errors import PeftRegressError
+from peft_regress.runs.schema import Record
 from peft_regress.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from peft_regress.environments.cluster.messages import OwnCode
-    from peft_regress.runs.schema import Record
 
 _GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 

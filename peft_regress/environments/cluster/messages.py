@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
-from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
-from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
-from peft_regress.runs.schema import Machine, Record  # noqa: TC001  (msgspec reads them)
+from peft_regress.cases import Name, Version
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.runs.schema import Machine, Record
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

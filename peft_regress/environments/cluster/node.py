@@ -12,24 +12,19 @@ import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
+from typing import Any, Final, Literal, Protocol, TypeVar, cast
 
 import msgspec
-from distributed import WorkerPlugin, get_worker
+from distributed import Worker, WorkerPlugin, get_worker
 
 from peft_regress.environments.cluster.facts import difference, facts_here
 from peft_regress.environments.cluster.messages import NodeSetup, Problem
 from peft_regress.environments.overlay.overlay import opened_part
+from peft_regress.environments.overlay.pip import Planned
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from distributed import Worker
-
-    from peft_regress.environments.overlay.pip import Planned
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""

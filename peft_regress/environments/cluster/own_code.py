@@ -10,19 +10,16 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from peft_regress.catalogue.own_cases import own_fine_tunes
 from peft_regress.environments.cluster.messages import OwnCode
 from peft_regress.errors import InputError
 from peft_regress.imports import INSTALLED
 from peft_regress.own_code import digest_of, own_modules
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.settings import Settings
+from peft_regress.settings import Settings
 
 _LARGEST_BYTES: Final = 64 * 2**20
 _ALWAYS_SAME: Final = (1980, 1, 1, 0, 0, 0)
@@ -49,12 +46,11 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
         }
     size = sum(file.stat().st_size for file in files.values())
     if size > _LARGEST_BYTES:
-        msg = (
+        raise InputError(
             f"{settings.folder}: the code of its cases, with the files beside it, is "
             f"{size / 2**20:.0f} MiB, more than the {_LARGEST_BYTES // 2**20} that are sent to "
             "nodes. Install it on them as a package"
         )
-        raise InputError(msg)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in files.items():

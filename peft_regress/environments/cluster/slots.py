@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+from typing import Final
 
 _FRESH_SECONDS: Final = 1.0
 

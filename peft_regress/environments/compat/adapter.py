@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from packaging.version import InvalidVersion, Version
 from safetensors import SafetensorError, safe_open
@@ -13,10 +15,6 @@ from safetensors import SafetensorError, safe_open
 from peft_regress.errors import InputError
 from peft_regress.files import is_file, is_folder
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 CONFIGURATION: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
 from peft_regress import registry
-from peft_regress.environments.compat.messages import BaseMade
+from peft_regress.environments.compat.messages import BaseMade, BaseModel
 from peft_regress.environments.compat.numbers import is_finite, numbers_of, outputs_of
 from peft_regress.errors import InputError
 from peft_regress.imports import import_object
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, agree
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from peft_regress.environments.compat.messages import BaseModel
-    from peft_regress.measure.invariants.outputs import Outputs
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)
@@ -57,8 +51,9 @@ class Base:
         inputs = self._digest_of_inputs()
         self._batch = self._inputs(first, folder)
         if self._digest_of_inputs() != inputs:
-            msg = f"{self._name}: its inputs are others each time they are made; seed what they are"
-            raise InputError(msg)
+            raise InputError(
+                f"{self._name}: its inputs are others each time they are made; seed what they are"
+            )
         outputs = self._steady_outputs(first)
         self.made = BaseMade(weights=weights, inputs=inputs, outputs=numbers_of(outputs))
         self._require_same(second)
@@ -98,11 +93,9 @@ class Base:
         with calling(self._name):
             model: Any = self._make()
         if not isinstance(model, nn.Module):
-            msg = f"{self._name} returned {type(model).__name__}, not a module"
-            raise InputError(msg)
+            raise InputError(f"{self._name} returned {type(model).__name__}, not a module")
         if hasattr(model, "peft_config"):
-            msg = f"{self._name} has an adapter already: return the model without one"
-            raise InputError(msg)
+            raise InputError(f"{self._name} has an adapter already: return the model without one")
         return model.float().eval()
 
     def _require_apart(self, first: nn.Module, second: nn.Module) -> None:
@@ -111,8 +104,9 @@ class Base:
         for name, tensor in _tensors(second):
             if first is second or (tensor.numel() and _place(tensor) in known):
                 what = "model" if first is second else f"tensor {name}"
-                msg = f"{self._name} returns the same {what} in each call: make a new one each time"
-                raise InputError(msg)
+                raise InputError(
+                    f"{self._name} returns the same {what} in each call: make a new one each time"
+                )
 
     def _require_same(self, model: nn.Module) -> None:
         """Raise `InputError` if a model is not the first one, by its weights and its outputs."""
@@ -122,11 +116,10 @@ class Base:
             what = "computes something else"
         else:
             return
-        msg = (
+        raise InputError(
             f"{self._name} {what} each time it is called: let it return the same model (torch, "
             "numpy and random are seeded before each call)"
         )
-        raise InputError(msg)
 
     def _inputs(self, model: nn.Module, folder: Path) -> Any:
         base = self._base
@@ -143,11 +136,10 @@ class Base:
         with calling(f"{self._name}: its dummy_inputs"):
             given = getattr(model, "dummy_inputs", None)
         if given is None:
-            msg = (
+            raise InputError(
                 f"no inputs are known for {base.name}: add --shape 4,3,32,32, or --inputs "
                 "pkg.mod:callable, which returns a batch"
             )
-            raise InputError(msg)
         return _in_float32(given)
 
     def _digest_of_inputs(self) -> str:
@@ -156,23 +148,20 @@ class Base:
     def _steady_outputs(self, model: nn.Module) -> Outputs:
         outputs = self._checked_outputs(model)
         if not self.is_steady(model, outputs):
-            msg = (
+            raise InputError(
                 f"{self._name} computes something else when it runs again on the same inputs: it "
                 "draws random numbers (is a dropout left on in eval mode?) or keeps state between "
                 "calls, so that no release can be compared"
             )
-            raise InputError(msg)
         return outputs
 
     def _checked_outputs(self, model: nn.Module) -> Outputs:
         with calling(f"{self._name} with its inputs"):
             outputs = self.outputs(model)
         if not sum(tensor.numel() for tensor in outputs):
-            msg = f"{self._name} returns no floating-point tensor"
-            raise InputError(msg)
+            raise InputError(f"{self._name} returns no floating-point tensor")
         if not is_finite(outputs):
-            msg = f"{self._name} returns numbers that are NaN or infinite"
-            raise InputError(msg)
+            raise InputError(f"{self._name} returns numbers that are NaN or infinite")
         return outputs
 
 

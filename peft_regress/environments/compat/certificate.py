@@ -6,16 +6,17 @@ It has the output of the reference release, so that a check needs the installed 
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_regress.environments.compat.messages import (
-    BaseModel,  # noqa: TC001  (msgspec reads it)
+    BaseModel,
 )
 from peft_regress.environments.compat.verdicts import (
-    Reference,  # noqa: TC001  (msgspec reads it)
-    Verdict,  # noqa: TC001  (msgspec reads it)
+    Reference,
+    Verdict,
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import read_bytes, write_atomic
@@ -23,8 +24,6 @@ from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.environments.compat.adapter import SavedAdapter
     from peft_regress.environments.compat.compat import Compat
 

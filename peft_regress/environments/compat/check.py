@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from peft_regress.environments.compat.certificate import require_same_files
+from peft_regress.environments.compat.adapter import SavedAdapter
+from peft_regress.environments.compat.certificate import Certificate, require_same_files
 from peft_regress.environments.compat.compat import Compat, ReleaseResult, result_of, unusable
 from peft_regress.environments.compat.releases import (
     AdapterLoader,
@@ -17,10 +17,6 @@ from peft_regress.environments.compat.releases import (
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
-
-if TYPE_CHECKING:
-    from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
 
 
 def check_installed(
@@ -34,8 +30,9 @@ def check_installed(
     require_same_files(certificate, adapter)
     installed = installed_packages().get(certificate.package)
     if installed is None:
-        msg = f"{certificate.package} is not installed, so that there is no release to check"
-        raise AbsentError(msg)
+        raise AbsentError(
+            f"{certificate.package} is not installed, so that there is no release to check"
+        )
     loader = AdapterLoader(base=certificate.base, folder=folder, time_limit=time_limit)
     release = str(Version(Version(installed).public))
     result: ReleaseResult

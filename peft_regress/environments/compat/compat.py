@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.environments.compat.adapter import CONFIGURATION
-from peft_regress.environments.compat.ranges import chosen_releases
+from peft_regress.environments.compat.adapter import CONFIGURATION, SavedAdapter
+from peft_regress.environments.compat.certificate import Certificate
+from peft_regress.environments.compat.messages import BaseModel
 from peft_regress.environments.compat.releases import (
     LOADING_SECONDS,
     AdapterLoader,
     BaseModelError,
+    Seen,
     UnusableReleaseError,
 )
 from peft_regress.environments.compat.verdicts import (
@@ -30,16 +34,6 @@ from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
-    from pathlib import Path
-
-    from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
-    from peft_regress.environments.compat.messages import BaseModel
-    from peft_regress.environments.compat.releases import Seen
 
 OLDEST_RELEASE: Final = "0.10.0"
 """The first release of peft that is tried if no range is given."""
@@ -171,11 +165,10 @@ class _Run:
         except ReplacesTorchError:
             raise
         except (PipError, UnusableReleaseError) as error:
-            msg = (
+            raise AbsentError(
                 f"{shown}, the release that saved the adapter, cannot be used: {error}. Name "
                 "another one that computes the same with --saved-by VERSION"
-            )
-            raise AbsentError(msg) from None
+            ) from None
         except BaseModelError as error:
             raise InputError(str(error)) from None
         reference = Reference(
@@ -183,12 +176,11 @@ class _Run:
         )
         problem = problem_of_reference(seen.adapter)
         if problem:
-            msg = (
+            raise InputError(
                 f"{self.adapter.folder}: {shown}, the release to compare with, {problem}. Is "
                 "--base the right model, and did that release save the adapter? Name another with "
                 "--saved-by VERSION"
             )
-            raise InputError(msg)
         return reference
 
     def judge_all(
@@ -265,8 +257,9 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         try:
             return Version(settings.saved_by), "--saved-by"
         except InvalidVersion:
-            msg = f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
-            raise InputError(msg) from None
+            raise InputError(
+                f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
+            ) from None
     if package == "peft" and adapter.saved_by is not None:
         return adapter.saved_by, "the adapter's configuration"
     if package == "peft":
@@ -279,16 +272,18 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         raise AbsentError(printable(msg))
     installed = installed_packages().get(package)
     if installed is None:
-        msg = f"{package} is not installed: name the release to compare with by --saved-by VERSION"
-        raise InputError(msg)
+        raise InputError(
+            f"{package} is not installed: name the release to compare with by --saved-by VERSION"
+        )
     return Version(Version(installed).public), "the installed one"
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases
     if text is None and settings.package != "peft":
-        msg = f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
-        raise InputError(msg)
+        raise InputError(
+            f"name the releases of {settings.package} to try, for example --releases 2.0..2.1"
+        )
     known: list[Version] = []
     if text is None or ".." in text:
         known = released_versions(settings.package, pre=settings.pre, seconds=settings.pip_seconds)
@@ -298,3 +293,56 @@ def _releases(settings: CompatSettings) -> tuple[Version, ...]:
         package=settings.package,
         last_patches=settings.last_patches or text is None,
     )
+
+
+_DOTS = ".."
+
+
+def chosen_releases(
+    text: str, known: Sequence[Version], *, package: str, last_patches: bool = False
+) -> tuple[Version, ...]:
+    """Return the releases of a range, oldest first.
+
+    text: parts separated by commas, each a release or `OLDEST..NEWEST`, of which one end may be
+    left out. known: what the index offers, oldest first. last_patches: of each minor release only
+    the last of its patches in the range. Raises `InputError` for a part of another form,
+    `AbsentError` if no release is in a part.
+    """
+    chosen: set[Version] = set()
+    for part in text.split(","):
+        chosen |= _of_part(part.strip(), known, package=package)
+    found = sorted(chosen)
+    return tuple(_last_patches(found) if last_patches else found)
+
+
+def _of_part(part: str, known: Sequence[Version], *, package: str) -> set[Version]:
+    oldest, dots, newest = part.partition(_DOTS)
+    if not dots:
+        release = _version(part)
+        # It may be a pre-release, or yanked: pip knows.
+        return {release}
+    ends = [_version(end) if end else None for end in (oldest.strip(), newest.strip())]
+    low, high = ends
+    if low is not None and high is not None and low > high:
+        raise InputError(f"{part!r} has no release in it: the older one comes first, {high}..{low}")
+    found = {one for one in known if (low is None or low <= one) and (high is None or one <= high)}
+    if not found:
+        raise AbsentError(
+            f"the index has no release of {package} in {part!r} for this Python; its releases are "
+            f"{known[0]} to {known[-1]}"
+        )
+    return found
+
+
+def _last_patches(releases: Iterable[Version]) -> list[Version]:
+    return list({one.release[:2]: one for one in releases}.values())
+
+
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise InputError(
+            f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
+            "or 0.14.., or several with commas"
+        ) from None

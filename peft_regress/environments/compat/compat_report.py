@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from peft_regress.environments.compat.adapter import CONFIGURATION
-from peft_regress.environments.compat.verdicts import WORDS, named
+from peft_regress.environments.compat.compat import Compat, ReleaseResult
+from peft_regress.environments.compat.verdicts import WORDS, Judgement, named
 from peft_regress.report.document import Section
+from peft_regress.report.layout import Style
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.environments.compat.compat import Compat, ReleaseResult
-    from peft_regress.environments.compat.verdicts import Judgement
-    from peft_regress.report.layout import Style
 
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300

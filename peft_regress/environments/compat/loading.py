@@ -9,27 +9,23 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from peft_regress.environments.compat.adapter import CONFIGURATION, WEIGHTS
+from peft_regress.environments.compat.base_model import Base
 from peft_regress.environments.compat.messages import Loaded
 from peft_regress.environments.compat.numbers import is_finite, numbers_of
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import told
 from peft_regress.measure.seeding import seed_all
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import nn
-
-    from peft_regress.environments.compat.base_model import Base
 
 _SEED: Final = 0
 _LONGEST_WORDS: Final = 300

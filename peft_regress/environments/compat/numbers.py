@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from peft_regress.measure.invariants.outputs import Outputs
 from peft_regress.measure.trees import named_tensors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from peft_regress.measure.invariants.outputs import Outputs
 
 _MOST: Final = 4096
 """The most numbers that are kept of one tensor."""

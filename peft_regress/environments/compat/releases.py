@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from peft_regress.environments.compat.messages import BaseMade, LoadAdapter, Loaded, MakeBase
+from peft_regress.environments.compat.messages import (
+    BaseMade,
+    BaseModel,
+    LoadAdapter,
+    Loaded,
+    MakeBase,
+)
 from peft_regress.environments.upgrade.messages import Import, Imported
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import (
@@ -20,11 +27,6 @@ from peft_regress.environments.worker.process import (
 from peft_regress.environments.worker.threads import RunningWorkers
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.environments.compat.messages import BaseModel
 
 LOADING_SECONDS: Final = 600.0
 """How long the base model, or an adapter, may take to load."""
@@ -109,8 +111,7 @@ class AdapterLoader:
         try:
             worker.call(Import(modules=list(_LIBRARIES)), Imported)
         except WorkerError as error:
-            msg = f"does not import: {_told(error, worker)}"
-            raise UnusableReleaseError(msg) from None
+            raise UnusableReleaseError(f"does not import: {_told(error, worker)}") from None
         try:
             request = MakeBase(base=self.base, folder=str(self.folder.absolute()))
             return worker.call(request, BaseMade)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from peft_regress.environments.compat.messages import (
-    BaseMade,  # noqa: TC001  (msgspec reads it)
-    Loaded,  # noqa: TC001  (msgspec reads it)
+    BaseMade,
+    Loaded,
 )
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 Verdict = Literal[
     "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"

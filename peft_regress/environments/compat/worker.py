@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from peft_regress.environments.compat.messages import BaseMade, LoadAdapter, Loaded, MakeBase
 from peft_regress.environments.upgrade.messages import Import
@@ -11,11 +14,6 @@ from peft_regress.environments.upgrade.worker import import_modules
 from peft_regress.environments.worker.serve import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    import msgspec
-
     from peft_regress.environments.compat.base_model import Base
 
 

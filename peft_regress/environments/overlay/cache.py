@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from peft_regress.environments.overlay.folder import remove_folder
 from peft_regress.errors import InputError
 from peft_regress.files import CACHE_VARIABLE, cache_folder
 from peft_regress.locks import opened_lock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def made_folder() -> Path:
@@ -24,11 +21,10 @@ def made_folder() -> Path:
             with tempfile.TemporaryFile(dir=root / name):
                 pass
     except OSError as error:
-        msg = (
+        raise InputError(
             f"{root}: overlays cannot be kept there ({error.strerror or error}); "
             f"set {CACHE_VARIABLE} to another folder"
-        )
-        raise InputError(msg) from error
+        ) from error
     return root
 
 

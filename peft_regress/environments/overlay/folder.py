@@ -7,10 +7,11 @@ import re
 import shutil
 import sysconfig
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from packaging.utils import canonicalize_name
@@ -19,9 +20,6 @@ from peft_regress.environments.overlay import base_environment
 from peft_regress.environments.overlay.pip import PipError, Planned, conflicts, install
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SCHEMA: Final = 3
 """Raised when the layout of an overlay changes: it is part of the folder's name."""
@@ -121,8 +119,7 @@ def build_folder(
         # An interrupt leaves no incomplete folder either.
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            msg = f"{folder}: cannot be built ({error.strerror or error})"
-            raise InputError(msg) from error
+            raise InputError(f"{folder}: cannot be built ({error.strerror or error})") from error
         raise
 
 

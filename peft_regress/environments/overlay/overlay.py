@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -25,19 +26,17 @@ from peft_regress.environments.overlay.folder import (
     modules_in,
     read_folder,
 )
-from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
+from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned, plan
 from peft_regress.environments.overlay.pip_command import index_settings
-from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
+from peft_regress.environments.overlay.requirements import (
+    Wanted,
+    constraints_for,
+    read_requirements,
+)
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.environment import installed_packages
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.overlay.requirements import Wanted
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """pip must find a common solution for all of them, whichever one a user names."""
@@ -160,8 +159,9 @@ def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[st
     hidden = base_environment.hiding_folder(modules_in(overlay), set(overlay.packages))
     if hidden is not None:
         folder, name = hidden
-        msg = f"{folder}: its {name} would hide the one to try; take the folder off PYTHONPATH"
-        raise InputError(msg)
+        raise InputError(
+            f"{folder}: its {name} would hide the one to try; take the folder off PYTHONPATH"
+        )
     return dataclasses.replace(
         overlay,
         planned=_sourced(overlay.planned, wanted),

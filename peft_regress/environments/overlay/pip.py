@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from packaging.utils import canonicalize_name
@@ -31,9 +32,6 @@ from peft_regress.environments.overlay.pip_errors import problem_in, remedy_for
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 PIP_SECONDS: Final = 600.0
 """How long one call of pip may take: an index that does not answer must not block for ever."""

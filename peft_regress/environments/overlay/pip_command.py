@@ -10,12 +10,10 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from pathlib import Path
+from typing import Final
 
 NO_PIP: Final = "this environment has no pip, and uv is not on PATH"
 NO_PIP_REMEDY: Final = (

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -16,14 +17,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from peft_regress.environments.overlay.pip import build_wheel, released_versions
+from peft_regress.environments.overlay.pip import Planned, build_wheel, released_versions
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from peft_regress.environments.overlay.pip import Planned
 
 _COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
 
@@ -94,29 +90,31 @@ def read_requirements(
         wanted = _read(text, scratch=scratch / str(len(found)), seconds=seconds, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
-            msg = f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
-            raise InputError(msg)
+            raise InputError(
+                f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
+            )
     return tuple(found.values())
 
 
 def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     # A line break would start another line in the requirements file.
     if not text.isprintable() or not text.strip():
-        msg = f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
-        raise InputError(msg)
+        raise InputError(
+            f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
+        )
     if _is_path(text):
         return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         problem = str(error).splitlines()[0]
-        msg = (
+        raise InputError(
             f"{text!r} is not a requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
-        )
-        raise InputError(msg) from None
+        ) from None
     if requirement.marker is not None and not requirement.marker.evaluate():
-        msg = f"{text!r} is not for this Python: its marker {requirement.marker} is false"
-        raise InputError(msg)
+        raise InputError(
+            f"{text!r} is not for this Python: its marker {requirement.marker} is false"
+        )
     if requirement.url is not None and requirement.url.startswith("file:"):
         return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
     shown = text
@@ -145,8 +143,7 @@ def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, second
     parts = urlsplit(requirement.url or "")
     wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
     if wanted.name != canonicalize_name(requirement.name):
-        msg = f"{text!r}: the package there is {wanted.name}, not {requirement.name}"
-        raise InputError(msg)
+        raise InputError(f"{text!r}: the package there is {wanted.name}, not {requirement.name}")
     return wanted
 
 
@@ -161,24 +158,22 @@ def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wante
     try:
         path = path.expanduser()
     except RuntimeError as error:
-        msg = f"{text}: {error}"
-        raise InputError(msg) from None
+        raise InputError(f"{text}: {error}") from None
     if is_folder(path):
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
-            msg = f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
-            raise InputError(msg)
+            raise InputError(
+                f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
+            )
         path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
     if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
-        msg = f"{text}: no such file or folder"
-        raise InputError(msg)
+        raise InputError(f"{text}: no such file or folder")
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
         identity = _content_digest(path)
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
-        msg = (
+        raise InputError(
             f"{text}: not a wheel that pip could install ({error}); name a .whl file or a checkout"
-        )
-        raise InputError(msg) from None
+        ) from None
     url = path.resolve().as_uri()
     return Wanted(name=name, text=f"{name} @ {url}", shown=text, identity=f"{name} {identity}")
 

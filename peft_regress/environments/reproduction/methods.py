@@ -5,27 +5,24 @@ No torch at import.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.cases import BFLOAT16_SUFFIX
-from peft_regress.catalogue.methods import GaLore, PeftAdapter, Selective
+from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
+from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
 from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES, learning_rate
-from peft_regress.catalogue.methods.targets import bypassed_modules
+from peft_regress.catalogue.methods.targets import Targets, bypassed_modules
 from peft_regress.environments.reproduction import method_sections as sections
 from peft_regress.environments.reproduction.sections import fill_in, source
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch import nn
 
-    from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
-    from peft_regress.catalogue.methods import Method
-    from peft_regress.catalogue.methods.targets import Targets
 
 _LONGEST: Final = 93  # columns of a condition, on a line of 100
 _NORMALIZATION: Final = "(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)"

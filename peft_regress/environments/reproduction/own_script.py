@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import source_of
 from peft_regress.environments.reproduction.sections import fill_in, source
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from peft_regress.cases import Case
 
 NEEDS: Final = "the project and peft-regress"
 """What must be installed to run it."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use
 from peft_regress.environments.reproduction.own_script import NEEDS as OWN_NEEDS
 from peft_regress.environments.reproduction.own_script import own_script
 from peft_regress.environments.reproduction.run_script import LONGEST_OUTPUT, run_script
 from peft_regress.environments.reproduction.script import facts_for, reproduction_script
+from peft_regress.gate.findings import Finding
+from peft_regress.gate.verdicts import Observation
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
 
 _MOST: Final = 3
 _SECONDS: Final = 300

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from peft_regress.environments.worker.environment_variables import variables
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LONGEST_OUTPUT: Final = 4000
 """Characters of what a script prints that a report shows."""

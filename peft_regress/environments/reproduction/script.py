@@ -6,13 +6,16 @@ per line, so that a plain diff compares two releases. No torch at import.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from textwrap import indent
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
-from peft_regress.catalogue.methods import GaLore, PeftAdapter
+from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter
+from peft_regress.catalogue.methods.protocol import BaseDtype
 from peft_regress.environments.reproduction import sections
 from peft_regress.environments.reproduction.methods import (
     Network,
@@ -24,13 +27,6 @@ from peft_regress.environments.reproduction.methods import (
 from peft_regress.environments.reproduction.sections import fill_in, source
 from peft_regress.errors import UnknownNameError
 from peft_regress.metrics import BATCH_SUFFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
-
-    from peft_regress.cases import Case
-    from peft_regress.catalogue.methods import Method
-    from peft_regress.catalogue.methods.protocol import BaseDtype
 
 FACTS: Final = (
     "trainable_params",

@@ -5,31 +5,27 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.paired_times import (
     CaseTimes,
+    TimePair,
     TimingRun,
     confidence_of_each,
     estimate_ratio,
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.gate.policy import DEFAULT_POLICY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.paired_times import TimePair
-    from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 _SEEDS: Final = (0, 1, 2)
 _BLOCKS: Final = 2  # of a fine-tuning
@@ -80,8 +76,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `InputError` if there are no cases, or too few pairs to show anything.
     """
     if not cases:
-        msg = "there is no case to time"
-        raise InputError(msg)
+        raise InputError("there is no case to time")
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
@@ -92,11 +87,10 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
     fewest = fewest_pairs(plan.confidence)
     if plan.pairs < fewest:
-        msg = (
+        raise InputError(
             f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
             f"{len(cases)} cases needs: --pairs {fewest} is the least"
         )
-        raise InputError(msg)
     require_sources(baselines, cases)
     packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
     found = []
@@ -164,11 +158,10 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
             worker.prepare(case, baselines=plan.baselines) for worker in (base, candidate)
         )
         if before != after:
-            msg = (
+            raise _DefinitionDiffersError(
                 f"not comparable: the definition differs, {before[:15]} in {base.interpreter} and "
                 f"{after[:15]} in {candidate.interpreter}; install the same peft_regress in both"
             )
-            raise _DefinitionDiffersError(msg)
         _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
             time_block(worker)  # to warm up
@@ -192,8 +185,7 @@ def time_block(worker: WorkerProcess, steps: int = BLOCK_STEPS) -> list[float]:
     """
     seconds = worker.call(TimeSteps(steps=steps), Timed).step_seconds
     if len(seconds) != steps:
-        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}"
-        raise WorkerError(msg)
+        raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
     return seconds
 
 

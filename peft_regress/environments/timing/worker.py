@@ -6,19 +6,17 @@ Started as `python -m peft_regress.environments.timing.worker`.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
 from peft_regress.environments.worker.messages import Prepare, Prepared
 from peft_regress.environments.worker.serve import recipe_of, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
-
-    import msgspec
-
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
 

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
 from peft_regress.catalogue.sources import require_sources
-from peft_regress.environments.upgrade.bisect_cases import check_metric, chosen_cases, evidence_for
 from peft_regress.environments.upgrade.boundary import find_boundary
+from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.environments.upgrade.releases import Releases, releases_between
-from peft_regress.environments.upgrade.responsible import find_responsible
-from peft_regress.errors import AbsentError, InputError
+from peft_regress.environments.upgrade.responsible import ResponsiblePackages, find_responsible
+from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.gate.attribution import COSTS
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import Observation
+from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.runs.environment import changed_packages
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from packaging.version import Version
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.responsible import ResponsiblePackages
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record
 
 _INVARIANT: Final = "invariant "
 
@@ -160,8 +157,9 @@ class _Search:
         ]
         if len(usable) < 2:  # noqa: PLR2004  (two are compared)
             why = "; ".join(self.releases.skipped.values())
-            msg = f"fewer than two releases of {self.settings.package} can be measured: {why}"
-            raise InputError(msg)
+            raise InputError(
+                f"fewer than two releases of {self.settings.package} can be measured: {why}"
+            )
         self._check_absent([self._end(version, cases, trains=trains) for version in usable])
         found = (
             self._transition(old, new, cases, trains=trains)
@@ -256,8 +254,7 @@ class _Search:
         observed = self.releases.observe(version, cases, trains=trains)
         if observed is None:
             why = self.releases.skipped[version]
-            msg = f"{self.settings.package} {version} cannot be measured: {why}"
-            raise InputError(msg)
+            raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
         return observed
 
     def _compared(
@@ -295,8 +292,7 @@ class _Search:
                     return  # the metric may appear or disappear with the status
                 known |= record.metrics.keys() | record.invariants.keys()
         if metric not in known:
-            msg = f"--metric {metric}: no case has it in any of these releases"
-            raise AbsentError(msg)
+            raise AbsentError(f"--metric {metric}: no case has it in any of these releases")
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:
@@ -305,3 +301,42 @@ def _is_alike(one: Finding, other: Finding) -> bool:
     return one.cause.strand == other.cause.strand and (
         not of_invariant or one.cause.what == other.cause.what
     )
+
+
+_PATTERN_CHARACTERS: Final = frozenset("*?[")
+
+
+def chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
+    """Return the case of an id, the cases that match a glob, or one per method and architecture."""
+    if text is None:
+        return _one_each(matrix_cases(matrix))
+    if _PATTERN_CHARACTERS & set(text):
+        return select_cases(text, matrix=matrix)
+    return [parse_case_id(text)]
+
+
+def _one_each(cases: Iterable[Case]) -> list[Case]:
+    """Return one case per method and architecture: the first task, the middle rank."""
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.method, case.architecture), []).append(case)
+    chosen = []
+    for group in groups.values():
+        of_task = [case for case in group if case.task == group[0].task]
+        chosen.append(of_task[len(of_task) // 2])
+    return chosen
+
+
+def check_metric(metric: str | None) -> None:
+    """Raise `UnknownNameError` for a name that is no metric, no invariant and not `status`."""
+    if metric is not None and metric not in METRICS and metric not in {*INVARIANTS, "status"}:
+        kind = "metric or invariant"
+        raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
+
+
+def evidence_for(metric: str | None) -> tuple[bool, ...]:
+    """Return whether to train, the cheapest way first."""
+    if metric in {None, "status"}:
+        # A case may fail after its first step.
+        return (False, True)
+    return (False,) if metric in COSTS else (True,)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+from peft_regress.environments.reproduction.reproduce import Reproduction
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding
 from peft_regress.report.document import Line, Listing, Section
 from peft_regress.report.verdict.finding import (
     case_set,
@@ -12,13 +15,6 @@ from peft_regress.report.verdict.finding import (
     finding_title,
 )
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding
 
 
 def finding_section(

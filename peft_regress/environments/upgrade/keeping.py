@@ -6,15 +6,18 @@ import contextlib
 import shlex
 import sys
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs.journal import (
     Header,
     JournalWriter,
     KeptRecord,
+    Part,
     is_being_written,
     journal_of,
     read_journal,
@@ -23,13 +26,6 @@ from peft_regress.runs.journal import (
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.journal import Part
 
 
 class RecordKeeper:
@@ -156,8 +152,7 @@ def _prepare(writer: JournalWriter, resume: Path | None, say: Callable[[str], No
     if not path.exists():
         return
     if is_being_written(path):
-        msg = f"{path}: another run writes to it now. Choose another path."
-        raise InputError(msg)
+        raise InputError(f"{path}: another run writes to it now. Choose another path.")
     if resume is not None and path == resumed_journal(resume):
         writer.go_on(read_journal(path))
     else:

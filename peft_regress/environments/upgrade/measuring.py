@@ -10,19 +10,22 @@ import queue
 import re
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
-from peft_regress.environments.overlay.pip import PIP_SECONDS, direct_sources
+from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned, direct_sources
+from peft_regress.environments.upgrade.keeping import RecordKeeper
 from peft_regress.environments.upgrade.messages import (
     Import,
     Imported,
     Measure,
     Measured,
 )
-from peft_regress.environments.upgrade.orders import Order, Results, groups_of
+from peft_regress.environments.upgrade.orders import Engine, Order, Results, groups_of
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import (
     InterpreterError,
@@ -33,19 +36,10 @@ from peft_regress.environments.worker.process import (
 )
 from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure, error_record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.keeping import RecordKeeper
-    from peft_regress.environments.upgrade.orders import Engine
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.schema import Machine, Record, Run
+from peft_regress.runs.schema import Failure, Machine, Record, Run, error_record
 
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
@@ -180,12 +174,10 @@ class MeasuringWorkers:
             if not is_fresh and not self.running.are_stopped:
                 worker.kill()
                 return None
-            msg = f"{case.id}: {error}"
-            raise UnusableEnvironmentError(msg) from None
+            raise UnusableEnvironmentError(f"{case.id}: {error}") from None
         worker.kill()
         if self.running.are_stopped:
-            msg = f"{case.id}: interrupted"
-            raise WorkerError(msg)
+            raise WorkerError(f"{case.id}: interrupted")
         return error_record(case, definition, failure)
 
     @property
@@ -236,8 +228,9 @@ class MeasuringWorkers:
         with self.lock:
             self.results.imported[case.id] = answer.packages
         if record.case != case:
-            msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
-            raise WorkerError(msg)
+            raise WorkerError(
+                f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
+            )
         return record
 
     def _new_worker(self) -> WorkerProcess:
@@ -269,15 +262,15 @@ class MeasuringWorkers:
             # A folder of the user's PYTHONPATH comes before what is installed.
             for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
                 if installed.resolve() != Path(file).resolve():
-                    msg = (
+                    raise UnusableEnvironmentError(
                         f"{worker.interpreter}: {name} is imported from {file}, not from where it "
                         "is installed; unset PYTHONPATH"
                     )
-                    raise UnusableEnvironmentError(msg)
         with self.lock:
             if self.results.environment not in ({}, worker.packages):
-                msg = f"{worker.interpreter}: its packages changed during the run; run it again"
-                raise UnusableEnvironmentError(msg)
+                raise UnusableEnvironmentError(
+                    f"{worker.interpreter}: its packages changed during the run; run it again"
+                )
             self.results.environment, self.machine = worker.packages, imported.machine
 
 
@@ -304,8 +297,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no cases.
     """
     if not cases:
-        msg = "there is no case to measure"
-        raise InputError(msg)
+        raise InputError("there is no case to measure")
     order = Order(
         cases=tuple(cases),
         # Not resolved: the link's target is the interpreter without the environment.
@@ -324,8 +316,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
         raise
     if not results.machines:
-        msg = f"{python}: no case was measured"
-        raise UnusableEnvironmentError(msg)
+        raise UnusableEnvironmentError(f"{python}: no case was measured")
     return results.run(matrix=matrix, narrowed_by=narrowed_by)
 
 

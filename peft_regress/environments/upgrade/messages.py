@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
-from peft_regress.runs.schema import Machine, Record  # noqa: TC001
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.runs.schema import Machine, Record
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag="import"):

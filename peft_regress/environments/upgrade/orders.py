@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import UNSET
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import BudgetFile
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.limits import with_budget
-from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.schema import Machine, Record
 
 
 @dataclass(frozen=True, kw_only=True)

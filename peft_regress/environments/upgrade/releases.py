@@ -6,28 +6,21 @@ import contextlib
 import difflib
 import queue
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.cases import Case
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.environments.overlay.pip import released_versions
-from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.overlay.pip import Planned, released_versions
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.repeats import completed, known_curves
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.gate.verdicts import Observation
-
 
 MOST_AT_ONCE: Final = 64
 """How many releases are measured at once by another engine: each node stays with one, if it can."""
@@ -49,19 +42,17 @@ def releases_between(
     """
     ends = [_version(text) for text in (good, bad)]
     if ends[0] == ends[1]:
-        msg = f"--good and --bad are both {good}: there is nothing between them"
-        raise InputError(msg)
+        raise InputError(f"--good and --bad are both {good}: there is nothing between them")
     wants_pre = pre or any(end.is_prerelease for end in ends)
     known = released_versions(package, pre=wants_pre, seconds=seconds)
     for end in ends:
         if end not in known:
             names = [str(version) for version in known]
             close = difflib.get_close_matches(str(end), names, n=3) or names[-3:]
-            msg = (
+            raise AbsentError(
                 f"the index has no {package} {end} for this Python, or it was yanked; near it: "
                 f"{', '.join(close)}"
             )
-            raise AbsentError(msg)
     chosen = [v for v in known if min(ends) <= v <= max(ends)]
     if not pre:
         chosen = [v for v in chosen if not v.is_prerelease or v in ends]
@@ -72,8 +63,9 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        msg = f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
-        raise InputError(msg) from None
+        raise InputError(
+            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
+        ) from None
 
 
 @dataclass
@@ -157,8 +149,7 @@ class Releases:
             with self._preparing:
                 overlay = stack.enter_context(opening)
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
-                msg = "yanked by its maintainers"
-                raise YankedError(msg)
+                raise YankedError("yanked by its maintainers")
             self.planned[version] = overlay.planned
             nearest = self._nearest(version, cases) if trains else {}
             run = measure_cases(
@@ -171,8 +162,9 @@ class Releases:
             )
         lost = [case.id for case in cases if case.id not in run.cases]
         if lost:
-            msg = f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
-            raise InputError(msg)
+            raise InputError(
+                f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            )
         if version not in self.tried:
             self.tried.append(version)
         observed = observations_of(run, f"{self.package} {version}")

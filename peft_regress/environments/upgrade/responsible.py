@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import opened_overlay, opened_part
-from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.errors import InputError
-from peft_regress.gate.findings import causes_of
+from peft_regress.gate.findings import Finding, causes_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
-
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""

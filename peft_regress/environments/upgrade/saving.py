@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.runs.run_file import without_host, write_run_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
-
-    from peft_regress.runs.schema import Run
+from peft_regress.runs.schema import Run
 
 
 def save_run(path: Path, run: Run) -> None:

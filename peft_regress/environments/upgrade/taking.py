@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peft_regress.environments.overlay.pip import direct_sources
-from peft_regress.environments.upgrade.measuring import WORKER_MODULE, UnusableEnvironmentError
+from peft_regress.environments.upgrade.measuring import (
+    WORKER_MODULE,
+    MeasuringSetup,
+    UnusableEnvironmentError,
+)
 from peft_regress.environments.upgrade.messages import Import, Imported
+from peft_regress.environments.upgrade.orders import Order
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
-from peft_regress.runs.journal import Header
-
-if TYPE_CHECKING:
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.orders import Order
-    from peft_regress.runs.journal import KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord
 
 
 def taken_records(order: Order, setup: MeasuringSetup) -> dict[str, KeptRecord]:

@@ -4,43 +4,36 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from peft_regress.baselines.adapters import adapters_of_run
 from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import read_references
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.catalogue.sources import require_sources
+from peft_regress.environments.overlay.folder import Overlay
 from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.upgrade.measuring import measure_cases
-from peft_regress.environments.upgrade.responsible import find_responsible
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
+from peft_regress.environments.upgrade.responsible import ResponsiblePackages, find_responsible
 from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves, whole
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.own_code import was_edited
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.resuming import installed_version
+from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.environments.upgrade.responsible import ResponsiblePackages
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record, Run
-
-    OnRecord = Callable[[str, Record, int, int], None]
+OnRecord = Callable[[str, Record, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from peft_regress.environments.upgrade.messages import (
     Import,
@@ -18,11 +21,6 @@ from peft_regress.errors import PeftRegressError
 from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    import msgspec
-
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
 

@@ -11,11 +11,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
+from types import TracebackType
+from typing import IO, Final, Self, TypeVar
 
 import msgspec
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.environments.worker.messages import (
     PROTOCOL,
@@ -27,12 +30,6 @@ from peft_regress.environments.worker.messages import (
 )
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-
-    from peft_regress.cases import Case
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
@@ -199,11 +196,9 @@ class WorkerProcess:
             received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
         except (ValueError, RecursionError):  # also for an invalid byte
             text = clean(line.decode(errors="replace"))
-            msg = f"{self.interpreter}: its worker answered {text!r}"
-            raise WorkerError(msg) from None
+            raise WorkerError(f"{self.interpreter}: its worker answered {text!r}") from None
         if isinstance(received, Refused):
-            msg = f"{self.interpreter}: {clean(received.error)}"
-            raise RequestRefusedError(msg)
+            raise RequestRefusedError(f"{self.interpreter}: {clean(received.error)}")
         return received
 
     def _line(self, deadline: float) -> bytes | None:
@@ -265,9 +260,6 @@ def _start(
     `-P` keeps the working directory off `sys.path`: the installed packages are what is measured.
     """
     interpreter = command[0]
-    if os.name != "posix":
-        msg = f"another interpreter needs the process groups of POSIX; this is {os.name!r}"
-        raise InputError(msg)
     _check_program(interpreter)
     try:
         return subprocess.Popen(  # noqa: S603  (the user named this program)

@@ -12,6 +12,7 @@ import functools
 import operator
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,8 +23,6 @@ from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from peft_regress.measure.recipe import Recipe
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from hypothesis import assume
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 from msgspec.structs import replace
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.draw.lives import lives
 from peft_regress.fuzz.draw.networks import networks, runs
 from peft_regress.fuzz.draw.settings import settings
-from peft_regress.fuzz.methods import METHODS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from hypothesis.strategies import DrawFn
-
-    from peft_regress.fuzz.methods import Method
+from peft_regress.fuzz.methods import METHODS, Method
 
 NAMES: Final = st.sampled_from(
     (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"), ("head", "lin0"))

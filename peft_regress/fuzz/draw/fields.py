@@ -5,19 +5,15 @@ The first value of each is the simplest, which hypothesis shrinks to.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import fan_in
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from hypothesis.strategies import SearchStrategy
-
-    from peft_regress.fuzz.example import Layer
 
 Strategies: TypeAlias = "dict[str, SearchStrategy[Any]]"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from msgspec.structs import replace
 
 from peft_regress.fuzz import example as e
@@ -20,13 +22,7 @@ from peft_regress.fuzz.draw.openings import (
 )
 from peft_regress.fuzz.life.legal import legal
 from peft_regress.fuzz.life.plan import Plan, after, refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hypothesis.strategies import SearchStrategy
-
-    from peft_regress.fuzz.methods import Method
+from peft_regress.fuzz.methods import Method
 
 LONGEST: Final = 14
 SHORT: Final = 3

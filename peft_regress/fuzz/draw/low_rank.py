@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import lcm
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hypothesis import strategies as st
 
-from peft_regress.fuzz.draw.fields import RANKS, Fields, off, on, sizes_of, values
+from peft_regress.fuzz.draw.fields import RANKS, Fields, Strategies, off, on, sizes_of, values
 from peft_regress.fuzz.draw.targets import pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.fuzz.draw.fields import Strategies
-    from peft_regress.fuzz.example import Layer
+from peft_regress.fuzz.example import Layer
 
 
 def _ranks(layers: Sequence[Layer]) -> list[int]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection
+from typing import Any, Final
 
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
 from msgspec.structs import replace
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.networks import DIMENSIONS, build, make_input, without_onednn
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from hypothesis.strategies import DrawFn, SearchStrategy
 
 ORDER: Final[tuple[e.Kind, ...]] = (
     "linear",

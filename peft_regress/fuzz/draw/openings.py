@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import lcm
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.life.plan import Plan
-
-if TYPE_CHECKING:
-    from peft_regress.fuzz.methods import Method
-    from peft_regress.fuzz.methods.method import Ability
+from peft_regress.fuzz.methods import Method
+from peft_regress.fuzz.methods.method import Ability
 
 UNKNOWN: Final = "unknown"
 COPIED: Final = "copied"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
 from peft_regress.fuzz.draw.fields import RANKS, Fields, off, on, sizes_of, values
 from peft_regress.fuzz.draw.targets import pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.fuzz.example import Layer
+from peft_regress.fuzz.example import Layer
 
 
 def _common(layers: Sequence[Layer]) -> list[int]:

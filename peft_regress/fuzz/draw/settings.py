@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from peft_regress.fuzz.draw import low_rank, transforms
+from peft_regress.fuzz.draw.fields import Fields
 from peft_regress.fuzz.draw.others import OTHERS
 from peft_regress.fuzz.draw.targets import modules_to_save, now_and_then, targeted, targets
+from peft_regress.fuzz.example import Layer, Network
+from peft_regress.fuzz.methods import Method
 from peft_regress.fuzz.methods.method import config_defaults
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from hypothesis.strategies import DrawFn
-
-    from peft_regress.fuzz.draw.fields import Fields
-    from peft_regress.fuzz.example import Layer, Network
-    from peft_regress.fuzz.methods import Method
 
 FIELDS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {
     "adalora": low_rank.adalora,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from hypothesis.strategies import DrawFn, SearchStrategy
-
-    from peft_regress.fuzz.example import Layer, Network
-    from peft_regress.fuzz.methods import Method
+from peft_regress.fuzz.example import Layer, Network
+from peft_regress.fuzz.methods import Method
 
 RARELY = 5
 """One of so many: how often an option is drawn that most adapters leave as it is."""

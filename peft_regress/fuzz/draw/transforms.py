@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
 from peft_regress.fuzz.draw.fields import RANKS, Fields, inputs_of, off, on, values
 from peft_regress.fuzz.draw.targets import pattern
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.fuzz.example import Layer
-
+from peft_regress.fuzz.example import Layer
 
 MOST_HRA: Final = 4
 BOTH: Final = (True, False)

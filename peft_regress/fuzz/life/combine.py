@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import torch
+from torch import Tensor
 
+from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
 from peft_regress.fuzz.checks import AbsentError, fail
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from peft_regress.fuzz import example as e
     from peft_regress.fuzz.life.life import Life
 
 EXACT: Final = 1e-2

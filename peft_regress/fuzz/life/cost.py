@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import fail
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from peft_regress.fuzz.life.life import Life
+from peft_regress.fuzz.life.life import Life
 
 
 def check_cost(life: Life) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
 from peft_regress.fuzz.bounds import FUNCTION, apart, overflows
 from peft_regress.fuzz.checks import fail
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.fuzz import example as e
-    from peft_regress.fuzz.life.life import Life
-    from peft_regress.fuzz.life.plan import Plan
+from peft_regress.fuzz.life.life import Life
+from peft_regress.fuzz.life.plan import Plan
 
 
 def check_delete(life: Life, act: e.Delete, plan: Plan) -> None:

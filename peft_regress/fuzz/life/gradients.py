@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress.fuzz.bounds import GRADIENT, apart
 from peft_regress.fuzz.checks import fail
+from peft_regress.fuzz.life.life import Life
 from peft_regress.fuzz.methods import LayerAdapter, adapter_tensors, own_tensors
 from peft_regress.fuzz.oracle import copied
 from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.fuzz.life.life import Life
 
 Named = dict[tuple[str, str], Tensor]
 """Tensors by the path of their layer and their name in it, without the adapter's."""

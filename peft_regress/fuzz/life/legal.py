@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz.life.plan import adapter_settings, moves_base
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.fuzz.life.plan import Plan
+from peft_regress.fuzz.life.plan import Plan, adapter_settings, moves_base
 
 COPIES_IN_MIXED = frozenset({"conv1d", "conv2d", "embedding", "linear"})
 """Layers whose copies (`modules_to_save`) peft's mixed batches know (utils/other.py)."""

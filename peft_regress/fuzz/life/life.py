@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peft_regress.fuzz import bounds, networks, oracle, owned
 from peft_regress.fuzz import example as e
@@ -15,13 +16,7 @@ from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.combine import combine
 from peft_regress.fuzz.life.plan import Plan, adapter_settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from peft_regress.fuzz.methods import Method
+from peft_regress.fuzz.methods import Method
 
 FILL = 0.3
 """Standard deviation of what `Fill` adds: as large as the weights of a small layer."""

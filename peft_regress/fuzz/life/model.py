@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import AbsentError
+from peft_regress.fuzz.methods import Method
 from peft_regress.fuzz.methods.method import config_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
     from torch import nn
-
-    from peft_regress.fuzz.methods import Method
 
 
 def configuration(method: Method, settings: Mapping[str, Any]) -> Any:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from peft_regress.fuzz import example as e
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from peft_regress.fuzz.methods.method import Ability
+from peft_regress.fuzz.methods.method import Ability
 
 Settings: TypeAlias = "Mapping[str, Any]"
 MOVES_BASE = ("corda", "lora_ga", "olora", "pissa")

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
 from peft_regress.fuzz.bounds import FUNCTION, HALF, UNKNOWN_TERMS, apart, overflows
 from peft_regress.fuzz.checks import fail
 from peft_regress.fuzz.life import model as library
+from peft_regress.fuzz.life.life import Life
+from peft_regress.fuzz.life.plan import Plan
 from peft_regress.fuzz.life.weights import type_name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from torch import Tensor
-
-    from peft_regress.fuzz.life.life import Life
-    from peft_regress.fuzz.life.plan import Plan
 
 WAYS = {
     "copy": "two_ways",

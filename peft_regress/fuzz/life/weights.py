@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from peft_regress.fuzz.bounds import HALF, WEIGHT, apart
 from peft_regress.fuzz.checks import fail
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from peft_regress.fuzz.life.life import Life
+from peft_regress.fuzz.life.life import Life
 
 
 def check_weights(life: Life) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from peft_regress.fuzz.methods.adalora import ADALORA
 from peft_regress.fuzz.methods.elementwise import FOURIERFT, HIRA, VERA
@@ -13,9 +14,6 @@ from peft_regress.fuzz.methods.method import Ability, LayerAdapter, Limit, Metho
 from peft_regress.fuzz.methods.others import OTHERS
 from peft_regress.fuzz.methods.rotations import BOFT, HRA, OFT
 from peft_regress.fuzz.methods.tensors import adapter_tensors, own_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "METHODS",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import as_rows, fan_in
-from peft_regress.fuzz.methods.method import Limit, Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Limit, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
-
-    from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 
 def adalora(

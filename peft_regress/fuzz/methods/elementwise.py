@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import CONVOLUTIONS, as_rows, fan_in, layer_flops
-from peft_regress.fuzz.methods.method import Limit, Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Limit, Method
 from peft_regress.fuzz.methods.patterns import by_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
-
-    from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 
 def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:

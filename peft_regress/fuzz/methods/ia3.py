@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import as_rows
-from peft_regress.fuzz.methods.method import Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
-
-    from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 
 def is_feedforward(settings: Mapping[str, Any], layer: str) -> bool:

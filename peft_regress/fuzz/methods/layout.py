@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.fuzz.example import Kind, Layer
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from peft_regress.fuzz.example import Kind, Layer
 
 CONVOLUTIONS: Final = frozenset[str]({"conv1d", "conv2d", "conv3d"})
 TRANSPOSED: Final = frozenset[str]({"embedding", "transposed_linear"})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Kind, Layer
 from peft_regress.fuzz.methods.layout import (
     CONVOLUTIONS,
     as_rows,
@@ -12,16 +14,12 @@ from peft_regress.fuzz.methods.layout import (
     fan_in,
     layer_flops,
 )
-from peft_regress.fuzz.methods.method import Limit, Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Limit, Method
 from peft_regress.fuzz.methods.patterns import by_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
 
-    from peft_regress.fuzz.example import Kind, Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 _KINDS: Final = frozenset[Any](
     {"attention", "conv1d", "conv2d", "conv3d", "embedding", "linear", "transposed_linear"}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import CONVOLUTIONS, fan_in, layer_flops
-from peft_regress.fuzz.methods.method import Method
+from peft_regress.fuzz.methods.method import Formula, LayerAdapter, Method
 from peft_regress.fuzz.methods.patterns import by_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from torch import Tensor, nn
-
-    from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import Formula, LayerAdapter
 
 
 def _scaling(adapter: LayerAdapter) -> float:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+from peft_regress.fuzz.example import Adapter, Kind, Layer
 
+if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peft_regress.fuzz.example import Adapter, Kind, Layer
 
 Ability: TypeAlias = Literal[
     "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"

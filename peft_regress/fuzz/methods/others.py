@@ -6,18 +6,16 @@ of the weight that only the library's own code repeats.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods.layout import as_rows
-from peft_regress.fuzz.methods.method import Limit, Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Limit, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
 
-    from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 _LINEAR: Final = frozenset[Any]({"linear"})
 _BOTH: Final = frozenset[Any]({"linear", "transposed_linear"})

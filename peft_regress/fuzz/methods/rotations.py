@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.example import Kind, Layer
 from peft_regress.fuzz.methods.layout import dense, fan_in
-from peft_regress.fuzz.methods.method import Limit, Method
+from peft_regress.fuzz.methods.method import LayerAdapter, Limit, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from torch import Tensor, nn
 
-    from peft_regress.fuzz.example import Kind, Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
 
 _NEUMANN_TERMS: Final = 4
 """From so many on, peft's series is that of the paper; with 2 and 3 it is another one."""

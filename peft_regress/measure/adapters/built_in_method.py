@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from peft_regress.cases import Json
+from peft_regress.catalogue.methods.protocol import Method
 from peft_regress.measure.adapters.heads import load_beside, moved_buffers, save_beside
 from peft_regress.measure.adapters.names import PEFT_PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-
-    from peft_regress.cases import Json
-    from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.metrics import Numerics
+from peft_regress.metrics import Numerics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ from peft_regress import registry
 from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune
 from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.adapters.own_callable import CallableAdapter
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    from peft_regress.fine_tune import FineTune
     from peft_regress.measure.adapters.protocol import Adapter
-    from peft_regress.metrics import Numerics
 
 
 def adapter_of(fine_tune: FineTune) -> Adapter:
@@ -30,11 +30,10 @@ def adapter_of(fine_tune: FineTune) -> Adapter:
         method = registry.get("method", name)
         check_rank(name, rank)
         if fine_tune.optimizer is not None and method.has_own_optimizer:
-            msg = (
+            raise InputError(
                 f"FineTune {fine_tune.id!r}: {given!r} brings an optimizer of its own; leave out "
                 "optimizer=, or use another method"
             )
-            raise InputError(msg)
         return MethodAdapter(method=method, rank=rank, heads=heads)
     if hasattr(given, "peft_type"):
         numerics: Numerics = "hra" if type(given).__name__ == "HRAConfig" else "usual"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
 import torch
+from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
 from peft_regress.measure.adapters.names import base_name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor, nn
 
 BESIDE_FILE: Final = "trained_beside.safetensors"
 """Beside the library's own files: the heads, and statistics that moved."""
@@ -28,11 +25,11 @@ def find_heads(base: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Module]:
             found[name] = base.get_submodule(name)
         except AttributeError:
             known = ", ".join(child for child, _ in base.named_children())
-            msg = f"also_train: {type(base).__name__} has no module {name!r}; it has {known}"
-            raise InputError(msg) from None
+            raise InputError(
+                f"also_train: {type(base).__name__} has no module {name!r}; it has {known}"
+            ) from None
         if next(found[name].parameters(), None) is None:
-            msg = f"also_train: module {name!r} has no parameters to train"
-            raise InputError(msg)
+            raise InputError(f"also_train: module {name!r} has no parameters to train")
     return found
 
 
@@ -43,16 +40,16 @@ def check_untouched(base: nn.Module, heads: Mapping[str, nn.Module]) -> None:
     """
     for name, head in heads.items():
         if base.get_submodule(name) is not head:
-            msg = f"the adapter targets {name!r}, which also_train trains in full: leave it to one"
-            raise InputError(msg)
+            raise InputError(
+                f"the adapter targets {name!r}, which also_train trains in full: leave it to one"
+            )
         for inner, module in head.named_modules():
             if type(module).__module__.startswith("peft."):
                 part = f"{name}.{inner}".removesuffix(".")
-                msg = (
+                raise InputError(
                     f"the adapter targets {part!r}, inside {name!r}, which also_train trains in "
                     "full: leave it to one"
                 )
-                raise InputError(msg)
 
 
 def moved_buffers(model: nn.Module, moving: Collection[str]) -> Iterator[tuple[str, Tensor]]:

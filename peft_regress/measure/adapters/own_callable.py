@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
 from peft_regress.measure.adapters.heads import find_heads, moved_buffers
 from peft_regress.measure.adapters.unruled import UnruledAdapter
 from peft_regress.measure.seeding import seed_all
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    import torch
-    from torch import Tensor
-
-    from peft_regress.cases import Json
-    from peft_regress.metrics import Numerics
+from peft_regress.metrics import Numerics
 
 _FILE: Final = "trained.safetensors"
 # Not the seed of a case's first round: what must be shipped must not come from the seed.
@@ -68,16 +63,16 @@ class CallableAdapter(UnruledAdapter):
         heads = find_heads(base, self.heads)
         adapted: object = self.wrap(base)
         if not isinstance(adapted, nn.Module):
-            msg = f"the adapter returned a {type(adapted).__name__}, not the adapted model"
-            raise InputError(msg)
+            raise InputError(
+                f"the adapter returned a {type(adapted).__name__}, not the adapted model"
+            )
         for head in heads.values():
             head.requires_grad_(requires_grad=True)
         if all(parameter.requires_grad for parameter in adapted.parameters()):
-            msg = (
+            raise InputError(
                 "the adapter freezes nothing: every parameter of the model trains. Let it call "
                 "requires_grad_(False) on the model, or use adapter='full'"
             )
-            raise InputError(msg)
         return adapted
 
     def adapter_parameters(self, adapted: nn.Module) -> list[str]:

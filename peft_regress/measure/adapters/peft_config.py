@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress import registry
+from peft_regress.cases import Json
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.measure.adapters.heads import (
     beside,
@@ -20,17 +24,12 @@ from peft_regress.measure.adapters.heads import (
 )
 from peft_regress.measure.adapters.names import PEFT_PREFIX
 from peft_regress.measure.adapters.unruled import UnruledAdapter
+from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
     import torch
     from torch import Tensor, nn
 
-    from peft_regress.cases import Json
-    from peft_regress.metrics import Numerics
 
 _NAME: Final = "default"
 # Written by peft itself, or of no consequence for what is computed.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+from peft_regress.cases import Json
+from peft_regress.metrics import Numerics
 
+if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
-
-    from peft_regress.cases import Json
-    from peft_regress.metrics import Numerics
 
 
 class Adapter(Protocol):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from torch import Tensor, nn
+from torch import Tensor, nn
 
 SECOND: Final = "second_adapter"
 """The name of an adapter that is added to try it; no module or setting of peft has such a name."""

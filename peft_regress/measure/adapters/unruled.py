@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -41,6 +40,5 @@ def default_optimizer(model: nn.Module) -> Optimizer:
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        msg = "nothing to train: no parameter of the adapted model requires a gradient"
-        raise InputError(msg)
+        raise InputError("nothing to train: no parameter of the adapted model requires a gradient")
     return torch.optim.AdamW(trained, foreach=False, fused=False)

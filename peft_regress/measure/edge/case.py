@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from peft_regress.cases import Adaptation
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS
+from peft_regress.cost import Tensors
 from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.errors import InputError
 from peft_regress.measure.costs import case_costs, first_call
@@ -18,28 +22,21 @@ from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.preflight import checked
-from peft_regress.measure.recipe import ModelRecipe
+from peft_regress.measure.recipe import ModelRecipe, Recipe
 from peft_regress.measure.seeding import seed_all, undisturbed
 from peft_regress.measure.step_profile import (
     CostSettings,
+    ProfileCache,
     adapted_model,
     checked_cost,
     cost_metrics,
 )
 from peft_regress.measure.training import device_of, on_device, single_thread
+from peft_regress.metrics import Metric
+from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import nn
-
-    from peft_regress.cases import Adaptation
-    from peft_regress.cost import Tensors
     from peft_regress.measure.data import Data
-    from peft_regress.measure.recipe import Recipe
-    from peft_regress.measure.step_profile import ProfileCache
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.ledger import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +129,9 @@ def adaptation_edge(
         metrics = {**cost_metrics(report), **programs.metrics}
     except (UnsupportedProgramError, ProgramError) as error:
         rank = "" if names.rank is None else f"-r{names.rank}"
-        msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
-        raise InputError(msg) from error
+        raise InputError(
+            f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
+        ) from error
     return metrics, programs.without_kernel
 
 

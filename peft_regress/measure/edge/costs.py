@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,21 +16,17 @@ from peft_regress.measure.edge.eager import (
     train_here,
 )
 from peft_regress.measure.edge.errors import UnsupportedProgramError
-from peft_regress.measure.edge.export import exported_inference, exported_training
-from peft_regress.measure.edge.kept import KnownProgram, RunFacts
+from peft_regress.measure.edge.export import inference_program, training_program
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.metrics import make_metric
+from peft_regress.metrics import Metric, make_metric
+from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
 
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.program import Program
     from peft_regress.measure.edge.runtime import Runtime
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.ledger import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +61,35 @@ class EdgePrograms:
     """What the case's own optimizer keeps beside the program."""
 
     @cached_property
-    def training(self) -> KnownProgram:
+    def training(self) -> Program:
         """Return the program of a training step."""
         subject = self.subject
-        return KnownProgram(exported_training(subject.model, subject.batches[0], loss=subject.loss))
+        return training_program(subject.model, subject.batches[0], loss=subject.loss)
 
     @cached_property
-    def inference(self) -> KnownProgram:
+    def inference(self) -> Program:
         """Return the program of a forward pass."""
         return self._forward(self.subject.model)
 
     @cached_property
-    def merged(self) -> KnownProgram | None:
+    def merged(self) -> Program | None:
         """Return the program of a forward pass of the merged model; None if there is none."""
         merged = self.subject.merged
         return None if merged is None else self._forward(merged)
 
-    def _forward(self, model: nn.Module) -> KnownProgram:
-        return KnownProgram(exported_inference(model, self.subject.inputs, call=self.subject.call))
+    def _forward(self, model: nn.Module) -> Program:
+        return inference_program(model, self.subject.inputs, call=self.subject.call)
 
     @property
     def without_kernel(self) -> list[str]:
         """Return the operators of all programs that have no portable kernel."""
         programs = filter(None, (self.training, self.inference, self.merged))
-        return sorted({name for program in programs for name in program.cost.without_kernel})
+        return sorted({name for program in programs for name in program.without_kernel})
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """Return what the programs ask of a device."""
-        training, inference = self.training.cost, self.inference.cost
+        training, inference = self.training, self.inference
         values = {
             "edge_train_bytes": training.planned_bytes + self.optimizer_state_bytes,
             "edge_train_planned_bytes": training.planned_bytes,
@@ -103,8 +100,8 @@ class EdgePrograms:
         }
         if self.merged is not None:
             values |= {
-                "edge_merged_inference_planned_bytes": self.merged.cost.planned_bytes,
-                "edge_merged_inference_program_bytes": self.merged.cost.program_bytes,
+                "edge_merged_inference_planned_bytes": self.merged.planned_bytes,
+                "edge_merged_inference_program_bytes": self.merged.program_bytes,
             }
         return {name: make_metric(name, value) for name, value in values.items()}
 
@@ -112,11 +109,11 @@ class EdgePrograms:
     def plans(self) -> dict[str, Rows]:
         """Return the rows of each metric that counts planned bytes; they add up to it."""
         found = {
-            "edge_train_planned_bytes": self.training.cost.plan,
-            "edge_inference_planned_bytes": self.inference.cost.plan,
+            "edge_train_planned_bytes": self.training.plan,
+            "edge_inference_planned_bytes": self.inference.plan,
         }
         if self.merged is not None:
-            found["edge_merged_inference_planned_bytes"] = self.merged.cost.plan
+            found["edge_merged_inference_planned_bytes"] = self.merged.plan
         return found
 
 
@@ -138,50 +135,39 @@ def run_programs(programs: EdgePrograms, runtime: Runtime) -> EdgeRun:
     of several shapes. Also what planning a program raises.
     """
     subject = programs.subject
-    trained = _train(programs.training, subject, runtime)
-    facts = {"edge_programs_run": Fact(holds=True), **trained.facts}
-    pairs = [("edge_outputs_equal_eager", programs.inference, subject.model)]
-    if programs.merged is not None and subject.merged is not None:
-        pairs.append(("edge_merged_outputs_equal_eager", programs.merged, subject.merged))
-    else:
-        null = Fact.null("there is no adapter that can be merged")
-        facts["edge_merged_outputs_equal_eager"] = null
-    for name, program, model in pairs:
-        facts[name] = _infer(program, subject, model, runtime)
+    trained, resident_bytes = _train(programs.training, subject, runtime)
+    facts = {"edge_programs_run": Fact(holds=True), **trained}
+    facts["edge_outputs_equal_eager"] = _infer(programs.inference, subject, subject.model, runtime)
+    facts["edge_merged_outputs_equal_eager"] = (
+        Fact.null("there is no adapter that can be merged")
+        if programs.merged is None or subject.merged is None
+        else _infer(programs.merged, subject, subject.merged, runtime)
+    )
     facts["edge_kernels_exist"] = Fact.unless(programs.without_kernel)
-    grown = {"edge_train_resident_bytes": trained.resident_bytes}
+    grown = {"edge_train_resident_bytes": resident_bytes} if resident_bytes else {}
     return EdgeRun(
-        facts=facts,
-        metrics={name: make_metric(name, value) for name, value in grown.items() if value},
+        facts=facts, metrics={name: make_metric(name, value) for name, value in grown.items()}
     )
 
 
-def _train(program: KnownProgram, subject: EdgeModel, runtime: Runtime) -> RunFacts:
+def _train(program: Program, subject: EdgeModel, runtime: Runtime) -> tuple[dict[str, Fact], int]:
+    """Return what the losses and gradients show, and the memory that the runtime took in bytes."""
     steps = [leaves_of(batch) for batch in subject.batches]
     _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
-
-    def run(program: Program) -> RunFacts:
-        there = runtime.train(program, steps, learning_rate=here.learning_rate)
-        random = Fact.null("it draws random numbers, which the runtime draws otherwise")
-        facts = {
-            "edge_losses_equal_eager": random if program.draws else same_losses(here, there),
-            "edge_gradients_equal_eager": random if program.draws else same_gradients(here, there),
-        }
-        return RunFacts(facts, there.resident_bytes)
-
-    return program.run(("train", steps, vars(here)), run)
+    there = runtime.train(program, steps, learning_rate=here.learning_rate)
+    random = Fact.null("it draws random numbers, which the runtime draws otherwise")
+    facts = {
+        "edge_losses_equal_eager": random if program.draws else same_losses(here, there),
+        "edge_gradients_equal_eager": random if program.draws else same_gradients(here, there),
+    }
+    return facts, there.resident_bytes
 
 
-def _infer(program: KnownProgram, subject: EdgeModel, model: nn.Module, runtime: Runtime) -> Fact:
-    inputs = leaves_of(subject.inputs)
+def _infer(program: Program, subject: EdgeModel, model: nn.Module, runtime: Runtime) -> Fact:
     here = run_here(model, subject.inputs, call=subject.call)
-
-    def run(program: Program) -> RunFacts:
-        there = runtime.infer(program, inputs)
-        return RunFacts({"outputs": same_outputs(here, there)}, there.resident_bytes)
-
-    return program.run(("infer", inputs, here), run).facts["outputs"]
+    there = runtime.infer(program, leaves_of(subject.inputs))
+    return same_outputs(here, there)
 
 
 def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
@@ -190,11 +176,10 @@ def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
     for number, step in enumerate(steps[1:], start=2):
         found = [_described(each) for each in step]
         if found != first:
-            msg = (
+            raise UnsupportedProgramError(
                 f"a program has the shapes of one batch, {' and '.join(first)}, but batch {number} "
                 f"is {' and '.join(found)}"
             )
-            raise UnsupportedProgramError(msg)
 
 
 def _described(tensor: Tensor) -> str:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor, nn
 
 from peft_regress.measure.edge.export import MODEL, floating_outputs
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import agree, differing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torch import Tensor, nn
-
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.runtime import RanInRuntime, TrainedInRuntime
 

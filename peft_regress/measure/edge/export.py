@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
@@ -17,19 +17,12 @@ from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.names import Owners, annotate, owners_of_joint
 from peft_regress.measure.edge.package import load, quiet, require_executorch
-from peft_regress.measure.edge.program import planned_program
+from peft_regress.measure.edge.program import Program, planned_program
 from peft_regress.measure.trees import named_tensors
 from peft_regress.text import clean
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from torch.export import ExportedProgram
-
-    from peft_regress.measure.edge.program import Program
-
-    Loss = Callable[[nn.Module, Any], Tensor]
-    Call = Callable[[nn.Module, Any], Any]
+Loss = Callable[[nn.Module, Any], Tensor]
+Call = Callable[[nn.Module, Any], Any]
 
 MODEL: Final = "model"
 """The name of the model in the exported module: its parameters are `model.<name>`."""
@@ -59,7 +52,8 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
     """
-    return exported_training(model, batch, loss=loss).program
+    require_executorch(runs=False)
+    return _planned(_Step(copy.deepcopy(model), batch, loss), batch)
 
 
 def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
@@ -69,40 +63,9 @@ def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
     tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
     and returns its output.
     """
-    return exported_inference(model, batch, call=call).program
-
-
-def exported_training(model: nn.Module, batch: Any, *, loss: Loss) -> Exported:
-    """Export a training step, as `training_program` does, and leave the planning for later."""
-    require_executorch(runs=False)
-    return _exported(_Step(copy.deepcopy(model), batch, loss), batch)
-
-
-def exported_inference(model: nn.Module, batch: Any, *, call: Call) -> Exported:
-    """Export a forward pass, as `inference_program` does, and leave the planning for later."""
     require_executorch(runs=False)
     forward = _Forward(copy.deepcopy(model).eval().requires_grad_(requires_grad=False), batch, call)
-    return _exported(forward, batch)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A forward pass, and of a training step the loss, as a graph."""
-
-    graph: ExportedProgram
-    trains: bool
-    """Whether the program has a backward pass too."""
-    labels: Mapping[str, str]
-    """The names of modules by their paths in the graph."""
-
-    @cached_property
-    def program(self) -> Program:
-        """Plan the program; errors are those of `training_program`."""
-        with _refused(), paused_gc():
-            with quiet():
-                exported, owners = _joint(self.graph) if self.trains else (self.graph, Owners())
-            _check_buffers(exported)
-            return planned_program(exported, owners=owners, labels=self.labels)
+    return _planned(forward, batch)
 
 
 class _Step(nn.Module):
@@ -142,15 +105,19 @@ def floating_outputs(output: Any) -> tuple[Tensor, ...]:
     return tuple(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
 
 
-def _exported(module: _Step | _Forward, batch: Any) -> Exported:
+def _planned(module: _Step | _Forward, batch: Any) -> Program:
     names = module_names(module.model)
     labels = {
         f"{MODEL}.{path}" if path else MODEL: names[each]
         for path, each in module.model.named_modules()
     }
-    with _refused(), paused_gc(), quiet():
-        graph = torch.export.export(module, tuple(leaves_of(batch)))
-    return Exported(graph=graph, trains=isinstance(module, _Step), labels=labels)
+    with _refused(), paused_gc():
+        with quiet():
+            graph = torch.export.export(module, tuple(leaves_of(batch)))
+            is_step = isinstance(module, _Step)
+            exported, owners = _joint(graph) if is_step else (graph, Owners())
+        _check_buffers(exported)
+        return planned_program(exported, owners=owners, labels=labels)
 
 
 @contextlib.contextmanager
@@ -168,8 +135,9 @@ def _check_buffers(exported: ExportedProgram) -> None:
     """Refuse a step that moves buffers, such as BatchNorm's statistics, and name the buffer."""
     for buffer in exported.graph_signature.buffers_to_mutate.values():
         name = buffer.removeprefix(f"{MODEL}.")
-        msg = f"the step changes a buffer, {name}, which a program does not keep"
-        raise UnsupportedProgramError(msg)
+        raise UnsupportedProgramError(
+            f"the step changes a buffer, {name}, which a program does not keep"
+        )
 
 
 def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Owners]:

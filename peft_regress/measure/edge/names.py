@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch.fx import Graph, GraphModule, Node
 
 _KEY: Final = "peft_regress_module"

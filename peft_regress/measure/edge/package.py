@@ -9,14 +9,12 @@ import importlib.util
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from peft_regress.errors import InputError
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
@@ -42,8 +40,7 @@ def require_executorch(*, runs: bool) -> None:
     if ExecuTorch is not installed, or does not import beside the installed torch.
     """
     if not is_installed():
-        msg = f"executorch is not installed: {INSTALL}"
-        raise InputError(msg)
+        raise InputError(f"executorch is not installed: {INSTALL}")
     try:
         package_folders()
         load("executorch.exir")
@@ -51,14 +48,13 @@ def require_executorch(*, runs: bool) -> None:
             load("executorch.extension.pybindings.portable_lib")
     except (ImportError, AttributeError, OSError) as error:
         versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
-        msg = (
+        raise InputError(
             f"executorch {versions['executorch']} does not import beside torch "
             f"{versions['torch']}: {_said(error)}. Install the "
             "executorch that was built for this torch, or the torch that it was built for: "
             "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
             "--yes"
-        )
-        raise InputError(msg) from error
+        ) from error
 
 
 def _said(error: Exception) -> str:

@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from safetensors.torch import load_file, save_file
@@ -24,9 +26,6 @@ from peft_regress.measure.edge.package import package_folders
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
     from torch import Tensor
 
     from peft_regress.measure.edge.program import Program
@@ -177,8 +176,7 @@ class Runtime:
         if not self._is_ready:
             hello = self._answer(_START_SECONDS)
             if "problem" in hello:
-                msg = f"the runtime does not start: {clean(hello['problem'])}"
-                raise ProgramError(msg)
+                raise ProgramError(f"the runtime does not start: {clean(hello['problem'])}")
             self._is_ready = True
         assert self._process is not None  # noqa: S101  (it is started)
         assert self._process.stdin is not None  # noqa: S101
@@ -218,8 +216,7 @@ class Runtime:
             self._end()
             last = clean((self._tail() or [""])[-1])
             problem = f"ended: {last}" if ready else f"gave no answer in {seconds:.0f} s"
-            msg = f"the process of the runtime {problem}"
-            raise ProgramError(msg)
+            raise ProgramError(f"the process of the runtime {problem}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -265,10 +262,9 @@ def _check_memory(program: Program) -> None:
     needed = program.planned_bytes + program.program_bytes
     available = _available_bytes()
     if available is not None and needed > available:
-        msg = (
+        raise ProgramError(
             f"the program needs {needed:,} bytes of memory, and this machine has {available:,} left"
         )
-        raise ProgramError(msg)
 
 
 def _available_bytes() -> int | None:

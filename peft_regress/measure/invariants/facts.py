@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from peft_regress.runs.schema import Defect, Failure
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MOST_NAMES: Final = 4
 _LARGEST: Final = 1e100

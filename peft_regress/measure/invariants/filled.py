@@ -9,23 +9,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
-from peft_regress.measure.invariants.layers import layer_outputs
-from peft_regress.measure.invariants.outputs import in_float32
+from peft_regress.measure.invariants.layers import LayerOutputs, layer_outputs
+from peft_regress.measure.invariants.outputs import Outputs, in_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-
-    from torch import Tensor, nn
-
     from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.invariants.layers import LayerOutputs
-    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
 FILL_SEEDS: Final = (0, 1, 2)

@@ -6,22 +6,18 @@ Each function returns the names for which the fact does not hold.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from peft_regress.measure.adapters.names import base_name, base_prefix
-from peft_regress.measure.invariants.outputs import agree, attempt, differing
+from peft_regress.measure.invariants.outputs import Outputs, agree, attempt, differing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
-
     from peft_regress.measure.invariants.facts import Fact
-    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
 LayerOutputs: TypeAlias = dict[str, Tensor]

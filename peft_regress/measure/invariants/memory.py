@@ -9,13 +9,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.metrics import format_value
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FIRST_STEPS: Final = 3
 """Of the steps after these, none may keep memory: optimizers have made their state by then."""

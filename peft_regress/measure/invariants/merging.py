@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import torch
+from torch import Tensor, nn
 
+from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import Tuner, base_tensors, safely_merged
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import (
     MERGE_TOLERANCE,
     UNMERGE_TOLERANCE,
+    Outputs,
     attempt,
     in_float32,
     raised,
@@ -21,14 +25,8 @@ from peft_regress.measure.invariants.outputs import (
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-
-    from torch import Tensor, nn
-
-    from peft_regress.measure.adapters import Adapter
     from peft_regress.measure.invariants.filled import Filled
     from peft_regress.measure.invariants.layers import LayerOutputs
-    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.invariants.probe import Probe
 
 _NO_LAYERS: Final = "it is no adapter in layers of peft"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,6 @@ from torch.utils._pytree import tree_map
 
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.layers import layer_outputs, where_differing
-from peft_regress.measure.invariants.outputs import agree, in_float32
+from peft_regress.measure.invariants.layers import LayerOutputs, layer_outputs, where_differing
+from peft_regress.measure.invariants.outputs import Outputs, agree, in_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
-    from peft_regress.measure.invariants.layers import LayerOutputs
-    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
 

@@ -6,13 +6,16 @@ import contextlib
 import copy
 import math
 import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
+from torch import nn
 
 from peft_regress.cost.alive import peak_while
+from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import loads_unnoticed
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import (
@@ -24,11 +27,6 @@ from peft_regress.measure.invariants.outputs import (
 from peft_regress.measure.invariants.tensors import moved, named_tensors, trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
-
-    from torch import nn
-
-    from peft_regress.measure.adapters import Adapter
     from peft_regress.measure.invariants.probe import Probe
 
 

@@ -6,21 +6,19 @@ Judged by the loss of the probe, since the filled losses say already what the fi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import SECOND, Tuner
 from peft_regress.measure.invariants.facts import Fact, listed
-from peft_regress.measure.invariants.filled import FILL_SEEDS
+from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, attempt, raised, told_of
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
-    from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.invariants.filled import Filled
 
 _NAMES: Final = ("adapters_do_not_leak", "delete_leaves_nothing")
 _OTHER: Final = 1  # the fill that the first adapter gets meanwhile: not the last one

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.outputs import IDENTITY_TOLERANCE, RELOAD_TOLERANCE, attempt
+from peft_regress.measure.invariants.outputs import (
+    IDENTITY_TOLERANCE,
+    RELOAD_TOLERANCE,
+    Outputs,
+    attempt,
+)
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.objective import evaluated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from peft_regress.measure.adapters import Adapter
     from peft_regress.measure.invariants.filled import Filled
-    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.invariants.probe import Probe
 
 

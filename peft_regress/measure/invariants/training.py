@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection
+from typing import Final
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
+from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-
-    from peft_regress.measure.adapters import Adapter
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.gc_pause import paused_gc
+from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
@@ -19,13 +21,14 @@ from peft_regress.measure.invariants.merging import (
 from peft_regress.measure.invariants.outputs import (
     HALF_IDENTITY_TOLERANCE,
     IDENTITY_TOLERANCE,
+    Outputs,
     agree,
     attempt,
     is_half,
     rows_of,
 )
 from peft_regress.measure.invariants.probe import Probe
-from peft_regress.measure.invariants.saving import SavingFacts
+from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
 from peft_regress.measure.invariants.second import second_adapter
 from peft_regress.measure.invariants.switching import switched_off
 from peft_regress.measure.invariants.tensors import trainable
@@ -33,14 +36,9 @@ from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
     from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.invariants.outputs import Outputs
-    from peft_regress.measure.invariants.saving import StoredOutput
     from peft_regress.measure.objective import Objective
 
 _OF_A_FILLED: Final = (

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from peft_regress.baselines.expected import is_complete
 from peft_regress.baselines.history import newest_index
-from peft_regress.gate.comparison import Invocation
+from peft_regress.baselines.series import Entry
+from peft_regress.devices import DeviceClass
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.verdict.next_steps import quoted, storage_words
 from peft_regress.report.verdict.reproducing import compare_command
-from peft_regress.report.verdict.shown import shown_verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.devices import DeviceClass
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.report.page.whole_runs import WholeRuns
-    from peft_regress.report.verdict.shown import ShownFinding
+from peft_regress.report.verdict.shown import ShownFinding, shown_verdict
 
 Pair = tuple[int, int]
 """The indices of the entries OLD and NEW."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -16,32 +18,28 @@ from peft_regress.baselines.history import (
     present_record,
     records_by_case,
 )
+from peft_regress.baselines.series import Entry
 from peft_regress.budgets import UNITS
-from peft_regress.devices import load_devices
+from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.budgets import budget_of
+from peft_regress.gate.budgets import BudgetUse, budget_of
 from peft_regress.gate.changes import value_of
-from peft_regress.metrics import INVARIANTS, METRICS
-from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.gate.comparison import Comparison
+from peft_regress.metrics import INVARIANTS, METRICS, Metric
+from peft_regress.report.page.case_lines import (
+    CaseLines,
+    Records,
+    clip,
+    lines_of_case,
+    status_of_case,
+)
 from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
 from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.report.page.line_facts import facts_of
-from peft_regress.report.page.whole_runs import WholeRuns
+from peft_regress.report.page.whole_runs import WholeRun, WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
-    from peft_regress.devices import DeviceClass
-    from peft_regress.gate.budgets import BudgetUse
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.report.page.case_lines import CaseLines, Records
-    from peft_regress.report.page.whole_runs import WholeRun
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 
 _MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000
@@ -286,3 +284,22 @@ def _newest_changes(lines: Mapping[str, CaseLines], by: str, order: Sequence[int
         if one.before is not None
     ]
     return sorted(found, key=lambda change: -ranks[change.new])
+
+
+def facts_of(name: str, metric: Metric, bounds: Bounds) -> dict[str, Any]:
+    """Return `{bound?, seeds?}` of a metric's present value.
+
+    `bound` is how far the value may change: relative, of a fraction and a score the difference, of
+    losses that of step 1. It is absent where no change is judged, or every one. `seeds` are the
+    lowest and the highest seed, where the value is the mean over seeds.
+    """
+    facts: dict[str, Any] = {}
+    judged = metric.kind != "info" and metric.direction != "none"
+    bound = bounds.on(name, metric)[0] if judged else 0.0
+    if 0 < bound < math.inf:
+        facts["bound"] = bound
+    if metric.kind in {"accuracy", "score"}:
+        seeds = [sample for sample in metric.samples or () if not isinstance(sample, list)]
+        if len(seeds) > 1:
+            facts["seeds"] = [min(seeds), max(seeds)]
+    return facts

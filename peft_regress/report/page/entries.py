@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from peft_regress.baselines.series import Entry
 from peft_regress.report.page.case_lines import clip
 from peft_regress.runs.schema import MIXED_MACHINES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.baselines.series import Entry
 
 
 def environments_of(

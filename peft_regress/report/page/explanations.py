@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 from peft_regress.gate.attribution import explain_metric
+from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.runs.ledger import rows_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from peft_regress.report.page.whole_runs import WholeRuns
-    from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Record
 
 _PRESENT_METRICS: Final = (
     "forward_flops",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from peft_regress.baselines.series import Entry
+from peft_regress.runs.schema import Run
 
-    from peft_regress.baselines.series import Entry
-    from peft_regress.runs.schema import Run
-
-    WholeRun = Callable[[Entry], Run]
+WholeRun = Callable[[Entry], Run]
 
 
 class WholeRuns:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from peft_regress.gate.budgets import BudgetUse
+from peft_regress.gate.comparison import Comparison
 from peft_regress.metrics import format_value
 from peft_regress.report.table import Row, Table
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from peft_regress.gate.budgets import BudgetUse
-    from peft_regress.gate.comparison import Comparison
 
 _HEADINGS: Final = ("case", "budget of", "this run", "limit", "used", "")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from peft_regress.gate.attribution import explain_metric
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, CaseVerdict, Reason
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
-from peft_regress.report.layout import PLAIN
+from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.sentences import (
     against,
     environment_lines,
@@ -20,13 +21,6 @@ from peft_regress.report.sentences import (
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
 from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import CaseVerdict, Reason
-    from peft_regress.report.layout import Layout
 
 _MOST_REASONS = 8
 _MOST_MODULES = 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from peft_regress.gate.findings import NOT_MEASURED
-from peft_regress.metrics import BATCH_SUFFIX, metric_order
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
+from peft_regress.gate.verdicts import Reason
+from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report.sentences import (
     against,
     definition_words,
@@ -21,14 +24,6 @@ from peft_regress.report.sentences import (
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding, Member
-    from peft_regress.gate.verdicts import Reason
-    from peft_regress.metrics import MetricSpec
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300

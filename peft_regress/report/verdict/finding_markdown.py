@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from peft_regress.gate.attribution import COSTS, explain_metric
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding, Member
+from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import METRICS, format_value
 from peft_regress.report.markdown_syntax import (
     bullets,
@@ -24,13 +28,6 @@ from peft_regress.report.verdict.finding import (
 )
 from peft_regress.report.verdict.finding_order import leading_reason
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding, Member
-    from peft_regress.gate.verdicts import Reason
 
 _HEADING: Final = ("case", "metric", "old", "new", "change", "bound", "why")
 _NUMBERS: Final = (2, 3, 4, 5)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
-from peft_regress.gate.verdicts import INCOMPLETE, UNACCEPTED, gravest
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding, Member
+from peft_regress.gate.verdicts import INCOMPLETE, UNACCEPTED, Reason, Verdict, gravest
 from peft_regress.metrics import BATCH_SUFFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding, Member
-    from peft_regress.gate.verdicts import Reason, Verdict
 
 
 class SortedFindings(NamedTuple):

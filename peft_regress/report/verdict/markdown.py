@@ -6,8 +6,10 @@ the ids fit: those of some 2,000 cases do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
+from peft_regress.gate.comparison import Comparison
 from peft_regress.report.document import Section, as_markdown
 from peft_regress.report.markdown_syntax import bullets, code_span, details, escape_markdown, fenced
 from peft_regress.report.sentences import known_defects, outcome_line, short_verdict, times_lines
@@ -20,11 +22,6 @@ from peft_regress.report.verdict.next_steps import accept_command
 from peft_regress.report.verdict.remarks import remarks_lines
 from peft_regress.report.verdict.reproducing import compare_command, reproducing_commands
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from peft_regress.gate.comparison import Comparison
 
 MARKER: Final = "<!-- peft-regress -->"
 """The first line, which identifies the comment. It contains nothing from a file."""

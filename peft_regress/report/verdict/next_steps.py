@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.findings import Finding
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from peft_regress.gate.comparison import Comparison, Invocation
-    from peft_regress.gate.findings import Finding
 
 _MOST_EXPLAINED: Final = 3
 

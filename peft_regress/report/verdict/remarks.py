@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.fronts import LostFront
+from peft_regress.gate.verdicts import Remark
 from peft_regress.report.sentences import remark_line, with_note
 from peft_regress.text import clean, count_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.fronts import LostFront
-    from peft_regress.gate.verdicts import Remark
 
 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:

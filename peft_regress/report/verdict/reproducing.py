@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations, islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from peft_regress.cases import Case
 from peft_regress.gate.attribution import COSTS
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.findings import Finding
+from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.verdict.next_steps import quoted, storage_words
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
-
-    from peft_regress.cases import Case
-    from peft_regress.gate.comparison import Comparison, Invocation
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation
 
 _FIELDS: Final = ("task", "method", "rank", "architecture")
 _TYPABLE: Final = re.compile(r"[\w.+-]+")

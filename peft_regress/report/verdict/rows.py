@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from peft_regress.gate.verdicts import Reason
 from peft_regress.report.sentences import reason_cells
 from peft_regress.report.table import Row as TableRow
 from peft_regress.report.table import Table, column_widths, table_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from peft_regress.gate.verdicts import Reason
     from peft_regress.report.layout import Layout
 
 _HEADINGS: Final = ("baseline", "this run", "change", "bound")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from peft_regress.gate.findings import NOT_MEASURED
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import NOT_MEASURED, Finding
+from peft_regress.gate.verdicts import Observation, Verdict
 from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
@@ -22,6 +25,7 @@ from peft_regress.report.verdict.finding import (
 )
 from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
 from peft_regress.report.verdict.next_steps import (
+    Step,
     accepting,
     first_steps,
     is_of_training,
@@ -29,19 +33,12 @@ from peft_regress.report.verdict.next_steps import (
     training,
 )
 from peft_regress.report.verdict.remarks import remarks
-from peft_regress.report.verdict.rows import reading_order, row_of
+from peft_regress.report.verdict.rows import Row, reading_order, row_of
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Observation, Verdict
     from peft_regress.report.layout import Style
     from peft_regress.report.table import Table
-    from peft_regress.report.verdict.next_steps import Step
-    from peft_regress.report.verdict.rows import Row
 
 Group = Literal["failing", "incomplete", "better"]
 """What a finding means for the run: it fails it, was not compared, or is better."""

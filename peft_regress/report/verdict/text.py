@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.report.layout import PLAIN
+from peft_regress.gate.comparison import Comparison
+from peft_regress.report.layout import PLAIN, Layout, Style
 from peft_regress.report.short_names import short_names
 from peft_regress.report.table import table_text
 from peft_regress.report.verdict.budgets import budget_table
 from peft_regress.report.verdict.finding import case_set, strictness
 from peft_regress.report.verdict.rows import common_widths, rows_text
-from peft_regress.report.verdict.shown import shown_verdict
+from peft_regress.report.verdict.shown import ShownFinding, ShownVerdict, shown_verdict
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.report.layout import Layout, Style
     from peft_regress.report.verdict.next_steps import Step
-    from peft_regress.report.verdict.shown import ShownFinding, ShownVerdict
 
 _INDENT: Final = "   "
 _MOST_NAME_LINES: Final = 2

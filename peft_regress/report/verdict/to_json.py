@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from peft_regress.gate.attribution import Breakdown, MetricChange
+from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.definitions import changed_settings
+from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
 from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.report.verdict.remarks import encode_remark
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peft_regress.gate.attribution import Breakdown, MetricChange
-    from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
 
 
 def encode_verdict(comparison: Comparison) -> dict[str, Any]:

@@ -74,8 +74,9 @@ def _find(target: str) -> tuple[Any, str, Any]:
         owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
         return owner, name, inspect.getattr_static(owner, name)
     except (AttributeError, ImportError) as error:
-        msg = f"{target} no longer exists: find where it went, and update the fault"
-        raise BrokenFaultError(msg) from error
+        raise BrokenFaultError(
+            f"{target} no longer exists: find where it went, and update the fault"
+        ) from error
 
 
 def _wrapper(

@@ -39,8 +39,7 @@ def lora_layer_not_wrapped(original: Original, self: Any, *args: Any, **kwargs: 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._create_and_replace", case=_LORA, stops=True)
 def lora_refuses_convolutions(*_args: Any, **_kwargs: Any) -> None:
     """The library no longer supports convolutions as targets."""
-    msg = "Target module Conv2d is not supported"
-    raise InjectedError(msg)
+    raise InjectedError("Target module Conv2d is not supported")
 
 
 @fault("LoRA", at=f"{_TUNER}._mark_only_adapters_as_trainable", case=_LORA)

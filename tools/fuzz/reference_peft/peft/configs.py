@@ -61,8 +61,7 @@ class LoraConfig(RankedConfig):
     def __post_init__(self) -> None:
         """Raise ValueError for a start that is not here."""
         if self.init_lora_weights not in {True, False, "gaussian"}:
-            msg = f"init_lora_weights={self.init_lora_weights!r} is not supported"
-            raise ValueError(msg)
+            raise ValueError(f"init_lora_weights={self.init_lora_weights!r} is not supported")
 
     def scaling(self, name: str) -> float:
         """Return alpha / r in a layer, or alpha / sqrt(r)."""

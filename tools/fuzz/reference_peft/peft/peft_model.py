@@ -135,11 +135,9 @@ class PeftModel(nn.Module):
             return self.base_model(*args, **keywords)
         unknown = sorted({*adapter_names} - {*self.peft_config, "__base__"})
         if unknown:
-            msg = f"there is no adapter {unknown[0]!r}"
-            raise ValueError(msg)
+            raise ValueError(f"there is no adapter {unknown[0]!r}")
         if self.training or any(layer.merged for layer in self.base_model.layers()):
-            msg = "adapter_names is for inference with adapters that are not merged"
-            raise ValueError(msg)
+            raise ValueError("adapter_names is for inference with adapters that are not merged")
         before = {id(holder): holder.active for _, holder in self.base_model.holders()}
         outputs: dict[str, Tensor] = {}
         try:
@@ -155,8 +153,7 @@ class PeftModel(nn.Module):
     def add_adapter(self, adapter_name: str, config: PeftConfig, **_options: Any) -> None:
         """Add an adapter, which is not active; raise ValueError if that is impossible."""
         if adapter_name in self.peft_config:
-            msg = f"there is an adapter {adapter_name!r} already"
-            raise ValueError(msg)
+            raise ValueError(f"there is an adapter {adapter_name!r} already")
         plan = self._plan(config)
         active = self._active()
         dtype = torch.float32 if self.autocast else None
@@ -194,14 +191,12 @@ class PeftModel(nn.Module):
                 continue
             is_other = isinstance(module, ModulesToSave if targeted else BaseTunerLayer)
             if (targeted and copied) or is_other:
-                msg = f"{path} cannot have an adapter and a copy"
-                raise ValueError(msg)
+                raise ValueError(f"{path} cannot have an adapter and a copy")
             if targeted and not isinstance(module, BaseTunerLayer):
                 layer_class(config, module)
             found[path] = module
         if not any(config.targets(path) for path in found):
-            msg = "target_modules matches no layer"
-            raise ValueError(msg)
+            raise ValueError("target_modules matches no layer")
         return found
 
     def _active(self) -> list[str]:
@@ -212,8 +207,7 @@ class PeftModel(nn.Module):
     def set_adapter(self, adapter_name: str) -> None:
         """Make one adapter active."""
         if adapter_name not in self.peft_config:
-            msg = f"there is no adapter {adapter_name!r}"
-            raise ValueError(msg)
+            raise ValueError(f"there is no adapter {adapter_name!r}")
         self.base_model.set_adapter(adapter_name)
 
     @contextmanager
@@ -228,8 +222,7 @@ class PeftModel(nn.Module):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter that is not merged; if none is active then, the first one is."""
         if any(adapter_name in layer.merged for layer in self.base_model.layers()):
-            msg = f"adapter {adapter_name!r} is merged"
-            raise ValueError(msg)
+            raise ValueError(f"adapter {adapter_name!r} is merged")
         for _, holder in self.base_model.holders():
             holder.delete(adapter_name)
         del self.peft_config[adapter_name]
@@ -247,8 +240,9 @@ class PeftModel(nn.Module):
             new = [one for one in chosen if one in layer.settings and one not in layer.merged]
             merged = layer.merge(new)
             if safe_merge and not all(bool(one.isfinite().all()) for one in merged.values()):
-                msg = f"merging {', '.join(new)} would give {layer.path} values that are not finite"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"merging {', '.join(new)} would give {layer.path} values that are not finite"
+                )
             planned.append((layer, merged, new))
         for layer, merged, new in planned:
             if new:
@@ -320,8 +314,7 @@ class PeftModel(nn.Module):
         """Add an adapter whose update is the weighted sum of others' updates."""
         configs: list[Any] = [self.peft_config[name] for name in adapters]
         if not all(isinstance(one, LoraConfig) and not one.use_dora for one in configs):
-            msg = "only LoRA adapters can be combined"
-            raise NotImplementedError(msg)
+            raise NotImplementedError("only LoRA adapters can be combined")
         parts: dict[str, dict[str, Tensor]] = {}
         for layer in self.base_model.layers():
             of_layer: dict[str, list[Tensor]] = {}

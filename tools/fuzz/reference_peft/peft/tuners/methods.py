@@ -75,8 +75,7 @@ class LoraLayer(BaseTunerLayer):
             }
         if config.use_dora:
             if getattr(base, "groups", 1) > 1:
-                msg = "DoRA does not support grouped convolutions"
-                raise ValueError(msg)
+                raise ValueError("DoRA does not support grouped convolutions")
             delta = self.delta(found, config.scaling(self.path))
             found["lora_magnitude_vector"] = self.norms(weight + delta)
         return found
@@ -102,8 +101,7 @@ class LoraLayer(BaseTunerLayer):
         del draws
         base: Any = self.base_layer
         if getattr(base, "groups", 1) > 1:
-            msg = "Merging is not supported for _ConvNd layers with groups"
-            raise NotImplementedError(msg)
+            raise NotImplementedError("Merging is not supported for _ConvNd layers with groups")
         tensors = self.tensors(name)
         weight = own["weight"] + self.delta(dict(tensors), self.scaling[name])
         if "lora_magnitude_vector" in tensors:
@@ -256,6 +254,5 @@ def layer_class(config: PeftConfig, module: nn.Module) -> type[BaseTunerLayer]:
     layer, kinds = found[type(config)]
     transposes = type(module).__name__ == "Conv1D" and layer in {LoraLayer, IA3Layer}
     if not (isinstance(module, kinds) or transposes):
-        msg = f"{type(config).__name__} does not support {type(module).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"{type(config).__name__} does not support {type(module).__name__}")
     return layer

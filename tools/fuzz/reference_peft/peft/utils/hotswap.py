@@ -25,8 +25,7 @@ def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) ->
             for key, tensor in layer.tensors(name).items():
                 shape = list(tensor.shape)
                 if shape[int(is_up(key))] > target_rank:
-                    msg = f"adapter {name!r} has a rank above {target_rank}"
-                    raise ValueError(msg)
+                    raise ValueError(f"adapter {name!r} has a rank above {target_rank}")
                 shape[int(is_up(key))] = target_rank
                 padded = torch.zeros(shape, dtype=tensor.dtype)
                 padded[tuple(slice(size) for size in tensor.shape)] = tensor.detach()
@@ -40,8 +39,7 @@ def hotswap_adapter(model: PeftModel, folder: str, adapter_name: str, torch_devi
     del torch_device
     layers = [one for one in model.base_model.layers() if isinstance(one, LoraLayer)]
     if any(layer.merged for layer in layers):
-        msg = f"adapter {adapter_name!r} is merged"
-        raise ValueError(msg)
+        raise ValueError(f"adapter {adapter_name!r} is merged")
     config: LoraConfig = load_config(Path(folder))  # type: ignore[assignment]
     model.put(adapter_name, load_file(Path(folder) / "adapter_model.safetensors"))
     for layer in layers:

@@ -1,4 +1,4 @@
-"""CSV by RFC 4180: one row for each case and metric."""
+"""A run as CSV by RFC 4180: one row for each case and metric."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import csv
 import io
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any, Final
 
-from peft_regress.report.export.exporter import Exporter, register
-from peft_regress.text import printable
+import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft_regress.runs.schema import Record, Run
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.runs.schema import Record, Run
+from peft_regress.text import clean, count_of, printable
 
 COLUMNS: Final = (
     "case",
@@ -36,6 +36,36 @@ COLUMNS: Final = (
 _FORMULA: Final = re.compile("(?:^|;) *(?=[-=+@＝＋－＠])")  # noqa: RUF001  (full width)
 """Where a spreadsheet sees a formula begin, full-width forms included: half of the world's
 spreadsheets split a row at semicolons."""
+
+
+def narrow(run: Run, *, cases: str = "*", metric: str = "*") -> Run:
+    """Return the run with only the cases and metrics that match two globs.
+
+    A case in error or unsupported has no metrics, and stays. Raises `InputError` if the run has no
+    case, `AbsentError` for a glob that matches nothing.
+    """
+    if not run.cases:
+        raise InputError("the run has no case, so there is nothing to export")
+    chosen = {name: record for name, record in run.cases.items() if fnmatchcase(name, cases)}
+    if not chosen:
+        some = ", ".join(clean(name) for name in list(run.cases)[:3])
+        counted = count_of(len(run.cases), "case")
+        raise AbsentError(
+            f"--cases {cases!r} matches none of the {counted} of the run, e.g. {some}"
+        )
+    found = {name: _narrow_record(record, metric) for name, record in chosen.items()}
+    known = dict.fromkeys(name for record in chosen.values() for name in record.metrics)
+    if known and not any(record.metrics for record in found.values()):
+        names = clean(", ".join(known), longest=2000)
+        raise AbsentError(
+            f"--metric {metric!r} matches none of the metrics of these cases: {names}"
+        )
+    return msgspec.structs.replace(run, cases=found)
+
+
+def _narrow_record(record: Record, metric: str) -> Record:
+    kept = {name: value for name, value in record.metrics.items() if fnmatchcase(name, metric)}
+    return msgspec.structs.replace(record, metrics=kept)
 
 
 def csv_table(run: Run) -> str:
@@ -82,6 +112,3 @@ def _text(text: str) -> str:
     """Return text from a file as one line that a spreadsheet takes for text."""
     # A blank breaks up what GitHub's runner takes for a command, anywhere in a line of its log.
     return _FORMULA.sub(r"\g<0>'", printable(text)).replace("##[", "## [")
-
-
-CSV: Final = register(Exporter(name="csv", write=lambda run: {"": csv_table(run)}))

@@ -1,6 +1,6 @@
-"""The measurements of `selfbench`; each runs in a process of its own.
+"""The measurements of the benchmarks that need a process of their own.
 
-`python tools/selfbench/selfbench_parts.py PART ARGUMENT...` prints one JSON object.
+`python tests/benchmarks/parts.py PART ARGUMENT...` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
+    from peft_regress import FineTune
+
 _BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 _PAIRS = 3
+_OWN_BATCH = 32
 
 
 def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> dict[str, float]:
@@ -83,7 +88,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
         def _track_module_params_and_buffers(
             self,
             module: Any,
-            install_grad_hooks: bool = True,  # noqa: FBT001, FBT002  (torch's signature)
+            install_grad_hooks: bool = True,
         ) -> tuple[int, int]:
             no_hook = RemovableHandle(OrderedDict())
             handles: Any = self._param_to_grad_hook_handles
@@ -167,8 +172,6 @@ def _many_part() -> dict[str, float]:
 
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare both outside training and evaluation, whose noise is larger than the difference."""
-    from selfbench_own import own_resnet18
-
     from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.measure import ProfileCache, Recipe, costs, measure, preflight, training
     from peft_regress.measure import case as cases
@@ -177,7 +180,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.training import single_thread
 
-    case = own_resnet18() if case_id.startswith("own/") else parse_case_id(case_id)
+    case = _own_resnet18() if case_id.startswith("own/") else parse_case_id(case_id)
     recipe = Recipe.of(case, _BASELINES)
     inside = [0.0]
 
@@ -230,13 +233,11 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
 
 def _own_profile_part() -> dict[str, float]:
-    from selfbench_own import own_resnet18
-
     from peft_regress.measure import Recipe
     from peft_regress.measure.costs import own_costs
     from peft_regress.measure.training import single_thread
 
-    recipe = Recipe.of(own_resnet18(), _BASELINES)
+    recipe = Recipe.of(_own_resnet18(), _BASELINES)
     data = recipe.load_data()
     batch = next(recipe.batches(data, seed=0))
     with single_thread():
@@ -283,28 +284,38 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     return {"signals": inside[0], "all": time.process_time() - started}
 
 
-def _history_part(entries_text: str) -> dict[str, float]:
-    """Judge a run by a long history in memory, in which every metric with room changes."""
-    from selfbench_history import synthetic_history
+def _own_resnet18() -> FineTune:
+    """Return LoRA on resnet18, 8 steps of 32 images of 224 x 224."""
+    import peft
 
-    from peft_regress.baselines.references import references_with_drift
-    from peft_regress.gate.judge import judge
-    from peft_regress.gate.verdicts import observations_of
-    from peft_regress.metrics import METRICS
+    from peft_regress import FineTune
 
-    stored = synthetic_history(int(entries_text))
-    observed = observations_of(stored[0].run, "this run")
-    exit_codes = set()
+    return FineTune(
+        "own/lora-r4/resnet18",
+        model=_resnet18,
+        data=_images,
+        adapter=peft.LoraConfig(r=4, target_modules=["conv1", "conv2"]),
+        also_train=["fc"],
+        steps=8,
+        batch=_OWN_BATCH,
+        seeds=1,
+    )
 
-    def judge_all() -> None:
-        references = references_with_drift(stored)
-        exit_codes.add(judge(references, observed).exit_code)
 
-    seconds = min(_seconds(judge_all) for _ in range(_PAIRS))
-    if exit_codes != {0}:
-        msg = f"a history of noise within the bounds was judged with exit codes {exit_codes}"
-        raise RuntimeError(msg)
-    return {"seconds": seconds, "metrics": len(METRICS)}
+def _resnet18() -> nn.Module:
+    from torchvision.models import resnet18
+
+    model: nn.Module = resnet18(num_classes=10)
+    return model
+
+
+def _images() -> tuple[Any, Any]:
+    import torch
+
+    def split(count: int) -> Any:
+        return torch.randn(count, 3, 224, 224), torch.arange(count) % 10
+
+    return split(2 * _OWN_BATCH), split(_OWN_BATCH)
 
 
 def _seconds(action: Callable[[], Any]) -> float:
@@ -326,7 +337,6 @@ _PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "needed": _needed_part,
     "many": _many_part,
     "signals": _signals_part,
-    "history": _history_part,
 }
 
 if __name__ == "__main__":

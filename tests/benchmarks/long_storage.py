@@ -1,0 +1,115 @@
+"""A storage of many entries, as a long history makes it.
+
+The entries are made from the newest entry of the default matrix. Chain, digests and ledgers are as
+`accept` makes them; a file has a number a line, so it is larger by a third. In each entry accuracy,
+losses and times differ a little, and bytes within their bound, so that drift counts. Every twenty
+entries peft has a new release, and every second release doubles DoRA's FLOPs.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from peft_regress.baselines.accept import renew_current
+from peft_regress.baselines.chain import Newest, newest_file
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.runs.run_file import RunFile, read_run_file, run_document
+from peft_regress.runs.schema import Run, canonical_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_NOISE: Final = {
+    "accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2,
+    "filled_losses": 1e-7,
+}  # fmt: skip
+_BYTES: Final = ("peak_activation_bytes", "peak_temp_bytes")
+_BYTES_NOISE: Final = 1e-4
+_ENTRIES_A_RELEASE: Final = 20
+_MACHINE_ID: Final = "Linux-CPython-3.11-64bit"
+
+
+def make_storage(root: Path, *, entries: int) -> None:
+    """Write a storage whose entries differ like those of a long history."""
+    template = stored_run()
+    shutil.copytree(ROOT / "baselines" / "ledgers", root / "ledgers")
+    (root / _MACHINE_ID).mkdir()
+    newest = Newest(entry="", digest="")
+    for number, ours in enumerate(_drawn_runs(template, entries), start=1):
+        name = f"{_MACHINE_ID}/{number:04d}_peft-{ours['environment']['peft']}"
+        hours = number - 1
+        moment = f"2026-{1 + hours // 600:02d}-{1 + hours // 24 % 25:02d}T{hours % 24:02d}:00:00Z"
+        ours["accepted"] = {
+            "reason": "made to measure",
+            "date": moment,
+            "role": "baseline",
+            "entry": name,
+            **({"predecessor": newest.digest} if newest.digest else {}),
+        }
+        ours["content_digest"] = canonical_digest(ours)
+        document = {**template.document, "datetime": moment, "peft_regress": ours}
+        content = msgspec.json.format(msgspec.json.encode(document), indent=1)
+        (root / f"{name}.json").write_bytes(content)
+        newest = Newest(entry=name, digest=ours["content_digest"])
+    newest_file(root).write_bytes(msgspec.json.encode(newest))
+    renew_current(root)
+
+
+def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the runs of the entries as JSON values, without a digest."""
+    rng = random.Random(0)
+    ours = run_document(template.run, {}, ledgers=False)["peft_regress"]
+    del ours["content_digest"]
+    for number in range(count):
+        release = number // _ENTRIES_A_RELEASE
+        cases = {
+            name: {**record, "metrics": _drawn(name, record["metrics"], rng, release=release)}
+            for name, record in ours["cases"].items()
+        }
+        for record in cases.values():
+            for metric in _BYTES:
+                known = record["metrics"][metric]
+                value = round(known["value"] * (1 + _BYTES_NOISE * rng.random()))
+                record["metrics"][metric] = {**known, "value": value}
+        environment = {**ours["environment"], "peft": f"1.{release}.0"}
+        yield {**ours, "environment": environment, "cases": cases}
+
+
+def stored_run() -> RunFile:
+    """Return the newest whole entry of the default matrix as a run, with a time of each case."""
+    entries = [read_run_file(path) for path in baseline_files(ROOT / "baselines")]
+    file = [one for one in entries if "unseen/full/resnet18" in one.run.cases][-1]
+    ours = run_document(msgspec.structs.replace(file.run, accepted=None), {})["peft_regress"]
+    timed = {"value": 0.05, "unit": "second", "direction": "lower", "kind": "seconds"}
+    for record in ours["cases"].values():
+        record["metrics"]["step_seconds"] = {**timed, "samples": [0.05, 0.05, 0.05]}
+    run = msgspec.convert({**ours, "content_digest": ""}, Run)
+    return RunFile(path=file.path, run=run, document=file.document)
+
+
+def _drawn(
+    name: str, metrics: Mapping[str, Any], rng: random.Random, *, release: int
+) -> dict[str, Any]:
+    """Return metrics of a case that differ as if it was measured again, with another peft."""
+    found = dict(metrics)
+    for metric, noise in _NOISE.items():
+        if metric not in metrics:
+            continue
+        samples = [
+            [one * (1 + rng.gauss(0, noise)) for one in sample]
+            if isinstance(sample, list)
+            else sample * (1 + rng.gauss(0, noise))
+            for sample in metrics[metric]["samples"]
+        ]
+        heads = [sample[0] if isinstance(sample, list) else sample for sample in samples]
+        found[metric] = {**metrics[metric], "samples": samples, "value": sum(heads) / len(heads)}
+    if "/dora" in name and release % 2:
+        for metric in ("forward_flops", "backward_flops"):
+            found[metric] = {**metrics[metric], "value": 2 * metrics[metric]["value"]}
+    return found

@@ -1,0 +1,71 @@
+"""Count the lines of each part of the repository, and the words of the docs.
+
+    python tools/lines.py
+
+Exit code 1 if a part has more than its budget. A budget only goes down: whoever takes lines out
+lowers it, whoever adds takes others out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+class Part(NamedTuple):
+    """Some files of the repository, and how much they may hold."""
+
+    what: str
+    patterns: tuple[str, ...]
+    """Of git's pathspecs."""
+    counted: str
+    """`lines`, `words` or `files`."""
+    at_most: int
+
+
+PARTS: Final = (
+    Part("peft_regress/, Python", ("peft_regress/*.py",), "lines", 56_900),
+    Part("modules there", ("peft_regress/*.py",), "files", 397),
+    Part(
+        "JavaScript and CSS of the page",
+        ("peft_regress/*.js", "peft_regress/*.css"),
+        "lines",
+        5_000,
+    ),
+    Part("tests", ("tests/*.py",), "lines", 61_700),
+    Part("tools", ("tools/*.py",), "lines", 12_800),
+    Part("docs, all words", ("*.md",), "words", 100_000),
+)
+
+
+def size_of(part: Part) -> int:
+    """Return how much the files of a part hold, those that are not committed yet included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard", *part.patterns],  # noqa: S607
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
+    if part.counted == "files":
+        return len(texts)
+    return sum(len(text.split()) if part.counted == "words" else text.count("\n") for text in texts)
+
+
+def main() -> None:
+    """Print the table."""
+    print("| what | now | at most |\n| --- | --- | --- |")
+    is_over = False
+    for part in PARTS:
+        size = size_of(part)
+        is_over |= size > part.at_most
+        more = "" if size <= part.at_most else " **(over)**"
+        print(f"| {part.what} | {size:,}{more} | {part.at_most:,} |")
+    sys.exit(is_over)
+
+
+if __name__ == "__main__":
+    main()
