@@ -250,21 +250,6 @@ def test_every_change_names_the_release_that_made_it():
         assert output.startswith(f"peft {release} is the first release that changes what ")
 
 
-def test_the_page_on_other_tools_has_the_worse_side_of_each_measure():
-    page = " ".join((ROOT / "docs" / "exports.md").read_text().split())
-    sides = re.search(
-        r"the lower one for (.*?), both for (.*?), none for (.*?), the upper one for all others",
-        page,
-    )
-    for named, direction in zip(sides.groups(), ("higher", "same", "none"), strict=True):
-        expected = {
-            name.replace("_", "-")
-            for name, spec in METRICS.items()
-            if spec.direction == direction and not name.endswith(BATCH_SUFFIX)
-        }
-        assert set(re.findall("`(.*?)`", named)) == expected
-
-
 def test_the_table_of_devices_is_that_of_the_package():
     page = (ROOT / "docs" / "devices.md").read_text()
     table = page.partition("## Device classes")[2].partition("\n## ")[0]
