@@ -302,7 +302,9 @@ class RegressSession:
     def invocation(self) -> Invocation:
         """Return what the user types to judge this run again, and to accept it."""
         options = self.options
-        usual = read_settings(self._config.invocation_params.dir).baselines
+        usual = None
+        with contextlib.suppress(InputError):  # a command says so itself
+            usual = read_settings(self._config.invocation_params.dir).baselines
         storage = self.shown(options.baselines)
         judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
         return Invocation(
