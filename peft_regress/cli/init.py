@@ -69,7 +69,7 @@ def command() -> None:
 def _check_is_new(folder: Path) -> None:
     """Raise `InputError`, before anything is written, for what is there already."""
     # A folder above may have settings; those of this folder are nearer.
-    if read_settings(folder).file == folder / _SETTINGS:
+    if read_settings(folder, root=folder).file == folder / _SETTINGS:
         msg = f"{folder / _SETTINGS}: has [tool.peft_regress] already; add your cases there"
         raise InputError(printable(msg))
     present = [name for name in _SUITE if (folder / name).exists()]
