@@ -351,7 +351,9 @@ class Rounds:
     @property
     def test_items(self) -> int:
         """Return how many answers decide an accuracy: one for each label of the test batches."""
-        shapes = [getattr(batch[1], "shape", ()) for batch in self._test if is_pair(batch)]
+        shapes: list[tuple[int, ...]] = [
+            getattr(batch[1], "shape", ()) for batch in self._test if is_pair(batch)
+        ]
         if len(shapes) == len(self._test) and all(len(shape) == 1 for shape in shapes):
             return sum(shape[0] for shape in shapes)
         return len(self._data.test)
