@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use, source_of
 from peft_regress.imports import INSTALLED
-from peft_regress.runs.environment import installed_packages, is_from_folder
+from peft_regress.runs.environment import files_from_here, installed_packages
 from peft_regress.runs.schema import Record, canonical_digest
 
 _THIS_PROJECT: Final = "peft_regress"
@@ -52,28 +52,28 @@ def _digest_of(folder: Path, module: str) -> str:  # noqa: ARG001  (decides what
 def own_modules(root: str) -> dict[str, str]:
     """Return the SHA-256 of each own module that a module imports, itself included, by name.
 
-    Own is what lies in no `site-packages`, or was installed from a folder of this machine; never
-    this project and what it depends on.
+    Own is what lies in no `site-packages`, or was installed from a folder or a file of this
+    machine; never this project and what it depends on.
     """
     foreign = {*sys.stdlib_module_names, _THIS_PROJECT}
     with_version = installed_packages()
+    from_here = files_from_here(without=with_version)
     found: dict[str, str] = {}
     seen: set[str] = set()
     waiting = [root]
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        if name in seen or top in foreign:
+        if name in seen or top in foreign or canonicalize_name(top) in with_version:
             continue
         seen.add(name)
-        if canonicalize_name(top) in with_version or not _is_own(top):
-            foreign.add(top)
-            continue
         spec = _spec_of(name)
         if spec is None:
             continue  # an attribute, or an optional package
         waiting += [name.rpartition(".")[0]] if "." in name else []
-        if spec.origin is not None and spec.has_location:
+        if spec.origin is None or not spec.has_location:
+            continue  # a folder that packages may share
+        if INSTALLED.isdisjoint(Path(spec.origin).parts) or spec.origin in from_here:
             content = Path(spec.origin).read_bytes()
             found[name] = hashlib.sha256(content).hexdigest()
             waiting += _imported_by(spec, content)
@@ -86,15 +86,6 @@ def digest_of(name: str, first: Sequence[str]) -> str | None:
     if spec is None or spec.origin is None:
         return None
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-
-
-def _is_own(top: str) -> bool:
-    spec = _spec_of(top)
-    if spec is None:
-        return False
-    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
-    is_installed = any(not INSTALLED.isdisjoint(Path(place).parts) for place in places)
-    return not is_installed or is_from_folder(top)
 
 
 def _spec_of(name: str, first: Sequence[str] = ()) -> ModuleSpec | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import pytest
 from package_index import wheel_bytes
 
 from peft_regress import own_code
 from peft_regress.own_code import own_modules
-from peft_regress.runs import environment
+from peft_regress.runs.environment import is_from_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,18 +53,36 @@ def test_code_that_never_runs_may_be_wrong(project: Path) -> None:
     assert list(own_modules("ours.old")) == ["ours", "ours.old", "ours.sizes"]
 
 
-@pytest.mark.parametrize("is_ours", [True, False])
-def test_a_package_that_was_installed_from_a_folder_is_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_ours: bool
+@pytest.mark.parametrize(
+    ("url", "installer", "is_ours"),
+    [
+        ("file:///gone", "pip", True),
+        ("file:///candy-1.0-py3-none-any.whl", "uv", True),
+        ("file:///where-conda-built-it", "conda", False),
+        ("https://example.org/candy-1.0-py3-none-any.whl", "pip", False),
+    ],
+)
+def test_a_package_that_was_installed_from_this_machine_is_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, installer: str, *, is_ours: bool
 ) -> None:
     site = tmp_path / "site-packages"
     _unpack(site, wheel_bytes("candy", "1.0"))
-    source = tmp_path if is_ours else tmp_path / "where-conda-built-it"
-    url = json.dumps({"url": source.as_uri(), "dir_info": {}})
-    (site / "candy-1.0.dist-info" / "direct_url.json").write_text(url)
+    info = site / "candy-1.0.dist-info"
+    kind = "archive_info" if url.endswith(".whl") else "dir_info"
+    (info / "direct_url.json").write_text(json.dumps({"url": url, kind: {}}))
+    (info / "INSTALLER").write_text(f"{installer}\n")
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setattr(environment, "_owners", lambda: {"candy": ["candy"]})
     assert list(own_modules("candy")) == (["candy"] if is_ours else [])
+    assert is_from_folder.__wrapped__("candy") == (is_ours and kind == "dir_info")
+
+
+def test_a_namespace_that_installed_packages_share_makes_no_module_foreign(project: Path) -> None:
+    (project / "site-packages" / "corp").mkdir(parents=True)
+    (project / "site-packages" / "corp" / "library.py").touch()
+    (project / "corp").mkdir()
+    (project / "corp" / "cases.py").write_text("import corp.library\n")
+    sys.path.insert(1, str(project / "site-packages"))  # as `project` does, until the test's end
+    assert list(own_modules("corp.cases")) == ["corp.cases"]
 
 
 def _unpack(folder: Path, wheel: bytes) -> None:
@@ -74,5 +93,7 @@ def _unpack(folder: Path, wheel: bytes) -> None:
 
 
 def test_what_this_project_depends_on_is_never_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_code, "is_from_folder", lambda _: True)
+    every = MagicMock()
+    every.__contains__.return_value = True
+    monkeypatch.setattr(own_code, "files_from_here", lambda **_: every)
     assert own_modules("peft") == own_modules("peft_regress.text") == {}

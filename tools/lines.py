@@ -28,15 +28,15 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/*.py",), "lines", 56_900),
-    Part("modules there", ("peft_regress/*.py",), "files", 397),
+    Part("peft_regress/, Python", ("peft_regress/*.py",), "lines", 57_000),
+    Part("modules there", ("peft_regress/*.py",), "files", 398),
     Part(
         "JavaScript and CSS of the page",
         ("peft_regress/*.js", "peft_regress/*.css"),
         "lines",
         5_000,
     ),
-    Part("tests", ("tests/*.py",), "lines", 61_700),
+    Part("tests", ("tests/*.py",), "lines", 61_800),
     Part("tools", ("tools/*.py",), "lines", 12_800),
     Part("docs, all words", ("*.md",), "words", 100_000),
 )

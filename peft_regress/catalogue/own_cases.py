@@ -152,7 +152,9 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
                 f"case {name!r} of {source} has the id of a built-in case. Choose another id."
             )
         _check_device(fine_tune)
-        added[name] = taken or _Own(fine_tune=fine_tune, source=source)
+        if taken is None or taken.source == GIVEN:
+            taken = _Own(fine_tune=fine_tune, source=source)
+        added[name] = taken
     _registry.cases |= added
     return fine_tunes
 

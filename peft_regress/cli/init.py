@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +31,11 @@ _SETTINGS: Final = "pyproject.toml"
 _IGNORE: Final = ".gitignore"
 _IGNORED: Final = ("/runs/", "/baselines/.lock")
 """What is not to be committed beside the suite and its baselines."""
+
+_DECLARING: Final = {"packages", "py-modules", "package-dir"}
+"""The keys that tell setuptools what a wheel has."""
+_SETUPTOOLS: Final = re.compile(r"^\[ *tool\.setuptools *\][^\r\n]*", re.MULTILINE)
+_REFUSES: Final = "with gates/ and baselines/ setuptools would not guess"
 
 _FIRST_STEPS: Final = """\
 first steps:
@@ -65,7 +69,7 @@ def command() -> None:
 def _check_is_new(folder: Path) -> None:
     """Raise `InputError`, before anything is written, for what is there already."""
     # A folder above may have settings; those of this folder are nearer.
-    if read_settings(folder).file == folder / _SETTINGS:
+    if read_settings(folder, root=folder).file == folder / _SETTINGS:
         msg = f"{folder / _SETTINGS}: has [tool.peft_regress] already; add your cases there"
         raise InputError(printable(msg))
     present = [name for name in _SUITE if (folder / name).exists()]
@@ -77,34 +81,56 @@ def _check_is_new(folder: Path) -> None:
 
 def _add_table(path: Path) -> None:
     """Write the settings, after what pyproject.toml holds."""
-    before = path.read_bytes() if path.exists() else b""
-    tables = (*_packaging(path.parent, before), _text("table.toml.txt"))
-    added = "\n".join(tables).encode()
-    if not before:
-        write_atomic(path, added)
-        say(f"wrote {_SETTINGS}")
-        return
-    gap = b"\n" if before.endswith(b"\n") else b"\n\n"
-    write_atomic(path, before + gap + added)
-    say(f"added [tool.peft_regress] to {_SETTINGS}")
+    before = path.read_bytes().decode() if path.exists() else ""
+    after = _joined(_packaged(path.parent, before), _text("table.toml.txt"))
+    write_atomic(path, after.encode())
+    say(f"added [tool.peft_regress] to {_SETTINGS}" if before else f"wrote {_SETTINGS}")
 
 
-def _packaging(folder: Path, settings: bytes) -> Iterator[str]:
-    """Yield what `pip install .` needs, where setuptools would have to guess the packages.
+def _joined(before: str, table: str) -> str:
+    """Return settings with one more table, after an empty line."""
+    gap = "" if before.endswith("\n") else "\n"
+    return f"{before}{gap}\n{table}" if before else table
 
-    It refuses to guess between several folders, such as gates/ and baselines/.
+
+def _packaged(folder: Path, settings: str) -> str:
+    """Return settings with what `pip install .` needs where setuptools finds the packages itself.
+
+    It refuses to choose between several folders, such as gates/ and baselines/.
     """
-    tables = tomllib.loads(settings.decode())
+    tables = tomllib.loads(settings)
     backend = tables.get("build-system", {}).get("build-backend", "setuptools")
     is_packaged = any((folder / name).exists() for name in ("setup.py", "setup.cfg", "src"))
-    is_declared = {"packages", "py-modules"} & tables.get("tool", {}).get("setuptools", {}).keys()
+    is_declared = _DECLARING & tables.get("tool", {}).get("setuptools", {}).keys()
     if is_packaged or is_declared or not backend.startswith("setuptools"):
-        return
-    if "project" in tables:
-        yield _text("packages.toml.txt")
-    else:
+        return settings
+    if "project" not in tables:
         name = re.sub(r"[^A-Za-z0-9]+", "-", folder.name).strip("-") or "gates"
-        yield _text("project.toml.txt").replace("NAME", name)
+        return _joined(settings, _text("project.toml.txt").replace("NAME", name))
+    found = _found_by_setuptools(folder)
+    if found is None:
+        say(f"add your `packages` or `py-modules` to [tool.setuptools] in {_SETTINGS}: {_REFUSES}")
+        return settings
+    line = f"{found} # {_REFUSES}"
+    settings, count = _SETUPTOOLS.subn(lambda header: f"{header[0]}\n{line}", settings, 1)
+    return settings if count else _joined(settings, f"[tool.setuptools]\n{line}\n")
+
+
+def _found_by_setuptools(folder: Path) -> str | None:
+    """Return what a wheel of a project has now, as a line of its settings; None if nobody knows."""
+    try:
+        from setuptools.discovery import FlatLayoutModuleFinder, FlatLayoutPackageFinder
+    except ImportError:
+        return None
+    packages = sorted(FlatLayoutPackageFinder.find(folder))
+    modules = sorted(FlatLayoutModuleFinder.find(folder))
+    if len([name for name in packages if "." not in name and not name.endswith("-stubs")]) > 1:
+        # Setuptools refuses already, so no wheel changes: what has no __init__.py may be data.
+        files = {name: folder.joinpath(*name.split("."), "__init__.py") for name in packages}
+        packages = [name for name in packages if files[name].is_file()]
+    if packages or not modules:
+        return f"packages = {json.dumps(packages, ensure_ascii=False)}"
+    return f"py-modules = {json.dumps(modules, ensure_ascii=False)}"
 
 
 def _requirement() -> str:

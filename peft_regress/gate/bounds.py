@@ -83,6 +83,11 @@ class Bounds:
         """Return the size as which smaller losses, or updates, are compared."""
         return self.policy.update_floor if name == "optimizer_updates" else self.loss_floor
 
+    def rounding_of(self, name: str) -> float:
+        """Return the size of a difference of losses, or updates, that is none."""
+        is_exact = name == "optimizer_updates" or name in self.own
+        return 0.0 if is_exact else self.policy.loss_rounding
+
     def judges(self, name: str, metric: Metric) -> bool:
         """Return whether any change of the metric could be reported."""
         return self.on(name, metric)[0] < math.inf

@@ -53,6 +53,8 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if is_absolute(old):
             return Change(old.value, new.value, difference, bound)
+        if abs(difference) <= bounds.rounding_of(name):
+            difference = 0.0
         relative = _relative(difference, max(abs(old.value), bounds.floor_of(name)))
         return Change(old.value, new.value, relative, bound)
     # Of seconds the fastest seed of each side: noise only ever adds time.
@@ -74,10 +76,10 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
     of_bound = 0.0
     # Looked up once for each step, not for each seed: a long history asks often.
     of_steps = bounds.on(name, old)
-    floor = bounds.floor_of(name)
+    floor, rounding = bounds.floor_of(name), bounds.rounding_of(name)
     for before, after in zip(old.by_seed, new.by_seed, strict=True):
         for a, b, bound in zip(before, after, of_steps, strict=False):
-            if a == b:
+            if a == b or abs(b - a) <= rounding:
                 continue
             change = _relative(b - a, max(abs(a), floor))
             # A bound of one's own may be 0.

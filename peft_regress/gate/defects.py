@@ -54,8 +54,8 @@ def is_known(name: str, old: Record, new: Record) -> bool:
     if old.defects is UNSET or new.defects is UNSET:
         return True
     was, now = old.defects.get(name, Defect()), new.defects.get(name, Defect())
-    if was == now == Defect():
-        return _pattern(old.note_on(name)) == _pattern(new.note_on(name))
+    if Defect() in (was, now):
+        return was == now and _pattern(old.note_on(name)) == _pattern(new.note_on(name))
     return (
         error_pattern(was.error) == error_pattern(now.error)
         and set(now.tensors) <= set(was.tensors)

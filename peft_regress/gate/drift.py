@@ -64,6 +64,8 @@ def next_origins(
     record = here[1]
     same_inputs = first_difference(old, record) is None
     was, bounds = Bounds.of(old, policy), Bounds.between(old, record, policy)
+    # An origin that is too far by the bounds of what comes next would be an alarm for ever.
+    judging = Bounds.of(record, policy)
     found = {}
     for name, metric in record.metrics.items():
         last = old.metrics.get(name)
@@ -72,7 +74,10 @@ def next_origins(
         if not same_inputs and metric.kind in OF_INPUTS:
             continue  # what depends on the inputs was not compared
         origin = older.get(name) or Origin(last, entry)
-        if _stays(name, origin, last, metric, bounds):
+        if _stays(name, origin, last, metric, bounds) and (
+            bounds == judging
+            or direction_of(drift_of(name, origin, metric, judging), metric) is None
+        ):
             found[name] = origin
     return found
 

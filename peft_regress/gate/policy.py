@@ -94,6 +94,10 @@ class Policy:
     """A share of the largest of a case's first losses. Smaller losses, a test's too, are compared
     as if they were this large: there, rounding is not relative."""
 
+    loss_rounding: float = 1e-7
+    """Absolute: what float32 leaves of terms of size 1 that cancel out, as where a loss is the
+    distance to the model that training starts from. A smaller difference of losses is none."""
+
     accuracy_margin: float = 0.05
     """Two-sided: the mean difference of paired seeds, as a fraction. Seen 0.037, with a standard
     deviation over the cases of 0.0087: a true change of 0.065 is found nineteen times in twenty."""

@@ -36,7 +36,7 @@ from peft_regress.measure.inputs import (
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.nearby import move_nearby
-from peft_regress.measure.objective import number
+from peft_regress.measure.objective import is_pair, number
 from peft_regress.measure.optimizer_updates import optimizer_updates
 from peft_regress.measure.training import TrainingRun, device_of, on_device
 from peft_regress.metrics import Metric, make_metric
@@ -350,7 +350,12 @@ class Rounds:
 
     @property
     def test_items(self) -> int:
-        """Return how many test items decide an accuracy."""
+        """Return how many answers decide an accuracy: one for each label of the test batches."""
+        shapes: list[tuple[int, ...]] = [
+            getattr(batch[1], "shape", ()) for batch in self._test if is_pair(batch)
+        ]
+        if len(shapes) == len(self._test) and all(len(shape) == 1 for shape in shapes):
+            return sum(shape[0] for shape in shapes)
         return len(self._data.test)
 
     @property

@@ -55,6 +55,8 @@ _DEFINITION = pytest.StashKey[str]()
 _OF_TORCH_ITSELF: Final = (
     r"ignore:.torch\.jit\.script_method. is deprecated:DeprecationWarning:torch\.jit\._script"
 )
+_UNDEFINED: Final = "undefined"
+"""The definition of a case in error that has none, here or in the baselines."""
 _INTERRUPTED: Final = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
@@ -202,13 +204,22 @@ def pytest_runtest_makereport(
 def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
     """Return that the test of a case failed before it measured: else the case would be missing."""
     session = item.config.stash.get(_SESSION, None)
-    with contextlib.suppress(PeftRegressError):  # its marker, the baselines, or a source is wrong
+    with contextlib.suppress(PeftRegressError):  # its marker or the baselines are wrong
         case = case_of(item)
         if session is not None and case is not None:
             session.references()
-            record = error_record(case, session.define(case), Failure.of(error))
-            return KeptRecord(record=record)
+            definition = _definition_of(session, case)
+            return KeptRecord(record=error_record(case, definition, Failure.of(error)))
     return None
+
+
+def _definition_of(session: RegressSession, case: Case) -> str:
+    """Return what defines a case; if that fails, what did when it was accepted."""
+    try:
+        return session.define(case)
+    except Exception:  # noqa: BLE001  (code of the user's; the test has failed of it already)
+        old = session.references().get(case.id)
+        return _UNDEFINED if old is None else old.record.definition
 
 
 class _RunHooks:

@@ -57,7 +57,8 @@ def _as_text(how: str) -> str:
 def ci_problem(config: pytest.Config) -> str | None:
     """Return which option a run in continuous integration takes from elsewhere than it may.
 
-    These are the options that measure nothing, or that choose what judges a case or stands for it.
+    These are the options that measure nothing, or that choose the matrix, or what judges a case or
+    stands for it.
     """
     found = _written_in(config, _choices) if is_ci() else {}
     how, place = next(iter(found.items()), (None, ""))
@@ -112,10 +113,10 @@ def option_sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
 
 
 def _choices(option: Any) -> list[str]:
-    """Return what measures nothing, or chooses what judges a case or stands for it."""
+    """Return what measures nothing, or chooses the matrix, or what judges or stands for a case."""
     found = ["--regress-off"] if getattr(option, "regress_off", False) else []
     found += ["--collect-only"] if option.collectonly else []
-    for name in ("baseline", "resume"):
+    for name in ("baseline", "matrix", "resume"):
         value = getattr(option, f"regress_{name}", None)
         found += [] if value is None else [f"--regress-{name} {value}"]
     settings = option.override_ini or ()

@@ -207,7 +207,9 @@ def _settings_of(config: pytest.Config) -> Settings:
         here = config.invocation_params.dir
         asked = [os.path.join(here, word.partition("::")[0]) for word in config.args]  # noqa: PTH118
         common = resolved(Path(os.path.commonpath(asked)))
-        nearest = read_settings(common if is_folder(common) else common.parent)
+        folder = common if is_folder(common) else common.parent
+        # The code of rootdir, its conftest.py, runs anyway.
+        nearest = read_settings(folder, root=resolved(config.rootpath))
         return settings if nearest.file is None else nearest
     return settings
 

@@ -36,10 +36,7 @@ from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.plugin.traces import untraced
 from peft_regress.report.github import write_summary
-from peft_regress.runs.environment import (
-    describe_machine,
-    installed_packages,
-)
+from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -72,6 +69,9 @@ class RegressSession:
         """The same by case."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
+        self._commit_info = functools.cache(self._commit_of_root)
+        if config.pluginmanager.hasplugin("benchmark") and (options.save or options.resume):
+            self._commit_info()  # before a test leaves the working folder
         self.kept = RunRecords(
             save=options.save,
             resume=options.resume,
@@ -83,7 +83,17 @@ class RegressSession:
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
         narrowed_by = narrowing_of(self._config).typed
-        return Header.here(self._installed(), self.machine(), narrowed_by)
+        commit = commit_of(self._commit_info())
+        return Header.here(self._installed(), self.machine(), narrowed_by, commit=commit)
+
+    def _commit_of_root(self) -> dict[str, Any]:
+        """Return what pytest-benchmark says of the commit of pytest's rootdir."""
+        try:
+            with contextlib.chdir(self._config.rootpath):
+                found = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
+        except FileNotFoundError:  # a test deleted the working folder
+            found = None
+        return found or {"id": "unversioned", "dirty": False}
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
@@ -291,7 +301,7 @@ class RegressSession:
             benchmarks=benchmarks,
             include_data=True,
             machine_info=without_host(machine_info),
-            commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
+            commit_info=self._commit_info(),
         )
         for entry in document["benchmarks"]:
             # pytest-benchmark keeps parameters as objects; a file holds their ids.
@@ -302,7 +312,9 @@ class RegressSession:
     def invocation(self) -> Invocation:
         """Return what the user types to judge this run again, and to accept it."""
         options = self.options
-        usual = read_settings(self._config.invocation_params.dir).baselines
+        usual = None
+        with contextlib.suppress(InputError):  # a command says so itself
+            usual = read_settings(self._config.invocation_params.dir).baselines
         storage = self.shown(options.baselines)
         judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
         return Invocation(

@@ -8,17 +8,17 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import (
+    Distribution,
     PackageNotFoundError,
     distribution,
+    distributions,
     entry_points,
     packages_distributions,
 )
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -46,7 +46,10 @@ _SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
 
 def commit_here() -> str:
     """Return the commit of the working folder as `commit_of` names it; runs git once a folder."""
-    return _commit_in(Path.cwd())
+    try:
+        return _commit_in(Path.cwd())
+    except FileNotFoundError:  # it was deleted
+        return "unversioned"
 
 
 @functools.cache
@@ -93,13 +96,36 @@ def imported_packages() -> dict[str, str]:
 _owners = functools.cache(packages_distributions)
 
 
-def is_from_folder(module: str) -> bool:
-    """Return whether a module was installed from a folder of this machine, such as a checkout."""
-    urls = (distribution(owner).read_text("direct_url.json") for owner in _owners().get(module, ()))
-    places = (urlsplit(json.loads(url)["url"]) for url in urls if url)
-    return any(
-        place.scheme == "file" and Path(url2pathname(place.path)).is_dir() for place in places
-    )
+@functools.cache
+def is_from_folder(package: str) -> bool:
+    """Return whether a package was installed from a folder of this machine, such as a checkout."""
+    try:
+        return "dir_info" in _local_source(distribution(package))
+    except PackageNotFoundError:
+        return False
+
+
+def files_from_here(*, without: Collection[str]) -> set[str]:
+    """Return the files of the packages that were installed from a folder or file of this machine.
+
+    without: names of packages to leave out.
+    """
+    return {
+        str(found.locate_file(file))
+        for found in distributions()
+        if _local_source(found) and canonicalize_name(found.name) not in without
+        for file in found.files or ()
+    }
+
+
+def _local_source(found: Distribution) -> dict[str, Any]:
+    """Return what direct_url.json says of a package from this machine; empty for any other."""
+    text = found.read_text("direct_url.json")
+    # Conda states the folder where it built a package.
+    if not text or (found.read_text("INSTALLER") or "").strip() == "conda":
+        return {}
+    source: dict[str, Any] = json.loads(text)
+    return source if source["url"].startswith("file:") else {}
 
 
 def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:

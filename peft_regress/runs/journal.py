@@ -61,15 +61,19 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         narrowed_by: Iterable[str] = (),
         *,
         direct: Mapping[str, str] | None = None,
+        commit: str | None = None,
     ) -> Header:
-        """Return the header of what this commit measures with these packages on a machine."""
+        """Return the header of what a commit measures with these packages on a machine.
+
+        commit: that of the working folder if it is None.
+        """
         return cls(
             environment=dict(environment),
             machine=machine,
             metrics_known=sorted(KNOWN),
             narrowed_by=list(narrowed_by),
             direct=dict(direct or {}),
-            commit=commit_here(),
+            commit=commit_here() if commit is None else commit,
         )
 
 

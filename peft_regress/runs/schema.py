@@ -268,10 +268,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nearby_losses: list[list[float]] | UnsetType = UNSET
     """Of a case of one's own: the first losses of each seed from weights that differ by 1e-4 of
     them, which bound how far rounding may move the first losses."""
-    rates: list[list[float]] | UnsetType = UNSET
+    rates: list[Annotated[list[float], msgspec.Meta(min_length=1)]] | UnsetType = UNSET
     """Of each parameter group: the learning rate after each step of the first seed, up to the last
     one that changes it."""
-    test_items: Amount | UnsetType = UNSET
+    test_items: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
     """How many there are; each decides its share of an accuracy."""
     computation: dict[str, str] | UnsetType = UNSET
     """In old files: digests of operators and state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,11 +29,11 @@ from peft_regress.catalogue.own_cases import (
     usual_storage,
 )
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.imports import import_object
 from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 GATES = """\
 from peft_regress import FineTune
@@ -164,6 +165,7 @@ def test_a_bound_on_an_unknown_metric_is_refused(project: Callable[..., None]) -
 
 def test_the_import_path_of_a_case_is_known(project: Callable[..., None]) -> None:
     project("gates:GATES")
+    case_params(import_object("gates:GATES", folder=Path.cwd(), is_wanted=bool))  # a test's, too
     assert source_of(Case.parse("photos/mine/net")) == "gates:GATES"
     case_params(_case("given/full/net"))
     assert source_of(Case.parse("given/full/net")) is None

@@ -586,6 +586,14 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
         pack_own_code(read_settings(tmp_path))
 
 
+@pytest.mark.parametrize("devices", ["../boards.toml", "/boards.toml", ".boards/mine.toml"])
+def test_a_table_of_devices_is_sent_only_from_inside_the_project(tmp_path, devices):
+    table = tmp_path / "pyproject.toml"
+    table.write_text(f"[tool.peft_regress]\ndevices = '{devices}'\n")
+    with pytest.raises(InputError, match=r"is hidden or not below .* is not sent to nodes; move"):
+        pack_own_code(read_settings(tmp_path))
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotten):
     """A project whose cases import a package of the user's own below `src`."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +119,7 @@ def test_settings_go_after_what_pyproject_holds(
     code, out, _ = command("init")
     assert (code, "added [tool.peft_regress] to pyproject.toml" in out) == (0, True)
     text = (folder / "pyproject.toml").read_text()
-    assert text.startswith(f"{before}\n\n[tool.setuptools.packages.find]")
+    assert text.startswith(f"{before}\n\n[tool.setuptools]\npackages = [] #")
     assert text.endswith(
         '\n[tool.peft_regress]\ncases = ["gates.cases:GATES"]\nbaselines = "baselines"\n'
     )
@@ -138,30 +140,55 @@ def test_packages_that_nobody_guesses_stay_as_they_are(
     assert (folder / "pyproject.toml").read_text().startswith(f"{before}\n[tool.peft_regress]\n")
 
 
-@pytest.mark.parametrize("before", [None, "[project]\nname = 'mine'\nversion = '1'\n"])
+MINE = "[project]\nname = 'mine'\nversion = '1'\n"
+
+
+@pytest.mark.parametrize("before", [None, MINE])
 def test_pip_can_install_the_project_beside_its_baselines(
     folder: Path, command: Callable[..., tuple[int, str, str]], before: str | None
 ) -> None:
-    """pip asks setuptools in this way for the metadata; it fails where packages are unclear."""
     for name in ("mine", "baselines", "runs"):
         (folder / name).mkdir()
     (folder / "mine" / "__init__.py").touch()
     if before is not None:
         (folder / "pyproject.toml").write_text(before)
     command("init")
-    made = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import setuptools.build_meta as m; m.prepare_metadata_for_build_wheel('runs')",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    assert _shipped(folder) == (set() if before is None else {"mine/__init__.py"})
+
+
+@pytest.mark.parametrize("more", ["", "[tool.setuptools]\ninclude-package-data = true\n"])
+@pytest.mark.parametrize("files", [["größe.py"], ["mine/a.py", "mine/größe/b.py"], []])
+def test_a_wheel_has_the_same_code_after_init(
+    folder: Path, command: Callable[..., tuple[int, str, str]], files: list[str], more: str
+) -> None:
+    for name in (*files, "scripts/__init__.py", "tools/__init__.py", "tests/test_it.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "pyproject.toml").write_text(MINE + more)
+    assert _shipped(folder) == {*files}
+    shutil.rmtree(folder / "build", ignore_errors=True)
+    command("init")
+    (folder / "baselines").mkdir()
+    assert _shipped(folder) == {*files}
+
+
+def _shipped(folder: Path) -> set[str]:
+    """Return the code of the project's wheel, made in the way in which pip makes it."""
+    make = "import setuptools.build_meta as m; print(m.build_wheel('.ship'))"
+    made = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    found = {path.read_text().strip() for path in (folder / "runs").rglob("top_level.txt")}
-    assert found == {"" if before is None else "mine"}
+    with zipfile.ZipFile(folder / ".ship" / made.stdout.splitlines()[-1]) as wheel:
+        return {name for name in wheel.namelist() if name.endswith(".py")}
+
+
+def test_without_setuptools_init_says_what_to_add(
+    folder: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "setuptools.discovery", None)
+    (folder / "pyproject.toml").write_text(MINE)
+    out = command("init")[1]
+    assert "add your `packages` or `py-modules` to [tool.setuptools] in pyproject.toml: " in out
+    assert (folder / "pyproject.toml").read_text().startswith(f"{MINE}\n[tool.peft_regress]\n")
 
 
 @pytest.mark.parametrize(

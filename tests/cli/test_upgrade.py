@@ -138,6 +138,16 @@ def test_otherwise_the_installed_packages_are_measured_too(world, storage, upgra
     assert "[2/2] current unseen/lora-r4/resnet18" in err
 
 
+def test_a_version_does_not_name_the_code_of_a_package_from_a_folder(
+    world, storage, upgrade, monkeypatch
+):
+    store(world, storage)
+    name = "peft_regress.environments.upgrade.upgrade.is_from_folder"
+    monkeypatch.setattr(name, lambda package: package == "peft")
+    assert upgrade()[0] == 0
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
+
+
 def test_what_only_some_cases_use_need_only_be_installed(world, storage, upgrade):
     runtime = {"pytest": version("pytest")}
     store(world, storage, environment={**OLD, **runtime})

@@ -52,6 +52,7 @@ def test_every_bound_of_the_policy_is_on_the_page():
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
     assert f"A loss below {policy.loss_floor:g} of the largest of the case's" in FLAT_PAGE
+    assert f"A difference of losses of at most {policy.loss_rounding:g} is none." in FLAT_PAGE
     assert f"an update below {policy.update_floor:g} of the weights" in FLAT_PAGE
     assert f"the bound is at least {policy.nearby_least:.0e}, and never wider" in FLAT_PAGE
     assert 2 < policy.accuracy_items < 3

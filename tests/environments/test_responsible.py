@@ -153,6 +153,17 @@ def test_a_package_that_needs_another_is_tried_with_it(world):
     assert found.sentence == "transformers with tokenizers does it; peft alone: no"
 
 
+def test_what_was_asked_for_is_named_where_what_came_with_it_does_it_alone():
+    found = ResponsiblePackages(
+        alone=("tokenizers",),
+        together=("transformers with tokenizers",),
+        without_effect=(),
+        untried=(),
+        asked=("transformers",),
+    )
+    assert found.sentence == "tokenizers alone does it; transformers with tokenizers: yes"
+
+
 def test_another_release_than_the_candidates_is_no_evidence(world):
     """What pip takes with a package may do what is looked for, or hide it."""
     world.index["transformers"].append("6.0")

@@ -633,6 +633,7 @@ def broken(note: str = "", **defect: Any) -> Any:
         ({"error": KEY}, {"error": TYPE}, "regressed"),
         ({"size": 0.02}, {"error": KEY}, "regressed"),
         ({"tensors": ["a", "b"]}, {"tensors": ["b"]}, "known_defect"),
+        ({"tensors": ["a", "b"]}, {"note": "another cause, in words"}, "regressed"),
         ({"tensors": ["a", "b"]}, {"tensors": ["b", "c"]}, "regressed"),
         ({"size": 4e-5}, {"size": 3e-4}, "known_defect"),
         ({"size": 3.0}, {"size": 4e-5}, "known_defect"),

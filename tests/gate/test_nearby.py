@@ -9,6 +9,7 @@ from builders import CURVE, LORA, OTHER_MACHINE, make_record, observe, repeating
 
 from peft_regress.gate import judge
 from peft_regress.gate.bounds import Bounds
+from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.repeats import completed
@@ -51,6 +52,25 @@ def test_losses_are_bounded_by_those_of_nearby_weights() -> None:
 def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usual() -> None:
     assert bounds_of(record(nearby_losses=moved(0, 0, 1e-9, 0))) == [LEAST] * 4
     assert bounds_of(record(nearby_losses=moved(9, 9, 9, 9))) == [*USUAL]
+
+
+def test_a_step_that_was_accepted_by_wider_bounds_is_no_drift_for_ever() -> None:
+    first, other = [[2.0, 1.0, 0.5, 0.25]], [[2.0, 1.0, 0.5, 0.2505]]
+    wide = record(first, nearby_losses=[[2.0, 1.0, 0.5, 0.26]])
+    tight = record(other, nearby_losses=[[2.0, 1.0, 0.5, 0.25051]])
+    for history in ([wide, tight], [record(first), record(other), tight, tight]):
+        older = find_origins([(f"{n:04d}", one) for n, one in enumerate(history)])
+        origin = older.get("first_losses")
+        assert origin is None or origin.metric == tight.metrics["first_losses"]
+
+
+def test_rounding_of_what_cancels_out_is_no_change() -> None:
+    """As of a distance to the model that training starts from."""
+    start = [[3e-9, 2e-6, 1e-4, 1.1e-3]]
+    assert judged(record(start), record([[5e-9, *start[0][1:]]])).verdict == "unchanged"
+    nothing = record([[0.0] * 4])
+    assert judged(nothing, record([[0.0, 0.0, 1e-12, 0.0]])).verdict == "unchanged"
+    assert judged(record(start), record([[3e-9, 4e-6, 1e-4, 1.1e-3]])).verdict == "regressed"
 
 
 def test_in_half_precision_no_weights_are_nearby() -> None:

@@ -165,6 +165,14 @@ def test_an_optimizer_of_ones_own_has_it_if_it_fits_any_model(
         assert metric.value == pytest.approx(sum(sample[0] for sample in metric.samples) / 3)
 
 
+def test_an_optimizer_that_chooses_parameters_by_name_has_none() -> None:
+    def of_adapters(model: nn.Module) -> torch.optim.Optimizer:
+        chosen = [tensor for name, tensor in model.named_parameters() if "lora" in name]
+        return torch.optim.AdamW([{"params": chosen}, {"params": []}])
+
+    assert updates_by(of_adapters) is None
+
+
 def test_an_optimizer_whose_updates_are_no_numbers_is_an_error() -> None:
     """No run file could hold such a metric."""
 

@@ -104,3 +104,31 @@ def test_a_shorter_cosine_is_named_by_its_rate(sound: Any) -> None:
 
 def test_the_number_of_test_items_is_recorded(sound: Any) -> None:
     assert sound.test_items == 32
+
+
+class Items(torch.utils.data.Dataset):
+    """A data set of these items."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def test_an_item_with_several_answers_counts_each_of_them() -> None:
+    """As of the nodes of a graph, or the words of a sentence."""
+    train, (images, labels) = digits()
+    items = [(images[i : i + 4], labels[i : i + 4]) for i in range(0, len(labels), 4)]
+
+    def joined(some: Any) -> Any:
+        return tuple(torch.cat([torch.as_tensor(item[k]) for item in some]) for k in (0, 1))
+
+    each = [(image[None], label[None]) for image, label in zip(*train, strict=True)]
+    record = measured(
+        digit_net(data=lambda: (Items(each), Items(items)), collate=joined, seeds=1), timed=False
+    )
+    assert record.test_items == 32

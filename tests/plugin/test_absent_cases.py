@@ -82,6 +82,7 @@ def test_with_ci_set_only_the_command_line_may_ask_for_it(project, monkeypatch, 
     [
         "--collect-only",
         "--regress-baseline 0001",
+        "--regress-matrix extended",
         "--regress-resume old.json",
         "-o regress_suites=tests",
         "-o regress_baselines=elsewhere",

@@ -133,7 +133,6 @@ def test_a_project_inside_another_one_has_its_own_settings(
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
         (suite.root / name).rename(inner / name)
     (suite.root / "pytest.ini").write_text("[pytest]\n")
-    (suite.root / ".git").mkdir()
     if not asked:
         monkeypatch.chdir(inner)
     done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))
@@ -199,6 +198,16 @@ def test_settings_that_cannot_be_used_are_wrong_use(suite: Suite) -> None:
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert "Did you mean 'matrix'?" in done.stderr.str()
     assert "Traceback" not in done.stderr.str()
+
+
+def test_settings_above_the_root_folder_are_refused_without_git(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (suite.tests / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.chdir(suite.tests)
+    done = suite.run()
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
 
 
 def test_a_run_without_a_case_imports_no_module_of_cases(suite: Suite) -> None:

@@ -641,6 +641,23 @@ def test_what_a_library_cannot_do_is_recorded_and_compared(project, where, error
     assert ("1 known defect" if status == "error" else "1 unchanged") in done.stdout
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("error", ["RuntimeError", "InputError"])
+def test_a_case_whose_definition_fails_is_in_error(accepted, is_known, error):
+    if not is_known:
+        (accepted.root / "baselines").rename(accepted.root / "old")
+        shutil.copytree(accepted.root / "old" / "sources", accepted.root / "baselines" / "sources")
+    broken = METHOD.format(name="lora", where="hyperparameters", error=error, message="boom")
+    extra = f"from peft_regress.errors import InputError{broken}"
+    accepted.configure(methods=("head",), extra=extra)
+    done = accepted.run(*SELECT, "--regress-save=broken.json")
+    assert done.returncode == 1
+    assert "missing" not in done.stdout
+    record = accepted.saved("broken.json").cases["shift/lora-r4/tiny"]
+    assert record.status == "error"
+    assert record.definition.startswith("sha256:" if is_known else "undefined")
+
+
 def test_a_case_that_newly_fails_fails_the_run_with_its_message(accepted):
     broken = METHOD.format(
         name="lora", where="adapt", error="RuntimeError", message="boom in wrapping"

@@ -74,6 +74,22 @@ def test_a_run_that_ends_leaves_no_journal(project):
     assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]
 
 
+def test_the_commit_is_that_of_the_root_folder_wherever_a_test_goes(project, monkeypatch):
+    (project.root / "conftest.py").write_text(
+        f"{CONFTEST}\nimport os\nfrom pathlib import Path\n"
+        "def pytest_benchmark_generate_commit_info(config):\n"
+        "    return {'id': Path.cwd().name, 'dirty': False}\n"
+        "def pytest_runtest_setup(item):\n"
+        "    Path('gone').mkdir()\n"
+        "    os.chdir('gone')\n"
+        "    os.rmdir('../gone')\n"
+    )
+    monkeypatch.chdir(project.root)  # back at the end
+    out = project.inner(SAVE, "-k", "head and not tiny2")[1]
+    assert "FileNotFoundError" not in out
+    assert read_run_file(project.save).document["commit_info"]["id"] == project.root.name
+
+
 @pytest.mark.parametrize("name", [
     "run.journal.json",
     *(pytest.param(name, marks=pytest.mark.nightly) for name in ("run.journal", "run.journal.1")),

@@ -209,10 +209,15 @@ def test_what_differs_is_named(path):
     assert "other metrics" in differences(journal_module.Part(header=part, records=[]), HEADER)[0]
 
 
-def test_another_commit_is_a_difference_and_an_unknown_one_is_not(path, tmp_path):
+def test_another_commit_is_a_difference_and_an_unknown_one_is_not(path, tmp_path, monkeypatch):
     (old,) = read_journal(path).parts
     here = Header.here(ENVIRONMENT, MACHINE)
     assert differences(old, here) == []
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert Header.here(ENVIRONMENT, MACHINE).commit == "unversioned"
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "new.json"
     write(run, make_run(make_record(LORA)))
     (file,) = read_parts(run)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from galore_torch.galore_projector import GaLoreProjector
-
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import find_heads
@@ -19,7 +17,7 @@ from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from torch import Size, Tensor, nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
@@ -93,7 +91,7 @@ class GaLore(InPlace):
         Raises `UnsupportedCaseError` if there are none.
         """
         galore_torch = import_module("galore_torch")
-        from peft_regress.catalogue.methods.galore import (
+        from peft_regress.catalogue.methods.galore_projector import (
             CloningProjector,
             FlatteningProjector,
         )
@@ -148,40 +146,3 @@ GALORE_BF16 = replace(GALORE, name="galore-bf16", base_dtype="bfloat16", ranks=(
 GALORE_CLONED = replace(
     GALORE, name="galore-cloned", clones_projection=True, ranks=(4,), matrices=("extended",)
 )
-
-
-class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types
-    """The stock projector, with a convolution seen as the matrix (out, in * height * width).
-
-    The library passes a gradient of any shape to `torch.linalg.svd` and raises for four dimensions.
-    For a matrix this class does exactly the same as the stock projector.
-    """
-
-    _shape: Size
-
-    def project(self, full_rank_grad: Tensor, iter: int) -> Tensor:  # noqa: A002  (library's name)
-        """Return the gradient in the subspace.
-
-        full_rank_grad: (out, in, height, width) or (out, in); result: (out, rank) if out is the
-        larger side, otherwise (rank, in * height * width).
-        """
-        self._shape = full_rank_grad.shape
-        low_rank: Tensor = super().project(full_rank_grad.flatten(start_dim=1), iter)
-        return low_rank
-
-    def project_back(self, low_rank_grad: Tensor) -> Tensor:
-        """Return the update in the shape of the weight, scaled."""
-        full_rank: Tensor = super().project_back(low_rank_grad)
-        return full_rank.view(self._shape)
-
-
-class CloningProjector(FlatteningProjector):
-    """The same, but keep only the singular vectors in use.
-
-    The library takes a slice of the first `rank` vectors, which keeps the whole matrix alive.
-    """
-
-    def get_orthogonal_matrix(self, weights: Tensor, rank: int, type: str) -> Any:  # noqa: A002
-        """Return the first `rank` singular vectors of one or both sides, in their own storage."""
-        found = super().get_orthogonal_matrix(weights, rank, type)
-        return [side.clone() for side in found] if isinstance(found, list) else found.clone()

@@ -20,6 +20,7 @@ from peft_regress.errors import InputError
 from peft_regress.imports import INSTALLED
 from peft_regress.own_code import digest_of, own_modules
 from peft_regress.settings import Settings
+from peft_regress.text import printable
 
 _LARGEST_BYTES: Final = 64 * 2**20
 _ALWAYS_SAME: Final = (1980, 1, 1, 0, 0, 0)
@@ -28,14 +29,15 @@ _ALWAYS_SAME: Final = (1980, 1, 1, 0, 0, 0)
 def pack_own_code(settings: Settings) -> OwnCode | None:
     """Return the code of the cases of some settings; None without settings.
 
-    Raises `InputError` for cases that do not import, and for code that is too large to send.
+    Raises `InputError` for cases that do not import, for code that is too large to send, and for a
+    table of devices that may not travel.
     """
     if settings.file is None:
         return None
     own_fine_tunes()  # imports what they need
     files = {"pyproject.toml": settings.file}
     if settings.devices is not None:
-        files[str(settings.devices.relative_to(settings.folder))] = settings.devices
+        files[_name_of_devices(settings.devices, settings.folder)] = settings.devices
     for top in sorted(_imported_from(settings.folder)):
         path = settings.folder / top
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -65,6 +67,16 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
             for name, digest in own_modules(path.partition(":")[0]).items()
         },
     )
+
+
+def _name_of_devices(file: Path, folder: Path) -> str:
+    if file.is_relative_to(folder) and _travels(file.relative_to(folder)):
+        return str(file.relative_to(folder))
+    msg = (
+        f"{file}: a table of devices that is hidden or not below {folder} is not sent to nodes; "
+        "move it, and change `devices` in [tool.peft_regress]"
+    )
+    raise InputError(printable(msg))
 
 
 def _travels(file: Path) -> bool:

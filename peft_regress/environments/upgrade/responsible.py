@@ -82,7 +82,10 @@ class ResponsiblePackages:
         )
 
     def _about_asked(self) -> Iterator[str]:
-        """Yield what is known of the packages that were asked for and do not show it."""
+        """Yield what is known of the packages that were asked for and are not named yet."""
+        for title in self.together if self.alone else ():
+            if title.split(" with ")[0] in self.asked:
+                yield f"{title}: yes"
         for title in self.without_effect:
             name, *others = title.split(" with ")
             if name in self.asked:

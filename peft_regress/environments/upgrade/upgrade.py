@@ -28,7 +28,7 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves, whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.own_code import was_edited
-from peft_regress.runs.environment import changed_packages, installed_packages
+from peft_regress.runs.environment import changed_packages, installed_packages, is_from_folder
 from peft_regress.runs.resuming import installed_version
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
@@ -114,7 +114,7 @@ def upgrade(
         remarks = (*overlay.remarks, edited) if edited else overlay.remarks
         measured: Mapping[str, Observation] = {}
         if references is None or (edited and settings.base == "auto"):
-            why = edited or "no stored baseline has its packages"
+            why = edited or "no stored baseline is known to have its packages"
             progress(f"measuring the current environment: {why}")
             references = measured = _measured_base(cases, settings, on_record)
             edited = ""
@@ -193,11 +193,16 @@ def _edit_sentence(cases: Sequence[Case], references: Mapping[str, Observation])
 
 
 def _of_here(old: Observation) -> Observation | None:
-    """Return a reference as of the current environment, if it was made or confirmed there."""
+    """Return a reference as of the current environment, if it was made or confirmed there.
+
+    Of a package from a folder of this machine the version does not name the code.
+    """
     environments = [] if old.has_direct else [old.environment]
     environments += [old.confirmed.environment] if old.confirmed else []
     fitting = next((one for one in environments if is_installed_here(one)), None)
-    return None if fitting is None else replace(old, environment=fitting)
+    if fitting is None or any(map(is_from_folder, _libraries(fitting))):
+        return None
+    return replace(old, environment=fitting)
 
 
 def _measured_base(

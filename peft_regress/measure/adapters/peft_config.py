@@ -47,7 +47,7 @@ _RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
 # They train a whole matrix where the rank is half its size or more.
-_WHOLE_AT_HIGH_RANK: Final = {"LoKrConfig"}
+_MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class ConfigAdapter(UnruledAdapter):
     @property
     def grows_with_rank(self) -> bool:
         """Return False if peft trains a whole matrix at a high rank."""
-        return type(self.config).__name__ not in _WHOLE_AT_HIGH_RANK
+        return type(self.config).__name__ not in _MAY_NOT_GROW
 
     def definition(self) -> Json:
         """Return the class and the fields that differ from its defaults."""

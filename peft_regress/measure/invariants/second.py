@@ -43,34 +43,27 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
         return dict.fromkeys(_NAMES, Fact.null(f"peft refuses a second one: {told_of(error)}"))
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
         return dict.fromkeys(_NAMES, raised(error))
-    wrong, asked = attempt(lambda: _leak(filled, tuner, first, before))
+    leak, asked = attempt(lambda: _leak(filled, tuner, first, before))
     left, deleted = attempt(lambda: _left(filled, tuner, first, before, trains))
-    return dict(
-        zip(
-            _NAMES,
-            (
-                Fact.false(wrong) if wrong else asked,
-                Fact.false(left) if left else deleted,
-            ),
-            strict=True,
-        )
-    )
+    return dict(zip(_NAMES, (leak or asked, left or deleted), strict=True))
 
 
-def _leak(filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor]) -> str:
-    """Return what one adapter does to the other; '' if it does nothing."""
+def _leak(filled: Filled, tuner: Tuner, first: str, before: Mapping[str, Tensor]) -> Fact:
+    """Return what one adapter does to the other."""
     added = {
         name: parameter for name, parameter in filled.model.named_parameters() if name not in before
     }
     if not added:
-        return "a second adapter gets no parameters"
+        return Fact.false("a second adapter gets no parameters")
     filled.draw(added, seed=_SEED)
     if changed := moved(before, named_tensors(filled.model)):
-        return f"adding and filling a second one changes {listed(changed)}"
+        return Fact.false(
+            f"adding and filling a second one changes {listed(changed)}", tensors=changed
+        )
     return _interplay(filled, tuner, first, added)
 
 
-def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Tensor]) -> str:
+def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Tensor]) -> Fact:
     """Return what is wrong about the second adapter's output, and about the first one's after it.
 
     added: the second one's parameters.
@@ -78,19 +71,23 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     tuner.switch(SECOND)
     its_loss = filled.loss()
     if not math.isfinite(its_loss):
-        return f"with a second one active, the loss of the probe is {its_loss}"
+        return Fact.false(f"with a second one active, the loss of the probe is {its_loss}")
     if its_loss == filled.checked_losses[-1] and _shows(filled):
-        return f"with a second one active, the loss of the probe is {its_loss}, as without it"
+        return Fact.false(
+            f"with a second one active, the loss of the probe is {its_loss}, as without it"
+        )
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
     if changed := moved(its_tensors, named_tensors(filled.model)):
-        return f"filling the first one changes {listed(changed)}"
-    if not _same(filled.loss(), its_loss):
-        return "what a second one computes depends on the numbers in the first one"
+        return Fact.false(f"filling the first one changes {listed(changed)}", tensors=changed)
+    depends = "what a second one computes depends on the numbers in the first one"
+    if wrong := _other_loss(depends, filled.loss(), its_loss):
+        return wrong
     tuner.switch(first)
     first_loss = filled.checked_losses[_OTHER]
-    if not _same(filled.loss(), first_loss):
-        return "switched to a second one and back, the first one computes something else"
+    switched = "switched to a second one and back, the first one computes something else"
+    if wrong := _other_loss(switched, filled.loss(), first_loss):
+        return wrong
     _merge_beside(filled, tuner)
     return _ignored(filled, tuner, first, {first: first_loss, SECOND: its_loss})
 
@@ -108,13 +105,15 @@ def _merge_beside(filled: Filled, tuner: Tuner) -> None:
         tuner.unmerge()
         return loss
 
-    filled.loss_merged_beside = attempt(merged).result
+    filled.loss_merged_beside, worked = attempt(merged)
+    if not worked.holds:
+        attempt(tuner.unmerge)  # of the layers that were merged
     for name, tensor in named_tensors(filled.model).items():
         tensor.data = before[name]
 
 
-def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> str:
-    """Return which adapter has no part in the output of two active ones; '' if each has.
+def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float]) -> Fact:
+    """Return which adapter has no part in the output of two active ones.
 
     alone: the loss with one of them active, by name.
     """
@@ -122,12 +121,12 @@ def _ignored(filled: Filled, tuner: Tuner, first: str, alone: Mapping[str, float
         tuner.switch_to_both(first)
         both = filled.loss()
     except (ValueError, NotImplementedError):  # peft refuses two active ones
-        return ""
+        return Fact(holds=True)
     if _shows(filled):
         for name, loss in alone.items():
             if _same(both, loss):
-                return f"with two active ones, the output is that of {name} alone"
-    return ""
+                return Fact.false(f"with two active ones, the output is that of {name} alone")
+    return Fact(holds=True)
 
 
 def _left(
@@ -136,26 +135,33 @@ def _left(
     first: str,
     before: Mapping[str, Tensor],
     trains: Mapping[str, tuple[int, ...]],
-) -> str:
-    """Return what there still is of the second adapter after it was deleted; '' for nothing."""
+) -> Fact:
+    """Return what there still is of the second adapter after it was deleted."""
     tuner.switch(first)
     filled.fill(FILL_SEEDS[_OTHER])
     tuner.delete()
     if left := tuner.traces():
-        return f"these still name the deleted one: {listed(left)}"
+        return Fact.false(f"these still name the deleted one: {listed(left)}", tensors=left)
     if others := sorted(named_tensors(filled.model).keys() ^ before.keys()):
-        return f"not the tensors of before: {listed(others)}"
+        return Fact.false(f"not the tensors of before: {listed(others)}", tensors=others)
     if others := sorted(dict(trainable(filled.model).items() ^ trains.items())):
-        return f"not the trainable set of before: {listed(others)}"
-    if not _same(filled.loss(), filled.checked_losses[_OTHER]):
-        return "the first one computes something else"
-    return ""
+        return Fact.false(f"not the trainable set of before: {listed(others)}", tensors=others)
+    wanted = filled.checked_losses[_OTHER]
+    wrong = _other_loss("the first one computes something else", filled.loss(), wanted)
+    return wrong or Fact(holds=True)
 
 
 def _shows(filled: Filled) -> bool:
     """Return whether another fill moves the loss by far more than its last digits."""
     highest, lowest = max(filled.checked_losses), min(filled.checked_losses)
     return highest - lowest > _VISIBLE * abs(highest)
+
+
+def _other_loss(note: str, loss: float, wanted: float) -> Fact | None:
+    """Return what is wrong if a loss is not the wanted one, with how far it is off."""
+    if _same(loss, wanted):
+        return None
+    return Fact.false(note, size=abs(loss - wanted) / max(abs(loss), abs(wanted)))
 
 
 def _same(loss: float, wanted: float) -> bool:

@@ -60,7 +60,7 @@ def galore_gradient_kept_alive(original: Original, self: Any, grad: Tensor, step
 
 @fault(
     "GaLore",
-    at="peft_regress.catalogue.methods.galore:CloningProjector.get_orthogonal_matrix",
+    at="peft_regress.catalogue.methods.galore_projector:CloningProjector.get_orthogonal_matrix",
     case=_CLONED,
 )
 def galore_whole_svd_kept(_original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
