@@ -31,7 +31,7 @@ OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
 
 def prepare(folder: Path) -> Path:
     """Fill a folder with what the examples need, at the names that they use."""
-    for name in ("benchmarks", "tests", "tools", "docs", "pyproject.toml"):
+    for name in ("benchmarks", "examples", "tests", "tools", "docs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(
         ROOT / "baselines", folder / "baselines", ignore=shutil.ignore_patterns(".lock")

@@ -106,7 +106,7 @@ def test_beside_an_entry_without_times_the_others_are_shown(compare):
 @pytest.mark.slow
 def test_the_whole_storage_is_compared(compare, tmp_path):
     compare("--csv=out.csv")
-    assert len(csv_rows(tmp_path / "out.csv")) == 3 * 96
+    assert len(csv_rows(tmp_path / "out.csv")) == 4 * 96
 
 
 def test_a_case_in_error_is_no_timed_entry_and_hides_no_other(compare, tmp_path):

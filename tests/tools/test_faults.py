@@ -349,7 +349,7 @@ def test_real_faults_are_caught_in_separate_processes(capsys):
     assert faults.main(["--only", "labels-smoothed", "schedule-ends-early"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"caught +labels-smoothed: first_losses [\d,]+x", out)
-    assert re.search(r"caught +schedule-ends-early: evaluation\n", out)
+    assert re.search(r"caught +schedule-ends-early: evaluation, rates\n", out)
     assert out.startswith("without a fault: 1 of 1 cases repeat\n")
 
 
