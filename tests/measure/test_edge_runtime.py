@@ -33,6 +33,7 @@ from peft_regress.measure.edge.eager import (
 )
 from peft_regress.measure.edge.package import is_installed
 from peft_regress.measure.edge.runtime import Runtime, TrainedInRuntime
+from peft_regress.measure.invariants.facts import Fact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +61,8 @@ def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
     assert len(set(here.losses)) == 3
-    assert same_losses(here, trained) == (True, "")
-    assert same_gradients(here, trained) == (True, "")
+    assert same_losses(here, trained) == Fact(holds=True)
+    assert same_gradients(here, trained) == Fact(holds=True)
     off = gradient_differences(here.last_gradients, trained.last_gradients)
     assert set(off) == {name for name, p in lora_model().named_parameters() if p.requires_grad}
     assert max(off.values()) < 1e-5
