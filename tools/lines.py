@@ -34,7 +34,7 @@ PARTS: Final = (
         "lines",
         5_000,
     ),
-    Part("tests", ("tests/**/*.py",), "lines", 61_800),
+    Part("tests", ("tests/**/*.py",), "lines", 61_830),
     Part("tools", ("tools/**/*.py",), "lines", 12_810),
     Part(
         "docs, all words",

@@ -181,6 +181,25 @@ def test_a_merge_that_takes_an_adapter_that_is_not_active(monkeypatch: pytest.Mo
     assert found[UNMERGE].endswith(" when merged beside a second adapter that is not active")
 
 
+def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion() -> None:
+    def network() -> nn.Module:
+        base = convolutional()
+        base[6] = nn.Linear(8, 8, bias=False)
+        return base
+
+    config = peft.LoraConfig(r=2, target_modules=["0", "6"], lora_bias=True)
+    record = measured(fine_tune(config, model=network))
+    assert record.invariants["unmerge_restores_base"] is False
+    assert record.invariants["delete_leaves_nothing"] is True
+
+
+def test_a_vector_of_fixed_length_need_not_grow_with_the_rank() -> None:
+    config = peft.UniLoraConfig(r=2, target_modules=["6"])
+    record = measured(fine_tune(config))
+    assert record.status == "ok", record.error
+    assert record.invariants["doubled_rank_not_smaller"] is True
+
+
 def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it() -> None:
     """A delta far above the weight takes digits of it, however right the library is."""
     base = tiny_network()

@@ -167,6 +167,12 @@ def test_a_negative_amount_is_refused(name: str) -> None:
         check_finite({name: make_metric(name, -1)}, "here")
 
 
+@pytest.mark.parametrize("more", [{"rates": [[]]}, {"test_items": 0}], ids=str)
+def test_rates_of_no_step_and_no_test_items_are_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(msgspec.to_builtins(make_record()) | more, Record)
+
+
 def test_a_loss_may_be_negative() -> None:
     check_finite({"loss": make_metric("loss", [-0.5])}, "here")
 

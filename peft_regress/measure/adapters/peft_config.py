@@ -121,7 +121,7 @@ class ConfigAdapter(UnruledAdapter):
 
     @property
     def grows_with_rank(self) -> bool:
-        """Return False if peft trains a whole matrix at a high rank."""
+        """Return False if peft may train as many numbers at twice the rank."""
         return type(self.config).__name__ not in _MAY_NOT_GROW
 
     def definition(self) -> Json:
