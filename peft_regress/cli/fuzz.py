@@ -26,12 +26,12 @@ from peft_regress.cli.options import (
     pip_limit_option,
     print_json,
 )
-from peft_regress.environments.cluster.cluster import Cluster
 from peft_regress.fuzz.fuzz import Fuzzed
 from peft_regress.fuzz.reproduce import Shown
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 _MOST_MINUTES: Final = 7 * 24 * 60
 
@@ -176,7 +176,7 @@ def _opened_cluster(on: str, baselines: Path) -> Iterator[Cluster | None]:
     if on == "local":
         yield None
         return
-    from peft_regress.environments.cluster.cluster import require_dask
+    from peft_regress.upgrades.cluster.cluster import require_dask
 
     require_dask()
     from peft_regress.fuzz.cluster_search import search_cluster

@@ -1,1 +1,1 @@
-"""Measure in another interpreter: overlays, workers, upgrades, timing, reproductions."""
+"""The maintainers' checklist for a branch of peft."""

@@ -14,9 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from peft_regress.environments.cluster.cluster import Cluster
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.fuzz.corpus import corpus_folder, read_corpus
 from peft_regress.fuzz.findings import Finding, check_writable, read_finding, write_finding
@@ -26,7 +23,10 @@ from peft_regress.fuzz.parallel_search import ParallelSearch
 from peft_regress.fuzz.ranges import InterruptedRanges, Ranges, find_ranges
 from peft_regress.fuzz.replay import InterruptedReplay, Replay, replay
 from peft_regress.fuzz.workers import LIFE_SECONDS
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.text import clean, count_of
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 Say = Callable[[str], None]
 

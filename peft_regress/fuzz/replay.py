@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from peft_regress.environments.worker.process import WorkerError
 from peft_regress.errors import InputError
 from peft_regress.fuzz.causes import CRASH, Cause, cause_of
 from peft_regress.fuzz.example import Outcome
 from peft_regress.fuzz.findings import Finding
 from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
 from peft_regress.text import clean
+from peft_regress.workers.process import WorkerError
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
 

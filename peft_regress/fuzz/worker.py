@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from peft_regress.environments.worker.serve import serve
 from peft_regress.fuzz.example import Example, Outcome
 from peft_regress.fuzz.messages import Begin, Begun, Live, Lived, Seek, Sought
+from peft_regress.workers.serve import serve
 
 IN_PROGRESS: Final = "in_progress.json"
 """The example that runs, in the working folder: if it ends the process, this is what is left."""

@@ -12,15 +12,6 @@ from typing import Final, Self
 
 import msgspec
 
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.worker.environment_variables import variables
-from peft_regress.environments.worker.process import (
-    InterpreterError,
-    RequestRefusedError,
-    WorkerError,
-    WorkerProcess,
-    WorkerTimeoutError,
-)
 from peft_regress.fuzz.causes import CRASH, Cause, cause_of, is_known
 from peft_regress.fuzz.example import Example, Failure, Outcome
 from peft_regress.fuzz.messages import (
@@ -35,6 +26,15 @@ from peft_regress.fuzz.messages import (
 )
 from peft_regress.fuzz.worker import IN_PROGRESS
 from peft_regress.text import clean
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.process import (
+    InterpreterError,
+    RequestRefusedError,
+    WorkerError,
+    WorkerProcess,
+    WorkerTimeoutError,
+)
 
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""

@@ -48,7 +48,7 @@ def test_the_methods_with_a_formula_are_those_of_the_code() -> None:
     ("title", "folder"),
     [
         ("The fuzzer", "fuzz"),
-        ("Saved adapters over releases", "environments/compat"),
+        ("Saved adapters over releases", "upgrades/compat"),
         ("The checklist", "environments/checklist"),
     ],
 )

@@ -17,9 +17,6 @@ import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
 from peft_regress.cli.main import main
-from peft_regress.environments.cluster.connection import ClusterLostError
-from peft_regress.environments.overlay.pip import PipError
-from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.errors import InputError
 from peft_regress.fuzz import cluster_search, parallel_search
 from peft_regress.fuzz import fuzz as fuzz_module
@@ -31,6 +28,9 @@ from peft_regress.fuzz.corpus import accept_findings
 from peft_regress.fuzz.example import Act, Copy, Fill, Outcome
 from peft_regress.fuzz.findings import read_finding, write_finding
 from peft_regress.fuzz.messages import Begun, Counts, Found, Sought
+from peft_regress.overlay.pip import PipError
+from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
 AS_JSON = msgspec.json.encode(ONE.example)

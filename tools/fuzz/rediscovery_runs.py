@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.errors import InputError
 from peft_regress.files import make_folder, write_atomic
 from peft_regress.fuzz.corpus import corpus_folder
@@ -18,6 +17,7 @@ from peft_regress.fuzz.findings import Accepted, read_findings, write_finding
 from peft_regress.fuzz.fuzz import FuzzSettings, fuzz
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.workers import LifeWorker
+from peft_regress.overlay.overlay import opened_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,12 +23,12 @@ from peft_regress.environments.checklist.situations import (
     find_method,
     situations,
 )
-from peft_regress.environments.overlay.folder import Overlay
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.errors import InputError
+from peft_regress.overlay.folder import Overlay
+from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
+from peft_regress.upgrades.measuring import MeasuringSetup
 
 INSTALLED: Final = ("auto", "run")
 """Names of the base that mean the installed packages."""
