@@ -14,8 +14,8 @@ def check_outside(path: Path, storage: Path, what: str, *, kind: str = "baseline
     """Raise `InputError` if a file to write lies in a storage, under whatever name."""
     if _real(path).is_relative_to(_real(storage)):
         msg = (
-            f"{what} {path}: lies in the {kind} {storage}, to which only `peft-regress "
-            "accept` adds. Choose another path."
+            f"{what} {path}: lies in the {kind} {storage}, to which only `accept` "
+            "adds. Choose another path."
         )
         raise InputError(printable(msg))
 

@@ -28,10 +28,8 @@ _MOST_DEFECTS: Final = 6
 def upgrade_document(
     upgrade: Upgrade,
     scripts: Sequence[Reproduction] | None = None,
-    *,
-    besides: Sequence[Section] = (),
 ) -> list[Section]:
-    """Return the outcome, the environment, each finding, `besides`, and what to do.
+    """Return the outcome, the environment, each finding, and what to do.
 
     With `scripts` it is an issue for a library's maintainers: scripts that show the findings, and
     the versions of all packages that matter.
@@ -41,7 +39,6 @@ def upgrade_document(
         *_findings(upgrade, scripts or ()),
         *_known_defects(upgrade),
         *_besides(upgrade),
-        *besides,
         Section(title="what to do:", body=tuple(_advice(upgrade)), level=3),
         Section(
             title=outcome_line(upgrade.comparison),

@@ -1,1 +1,0 @@
-"""The maintainers' checklist for a branch of peft."""
