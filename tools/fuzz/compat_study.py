@@ -29,9 +29,15 @@ from page_tables import check_or_write, option_parser, print_tables, put  # noqa
 from peft_regress.overlay.overlay import opened_overlay  # noqa: E402
 from peft_regress.text import clean  # noqa: E402
 from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded  # noqa: E402
-from peft_regress.upgrades.compat.releases import AdapterLoader  # noqa: E402
+from peft_regress.upgrades.compat.releases import (  # noqa: E402
+    LIBRARIES,
+    Seen,
+    request_of,
+    try_release,
+)
 from peft_regress.upgrades.compat.verdicts import Reference, judge  # noqa: E402
-from peft_regress.workers.environment_variables import variables  # noqa: E402
+from peft_regress.workers.pool import Environment, LocalPool  # noqa: E402
+from peft_regress.workers.process import variables  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "compat.md"
 RESULT: Final = HERE / "compat_study.json"
@@ -86,14 +92,16 @@ def load_adapters() -> None:
         for variant, problem in made(release).items()
         if not problem
     ]
-    loader = AdapterLoader(base=_BASE, folder=HERE, time_limit=600)
     for release in RELEASES:
         file = WORK / f"seen-{release}.json"
         if file.exists():
             continue
         print(f"{release}: loading {len(names)} adapters", flush=True)
-        with opened_overlay([f"peft=={release}"]) as overlay:
-            found = loader.load(overlay.python, [folder for _, folder in names])
+        requests = [request_of(_BASE, folder=HERE, adapter=folder) for _, folder in names]
+        with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
+            there = Environment(python=overlay.python, libraries=LIBRARIES)
+            function = f"{try_release.__module__}:{try_release.__name__}"
+            found = [one.result() for one in pool.submit(there, function, requests, Seen)]
         seen = SeenIn(
             packages=dict(found[0].packages),
             base=found[0].base,

@@ -11,12 +11,16 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
 from peft_regress.upgrades.compat.adapter import SavedAdapter
 from peft_regress.upgrades.compat.certificate import Certificate, require_same_files
-from peft_regress.upgrades.compat.compat import Compat, ReleaseResult, result_of, unusable
-from peft_regress.upgrades.compat.releases import (
-    AdapterLoader,
-    BaseModelError,
-    UnusableReleaseError,
+from peft_regress.upgrades.compat.compat import (
+    Compat,
+    ReleaseResult,
+    require_apart,
+    result_of,
+    tried,
+    unusable,
 )
+from peft_regress.upgrades.compat.releases import BaseModelError
+from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError
 
 
 def check_installed(
@@ -33,13 +37,15 @@ def check_installed(
         raise AbsentError(
             f"{certificate.package} is not installed, so that there is no release to check"
         )
-    loader = AdapterLoader(base=certificate.base, folder=folder, time_limit=time_limit)
+    require_apart(adapter, certificate.base, folder)
     release = str(Version(Version(installed).public))
     result: ReleaseResult
     try:
-        (seen,) = loader.load(Path(sys.executable), [adapter.folder])
+        with LocalPool(1, time_limit) as pool:
+            future = tried(pool, adapter, certificate.base, folder, Path(sys.executable))
+            seen = future.result()
         result = result_of(release, seen, certificate.reference)
-    except UnusableReleaseError as error:
+    except UnusableEnvironmentError as error:
         result = unusable(release, str(error))
     except BaseModelError as error:
         raise InputError(str(error)) from None
