@@ -57,7 +57,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 @on_option("Search")
 @jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
 @finding_options
-def command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     requirements: tuple[str, ...],
@@ -95,7 +95,7 @@ def _opened_cluster(on: str) -> Iterator[Cluster | None]:
         yield cluster
 
 
-def _settings(
+def _settings(  # noqa: PLR0913  (options)
     cluster: Cluster | None,
     *,
     seed: int | None,
