@@ -25,23 +25,23 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
-from peft_regress.environments.overlay.cache import clean_overlays
-from peft_regress.environments.overlay.folder import Overlay
-from peft_regress.environments.overlay.overlay import ReplacesTorchError
-from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
-from peft_regress.environments.upgrade import upgrade_report
-from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.measuring import MeasuringSetup
-from peft_regress.environments.upgrade.upgrade import (
+from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.overlay.cache import clean_overlays
+from peft_regress.overlay.folder import Overlay
+from peft_regress.overlay.overlay import ReplacesTorchError
+from peft_regress.report.terminal import print_progress, say, show, write_markdown
+from peft_regress.upgrades import upgrade_report
+from peft_regress.upgrades.keeping import kept_records
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
+from peft_regress.upgrades.upgrade import (
     Upgrade,
     UpgradeSettings,
     is_installed_here,
     upgrade,
 )
-from peft_regress.errors import InputError
-from peft_regress.files import cache_folder
-from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import print_progress, say, show, write_markdown
 
 
 @click.command(

@@ -12,8 +12,8 @@ from peft_fuzz.report import encode_fuzzed, fuzz_document, grouped
 from peft_fuzz.reproduce import Shown, reproduced
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import print_json
-from peft_regress.environments.cluster.cluster import Cluster
 from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 
 def fuzz_and_show(
