@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     NamedPath,
     SectionedCommand,
@@ -139,8 +139,8 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
-            check_outside(path, baselines, option)
-            check_outside(path, corpus_folder(baselines), option, kind="corpus")
+            check_output(path, option, storage=baselines)
+            check_output(path, option, storage=corpus_folder(baselines), kind="corpus")
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
     problems: list[str] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -135,7 +135,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     save: Path | None = settings["save"]
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
-            check_outside(path, setup.baselines, option)
+            check_output(path, option, storage=setup.baselines)
     if checklist_of is not None:
         _check_is_here(on)
         # It imports numpy, which `upgrade --help` does not wait for.
