@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from peft_regress.baselines.adapters import adapters_of_run, add_adapters
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli.options import (
@@ -97,7 +97,7 @@ def command(  # noqa: PLR0913  (options)
     The run is like that of `pytest --regress-save`, but for times: `compare` judges it and
     `accept` stores it. The exit code is 3 if a case has no record.
     """
-    check_outside(save, baselines, "--save")
+    check_output(save, "--save", storage=baselines)
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
     with (

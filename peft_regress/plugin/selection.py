@@ -1,18 +1,22 @@
-"""How a pytest run was narrowed, in the words that were typed, and where they were written."""
+"""Which cases a run measures: what narrowed it, what was collected, what is missing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pytest
+from msgspec import UNSET
+
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.errors import InputError
 from peft_regress.files import is_file
-
-if TYPE_CHECKING:
-    import pytest
+from peft_regress.runs.schema import Selection
 
 COMMAND_LINE: Final = "command line"
 
@@ -140,3 +144,125 @@ def _after(option: Any) -> list[str]:
     found += [f"--regress-cases {option.regress_cases}"] if option.regress_cases else []
     found += [f"--regress-shard {option.regress_shard}"] if option.regress_shard else []
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """The case ids that a pytest process collected; `|` joins those of several processes."""
+
+    cases: frozenset[str] = frozenset()
+    """All of this run's matrix, before anything was deselected."""
+    deselected: frozenset[str] = frozenset()
+    """Left out on purpose: by `-k`, `-m`, `--deselect`, `--lf` or a shard."""
+    selected: frozenset[str] = frozenset()
+    """To be measured."""
+    other_matrices: Mapping[str, int] = field(default_factory=dict)
+    """How many cases belong to other matrices only, by matrix."""
+
+    def __or__(self, other: Collected) -> Collected:
+        """Join two processes: every worker of pytest-xdist collects everything."""
+        return Collected(
+            cases=self.cases | other.cases,
+            deselected=self.deselected | other.deselected,
+            selected=self.selected | other.selected,
+            other_matrices={**self.other_matrices, **other.other_matrices},
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain lists, which pytest-xdist can send."""
+        return {
+            "cases": sorted(self.cases),
+            "deselected": sorted(self.deselected),
+            "selected": sorted(self.selected),
+            "other_matrices": dict(self.other_matrices),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Collected:
+        """Read what `to_plain` returned."""
+        return cls(
+            cases=frozenset(plain["cases"]),
+            deselected=frozenset(plain["deselected"]),
+            selected=frozenset(plain["selected"]),
+            other_matrices=plain["other_matrices"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a run was to measure, and what it measured; all by case id."""
+
+    known: frozenset[str]
+    """Every case of the matrix and of its baselines."""
+    measured: frozenset[str]
+    collected: Collected
+    narrowing: Narrowing
+    was_interrupted: bool = False
+    """Then nobody knows whether all was collected."""
+
+    @property
+    def not_selected(self) -> frozenset[str]:
+        """The known cases that nothing selected."""
+        return (self.known | self.collected.cases) - self.collected.selected - self.measured
+
+    @property
+    def selection(self) -> Selection:
+        """What the run file says of this."""
+        left_out = self.not_selected
+        return Selection(
+            complete=not self.was_interrupted
+            and not left_out
+            and self.collected.selected <= self.measured,
+            narrowed_by=self.narrowing.typed if left_out else [],
+            narrowed_from=self.narrowing.places if left_out and self.narrowing.typed else UNSET,
+            not_selected=sorted(left_out),
+        )
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """The cases that need a record: those selected, and those left out by nobody's wish."""
+        return self.collected.selected | self._holes()
+
+    def _holes(self) -> frozenset[str]:
+        """Return the cases that were left out although the user did not ask for it.
+
+        `-k`, `-m`, `--deselect` and a shard choose among collected cases. Only a path and the like
+        explain why a case was not collected. Nothing explains a case that was collected and then
+        vanished without being reported as deselected.
+        """
+        collected = self.collected
+        vanished = collected.cases - collected.selected - collected.deselected - self.measured
+        if self.narrowing.before_collection:
+            return vanished
+        lost = self.known - collected.cases - self.measured
+        if self.narrowing.after_collection:
+            return vanished | lost
+        return vanished | lost | self.not_selected
+
+
+def should_have_cases(config: pytest.Config, baselines: Path) -> bool:
+    """Return whether baselines are there, and pytest was asked for a folder that holds cases.
+
+    These are the folders of the ini option `regress_suites`; without it, every folder. A run of
+    single files or tests, or one without some folder, need not have a case. With CI set, only the
+    command line says any of that.
+    """
+    narrowing = narrowing_of(config)
+    meant = set(narrowing.before_collection) - (narrowing.written_in.keys() if is_ci() else set())
+    if meant or not _has_entries(baselines):
+        return False
+    is_named = not is_ci() or has_typed_suites(config)
+    suites: list[Path] = config.getini("regress_suites") if is_named else []
+    asked = [config.invocation_params.dir / argument for argument in config.args]
+    return not suites or any(
+        path.is_relative_to(suite) or suite.is_relative_to(path)
+        for path in asked
+        for suite in suites
+    )
+
+
+def _has_entries(baselines: Path) -> bool:
+    # A folder of that name may be another tool's.
+    with contextlib.suppress(InputError):
+        return bool(baseline_files(baselines))
+    return False

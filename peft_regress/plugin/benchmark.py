@@ -1,19 +1,70 @@
-"""Let `--benchmark-compare` show the times of the baselines beside those of this run."""
+"""pytest-benchmark in a run with cases: its options, what it writes, and `--benchmark-compare`.
+
+A case is measured by `benchmark.pedantic`, one round for each seed, so options that choose rounds
+do nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from peft_regress.baselines.named import find_input
+from peft_regress.baselines.outputs import check_output
 from peft_regress.errors import InputError
-from peft_regress.plugin.benchmark_options import benchmark_storage
-from peft_regress.plugin.collection import case_id_of
+from peft_regress.plugin.selection import COMMAND_LINE, option_sources
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report.github import line_in_log
 from peft_regress.text import count_of
+
+_FILE: Final = "file://"
+_OF_ROUNDS: Final = frozenset(
+    f"--benchmark-{name}"
+    for name in (
+        "calibration-precision",
+        "confidence",
+        "max-time",
+        "min-rounds",
+        "min-time",
+        "precision",
+        "warmup",
+        "warmup-iterations",
+    )
+)
+"""What pytest-benchmark ignores where the rounds are given."""
+
+
+def check_benchmark_outputs(config: pytest.Config, baselines: Path) -> None:
+    """Raise `InputError` if pytest-benchmark would write into the baseline storage."""
+    option, here = config.option, config.invocation_params.dir
+    if option.benchmark_json is not None:
+        check_output(here / option.benchmark_json, "--benchmark-json", storage=baselines)
+    if option.benchmark_save or option.benchmark_autosave:
+        check_output(benchmark_storage(config), "--benchmark-storage", storage=baselines)
+
+
+def check_benchmark_options(config: pytest.Config) -> None:
+    """Raise `InputError` for an option that a run with cases cannot do what it says."""
+    if config.getoption("benchmark_skip", default=False) and not config.option.benchmark_only:
+        raise InputError(
+            "--benchmark-skip measures no case: drop it, or skip the cases with --regress-off"
+        )
+    for place, words in option_sources(config):
+        for word in words:
+            option = word.partition("=")[0]
+            if option in _OF_ROUNDS:
+                where = "" if place == COMMAND_LINE else f" from {place}"
+                raise InputError(f"a case has one round for each seed: drop {option}{where}")
+
+
+def benchmark_storage(config: pytest.Config) -> Path:
+    """Return the folder that pytest-benchmark saves in."""
+    name: str = config.option.benchmark_storage
+    return config.invocation_params.dir / name.removeprefix(_FILE)
+
 
 _THEIR_STORAGE: Final = "file://./.benchmarks"
 """Where pytest-benchmark looks if no storage is named."""
@@ -22,10 +73,16 @@ _THEIR_STORAGE: Final = "file://./.benchmarks"
 class StoredTimes:
     """Read the baselines for `--benchmark-compare`, once it is known whether there are cases."""
 
-    def __init__(self, config: pytest.Config, session: RegressSession) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        session: RegressSession,
+        case_of: Callable[[pytest.Item], str | None],
+    ) -> None:
         """Take the option from pytest-benchmark, which would read before tests are collected."""
         self._config = config
         self._session = session
+        self._case_of = case_of
         self._asked: Any = []
         baselines = session.options.baselines
         is_ours = config.option.benchmark_storage == _THEIR_STORAGE or (
@@ -40,7 +97,7 @@ class StoredTimes:
         theirs = self._config._benchmarksession  # type: ignore[attr-defined]  # noqa: SLF001  (it has no hook)
         if not self._asked or theirs.disabled or self._config.getoption("collectonly"):
             return
-        tests = {name: item.nodeid for item in session.items if (name := case_id_of(item))}
+        tests = {name: item.nodeid for item in session.items if (name := self._case_of(item))}
         if not tests:
             theirs.compare = self._asked
             theirs.handle_loading()

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.changes import Change, change_of, direction_of, have_same_shape
-from peft_regress.gate.drift import drift_of
+from peft_regress.gate.changes import change_of, direction_of, drift_of, have_same_shape
 from peft_regress.gate.inputs import OF_INPUTS
+from peft_regress.gate.policy import Bounds, Policy
 from peft_regress.gate.repeats import lacks_seeds
-from peft_regress.gate.verdicts import Observation, Reason, Remark, Verdict
+from peft_regress.gate.verdicts import Change, Observation, Reason, Remark, Verdict
 from peft_regress.metrics import EDGE_METRICS, METRICS, Metric, metric_order
-
-if TYPE_CHECKING:
-    from peft_regress.gate.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
