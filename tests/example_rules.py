@@ -200,9 +200,9 @@ RULES = (
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     by(
-        r"python fuzz/tools/upstream_rows\.py(?: --source \.\./peft| --write)?",
+        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*",
         "fuzz/tests/tools/test_upstream_rows.py",
-        'main(["--source", str(checkout)',
+        "main([str(checkout)",
         'main(["--write", *source])',
     ),
     by(
@@ -212,10 +212,9 @@ RULES = (
         'main(["--write", *',
     ),
     by(
-        r"python fuzz/tools/control\.py(?: --add --seed 1| --write)?",
+        r"python fuzz/tools/control\.py(?: --write)?",
         "fuzz/tests/tools/test_fuzz_control.py",
         "control.main",
-        "--add",
         "--write",
     ),
     by(
