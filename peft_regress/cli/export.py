@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.named import find_input
+from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.cli.options import NamedPath, baselines_option, cases_option, examples
 from peft_regress.errors import InputError

@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.history import newest_index
-from peft_regress.baselines.references import read_references, read_references_before
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.references import (
+    expected_cases,
+    is_complete,
+    read_references,
+    read_references_before,
+)
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.gate.comparison import Comparison, Invocation

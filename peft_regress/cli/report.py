@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli.newest import judge_newest
 from peft_regress.cli.options import (
@@ -28,8 +28,8 @@ from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.terminal import say, show
+from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Run
-from peft_regress.runs.shards import read_run
 
 
 @click.command(

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.errors import InputError
 from peft_regress.plugin.narrowing import has_typed_suites, is_ci, narrowing_of
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from peft_regress.baselines.named import find_input
+from peft_regress.baselines.named_runs import find_input
 from peft_regress.errors import InputError
 from peft_regress.plugin.benchmark_options import benchmark_storage
 from peft_regress.plugin.collection import case_id_of
