@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from builders import (
-    EARLIER_LEDGER,
     FULL,
     GALORE,
     LEDGER,
     LORA,
     MACHINE,
     OTHER_MACHINE,
+    SMALL_LEDGER,
     UNSEEN_LORA,
     make_metric,
     make_record,
@@ -198,7 +198,7 @@ def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
             **more,
         )
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
-    ledger = draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER]))
+    ledger = draw(st.sampled_from([Ledger(), LEDGER, SMALL_LEDGER]))
     return make_record(
         identifier,
         split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
@@ -228,7 +228,9 @@ def runs(draw: st.DrawFn, *, ids: tuple[str, ...] = IDS) -> Run:
     """Return a run of some of these cases, complete or not, accepted or not."""
     chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     narrowed = draw(st.lists(_text, max_size=2))
-    accepted = Acceptance(reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline")
+    accepted = Acceptance(
+        reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline", entry="Linux/0001_x"
+    )
     return make_run(
         *(draw(records(name)) for name in sorted(chosen)),
         environment=draw(environments),

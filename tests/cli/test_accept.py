@@ -21,8 +21,8 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import baseline_files, read_runs
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Failure, ModuleCosts

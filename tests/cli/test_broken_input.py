@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import LORA, make_record, make_run, write_run
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.files import is_file, is_folder, path_problem, resolved
 
 

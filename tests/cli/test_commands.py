@@ -10,9 +10,9 @@ import pytest
 from builders import FULL, LORA, make_record, make_run, write_entry, write_run
 
 from peft_regress import registry
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import baseline_files, read_runs
 from peft_regress.baselines.references import references_with_drift
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import baseline_files, read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"

@@ -23,8 +23,8 @@ from builders import (
     write_shards,
 )
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import (

@@ -11,7 +11,7 @@ import pytest
 from builders import make_record, make_run, write_run
 from fake_interpreters import all_gone, logged, processes_of, wait_until, write_worker
 
-from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of

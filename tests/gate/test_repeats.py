@@ -28,8 +28,7 @@ from peft_regress.gate import judge_case
 from peft_regress.gate.policy import Policy
 from peft_regress.gate.repeats import known_curves
 from peft_regress.report import verdict_markdown, verdict_text
-from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary
+from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary, limits_of
 
 if TYPE_CHECKING:
     from peft_regress.gate.verdicts import CaseVerdict, Observation

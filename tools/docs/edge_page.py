@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from page_tables import check_or_write, option_parser, print_tables, put, table
 
-from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices

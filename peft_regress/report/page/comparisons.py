@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from peft_regress.baselines.expected import is_complete
 from peft_regress.baselines.history import newest_index
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.references import is_complete
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge

@@ -18,7 +18,7 @@ from peft_regress.baselines.history import (
     present_record,
     records_by_case,
 )
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.budgets import budget_of
