@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -27,9 +26,6 @@ from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Failure, ModuleCosts
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 HEAD = "shift/head/resnet18"
 
 
@@ -49,7 +45,7 @@ def accepts(command, tmp_path, root):
     return call
 
 
-def write_kept(path: Path, *names: str, size: int = 1) -> Path:
+def write_kept(path, *names, size=1):
     """Write a run that kept what its cases ship."""
     records = [make_record(name, invariants={"saved_adapter_reloads": True}) for name in names]
     write_run(path, make_run(*records))

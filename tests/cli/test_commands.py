@@ -237,7 +237,7 @@ def test_accept_retires_removed_cases_and_names_them(run, tmp_path):
     assert references_with_drift(read_runs(tmp_path / "b")).keys() == {LORA}
 
 
-def keep_head(tmp_path: Path) -> str:
+def keep_head(tmp_path):
     """Write a run of one case that kept what it ships; return its name."""
     record = make_record("shift/head/resnet18")
     path = write_run(tmp_path / "run.json", make_run(record))

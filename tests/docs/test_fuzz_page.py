@@ -15,25 +15,25 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fuzz.md").read_text()
 
 
-def rows(heading: str) -> dict[str, str]:
+def rows(heading):
     part = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\| `?([^|`]+)`? \| (.*) \|$", part, re.MULTILINE)
     return {name: text for name, text in found if set(name) != {"-", " "} and "---" not in name}
 
 
-def test_the_table_of_checks_is_that_of_the_code() -> None:
+def test_the_table_of_checks_is_that_of_the_code():
     found = rows("What is checked")
     found.pop("check")
     assert found == dict(CHECKS)
 
 
-def test_every_state_of_an_entry_is_explained() -> None:
+def test_every_state_of_an_entry_is_explained():
     found = rows("The corpus")
     found.pop("state")
     assert set(found) == set(STATES.values())
 
 
-def test_the_methods_with_a_formula_are_those_of_the_code() -> None:
+def test_the_methods_with_a_formula_are_those_of_the_code():
     limits = " ".join(PAGE.partition("## Limits\n")[2].split())
     found = re.search(r"(\d+) of the (\d+) methods have a formula here: (.*?)\. The", limits)
     assert found is not None
@@ -52,7 +52,7 @@ def test_the_methods_with_a_formula_are_those_of_the_code() -> None:
         ("The checklist", "environments/checklist"),
     ],
 )
-def test_the_architecture_names_every_file(title: str, folder: str) -> None:
+def test_the_architecture_names_every_file(title, folder):
     text = (ROOT / "docs" / "architecture.md").read_text()
     section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     files = (ROOT / "peft_regress" / folder).rglob("*.py")

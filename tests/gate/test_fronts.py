@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 import pytest
 from builders import compare, make_record, observe, observe_all
@@ -13,20 +12,17 @@ from peft_regress.gate.fronts import lost_fronts
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.schema import Inputs
 
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Record
-
 A, B, C = (f"shift/lora-r{rank}/resnet18" for rank in (1, 2, 4))
 
 
-def record(name: str, accuracy: float, peak: int, *, flops: int | None = None) -> Record:
+def record(name, accuracy, peak, *, flops=None):
     metrics = {"accuracy": [accuracy] * 3, "peak_bytes": peak}
     if flops is not None:
         metrics |= dict.fromkeys(("forward_flops", "backward_flops", "optimizer_flops"), flops)
     return make_record(name, metrics)
 
 
-def lost(old: list[Record], new: list[Record]) -> list[tuple[str, str, str]]:
+def lost(old, new):
     found = lost_fronts(observe_all(old), observe_all(new), policy=DEFAULT_POLICY)
     return [(one.case, one.cost, one.beaten_by) for one in found]
 
@@ -34,45 +30,45 @@ def lost(old: list[Record], new: list[Record]) -> list[tuple[str, str, str]]:
 OLD = [record(A, 0.80, 100), record(B, 0.90, 200)]
 
 
-def test_a_case_that_costs_more_than_a_better_one_left_the_front() -> None:
+def test_a_case_that_costs_more_than_a_better_one_left_the_front():
     assert lost(OLD, [record(A, 0.80, 201), record(B, 0.90, 200)]) == [(A, "peak_bytes", B)]
 
 
-def test_a_case_less_accurate_than_a_cheaper_one_left_the_front() -> None:
+def test_a_case_less_accurate_than_a_cheaper_one_left_the_front():
     assert lost(OLD, [record(A, 0.80, 100), record(B, 0.79, 200)]) == [(B, "peak_bytes", A)]
 
 
-def test_a_case_that_costs_more_and_still_less_than_a_better_one_stays() -> None:
+def test_a_case_that_costs_more_and_still_less_than_a_better_one_stays():
     assert lost(OLD, [record(A, 0.80, 199), record(B, 0.90, 200)]) == []
 
 
-def test_a_case_within_the_margin_of_a_cheaper_one_was_never_clearly_on_the_front() -> None:
+def test_a_case_within_the_margin_of_a_cheaper_one_was_never_clearly_on_the_front():
     old = [record(A, 0.86, 100), record(B, 0.90, 200)]
     assert lost(old, [record(A, 0.91, 100), record(B, 0.90, 200)]) == []
 
 
-def test_an_accuracy_that_moves_within_the_margin_loses_no_front() -> None:
+def test_an_accuracy_that_moves_within_the_margin_loses_no_front():
     old = [record(A, 0.80, 100), record(B, 0.90, 200)]
     assert lost(old, [record(A, 0.82, 100), record(B, 0.86, 200)]) == []
 
 
-def test_equally_expensive_cases_compete() -> None:
+def test_equally_expensive_cases_compete():
     old = [record(A, 0.80, 100), record(B, 0.90, 100)]
     assert lost(old, [record(A, 0.92, 100), record(B, 0.90, 100)]) == [(B, "peak_bytes", A)]
 
 
-def test_the_flops_of_an_update_are_a_front_of_their_own() -> None:
+def test_the_flops_of_an_update_are_a_front_of_their_own():
     old = [record(A, 0.80, 100, flops=10), record(B, 0.90, 200, flops=20)]
     new = [record(A, 0.80, 100, flops=21), record(B, 0.90, 200, flops=20)]
     assert lost(old, new) == [(A, "update FLOPs", B)]
 
 
-def test_a_case_that_was_added_beats_none() -> None:
+def test_a_case_that_was_added_beats_none():
     assert lost(OLD, [*OLD, record(C, 0.99, 1)]) == []
 
 
 @pytest.mark.parametrize("change", ["error", "definition", "inputs"])
-def test_a_case_that_cannot_be_compared_beats_none_and_loses_nothing(change: str) -> None:
+def test_a_case_that_cannot_be_compared_beats_none_and_loses_nothing(change):
     metrics = {"accuracy": [0.95] * 3, "peak_bytes": 1}
     odd = {
         "error": make_record(C, status="error"),
@@ -85,13 +81,13 @@ def test_a_case_that_cannot_be_compared_beats_none_and_loses_nothing(change: str
     assert lost([*OLD, before], [*OLD, odd]) == []
 
 
-def test_another_task_or_architecture_is_another_front() -> None:
+def test_another_task_or_architecture_is_another_front():
     other = "unseen/lora-r1/resnet18"
     old = [record(other, 0.80, 100), record(B, 0.90, 200)]
     assert lost(old, [record(other, 0.80, 300), record(B, 0.90, 200)]) == []
 
 
-def test_a_lost_front_is_named_and_fails_only_a_strict_run() -> None:
+def test_a_lost_front_is_named_and_fails_only_a_strict_run():
     new = [record(A, 0.80, 100), record(B, 0.80, 100)]
     old = [record(A, 0.80, 100), record(B, 0.90, 100)]
     for strict in (False, True):
@@ -104,7 +100,7 @@ def test_a_lost_front_is_named_and_fails_only_a_strict_run() -> None:
     assert (cheaper.fronts, cheaper.exit_code) == ((), 0)
 
 
-def test_a_strict_run_with_a_lost_front_fails_by_that_alone() -> None:
+def test_a_strict_run_with_a_lost_front_fails_by_that_alone():
     # 0.04 each are within the margin; together they change the order.
     old = [record(A, 0.80, 100), record(B, 0.86, 200)]
     new = [record(A, 0.84, 100), record(B, 0.82, 200)]
@@ -116,11 +112,11 @@ def test_a_strict_run_with_a_lost_front_fails_by_that_alone() -> None:
     assert verdicts[0].red == ()
 
 
-def test_the_sweep_finds_what_comparing_all_pairs_finds() -> None:
+def test_the_sweep_finds_what_comparing_all_pairs_finds():
     drawn = random.Random(7)
     margin = DEFAULT_POLICY.accuracy_margin
 
-    def rivals(name: str, side: dict[str, tuple[float, int]]) -> list[float]:
+    def rivals(name, side):
         return [a for other, (a, c) in side.items() if other != name and c <= side[name][1]]
 
     for _ in range(60):

@@ -33,7 +33,7 @@ worsened = st.lists(
 )
 
 
-def estimated(low: float, high: float) -> Estimate:
+def estimated(low, high):
     return Estimate(
         ratio=math.sqrt(low * high),
         interval=Interval(low=low, high=high),
@@ -42,7 +42,7 @@ def estimated(low: float, high: float) -> Estimate:
     )
 
 
-def noisy_pairs(ratio: float, *, noise: float, seed: int, count: int = 30):
+def noisy_pairs(ratio, *, noise, seed, count=30):
     """Return pairs with a heavy tail, and with drift that both sides share."""
     draw = random.Random(seed)
     pairs = []

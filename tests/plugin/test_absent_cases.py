@@ -27,7 +27,7 @@ def project(pytester, outside_xdist):
     return pytester
 
 
-def run(project, *arguments: str) -> tuple[int, str]:
+def run(project, *arguments):
     done = project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
     return int(done.ret), " ".join((done.stdout.str() + done.stderr.str()).split())
 

@@ -12,12 +12,12 @@ PLAIN = "def test_plain(benchmark):\n    benchmark(int)\n"
 class InnerProject(StubProject):
     """A project with runs in this process."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester):
         super().__init__(pytester.path)
         self.pytester = pytester
         (self.root / "baselines").mkdir()
 
-    def inner(self, *arguments: str) -> tuple[int, str]:
+    def inner(self, *arguments):
         with registry_restored():
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return int(done.ret), done.stdout.str() + done.stderr.str()

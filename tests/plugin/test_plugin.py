@@ -87,7 +87,7 @@ class Done(NamedTuple):
 class Project:
     """A folder with a suite, a conftest and sources; runs share this process and its imports."""
 
-    def __init__(self, pytester: pytest.Pytester, sources: Path) -> None:
+    def __init__(self, pytester, sources):
         self.pytester = pytester
         self.root = root = pytester.path
         (root / "baselines").mkdir()
@@ -96,9 +96,7 @@ class Project:
         (root / "test_suite.py").write_text(SUITE)
         self.configure()
 
-    def configure(
-        self, *, methods=("head",), tasks=("shift",), architectures=("tiny",), extra=""
-    ) -> None:
+    def configure(self, *, methods=("head",), tasks=("shift",), architectures=("tiny",), extra=""):
         text = CONFTEST.format(
             tests=str(Path(__file__).parents[1]),
             methods=methods,
@@ -108,35 +106,35 @@ class Project:
         )
         (self.root / "conftest.py").write_text(text)
 
-    def run(self, *arguments: str) -> Done:
+    def run(self, *arguments):
         with registry_restored():
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return Done(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
 
-    def accept(self, *options: str) -> Path:
+    def accept(self, *options):
         before = set((self.root / "baselines").glob("*/*.json"))
         self.cli("accept", str(self.root / "run.json"), "--reason", "a test", *options)
         (new,) = set((self.root / "baselines").glob("*/*.json")) - before
         return new
 
-    def cli(self, *arguments: str) -> int:
+    def cli(self, *arguments):
         storage = ["--baselines", str(self.root / "baselines")] if arguments[0] == "accept" else []
         with pytest.raises(SystemExit) as exit_:
             main([*arguments, *storage])
         return exit_.value.code
 
-    def saved(self, name: str = "run.json"):
+    def saved(self, name="run.json"):
         return read_run_file(self.root / name).run
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Path:
+def measured(tmp_path_factory):
     """The folder of what inner runs measured (see `measured_once`)."""
     return tmp_path_factory.mktemp("measured")
 
 
 @pytest.fixture
-def project(pytester, tiny_sources, measured, monkeypatch) -> Project:
+def project(pytester, tiny_sources, measured, monkeypatch):
     monkeypatch.setenv(FOLDER, str(measured))
     # The inner conftest.py replaces it in this process, too.
     monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
@@ -149,13 +147,13 @@ def project(pytester, tiny_sources, measured, monkeypatch) -> Project:
 
 
 @pytest.fixture(scope="module")
-def accepted_files(tmp_path_factory) -> Path:
+def accepted_files(tmp_path_factory):
     """The folder for what a run left that was accepted; the first test that needs it fills it."""
     return tmp_path_factory.mktemp("accepted")
 
 
 @pytest.fixture
-def accepted(project, accepted_files) -> Project:
+def accepted(project, accepted_files):
     """A project whose two cases, head and lora, have a baseline."""
     project.configure(methods=("head", "lora"))
     if not any(accepted_files.iterdir()):

@@ -10,7 +10,7 @@ from peft_regress.plugin.status_line import Progress
 from peft_regress.report.layout import Layout
 
 
-def progress(*, count: int = 96, done: int = 12, running: int = 1) -> Progress:
+def progress(*, count=96, done=12, running=1):
     """Return a run of which some cases are done, and some run."""
     found = Progress(cases={f"t{i}": f"shift/lora-r{i}/resnet18" for i in range(count)})
     for i in range(done):

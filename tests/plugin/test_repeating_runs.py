@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
@@ -18,9 +17,6 @@ from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file
 
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Record
-
 SAVE = "--regress-save=runs/run.json"
 RESUME = "--regress-resume=runs/run.json"
 OTHER = "shift/head/tiny2"
@@ -30,30 +26,30 @@ OTHER = "shift/head/tiny2"
 class Project(StubProject):
     """A project with a baseline that all cases but one repeat, with runs in this process."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester):
         super().__init__(pytester.path)
         self.pytester = pytester
         self.accept(*(trained(name, curve=curve(2 if name == OTHER else None)) for name in IDS))
 
-    def accept(self, *records: Record) -> None:
+    def accept(self, *records):
         full = write_run(self.root / "full.json", make_run(*records))
         date = "2026-01-01T00:00:00+00:00"
         accept(full, root=self.root / "baselines", reason="for a test", date=date)
 
-    def inner(self, *arguments: str) -> tuple[int, str]:
+    def inner(self, *arguments):
         with registry_restored():
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return done.ret, done.stdout.str() + done.stderr.str()
 
     @property
-    def repeating(self) -> set[str]:
+    def repeating(self):
         """The cases of the run file of which one seed alone trained in full."""
         run = read_run_file(self.save).run
         return {name for name, record in run.cases.items() if record.is_repeat}
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(pytester, monkeypatch):
     monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
     monkeypatch.setattr(RegressSession, "define", RegressSession.define)
     monkeypatch.setattr(session, "describe_machine", lambda: MACHINE)
@@ -89,7 +85,7 @@ def test_a_repeat_is_taken_while_what_it_repeats_is_known(project):
     project.inner(SAVE, "-k", "head")
     repeating = project.save.read_bytes()
 
-    def resumed(*more: str) -> str:
+    def resumed(*more):
         project.save.write_bytes(repeating)
         return project.inner(RESUME, SAVE, "-k", "head", *more)[1]
 
@@ -130,13 +126,13 @@ def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, 
     pytester.makepyfile(test_gate=CASES)
     saved = pytester.path / "run.json"
 
-    def run(*more: str) -> str:
+    def run(*more):
         saving = f"--regress-save={saved}"
         with registry_restored():
             done = pytester.runpytest_inprocess("-p", "no:cacheprovider", saving, *more)
         return done.stdout.str()
 
-    def accepted(reason: str) -> str:
+    def accepted(reason):
         with pytest.raises(SystemExit) as ended:
             main(["accept", str(saved), "--reason", reason])
         assert not ended.value.code

@@ -30,11 +30,11 @@ RESUME = "--regress-resume=runs/run.json"
 class InnerProject(StubProject):
     """The same project, with runs in this process."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester):
         super().__init__(pytester.path)
         self.pytester = pytester
 
-    def inner(self, *arguments: str) -> tuple[int, str]:
+    def inner(self, *arguments):
         with registry_restored():
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return done.ret, done.stdout.str() + done.stderr.str()
@@ -44,7 +44,7 @@ class InnerProject(StubProject):
 
 
 @pytest.fixture
-def project(stubbed) -> InnerProject:
+def project(stubbed):
     return InnerProject(stubbed)
 
 
@@ -58,7 +58,7 @@ def pytest_runtest_teardown(item):
 
 
 @pytest.fixture
-def dead(project) -> InnerProject:
+def dead(project):
     """A project beside a journal that has five of the eight cases, as of a run that was killed."""
     (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
     project.inner(SAVE, "-k", "head or lora-r16 or (lora-r1 and tiny2)")
@@ -152,7 +152,7 @@ def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
     assert sorted(dead.log) == IDS
 
 
-def _with_header(journal: bytes, old: str, new: str) -> bytes:
+def _with_header(journal, old, new):
     """Return a journal whose header says something else, with its digest."""
     head, _, rest = journal.partition(b"\n")
     content = json.dumps(json.loads(head)["content"], separators=(",", ":"))

@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from screen import Screen, Terminal
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Without the gate, whose measuring takes seconds.
 CONFTEST = """
@@ -54,24 +50,24 @@ def suite(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments):
     plugins = ["-p", "no:peft_regress", "-p", "no:benchmark", "-p", "no:hypothesispytest"]
     return [sys.executable, "-m", "pytest", *plugins, *arguments]
 
 
-def shown_by(suite: Path, *arguments: str, **environment: str) -> Terminal:
+def shown_by(suite, *arguments, **environment):
     terminal = Terminal(rows=8)
     terminal.run(*command(*arguments), cwd=suite, environment=environment)
     return terminal
 
 
-def lines_of_progress(terminal: Terminal) -> list[str]:
+def lines_of_progress(terminal):
     """Return what the line said, each time that it said something new."""
     said = [line for moment in terminal.moments() for line in moment if " cases done, " in line]
     return list(dict.fromkeys(said))
 
 
-def without_times(lines: list[str]) -> list[str]:
+def without_times(lines):
     return [re.sub(r"[0-9.]+s\b", "#s", line).strip("= ") for line in lines]
 
 
