@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from peft_regress.baselines.accept import accept_run
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import judge
@@ -240,6 +241,17 @@ def write_old_run(path, run=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**make_document(run), "peft_regress": ours}, indent=1))
     return path
+
+
+def keep_weights(run_file, record, content=b"x"):
+    """Keep what a case ships beside a run file, as measuring it does."""
+    keep_adapter(
+        adapters_of_run(run_file),
+        record.case,
+        definition=record.definition,
+        output=[[0.5]],
+        save=lambda folder: (folder / "model.safetensors").write_bytes(content) and None,
+    )
 
 
 def accept(source, **how):

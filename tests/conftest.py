@@ -7,6 +7,7 @@ from hypothesis import settings
 from restored import registry_restored
 
 from peft_regress.catalogue import own_cases
+from peft_regress.cli.main import main
 from peft_regress.report.layout import PLAIN
 
 pytest_plugins = ["pytester", "built_site", "page_browser"]
@@ -65,3 +66,16 @@ def tiny_sources(tmp_path_factory):
     for name in ("tiny", "tiny2"):
         save_source(root, TinyArchitecture(name=name), state)
     return root
+
+
+@pytest.fixture
+def command(capsys):
+    """Call `peft-regress` and return (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from builders import MACHINE, make_record, repeating, trained
+from restored import registry_restored
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.resuming import read_parts
+from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
 TESTS = Path(__file__).parent
@@ -117,6 +119,23 @@ class StubProject:
         """The cases in the run file and in the journal beside it."""
         parts = read_parts(self.save) if self.save.exists() or self.journal.exists() else []
         return {kept.record.case.id for part in parts for kept in part.records}
+
+
+class InnerProject(StubProject):
+    """The same, with runs in this process, which the fixture `stubbed` takes back."""
+
+    def __init__(self, pytester):
+        super().__init__(pytester.path)
+        self.pytester = pytester
+
+    def inner(self, *arguments):
+        """Return the exit code and what pytest printed."""
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return int(done.ret), done.stdout.str() + done.stderr.str()
+
+    def saved(self):
+        return read_run_file(self.save).run
 
 
 def wait_until(is_so, seconds=60):

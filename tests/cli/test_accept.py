@@ -11,6 +11,7 @@ from builders import (
     FULL,
     LEDGER,
     LORA,
+    keep_weights,
     make_record,
     make_run,
     repeating,
@@ -20,7 +21,7 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.adapters import adapters_of_run
 from peft_regress.baselines.entries import baseline_files, read_runs
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
@@ -50,13 +51,7 @@ def write_kept(path, *names, size=1):
     records = [make_record(name, invariants={"saved_adapter_reloads": True}) for name in names]
     write_run(path, make_run(*records))
     for record in records:
-        keep_adapter(
-            adapters_of_run(path),
-            record.case,
-            definition=record.definition,
-            output=[[0.5]],
-            save=lambda folder: (folder / "a.safetensors").write_bytes(b"x" * size) and None,
-        )
+        keep_weights(path, record, b"x" * size)
     return path
 
 
@@ -225,10 +220,8 @@ def test_a_run_that_repeats_what_is_stored_is_accepted_and_compared(accepts, com
         code, out, _ = command("compare", *paths, "--baselines", root, "--stored-only")
         assert code == 0
         assert "no regression (2 unchanged" in out
-
-
-def test_an_entry_that_judges_holds_no_case_without_scores(command, root):
-    write_entry(root, 1, repeating(trained(LORA)))
+    # No entry that judges holds a case without scores.
+    write_entry(root, 3, repeating(trained(LORA)))
     code, _, err = command("history", "--baselines", str(root))
     assert code == 2
     assert f"case {LORA} has no score of all seeds, so it cannot judge" in err

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import LORA, make_record, make_run, write_run
+from builders import LORA, keep_weights, make_record, make_run, write_run
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.adapters import adapters_of_run
 from peft_regress.files import is_file, is_folder, path_problem, resolved
 
 
@@ -19,13 +19,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "shards" / "a.json"):
         write_run(path, make_run(make_record(LORA)))
-        keep_adapter(
-            adapters_of_run(path),
-            make_record(LORA).case,
-            definition="sha256:definition",
-            output=[[0.0]],
-            save=lambda folder: (folder / "config.json").write_text("{}"),
-        )
+        keep_weights(path, make_record(LORA))
     (tmp_path / "loop").symlink_to("loop")
     return tmp_path
 

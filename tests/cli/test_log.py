@@ -103,8 +103,6 @@ COMMANDS: list[tuple[str, ...]] = [
     ("explain", "1.json", "2.json", LORA, "--format", "json"),
     ("explain", "1.json", "2.json", TYPED),
     ("export", "1.json", "--to", "csv"),
-    ("export", "1.json", "--to", "junit"),
-    ("export", "1.json", "--to", "github-action-benchmark", "--direction", "smaller"),
     ("export", "1.json", "--to", "csv", "--output", TYPED),
     ("list", "--cases", TYPED),
     ("sources", "--check", "--architecture", TYPED),

@@ -7,8 +7,7 @@ import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
 from builders import make_record, make_run, write_run
-from restored import registry_restored
-from stub_measuring import CONFTEST, StubProject
+from stub_measuring import CONFTEST, InnerProject
 
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits
@@ -28,12 +27,11 @@ cases."*/lora-r*/tiny" = {peak_of_full = 1}
 OVER = KEPT + '[over]\nreason = "r"\ncases."*/lora-r4/*" = {peak_of_full = 0.8}\n'
 
 
-class Project(StubProject):
+class Project(InnerProject):
     """Full fine-tuning and LoRA on two tiny architectures, judged by a run without budgets."""
 
     def __init__(self, pytester):
-        super().__init__(pytester.path)
-        self.pytester = pytester
+        super().__init__(pytester)
         kept = '("head", "lora")'
         assert kept in CONFTEST
         (self.root / "conftest.py").write_text(CONFTEST.replace(kept, '("full", "lora")'))
@@ -47,10 +45,7 @@ class Project(StubProject):
         )
 
     def inner(self, *arguments):
-        options = ("-p", "no:cacheprovider", "--benchmark-disable", BASE)
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess(*options, *arguments)
-        return done.ret, done.stdout.str() + done.stderr.str()
+        return super().inner("--benchmark-disable", BASE, *arguments)
 
     def write(self, text):
         (self.root / "benchmarks" / "budgets.toml").write_text(text)

@@ -40,9 +40,9 @@ def test_each_way_is_found_wherever_it_is_written(pytester, monkeypatch, how, wo
     ]
 
 
-def test_what_the_command_line_replaces_narrows_nothing(pytester, monkeypatch):
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-k env --deselect a")
-    found = narrowed(pytester, "-k", "typed", "--deselect", "b", ini="-k ini --deselect c")
+def test_neither_other_options_nor_what_the_command_line_replaces_narrow(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k env --deselect a -ra")
+    found = narrowed(pytester, "-q", "-k", "typed", "--deselect", "b", ini="-k ini --deselect c")
     pairs = dict(zip(found.typed, found.places, strict=True))
     assert pairs == {
         "-k typed": COMMAND_LINE,
@@ -50,11 +50,6 @@ def test_what_the_command_line_replaces_narrows_nothing(pytester, monkeypatch):
         "--deselect b": COMMAND_LINE,
         "--deselect c": "addopts of tox.ini",
     }
-
-
-def test_other_options_narrow_nothing(pytester):
-    found = narrowed(pytester, "-q", ini="-ra --strict-markers -p no:cacheprovider")
-    assert (found.typed, found.places) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -142,13 +142,28 @@ def test_shards_and_globs_narrow_a_run(suite):
     assert suite.saved().selection.not_selected == IDS[2:]
 
 
-def test_a_glob_without_a_match_stops_the_run(suite):
-    done = suite.run("--regress-cases=toy/lora/*")
+@pytest.mark.parametrize(
+    ("option", "table", "message"),
+    [
+        ("--regress-cases=toy/lora/*", TABLE, "unknown case pattern 'toy/lora/*'"),
+        ("--regress-cases=shift/lora-r4/*", TABLE, "choose it with --regress-matrix default"),
+        ("-q", f"{TABLE}matrx = 'own'\n", "Did you mean 'matrix'?"),
+    ],
+)
+def test_globs_without_a_match_and_wrong_settings_are_wrong_use(suite, option, table, message):
+    (suite.root / "pyproject.toml").write_text(table)
+    done = suite.run(option)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "unknown case pattern 'toy/lora/*'" in done.stderr.str()
-    done = suite.run("--regress-cases=shift/lora-r4/*")
+    assert message in done.stderr.str()
+    assert "Traceback" not in done.stderr.str()
+
+
+def test_settings_above_the_root_folder_are_refused_without_git(suite, monkeypatch):
+    (suite.tests / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.chdir(suite.tests)
+    done = suite.run()
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "choose it with --regress-matrix default" in done.stderr.str()
+    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
 
 
 def test_a_suite_without_settings_gives_its_cases_itself(suite):
@@ -182,39 +197,8 @@ def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
     assert "Traceback" not in done.stdout.str()
 
 
-def test_settings_that_cannot_be_used_are_wrong_use(suite):
-    (suite.root / "pyproject.toml").write_text(f"{TABLE}matrx = 'own'\n")
-    done = suite.run()
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "Did you mean 'matrix'?" in done.stderr.str()
-    assert "Traceback" not in done.stderr.str()
-
-
-def test_settings_above_the_root_folder_are_refused_without_git(suite, monkeypatch):
-    (suite.tests / "pytest.ini").write_text("[pytest]\n")
-    monkeypatch.chdir(suite.tests)
-    done = suite.run()
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
-
-
 def test_a_run_without_a_case_imports_no_module_of_cases(suite):
     (suite.root / "toy_gates.py").write_text("raise RuntimeError\n")
     (suite.tests / "test_toy.py").write_text("def test_nothing():\n    pass\n")
     options = ("-p", "no:cacheprovider")
     assert suite.pytester.runpytest_inprocess(*options).ret == 0
-
-
-@pytest.fixture
-def command(capsys):
-    """Call `peft-regress` and return (exit code, stdout, stderr)."""
-    from peft_regress.cli.main import main
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
