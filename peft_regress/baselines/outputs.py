@@ -30,8 +30,8 @@ def check_output(
     written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links
     if written.is_relative_to(os.path.realpath(storage)):
         msg = (
-            f"{option} {path}: lies in the {kind} {storage}, to which only `peft-regress "
-            "accept` adds. Choose another path."
+            f"{option} {path}: lies in the {kind} {storage}, to which only `accept` "
+            "adds. Choose another path."
         )
         raise InputError(printable(msg))
     for source in reads:

@@ -27,18 +27,18 @@ from peft_regress.cli.options import (
     output_file,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
-from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.measuring import (
-    MeasuringSetup,
-    default_jobs,
-    measure_cases,
-)
-from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
+from peft_regress.upgrades.keeping import kept_records
+from peft_regress.upgrades.measuring import (
+    MeasuringSetup,
+    default_jobs,
+    measure_cases,
+)
+from peft_regress.upgrades.saving import save_run
 
 _INCOMPLETE_EXIT = 3
 
