@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from examples import Command
 
 __all__ = ["RULES", "Rule", "constant", "find_rule"]
 
@@ -32,12 +26,12 @@ class Rule:
     """Whether the page shows a choice of the printed lines, in their order."""
 
     @property
-    def is_slow(self) -> bool:
+    def is_slow(self):
         """Whether the command starts a process."""
         return self.how in {"shell", "live"}
 
 
-def by(pattern: str, file: str, *words: str) -> Rule:
+def by(pattern, file, *words):
     return Rule(pattern=pattern, how="by", by=(file, *words))
 
 
@@ -281,7 +275,7 @@ RULES = (
 )
 
 
-def find_rule(command: Command) -> Rule | None:
+def find_rule(command):
     return next((rule for rule in RULES if re.fullmatch(rule.pattern, command.typed)), None)
 
 
@@ -289,7 +283,7 @@ VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
 
-def constant(lines: Sequence[str]) -> list[str]:
+def constant(lines):
     """Leave out the lines that depend on what else is installed, and the lines below them."""
     varies = re.compile(rf" *({VARIES})")
     kept, depth = [], None

@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from example_sandbox import environment, write_program
 from examples import blocks, differences
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PAGE = "docs/own-model.md"
 STEPS = [block for block in blocks() if block.page == PAGE]
@@ -21,7 +17,7 @@ ELSEWHERE = r"python -m pip install .*|export .*"
 
 
 @pytest.mark.nightly
-def test_the_whole_page_runs_from_an_empty_folder(tmp_path: Path) -> None:
+def test_the_whole_page_runs_from_an_empty_folder(tmp_path):
     for name, module in {"pytest": "pytest", "peft-regress": "peft_regress"}.items():
         write_program(tmp_path / "bin" / name, f'exec {sys.executable} -m {module} "$@"')
     folder = tmp_path / "project"
@@ -37,7 +33,7 @@ def test_the_whole_page_runs_from_an_empty_folder(tmp_path: Path) -> None:
             assert differences(command.shown, printed) is None, f"{command}\n" + "\n".join(printed)
 
 
-def typed_in(folder: Path, command: str, variables: dict[str, str]) -> list[str]:
+def typed_in(folder, command, variables):
     """Run a line by bash, and return what it printed."""
     done = subprocess.run(
         ["bash", "-c", command],
