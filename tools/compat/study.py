@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from peft_regress.environments.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.environments.compat.releases import AdapterLoader
-from peft_regress.environments.compat.verdicts import WORDS, Judgement, Reference, judge
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.worker.environment_variables import variables
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
+from peft_regress.upgrades.compat.releases import AdapterLoader
+from peft_regress.upgrades.compat.verdicts import WORDS, Judgement, Reference, judge
+from peft_regress.workers.environment_variables import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
