@@ -1,4 +1,4 @@
-"""docs/compat.md and the tool that writes its tables: up to date, and each break has a cause."""
+"""docs/upgrading.md and the tool that writes its tables: up to date, and each break has a cause."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Save an adapter of every method in every second release of peft, and load it in all the others.
 
     python tools/fuzz/compat_study.py --run        make, load, judge; what is done is not done again
-    python tools/fuzz/compat_study.py              print the tables of docs/compat.md
-    python tools/fuzz/compat_study.py --write      put them into docs/compat.md
+    python tools/fuzz/compat_study.py              print the tables of docs/upgrading.md
+    python tools/fuzz/compat_study.py --write      put them into docs/upgrading.md
     python tools/fuzz/compat_study.py --check      exit 1 if the page differs
 
 The result is in compat_study.json beside this file. A run works in runs/compat-study, where it goes
@@ -33,7 +33,7 @@ from peft_regress.environments.overlay.overlay import opened_overlay  # noqa: E4
 from peft_regress.environments.worker.environment_variables import variables  # noqa: E402
 from peft_regress.text import clean  # noqa: E402
 
-PAGE: Final = ROOT / "docs" / "compat.md"
+PAGE: Final = ROOT / "docs" / "upgrading.md"
 RESULT: Final = HERE / "compat_study.json"
 WORK: Final = ROOT / "runs" / "compat-study"
 RELEASES: Final = (

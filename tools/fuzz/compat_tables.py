@@ -1,4 +1,4 @@
-"""The tables of docs/compat.md: which adapters break between which releases of peft, and why."""
+"""The tables of docs/upgrading.md: which adapters break between which releases of peft, and why."""
 
 from __future__ import annotations
 
@@ -417,4 +417,4 @@ TABLES: Final[dict[str, Callable[[Study], str]]] = {
     "otherwise": otherwise,
     "unbroken": unbroken,
 }
-"""By name: what docs/compat.md has between `<!-- compat:NAME -->` and `<!-- /compat:NAME -->`."""
+"""By name: what docs/upgrading.md has between `<!-- compat:NAME -->` and `<!-- /compat:NAME -->`."""
