@@ -141,12 +141,12 @@ RULES = (
     ),
     by(
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
-        "tests/environments/test_requirements.py",
+        "tests/upgrades/test_requirements.py",
         "peft @ git+https://localhost/peft@main",
     ),
     by(
         r"peft-regress upgrade \.\./peft",
-        "tests/environments/test_overlay.py",
+        "tests/upgrades/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
     by(

@@ -11,8 +11,8 @@ from peft_fuzz.causes import CRASH, Cause, cause_of
 from peft_fuzz.example import Outcome
 from peft_fuzz.findings import Finding
 from peft_fuzz.workers import LIFE_SECONDS, LifeWorker
-from peft_regress.environments.worker.process import WorkerError
 from peft_regress.text import clean
+from peft_regress.workers.process import WorkerError
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
 

@@ -14,9 +14,9 @@ from peft_fuzz.findings import Accepted, read_findings, write_finding
 from peft_fuzz.fuzz import FuzzSettings, fuzz
 from peft_fuzz.methods import METHODS
 from peft_fuzz.workers import LifeWorker
-from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.errors import InputError
 from peft_regress.files import make_folder, write_atomic
+from peft_regress.overlay.overlay import opened_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.environments.overlay.pip_command import NO_PIP, NO_PIP_REMEDY, pip_command
 from peft_regress.errors import AbsentError, InputError
+from peft_regress.overlay.pip_command import NO_PIP, NO_PIP_REMEDY, pip_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peft_regress.baselines.chain import Link, Names, acceptance_of, check_whole, has_addresses
-from peft_regress.gate.drift import next_origins
+from peft_regress.gate.changes import next_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.runs.run_file import RunFile

@@ -31,8 +31,7 @@ from peft_regress.baselines.entries import check_accepted, read_while_still
 from peft_regress.cases import Address, CaseId
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import cache_folder, read_bytes
-from peft_regress.gate.drift import Origin
-from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
+from peft_regress.gate.verdicts import Confirmation, Observation, Origin, observations_of
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import Metric
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers

@@ -11,11 +11,10 @@ from peft_regress import registry
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.cli.main import main
 from peft_regress.devices import load_devices
-from peft_regress.environments.timing.time_cases import BLOCK_STEPS
-from peft_regress.gate.bounds import numerics_of_method
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.runs.schema import Run
+from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS
 
 ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
