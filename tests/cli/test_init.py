@@ -203,8 +203,16 @@ HOME = "Project-URL: Homepage, https://host/home\n"
             HOME,
             "peft-regress @ git+https://host/a@c0ffee",
         ),
-        ({"url": "https://host/a.whl", "archive_info": {}}, HOME, "peft-regress @ https://host/a.whl"),
-        ({"url": "file:///home/me/a", "dir_info": {}}, HOME, "peft-regress @ git+https://host/home"),
+        (
+            {"url": "https://host/a.whl", "archive_info": {}},
+            HOME,
+            "peft-regress @ https://host/a.whl",
+        ),
+        (
+            {"url": "file:///home/me/a", "dir_info": {}},
+            HOME,
+            "peft-regress @ git+https://host/home",
+        ),
         ({"url": "file:///home/me/a", "dir_info": {}}, "", "peft-regress==1.2"),
     ],
 )
@@ -212,6 +220,7 @@ def test_the_workflow_installs_the_project_and_the_gate_from_where_it_was_instal
     folder: Path,
     command: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
+    *,
     origin: dict[str, Any] | None,
     home: str,
     requirement: str,

@@ -417,4 +417,4 @@ TABLES: Final[dict[str, Callable[[Study], str]]] = {
     "otherwise": otherwise,
     "unbroken": unbroken,
 }
-"""By name: what docs/upgrading.md has between `<!-- compat:NAME -->` and `<!-- /compat:NAME -->`."""
+"""By name: what the page has between `<!-- compat:NAME -->` and `<!-- /compat:NAME -->`."""
