@@ -46,7 +46,7 @@ RULES = (
         "run(commands_of_the_docs())",
     ),
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tox.ini",
         "[testenv:edge]",
         "extras = executorch",
@@ -86,7 +86,7 @@ RULES = (
         '"worker", "--scheduler-file"',
     ),
     by(
-        r"python -m pip install 'peft-regress\[cluster\]'",
+        r"python -m pip install '\.\[cluster\]'",
         "tests/cli/test_cluster.py",
         "pip install 'peft-regress[cluster]'",
     ),
@@ -103,7 +103,7 @@ RULES = (
     Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tests/cli/test_cost_runtime.py",
         "pip install 'peft-regress[executorch]'",
     ),
@@ -111,16 +111,6 @@ RULES = (
         r"peft-regress cost .*--runtime executorch",
         "tests/cli/test_cost_runtime.py",
         "command(*HEAD, *RUNTIME",
-    ),
-    by(
-        r"peft-regress bisect executorch .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"bisect", "executorch"',
-    ),
-    by(
-        r"peft-regress upgrade executorch==1\.4\.1 .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"upgrade", "executorch==1.4.1"',
     ),
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
@@ -134,7 +124,6 @@ RULES = (
     Rule(
         pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*", how="live", codes=frozenset({1})
     ),
-    Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
     Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
         pattern=r"peft-regress upgrade (?:--yes .*)?"
@@ -247,16 +236,11 @@ RULES = (
         "tests/docs/test_examples.py",
         "--write-examples",
     ),
+    by(r"python -m pip install \.", "tests/tools/test_wheel.py", '"install"'),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
         "tests/tools/test_workflows.py",
         "constraints.txt",
-    ),
-    by(r"uv add .*|uv tool install .*|pipx install .*", "tests/tools/test_wheel.py", '"install"'),
-    by(
-        r"uv run (peft-regress init|pytest gates)",
-        "tests/docs/test_own_model.py",
-        "whole_page_runs",
     ),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),

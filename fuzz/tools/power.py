@@ -55,7 +55,7 @@ BEYOND: Final[Mapping[str, str]] = {
     "loraplus-ratio-ignored": "it is about an optimizer, and lives train with one of their own",
     "names-changed-on-both-sides": "a release reads its own files; `compat` is for other ones",
 }
-"""Why the fuzzer cannot find a fault. The gate finds all of them (docs/detection.md)."""
+"""Why the fuzzer cannot find a fault. The gate finds all of them (docs/evidence.md)."""
 
 BY_CHANCE: Final = frozenset({"lora-drawn-under-another-seed"})
 """Of those, what a search may find all the same: PiSSA's random start is drawn again by loading."""

@@ -52,7 +52,7 @@ def data_of(*entries: Entry) -> dict[str, Any]:
 
 
 def value_at(held: dict[str, Any], index: int) -> Any:
-    """Read a value as docs/report.md says."""
+    """Read a value as docs/usage.md says."""
     found = None
     for at, value in zip(held["at"], held["values"], strict=True):
         if at <= index:
