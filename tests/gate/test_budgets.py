@@ -313,7 +313,9 @@ def test_every_report_shows_what_is_used_of_a_share() -> None:
     over = f"{LORA} peak_of {FULL} 50.0 % 40.0 % 125 % over"
     within = f"{LORA} ship_of {FULL} 10.0 % 20.0 % 50 %"
     assert over in " ".join(verdict_text(comparison).split())
-    markdown = " ".join(verdict_markdown(comparison).replace("\\", "").replace("|", "").split())
+    markdown = " ".join(
+        verdict_markdown(comparison).translate(dict.fromkeys(map(ord, "\\|`"))).split()
+    )
     assert over in markdown
     assert within in markdown
     assert "missed by 10.0 %" in case_text(comparison.verdict_of(LORA), comparison)
@@ -329,9 +331,9 @@ def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used() -> Non
         for rank in range(1, 50)
     ]
     text = verdict_markdown(compare([], records)).replace("\\", "")
-    assert "shift/lora-r40/resnet18 | peak" in text
-    assert "shift/lora-r41/resnet18 | peak" not in text
-    assert "And 9 more, of which less is used." in text
+    assert "`shift/lora-r40/resnet18` | peak" in text
+    assert "`shift/lora-r41/resnet18` | peak" not in text
+    assert "and 9 more, of which less is used" in text
 
 
 # --- used parts -----------------------------------------------------------------------------
