@@ -291,7 +291,9 @@ def test_every_report_shows_what_is_used_of_a_share():
     over = f"{LORA} peak_of {FULL} 50.0 % 40.0 % 125 % over"
     within = f"{LORA} ship_of {FULL} 10.0 % 20.0 % 50 %"
     assert over in " ".join(verdict_text(comparison).split())
-    markdown = " ".join(verdict_markdown(comparison).replace("\\", "").replace("|", "").split())
+    markdown = " ".join(
+        verdict_markdown(comparison).translate(dict.fromkeys(map(ord, "\\|`"))).split()
+    )
     assert over in markdown
     assert within in markdown
     assert "missed by 10.0 %" in case_text(comparison.verdict_of(LORA), comparison)
@@ -299,6 +301,17 @@ def test_every_report_shows_what_is_used_of_a_share():
     assert encoded["budgets"][0] == {
         "budget": f"peak_of {FULL}", "value": 0.5, "limit": 0.4, "used": 1.25, "over": True,
     }  # fmt: skip
+
+
+def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
+    records = [
+        make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Limits(peak=1000 + rank))
+        for rank in range(1, 50)
+    ]
+    text = verdict_markdown(compare([], records)).replace("\\", "")
+    assert "`shift/lora-r40/resnet18` | peak" in text
+    assert "`shift/lora-r41/resnet18` | peak" not in text
+    assert "and 9 more, of which less is used" in text
 
 
 # --- used parts -----------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by
 from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.report.page.whole_runs import WholeRun, WholeRuns
-from peft_regress.report.verdict.budgets import encode_budget
+from peft_regress.report.verdict.to_json import encode_budget
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 
