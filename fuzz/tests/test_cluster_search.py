@@ -1,4 +1,4 @@
-"""`fuzz --on`: the nodes of a Dask cluster search, whatever happens to them."""
+"""`search --on`: the nodes of a Dask cluster search, whatever happens to them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError, Seat
 from peft_regress.workers.process import RequestRefusedError, WorkerError
 
-ROOT = Path(__file__).parents[2]
+CORPUS = Path(__file__).parents[1] / "corpus"
 SEEK = Seek(methods=("lora",), seed=1, seconds=0.1, shrink_seconds=0.1)
 
 
@@ -37,11 +37,11 @@ SEEK = Seek(methods=("lora",), seed=1, seconds=0.1, shrink_seconds=0.1)
 def fuzz(capsys, tmp_path, monkeypatch):
     """Call the command and return (exit code, stdout, stderr)."""
     monkeypatch.setattr(cluster_module, "_CONNECT_SECONDS", 2.0)
-    base = ["--save", tmp_path / "found", "--corpus", ROOT / "fuzz" / "corpus", "--format", "json"]
+    base = ["--save", tmp_path / "found", "--corpus", CORPUS, "--format", "json"]
 
     def call(on: str, *words):
         with pytest.raises(SystemExit) as end:
-            main(["fuzz", "--on", on, "--seed", "1", "--no-ranges", *map(str, base), *words])
+            main(["search", "--on", on, "--seed", "1", "--no-ranges", *map(str, base), *words])
         out, err = capsys.readouterr()
         code = end.value.code or 0
         assert "Traceback" not in err
@@ -152,5 +152,5 @@ def test_one_that_waits_for_a_node_can_be_stopped():
 
 def test_a_node_without_hypothesis_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster_search, "find_spec", lambda _: None)
-    with pytest.raises(NodeError, match="has no hypothesis.*pip install peft-fuzz"):
+    with pytest.raises(NodeError, match=r"has no hypothesis.*pip install peft-fuzz"):
         search_there(Seat(tmp_path, time_limit=60), Environment(python=Path("python")), TASK)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     both ends. The exit code is 0 if a boundary was found, 3 if both ends are the same.
     """
     if summary is not None:
-        check_outside(summary, setup.baselines, "--summary")
+        check_output(summary, "--summary", storage=setup.baselines)
 
     def say(text: str) -> None:
         print_progress(clean(text, longest=400))

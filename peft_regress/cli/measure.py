@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.adapters import adapters_of_run, add_adapters
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli.options import (
@@ -95,7 +95,7 @@ def command(  # noqa: PLR0913  (options)
     The run is like that of `pytest --regress-save`, but for times: `compare` judges it and
     `accept` stores it. The exit code is 3 if a case has no record.
     """
-    check_outside(save, baselines, "--save")
+    check_output(save, "--save", storage=baselines)
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
     setup = MeasuringSetup(baselines=baselines, jobs=jobs or default_jobs(), time_limit=time_limit)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -114,7 +114,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     save: Path | None = settings["save"]
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
-            check_outside(path, setup.baselines, option)
+            check_output(path, option, storage=setup.baselines)
     wants_scripts = summary is not None or output == "markdown"
     with (
         ending_signals_interrupt(),

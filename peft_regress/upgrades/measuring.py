@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.baselines.adapters import adapter_files, place_adapter
+from peft_regress.baselines.run_adapters import adapter_files, place_adapter
 from peft_regress.cases import Case, Name, Version
 from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -32,7 +32,6 @@ from peft_regress.metrics import KNOWN
 from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.limits import with_budget
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Failure,
@@ -41,6 +40,7 @@ from peft_regress.runs.schema import (
     Run,
     Selection,
     error_record,
+    with_budget,
 )
 from peft_regress.upgrades.keeping import RecordKeeper, version_in
 from peft_regress.upgrades.worker import Measure, Measured, prepare

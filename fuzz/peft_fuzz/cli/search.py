@@ -91,7 +91,7 @@ def command(
     context.exit(result.exit_code)
 
 
-def _settings(
+def _settings(  # noqa: PLR0913  (options)
     cluster: Pool | None,
     *,
     seed: int | None,

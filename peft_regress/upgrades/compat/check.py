@@ -14,12 +14,10 @@ from peft_regress.upgrades.compat.certificate import Certificate, require_same_f
 from peft_regress.upgrades.compat.compat import (
     Compat,
     ReleaseResult,
-    require_apart,
     result_of,
-    tried,
     unusable,
 )
-from peft_regress.upgrades.compat.releases import BaseModelError
+from peft_regress.upgrades.compat.releases import BaseModelError, try_adapters
 from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError
 
 
@@ -37,12 +35,14 @@ def check_installed(
         raise AbsentError(
             f"{certificate.package} is not installed, so that there is no release to check"
         )
-    require_apart(adapter, certificate.base, folder)
     release = str(Version(Version(installed).public))
     result: ReleaseResult
     try:
         with LocalPool(1, time_limit) as pool:
-            future = tried(pool, adapter, certificate.base, folder, Path(sys.executable))
+            python, adapters = Path(sys.executable), [adapter.folder]
+            (future,) = try_adapters(
+                pool, python, certificate.base, folder=folder, adapters=adapters
+            )
             seen = future.result()
         result = result_of(release, seen, certificate.reference)
     except UnusableEnvironmentError as error:

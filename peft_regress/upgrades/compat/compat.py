@@ -22,12 +22,10 @@ from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.certificate import Certificate
 from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.releases import (
-    LIBRARIES,
     LOADING_SECONDS,
     BaseModelError,
     Seen,
-    request_of,
-    try_release,
+    try_adapters,
 )
 from peft_regress.upgrades.compat.verdicts import (
     WORDS,
@@ -37,7 +35,6 @@ from peft_regress.upgrades.compat.verdicts import (
     problem_of_reference,
 )
 from peft_regress.workers.pool import (
-    Environment,
     LocalPool,
     Pool,
     UnusableEnvironmentError,
@@ -125,7 +122,6 @@ def compat(
     not known or cannot be installed or a range has no release, `PipError` without an index.
     """
     releases = _releases(settings)
-    require_apart(adapter, settings.base, settings.folder)
     # The workers are gone before their environments are let go.
     with ExitStack() as overlays, LocalPool(settings.jobs, settings.time_limit) as pool:
         run = _Run(adapter, settings, pool, overlays, progress)
@@ -223,28 +219,11 @@ class _Run:
                 seconds=settings.pip_seconds,
             )
         )
-        return tried(self.pool, self.adapter, settings.base, settings.folder, overlay.python)
-
-
-def tried(
-    pool: Pool, adapter: SavedAdapter, base: BaseModel, folder: Path, python: Path
-) -> Future[Seen]:
-    """Let a worker of an interpreter load an adapter."""
-    environment = Environment(python=python, libraries=LIBRARIES)
-    request = request_of(base, folder=folder, adapter=adapter.folder)
-    function = f"{try_release.__module__}:{try_release.__name__}"
-    (future,) = pool.submit(environment, function, [request], Seen)
-    return future
-
-
-def require_apart(adapter: SavedAdapter, base: BaseModel, folder: Path) -> None:
-    """Raise `InputError` if the adapter lies in the folder of the modules."""
-    if base.is_own and folder.resolve() == adapter.folder.resolve():
-        msg = (
-            f"{folder}: the adapter lies beside the modules of {base.name}, and a library could "
-            "import a file of it: start in another folder, with your modules"
+        adapters = [self.adapter.folder]
+        (future,) = try_adapters(
+            self.pool, overlay.python, settings.base, folder=settings.folder, adapters=adapters
         )
-        raise InputError(printable(msg))
+        return future
 
 
 def _put(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.text import printable
 from peft_regress.upgrades.compat.messages import (
     BaseMade,
     BaseModel,
@@ -17,7 +19,7 @@ from peft_regress.upgrades.compat.messages import (
     MakeBase,
 )
 from peft_regress.upgrades.compat.worker import Loader
-from peft_regress.workers.pool import Environment, Seat, UnusableEnvironmentError
+from peft_regress.workers.pool import Environment, Pool, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import (
     RequestRefusedError,
     WorkerError,
@@ -28,7 +30,7 @@ from peft_regress.workers.process import (
 LOADING_SECONDS: Final = 600.0
 """How long the base model, or an adapter, may take to load."""
 
-LIBRARIES: Final = ("torch", "peft")
+_LIBRARIES: Final = ("torch", "peft")
 _LOADER: Final = f"{Loader.__module__}:{Loader.__qualname__}"
 
 
@@ -102,9 +104,26 @@ def _loaded(worker: WorkerProcess, adapter: str, leave_out: Sequence[str] = ()) 
         return Loaded(refusal=_told(error, worker))
 
 
-def request_of(base: BaseModel, *, folder: Path, adapter: Path) -> TryRelease:
-    """Return what a worker is asked for, with folders that it finds."""
-    return TryRelease(base=base, folder=str(folder.absolute()), adapter=str(adapter.absolute()))
+def try_adapters(
+    pool: Pool, python: Path, base: BaseModel, *, folder: Path, adapters: Sequence[Path]
+) -> list[Future[Seen]]:
+    """Let a worker of an interpreter load adapters, one after another.
+
+    folder: import paths of the base model are looked up there. Raises `InputError` if an adapter
+    lies in the folder of the modules.
+    """
+    if base.is_own and folder.resolve() in [one.resolve() for one in adapters]:
+        msg = (
+            f"{folder}: the adapter lies beside the modules of {base.name}, and a library could "
+            "import a file of it: start in another folder, with your modules"
+        )
+        raise InputError(printable(msg))
+    environment = Environment(python=python, libraries=_LIBRARIES)
+    requests = [
+        TryRelease(base=base, folder=str(folder.absolute()), adapter=str(adapter.absolute()))
+        for adapter in adapters
+    ]
+    return pool.submit(environment, f"{__name__}:{try_release.__name__}", requests, Seen)
 
 
 def _told(error: WorkerError, worker: WorkerProcess) -> str:
