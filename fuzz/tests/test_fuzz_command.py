@@ -64,7 +64,7 @@ class Workers:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=self.release, file="peft")
+        return Begun(absent=self.absent, packages=self.release)
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
