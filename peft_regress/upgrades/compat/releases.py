@@ -48,7 +48,7 @@ class TryRelease(msgspec.Struct, frozen=True, kw_only=True):
     """Its folder."""
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one release made of one adapter."""
 
     packages: dict[str, str]
