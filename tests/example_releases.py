@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from peft_regress.environments.overlay.overlay import Overlay
+    from peft_regress.overlay.overlay import Overlay
     from peft_regress.runs.schema import Record, Run
 
 __all__ = ["use_recorded_releases"]

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),  # docs/findings/ has its own tests
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "fuzz" / "README.md",
+    *sorted((ROOT / "fuzz" / "docs").glob("*.md")),  # its findings/ have tests of their own
 )
 CUT = "..."
 """Stands for anything in a line; on a line of its own for any lines."""

@@ -130,7 +130,7 @@ print(done.stderr, end="")
     [
         ["-c", f"import peft_regress\n{IMPORTS}"],
         pytest.param(["-c", WRAPPING], marks=pytest.mark.executorch),
-        ["-c", WORKER, "peft_regress.environments.upgrade.worker"],
+        ["-c", WORKER, "peft_regress.upgrades.worker"],
         ["-m", "peft_regress", *COST.split()],
         ["-m", "peft_regress", "list"],
     ],

@@ -40,9 +40,9 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
-from peft_regress.gate.drift import Origin, next_origins
+from peft_regress.gate.changes import next_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
+from peft_regress.gate.verdicts import Confirmation, Observation, Origin, observations_of
 from peft_regress.metrics import metric_order
 from peft_regress.runs.run_file import RunFile, with_stored_ledgers
 from peft_regress.runs.schema import Acceptance, Record, digest_of

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.changes import Change, are_comparable, change_of, direction_of, value_of
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
 from peft_regress.gate.repeats import lacks_seeds
+from peft_regress.gate.verdicts import Change
 from peft_regress.metrics import Kind, Metric, Unit
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES, Record, Role, Run

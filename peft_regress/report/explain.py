@@ -14,7 +14,7 @@ from peft_regress.gate.attribution import (
     MetricChange,
     Side,
 )
-from peft_regress.gate.definitions import definition_reasons
+from peft_regress.gate.facts import definition_reasons
 from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX, format_change, format_value
 from peft_regress.report.document import Code, Document, Section

@@ -229,10 +229,3 @@ def test_a_run_that_repeats_what_is_stored_is_accepted_and_compared(accepts, com
         code, out, _ = command("compare", *paths, "--baselines", root, "--stored-only")
         assert code == 0
         assert "no regression (2 unchanged" in out
-
-
-def test_an_entry_that_judges_holds_no_case_without_scores(command, root):
-    write_entry(root, 1, repeating(trained(LORA)))
-    code, _, err = command("history", "--baselines", str(root))
-    assert code == 2
-    assert f"case {LORA} has no score of all seeds, so it cannot judge" in err

@@ -87,8 +87,8 @@ def test_what_an_earlier_try_measured_is_taken_with_its_adapters(worker, measure
 def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
     worker, measure, tmp_path, monkeypatch
 ):
-    from peft_regress.environments.upgrade import saving
     from peft_regress.errors import InputError
+    from peft_regress.upgrades import saving
 
     def full(*_):
         raise InputError("run.json: cannot be written (No space left on device)")

@@ -11,12 +11,10 @@ from peft_regress import registry
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.cli.main import main
 from peft_regress.devices import load_devices
-from peft_regress.environments.checklist.judge_outputs import ATOL, HALF_BOUNDS
-from peft_regress.environments.timing.time_cases import BLOCK_STEPS
-from peft_regress.gate.bounds import numerics_of_method
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.runs.schema import Run
+from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS
 
 ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
@@ -215,14 +213,6 @@ def test_the_page_on_timing_has_the_policy():
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
     assert f"{BLOCK_STEPS} steps" in page
-
-
-def test_the_page_on_checklists_has_the_bounds():
-    page = (ROOT / "docs" / "checklist.md").read_text()
-    halves = ", ".join(f"{dtype} {100 * bound:g} %" for dtype, bound in HALF_BOUNDS.items())
-    assert halves in page
-    assert f"{ATOL:.0e}".replace("e-0", "e-") in page
-    assert f"bytes: {100 * DEFAULT_POLICY.bytes_bound:g} %" in page
 
 
 def test_the_history_of_the_releases_is_on_the_page(capsys):

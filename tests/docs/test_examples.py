@@ -245,7 +245,7 @@ TEXTS = {
     r"peft-regress [a-z]+": "tests/tools/test_written_files.py",
     r"case +trained +ship": "test_the_table_of_numbers_is_that_of_a_stored_run",
     r"shift/head/shufflenet\S+: slower": "tests/cli/test_time.py",
-    r"\d+\. lora on conv1d": "tests/fuzz/test_fuzz_shown.py",
+    r"\d+\. lora on conv1d": "fuzz/tests/test_fuzz_shown.py",
 }
 """What checks a block of text, by its first line."""
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.baselines.storage import read_runs
-from peft_regress.gate import drift
+from peft_regress.gate import changes
+from peft_regress.gate.changes import find_origins
 from peft_regress.gate.comparison import Invocation
-from peft_regress.gate.drift import find_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import case_text, encode_verdict, verdict_markdown
@@ -349,8 +349,8 @@ def test_a_long_history_takes_at_most_two_comparisons_for_each_entry_and_metric(
         counted += 1
         return real(*sides, **how)
 
-    real = drift.change_of
-    monkeypatch.setattr(drift, "change_of", count)
+    real = changes.change_of
+    monkeypatch.setattr(changes, "change_of", count)
     names = [name for name, spec in METRICS.items() if spec.kind == "bytes"]
     for length in (10, 300):
         counted = 0

@@ -9,7 +9,7 @@ from builders import LORA, compare, make_record, observe
 
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import judge_case
-from peft_regress.gate.fits import fits
+from peft_regress.gate.budgets import fits
 from peft_regress.report import verdict_text
 from peft_regress.runs.schema import OwnBound
 

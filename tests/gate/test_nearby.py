@@ -8,10 +8,9 @@ import pytest
 from builders import CURVE, LORA, OTHER_MACHINE, make_record, observe, repeating, trained
 
 from peft_regress.gate import judge
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.drift import find_origins
+from peft_regress.gate.changes import find_origins
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
 from peft_regress.gate.repeats import completed
 from peft_regress.report import verdict_text
 

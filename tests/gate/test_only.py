@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import FULL, LORA, VALUES, compare, make_record
 
-from peft_regress.gate.narrowing import narrow
+from peft_regress.gate.comparison import narrow
 from peft_regress.report import verdict_text
 from peft_regress.report.layout import Layout
 

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 from builders import make_record
 
-from peft_regress.gate.bounds import Bounds, numerics_of
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, Policy, numerics_of
 from peft_regress.runs.schema import Numerics
 
 

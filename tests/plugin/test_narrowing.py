@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peft_regress.plugin.narrowing import COMMAND_LINE, Narrowing, is_ci, narrowing_of
+from peft_regress.plugin.selection import COMMAND_LINE, Narrowing, is_ci, narrowing_of
 
 
 def narrowed(pytester: pytest.Pytester, *words: str, ini: str = "") -> Narrowing:

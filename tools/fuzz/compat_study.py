@@ -26,12 +26,12 @@ sys.path.insert(0, str(ROOT / "tools" / "docs"))
 from compat_tables import TABLES, Cell, Study, stored, summary_of  # noqa: E402
 from page_tables import check_or_write, option_parser, print_tables, put  # noqa: E402
 
-from peft_regress.environments.compat.messages import BaseMade, BaseModel, Loaded  # noqa: E402
-from peft_regress.environments.compat.releases import AdapterLoader  # noqa: E402
-from peft_regress.environments.compat.verdicts import Reference, judge  # noqa: E402
-from peft_regress.environments.overlay.overlay import opened_overlay  # noqa: E402
-from peft_regress.environments.worker.environment_variables import variables  # noqa: E402
+from peft_regress.overlay.overlay import opened_overlay  # noqa: E402
 from peft_regress.text import clean  # noqa: E402
+from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded  # noqa: E402
+from peft_regress.upgrades.compat.releases import AdapterLoader  # noqa: E402
+from peft_regress.upgrades.compat.verdicts import Reference, judge  # noqa: E402
+from peft_regress.workers.environment_variables import variables  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "compat.md"
 RESULT: Final = HERE / "compat_study.json"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from page_tables import table
 
-from peft_regress.environments.compat.verdicts import WORDS
+from peft_regress.upgrades.compat.verdicts import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -20,7 +20,7 @@ from pathlib import Path
 from slow_interpreter import write_slow_interpreter
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environments.timing import time_cases
+from peft_regress.upgrades.timing import time_cases
 
 _BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 

@@ -21,10 +21,11 @@ from peft_regress.baselines.history import (
 from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
 from peft_regress.devices import DeviceClass, load_devices
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.budgets import BudgetUse, budget_of
+from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.policy import Bounds
+from peft_regress.gate.verdicts import BudgetUse
 from peft_regress.metrics import INVARIANTS, METRICS, Metric
 from peft_regress.report.page.case_lines import (
     CaseLines,

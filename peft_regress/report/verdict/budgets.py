@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from peft_regress.gate.budgets import BudgetUse
 from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.verdicts import BudgetUse
 from peft_regress.metrics import format_value
 from peft_regress.report.table import Row, Table
 from peft_regress.text import clean

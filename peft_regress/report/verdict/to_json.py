@@ -7,7 +7,7 @@ from typing import Any
 
 from peft_regress.gate.attribution import Breakdown, MetricChange
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.definitions import changed_settings
+from peft_regress.gate.facts import changed_settings
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
 from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.budgets import encode_budget
