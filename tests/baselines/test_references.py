@@ -141,7 +141,7 @@ def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(
 
 def test_a_name_of_nothing_is_absent_and_as_an_input_wrong_use(tmp_path: Path) -> None:
     for find, error in ((find_named, AbsentError), (find_input, InputError)):
-        with pytest.raises(error, match="Entries: none.*Make a run file with `pytest SUITE"):
+        with pytest.raises(error, match=r"Entries: none.*Make a run file with `pytest SUITE"):
             find(tmp_path, "run.json")
 
 
