@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.confirming import split, with_confirmed
 from peft_regress.baselines.current import Contents, read_contents, write_current
+from peft_regress.baselines.references import split, with_confirmed
 from peft_regress.baselines.storage import (
     acceptance_of,
     adapter_folder,

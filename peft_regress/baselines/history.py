@@ -13,7 +13,6 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.confirming import as_confirmed
 from peft_regress.baselines.current import Contents, check_whole
 from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
 from peft_regress.baselines.moves import (
@@ -25,6 +24,7 @@ from peft_regress.baselines.moves import (
     names_in,
 )
 from peft_regress.baselines.named_runs import find_input
+from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
