@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,8 +105,6 @@ def fuzz(
     the environment or the corpus cannot be used, `UnknownNameError` for a glob without a method.
     """
     methods = chosen_methods(settings.methods)
-    if settings.minutes > 0:
-        check_hypothesis()
     corpus = [one for one in read_corpus(settings.corpus) if one.example.method in methods]
     if settings.minutes > 0:
         check_writable(settings.save)  # now, and not after minutes of search
@@ -134,15 +131,6 @@ def chosen_methods(pattern: str) -> list[str]:
         what = "method of the fuzzer"
         raise UnknownNameError(what, pattern, METHODS)
     return found
-
-
-def check_hypothesis() -> None:
-    """Raise `InputError` if hypothesis, which draws the examples, is not installed."""
-    if importlib.util.find_spec("hypothesis") is None:
-        raise InputError(
-            "the search needs hypothesis, which is not installed: "
-            "`python -m pip install hypothesis`; `peft-fuzz replay` needs it not"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

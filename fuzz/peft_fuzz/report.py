@@ -296,12 +296,12 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
         lines.append(
             (
                 "to keep one as a known defect:",
-                Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"),
+                Code(f"peft-fuzz accept {folder}/{first}.json --reason TEXT"),
             )
         )
     for one in fuzzed.replay.newly_mended:
         path = f"{folder}/{one.finding.name}.json"
-        lines.append(("mended:", Code(f"peft-regress accept {path} --reason TEXT")))
+        lines.append(("mended:", Code(f"peft-fuzz accept {path} --reason TEXT")))
     if lines:
         yield Section(title="what to do:", body=tuple(lines), level=3)
 

@@ -1,4 +1,4 @@
-"""`fuzz --on`: the nodes of a Dask cluster search, whatever happens to them."""
+"""`search --on`: the nodes of a Dask cluster search, whatever happens to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peft_regress.upgrades.cluster.connection import NodeError
 from peft_regress.upgrades.cluster.messages import Problem
 from peft_regress.workers.process import RequestRefusedError, WorkerError
 
-ROOT = Path(__file__).parents[2]
+CORPUS = Path(__file__).parents[1] / "corpus"
 SEEK = Seek(methods=("lora",), seed=1, seconds=0.1, shrink_seconds=0.1)
 
 
@@ -33,11 +33,11 @@ SEEK = Seek(methods=("lora",), seed=1, seconds=0.1, shrink_seconds=0.1)
 def fuzz(capsys, tmp_path, monkeypatch):
     """Call the command and return (exit code, stdout, stderr)."""
     monkeypatch.setattr(connection_module, "_CONNECT_SECONDS", 2.0)
-    base = ["--save", tmp_path / "found", "--corpus", ROOT / "fuzz" / "corpus", "--format", "json"]
+    base = ["--save", tmp_path / "found", "--corpus", CORPUS, "--format", "json"]
 
     def call(on: str, *words):
         with pytest.raises(SystemExit) as end:
-            main(["fuzz", "--on", on, "--seed", "1", "--no-ranges", *map(str, base), *words])
+            main(["search", "--on", on, "--seed", "1", "--no-ranges", *map(str, base), *words])
         out, err = capsys.readouterr()
         code = end.value.code or 0
         assert "Traceback" not in err

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.adapters import adapters_of_run, add_adapters
 from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli.options import (

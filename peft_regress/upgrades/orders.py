@@ -18,8 +18,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
 from peft_regress.overlay.pip import Planned
-from peft_regress.runs.limits import with_budget
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
 
 if TYPE_CHECKING:
     from peft_regress.upgrades.measuring import MeasuringSetup

@@ -15,8 +15,8 @@ import pytest
 from builders import LORA, accept, make_run, write_run
 from publish import LABEL
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection, canonical_digest
 

@@ -35,9 +35,8 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
-from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Limits
+from peft_regress.runs.schema import Limits, with_budget
 from peft_regress.upgrades.measuring import (
     MeasuringSetup,
     UnusableEnvironmentError,

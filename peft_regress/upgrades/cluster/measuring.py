@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.baselines.adapters import place_adapter
+from peft_regress.baselines.run_adapters import place_adapter
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.runs.environment import changed_packages

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from peft_regress.baselines.adapters import adapter_files
+from peft_regress.baselines.run_adapters import adapter_files
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import use_settings
 from peft_regress.errors import PeftRegressError

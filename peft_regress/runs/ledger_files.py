@@ -2,8 +2,7 @@
 
 A run file has the ledgers in one mapping, `ledgers`, and each record names its own by digest. A
 storage has each as one compressed file beside its entries: `ledgers/<2 hex>/<64 hex>.json.gz`. The
-digest is that of the ledger's canonical JSON. Old files have a ledger inside its record, or the
-case that has it.
+digest is that of the ledger's canonical JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
@@ -65,34 +63,17 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
     unused = set(kept)
     for name, record in run.cases.items():
         if isinstance(record.ledger, Ledger):
-            ledger = _own_ledger(name, record.ledger, run) if use else Ledger()
-        elif not kept:
-            continue
-        elif record.ledger not in kept:
-            raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
-        else:
+            if record.ledger != Ledger():
+                raise InputError(f"{name}: its ledger is in its record, not under its digest")
+        elif record.ledger in kept:
             unused.discard(record.ledger)
-            ledger = kept[record.ledger]
-        if use or isinstance(record.ledger, Ledger):
-            cases[name] = msgspec.structs.replace(record, ledger=ledger)
+            if use:
+                cases[name] = msgspec.structs.replace(record, ledger=kept[record.ledger])
+        elif kept:
+            raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
     if unused:
         raise InputError(f"the ledger {min(unused)} belongs to no case")
     return msgspec.structs.replace(run, cases=cases)
-
-
-def _own_ledger(name: str, ledger: Ledger, run: Run) -> Ledger:
-    """Return the ledger of a record in an old file, which may name the case that has it."""
-    holder = ledger.same_as
-    if holder is UNSET:
-        return ledger
-    found = run.cases[holder].ledger if holder in run.cases else None
-    if (
-        not isinstance(found, Ledger)
-        or found.same_as is not UNSET
-        or ledger != Ledger(same_as=holder)
-    ):
-        raise InputError(f"{name}: its ledger refers to {holder!r}, which has none")
-    return found
 
 
 def ledger_digest(ledger: Ledger) -> str:

@@ -8,32 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.finding_order import leading_reason, sort_findings
 from peft_regress.gate.findings import NOT_MEASURED, Finding
-from peft_regress.gate.verdicts import Observation, Verdict
+from peft_regress.gate.verdicts import Observation, Reason, Verdict
+from peft_regress.report.document import plain
 from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
     outcome_line,
+    reason_cells,
     times_lines,
 )
 from peft_regress.report.verdict.budgets import budget_table
+from peft_regress.report.verdict.document import _reading_order, style_of
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
     finding_headline,
     suspected_packages,
 )
-from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
-from peft_regress.report.verdict.next_steps import (
-    Step,
-    accepting,
-    first_steps,
-    is_of_training,
-    next_steps,
-    training,
-)
+from peft_regress.report.verdict.next_steps import Step, is_of_training, next_steps
 from peft_regress.report.verdict.remarks import remarks
-from peft_regress.report.verdict.rows import Row, reading_order, row_of
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -56,6 +51,21 @@ _TRAIN_BOTH: Final = (
 )
 _DEFECT_FROM_THE_START: Final = "once accepted it is a known defect, which fails no later run"
 _MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
+
+
+class Row(NamedTuple):
+    """What changed in a case."""
+
+    title: str
+    case: str
+    cells: tuple[str, str, str, str]
+
+
+def row_of(case: str, reason: Reason) -> Row:
+    """Return the row of one reason of a case."""
+    title, *shown = reason_cells(reason)
+    old, new, change, bound = shown
+    return Row(title, clean(case), (old, new, change, bound))
 
 
 class ShownRow(NamedTuple):
@@ -128,27 +138,17 @@ def shown_verdict(comparison: Comparison) -> ShownVerdict:
         },
         budgets=budget_table(comparison, over_alone=True),
         setting=tuple(_setting(comparison)),
-        times=tuple(times_lines(comparison)),
-        steps=tuple(_steps(failing, incomplete, comparison)),
+        times=tuple(map(plain, times_lines(comparison))),
+        steps=tuple(next_steps(comparison, failing, incomplete)),
     )
-
-
-def style_of(comparison: Comparison) -> Style:
-    """Return the style of the outcome, by its exit code."""
-    styles: dict[int, Style] = {0: "good", 1: "bad"}
-    if comparison.left_out_red:
-        styles[0] = "open"
-    return styles.get(comparison.lenient_exit_code, "open")
 
 
 def _failing(finding: Finding, comparison: Comparison) -> ShownFinding:
-    rows = sorted(
-        (
-            ShownRow(member.case, row_of(member.case, leading_reason(finding, member)))
-            for member in finding.members
-        ),
-        key=lambda shown: reading_order(shown.row),
+    leading = sorted(
+        ((member.case, leading_reason(finding, member)) for member in finding.members),
+        key=lambda one: _reading_order(*one),
     )
+    rows = [ShownRow(case, row_of(case, reason)) for case, reason in leading]
     why = suspected_packages(finding, comparison)
     lines = example_lines(finding, comparison)
     return ShownFinding(
@@ -248,15 +248,3 @@ def _counted(title: str, found: Mapping[str, int]) -> list[str]:
     if len(found) == 1:
         return [f"{title}: {text}" for text in found]
     return [f"{title} of {count_of(count, 'case')}: {text}" for text, count in found.items()]
-
-
-def _steps(
-    failing: Sequence[Finding], incomplete: Sequence[Finding], comparison: Comparison
-) -> Iterator[Step]:
-    yield from next_steps(failing, comparison)
-    yield from training(incomplete, comparison)
-    only = comparison.invocation.only
-    if only is None and comparison.observed and not comparison.references:
-        yield from first_steps(comparison)
-    elif comparison.can_be_accepted:
-        yield accepting(comparison)

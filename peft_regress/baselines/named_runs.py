@@ -10,15 +10,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from peft_regress.baselines.entries import baseline_files
 from peft_regress.baselines.references import read_references
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.runs.run_file import RunFile
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import RunFile, read_run
 
 
 class Named(NamedTuple):
