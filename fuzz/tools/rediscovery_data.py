@@ -15,7 +15,7 @@ from peft_regress.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_fuzz.findings import Finding
+    from peft_fuzz.search.findings import Finding
 
 __all__ = ["LIST", "Defect", "Issue", "Known", "Sign", "read_known"]
 

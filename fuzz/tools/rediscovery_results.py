@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rediscovery_data import Issue, Known
     from rediscovery_runs import SearchState
 
-    from peft_fuzz.findings import Finding
+    from peft_fuzz.search.findings import Finding
 
 __all__ = ["RESULTS", "Decided", "Results", "Searched", "decide", "read_results"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from peft_fuzz.findings import Accepted, read_findings, write_finding
-from peft_fuzz.fuzz import FuzzSettings, fuzz
 from peft_fuzz.methods import METHODS
-from peft_fuzz.workers import LifeWorker
+from peft_fuzz.search.findings import Accepted, read_findings, write_finding
+from peft_fuzz.search.fuzz import FuzzSettings, fuzz
+from peft_fuzz.search.workers import LifeWorker
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.errors import InputError
 from peft_regress.files import make_folder, write_atomic
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from peft_fuzz.findings import Finding
+    from peft_fuzz.search.findings import Finding
 
 __all__ = ["Replays", "SearchSettings", "SearchState", "Studied", "replayed", "search"]
 
@@ -121,7 +121,7 @@ def search(
                 minutes=left / 60,
                 jobs=settings.jobs,
                 seed=settings.seed + 1000 * (state.calls - 1),
-                with_ranges=False,
+                ranges=False,
             ),
             progress=note,
         )

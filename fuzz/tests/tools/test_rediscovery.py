@@ -15,12 +15,12 @@ from rediscovery_results import decide, read_results
 from rediscovery_runs import SearchSettings, SearchState, Studied, replayed, search
 from rediscovery_tables import TABLES, tables
 
-from peft_fuzz.checks import CHECKS
-from peft_fuzz.corpus import read_corpus
 from peft_fuzz.example import Outcome
-from peft_fuzz.findings import write_finding
-from peft_fuzz.messages import Counts
 from peft_fuzz.methods import METHODS
+from peft_fuzz.oracle.checks import CHECKS
+from peft_fuzz.search.corpus import read_corpus
+from peft_fuzz.search.findings import write_finding
+from peft_fuzz.search.messages import Counts
 from peft_regress.errors import InputError
 
 TEXT = """
