@@ -1,4 +1,4 @@
-"""A worker that runs examples: its answers, its crashes, its memory."""
+"""A worker that runs examples: its answers and its crashes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, finding
 
-from peft_fuzz.messages import Seek
-from peft_fuzz.replay import replay
-from peft_fuzz.workers import LifeWorker
+from peft_fuzz.search.messages import Seek
+from peft_fuzz.search.replay import replay
+from peft_fuzz.search.workers import LifeWorker
 from peft_regress.upgrades.measuring import UnusableEnvironmentError
 from peft_regress.workers.messages import PROTOCOL
 from peft_regress.workers.process import RequestRefusedError, WorkerError
@@ -131,7 +131,7 @@ def test_a_stopped_worker_ends_at_once(fake) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
+def test_a_worker_searches_the_installed_peft() -> None:
     with LifeWorker(Path(sys.executable), ["lora", "no such method"]) as worker:
         begun = worker.begin()
         assert begun.absent == ("no such method",)
@@ -142,5 +142,4 @@ def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
         outcome = worker.live(example())
         assert outcome.failure is None
         assert outcome.acts == 2
-        assert 2**26 < worker.largest_bytes() < 2**30
     assert not Path(worker._folder.name).exists()
