@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peft_regress.cost.measuring import on_fake_or_real
+from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.environments.checklist import networks
 from peft_regress.environments.checklist.adapting import (
     fill,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.catalogue.methods.parts import set_batch_norm_momentum
+from peft_regress.catalogue.methods.selective import set_batch_norm_momentum
 from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
 
 CLASSES: Final = 10

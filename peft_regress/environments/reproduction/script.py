@@ -15,7 +15,7 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter
-from peft_regress.catalogue.methods.protocol import BaseDtype
+from peft_regress.catalogue.methods.method import BaseDtype
 from peft_regress.environments.reproduction import sections
 from peft_regress.environments.reproduction.methods import (
     Network,

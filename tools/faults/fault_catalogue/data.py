@@ -11,7 +11,7 @@ from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
     from fault_catalogue.fault import Original
-    from peft_regress.catalogue.tasks.protocol import TaskData
+    from peft_regress.catalogue.tasks.digits import TaskData
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
