@@ -19,8 +19,7 @@ from peft_regress.catalogue.methods import (
 )
 from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.gate.bounds import numerics_of_method
-from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import Policy, numerics_of_method
 
 # As test_adapters.py does: peft doubts a normalization layer as a target.
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")

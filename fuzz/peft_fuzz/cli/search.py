@@ -1,0 +1,116 @@
+"""The command `peft-fuzz search`."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from peft_fuzz.cli.options import Minutes, finding_options, say
+from peft_fuzz.cli.showing import fuzz_and_show
+from peft_fuzz.fuzz import FuzzSettings
+from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.runs.environment import usable_cores
+from peft_regress.upgrades.cluster.cluster import Cluster
+
+_MOST_MINUTES: Final = 7 * 24 * 60
+
+
+@click.command(
+    "search",
+    cls=SectionedCommand,
+    sections={
+        "Search": ("minutes", "methods", "seed", "ranges"),
+        "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit", "pip_time_limit"),
+        "Files": ("corpus", "save", "summary"),
+    },
+    epilog=examples(
+        "peft-fuzz search",
+        "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md",
+    ),
+)
+@click.option(
+    "--minutes",
+    type=Minutes(0, _MOST_MINUTES, min_open=True),
+    metavar="N",
+    default=10.0,
+    show_default=True,
+    help="How long to search.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Seed of the search (default: another one each time; the report says which).",
+)
+@click.option(
+    "--ranges/--no-ranges",
+    default=True,
+    show_default=True,
+    help="Look for the releases in which a new finding fails.",
+)
+@on_option("Search")
+@jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
+@finding_options
+def command(
+    context: click.Context,
+    /,
+    requirements: tuple[str, ...],
+    *,
+    on: str,
+    summary: Path | None,
+    output: str,
+    **options: Any,
+) -> None:
+    """Search for defects of adapters that nobody wrote a case for.
+
+    First the corpus of known findings is replayed. Then small networks, adapters and lives are
+    drawn, and after each act it is checked what must hold. REQUIREMENT, such as peft==0.20.0, is
+    fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
+    on a new finding, 3 if not all was tried.
+    """
+    with ending_signals_interrupt(), _opened_cluster(on) as cluster:
+        settings = _settings(cluster, **options)
+        result = fuzz_and_show(requirements, settings, cluster, summary=summary, output=output)
+    context.exit(result.exit_code)
+
+
+@contextlib.contextmanager
+def _opened_cluster(on: str) -> Iterator[Cluster | None]:
+    """Connect to what `--on` names; None for workers of this machine."""
+    if on == "local":
+        yield None
+        return
+    from peft_regress.upgrades.cluster.cluster import require_dask
+
+    require_dask()
+    from peft_fuzz.cluster_search import search_cluster
+
+    with search_cluster(on, say=say) as cluster:
+        yield cluster
+
+
+def _settings(  # noqa: PLR0913  (options)
+    cluster: Cluster | None,
+    *,
+    seed: int | None,
+    jobs: int | None,
+    ranges: bool,
+    time_limit: float,
+    pip_time_limit: float,
+    **others: Any,
+) -> FuzzSettings:
+    most_jobs = usable_cores() if cluster is None else len(cluster.connection.workers())
+    return FuzzSettings(
+        seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
+        jobs=jobs or most_jobs,
+        with_ranges=ranges,
+        life_seconds=time_limit,
+        pip_seconds=pip_time_limit,
+        **others,
+    )

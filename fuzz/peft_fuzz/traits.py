@@ -1,0 +1,172 @@
+"""Read off a failing example what it needs besides the plainest network and life: its traits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from peft_fuzz.example import (
+    Act,
+    Adapter,
+    Add,
+    Convert,
+    Example,
+    Fill,
+    Layer,
+    LoadBeside,
+    Merge,
+    Mode,
+    Network,
+    SaveLoad,
+    Train,
+    Unload,
+    Weighted,
+)
+
+COPIES: Final = "modules_to_save"
+"""The setting that all methods share."""
+
+_CONVOLUTIONS: Final = ("conv1d", "conv2d", "conv3d")
+_SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "inference_mode"})
+"""Settings that nearly every adapter has: they tell no two causes apart."""
+_USUAL_ACTS: Final = (Fill, Train, Mode, Add)
+"""Acts that only fill an adapter, or that another trait tells."""
+
+
+def traits_of(
+    example: Example, done: Sequence[Act], *, is_refused: bool = False
+) -> tuple[str, ...]:
+    """Return the traits of an example, sorted, with the acts that were done.
+
+    is_refused: whether the library must refuse the last of them.
+    """
+    refused = {"a refused act"} if is_refused else set()
+    return tuple(sorted({*_traits(example, done)} | refused))
+
+
+def kind_of(act: Act) -> str:
+    """Return the tag of an act."""
+    return str(act.__struct_config__.tag)
+
+
+def _traits(example: Example, done: Sequence[Act]) -> Iterator[str]:
+    yield from _network_traits(example.network)
+    for adapter in example.adapters:
+        yield from _adapter_traits(adapter)
+    if not example.autocast:
+        yield "autocast_adapter_dtype=False"
+    if len(example.adapters) > 1 or any(isinstance(act, LoadBeside | Weighted) for act in done):
+        yield "several adapters"
+    if _adapter_names(example, done) & _module_names(example.network):
+        yield "adapter named as a layer"
+    for act in done[:-1]:
+        if not isinstance(act, _USUAL_ACTS):
+            yield f"after {kind_of(act)}"
+    for act in done:
+        yield from _act_traits(act)
+
+
+def _adapter_names(example: Example, acts: Sequence[Act]) -> set[str]:
+    loaded = {act.name for act in acts if isinstance(act, LoadBeside)}
+    return loaded.union(adapter.name for adapter in example.adapters)
+
+
+def _module_names(network: Network) -> set[str]:
+    """Return the names of all modules, without those of the modules that hold them."""
+    return {part for layer in network.layers for part in layer.name.split(".")}
+
+
+def _act_traits(act: Act) -> Iterator[str]:
+    if isinstance(act, Mode) and act.training:
+        yield "training mode"
+    elif isinstance(act, Train) and act.keep_optimizer:
+        yield "kept optimizer"
+    elif isinstance(act, Merge | Unload) and act.safe:
+        yield "safe merge"
+    elif isinstance(act, SaveLoad | LoadBeside) and act.trainable:
+        yield "loaded to train"
+    elif isinstance(act, Convert) and act.dtype is not None:
+        yield from ("converted dtype", *(["half precision"] if act.dtype != "float32" else []))
+    if isinstance(act, Merge):
+        if act.broken:
+            yield "NaN in the adapter"
+        if act.adapters is not None:
+            yield "merge of named adapters"
+
+
+def _network_traits(network: Network) -> Iterator[str]:
+    if network.dtype != "float32":
+        yield "half precision"
+    if network.channels_last:
+        yield "channels_last"
+    for layer in network.layers:
+        yield from _layer_traits(layer)
+    if any(_overlap(one.name, other.name) for one, other in _pairs(network.layers)):
+        yield "a name that begins another name"
+
+
+def _layer_traits(layer: Layer) -> Iterator[str]:
+    if layer.kind in _CONVOLUTIONS:
+        # A defect of all convolutions shrinks to one dimension, and explains more of them.
+        yield from ("convolution", "over 2d", "over 3d")[: 1 + _CONVOLUTIONS.index(layer.kind)]
+        yield from _convolution_traits(layer)
+    elif layer.kind != "linear":
+        yield layer.kind.replace("_", " ")
+    if not layer.bias and layer.kind != "embedding":
+        yield "no bias"
+    if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
+        yield "not square"
+    if layer.by_keyword:
+        yield "called by keyword"
+    if layer.same_as is not None:
+        yield "shared module"
+    if "." in layer.name:
+        yield "nested name"
+    if _ODD_NAME.search(layer.name):
+        yield "odd name"
+
+
+_ODD_NAME: Final = re.compile(r"weight|bias|lora|default|base_layer|modules_to_save|\bmodel\b")
+
+
+def _convolution_traits(layer: Layer) -> Iterator[str]:
+    if layer.groups > 1:
+        yield "groups"
+    if layer.padding_mode != "zeros":
+        yield "padding mode"
+    if layer.padding == "same":
+        yield "same padding"
+    for name in ("stride", "dilation"):
+        if any(size > 1 for size in getattr(layer, name)):
+            yield name
+    if len(set(layer.kernel)) > 1:
+        yield "uneven kernel"
+    elif all(size == 1 for size in layer.kernel):
+        yield "kernel of one"
+
+
+def _adapter_traits(adapter: Adapter) -> Iterator[str]:
+    for name, value in adapter.settings.items():
+        if name in _SIZED:
+            if name == "target_modules" and isinstance(value, str):
+                yield "target pattern"
+        elif isinstance(value, str):
+            yield f"setting {name}={value}"
+        elif isinstance(value, bool):
+            yield f"setting {name}" if value else f"setting {name}=False"
+        else:
+            yield f"setting {name}"
+    if adapter.name != "default":
+        yield from (["odd name"] if _ODD_NAME.search(adapter.name) else [])
+
+
+def _pairs(layers: Sequence[Layer]) -> Iterator[tuple[Layer, Layer]]:
+    for layer in layers:
+        for other in layers:
+            if layer is not other:
+                yield layer, other
+
+
+def _overlap(name: str, other: str) -> bool:
+    return name != other and other.startswith(name) and not other.startswith(f"{name}.")

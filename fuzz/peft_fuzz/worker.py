@@ -1,0 +1,98 @@
+"""Run examples on request: `python -m peft_fuzz.worker`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from peft_fuzz.example import Example, Outcome
+from peft_fuzz.messages import Begin, Begun, Live, Lived, Seek, Sought
+from peft_regress.workers.serve import serve
+
+IN_PROGRESS: Final = "in_progress.json"
+"""The example that runs, in the working folder: if it ends the process, this is what is left."""
+
+_SCRATCH: Final = "life"
+_PACKAGES: Final[tuple[str, ...]] = ("peft", "torch", "transformers")
+
+
+def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
+    """Return what answers each request."""
+    return {Begin: _begin, Seek: _seek, Live: _live}
+
+
+def _begin(request: Begin) -> Begun:
+    import logging
+    import warnings
+
+    # What a library tells a user is no outcome, and would fill the error stream.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    import peft
+    import torch
+
+    from peft_fuzz.methods import METHODS
+    from peft_regress.runs.environment import installed_packages
+
+    torch.set_num_threads(1)
+    absent = [
+        name for name in request.methods if name not in METHODS or not METHODS[name].available
+    ]
+    installed = installed_packages()
+    packages = {name: installed[name] for name in (*_PACKAGES, "python") if name in installed}
+    return Begun(absent=tuple(absent), packages=packages, file=str(peft.__file__))
+
+
+def _seek(request: Seek) -> Sought:
+    from peft_fuzz.draw.examples import examples
+    from peft_fuzz.search import Search
+
+    return Search(run=_lived_noted, known=request.known, fits=_fits).seek(
+        examples(request.methods),
+        seed=request.seed,
+        seconds=request.seconds,
+        shrink_seconds=request.shrink_seconds,
+    )
+
+
+def _live(request: Live) -> Lived:
+    return Lived(outcome=_lived(request.example))
+
+
+def _lived_noted(example: Example) -> Outcome:
+    """Run an example that is written down before, in case it ends this process."""
+    Path(IN_PROGRESS).write_bytes(msgspec.json.encode(example))
+    return _lived(example)
+
+
+def _fits(example: Example) -> bool:
+    """Return whether the network takes its input without adapters."""
+    import torch
+
+    from peft_fuzz.networks import build, make_input, without_onednn
+
+    try:
+        with torch.no_grad(), without_onednn():
+            build(example.network)(make_input(example.network))
+    except Exception:  # noqa: BLE001  (an edit may have made anything of it)
+        return False
+    return True
+
+
+def _lived(example: Example) -> Outcome:
+    from peft_fuzz.run import run
+
+    folder = Path(_SCRATCH)
+    folder.mkdir(exist_ok=True)
+    try:
+        return run(example, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    serve(handlers())

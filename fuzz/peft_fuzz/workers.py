@@ -1,0 +1,210 @@
+"""Run examples in another interpreter; one that ends or hangs the process is a finding, too."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from peft_fuzz.causes import CRASH, Cause, cause_of, is_known
+from peft_fuzz.example import Example, Failure, Outcome
+from peft_fuzz.messages import (
+    Begin,
+    Begun,
+    Counts,
+    Found,
+    Live,
+    Lived,
+    Seek,
+    Sought,
+)
+from peft_fuzz.worker import IN_PROGRESS
+from peft_regress.text import clean
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.process import (
+    InterpreterError,
+    RequestRefusedError,
+    WorkerError,
+    WorkerProcess,
+    WorkerTimeoutError,
+)
+
+LIFE_SECONDS: Final = 60.0
+"""How long one life may take: a thousand times a usual one."""
+
+_START_SECONDS: Final = 300.0
+_MODULE: Final = "peft_fuzz.worker"
+_SIGNAL: Final = re.compile(r"was killed by (\w+)")
+_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
+
+
+class LifeWorker:
+    """A worker process in a folder of its own, started again after a life that ended it.
+
+    As a context manager it is gone at the end. Another thread may `stop` it.
+    """
+
+    def __init__(
+        self, python: Path, methods: Sequence[str], *, life_seconds: float = LIFE_SECONDS
+    ) -> None:
+        self.python = python
+        self.methods = tuple(methods)
+        self.life_seconds = life_seconds
+        self._folder = tempfile.TemporaryDirectory(prefix="peft-regress-")
+        self._process: WorkerProcess | None = None
+        self._is_stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def stop(self) -> None:
+        """End the process; what waits for an answer gets a `WorkerError`."""
+        self._is_stopped.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._is_stopped.is_set()
+
+    def begin(self) -> Begun:
+        """Start the process and import the libraries.
+
+        Raises `UnusableEnvironmentError` if they cannot be imported, or others than are installed.
+        """
+        self._end()
+        try:
+            self._process = WorkerProcess(
+                # Not resolved: the link's target is the interpreter without the environment.
+                str(self.python.absolute()),
+                _MODULE,
+                time_limit=_START_SECONDS,
+                folder=Path(self._folder.name),
+                environment={**variables(), "OMP_NUM_THREADS": "1"},
+                on_start=self._started,
+            )
+            begun = self._process.call(Begin(methods=self.methods), Begun)
+        except (InterpreterError, WorkerError) as error:
+            raise UnusableEnvironmentError(str(error)) from None
+        for own in self.python.absolute().parent.parent.glob("lib/python*/site-packages/peft"):
+            if Path(begun.file).resolve().parent != own.resolve():
+                raise UnusableEnvironmentError(
+                    f"{self.python}: peft is imported from {begun.file}, not from where it is "
+                    "installed; unset PYTHONPATH"
+                )
+        return begun
+
+    def live(self, example: Example) -> Outcome:
+        """Run one example. Raises `WorkerError` if the worker refuses it or was stopped."""
+        process = self._running()
+        process.time_limit = self.life_seconds
+        try:
+            return process.call(Live(example=example), Lived).outcome
+        except RequestRefusedError:
+            raise
+        except WorkerError as error:
+            if self.is_stopped:
+                raise
+            self._end()
+            return Outcome(failure=_crash(example, error), acts=len(example.acts))
+
+    def seek(self, request: Seek) -> Sought:
+        """Search; an example that ends the process is a finding if it does so again.
+
+        Raises `RequestRefusedError` if the search itself failed, `WorkerError` if it was stopped.
+        """
+        process = self._running()
+        process.time_limit = request.seconds + request.shrink_seconds + self.life_seconds
+        try:
+            return process.call(request, Sought)
+        except RequestRefusedError:
+            raise
+        except WorkerError:
+            if self.is_stopped:
+                raise
+            self._end()
+        return self._sought_after_crash(request.known)
+
+    def largest_bytes(self) -> int:
+        """Return the most memory that the process has had; 0 where the system does not tell."""
+        number = None if self._process is None else self._process.number
+        try:
+            lines = Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return 0
+        sizes = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+        return 1024 * int(sizes[0]) if sizes else 0
+
+    def example_in_progress(self) -> Example | None:
+        """Return the example that the last search ran last."""
+        try:
+            content = (Path(self._folder.name) / IN_PROGRESS).read_bytes()
+            return msgspec.json.decode(content, type=Example)
+        except (OSError, ValueError):
+            return None
+
+    def _sought_after_crash(self, known: Sequence[Cause]) -> Sought:
+        example = self.example_in_progress()
+        if example is None:
+            raise WorkerError(f"{self.python}: its worker ended before it ran an example")
+        lives = {example.method: 1}
+        failure = self.live(example).failure
+        if failure is None or failure.check != CRASH:
+            return Sought(counts=Counts(lives=lives, unsteady=lives))
+        cause = cause_of(example, failure)
+        if is_known(cause, known):
+            return Sought(counts=Counts(lives=lives, known=lives))
+        found = Found(cause=cause, example=example, failure=failure)
+        return Sought(counts=Counts(lives=lives), found=found)
+
+    def _running(self) -> WorkerProcess:
+        if self._process is None or not self._process.is_alive:
+            if self.is_stopped:
+                raise WorkerError(f"{self.python}: stopped")
+            self.begin()
+        assert self._process is not None  # noqa: S101  (`begin` made it, or raised)
+        return self._process
+
+    def _started(self, process: WorkerProcess) -> None:
+        self._process = process
+        if self.is_stopped:
+            process.kill()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+
+def _crash(example: Example, error: WorkerError) -> Failure:
+    """Return the failure of an example that ended the process, or kept it from answering."""
+    text = str(error)
+    if isinstance(error, WorkerTimeoutError):
+        kind = "TimeoutError"
+        found = re.search(r"no answer within [\d.]+ s", text)
+        message = f"the life did not end: {found[0] if found else clean(text)}"
+    else:
+        signal = _SIGNAL.search(text)
+        kind = signal[1] if signal else "SystemExit"
+        message = "the life ended the process: " + _FOLDERS.sub("", text.partition(": ")[2])
+    # Which act it was is not known: it was one of them.
+    last = len(example.acts) - 1
+    return Failure(check=CRASH, act=last, error=kind, message=clean(message, longest=300))
