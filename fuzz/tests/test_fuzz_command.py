@@ -16,6 +16,7 @@ from fuzz_examples import PACKAGES, example, failure, finding, layer
 
 from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
+from peft_fuzz.cli import search as search_command
 from peft_fuzz.example import Outcome
 from peft_fuzz.search import cluster_search, parallel_search
 from peft_fuzz.search import fuzz as fuzz_module
@@ -26,7 +27,7 @@ from peft_fuzz.search.findings import read_finding, write_finding
 from peft_fuzz.search.messages import Begun, Counts, Found, Sought
 from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
-from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.cluster import ClusterLostError
 from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
@@ -61,7 +62,7 @@ class Workers:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=self.release, file="peft")
+        return Begun(absent=self.absent, packages=self.release)
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
@@ -298,10 +299,8 @@ def test_a_search_that_fails_is_3_and_told(command, workers) -> None:
 def test_a_cluster_that_goes_loses_no_finding_and_no_report(
     command, workers, monkeypatch, was_begun
 ) -> None:
-    nodes = {"tcp://10.0.0.5:1": {}}
-    connection = SimpleNamespace(workers=lambda: nodes)
-    cluster = SimpleNamespace(connection=connection, status="1 running")
-    monkeypatch.setattr(cluster_search, "search_cluster", lambda *_, **__: nullcontext(cluster))
+    pool = SimpleNamespace(slots=1, status="1 running")
+    monkeypatch.setattr(search_command, "opened_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.setattr(cluster_search, "RemoteLifeWorker", workers.make)
     gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
     if was_begun:

@@ -249,7 +249,7 @@ def search(release: str, known: Known, chosen: argparse.Namespace) -> bool:
         minutes=chosen.minutes,
         jobs=chosen.jobs,
         seed=chosen.seed,
-        with_ranges=False,
+        ranges=False,
     )
     result = fuzz(
         known.requirements(release), settings, progress=lambda text: _say(f"peft {release}: {text}")

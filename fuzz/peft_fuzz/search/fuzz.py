@@ -25,7 +25,7 @@ from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.cluster.cluster import Cluster
+from peft_regress.workers.pool import Environment, Pool
 
 Say = Callable[[str], None]
 
@@ -96,7 +96,7 @@ def fuzz(
     *,
     progress: Say = lambda _: None,
     finish: Callable[[Fuzzed, Path], None] = lambda *_: None,
-    cluster: Cluster | None = None,
+    cluster: Pool | None = None,
 ) -> Fuzzed:
     """Fuzz the installed packages, or an environment with some requirements over them.
 
@@ -169,7 +169,7 @@ class _Fuzzing:
     place: _Place
     methods: list[str]
     say: Say
-    cluster: Cluster | None = None
+    cluster: Pool | None = None
     remarks: list[str] = field(init=False)
     problems: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
@@ -251,13 +251,11 @@ class _Fuzzing:
         from peft_fuzz.search.cluster_search import RemoteLifeWorker, SearchTask
 
         def open_worker(methods: Sequence[str]) -> RemoteLifeWorker:
-            task = SearchTask(
-                planned=list(self.place.planned),
-                methods=tuple(methods),
-                life_seconds=self.settings.time_limit,
-                pip_seconds=self.settings.pip_time_limit,
+            task = SearchTask(methods=tuple(methods), life_seconds=self.settings.time_limit)
+            there = Environment(
+                python=self.place.python, planned=self.place.planned, libraries=("peft",)
             )
-            return RemoteLifeWorker(cluster, task)
+            return RemoteLifeWorker(cluster, there, task)
 
         return {"open_worker": open_worker, "status": lambda: f", {cluster.status}"}
 

@@ -12,24 +12,22 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
     """One line of JSON."""
 
 
-class Begin(_Message, frozen=True, kw_only=True, tag="begin"):
+class Begin(_Message, frozen=True, kw_only=True):
     """Import the libraries."""
 
     methods: tuple[str, ...]
 
 
-class Begun(_Message, frozen=True, kw_only=True, tag="begun"):
+class Begun(_Message, frozen=True, kw_only=True):
     """The libraries can be imported."""
 
     absent: tuple[str, ...]
     """The methods of the request that this release does not have."""
     packages: dict[str, str]
     """The versions of what an outcome depends on."""
-    file: str
-    """Where peft comes from."""
 
 
-class Seek(_Message, frozen=True, kw_only=True, tag="seek"):
+class Seek(_Message, frozen=True, kw_only=True):
     """Draw and run examples until one fails by a cause that is not known, or the time is over."""
 
     methods: tuple[str, ...]
@@ -71,7 +69,7 @@ class Found(_Message, frozen=True, kw_only=True):
     failure: Failure
 
 
-class Sought(_Message, frozen=True, kw_only=True, tag="sought"):
+class Sought(_Message, frozen=True, kw_only=True):
     """What a search found."""
 
     counts: Counts
@@ -80,13 +78,13 @@ class Sought(_Message, frozen=True, kw_only=True, tag="sought"):
     """Why an example could not be judged."""
 
 
-class Live(_Message, frozen=True, kw_only=True, tag="live"):
+class Live(_Message, frozen=True, kw_only=True):
     """Run one example."""
 
     example: Example
 
 
-class Lived(_Message, frozen=True, kw_only=True, tag="lived"):
+class Lived(_Message, frozen=True, kw_only=True):
     """How it ended."""
 
     outcome: Outcome
