@@ -96,7 +96,7 @@ class Nodes:
         self.tasks: list[SearchTask] = []
 
     def submit(self, environment, function, requests, answer) -> list[Future]:
-        assert function == "peft_fuzz.cluster_search:search_there"
+        assert function == "peft_fuzz.search.cluster_search:search_there"
         self.tasks += requests
         future, result = Future(), self.results.pop(0)
         if isinstance(result, Exception):

@@ -29,7 +29,7 @@ LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""
 
 START_SECONDS: Final = 300.0
-_WORKER: Final = "peft_fuzz.worker"
+_WORKER: Final = "peft_fuzz.search.worker"
 _SIGNAL: Final = re.compile(r"was killed by (\w+)")
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 
