@@ -320,7 +320,7 @@ def _described(
         written=frozenset(written or ()),
         judges=sum(judge.entry == last for judge in contents.judges.values()),
         expected=len(contents.judges),
-        later_predecessor=f"{before.stem}, {before.date}" if before and is_later else "",
+        later_predecessor=f"{before.stem}, {before.accepted.date}" if before and is_later else "",
     )
 
 

@@ -91,8 +91,9 @@ def _stored_entries(root: Path) -> list[Entry]:
             contents.add(file)
             link, run = contents.links[-1], _shown(file.run)
             run = _sharing(run, found[-1].run) if found else run
+            how = link.accepted
             found.append(
-                Entry(name=link.stem, date=link.date, role=link.role, run=run, path=file.path)
+                Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
             )
         check_whole(root, contents)
         return found
