@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from examples import Command
 
 __all__ = ["RULES", "Rule", "constant", "find_rule"]
 
@@ -32,12 +26,12 @@ class Rule:
     """Whether the page shows a choice of the printed lines, in their order."""
 
     @property
-    def is_slow(self) -> bool:
+    def is_slow(self):
         """Whether the command starts a process."""
         return self.how in {"shell", "live"}
 
 
-def by(pattern: str, file: str, *words: str) -> Rule:
+def by(pattern, file, *words):
     return Rule(pattern=pattern, how="by", by=(file, *words))
 
 
@@ -52,7 +46,7 @@ RULES = (
         "run(commands_of_the_docs())",
     ),
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tox.ini",
         "[testenv:edge]",
         "extras = executorch",
@@ -92,7 +86,7 @@ RULES = (
         '"worker", "--scheduler-file"',
     ),
     by(
-        r"python -m pip install 'peft-regress\[cluster\]'",
+        r"python -m pip install '\.\[cluster\]'",
         "tests/cli/test_cluster.py",
         "pip install 'peft-regress[cluster]'",
     ),
@@ -109,7 +103,7 @@ RULES = (
     Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tests/cli/test_cost_runtime.py",
         "pip install 'peft-regress[executorch]'",
     ),
@@ -117,16 +111,6 @@ RULES = (
         r"peft-regress cost .*--runtime executorch",
         "tests/cli/test_cost_runtime.py",
         "command(*HEAD, *RUNTIME",
-    ),
-    by(
-        r"peft-regress bisect executorch .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"bisect", "executorch"',
-    ),
-    by(
-        r"peft-regress upgrade executorch==1\.4\.1 .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"upgrade", "executorch==1.4.1"',
     ),
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
@@ -140,7 +124,6 @@ RULES = (
     Rule(
         pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*", how="live", codes=frozenset({1})
     ),
-    Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
     Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
         pattern=r"peft-regress upgrade (?:--yes .*)?"
@@ -152,12 +135,12 @@ RULES = (
     ),
     by(
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
-        "tests/environments/test_requirements.py",
+        "tests/upgrades/test_requirements.py",
         "peft @ git+https://localhost/peft@main",
     ),
     by(
         r"peft-regress upgrade \.\./peft",
-        "tests/environments/test_overlay.py",
+        "tests/upgrades/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
     by(
@@ -200,9 +183,9 @@ RULES = (
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     by(
-        r"python fuzz/tools/upstream_rows\.py(?: --source \.\./peft| --write)?",
+        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*",
         "fuzz/tests/tools/test_upstream_rows.py",
-        'main(["--source", str(checkout)',
+        "main([str(checkout)",
         'main(["--write", *source])',
     ),
     by(
@@ -212,10 +195,9 @@ RULES = (
         'main(["--write", *',
     ),
     by(
-        r"python fuzz/tools/control\.py(?: --add --seed 1| --write)?",
+        r"python fuzz/tools/control\.py(?: --write)?",
         "fuzz/tests/tools/test_fuzz_control.py",
         "control.main",
-        "--add",
         "--write",
     ),
     by(
@@ -254,16 +236,11 @@ RULES = (
         "tests/docs/test_examples.py",
         "--write-examples",
     ),
+    by(r"python -m pip install \.", "tests/tools/test_wheel.py", '"install"'),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
         "tests/tools/test_workflows.py",
         "constraints.txt",
-    ),
-    by(r"uv add .*|uv tool install .*|pipx install .*", "tests/tools/test_wheel.py", '"install"'),
-    by(
-        r"uv run (peft-regress init|pytest gates)",
-        "tests/docs/test_own_model.py",
-        "whole_page_runs",
     ),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
@@ -282,7 +259,7 @@ RULES = (
 )
 
 
-def find_rule(command: Command) -> Rule | None:
+def find_rule(command):
     return next((rule for rule in RULES if re.fullmatch(rule.pattern, command.typed)), None)
 
 
@@ -290,7 +267,7 @@ VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
 
-def constant(lines: Sequence[str]) -> list[str]:
+def constant(lines):
     """Leave out the lines that depend on what else is installed, and the lines below them."""
     varies = re.compile(rf" *({VARIES})")
     kept, depth = [], None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from builders import MACHINE, make_record
 
-from peft_regress.environments.worker.messages import PROTOCOL
+from peft_regress.workers.messages import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

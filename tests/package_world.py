@@ -13,15 +13,15 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.cases import Case
-from peft_regress.environments.overlay import overlay
-from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
-from peft_regress.environments.overlay.pip import PipError, Planned
-from peft_regress.environments.upgrade import releases, responsible
-from peft_regress.environments.upgrade import upgrade as upgrading
-from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.metrics import COST_METRICS
+from peft_regress.overlay import overlay
+from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
+from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
+from peft_regress.upgrades import releases, responsible
+from peft_regress.upgrades import upgrade as upgrading
+from peft_regress.upgrades.measuring import MeasuringSetup, UnusableEnvironmentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +13,7 @@ class TinyArchitecture:
     head: str = "head"
     matrices: tuple[str, ...] = ()
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes, seed):
         """Build under a seed."""
         from tiny_network import tiny_network
 

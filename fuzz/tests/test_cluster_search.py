@@ -18,12 +18,12 @@ from fuzz_examples import PACKAGES
 from peft_fuzz.cli import main
 from peft_fuzz.search.cluster_search import RemoteLifeWorker, SearchResult, SearchTask
 from peft_fuzz.search.messages import Begun, Counts, Seek, Sought
-from peft_regress.environments.cluster import cluster as cluster_module
-from peft_regress.environments.cluster import connection as connection_module
-from peft_regress.environments.cluster.attempts import Attempts
-from peft_regress.environments.cluster.connection import NodeError
-from peft_regress.environments.cluster.messages import Problem
-from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
+from peft_regress.upgrades.cluster import cluster as cluster_module
+from peft_regress.upgrades.cluster import connection as connection_module
+from peft_regress.upgrades.cluster.attempts import Attempts
+from peft_regress.upgrades.cluster.connection import NodeError
+from peft_regress.upgrades.cluster.messages import Problem
+from peft_regress.workers.process import RequestRefusedError, WorkerError
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 SEEK = Seek(methods=("lora",), seed=1, seconds=0.1, shrink_seconds=0.1)

@@ -24,10 +24,10 @@ from peft_fuzz.search import replay as replay_module
 from peft_fuzz.search.corpus import accept_findings
 from peft_fuzz.search.findings import read_finding, write_finding
 from peft_fuzz.search.messages import Begun, Counts, Found, Sought
-from peft_regress.environments.cluster.connection import ClusterLostError
-from peft_regress.environments.overlay.pip import PipError
-from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.errors import InputError
+from peft_regress.overlay.pip import PipError
+from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
 AS_JSON = msgspec.json.encode(ONE.example)

@@ -14,9 +14,9 @@ from fuzz_examples import PACKAGES, example, finding
 from peft_fuzz.search.messages import Seek
 from peft_fuzz.search.replay import replay
 from peft_fuzz.search.workers import LifeWorker
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.worker.messages import PROTOCOL
-from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers.messages import PROTOCOL
+from peft_regress.workers.process import RequestRefusedError, WorkerError
 
 FAKE = """#!PYTHON -IS
 import json, os, signal, sys, time

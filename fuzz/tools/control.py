@@ -2,7 +2,6 @@
 
     python fuzz/tools/control.py                  an hour on two cores
     python fuzz/tools/control.py --minutes 5      shorter
-    python fuzz/tools/control.py --add --seed 1   add to the result of an earlier call
     python fuzz/tools/control.py --write          write the result into docs/fuzz-evidence.md
     python fuzz/tools/control.py --check          exit 1 if the page has another result
 
@@ -61,16 +60,6 @@ class Controlled(msgspec.Struct, frozen=True, kw_only=True):
     lives: dict[str, int]
     refused: dict[str, int]
     findings: list[str]
-
-    def plus(self, other: Controlled) -> Controlled:
-        """Return two controls with as many processes as one."""
-        return Controlled(
-            minutes=self.minutes + other.minutes,
-            jobs=self.jobs,
-            lives=dict(Counter(self.lives) + Counter(other.lives)),
-            refused=dict(Counter(self.refused) + Counter(other.refused)),
-            findings=[*self.findings, *other.findings],
-        )
 
     @property
     def sentence(self) -> str:
@@ -234,9 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--add", action="store_true", help="to the result of a call with another seed"
-    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     chosen = parser.parse_args(arguments)
     if chosen.write or chosen.check:
@@ -244,13 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from peft_regress.files import write_atomic
     from peft_regress.interrupts import ending_signals_interrupt
 
-    earlier = _read(chosen.results) if chosen.add else None
-    if earlier is not None and earlier.jobs != chosen.jobs:
-        sys.exit(f"the earlier result is of --jobs {earlier.jobs}: add to it with as many")
     with ending_signals_interrupt():
         result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
-    if earlier is not None:
-        result = earlier.plus(result)
     write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     print(result.sentence)
     return int(bool(result.findings))

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.gate.defects import is_known
+from peft_regress.gate.facts import is_known
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import Observation, observations_of

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from peft_regress.errors import InputError
-from peft_regress.files import is_file
-from peft_regress.text import printable
+from peft_regress.files import path_problem
+from peft_regress.text import clean, printable
 
 
-def check_outside(path: Path, storage: Path, what: str, *, kind: str = "baseline storage") -> None:
-    """Raise `InputError` if a file to write lies in a storage, under whatever name."""
-    if _real(path).is_relative_to(_real(storage)):
+def check_output(
+    path: Path,
+    option: str,
+    *,
+    storage: Path,
+    reads: Iterable[Path] = (),
+    kind: str = "baseline storage",
+) -> None:
+    """Raise `InputError` for a file that a command must not, or cannot, write.
+
+    It must not lie in a storage, nor be what the command reads, or a new shard of it, under
+    whatever name. option: what named the file.
+    """
+    problem = path_problem(path)
+    if problem is not None:
+        raise InputError(f"{option} {clean(str(path))}: {problem}. Choose another path.")
+    written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links
+    if written.is_relative_to(os.path.realpath(storage)):
         msg = (
-            f"{what} {path}: lies in the {kind} {storage}, to which only `accept` "
+            f"{option} {path}: lies in the {kind} {storage}, to which only `accept` "
             "adds. Choose another path."
         )
         raise InputError(printable(msg))
-
-
-def check_not_read(path: Path, source: Path, what: str) -> None:
-    """Raise `InputError` if a file to write is what the command reads, under whatever name."""
-    written, read = _real(path), _real(source)
-    is_shard = is_file(path) and written.parent == read and written.suffix == ".json"
-    if written == read or is_shard:
-        msg = f"{what} {path}: is the run that is read. Choose another path."
-        raise InputError(printable(msg))
-
-
-def _real(path: Path) -> Path:
-    try:
-        # Unlike `Path.resolve`, it takes a loop of links.
-        return Path(os.path.realpath(path))
-    except ValueError:  # a name that no file can have
-        return path.absolute()
+    for source in reads:
+        read = Path(os.path.realpath(source))
+        if written == read or (written.parent == read and written.suffix == ".json"):
+            msg = (
+                f"{option} {path}: is the run that is read, or would be a shard of it. Choose "
+                "another path."
+            )
+            raise InputError(printable(msg))

@@ -1,20 +1,19 @@
-"""Choose what judges each case: the newest entry of role `baseline` that holds it."""
+"""Choose what judges each case, and which cases a run should hold."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from peft_regress.baselines.chain import Link, in_order
-from peft_regress.baselines.contents import Contents
-from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
-from peft_regress.errors import UnknownNameError
+from peft_regress.baselines.current import Contents, current_at, current_of, read_contents
+from peft_regress.baselines.storage import read_while_still
+from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import Observation
-from peft_regress.runs.run_file import RunFile, with_stored_ledgers
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Selection
 
 
 def references_with_drift(
@@ -22,11 +21,11 @@ def references_with_drift(
 ) -> dict[str, Observation]:
     """Return each case of the newest entry of role `baseline` that holds it, by id.
 
-    Each has the older entries that its drift counts from. A case that an entry retires is left out,
-    unless a later entry holds it again.
+    stored: oldest first. Each case has the older entries that its drift counts from. A case that an
+    entry retires is left out, unless a later entry holds it again.
     """
     contents = Contents(policy=policy)
-    for entry in in_order(stored):
+    for entry in stored:
         contents.add(entry)
     return contents.references
 
@@ -34,49 +33,43 @@ def references_with_drift(
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
     """Return what judges each case of a storage, by id, with the ledgers of these records alone.
 
-    drift: with the older entries that it counts from. Raises what `read_contents` raises, also for
-    a ledger that was altered.
+    It reads only the entries that `current.txt` names. drift: with the older entries that it counts
+    from. Raises `RunFileError` for what is missing or was altered.
     """
-    return _references(root, read_contents(root), drift=drift)
+    return read_while_still(root, lambda paths: current_at(root, paths).references(drift=drift))
 
 
 def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
     """Read what judged each case, by drift too, before the newest entries were accepted."""
-    return _references(root, read_contents_before(root, newest), drift=True)
+    return current_of(root, read_contents(root, without=newest)).references(drift=True)
 
 
-def _references(root: Path, contents: Contents, *, drift: bool) -> dict[str, Observation]:
-    references = contents.references
-    for index, names in contents.judged_by.items():
-        records = _whole(root, contents.links[index], names).run.cases
-        for name in names:
-            known = references[name]
-            origins = known.drift_origins if drift else {}
-            references[name] = dataclasses.replace(
-                known, record=records[name], drift_origins=origins
-            )
-    return references
+def expected_cases(
+    references: Mapping[str, Observation], matrix: str, cases: Collection[Case] | None
+) -> set[str]:
+    """Return the ids of the cases of a matrix, and of those stored cases that belong to no other.
 
-
-def _whole(root: Path, link: Link, names: Collection[str]) -> RunFile:
-    """Return an entry with the ledgers of some cases; those of an old one are in its file."""
-    if link.entry:
-        return with_stored_ledgers(read_entry(root, link), names)
-    return read_entry(root, link, ledgers=True)
-
-
-def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
-    """Return the ids of expected cases that match one of the globs, sorted.
-
-    Raises `UnknownNameError` for a glob that matches none; it names a few expected cases.
+    cases: those of the matrix; None to expect only what is stored, and import no own case.
     """
-    expected = sorted(contents.judges)
-    found: set[str] = set()
-    for pattern in patterns:
-        fitting = [name for name in expected if fnmatchcase(name, pattern)]
-        if not fitting:
-            kind = "case pattern"
-            few = difflib.get_close_matches(pattern, expected, n=3) or expected[:3]
-            raise UnknownNameError(kind, pattern, few)
-        found.update(fitting)
-    return sorted(found)
+    matrices = built_in_matrices if cases is None else matrices_of
+    expected = {case.id for case in cases or ()}
+    # A stored case that belongs to no matrix is expected too.
+    return expected | {
+        name
+        for name, old in references.items()
+        if matrix in (matrices(old.record.case) or {matrix})
+    }
+
+
+def is_complete(selection: Selection, patterns: Sequence[str], expected: Collection[str]) -> bool:
+    """Return whether a run has all that it was asked for, as far as it is of these cases.
+
+    A case that was retired since is missing from no run, unless the run was narrowed: then nobody
+    knows what else was left out.
+    """
+    left_out = any(
+        all(fnmatchcase(name, pattern) for pattern in patterns)
+        and (selection.narrowed_by or name in expected)
+        for name in selection.not_selected
+    )
+    return selection.complete or (bool(selection.not_selected) and not left_out)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -21,15 +21,15 @@ from peft_regress.cli.options import (
     opened_engine,
     print_json,
 )
-from peft_regress.environments.overlay import overlay as overlays
-from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
-from peft_regress.environments.upgrade import bisect_report
-from peft_regress.environments.upgrade.bisect import Bisection, BisectSettings, bisect
-from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.measuring import MeasuringSetup
 from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.overlay import overlay as overlays
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
+from peft_regress.upgrades import bisect_report
+from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
+from peft_regress.upgrades.keeping import kept_records
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
 
 _ABSENT_EXIT = 3
 
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     both ends. The exit code is 0 if a boundary was found, 3 if both ends are the same.
     """
     if summary is not None:
-        check_outside(summary, setup.baselines, "--summary")
+        check_output(summary, "--summary", storage=setup.baselines)
 
     def say(text: str) -> None:
         print_progress(clean(text, longest=400))

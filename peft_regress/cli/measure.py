@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.adapters import adapters_of_run, add_adapters
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli.options import (
@@ -27,18 +27,18 @@ from peft_regress.cli.options import (
     output_file,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
-from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.measuring import (
-    MeasuringSetup,
-    default_jobs,
-    measure_cases,
-)
-from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
+from peft_regress.upgrades.keeping import kept_records
+from peft_regress.upgrades.measuring import (
+    MeasuringSetup,
+    default_jobs,
+    measure_cases,
+)
+from peft_regress.upgrades.saving import save_run
 
 _INCOMPLETE_EXIT = 3
 
@@ -97,7 +97,7 @@ def command(  # noqa: PLR0913  (options)
     The run is like that of `pytest --regress-save`, but for times: `compare` judges it and
     `accept` stores it. The exit code is 3 if a case has no record.
     """
-    check_outside(save, baselines, "--save")
+    check_output(save, "--save", storage=baselines)
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
     with (

@@ -12,8 +12,8 @@ from typing import Any, Final
 import click
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
-from peft_regress.environments.cluster.measuring import ClusterEngine
 from peft_regress.report.terminal import echo
+from peft_regress.upgrades.cluster.measuring import ClusterEngine
 
 
 class NamedPath(click.Path):
@@ -181,7 +181,7 @@ def opened_engine(
         return
     # It imports what measures, which `--help` does not wait for.
     from peft_regress.catalogue.own_cases import settings_in_use
-    from peft_regress.environments.cluster.measuring import measuring_cluster
+    from peft_regress.upgrades.cluster.measuring import measuring_cluster
 
     with measuring_cluster(
         on, baselines=baselines, uses_gpus=uses_gpus, say=say, own=settings_in_use()
@@ -222,7 +222,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         pip_time_limit: int,
         **others: Any,
     ) -> None:
-        from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
+        from peft_regress.upgrades.measuring import MeasuringSetup, default_jobs
 
         setup = MeasuringSetup(
             baselines=baselines,

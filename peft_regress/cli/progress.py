@@ -6,12 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from peft_regress.environments.upgrade.orders import Engine
 from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import print_progress
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
+from peft_regress.upgrades.orders import Engine
 
 
 def print_sentence(text: str) -> None:

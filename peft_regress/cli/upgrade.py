@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -25,23 +25,23 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
-from peft_regress.environments.overlay.cache import clean_overlays
-from peft_regress.environments.overlay.folder import Overlay
-from peft_regress.environments.overlay.overlay import ReplacesTorchError
-from peft_regress.environments.reproduction.reproduce import Reproduction, reproduce
-from peft_regress.environments.upgrade import upgrade_report
-from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.measuring import MeasuringSetup
-from peft_regress.environments.upgrade.upgrade import (
+from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.overlay.cache import clean_overlays
+from peft_regress.overlay.folder import Overlay
+from peft_regress.overlay.overlay import ReplacesTorchError
+from peft_regress.report.terminal import print_progress, say, show, write_markdown
+from peft_regress.upgrades import upgrade_report
+from peft_regress.upgrades.keeping import kept_records
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
+from peft_regress.upgrades.upgrade import (
     Upgrade,
     UpgradeSettings,
     is_installed_here,
     upgrade,
 )
-from peft_regress.errors import InputError
-from peft_regress.files import cache_folder
-from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import print_progress, say, show, write_markdown
 
 
 @click.command(
@@ -114,7 +114,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     save: Path | None = settings["save"]
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
-            check_outside(path, setup.baselines, option)
+            check_output(path, option, storage=setup.baselines)
     wants_scripts = summary is not None or output == "markdown"
     storage = setup.baselines
     with (

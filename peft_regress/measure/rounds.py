@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from torch import nn
 from torch.optim import Optimizer
 
-from peft_regress.baselines.adapters import keep_adapter
+from peft_regress.baselines.run_adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.alive import peak_while

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from peft_regress.devices import DeviceClass, load_devices
-from peft_regress.gate.fits import fits
+from peft_regress.gate.budgets import fits
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
 from peft_regress.report.results import common_batch, results

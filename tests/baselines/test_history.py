@@ -23,9 +23,9 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.baselines import series
+from peft_regress.baselines import lines
 from peft_regress.baselines.history import CaseHistory
-from peft_regress.baselines.series import Entry, Line, jumps_of, make_line
+from peft_regress.baselines.lines import Entry, Line, jumps_of, make_line
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
 from peft_regress.report import as_markdown, as_text, encode_history, history_document
@@ -295,7 +295,7 @@ def test_points_on_two_sides_of_a_definition_are_not_counted_together() -> None:
 
 
 def test_without_the_library_the_remark_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "can_find_change_points", lambda: False)
+    monkeypatch.setattr(lines, "can_find_change_points", lambda: False)
     line = history_of(accuracies((8, 0.75), (8, 0.65)), "accuracy")
     assert marked(line) == []
     assert line.remark is not None

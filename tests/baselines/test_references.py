@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from builders import FULL, GALORE, LORA, make_record, write_entry, write_run
 
-from peft_regress.baselines.index import read_contents
-from peft_regress.baselines.named import load_references
-from peft_regress.baselines.references import retirable_cases
+from peft_regress.baselines.accept import retirable_cases
+from peft_regress.baselines.current import read_contents
+from peft_regress.baselines.named_runs import load_references
 from peft_regress.errors import RunFileError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -40,12 +40,6 @@ def test_newest_is_decided_by_number_and_not_by_date(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(111), date=NEW)
     write_entry(tmp_path, 2, flops(222), date=OLD)
     assert value_of(load_references(tmp_path, None)) == 222
-
-
-def test_of_two_old_entries_of_one_number_the_later_date_counts(tmp_path: Path) -> None:
-    write_entry(tmp_path, 3, flops(1), date=NEW, folder="A")
-    write_entry(tmp_path, 3, flops(2), date=OLD, folder="B")
-    assert value_of(load_references(tmp_path, None)) == 1
 
 
 def test_numbers_are_no_words(tmp_path: Path) -> None:
@@ -140,14 +134,6 @@ def test_a_damaged_entry_is_refused(tmp_path: Path, selector: str | None) -> Non
     path.write_text(path.read_text()[:-100])
     with pytest.raises(RunFileError, match="not valid JSON"):
         load_references(tmp_path, selector)
-
-
-def test_a_damaged_entry_of_role_history_is_refused(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1)
-    path = write_entry(tmp_path, 2, role="history")
-    path.write_text("")
-    with pytest.raises(RunFileError):
-        load_references(tmp_path, None)
 
 
 def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path) -> None:

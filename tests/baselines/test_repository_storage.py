@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from peft_regress.baselines.entries import baseline_files
 from peft_regress.baselines.references import read_references
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
 

@@ -18,8 +18,7 @@ from peft_regress.catalogue.budget_file import BudgetFile, read_budgets, stated_
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
-from peft_regress.runs.limits import with_budget
-from peft_regress.runs.schema import Limits
+from peft_regress.runs.schema import Limits, with_budget
 
 if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison

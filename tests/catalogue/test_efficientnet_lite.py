@@ -271,7 +271,7 @@ def test_edge_cases_take_the_weights_that_it_brings_and_others_a_stored_source(
     )
     trained = built_in(parse_case_id("shift/full/efficientnet_lite0"), tmp_path)
     for function in (trained.defined_by, trained.model):
-        with pytest.raises(SourceError, match=r"efficientnet_lite0|git clone"):
+        with pytest.raises(SourceError, match=r"efficientnet_lite0|a checkout of peft_regress"):
             function()
 
 

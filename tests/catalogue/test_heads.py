@@ -22,8 +22,7 @@ from peft_regress.catalogue.methods import (
 )
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.gate.bounds import numerics_of_method
-from peft_regress.gate.policy import Policy
+from peft_regress.gate.policy import Policy, numerics_of_method
 
 if TYPE_CHECKING:
     from pathlib import Path

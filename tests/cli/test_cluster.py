@@ -21,21 +21,21 @@ from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
-from peft_regress.environments.cluster import cluster as cluster_module
-from peft_regress.environments.cluster import connection as connection_module
-from peft_regress.environments.cluster import facts as facts_module
-from peft_regress.environments.cluster import measuring, own_code
-from peft_regress.environments.cluster import slots as slots_module
-from peft_regress.environments.cluster.attempts import Attempts
-from peft_regress.environments.cluster.connection import ClusterLostError, NodeError
-from peft_regress.environments.cluster.messages import Facts, MeasuredCase, Progress, TaskResult
-from peft_regress.environments.cluster.own_code import pack_own_code, unpack_own_code
-from peft_regress.environments.cluster.slots import Slots
-from peft_regress.environments.upgrade.orders import Results
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.settings import Settings, read_settings
+from peft_regress.upgrades.cluster import cluster as cluster_module
+from peft_regress.upgrades.cluster import connection as connection_module
+from peft_regress.upgrades.cluster import facts as facts_module
+from peft_regress.upgrades.cluster import measuring, own_code
+from peft_regress.upgrades.cluster import slots as slots_module
+from peft_regress.upgrades.cluster.attempts import Attempts
+from peft_regress.upgrades.cluster.connection import ClusterLostError, NodeError
+from peft_regress.upgrades.cluster.messages import Facts, MeasuredCase, Progress, TaskResult
+from peft_regress.upgrades.cluster.own_code import pack_own_code, unpack_own_code
+from peft_regress.upgrades.cluster.slots import Slots
+from peft_regress.upgrades.orders import Results
 
 ROOT = Path(__file__).parents[2]
 GLOB = "*/lora-*/resnet18"

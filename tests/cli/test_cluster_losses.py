@@ -13,11 +13,11 @@ from dask_clusters import StartedCluster, local_cluster, overlays_built
 from fake_interpreters import logged, wait_until, write_worker
 from package_index import served_index, use_index
 
-from peft_regress.baselines.adapters import adapters_of_run
-from peft_regress.environments.cluster import measuring
-from peft_regress.environments.overlay.pip import Planned
+from peft_regress.baselines.run_adapters import adapters_of_run
+from peft_regress.overlay.pip import Planned
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.upgrades.cluster import measuring
 
 ROOT = Path(__file__).parents[2]
 

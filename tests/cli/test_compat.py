@@ -16,14 +16,14 @@ import saved_adapters
 from saved_adapters import edit_configuration, save_lora, write_nets
 
 import peft_regress.cli.compat as compat_command
-from peft_regress.environments.compat import check as check_module
-from peft_regress.environments.compat import compat as compat_module
-from peft_regress.environments.compat.certificate import certificate_bytes, read_certificate
-from peft_regress.environments.compat.messages import LoadAdapter, MakeBase
-from peft_regress.environments.compat.releases import BaseModelError, Seen
-from peft_regress.environments.compat.worker import handlers
-from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.errors import InputError
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.upgrades.compat import check as check_module
+from peft_regress.upgrades.compat import compat as compat_module
+from peft_regress.upgrades.compat.certificate import certificate_bytes, read_certificate
+from peft_regress.upgrades.compat.messages import LoadAdapter, MakeBase
+from peft_regress.upgrades.compat.releases import BaseModelError, Seen
+from peft_regress.upgrades.compat.worker import handlers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OWN = ("--base", "small_nets:make", "--inputs", "small_nets:inputs")

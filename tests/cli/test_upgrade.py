@@ -21,11 +21,11 @@ from packaging.version import Version
 from peft_regress import own_code
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.cli.main import main
-from peft_regress.environments.overlay.pip import PipError
-from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.errors import InputError
+from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
+from peft_regress.upgrades.reproduction import reproduce as reproduce_module
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +87,7 @@ def test_outside_a_clone_it_says_how_to_get_the_models_before_it_installs_anythi
     shutil.rmtree(storage)
     code, _, err = upgrade()
     assert code == 3
-    assert "git clone" in err
+    assert "a checkout of peft_regress" in err
     assert "`peft-regress init`" in err
     assert "candidate:" not in err
 
@@ -139,7 +139,7 @@ def test_a_version_does_not_name_the_code_of_a_package_from_a_folder(
     world, storage, upgrade, monkeypatch
 ):
     store(world, storage)
-    name = "peft_regress.environments.upgrade.upgrade.is_from_folder"
+    name = "peft_regress.upgrades.upgrade.is_from_folder"
     monkeypatch.setattr(name, lambda package: package == "peft")
     assert upgrade()[0] == 0
     assert world.versions_tried() == ["0.18.1", "0.20.0"]
@@ -535,8 +535,8 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
 
 @pytest.mark.parametrize("name", ["upgrade", "bisect"])
 def test_the_command_s_limits_are_those_of_the_library(name):
-    from peft_regress.environments.overlay.pip import PIP_SECONDS
-    from peft_regress.environments.upgrade.measuring import CASE_SECONDS
+    from peft_regress.overlay.pip import PIP_SECONDS
+    from peft_regress.upgrades.measuring import CASE_SECONDS
 
     params = importlib.import_module(f"peft_regress.cli.{name}").command.params
     defaults = {option.name: option.default for option in params}

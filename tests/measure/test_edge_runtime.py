@@ -214,7 +214,7 @@ class Padded(nn.Module):
 def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(
     started: Runtime,
 ) -> None:
-    """A release whose kernel takes them fails here: then renew docs/edge.md."""
+    """A release whose kernel takes them fails here: then renew docs/devices.md."""
     program = training_program(Padded(), batch(), loss=loss)
     refused = r"refuses the program: aten::constant_pad_nd\.out: Check failed \(pad.* non-negative"
     with pytest.raises(UnsupportedProgramError, match=refused) as info:

@@ -172,7 +172,7 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_sources_is_told_once_with_where_they_are(tmp_path: Path) -> None:
     (problem,) = check_sources(tmp_path, ["tiny", "other"])
-    assert "git clone" in problem
+    assert "a checkout of peft_regress" in problem
     assert "`peft-regress sources`" in problem
     assert "`peft-regress init`" in problem
 
@@ -187,7 +187,7 @@ def test_only_a_built_in_case_requires_sources(
     )
     require_sources(tmp_path / "empty", [own])
     require_sources(root, [own, built_in])
-    with pytest.raises(SourceError, match="git clone"):
+    with pytest.raises(SourceError, match="a checkout of peft_regress"):
         require_sources(tmp_path / "empty", [own, built_in])
 
 

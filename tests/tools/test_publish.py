@@ -16,8 +16,8 @@ from prepare_baseline import newer_releases
 from publish_issue import LABEL
 from publish_results import LONGEST_BODY, fit
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import canonical_digest
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from peft_regress import FineTune, load_digits, registry
 from peft_regress.gate import Observation, judge_case
-from peft_regress.gate.bounds import Bounds
+from peft_regress.gate.policy import Bounds
 from peft_regress.measure import ProfileCache, Recipe, measure
 from peft_regress.measure.optimizer_updates import optimizer_updates
 from peft_regress.runs.schema import Machine, Record

@@ -6,7 +6,7 @@
     python tools/studies/variation.py runs/bench.json runs/variants/*.json    compare them
 
 Each is a whole `pytest` run of the matrix on the same commit. `variation.py` counts what the gate
-would have judged, and how close to its bound each metric came: the figures in docs/detection.md.
+would have judged, and how close to its bound each metric came: the figures in docs/evidence.md.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from peft_fuzz.checklist.situations import (
     situations,
 )
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.environments.overlay.folder import Overlay
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.overlay.pip import PIP_SECONDS
 from peft_regress.errors import InputError
+from peft_regress.overlay.folder import Overlay
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.overlay.pip import PIP_SECONDS
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
 

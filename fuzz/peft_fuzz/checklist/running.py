@@ -21,13 +21,13 @@ from peft_fuzz.checklist.messages import (
     Started,
 )
 from peft_fuzz.checklist.situations import Situation
-from peft_regress.environments.timing.time_cases import time_block
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.worker.environment_variables import variables
-from peft_regress.environments.worker.process import WorkerError, WorkerProcess
-from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import Estimate, TimePair, estimate_ratio
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.upgrades.timing.time_cases import time_block
+from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.process import WorkerError, WorkerProcess
+from peft_regress.workers.threads import RunningWorkers, in_threads
 
 _MODULE: Final = "peft_fuzz.checklist.worker"
 _PAIRS: Final = 20

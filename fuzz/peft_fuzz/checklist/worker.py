@@ -16,9 +16,9 @@ from peft_fuzz.checklist.messages import (
     Start,
     Started,
 )
-from peft_regress.environments.timing.messages import Timed, TimeSteps
-from peft_regress.environments.timing.worker import timed
-from peft_regress.environments.worker.serve import serve
+from peft_regress.upgrades.timing.messages import Timed, TimeSteps
+from peft_regress.upgrades.timing.worker import timed
+from peft_regress.workers.serve import serve
 
 
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:

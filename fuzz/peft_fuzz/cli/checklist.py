@@ -21,10 +21,10 @@ from peft_regress.cli.options import (
     limit_option,
     print_json,
 )
-from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.upgrades.measuring import default_jobs
 
 _EACH: Final = 20
 """How many situations make a line of progress."""

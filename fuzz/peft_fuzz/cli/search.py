@@ -14,9 +14,9 @@ from peft_fuzz.cli.options import Minutes, finding_options, say
 from peft_fuzz.cli.showing import fuzz_and_show
 from peft_fuzz.search.fuzz import FuzzSettings
 from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option
-from peft_regress.environments.cluster.cluster import Cluster
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.runs.environment import usable_cores
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 _MOST_MINUTES: Final = 7 * 24 * 60
 
@@ -93,7 +93,7 @@ def _opened_cluster(on: str) -> Iterator[Cluster | None]:
     if on == "local":
         yield None
         return
-    from peft_regress.environments.cluster.cluster import require_dask
+    from peft_regress.upgrades.cluster.cluster import require_dask
 
     require_dask()
     from peft_fuzz.search.cluster_search import search_cluster

@@ -10,10 +10,10 @@ from peft_fuzz.cli.options import say
 from peft_fuzz.search.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
 from peft_fuzz.search.report import encode_fuzzed, fuzz_document, grouped
 from peft_fuzz.search.reproduce import Shown, reproduced
-from peft_regress.baselines.outputs import check_outside
+from peft_regress.baselines.outputs import check_output
 from peft_regress.cli.options import print_json
-from peft_regress.environments.cluster.cluster import Cluster
 from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 
 def fuzz_and_show(
@@ -31,7 +31,7 @@ def fuzz_and_show(
     """
     for option, path in (("--save", settings.save), ("--summary", summary)):
         if path is not None:
-            check_outside(path, settings.corpus, option, kind="corpus")
+            check_output(path, option, storage=settings.corpus, kind="corpus")
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
     problems: list[str] = []

@@ -20,7 +20,10 @@ import msgspec
 
 from peft_fuzz.search.messages import Begun, Seek, Sought
 from peft_fuzz.search.workers import LifeWorker
-from peft_regress.environments.cluster.cluster import (
+from peft_regress.errors import PeftRegressError
+from peft_regress.overlay.pip import Planned
+from peft_regress.text import count_of
+from peft_regress.upgrades.cluster.cluster import (
     Cluster,
     digest_of,
     message_of,
@@ -28,12 +31,9 @@ from peft_regress.environments.cluster.cluster import (
     raise_problem,
     read_answer,
 )
-from peft_regress.environments.cluster.messages import Problem
-from peft_regress.environments.cluster.node import LackError, Node, opened_python, problem_of
-from peft_regress.environments.overlay.pip import Planned
-from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
-from peft_regress.errors import PeftRegressError
-from peft_regress.text import count_of
+from peft_regress.upgrades.cluster.messages import Problem
+from peft_regress.upgrades.cluster.node import LackError, Node, opened_python, problem_of
+from peft_regress.workers.process import RequestRefusedError, WorkerError
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -21,11 +21,11 @@ from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.ranges import InterruptedRanges, Ranges, find_ranges
 from peft_fuzz.search.replay import InterruptedReplay, Replay, replay
 from peft_fuzz.search.workers import LIFE_SECONDS
-from peft_regress.environments.cluster.cluster import Cluster
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.text import clean, count_of
+from peft_regress.upgrades.cluster.cluster import Cluster
 
 Say = Callable[[str], None]
 

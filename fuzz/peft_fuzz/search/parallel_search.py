@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 from peft_fuzz.search.causes import Cause, is_known
 from peft_fuzz.search.messages import Counts, Found, Seek, Sought
 from peft_fuzz.search.workers import LifeWorker
-from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import InputError
 from peft_regress.text import clean, count_of
+from peft_regress.workers.process import RequestRefusedError, WorkerError
 
 if TYPE_CHECKING:
     from peft_fuzz.search.cluster_search import RemoteLifeWorker

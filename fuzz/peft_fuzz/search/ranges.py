@@ -18,11 +18,11 @@ from packaging.version import InvalidVersion, Version
 
 from peft_fuzz.search.findings import UNUSABLE, Finding, Range
 from peft_fuzz.search.replay import Replayed, replay
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.overlay.pip import PipError, released_versions
-from peft_regress.environments.upgrade.boundary import find_boundary
 from peft_regress.errors import InputError
+from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.overlay.pip import PipError, released_versions
 from peft_regress.text import clean, count_of
+from peft_regress.upgrades.boundary import find_boundary
 
 PACKAGE: Final = "peft"
 OLDEST: Final = Version("0.10.0")

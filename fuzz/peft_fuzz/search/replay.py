@@ -12,8 +12,8 @@ from peft_fuzz.oracle.checks import CRASH
 from peft_fuzz.search.causes import Cause, cause_of
 from peft_fuzz.search.findings import Finding
 from peft_fuzz.search.workers import LIFE_SECONDS, LifeWorker
-from peft_regress.environments.worker.process import WorkerError
 from peft_regress.text import clean
+from peft_regress.workers.process import WorkerError
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
 

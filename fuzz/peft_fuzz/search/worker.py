@@ -11,7 +11,7 @@ import msgspec
 
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.messages import Begin, Begun, Live, Lived, Seek, Sought
-from peft_regress.environments.worker.serve import serve
+from peft_regress.workers.serve import serve
 
 IN_PROGRESS: Final = "in_progress.json"
 """The example that runs, in the working folder: if it ends the process, this is what is left."""

@@ -26,16 +26,16 @@ from peft_fuzz.search.messages import (
     Sought,
 )
 from peft_fuzz.search.worker import IN_PROGRESS
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.worker.environment_variables import variables
-from peft_regress.environments.worker.process import (
+from peft_regress.text import clean
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.process import (
     InterpreterError,
     RequestRefusedError,
     WorkerError,
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.text import clean
 
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""

@@ -24,9 +24,9 @@ from peft_fuzz.checklist.situations import (
     known_methods,
     situations,
 )
-from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
-from peft_regress.environments.worker.process import WorkerProcess
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers.process import WorkerProcess
 
 FIELDS = inspect_method(Inspect(method="lora")).fields or {}
 ALL = list(situations(find_method("lora"), FIELDS))
@@ -309,8 +309,8 @@ import os, pathlib, sys, time
 import numpy
 from safetensors.numpy import save_file
 from peft_fuzz.checklist import messages as m
-from peft_regress.environments.timing.messages import Timed, TimeSteps
-from peft_regress.environments.worker.serve import serve
+from peft_regress.upgrades.timing.messages import Timed, TimeSteps
+from peft_regress.workers.serve import serve
 def inspect(request):
     if "no import" in {how!r}:
         raise ImportError("no module named torch")
