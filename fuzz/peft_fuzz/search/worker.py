@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import torch
 
 from peft_fuzz.example import Example, Outcome
+from peft_fuzz.networks.build import runs
 from peft_fuzz.search.messages import Begin, Begun, Live, Lived, Seek, Sought
 from peft_regress.workers.serve import serve
 
@@ -33,7 +35,6 @@ def _begin(request: Begin) -> Begun:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     import peft
-    import torch
 
     from peft_fuzz.methods import METHODS
     from peft_regress.runs.environment import installed_packages
@@ -48,7 +49,6 @@ def _begin(request: Begin) -> Begun:
 
 
 def _seek(request: Seek) -> Sought:
-    from peft_fuzz.networks.build import runs
     from peft_fuzz.search.draw.examples import examples
     from peft_fuzz.search.search import Search
 
