@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from hypothesis import strategies as st
 
 from peft_fuzz.methods.method import Method, Stage
 from peft_fuzz.networks.network import AdaptedNetwork, Value
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 UNKNOWN: Final = "unknown"
 COPIED: Final = "copied"

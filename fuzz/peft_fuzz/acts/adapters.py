@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from torch import nn
 
 from peft_fuzz.acts.act import Act, Choices, Lines, addition
 from peft_fuzz.methods.method import moves_base
+from peft_fuzz.oracle import library, owned
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan, adapted, trains_bias
+from peft_fuzz.oracle.state import check_all, check_output
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class Add(Act, frozen=True, kw_only=True, tag="add"):
@@ -56,7 +57,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         return plan.with_adapter(self.adapter, plan.on.settings_of(self.adapter))
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         config = library.configuration(life.method, life.on.settings_of(self.adapter))
         keywords = library.autocast_argument(life.model.add_adapter, autocast=life.autocast)
@@ -71,7 +71,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         life.adopt_base(self.adapter)
 
     def check_accepted(self, life: Life, reason: str) -> None:
-        from peft_fuzz.oracle.state import check_all
 
         if self.adapter not in life.plan.settings:
             super().check_accepted(life, reason)
@@ -149,7 +148,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             life.model.set_adapter(life.plan.active[0])
 
     def check_accepted(self, life: Life, reason: str) -> None:
-        from peft_fuzz.oracle.state import check_output
 
         # The library may take the weights out before it deletes.
         plan = replace(life.plan, merged=())
@@ -162,7 +160,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
 
 
 def _names(value: object) -> set[object]:
-    from torch import nn
 
     if isinstance(value, str):
         return {value}
@@ -195,7 +192,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
         return replace(plan, scales={**plan.scales, self.adapter: self.scale})
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import owned
 
         for _, module in life.holders():
             if self.adapter in owned.adapters_of(module) and hasattr(module, "set_scale"):

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from safetensors import safe_open
 
 from peft_fuzz.acts.act import COPIED, Act, Choices, Lines, folder_of, named
+from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
@@ -48,7 +48,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
         )
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         folder = life.save()
         _check_saved_keys(life, folder)
@@ -119,10 +118,6 @@ def _check_configuration(life: Life, loaded: Any) -> None:
 
 def _check_saved_keys(life: Life, folder: Path) -> None:
     """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
-    from safetensors import safe_open
-
-    from peft_fuzz.oracle import library
-
     for name in life.plan.settings:
         path = library.saved_in(folder, name) / "adapter_model.safetensors"
         with safe_open(path, "pt") as file:
@@ -185,7 +180,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
         )
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         place = library.saved_in(life.save([self.adapter]), self.adapter)
         library.load_beside(

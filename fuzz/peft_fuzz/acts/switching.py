@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from peft_fuzz.acts.act import Act, Choices, Lines, present
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class Activate(Act, frozen=True, kw_only=True, tag="activate"):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
+import torch
 from hypothesis import strategies as st
 from msgspec import Meta
+from torch import Tensor
 
 from peft_fuzz.acts.act import Act, Choices, Lines
 from peft_fuzz.acts.merging import Unmerge
 from peft_fuzz.acts.switching import Enable
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
-
-if TYPE_CHECKING:  # it loads torch
-    from torch import Tensor
-
-    from peft_fuzz.oracle.life import Life
 
 STEP: Final = 0.05
 """How far the largest change of a training step goes; 12 steps of bfloat16 near 1."""
@@ -85,7 +83,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         return plan.trains and plan.enabled
 
     def carry_out(self, life: Life) -> None:
-        import torch
 
         if life.optimizer is None or not self.keep_optimizer:
             life.optimizer = torch.optim.SGD(life.trainable_tensors(), lr=1.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -28,9 +30,6 @@ from peft_fuzz.methods.method import (
     rows_of,
 )
 from peft_fuzz.networks.network import Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 
 def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
@@ -56,8 +55,6 @@ def fourierft(
     Gao et al., FourierFT, arXiv:2405.03003, equations 2 to 4. The transform is a product with two
     matrices of roots of unity; torch's inverse transform divides by their sizes.
     """
-    import torch
-
     weight = rows_of(base, layer)
     rows, columns = weight.shape
     for adapter in adapters:
@@ -71,8 +68,6 @@ def fourierft(
 
 def _roots(size: int) -> Tensor:
     """Return exp(2 pi i j k / size) at row j and column k."""
-    import torch
-
     steps = torch.arange(size, dtype=torch.float64)
     return torch.exp(2j * torch.pi * torch.outer(steps, steps) / size)
 

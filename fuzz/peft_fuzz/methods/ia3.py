@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     Fields,
@@ -22,9 +23,6 @@ from peft_fuzz.methods.method import (
     rows_of,
 )
 from peft_fuzz.networks.network import Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 
 def is_feedforward(settings: Settings, layer: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import lcm, sqrt
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -31,10 +32,6 @@ from peft_fuzz.methods.method import (
     moves_base,
 )
 from peft_fuzz.networks.network import DIMENSIONS, Kind, Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
 
 _KINDS: Final = frozenset[Kind](get_args(Kind))
 

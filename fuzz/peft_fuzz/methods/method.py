@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import Drawing
 from peft_fuzz.networks.network import TRANSPOSED, Kind, Layer
 from peft_regress.catalogue.methods import ADAPTERS
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 Ability: TypeAlias = Literal[
     "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -39,9 +41,6 @@ from peft_fuzz.methods.method import (
 )
 from peft_fuzz.networks.network import Layer
 
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
 
 def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
     """Return W with numbers added at fixed places; Bhardwaj et al., SHiRA, arXiv:2406.13175."""
@@ -58,8 +57,6 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
 
     Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
     """
-    import torch
-
     weight: Tensor = base.weight  # type: ignore[assignment]
     for adapter in adapters:
         kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
