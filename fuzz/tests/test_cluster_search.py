@@ -15,15 +15,10 @@ from dask_clusters import kill, local_cluster, processes
 from fake_interpreters import wait_until
 from fuzz_examples import PACKAGES
 
-from peft_fuzz import cluster_search
 from peft_fuzz.cli import main
-from peft_fuzz.cluster_search import (
-    RemoteLifeWorker,
-    SearchResult,
-    SearchTask,
-    search_there,
-)
-from peft_fuzz.messages import Begun, Counts, Seek, Sought
+from peft_fuzz.search import cluster_search
+from peft_fuzz.search.cluster_search import RemoteLifeWorker, SearchResult, SearchTask, search_there
+from peft_fuzz.search.messages import Begun, Counts, Seek, Sought
 from peft_regress.cli import options
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError, Seat
@@ -101,7 +96,7 @@ class Nodes:
         self.tasks: list[SearchTask] = []
 
     def submit(self, environment, function, requests, answer) -> list[Future]:
-        assert function == "peft_fuzz.cluster_search:search_there"
+        assert function == "peft_fuzz.search.cluster_search:search_there"
         self.tasks += requests
         future, result = Future(), self.results.pop(0)
         if isinstance(result, Exception):

@@ -12,9 +12,9 @@ import pytest
 from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
-from peft_fuzz.messages import Seek
-from peft_fuzz.replay import replay
-from peft_fuzz.workers import LifeWorker
+from peft_fuzz.search.messages import Seek
+from peft_fuzz.search.replay import replay
+from peft_fuzz.search.workers import LifeWorker
 from peft_regress.workers.pool import UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
 from peft_regress.workers.serve import PROTOCOL

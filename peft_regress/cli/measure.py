@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources

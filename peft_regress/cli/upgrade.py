@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from builders import CURVE, MACHINE, make_record, make_run
 from fake_interpreters import (
@@ -289,7 +290,10 @@ class Elsewhere:
     ("record", "problem"),
     [
         (make_record(SECOND), f"{SECOND} in place of {BAD}"),
-        (make_record(BAD, status="error", error=None), "status 'error' with error None"),
+        (
+            msgspec.structs.replace(make_record(BAD), status="error"),
+            "status 'error' with error None",
+        ),
     ],
 )
 def test_an_answer_of_a_node_that_is_no_result_of_the_case_is_refused(record, problem):

@@ -2,7 +2,7 @@
 
     python tools/compat/study.py
 
-Prints the tables of docs/compat.md, without the reasons, which a person has to find. Works in
+Prints the tables of docs/upgrading.md, without the reasons, which a person has to find. Works in
 runs/compat-study, where it goes on after an interrupt; takes a quarter of an hour, a third of it
 for downloads.
 """

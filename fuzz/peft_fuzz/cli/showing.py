@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peft_fuzz.cli.options import say
-from peft_fuzz.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
-from peft_fuzz.report import encode_fuzzed, fuzz_document, grouped
-from peft_fuzz.reproduce import Shown, reproduced
-from peft_regress.baselines.outputs import check_output
+from peft_fuzz.search.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
+from peft_fuzz.search.report import encode_fuzzed, fuzz_document, grouped
+from peft_fuzz.search.reproduce import Shown, reproduced
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import print_json
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.workers.pool import Pool
