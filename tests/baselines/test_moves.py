@@ -50,24 +50,27 @@ def test_a_cost_moves_where_it_changes_and_moves_back() -> None:
     assert (worse.before.name, worse.entry.name, worse.way) == ("0001_peft", "0002_peft", "worse")
     assert (worse.old, worse.new, worse.change) == (100, 150, 0.5)
     assert (better.entry.name, better.way) == ("0004_peft", "better")
+    (move,) = select_moves(entries_of("projection_flops", 0, 5)).found
+    assert (move.old, move.new, move.change) == (0, 5, None)
 
 
-def test_what_stays_within_its_bound_does_not_move() -> None:
-    assert not moved(entries_of("peak_bytes", 100_000_000, 100_000_004))
-    assert moved(entries_of("peak_bytes", 100_000_000, 110_000_000))
-    assert not moved(entries_of("accuracy", [0.50] * 3, [0.505] * 3))
-    assert moved(entries_of("accuracy", [0.50] * 3, [0.20] * 3)) == [
-        ("accuracy", "0001_peft", "worse")
-    ]
-
-
-def test_information_has_no_bound_and_never_moves() -> None:
-    assert not moved(entries_of("paper_forward_flops", 100, 900))
-
-
-def test_counts_of_operators_move_under_the_same_torch_alone() -> None:
-    assert moved(entries_of("aten_ops", 100, 101))
-    assert not moved(entries_of("aten_ops", 100, 101, environments=(PEFT, NEWER_TORCH)))
+@pytest.mark.parametrize(
+    ("name", "values", "ways", "environments"),
+    [
+        ("peak_bytes", (100_000_000, 100_000_004), [], ()),
+        ("peak_bytes", (100_000_000, 110_000_000), ["worse"], ()),
+        ("accuracy", ([0.50] * 3, [0.505] * 3), [], ()),
+        ("accuracy", ([0.50] * 3, [0.20] * 3), ["worse"], ()),
+        ("paper_forward_flops", (100, 900), [], ()),
+        ("aten_ops", (100, 101), ["worse"], ()),
+        ("aten_ops", (100, 101), [], (PEFT, NEWER_TORCH)),
+    ],
+)
+def test_only_what_leaves_its_bound_moves(
+    name: str, values: Any, ways: list[str], environments: Any
+) -> None:
+    found = moved(entries_of(name, *values, environments=environments))
+    assert found == [(name, "0001_peft", way) for way in ways]
 
 
 def test_an_entry_that_lacks_the_case_is_passed_over() -> None:
@@ -155,19 +158,14 @@ def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> 
     assert found == {(*reason, ways[verdict]) for *reason, verdict in judged}
 
 
-@pytest.mark.parametrize(("status", "way"), [("error", "worse"), ("unsupported", "worse")])
-def test_a_status_moves_too(status: str, way: str) -> None:
+@pytest.mark.parametrize("status", ["error", "unsupported"])
+def test_a_status_moves_too(status: str) -> None:
     failed = make_record(status=status)
     entries = [entry(0, make_record()), entry(1, failed), entry(2, make_record())]
     assert moved(entries, metric="status") == [
-        ("status", "0001_peft", way),
+        ("status", "0001_peft", "worse"),
         ("status", "0002_peft", "better"),
     ]
-
-
-def test_a_metric_from_zero_has_no_ratio_and_moves() -> None:
-    (move,) = select_moves(entries_of("projection_flops", 0, 5)).found
-    assert (move.old, move.new, move.change) == (0, 5, None)
 
 
 def test_globs_select_cases_metrics_and_invariants() -> None:
@@ -184,14 +182,5 @@ def test_globs_select_cases_metrics_and_invariants() -> None:
         select_moves(entries, metric="none")
     with pytest.raises(AbsentError, match="matches none of the 1 cases"):
         select_moves(entries, case="none/*")
-
-
-def test_the_lines_of_what_moved_leave_out_the_rest() -> None:
-    records = [
-        make_record(
-            metrics={"forward_flops": value, "backward_flops": 5}, invariants={"a": value == 1}
-        )
-        for value in (1, 2)
-    ]
-    (case,) = moved_histories(select_moves([entry(n, one) for n, one in enumerate(records)]))
-    assert [line.metric for line in case.lines] == ["forward_flops"]
+    lines = [line.metric for case in moved_histories(select_moves(entries)) for line in case.lines]
+    assert lines == ["forward_flops", "backward_flops"], "an invariant has none"
