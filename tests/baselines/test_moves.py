@@ -13,7 +13,6 @@ from peft_regress.baselines.lines import Entry
 from peft_regress.errors import AbsentError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.runs.schema import Defect, Inputs
 
 ROOT = Path(__file__).parents[2]
 PEFT = {"peft": "0.18.1", "torch": "2.13.0"}
@@ -54,25 +53,6 @@ def test_a_cost_moves_where_it_changes_and_moves_back() -> None:
     assert (move.old, move.new, move.change) == (0, 5, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "ways", "environments"),
-    [
-        ("peak_bytes", (100_000_000, 100_000_004), [], ()),
-        ("peak_bytes", (100_000_000, 110_000_000), ["worse"], ()),
-        ("accuracy", ([0.50] * 3, [0.505] * 3), [], ()),
-        ("accuracy", ([0.50] * 3, [0.20] * 3), ["worse"], ()),
-        ("paper_forward_flops", (100, 900), [], ()),
-        ("aten_ops", (100, 101), ["worse"], ()),
-        ("aten_ops", (100, 101), [], (PEFT, NEWER_TORCH)),
-    ],
-)
-def test_only_what_leaves_its_bound_moves(
-    name: str, values: Any, ways: list[str], environments: Any
-) -> None:
-    found = moved(entries_of(name, *values, environments=environments))
-    assert found == [(name, "0001_peft", way) for way in ways]
-
-
 def test_an_entry_that_lacks_the_case_is_passed_over() -> None:
     first, last = (make_record(metrics={"forward_flops": value}) for value in (100, 150))
     other = make_record("shift/full/resnet18", {"forward_flops": 7})
@@ -101,18 +81,6 @@ def test_an_invariant_moves_where_it_stops_to_hold_or_to_be_checked() -> None:
     assert moved(entries) == [(name, f"000{at}_peft", "worse") for at in (1, 3, 4)]
 
 
-def test_an_invariant_that_is_false_by_another_cause_moves() -> None:
-    sizes = (1e-4, 2e-4, 3.0)
-    entries = [
-        entry(
-            number,
-            make_record(invariants={"a": False}, defects={"a": Defect(size=size)}),
-        )
-        for number, size in enumerate(sizes)
-    ]
-    assert moved(entries) == [("invariant a", "0002_peft", "worse")]
-
-
 def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -> None:
     records = [make_record(metrics={"forward_flops": 1, **more})
                for more in ({}, {"projection_flops": 5, "accuracy": [0.5] * 3}, {})]  # fmt: skip
@@ -122,20 +90,6 @@ def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -
         ("projection_flops", "0002_peft", 5, None, "worse"),
         ("accuracy", "0002_peft", 0.5, None, "worse"),
     ]
-
-
-def test_the_accuracy_of_other_data_says_nothing_and_the_costs_move() -> None:
-    entries = [
-        entry(
-            number,
-            make_record(
-                metrics={"forward_flops": 1 + number, "accuracy": [0.9 - 0.5 * number] * 3},
-                inputs=Inputs(optimizer=[{"lr": 1.0 + number}]),
-            ),
-        )
-        for number in range(2)
-    ]
-    assert moved(entries) == [("forward_flops", "0001_peft", "worse")]
 
 
 def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> None:
