@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from typing import Any
@@ -11,14 +10,25 @@ from typing import Any
 import msgspec
 
 from peft_regress.baselines.accept import accept_run
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.current import read_contents, write_current
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import KNOWN_BEFORE, METRICS, OF_ALL_SEEDS, Metric
+from peft_regress.metrics import (
+    BATCH_SUFFIX,
+    COST_METRICS,
+    EDGE_INVARIANTS,
+    INVARIANTS,
+    METRICS,
+    OF_ALL_SEEDS,
+    Metric,
+)
 from peft_regress.runs.ledger import rows_of
-from peft_regress.runs.run_file import write_run_file
+from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
+from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
@@ -31,7 +41,6 @@ from peft_regress.runs.schema import (
     Record,
     Run,
     Selection,
-    canonical_digest,
 )
 
 LORA = "shift/lora-r4/resnet18"
@@ -46,6 +55,26 @@ OTHER_MACHINE = Machine(
     digest="sha256:there", cpu="Another CPU", cores=8, threads=1, instruction_set="NEON"
 )
 ENVIRONMENT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
+
+_COSTS = COST_METRICS.keys() - {"first_step_peak_bytes"}
+_LATER = {
+    "training_keeps_no_memory",
+    "unmerge_restores_base",
+    "refused_merge_keeps_base",
+    "adapters_do_not_leak",
+    "delete_leaves_nothing",
+    *EDGE_INVARIANTS,
+}
+KNOWN_BEFORE = frozenset(
+    {
+        *("trainable_params", "total_params", "adapter_bytes", "first_losses", "filled_losses"),
+        *("accuracy", "loss", "step_seconds", "relative_step_seconds"),
+        *_COSTS,
+        *(name + BATCH_SUFFIX for name in _COSTS),
+        *(name for name in INVARIANTS if name not in _LATER),
+    }
+)
+"""The metrics and invariants that the writers of test runs could measure, not all of today's."""
 
 VALUES: dict[str, Any] = {
     "trainable_params": 150_000,
@@ -77,10 +106,13 @@ LEDGER = Ledger(
     optimizer_flops={"aten.mul": 4, "aten.add": 5},
     peak_phase={"peak_bytes": "backward", "peak_bytes_b32": "forward"},
 )
-EARLIER_LEDGER = Ledger(
-    flops={"forward": {"conv1": {"aten.convolution": 123}}}, bytes={"param": {"": 456}}
+SMALL_LEDGER = Ledger(
+    modules={
+        "conv1": ModuleCosts(
+            forward_flops={"aten.convolution": 123}, high_bytes={"param": 456, "grad": 40}
+        )
+    }
 )
-"""As in files that were written before ledgers held batch 32."""
 
 
 def make_case(identifier=LORA):
@@ -117,7 +149,7 @@ def make_record(
 ):
     """Return a record; `metrics` are values, lists of samples, or whole `Metric`s.
 
-    `more` are keys of schema 2.
+    `more` are other keys.
     """
     if metrics is None:
         metrics = VALUES if status == "ok" else {}
@@ -168,6 +200,7 @@ def make_run(*records, environment=None, machine=MACHINE, selection=None, accept
         machine=machine,
         selection=selection or Selection(complete=True),
         cases={record.case.id: record for record in records or (make_record(),)},
+        metrics_known=sorted(KNOWN_BEFORE),
         accepted=accepted,
     )
 
@@ -226,23 +259,6 @@ def write_run(path, run=None):
     return path
 
 
-def write_old_run(path, run=None):
-    """Write a run file as before ledgers had addresses: each in its record, or the case with it."""
-    run = rich_run() if run is None else run
-    ours = msgspec.to_builtins(msgspec.structs.replace(run, schema_version=1))
-    holders: dict[str, str] = {}
-    for name, record in ours["cases"].items():
-        ledger = json.dumps(record["ledger"])
-        holder = holders.setdefault(ledger, name)
-        if holder != name and record["ledger"]:
-            record["ledger"] = {"same_as": holder}
-    ours.pop("content_digest", None)
-    ours["content_digest"] = canonical_digest(ours)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**make_document(run), "peft_regress": ours}, indent=1))
-    return path
-
-
 def keep_weights(run_file, record, content=b"x"):
     """Keep what a case ships beside a run file, as measuring it does."""
     keep_adapter(
@@ -269,11 +285,30 @@ def write_entry(
     title="peft-0.18.1",
     environment=None,
     retired=(),
+    selection=None,
 ):
-    """Write an accepted entry into a baseline storage under a given number."""
-    accepted = Acceptance(reason="for a test", date=date, role=role, retired=list(retired))
-    run = make_run(*records, accepted=accepted, environment=environment)
-    return write_run(root / folder / f"{number:04d}_{title}.json", run)
+    """Write an accepted entry into a baseline storage, the newest, under a given number."""
+    contents = read_contents(root, current=False)
+    path = root / folder / f"{number:04d}_{title}.json"
+    accepted = Acceptance(
+        reason="for a test",
+        date=date,
+        role=role,
+        retired=list(retired),
+        entry=entry_name(path),
+        predecessor=contents.links[-1].digest if contents.links else "",
+    )
+    run = with_digests(
+        make_run(*records, accepted=accepted, environment=environment, selection=selection)
+    )
+    for digest, ledger in run.ledgers.items():
+        place = ledger_file(root / "ledgers", digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(ledger_content(ledger))
+    write_run_file(path, run, make_document(run), ledgers=False)
+    contents.add(read_run_file(path, ledgers=False))
+    write_current(root, contents)
+    return path
 
 
 def observe(
@@ -321,7 +356,7 @@ def rich_run():
             ledger=LEDGER,
         ),
         make_record(UNSEEN_LORA, split_by(LEDGER), ledger=LEDGER),
-        make_record(FULL, split_by(EARLIER_LEDGER), ledger=EARLIER_LEDGER),
+        make_record(FULL, split_by(SMALL_LEDGER), ledger=SMALL_LEDGER),
         make_record(GALORE, status="error", error=Failure(type="KeyError", message='"é\n\x1b[0m')),
         selection=Selection(complete=False, narrowed_by=["-k 'x y'"], not_selected=["a/b/c"]),
     )

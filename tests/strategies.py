@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 import pytest
 from builders import (
-    EARLIER_LEDGER,
     FULL,
     GALORE,
     LEDGER,
     LORA,
     MACHINE,
     OTHER_MACHINE,
+    SMALL_LEDGER,
     UNSEEN_LORA,
     make_metric,
     make_record,
@@ -191,7 +191,7 @@ def records(draw, identifier=LORA):
             **more,
         )
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
-    ledger = draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER]))
+    ledger = draw(st.sampled_from([Ledger(), LEDGER, SMALL_LEDGER]))
     return make_record(
         identifier,
         split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
@@ -221,7 +221,9 @@ def runs(draw, *, ids=IDS):
     """Return a run of some of these cases, complete or not, accepted or not."""
     chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     narrowed = draw(st.lists(_text, max_size=2))
-    accepted = Acceptance(reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline")
+    accepted = Acceptance(
+        reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline", entry="Linux/0001_x"
+    )
     return make_run(
         *(draw(records(name)) for name in sorted(chosen)),
         environment=draw(environments),

@@ -11,8 +11,6 @@ from peft_regress.metrics import (
     COST_METRICS,
     EDGE_METRICS,
     INFERENCE_METRICS,
-    INVARIANTS,
-    KNOWN_BEFORE,
     METRICS,
     Direction,
     Kind,
@@ -106,15 +104,6 @@ def test_the_papers_counters_relative_time_and_a_processs_memory_are_informative
         "relative_step_seconds",
         "edge_train_resident_bytes",
     }
-
-
-def test_what_schema_1_could_measure_is_what_it_measured():
-    """A constant: a metric that comes later must not be expected of the files of that time."""
-    assert {"accuracy", "filled_losses", "peak_bytes_b32", "stored_adapter_loads"} <= KNOWN_BEFORE
-    later = ADDED - {"filled_losses"}
-    assert not later & {name.removesuffix(BATCH_SUFFIX) for name in KNOWN_BEFORE}
-    assert len(KNOWN_BEFORE) == 55
-    assert {*METRICS, *INVARIANTS} >= KNOWN_BEFORE
 
 
 def test_metrics_of_ones_own_are_sorted_last_by_name():

@@ -1,35 +1,33 @@
-"""The command `fuzz`: corpus, search, findings on disk, reports, exit codes, bad input."""
+"""`peft-fuzz search` and `replay`: corpus, findings on disk, reports, exit codes, bad input."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import get_args
 from unittest.mock import Mock
 
 import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
-from peft_fuzz import cluster_search, parallel_search
-from peft_fuzz import fuzz as fuzz_module
-from peft_fuzz import ranges as ranges_module
-from peft_fuzz import replay as replay_module
-from peft_fuzz import report as report_module
-from peft_fuzz.checks import CHECKS
+from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
-from peft_fuzz.corpus import accept_findings
-from peft_fuzz.example import Act, Copy, Fill, Outcome
-from peft_fuzz.findings import read_finding, write_finding
-from peft_fuzz.messages import Begun, Counts, Found, Sought
+from peft_fuzz.cli import search as search_command
+from peft_fuzz.example import Outcome
+from peft_fuzz.search import cluster_search, parallel_search
+from peft_fuzz.search import fuzz as fuzz_module
+from peft_fuzz.search import ranges as ranges_module
+from peft_fuzz.search import replay as replay_module
+from peft_fuzz.search.corpus import accept_findings
+from peft_fuzz.search.findings import read_finding, write_finding
+from peft_fuzz.search.messages import Begun, Counts, Found, Sought
 from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
-from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.cluster import ClusterLostError
 from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
@@ -64,7 +62,7 @@ class Workers:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=self.release, file="peft")
+        return Begun(absent=self.absent, packages=self.release)
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
@@ -94,11 +92,17 @@ def workers(monkeypatch, tmp_path):
 @pytest.fixture
 def command(workers, capsys):
     def run(*arguments: str):
+        return called(
+            ["search", "--minutes", "0.003", "--methods", "lora", "--no-ranges", *arguments]
+        )
+
+    def called(arguments):
         with pytest.raises(SystemExit) as ended:
-            main(["search", "--minutes", "0.003", "--methods", "lora", "--no-ranges", *arguments])
+            main(arguments)
         said = capsys.readouterr()
         return SimpleNamespace(code=ended.value.code, out=said.out, err=said.err)
 
+    run.replay = lambda: called(["replay", "--methods", "lora"])
     return run
 
 
@@ -178,16 +182,16 @@ def test_a_known_defect_that_is_still_there_is_0_and_known_to_the_search(
 
 def test_a_mended_defect_is_told_and_can_be_accepted_as_mended(command, workers, tmp_path) -> None:
     accepted(tmp_path, ONE)
-    done = command("--minutes", "0")
+    done = command.replay()
     assert (done.code, workers.requests) == (0, [])
     assert "1 mended" in done.out
     path = tmp_path / "runs" / "fuzz" / f"{ONE.name}.json"
     with pytest.raises(SystemExit) as ended:
         main(["accept", str(path), "--reason", "mended"])
     assert ended.value.code == 0
-    assert "what to do" not in command("--minutes", "0").out
+    assert "what to do" not in command.replay().out
     workers.outcomes = {AS_JSON: Outcome(failure=failure())}
-    back = command("--minutes", "0")
+    back = command.replay()
     assert back.code == 1
     assert "1 failing anew" in back.out
 
@@ -195,7 +199,7 @@ def test_a_mended_defect_is_told_and_can_be_accepted_as_mended(command, workers,
 def test_an_entry_that_fails_otherwise_is_new(command, workers, tmp_path) -> None:
     accepted(tmp_path, ONE)
     workers.outcomes = {AS_JSON: Outcome(failure=failure("unmerged"))}
-    assert command("--minutes", "0").code == 1
+    assert command.replay().code == 1
 
 
 def test_an_entry_that_was_not_replayed_is_3(command, workers, tmp_path, monkeypatch) -> None:
@@ -205,7 +209,7 @@ def test_an_entry_that_was_not_replayed_is_3(command, workers, tmp_path, monkeyp
         raise RequestRefusedError("KeyError: 'x'")
 
     monkeypatch.setattr(workers, "live", refuse)
-    done = command("--minutes", "0")
+    done = command.replay()
     assert done.code == 3
     assert "1 not replayed" in done.out
 
@@ -295,10 +299,8 @@ def test_a_search_that_fails_is_3_and_told(command, workers) -> None:
 def test_a_cluster_that_goes_loses_no_finding_and_no_report(
     command, workers, monkeypatch, was_begun
 ) -> None:
-    nodes = {"tcp://10.0.0.5:1": {}}
-    connection = SimpleNamespace(workers=lambda: nodes)
-    cluster = SimpleNamespace(connection=connection, status="1 running")
-    monkeypatch.setattr(cluster_search, "search_cluster", lambda *_, **__: nullcontext(cluster))
+    pool = SimpleNamespace(slots=1, status="1 running")
+    monkeypatch.setattr(search_command, "opened_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.setattr(cluster_search, "RemoteLifeWorker", workers.make)
     gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
     if was_begun:
@@ -322,16 +324,6 @@ def test_searches_that_all_fail_end(command, workers) -> None:
     assert len(workers.requests) < 10
 
 
-def test_without_hypothesis_only_the_search_is_refused(command, monkeypatch) -> None:
-    real = importlib.util.find_spec
-    without = lambda name, *more: None if name == "hypothesis" else real(name, *more)  # noqa: E731
-    monkeypatch.setattr(fuzz_module.importlib.util, "find_spec", without)
-    done = command()
-    assert done.code == 2
-    assert "pip install 'peft-regress[fuzz]'" in done.err
-    assert "hypothesis" not in command("--minutes", "0").err
-
-
 def test_minutes_that_are_no_number_are_2(command) -> None:
     done = command("--minutes", "nan")
     assert done.code == 2
@@ -339,7 +331,7 @@ def test_minutes_that_are_no_number_are_2(command) -> None:
 
 
 def test_a_replay_of_nothing_is_3_and_a_search_without_a_corpus_is_told(command) -> None:
-    done = command("--minutes", "0")
+    done = command.replay()
     assert done.code == 3
     assert "no known defects of 'lora' in fuzz/corpus: nothing was replayed" in done.out
     done = command()
@@ -360,7 +352,7 @@ def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
 def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
     command, workers, tmp_path, monkeypatch
 ) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     monkeypatch.setattr(reproduce, "output_of", lambda s, _: reproduce.Shown(s, "came: x", 1))
     (tmp_path / "file").write_text("")
@@ -372,17 +364,14 @@ def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
 
 
 @pytest.mark.parametrize("option", ["--save", "--summary"])
-@pytest.mark.parametrize(
-    ("path", "what"), [("baselines/fuzz", "baseline storage"), ("fuzz/corpus", "corpus")]
-)
-def test_nothing_is_written_into_storage_and_corpus(command, option, path, what) -> None:
-    done = command(option, path)
+def test_nothing_is_written_into_the_corpus(command, option) -> None:
+    done = command(option, "fuzz/corpus/new")
     assert done.code == 2
-    assert f"lies in the {what} {path.partition('/')[0]}" in done.err
+    assert "lies in the corpus fuzz/corpus" in done.err
 
 
 def test_the_summary_has_scripts_and_json_has_all(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     ran = []
     monkeypatch.setattr(
@@ -525,7 +514,7 @@ def test_a_worker_that_dies_at_each_entry_stops_the_replay(
         return Outcome(failure=failure("crash", error="SIGSEGV"))
 
     monkeypatch.setattr(workers, "live", live)
-    done = command("--minutes", "0")
+    done = command.replay()
     assert done.code == 3
     assert len(lived) == 3
     assert "5 not replayed" in done.out
@@ -540,7 +529,7 @@ def test_crashes_that_are_known_are_replayed_all(command, workers, tmp_path) -> 
     entries = [finding(example(one), crash) for one in layers]
     accepted(tmp_path, *entries)
     workers.outcomes = {msgspec.json.encode(one.example): Outcome(failure=crash) for one in entries}
-    done = command("--minutes", "0")
+    done = command.replay()
     assert done.code == 0
     assert "4 still there" in done.out
 
@@ -548,7 +537,7 @@ def test_crashes_that_are_known_are_replayed_all(command, workers, tmp_path) -> 
 def test_an_interrupt_while_scripts_run_loses_no_report(
     command, workers, tmp_path, monkeypatch
 ) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -567,7 +556,7 @@ def test_an_interrupt_while_scripts_run_loses_no_report(
 
 
 def test_after_an_interrupt_no_script_is_run(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     ran = []
     monkeypatch.setattr(reproduce, "output_of", lambda *_: ran.append(1))
@@ -592,17 +581,10 @@ def test_the_known_defects_are_listed_without_a_search_and_counted_with_one(
 ) -> None:
     accepted(tmp_path, ONE)
     workers.outcomes = {AS_JSON: Outcome(failure=failure())}
-    assert ONE.name in command("--minutes", "0").out
+    assert ONE.name in command.replay().out
     done = command()
     assert "1 still there" in done.out
     assert ONE.name not in done.out
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_every_check_and_act_has_words_for_a_title(check) -> None:
-    assert check in report_module.BROKEN
-    tags = {one.__struct_config__.tag for one in get_args(Act)}
-    assert set(report_module.ACTS) == {*tags, "wrap"}
 
 
 def test_each_release_is_opened_once_for_all_findings_and_gaps_are_told(monkeypatch) -> None:
@@ -668,7 +650,7 @@ def test_entries_that_were_not_replayed_for_one_reason_are_one_row(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workers, "live", live)
-    done = command("--minutes", "0")
+    done = command.replay()
     assert done.code == 3
     text = " ".join(done.out.split())
     assert "4 findings not replayed interrupted" in text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from peft_regress.baselines.series import STATUS, Entry, jumps_of
+from peft_regress.baselines.lines import STATUS, Entry, jumps_of
 from peft_regress.gate.changes import direction_of
 from peft_regress.gate.facts import invariant_reason, status_reason
 from peft_regress.gate.inputs import OF_INPUTS, first_difference

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from peft_regress.baselines.accept import Accepted, accept_run, renew_current
-from peft_regress.baselines.named import find_named
+from peft_regress.baselines.named_runs import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
 from peft_regress.report.sentences import false_invariants
 from peft_regress.report.terminal import print_progress, say
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import read_run
 from peft_regress.text import count_of
 
 

@@ -11,11 +11,9 @@ import click
 import msgspec
 
 from peft_regress import report
-from peft_regress.baselines.adapters import gather_adapters
-from peft_regress.baselines.expected import expected_cases, is_complete
-from peft_regress.baselines.named import find_input
-from peft_regress.baselines.outputs import check_output
-from peft_regress.baselines.references import read_references
+from peft_regress.baselines.named_runs import check_output, find_input
+from peft_regress.baselines.references import expected_cases, is_complete, read_references
+from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.history import (
     newest_index,
     present_entries,
@@ -19,9 +18,14 @@ from peft_regress.baselines.history import (
     read_entries,
     select_cases,
 )
-from peft_regress.baselines.outputs import check_output
-from peft_regress.baselines.references import read_references, read_references_before
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.named_runs import check_output
+from peft_regress.baselines.references import (
+    expected_cases,
+    is_complete,
+    read_references,
+    read_references_before,
+)
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -41,8 +45,8 @@ from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.terminal import say, show
+from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Run
-from peft_regress.runs.shards import read_run
 
 
 @click.command(

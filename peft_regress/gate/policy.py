@@ -149,7 +149,7 @@ class Policy:
 
     time_pairs: int = 30
     """Pairs of blocks for each case. Seen at a load of six to eight on two cores: intervals 2 to
-    9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/timing.md)."""
+    9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/upgrading.md)."""
 
     def rounding(self, numerics: Numerics) -> float:
         """Return how far rounding moves a loss that departs late from an equal curve."""

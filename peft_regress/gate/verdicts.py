@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
-from peft_regress.metrics import KNOWN_BEFORE, Metric, MetricSpec
+from peft_regress.metrics import Metric, MetricSpec
 from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
 
 Verdict = Literal[
@@ -233,7 +233,7 @@ class Observation:
     """Of a reference: by the digest of a kind of machine, the newest observation with a curve."""
     confirmed: Confirmation | None = None
     """Of a reference: which environment repeated it last."""
-    known: frozenset[str] = KNOWN_BEFORE
+    known: frozenset[str] = frozenset()
     """The metrics and invariants that the writer of its run could measure."""
     has_direct: bool = False
     """Whether a package of its environment came from a checkout, so that no version says what it

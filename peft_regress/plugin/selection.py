@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.errors import InputError
 from peft_regress.files import is_file
 from peft_regress.runs.schema import Selection

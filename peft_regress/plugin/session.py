@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from peft_regress import report
-from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
-from peft_regress.baselines.named import load_references
+from peft_regress.baselines.named_runs import load_references
+from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -37,9 +37,8 @@ from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, with_budget
 from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
+from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import Run
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from peft_regress.baselines.adapters import adapters_of_run
-from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from builders import LORA, keep_weights, make_record, make_run, write_run
 
-from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.files import is_file, is_folder, path_problem, resolved
 
 

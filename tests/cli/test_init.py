@@ -170,26 +170,39 @@ def _shipped(folder):
         return {name for name in wheel.namelist() if name.endswith(".py")}
 
 
+HOME = "Project-URL: Homepage, https://host/home\n"
+
+
 @pytest.mark.parametrize(
-    ("origin", "requirement"),
+    ("origin", "home", "requirement"),
     [
-        (None, "peft-regress==1.2"),
+        (None, HOME, "peft-regress==1.2"),
         (
             {"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
+            HOME,
             "peft-regress @ git+https://host/a@c0ffee",
         ),
-        ({"url": "https://host/a.whl", "archive_info": {}}, "peft-regress @ https://host/a.whl"),
-        ({"url": "file:///home/me/a", "dir_info": {}}, "peft-regress @ git+https://host/home"),
+        (
+            {"url": "https://host/a.whl", "archive_info": {}},
+            HOME,
+            "peft-regress @ https://host/a.whl",
+        ),
+        (
+            {"url": "file:///home/me/a", "dir_info": {}},
+            HOME,
+            "peft-regress @ git+https://host/home",
+        ),
+        ({"url": "file:///home/me/a", "dir_info": {}}, "", "peft-regress==1.2"),
     ],
 )
 def test_the_workflow_installs_the_project_and_the_gate_and_runs_the_suite(
-    folder, command, monkeypatch, origin, requirement
+    folder, command, monkeypatch, *, origin, home, requirement
 ):
     class Installed(metadata.Distribution):
         def read_text(self, filename):
             if filename == "direct_url.json":
                 return None if origin is None else json.dumps(origin)
-            return "Name: peft-regress\nVersion: 1.2\nProject-URL: Homepage, https://host/home\n"
+            return f"Name: peft-regress\nVersion: 1.2\n{home}"
 
         def locate_file(self, path):
             raise NotImplementedError

@@ -268,9 +268,10 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
     schema = get_builtin_schema("vendor.github-workflows")
     validators.validator_for(schema)(schema).validate(document)
     for step in uses_of(document):
-        name = step["uses"].rpartition("@")[0].removeprefix("OWNER/peft_regress").strip("/")
-        if step["uses"].startswith("OWNER/peft_regress"):
-            assert step.get("with", {}).keys() <= inputs_of(name), str(block)
+        _, ours, name = step["uses"].partition("/.github/")
+        if ours:
+            inputs = inputs_of(f".github/{name.partition('@')[0]}")
+            assert step.get("with", {}).keys() <= inputs, str(block)
     for run in runs_of(block):
         rule_of(Command(typed=run, shown=()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import EARLIER_LEDGER, FULL, LORA, make_record
+from builders import FULL, LORA, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_rows import all_rows
@@ -16,7 +16,6 @@ from peft_regress.gate.attribution import (
 )
 from peft_regress.metrics import METRICS
 from peft_regress.runs.ledger import LEDGER_METRICS, PLAN_METRICS, pack, rows_of
-from peft_regress.runs.schema import Ledger
 
 
 def record_of(rows, *, off=0, **phases):
@@ -219,49 +218,12 @@ def test_what_is_neither_flops_nor_bytes_is_not_split(metric):
 # --- ledgers that hold less -----------------------------------------------------------------
 
 
-def earlier(ledger, **metrics):
-    return make_record(LORA, metrics, ledger=ledger)
-
-
 def test_an_empty_ledger_holds_no_metric():
     old, new = record_of(flops(fc=5)), make_record(LORA, {"forward_flops": 9})
     change = explain_metric("forward_flops", old, new)
     assert (change.breakdowns, change.not_held_by) == ((), ("new",))
     assert explain_metric("forward_flops", new, old).not_held_by == ("old",)
     assert explain_metric("forward_flops", new, new).not_held_by == ("old", "new")
-
-
-def test_the_ledger_of_before_is_compared_as_far_as_it_goes():
-    old = earlier(EARLIER_LEDGER, forward_flops=123, peak_bytes=456, forward_flops_b32=5)
-    new = record_of(
-        {
-            "forward_flops": {("conv1", "aten.convolution"): 130},
-            "peak_param_bytes": {("conv1", "param"): 300, ("fc", "param"): 200},
-            "peak_grad_bytes": {("fc", "grad"): 7},
-            "peak_bytes": {("conv1", "param"): 300, ("fc", "param"): 200, ("fc", "grad"): 7},
-        }
-    )
-    (row,) = only(explain_metric("forward_flops", old, new)).rows
-    assert (row.module, row.change, row.only_in) == ("conv1", 7, None)
-    # It held parameters for the whole model.
-    split = only(explain_metric("peak_bytes", old, new))
-    assert [(r.module, r.what, r.old, r.new) for r in split.rows] == [
-        ("", "param", 456, 500),
-        ("fc", "grad", 0, 7),
-    ]
-    assert split.unattributed == (0, 0)
-    assert explain_metric("forward_flops_b32", old, new).not_held_by == ("old",)
-    assert explain_metric("forward_flops_b32", new, old).not_held_by == ("new",)
-    assert explain_metric("peak_grad_bytes", old, new).not_held_by == ()
-
-
-def test_the_optimizer_of_an_earlier_ledger_is_split_only_by_operator():
-    ledger = Ledger(flops={"optimizer": {"": {"aten.mul": 6}}}, bytes={})
-    old = earlier(ledger, optimizer_flops=6)
-    new = record_of({"optimizer_flops": {("fc", "aten.mul"): 6, ("fc", "aten.add"): 4}})
-    split = only(explain_metric("optimizer_flops", old, new))
-    assert split.by == "operator"
-    assert [(row.what, row.change) for row in split.rows] == [("aten.add", 4)]
 
 
 # --- all that changed -----------------------------------------------------------------------

@@ -286,6 +286,17 @@ def test_a_larger_share_is_a_looser_budget_and_a_first_one_is_not(old, new, loos
     assert comparison.exit_code == 0
 
 
+def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
+    records = [
+        make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Limits(peak=1000 + rank))
+        for rank in range(1, 50)
+    ]
+    text = verdict_markdown(compare([], records)).replace("\\", "")
+    assert "`shift/lora-r40/resnet18` | peak" in text
+    assert "`shift/lora-r41/resnet18` | peak" not in text
+    assert "and 9 more, of which less is used" in text
+
+
 # --- used parts -----------------------------------------------------------------------------
 
 

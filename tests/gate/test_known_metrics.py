@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import FULL, LORA, make_metric, make_record, make_run, observe, shard, write_run
+from builders import (
+    FULL,
+    KNOWN_BEFORE,
+    LORA,
+    make_metric,
+    make_record,
+    make_run,
+    observe,
+    shard,
+    write_run,
+)
 
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.gate.findings import find_causes
@@ -12,12 +22,11 @@ from peft_regress.metrics import (
     EDGE_METRICS,
     INFERENCE_METRICS,
     KNOWN,
-    KNOWN_BEFORE,
     METRICS,
     metric_order,
 )
 from peft_regress.report.verdict.finding import finding_headline
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import read_run
 
 
 def reference(**more):
@@ -117,24 +126,11 @@ def test_a_new_invariant_is_information_even_if_it_is_false(*, holds):
     assert judge_case(LORA, reference(), broken).verdict == "regressed"
 
 
-def test_a_run_without_a_list_knew_what_schema_1_could_measure():
-    run = make_run()
-    assert run.known == KNOWN_BEFORE
-    assert observations_of(run, "old")[LORA].known == KNOWN_BEFORE
-    later = msgspec.structs.replace(run, metrics_known=["score", "loss"])
-    assert observations_of(later, "old")[LORA].known == {"score", "loss"}
-
-
 def test_shards_knew_together_what_each_of_them_knew(tmp_path):
     for index, (name, known) in enumerate([(LORA, ["loss", "score"]), (FULL, ["loss"])], start=1):
         run = msgspec.structs.replace(shard(index, make_record(name)), metrics_known=known)
         write_run(tmp_path / f"{index}.json", run)
     assert read_run(tmp_path).run.metrics_known == ["loss"]
-    # One of schema 1 knew what was known then.
-    write_run(tmp_path / "2.json", shard(2, make_record(FULL)))
-    assert read_run(tmp_path).run.metrics_known == ["loss"]
-    write_run(tmp_path / "1.json", shard(1, make_record(LORA)))
-    assert read_run(tmp_path).run.metrics_known == []
 
 
 def test_a_record_of_another_machine_is_judged_as_of_that_machine():

@@ -28,8 +28,7 @@ from peft_regress.gate.policy import Policy
 from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import Observation
 from peft_regress.report import verdict_markdown, verdict_text
-from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary
+from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary, limits_of
 
 THERE = {"machine": OTHER_MACHINE}
 NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from strategies import runs
 
 from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.series import Entry, make_line
+from peft_regress.baselines.lines import Entry, make_line
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import Metric
 from peft_regress.report.page.case_lines import Held, find_transitions, thin
 from peft_regress.report.page.data import _share, page_data
+from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
-from peft_regress.runs.shards import read_run
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -40,8 +40,7 @@ def entry(number: int, *records: Any, role: Any = "baseline", **fields: Any) -> 
     date = DATE.format(number + 1)
     retired = fields.pop("retired", [])
     accepted = None if role == "run" else Acceptance(
-        reason="why", date=date, role=role, retired=retired
-    )  # fmt: skip
+        reason="why", date=date, role=role, retired=retired, entry="Linux/0001_x")  # fmt: skip
     run = make_run(*records, accepted=accepted, **fields)
     return Entry(name=f"{number:04d}_peft", date=date, role=role, run=run)
 
@@ -53,7 +52,7 @@ def data_of(*entries: Entry) -> dict[str, Any]:
 
 
 def value_at(held: dict[str, Any], index: int) -> Any:
-    """Read a value as docs/report.md says."""
+    """Read a value as docs/usage.md says."""
     found = None
     for at, value in zip(held["at"], held["values"], strict=True):
         if at <= index:
@@ -249,7 +248,9 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
     entries = [
         entry(k, make_record(status="error", error=failure)) for k, failure in enumerate(failures)
     ]
-    accepted = Acceptance(reason="y" * 10_000, date=DATE.format(9), role="baseline")
+    accepted = Acceptance(
+        reason="y" * 10_000, date=DATE.format(9), role="baseline", entry="Linux/0001_x"
+    )
     run = make_run(make_record(status="error", error=failures[1]), accepted=accepted)
     entries.append(Entry(name="last", date=accepted.date, role="baseline", run=run))
     data = data_of(*entries)

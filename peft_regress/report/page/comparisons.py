@@ -6,18 +6,17 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from peft_regress.baselines.expected import is_complete
 from peft_regress.baselines.history import newest_index
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.references import is_complete
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.report.page.shown import ShownFinding, shown_verdict
 from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.sentences import narrowing_words
-from peft_regress.report.verdict.next_steps import quoted, storage_words
-from peft_regress.report.verdict.reproducing import compare_command
-from peft_regress.report.verdict.shown import ShownFinding, shown_verdict
+from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
 
 Pair = tuple[int, int]
 """The indices of the entries OLD and NEW."""

@@ -18,7 +18,7 @@ from peft_regress.baselines.history import (
     present_record,
     records_by_case,
 )
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.budgets import budget_of
@@ -38,7 +38,7 @@ from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by
 from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.report.page.whole_runs import WholeRun, WholeRuns
-from peft_regress.report.verdict.budgets import encode_budget
+from peft_regress.report.verdict.to_json import encode_budget
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 

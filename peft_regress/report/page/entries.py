@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.report.page.case_lines import clip
 from peft_regress.runs.schema import MIXED_MACHINES
 

@@ -56,7 +56,7 @@ _JSON_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def render_page(data: dict[str, Any]) -> str:
-    """Return the page that shows `data`, as one HTML file; docs/report.md describes it.
+    """Return the page that shows `data`, as one HTML file; docs/usage.md describes it.
 
     `data` are JSON values with any strings. Raises `ValueError` on NaN.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.runs.schema import Run
 
 WholeRun = Callable[[Entry], Run]
