@@ -21,7 +21,8 @@ from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 from peft_regress.upgrades import releases, responsible
 from peft_regress.upgrades import upgrade as upgrading
-from peft_regress.upgrades.measuring import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

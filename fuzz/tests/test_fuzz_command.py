@@ -8,27 +8,26 @@ import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import get_args
 from unittest.mock import Mock
 
 import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
-from peft_fuzz import cluster_search, parallel_search
-from peft_fuzz import fuzz as fuzz_module
-from peft_fuzz import ranges as ranges_module
-from peft_fuzz import replay as replay_module
-from peft_fuzz import report as report_module
-from peft_fuzz.checks import CHECKS
+from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
-from peft_fuzz.corpus import accept_findings
-from peft_fuzz.example import Act, Copy, Fill, Outcome
-from peft_fuzz.findings import read_finding, write_finding
-from peft_fuzz.messages import Begun, Counts, Found, Sought
+from peft_fuzz.cli import search as search_command
+from peft_fuzz.example import Outcome
+from peft_fuzz.search import cluster_search, parallel_search
+from peft_fuzz.search import fuzz as fuzz_module
+from peft_fuzz.search import ranges as ranges_module
+from peft_fuzz.search import replay as replay_module
+from peft_fuzz.search.corpus import accept_findings
+from peft_fuzz.search.findings import read_finding, write_finding
+from peft_fuzz.search.messages import Begun, Counts, Found, Sought
 from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
-from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.cluster import ClusterLostError
 from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
@@ -63,7 +62,7 @@ class Workers:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=self.release, file="peft")
+        return Begun(absent=self.absent, packages=self.release)
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
@@ -300,10 +299,8 @@ def test_a_search_that_fails_is_3_and_told(command, workers) -> None:
 def test_a_cluster_that_goes_loses_no_finding_and_no_report(
     command, workers, monkeypatch, was_begun
 ) -> None:
-    nodes = {"tcp://10.0.0.5:1": {}}
-    connection = SimpleNamespace(workers=lambda: nodes)
-    cluster = SimpleNamespace(connection=connection, status="1 running")
-    monkeypatch.setattr(cluster_search, "search_cluster", lambda *_, **__: nullcontext(cluster))
+    pool = SimpleNamespace(slots=1, status="1 running")
+    monkeypatch.setattr(search_command, "opened_pool", lambda *_, **__: nullcontext(pool))
     monkeypatch.setattr(cluster_search, "RemoteLifeWorker", workers.make)
     gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
     if was_begun:
@@ -355,7 +352,7 @@ def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
 def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
     command, workers, tmp_path, monkeypatch
 ) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     monkeypatch.setattr(reproduce, "output_of", lambda s, _: reproduce.Shown(s, "came: x", 1))
     (tmp_path / "file").write_text("")
@@ -374,7 +371,7 @@ def test_nothing_is_written_into_the_corpus(command, option) -> None:
 
 
 def test_the_summary_has_scripts_and_json_has_all(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     ran = []
     monkeypatch.setattr(
@@ -540,7 +537,7 @@ def test_crashes_that_are_known_are_replayed_all(command, workers, tmp_path) -> 
 def test_an_interrupt_while_scripts_run_loses_no_report(
     command, workers, tmp_path, monkeypatch
 ) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -559,7 +556,7 @@ def test_an_interrupt_while_scripts_run_loses_no_report(
 
 
 def test_after_an_interrupt_no_script_is_run(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz import reproduce
+    from peft_fuzz.search import reproduce
 
     ran = []
     monkeypatch.setattr(reproduce, "output_of", lambda *_: ran.append(1))
@@ -588,13 +585,6 @@ def test_the_known_defects_are_listed_without_a_search_and_counted_with_one(
     done = command()
     assert "1 still there" in done.out
     assert ONE.name not in done.out
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_every_check_and_act_has_words_for_a_title(check) -> None:
-    assert check in report_module.BROKEN
-    tags = {one.__struct_config__.tag for one in get_args(Act)}
-    assert set(report_module.ACTS) == {*tags, "wrap"}
 
 
 def test_each_release_is_opened_once_for_all_findings_and_gaps_are_told(monkeypatch) -> None:

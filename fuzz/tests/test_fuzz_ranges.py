@@ -6,7 +6,7 @@ import pytest
 from fuzz_examples import example, finding, layer
 
 from peft_fuzz.example import Failure
-from peft_fuzz.ranges import find_ranges
+from peft_fuzz.search.ranges import find_ranges
 
 
 @pytest.mark.nightly

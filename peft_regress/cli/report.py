@@ -19,7 +19,7 @@ from peft_regress.baselines.history import (
     select_cases,
 )
 from peft_regress.baselines.lines import Entry
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.references import (
     expected_cases,
     is_complete,

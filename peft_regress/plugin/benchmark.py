@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from peft_regress.baselines.named_runs import find_input
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.errors import InputError
 from peft_regress.plugin.selection import COMMAND_LINE, option_sources
 from peft_regress.plugin.session import RegressSession

@@ -309,31 +309,19 @@ def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(
             read()
 
 
+ADAPTER, MANIFEST = "adapter.safetensors", "stored.json"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda folder: (folder / "adapter.safetensors").write_bytes(b"y"),
-            r"adapter.safetensors: expected sha256 \w{64}, found \w{64}",
-        ),
-        (
-            lambda folder: (folder / "adapter.safetensors").unlink(),
-            r"adapter.safetensors: expected sha256 \w{64}, found none",
-        ),
-        (
-            lambda folder: (folder / "more.bin").write_bytes(b""),
-            r"more.bin: expected sha256 no such file, found \w{64}",
-        ),
-        (lambda folder: (folder / "more").mkdir(), "more: cannot be read"),
-        (lambda folder: (folder / "stored.json").unlink(), "stored.json: cannot be read"),
-        (
-            lambda folder: (folder / "stored.json").write_text("<<<<<<< HEAD"),
-            "stored.json: is not a manifest of a stored adapter",
-        ),
-        (
-            lambda folder: (folder / "stored.json").write_text('{"case": "x"}'),
-            "stored.json: is not a manifest of a stored adapter",
-        ),
+        (lambda at: (at / ADAPTER).write_bytes(b"y"), r"expected sha256 \w{64}, found \w{64}"),
+        (lambda at: (at / ADAPTER).unlink(), r"safetensors: expected sha256 \w{64}, found none"),
+        (lambda at: (at / "a.bin").touch(), r"a.bin: expected sha256 no such file, found \w{64}"),
+        (lambda at: (at / "more").mkdir(), "more: cannot be read"),
+        (lambda at: (at / MANIFEST).unlink(), "stored.json: cannot be read"),
+        (lambda at: (at / MANIFEST).write_text("<<<<<<< HEAD"), "json: is not a manifest"),
+        (lambda at: (at / MANIFEST).write_text('{"case": "x"}'), "json: is not a manifest"),
     ],
     ids=["altered", "absent", "added", "folder", "unlisted", "conflict", "partial"],
 )

@@ -454,9 +454,7 @@ def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
     assert (passing.code, passing.errors) == (0, "")
     assert len(passing.calls) == 11
     step = "python -m tox exec -e py --skip-pkg-install --"
-    failing = local_run(
-        sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-"
-    )
+    failing = local_run(sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-")
     # Two of them are made beside the others, at any time.
     assert sorted(failing.lines) == sorted(passing.lines)
     assert failing.code == 1

@@ -20,9 +20,10 @@ import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.upgrades.compat.releases import AdapterLoader
+from peft_regress.upgrades.compat.releases import try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, Judgement, Reference, judge
-from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.pool import LocalPool
+from peft_regress.workers.process import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,9 +100,10 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
     """Let a release load the adapters of all, unless it has."""
     file = WORK / f"seen-{release}.json"
     if not file.exists():
-        loader = AdapterLoader(base=_BASE, folder=HERE, time_limit=600)
-        with opened_overlay([f"peft=={release}"]) as overlay:
-            found = loader.load(overlay.python, list(adapters.values()))
+        folders = list(adapters.values())
+        with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
+            futures = try_adapters(pool, overlay.python, _BASE, folder=HERE, adapters=folders)
+            found = [future.result() for future in futures]
         seen = SeenIn(
             packages=dict(found[0].packages),
             base=found[0].base,

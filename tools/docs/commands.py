@@ -43,7 +43,7 @@ is over budget; else 3 if something was not compared, or a named thing is absent
 _VARIABLES: Final = """\
 ## Environment variables
 
-- `PEFT_REGRESS_CACHE`: the folder of kept environments, programs and indexes, in place of the
+- `PEFT_REGRESS_CACHE`: the folder of kept environments, in place of the
   user's cache folder.
 - `NO_COLOR`: print without colours, if it is set to anything.
 - `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has

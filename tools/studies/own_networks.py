@@ -192,6 +192,12 @@ def records() -> dict[str, Record]:
     }
 
 
+def _optimizer_of(
+    kind: Callable[..., torch.optim.Optimizer], model: nn.Module
+) -> torch.optim.Optimizer:
+    return kind(model.parameters())
+
+
 def updates() -> dict[str, list[list[float]] | None]:
     """Return the fingerprint of optimizers of different kinds."""
     kinds: dict[str, Any] = {
@@ -208,7 +214,7 @@ def updates() -> dict[str, list[list[float]] | None]:
     }
     galore = registry.get("method", "galore")
     made: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-        **{name: lambda model, kind=kind: kind(model.parameters()) for name, kind in kinds.items()},
+        **{name: functools.partial(_optimizer_of, kind) for name, kind in kinds.items()},
         **{
             f"galore-r{rank}": functools.partial(galore.make_optimizer, rank=rank)
             for rank in galore.ranks

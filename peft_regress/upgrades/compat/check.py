@@ -11,12 +11,14 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
 from peft_regress.upgrades.compat.adapter import SavedAdapter
 from peft_regress.upgrades.compat.certificate import Certificate, require_same_files
-from peft_regress.upgrades.compat.compat import Compat, ReleaseResult, result_of, unusable
-from peft_regress.upgrades.compat.releases import (
-    AdapterLoader,
-    BaseModelError,
-    UnusableReleaseError,
+from peft_regress.upgrades.compat.compat import (
+    Compat,
+    ReleaseResult,
+    result_of,
+    unusable,
 )
+from peft_regress.upgrades.compat.releases import BaseModelError, try_adapters
+from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError
 
 
 def check_installed(
@@ -33,13 +35,17 @@ def check_installed(
         raise AbsentError(
             f"{certificate.package} is not installed, so that there is no release to check"
         )
-    loader = AdapterLoader(base=certificate.base, folder=folder, time_limit=time_limit)
     release = str(Version(Version(installed).public))
     result: ReleaseResult
     try:
-        (seen,) = loader.load(Path(sys.executable), [adapter.folder])
+        with LocalPool(1, time_limit) as pool:
+            python, adapters = Path(sys.executable), [adapter.folder]
+            (future,) = try_adapters(
+                pool, python, certificate.base, folder=folder, adapters=adapters
+            )
+            seen = future.result()
         result = result_of(release, seen, certificate.reference)
-    except UnusableReleaseError as error:
+    except UnusableEnvironmentError as error:
         result = unusable(release, str(error))
     except BaseModelError as error:
         raise InputError(str(error)) from None

@@ -23,7 +23,7 @@ class BaseModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return ":" in self.name
 
 
-class MakeBase(msgspec.Struct, frozen=True, kw_only=True, tag="make_base"):
+class MakeBase(msgspec.Struct, frozen=True, kw_only=True):
     """Make the base model; the requests that follow load adapters on it."""
 
     base: BaseModel
@@ -31,9 +31,7 @@ class MakeBase(msgspec.Struct, frozen=True, kw_only=True, tag="make_base"):
     """It comes first on `sys.path`."""
 
 
-class BaseMade(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="base_made"
-):
+class BaseMade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base model was made, and computes."""
 
     weights: str
@@ -44,7 +42,7 @@ class BaseMade(
     """What it computes without an adapter: a row for each tensor, see `numbers_of`."""
 
 
-class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, tag="load_adapter"):
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """Load a saved adapter on the base model."""
 
     folder: str
@@ -52,7 +50,7 @@ class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, tag="load_adapter")
     """Fields of the configuration that are not handed to the library."""
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="loaded"):
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of the adapter."""
 
     refusal: str = ""

@@ -1,12 +1,13 @@
-"""Load an adapter in the environments of several releases, each in a process of its own."""
+"""Load an adapter in the environment of a release, by a worker there."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import printable
@@ -17,37 +18,40 @@ from peft_regress.upgrades.compat.messages import (
     Loaded,
     MakeBase,
 )
-from peft_regress.upgrades.messages import Import, Imported
-from peft_regress.workers.environment_variables import variables
+from peft_regress.upgrades.compat.worker import Loader
+from peft_regress.workers.pool import Environment, Pool, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import (
-    InterpreterError,
     RequestRefusedError,
     WorkerError,
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.workers.threads import RunningWorkers
 
 LOADING_SECONDS: Final = 600.0
 """How long the base model, or an adapter, may take to load."""
 
-_MODULE: Final = "peft_regress.upgrades.compat.worker"
 _LIBRARIES: Final = ("torch", "peft")
-
-
-class UnusableReleaseError(PeftRegressError):
-    """A release in which nothing can be loaded, for example because it does not import."""
+_LOADER: Final = f"{Loader.__module__}:{Loader.__qualname__}"
 
 
 class BaseModelError(PeftRegressError):
     """A base model, or its inputs, that cannot be made in a release."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
+class TryRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """Load a saved adapter on a base model."""
+
+    base: BaseModel
+    folder: str
+    """Import paths of the base model are looked up there."""
+    adapter: str
+    """Its folder."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What one release made of one adapter."""
 
-    packages: Mapping[str, str]
+    packages: dict[str, str]
     base: BaseMade
     adapter: Loaded
     left_out: tuple[str, ...] = ()
@@ -56,93 +60,70 @@ class Seen:
     """What became of it then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterLoader:
-    """Loads adapters in whichever interpreter; its processes can all be ended at once."""
+def try_release(seat: Seat, environment: Environment, request: TryRelease) -> Seen:
+    """Load an adapter; a process that ends meanwhile has refused it.
 
-    base: BaseModel
-    folder: Path
-    """Import paths of the base model are looked up there."""
-    time_limit: float = LOADING_SECONDS
-    running: RunningWorkers = field(default_factory=RunningWorkers)
-
-    def load(self, python: Path, adapters: Sequence[Path]) -> list[Seen]:
-        """Load adapters one after the other in an interpreter that has this peft_regress.
-
-        A process that ends while it loads an adapter has refused it; the next adapter gets another
-        process. Raises `UnusableReleaseError` and `BaseModelError`, and `InputError` if the adapter
-        lies in the folder of the modules.
-        """
-        if self.base.is_own and self.folder.resolve() in [one.resolve() for one in adapters]:
-            msg = (
-                f"{self.folder}: the adapter lies beside the modules of {self.base.name}, and a "
-                "library could import a file of it: start in another folder, with your modules"
-            )
-            raise InputError(printable(msg))
-        found: list[Seen] = []
-        # A library that writes into its working directory writes into this one.
-        with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as cwd:
-            while len(found) < len(adapters):
-                worker = self._started(python, Path(cwd))
-                try:
-                    base = self._prepared(worker)
-                    for adapter in adapters[len(found) :]:
-                        found.append(self._seen(worker, base, adapter))
-                        if not worker.is_alive:
-                            break
-                finally:
-                    self.running.close(worker)
-        return found
-
-    def _started(self, python: Path, folder: Path) -> WorkerProcess:
-        try:
-            return WorkerProcess(
-                str(python.absolute()),
-                _MODULE,
-                time_limit=self.time_limit,
-                folder=folder,
-                environment=variables(),
-                on_start=self.running.add,
-            )
-        except InterpreterError as error:
-            raise UnusableReleaseError(str(error)) from None
-
-    def _prepared(self, worker: WorkerProcess) -> BaseMade:
-        try:
-            worker.call(Import(modules=list(_LIBRARIES)), Imported)
-        except WorkerError as error:
-            raise UnusableReleaseError(f"does not import: {_told(error, worker)}") from None
-        try:
-            request = MakeBase(base=self.base, folder=str(self.folder.absolute()))
-            return worker.call(request, BaseMade)
-        except WorkerError as error:
-            raise BaseModelError(_told(error, worker)) from None
-
-    def _seen(self, worker: WorkerProcess, base: BaseMade, adapter: Path) -> Seen:
-        found = _loaded(worker, adapter)
-        # Before 0.14 peft refuses a configuration with a field that it does not know.
-        left_out = tuple(found.unknown_fields) if found.refusal else ()
-        return Seen(
-            packages=worker.packages,
-            base=base,
-            adapter=found,
-            left_out=left_out,
-            without=_loaded(worker, adapter, left_out) if left_out and worker.is_alive else None,
-        )
-
-
-def _loaded(worker: WorkerProcess, adapter: Path, leave_out: Sequence[str] = ()) -> Loaded:
-    request = LoadAdapter(folder=str(adapter.absolute()), leave_out=list(leave_out))
+    Raises `UnusableEnvironmentError` for a release in which nothing can be loaded, `BaseModelError`
+    for a base model that cannot be made there.
+    """
     try:
-        return worker.call(request, Loaded)
+        worker = seat.worker(environment)
+    except UnusableEnvironmentError as error:
+        problem = error.problem.removeprefix(f"{environment.python.absolute()}: ")
+        raise UnusableEnvironmentError(f"does not import: {problem}") from None
+    try:
+        asked = MakeBase(base=request.base, folder=request.folder)
+        base = worker.ask(f"{_LOADER}.make_base", asked, BaseMade)
+    except WorkerError as error:
+        raise BaseModelError(_told(error, worker)) from None
+    found = _loaded(worker, request.adapter)
+    # Before 0.14 peft refuses a configuration with a field that it does not know.
+    left_out = tuple(found.unknown_fields) if found.refusal else ()
+    again = left_out and worker.is_alive
+    return Seen(
+        packages=worker.packages,
+        base=base,
+        adapter=found,
+        left_out=left_out,
+        without=_loaded(worker, request.adapter, left_out) if again else None,
+    )
+
+
+def _loaded(worker: WorkerProcess, adapter: str, leave_out: Sequence[str] = ()) -> Loaded:
+    asked = LoadAdapter(folder=adapter, leave_out=list(leave_out))
+    try:
+        return worker.ask(f"{_LOADER}.load", asked, Loaded)
     except WorkerTimeoutError as error:
-        raise UnusableReleaseError(_told(error, worker)) from None
+        worker.kill()
+        raise UnusableEnvironmentError(_told(error, worker)) from None
     except RequestRefusedError as error:
         # Not by the library, whose refusal is an answer: the base is not the same each time.
         raise BaseModelError(_told(error, worker)) from None
     except WorkerError as error:
         # The library took the process with it.
         return Loaded(refusal=_told(error, worker))
+
+
+def try_adapters(
+    pool: Pool, python: Path, base: BaseModel, *, folder: Path, adapters: Sequence[Path]
+) -> list[Future[Seen]]:
+    """Let a worker of an interpreter load adapters, one after another.
+
+    folder: import paths of the base model are looked up there. Raises `InputError` if an adapter
+    lies in the folder of the modules.
+    """
+    if base.is_own and folder.resolve() in [one.resolve() for one in adapters]:
+        msg = (
+            f"{folder}: the adapter lies beside the modules of {base.name}, and a library could "
+            "import a file of it: start in another folder, with your modules"
+        )
+        raise InputError(printable(msg))
+    environment = Environment(python=python, libraries=_LIBRARIES)
+    requests = [
+        TryRelease(base=base, folder=str(folder.absolute()), adapter=str(adapter.absolute()))
+        for adapter in adapters
+    ]
+    return pool.submit(environment, f"{__name__}:{try_release.__name__}", requests, Seen)
 
 
 def _told(error: WorkerError, worker: WorkerProcess) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.process import variables
 
 LONGEST_OUTPUT: Final = 4000
 """Characters of what a script prints that a report shows."""

@@ -6,7 +6,6 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,9 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.upgrades.timing.messages import Restart, Restarted, Timed, TimeSteps
+from peft_regress.upgrades.worker import Restart, Restarted, Timed, TimeSteps, prepare
+from peft_regress.workers.pair import Pair
+from peft_regress.workers.pool import Environment
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
 _SEEDS: Final = (0, 1, 2)
@@ -41,7 +42,7 @@ for as long as it lives, depending on where its code and memory lie."""
 
 TIME_LIMIT_SECONDS: Final = 300
 
-_MODULE: Final = "peft_regress.upgrades.timing.worker"
+_STEPPER: Final = f"{prepare.__module__}:Stepper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def turns(pairs: int, *, draw: random.Random) -> list[bool]:
 
 
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with WorkerProcess(interpreter, _MODULE, time_limit=time_limit) as worker:
+    with WorkerProcess(interpreter, time_limit=time_limit) as worker:
         return worker.packages
 
 
@@ -149,49 +150,45 @@ class _DefinitionDiffersError(PeftRegressError):
 
 def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
     """Start both workers and let them compute in turns, one at a time."""
-    with ExitStack() as stack:
-        base, candidate = (
-            stack.enter_context(WorkerProcess(interpreter, _MODULE, time_limit=plan.time_limit))
-            for interpreter in plan.interpreters
-        )
+    base, candidate = (Environment(python=Path(python)) for python in plan.interpreters)
+    with Pair(base, candidate, time_limit=plan.time_limit) as pair:
         before, after = (
-            worker.prepare(case, baselines=plan.baselines) for worker in (base, candidate)
+            prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in pair.workers
         )
         if before != after:
             raise _DefinitionDiffersError(
-                f"not comparable: the definition differs, {before[:15]} in {base.interpreter} and "
-                f"{after[:15]} in {candidate.interpreter}; install the same peft_regress in both"
+                f"not comparable: the definition differs, {before[:15]} in "
+                f"{plan.interpreters[0]} and {after[:15]} in {plan.interpreters[1]}; install the "
+                "same peft_regress in both"
             )
-        _restart(base, candidate, seed=_SEEDS[0])
-        for worker in (base, candidate):
+        _restart(pair, seed=_SEEDS[0])
+        for worker in pair.workers:
             time_block(worker)  # to warm up
-        times = []
-        for number, base_first in enumerate(order):
-            if number % _BLOCKS == 0:
-                _restart(base, candidate, seed=_SEEDS[number // _BLOCKS % len(_SEEDS)])
-            times.append(_pair(base, candidate, base_first=base_first))
+        times: list[TimePair] = []
+        while len(times) < len(order):
+            _restart(pair, seed=_SEEDS[len(times) // _BLOCKS % len(_SEEDS)])
+            times += pair.in_turns(order[len(times) :][:_BLOCKS], _median)
         return times
 
 
-def _restart(base: WorkerProcess, candidate: WorkerProcess, *, seed: int) -> None:
-    for worker in (base, candidate):
-        worker.call(Restart(seed=seed), Restarted)
+def _restart(pair: Pair, *, seed: int) -> None:
+    for worker in pair.workers:
+        worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), Restarted)
 
 
-def time_block(worker: WorkerProcess, steps: int = BLOCK_STEPS) -> list[float]:
+def _median(worker: WorkerProcess) -> float:
+    return statistics.median(time_block(worker)[1:])
+
+
+def time_block(
+    worker: WorkerProcess, steps: int = BLOCK_STEPS, *, stepper: str = _STEPPER
+) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each.
 
     Raises `WorkerError`, also if it times another number of steps.
     """
-    seconds = worker.call(TimeSteps(steps=steps), Timed).step_seconds
+    asked = TimeSteps(steps=steps)
+    seconds = worker.ask(f"{stepper}.time_steps", asked, Timed).step_seconds
     if len(seconds) != steps:
         raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
     return seconds
-
-
-def _pair(base: WorkerProcess, candidate: WorkerProcess, *, base_first: bool) -> TimePair:
-    seconds = {
-        worker: statistics.median(time_block(worker)[1:])
-        for worker in ((base, candidate) if base_first else (candidate, base))
-    }
-    return seconds[base], seconds[candidate]
