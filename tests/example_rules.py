@@ -65,7 +65,7 @@ RULES = (
         "whole_page_runs",
     ),
     # The search takes minutes; tests run it on workers in memory.
-    by(r"peft-fuzz (search|replay)( .*)?", "fuzz/tests/test_fuzz_command.py", 'main(["search"'),
+    by(r"peft-fuzz (search|replay)( .*)?", "fuzz/tests/test_fuzz_command.py", '"search"'),
     by(
         r"peft-fuzz accept runs/fuzz.*",
         "fuzz/tests/test_fuzz_findings.py",
@@ -239,7 +239,7 @@ RULES = (
     by(r"python -m pip install \.", "tests/tools/test_wheel.py", '"install"'),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
-        "tests/tools/test_workflows.py",
+        "tests/tools/test_workflow_steps.py",
         "constraints.txt",
     ),
     # The shell's own, and other programs.
