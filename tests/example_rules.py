@@ -191,8 +191,7 @@ RULES = (
     by(
         r"python fuzz/tools/rediscovery\.py(?: --list| --write)?",
         "fuzz/tests/tools/test_rediscovery.py",
-        'main(["--list"])',
-        'main(["--write", *',
+        "rediscovery.main([*options",
     ),
     by(
         r"python fuzz/tools/control\.py(?: --write)?",
