@@ -101,7 +101,6 @@ RULES = (
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
     Rule(pattern=r"peft-regress history", how="here"),
-    # The paper's tool renews what its page shows of each.
     by(
         r"python -m pip install '\.\[executorch\]'",
         "tests/cli/test_cost_runtime.py",
@@ -112,7 +111,7 @@ RULES = (
         "tests/cli/test_cost_runtime.py",
         "command(*HEAD, *RUNTIME",
     ),
-    by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
+    Rule(pattern=r"peft-regress cost .*--loss sum .*", how="here", some=True),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),
     Rule(pattern=r"peft-regress sources --check", how="here"),
@@ -214,10 +213,9 @@ RULES = (
         "release_check.main",
     ),
     by(
-        r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)",
+        r"python tools/docs/edge_page\.py --only savings",
         "tests/tools/test_edge_page.py",
         "tool.savings(",
-        "tool.draw(",
     ),
     by(
         r"python tools/docs/paper\.py --check",
@@ -228,7 +226,7 @@ RULES = (
         r"python tools/docs/pictures\.py --check",
         "tests/tools/test_pictures.py",
         'main(["--check", "--only", name])',
-        'main(["--check", "--only", *MEASURED])',
+        'main(["--check", "--only", "paper_ranks"])',
     ),
     by(
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?",
