@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from gettext import ngettext
 from pathlib import Path
-from typing import Any
 
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
 from peft_regress.baselines.series import Entry
 from peft_regress.catalogue.own_cases import device_classes
-from peft_regress.cli.newest import judge_newest
+from peft_regress.cli.newest import judge_newest, judged_pairs
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,
@@ -24,12 +23,14 @@ from peft_regress.cli.options import (
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, resolved, write_atomic
 from peft_regress.gc_pause import paused_gc
-from peft_regress.report.overview import overview
-from peft_regress.report.page.data import page_data
+from peft_regress.report.page.data import Content, page_data
 from peft_regress.report.page.render import render_page
+from peft_regress.report.page.views import page_parts
+from peft_regress.report.results import overview
 from peft_regress.report.terminal import say, show
 from peft_regress.runs.schema import Run
 from peft_regress.runs.shards import read_run
+from peft_regress.text import count_of
 
 
 @click.command(
@@ -74,7 +75,7 @@ def command(
         if page is not None:
             _write_page(page, entries, baselines, cases)
         elif output == "json":
-            print_json(_data(entries, baselines, cases))
+            print_json(page_data(_content(entries, baselines, cases)))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
             run, devices = present_run(entries), device_classes()
@@ -83,24 +84,27 @@ def command(
 
 def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:
     _check_is_no_run(path, entries)
-    data = _data(entries, baselines, cases)
-    content = render_page(data).encode()
-    write_atomic(path, content)
-    shown, count = len(data["cases"]), len(entries)
-    say(
-        f"wrote {path}: {shown} {ngettext('case', 'cases', shown)}, "
-        f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
+    content = _content(entries, baselines, cases)
+    page = render_page(page_parts(content, page_data(content))).encode()
+    write_atomic(path, page)
+    counted = (
+        f"{count_of(len(content.cases), 'case')}, {count_of(len(entries), 'entry', 'entries')}"
     )
+    say(f"wrote {path}: {counted}, {len(page) / 1e6:.1f} MB")
 
 
-def _data(entries: list[Entry], baselines: Path, cases: str | None) -> dict[str, Any]:
+def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Content:
     read = functools.cache(_whole_run_at)
 
     def whole_run(entry: Entry) -> Run:
         return read(_path_of(entry))
 
-    newest = judge_newest(baselines, entries, whole_run, cases or "*")
-    return page_data(entries, whole_run, devices=device_classes(), newest=newest)
+    content = Content(entries=entries, whole_run=whole_run, devices=device_classes())
+    return dataclasses.replace(
+        content,
+        newest=judge_newest(baselines, entries, whole_run, cases or "*"),
+        pairs=judged_pairs(entries, content.orders, whole_run=whole_run, devices=content.devices),
+    )
 
 
 def _check_is_no_run(path: Path, entries: list[Entry]) -> None:

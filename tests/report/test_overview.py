@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peft_regress.cli.main import main
 from peft_regress.report import as_markdown, as_text
-from peft_regress.report.overview import overview, pareto_front
+from peft_regress.report.results import overview, pareto_front
 from peft_regress.runs.schema import Failure
 
 METHODS = ("full", "head", "bn_head", "lora-r1", "lora-r4", "dora-r4", "galore-r4")

@@ -23,8 +23,8 @@ from peft_regress.report import (
     verdict_text,
 )
 from peft_regress.report.csv_table import csv_table
-from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
+from peft_regress.report.results import overview
 from peft_regress.report.sentences import contents_line
 from peft_regress.runs.schema import Acceptance, Run
 
