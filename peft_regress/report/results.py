@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -226,26 +225,27 @@ def pareto_front(
     return [point for *_, point in front]
 
 
+def accuracy_front(records: Iterable[Record], cost: str) -> list[Record]:
+    """Return the measured records that no other beats in accuracy and a cost."""
+
+    def value(record: Record, name: str) -> float | None:
+        metric = record.metrics.get(name) if record.status == "ok" else None
+        return None if metric is None else metric.value
+
+    return pareto_front(
+        records, lambda record: value(record, cost), lambda record: value(record, "accuracy")
+    )
+
+
 def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:
     def group(record: Record) -> tuple[str, str]:
         return record.case.task, record.case.architecture
 
     grouped = groupby(sorted(run, key=group), key=group)
     fronts = [
-        (
-            clean(" on ".join(key[::-1])),
-            pareto_front(
-                found, functools.partial(_value, _COST), functools.partial(_value, "accuracy")
-            ),
-        )
-        for key, found in grouped
+        (clean(" on ".join(key[::-1])), accuracy_front(found, _COST)) for key, found in grouped
     ]
     return [(name, front) for name, front in fronts if front]
-
-
-def _value(name: str, record: Record) -> float | None:
-    metric = record.metrics.get(name) if record.status == "ok" else None
-    return None if metric is None else metric.value
 
 
 def _point(record: Record) -> str:
