@@ -268,39 +268,6 @@ OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
 """The metrics that need every seed trained in full, as do those of an own case: a case that repeats
 another run lacks them."""
 
-_COSTS_BEFORE = COST_METRICS.keys() - {"first_step_peak_bytes"}
-
-KNOWN_BEFORE: frozenset[str] = frozenset(
-    {
-        "trainable_params",
-        "total_params",
-        "adapter_bytes",
-        *_COSTS_BEFORE,
-        *(name + BATCH_SUFFIX for name in _COSTS_BEFORE),
-        "first_losses",
-        "filled_losses",
-        "accuracy",
-        "loss",
-        "step_seconds",
-        "relative_step_seconds",
-        "identity_at_init",
-        "expected_trainable",
-        "frozen_unchanged",
-        "trainable_changed",
-        "projections_renewed",
-        "merge_equals_unmerged",
-        "disabled_equals_base",
-        "toggling_keeps_trainable",
-        "doubled_rank_not_smaller",
-        "dtypes_as_asked",
-        "channels_last_kept",
-        "saved_adapter_reloads",
-        "reload_keeps_trainable",
-        "stored_adapter_loads",
-    }
-)
-"""The metrics and invariants that writers of schema 1 could measure; their files do not say so."""
-
 _POSITIONS = {name: position for position, name in enumerate(METRICS)}
 
 

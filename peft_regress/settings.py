@@ -53,6 +53,8 @@ class Settings:
     """A TOML table of device classes of one's own."""
     budgets: Path | None = None
     """A TOML file with the budgets of cases that state none themselves."""
+    data: tuple[str, ...] = ()
+    """Globs of files that cases read beside their code: they are sent to the nodes of a cluster."""
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -138,6 +140,7 @@ def _parsed(file: Path, table: Any) -> Settings:
         bounds=tuple(_bound_rule(where, rule) for rule in values.get("bounds", ())),
         devices=None if devices is None else folder / devices,
         budgets=_usual_budgets(folder) if budgets is None else folder / budgets,
+        data=tuple(values.get("data", ())),
     )
 
 
@@ -189,4 +192,5 @@ _KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
     "devices": ("the name of a TOML file", _is_path),
     "budgets": ("the name of a TOML file", _is_path),
+    "data": ('a list of globs of files, such as ["gates/images/*.png"]', _is_list_of_texts),
 }

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from hypothesis import settings
-from restored import registry_restored
 
-from peft_regress.catalogue import own_cases
-from peft_regress.report.layout import PLAIN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-pytest_plugins = ["pytester", "built_site", "page_browser"]
-
-# On a busy machine one example may take long, and every run tries the same examples.
-settings.register_profile("same", deadline=None, derandomize=True)
-settings.register_profile(
-    "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
-)
-settings.load_profile("same")
+pytest_plugins = ["pytester", "shared_fixtures", "built_site", "page_browser"]
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_runtest_setup(item):
     """Skip what needs ExecuTorch where it cannot be used, or fail."""
     if item.get_closest_marker("executorch"):
         from edge_programs import require  # torch
@@ -34,27 +16,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require()
 
 
-@pytest.fixture(autouse=True)
-def _settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands in this process find settings as in one of their own, not those of this run."""
-    monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
-
-
-@pytest.fixture(autouse=True)
-def _width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lay text out as in a pipe, however wide the terminal is in which the tests run."""
-    monkeypatch.setenv("COLUMNS", str(PLAIN.width))
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    """Leave no trace of what a test registers."""
-    with registry_restored():
-        yield
-
-
 @pytest.fixture(scope="session")
-def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_sources(tmp_path_factory):
     """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
     from tiny_architecture import TinyArchitecture
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Self
 from distributed import Client, LocalCluster
 from fake_interpreters import wait_until
 
-from peft_regress.environments.overlay.overlay import opened_part
+from peft_regress.overlay.overlay import opened_part
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator
     from pathlib import Path
 
-    from peft_regress.environments.overlay.pip import Planned
+    from peft_regress.overlay.pip import Planned
 
 _PYTHON = sys.executable  # tests let another program stand for it
 _PRELOAD = """
 from types import SimpleNamespace
-from peft_regress.environments.cluster import node
+from peft_regress.workers import node
 node.sys = SimpleNamespace(executable={python!r})
 """
 

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from examples import Command
 
 __all__ = ["RULES", "Rule", "constant", "find_rule"]
 
@@ -32,12 +26,12 @@ class Rule:
     """Whether the page shows a choice of the printed lines, in their order."""
 
     @property
-    def is_slow(self) -> bool:
+    def is_slow(self):
         """Whether the command starts a process."""
         return self.how in {"shell", "live"}
 
 
-def by(pattern: str, file: str, *words: str) -> Rule:
+def by(pattern, file, *words):
     return Rule(pattern=pattern, how="by", by=(file, *words))
 
 
@@ -52,7 +46,7 @@ RULES = (
         "run(commands_of_the_docs())",
     ),
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tox.ini",
         "[testenv:edge]",
         "extras = executorch",
@@ -71,17 +65,13 @@ RULES = (
         "whole_page_runs",
     ),
     # The search takes minutes; tests run it on workers in memory.
-    by(r"peft-regress fuzz( .*)?", "tests/fuzz/test_fuzz_command.py", 'main(["fuzz"'),
+    by(r"peft-fuzz (search|replay)( .*)?", "fuzz/tests/test_fuzz_command.py", 'main(["search"'),
     by(
-        r"peft-regress accept runs/fuzz.*",
-        "tests/fuzz/test_fuzz_findings.py",
+        r"peft-fuzz accept runs/fuzz.*",
+        "fuzz/tests/test_fuzz_findings.py",
         '["accept", str(path), "--reason", "known"',
     ),
-    by(
-        r"python -m pip install 'peft-regress\[fuzz\]'",
-        "tests/fuzz/test_fuzz_command.py",
-        "pip install 'peft-regress[fuzz]'",
-    ),
+    by(r"python -m pip install \./fuzz", "tox.ini", "pip install --quiet {toxinidir}/fuzz"),
     Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
@@ -96,7 +86,7 @@ RULES = (
         '"worker", "--scheduler-file"',
     ),
     by(
-        r"python -m pip install 'peft-regress\[cluster\]'",
+        r"python -m pip install '\.\[cluster\]'",
         "tests/cli/test_cluster.py",
         "pip install 'peft-regress[cluster]'",
     ),
@@ -113,7 +103,7 @@ RULES = (
     Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
     by(
-        r"python -m pip install 'peft-regress\[executorch\]'",
+        r"python -m pip install '\.\[executorch\]'",
         "tests/cli/test_cost_runtime.py",
         "pip install 'peft-regress[executorch]'",
     ),
@@ -121,16 +111,6 @@ RULES = (
         r"peft-regress cost .*--runtime executorch",
         "tests/cli/test_cost_runtime.py",
         "command(*HEAD, *RUNTIME",
-    ),
-    by(
-        r"peft-regress bisect executorch .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"bisect", "executorch"',
-    ),
-    by(
-        r"peft-regress upgrade executorch==1\.4\.1 .*",
-        "tests/cli/test_upgrade_runtime.py",
-        '"upgrade", "executorch==1.4.1"',
     ),
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
@@ -144,7 +124,6 @@ RULES = (
     Rule(
         pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*", how="live", codes=frozenset({1})
     ),
-    Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
     Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
         pattern=r"peft-regress upgrade (?:--yes .*)?"
@@ -156,19 +135,18 @@ RULES = (
     ),
     by(
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
-        "tests/environments/test_requirements.py",
+        "tests/upgrades/test_requirements.py",
         "peft @ git+https://localhost/peft@main",
     ),
     by(
         r"peft-regress upgrade \.\./peft",
-        "tests/environments/test_overlay.py",
+        "tests/upgrades/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
     by(
-        r"peft-regress upgrade \.\./peft(-branch)?( torchao)? --checklist .*",
-        "tests/environments/test_live_checklist.py",
-        '"upgrade"',
-        '"--checklist"',
+        r"peft-fuzz checklist .*",
+        "fuzz/tests/checklist/test_live_checklist.py",
+        '"checklist", "ln_tuning"',
         '"--base"',
     ),
     by(
@@ -205,27 +183,26 @@ RULES = (
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     by(
-        r"python tools/fuzz/upstream_rows\.py(?: --source \.\./peft| --write)?",
-        "tests/tools/test_upstream_rows.py",
-        'main(["--source", str(checkout)',
+        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*",
+        "fuzz/tests/tools/test_upstream_rows.py",
+        "main([str(checkout)",
         'main(["--write", *source])',
     ),
     by(
-        r"python tools/fuzz/rediscovery\.py(?: --list| --write)?",
-        "tests/tools/test_rediscovery.py",
+        r"python fuzz/tools/rediscovery\.py(?: --list| --write)?",
+        "fuzz/tests/tools/test_rediscovery.py",
         'main(["--list"])',
         'main(["--write", *',
     ),
     by(
-        r"python tools/fuzz/control\.py(?: --add --seed 1| --write)?",
-        "tests/tools/test_fuzz_control.py",
+        r"python fuzz/tools/control\.py(?: --write)?",
+        "fuzz/tests/tools/test_fuzz_control.py",
         "control.main",
-        "--add",
         "--write",
     ),
     by(
-        r"python tools/fuzz/power\.py(?: --only 'dora-\*'| --write)?",
-        "tests/tools/test_fuzz_power.py",
+        r"python fuzz/tools/power\.py(?: --only 'dora-\*'| --write)?",
+        "fuzz/tests/tools/test_fuzz_power.py",
         '["--only", "dora-*"',
         'main(["--write", *',
     ),
@@ -259,16 +236,11 @@ RULES = (
         "tests/docs/test_examples.py",
         "--write-examples",
     ),
+    by(r"python -m pip install \.", "tests/tools/test_wheel.py", '"install"'),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
         "tests/tools/test_workflows.py",
         "constraints.txt",
-    ),
-    by(r"uv add .*|uv tool install .*|pipx install .*", "tests/tools/test_wheel.py", '"install"'),
-    by(
-        r"uv run (peft-regress init|pytest gates)",
-        "tests/docs/test_own_model.py",
-        "whole_page_runs",
     ),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
@@ -287,7 +259,7 @@ RULES = (
 )
 
 
-def find_rule(command: Command) -> Rule | None:
+def find_rule(command):
     return next((rule for rule in RULES if re.fullmatch(rule.pattern, command.typed)), None)
 
 
@@ -295,7 +267,7 @@ VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
 
-def constant(lines: Sequence[str]) -> list[str]:
+def constant(lines):
     """Leave out the lines that depend on what else is installed, and the lines below them."""
     varies = re.compile(rf" *({VARIES})")
     kept, depth = [], None

@@ -13,17 +13,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.cases import Case
-from peft_regress.cli import upgrade as upgrade_command
-from peft_regress.environments.overlay import overlay
-from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
-from peft_regress.environments.overlay.pip import PipError, Planned
-from peft_regress.environments.upgrade import releases, responsible
-from peft_regress.environments.upgrade import upgrade as upgrading
-from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
-from peft_regress.fuzz.replay import Replay, Replayed
 from peft_regress.metrics import COST_METRICS
+from peft_regress.overlay import overlay
+from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
+from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
+from peft_regress.upgrades import releases, responsible
+from peft_regress.upgrades import upgrade as upgrading
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.errors import InputError
-    from peft_regress.fuzz.findings import Finding
-    from peft_regress.fuzz.replay import State
     from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Record
 
@@ -71,8 +68,6 @@ class World:
     """(version of peft, case id) of each training in full."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
-    corpus: dict[str, State] = field(default_factory=dict)
-    """The state of an entry of the fuzzer's corpus, by its name."""
     kept: list[Path | None] = field(default_factory=list)
     replaces_torch: bool = False
 
@@ -105,15 +100,6 @@ class World:
     @contextlib.contextmanager
     def opened_part(self, planned: Sequence[Planned], **_: Any) -> Iterator[Overlay]:
         yield from self._open({one.name: one.version for one in planned})
-
-    def replay(self, findings: Sequence[Finding], python: Path) -> Replay:
-        """Say of each known defect of adapters that it is still there, or what `corpus` says."""
-        assert python in self.environments
-        entries = [
-            Replayed(finding=one, state=self.corpus.get(one.name, "still there"))
-            for one in findings
-        ]
-        return Replay(entries=tuple(entries), packages=self.environments[python])
 
     def _open(
         self, wanted: Mapping[str, str], *, requested: Sequence[str] = ()
@@ -224,5 +210,4 @@ def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))
     monkeypatch.setattr(upgrading, "installed_packages", lambda: world.installed)
-    monkeypatch.setattr(upgrade_command, "replay_or_say", world.replay)
     return world

@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from builders import make_record, make_run
+from builders import forward_ledger, make_record, make_run
 
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.judge import judge
@@ -17,7 +17,7 @@ from peft_regress.metrics import METRICS
 from peft_regress.report.page.data import Content, page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
-from peft_regress.runs.schema import Acceptance, Failure, Ledger, Record
+from peft_regress.runs.schema import Acceptance, Failure, Record
 
 CURRENT = {"peft": "0.21.2", "torch": "2.13.0", "galore-torch": "1.0"}
 DEVICES = (
@@ -50,7 +50,7 @@ def make_entry(number: int, *records: Record, role: Any = "baseline", **fields: 
     date = f"2026-01-{number + 1:02d}T00:00:00+00:00"
     retired = fields.pop("retired", [])
     accepted = None if role == "run" else Acceptance(
-        reason=fields.pop("reason", "why"), date=date, role=role, retired=retired
+        reason=fields.pop("reason", "why"), date=date, role=role, retired=retired, entry="x/0001_x"
     )  # fmt: skip
     name = fields.pop("name", f"{number:04d}_peft")
     return Entry(
@@ -165,12 +165,10 @@ def _record(row: dict[str, str], task: str, number: int) -> Record:
     values["accuracy"] = [accuracy - 0.02, accuracy, accuracy + 0.02]
     values["loss"] = [float(row[f"loss_{task}"])] * 3
     work = values["forward_flops"]
-    ledger = Ledger(
-        flops={
-            "forward": {
-                "conv1.base_layer": {"aten.convolution": work * 3 // 5},
-                "conv1.lora_A.default": {"aten.convolution": work - work * 3 // 5},
-            }
+    ledger = forward_ledger(
+        {
+            "conv1.base_layer": {"aten.convolution": work * 3 // 5},
+            "conv1.lora_A.default": {"aten.convolution": work - work * 3 // 5},
         }
     )
     invariants = {"identity_at_init": True, "channels_last_kept": method != "dora"}

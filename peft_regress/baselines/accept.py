@@ -9,8 +9,10 @@ storage's lock.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,30 +22,37 @@ from typing import Any, NamedTuple
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.chain import (
+from peft_regress.baselines.current import Contents, read_contents, write_current
+from peft_regress.baselines.references import split, with_confirmed
+from peft_regress.baselines.storage import (
     acceptance_of,
+    adapter_folder,
+    baseline_files,
     check_inside,
     entry_name,
     entry_number,
-    moment_of,
-    write_newest,
 )
-from peft_regress.baselines.confirming import split, with_confirmed
-from peft_regress.baselines.contents import Contents
-from peft_regress.baselines.current import write_current
-from peft_regress.baselines.entries import baseline_files
-from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
-from peft_regress.baselines.objects import remove_litter, store_adapter, store_ledger
-from peft_regress.baselines.references import retirable_cases
-from peft_regress.baselines.stored_adapters import Choice, choose_adapters
-from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import make_folder, sync_folder
+from peft_regress.baselines.stored_adapters import ADDRESS, Choice, choose_adapters, store_adapter
+from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.files import (
+    TEMPORARY,
+    make_folder,
+    remove_leftovers,
+    sync_folder,
+    temporary_name,
+    write_atomic,
+)
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
-from peft_regress.runs.ledgers import with_digests
-from peft_regress.runs.run_file import RunFile, without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, Role, Run, check_acceptance
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.ledger_files import ledger_content, ledger_file, read_ledger, with_digests
+from peft_regress.runs.run_file import (
+    RunFile,
+    read_run,
+    read_run_file,
+    without_host,
+    write_run_file,
+)
+from peft_regress.runs.schema import Acceptance, Ledger, Role, Run, check_acceptance
 from peft_regress.text import clean
 
 
@@ -102,7 +111,9 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not history:
         _check_errors(made, allow_errors)
     role: Role = "history" if history else "baseline"
-    wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
+    wanted = _Wanted(
+        source, made, Acceptance(reason=reason, date=date, role=role, entry=""), retire
+    )
     with _writing(root):
         if not root.exists():
             _plan(root, wanted, Contents())  # what is refused must leave no folder behind
@@ -179,12 +190,10 @@ class _Plan(NamedTuple):
 def _accept(root: Path, wanted: _Wanted) -> Accepted:
     """Store a run while nobody else writes to the storage."""
     contents = read_contents(root, current=False)
-    remove_litter(root, contents)
-    newest = contents.links[-1] if contents.links else None
-    if newest is not None:
-        if newest.entry:
-            _finish(root, contents)  # an accept that was killed left it behind
-        entry = read_entry(root, newest)
+    _remove_litter(root, contents)
+    if contents.links:
+        write_current(root, contents)  # an accept that was killed may have left it behind
+        entry = read_run_file(contents.links[-1].path(root), ledgers=False)
         if _is_same(root, entry, contents, wanted):
             sync_folder(entry.path.parent)
             return _described(entry, contents, Choice({}, {}), written=None)
@@ -192,28 +201,22 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
     for folder in (plan.path.parent, root / "ledgers", root / "adapters"):
         check_inside(root, folder)
     for digest, ledger in plan.run.ledgers.items():
-        store_ledger(root, digest, ledger)
+        _store_ledger(root, digest, ledger)
     written = {one.digest for one in plan.adapters.adapters if store_adapter(root, one)}
     run = write_run_file(plan.path, plan.run, plan.document, ledgers=False)
     entry = RunFile(path=plan.path, run=run, document=plan.document)
     contents.add(entry)
     try:
-        _finish(root, contents)
+        write_current(root, contents)
     except InputError as error:
         raise InputError(f"{plan.path} is stored, but {error}") from error
-    remove_litter(root, contents)
+    _remove_litter(root, contents)
     return _described(entry, contents, plan.adapters, written=written)
-
-
-def _finish(root: Path, contents: Contents) -> None:
-    """Write what follows from the entries; the name of the newest one last."""
-    write_current(root, contents)
-    write_newest(root, contents.links[-1].newest)
 
 
 def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     """Decide what the entry holds. Raises `InputError` if it cannot be accepted."""
-    retired = retirable_cases(contents, wanted.retire) if wanted.retire else []
+    retired = retirable_cases(contents, wanted.retire)
     made = wanted.made
     run, repeats = _split(wanted, contents)
     adapters = _chosen(root, contents, wanted)
@@ -232,6 +235,22 @@ def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     run = with_digests(msgspec.structs.replace(run, accepted=accepted))
     check_acceptance(run)
     return _Plan(path, run, {**document, "benchmarks": _times(document, run)}, adapters)
+
+
+def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
+    """Return the ids of expected cases that match one of the globs, sorted.
+
+    Raises `UnknownNameError` for a glob that matches none; it names a few expected cases.
+    """
+    expected = sorted(contents.judges)
+    found: set[str] = set()
+    for pattern in patterns:
+        fitting = [name for name in expected if fnmatchcase(name, pattern)]
+        if not fitting:
+            few = difflib.get_close_matches(pattern, expected, n=3) or expected[:3]
+            raise UnknownNameError("case pattern", pattern, few)
+        found.update(fitting)
+    return sorted(found)
 
 
 def _times(document: dict[str, Any], run: Run) -> list[Any]:
@@ -265,7 +284,7 @@ def _is_same(root: Path, entry: RunFile, contents: Contents, wanted: _Wanted) ->
     if not typed_alike:
         return False
     try:
-        run, repeats = _split(wanted, read_contents_before(root, [entry.path]))
+        run, repeats = _split(wanted, read_contents(root, without=[entry.path]))
     except InputError:
         return False  # it repeats the entry itself
     return (_bare(entry.run), accepted.repeats) == (_bare(with_digests(run)), repeats) and all(
@@ -283,9 +302,7 @@ def _split(wanted: _Wanted, contents: Contents) -> tuple[Run, dict[str, str]]:
 
 def _bare(run: Run) -> Run:
     """Return a run without what depends on where it is stored."""
-    return msgspec.structs.replace(
-        run, schema_version=SCHEMA_VERSION, accepted=None, ledgers={}, content_digest=""
-    )
+    return msgspec.structs.replace(run, accepted=None, ledgers={}, content_digest="")
 
 
 def _described(
@@ -294,17 +311,69 @@ def _described(
     """Say what the newest entry does; `written` are the adapters that it brought, if it is new."""
     last = len(contents.links) - 1
     before = contents.links[-2] if last else None
-    is_later = before is not None and before.moment > moment_of(entry)
+    is_later = before is not None and before.moment > contents.links[-1].moment
     return Accepted(
         path=entry.path,
         run=entry.run,
         is_new=written is not None,
         adapters=adapters,
         written=frozenset(written or ()),
-        judges=len(contents.judged_by.get(last, ())),
+        judges=sum(judge.entry == last for judge in contents.judges.values()),
         expected=len(contents.judges),
-        later_predecessor=f"{before.stem}, {before.date}" if before and is_later else "",
+        later_predecessor=f"{before.stem}, {before.accepted.date}" if before and is_later else "",
     )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
+    """Write a ledger unless the storage has it. Raises `InputError`, also if it was altered."""
+    folder = root / "ledgers"
+    path = ledger_file(folder, digest)
+    check_inside(root, path)
+    if not path.exists():
+        write_atomic(path, ledger_content(ledger))
+        return
+    try:
+        read_ledger(folder, digest)
+    except InputError as error:
+        raise InputError(f"{error}. Restore it with `git checkout -- {path}`.") from error
+
+
+def _remove_litter(root: Path, contents: Contents) -> None:
+    """Remove what an accept that did not end left behind: what none of all entries names.
+
+    Call it under the lock. What cannot be removed now stays for the next time.
+    """
+    ledgers = {ledger_file(root / "ledgers", digest) for digest in contents.ledgers}
+    adapters = {adapter_folder(root, digest) for digest in contents.adapters}
+    litter = [
+        *(one for one in root.glob("adapters/.*") if TEMPORARY.fullmatch(one.name)),
+        *(one for one in root.glob("ledgers/??/*.json.gz") if one not in ledgers),
+        *(
+            one
+            for one in root.glob("adapters/*")
+            if ADDRESS.fullmatch(one.name) and one not in adapters
+        ),
+    ]
+    for folder in (root, *root.glob("*/"), *root.glob("ledgers/??/")):
+        with contextlib.suppress(OSError):
+            remove_leftovers(folder)
+    for path in litter:
+        with contextlib.suppress(OSError):
+            if path.resolve().is_relative_to(root.resolve()):  # never through a link
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir():
+        path.unlink()
+        return
+    # Under another name first, so that half of an adapter never passes for one.
+    scratch = path.with_name(temporary_name())
+    path.rename(scratch)
+    shutil.rmtree(scratch)
 
 
 _LONGEST_TITLE = 40

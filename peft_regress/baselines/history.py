@@ -13,8 +13,8 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.confirming import as_confirmed
-from peft_regress.baselines.index import read_contents, skim_entries
+from peft_regress.baselines.current import Contents, check_whole
+from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
 from peft_regress.baselines.moves import (
     INVARIANT,
     Move,
@@ -23,14 +23,14 @@ from peft_regress.baselines.moves import (
     find_redefinitions,
     names_in,
 )
-from peft_regress.baselines.named import find_input
-from peft_regress.baselines.series import STATUS, Entry, Line, make_line
+from peft_regress.baselines.named_runs import find_input
+from peft_regress.baselines.references import as_confirmed
+from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
 from peft_regress.gate.repeats import completed
-from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS, metric_order
-from peft_regress.runs.bulk_read import read_without_ledgers
+from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean
 
@@ -63,31 +63,65 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
     to read, `InputError` for a name of nothing and for a run that is among the entries already.
     """
-    links = read_contents(root).links
-    with paused_gc():
-        entries = [
-            Entry(name=link.stem, date=link.date, role=link.role, run=run, path=link.path(root))
-            for link, run in zip(links, skim_entries(root, links), strict=True)
-        ]
-    named = [find_input(root, name) for name in runs]
-    known = {resolved(link.path(root)) for link in links}
-    for run in named:
+    entries = _stored_entries(root)
+    known = {resolved(entry.path) for entry in entries if entry.path}
+    for run in (find_input(root, name) for name in runs):
         if resolved(run.path) in known:
             raise InputError(f"{run.name} is named twice, or is an entry of {root}; name it once")
         known.add(resolved(run.path))
-    read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
-    for run in named:
-        file = run.read() if is_folder(run.path) else next(read)
+        file = run.read() if is_folder(run.path) else read_run_file(run.path, ledgers=False)
         date = str(file.document.get("datetime", ""))
         entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
     if not entries:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
             "Name another storage with --baselines, or name run files. `peft-regress accept` makes "
-            "the first entry; those of the built-in cases are in the repository, "
-            "https://github.com/OWNER/peft_regress."
+            "the first entry; those of the built-in cases are in a checkout of "
+            "peft_regress."
         )
     return entries
+
+
+def _stored_entries(root: Path) -> list[Entry]:
+    """Read and check all entries of a storage; equal metrics of neighbours are shared."""
+
+    def read(paths: Sequence[Path]) -> list[Entry]:
+        contents, found = Contents(), list[Entry]()
+        for file in read_entries_of(paths):
+            contents.add(file)
+            link, run = contents.links[-1], _shown(file.run)
+            run = _sharing(run, found[-1].run) if found else run
+            how = link.accepted
+            found.append(
+                Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
+            )
+        check_whole(root, contents)
+        return found
+
+    return read_while_still(root, read)
+
+
+def _shown(run: Run) -> Run:
+    """Return what a history shows of a run: no inputs, and no names of what trains."""
+    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
+    cases = {name: msgspec.structs.replace(one, **nothing) for name, one in run.cases.items()}
+    return msgspec.structs.replace(run, cases=cases)
+
+
+def _sharing(run: Run, like: Run) -> Run:
+    """Return a run that shares equal metrics with another one: most numbers never change."""
+    cases = {}
+    for name, record in run.cases.items():
+        other = like.cases.get(name)
+        if other is not None:
+            metrics = {
+                metric: known if (known := other.metrics.get(metric)) == found else found
+                for metric, found in record.metrics.items()
+            }
+            record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
+        cases[name] = record
+    environment = like.environment if like.environment == run.environment else run.environment
+    return msgspec.structs.replace(run, cases=cases, environment=environment)
 
 
 def records_by_case(entries: Sequence[Entry]) -> dict[str, dict[int, Record]]:

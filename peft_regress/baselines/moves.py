@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from peft_regress.baselines.series import STATUS, Entry, jumps_of
+from peft_regress.baselines.lines import STATUS, Entry, jumps_of
 from peft_regress.gate.changes import direction_of
+from peft_regress.gate.facts import invariant_reason, status_reason
 from peft_regress.gate.inputs import OF_INPUTS, first_difference
-from peft_regress.gate.judge import invariant_reason, status_reason
-from peft_regress.gate.metric_reasons import can_compare, is_shown_only
+from peft_regress.gate.metric_judge import can_compare, is_shown_only
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import METRICS, MetricSpec, metric_order

@@ -1,20 +1,27 @@
-"""Choose what judges each case: the newest entry of role `baseline` that holds it."""
+"""What judges each case, which cases a run should hold, and which of them only repeat an entry."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from peft_regress.baselines.chain import Link, in_order
-from peft_regress.baselines.contents import Contents
-from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
-from peft_regress.errors import UnknownNameError
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.baselines.current import Contents, current_at, current_of, read_contents
+from peft_regress.baselines.storage import read_while_still
+from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
+from peft_regress.errors import InputError, RunFileError
+from peft_regress.gate.facts import is_known
+from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.verdicts import Observation
-from peft_regress.runs.run_file import RunFile, with_stored_ledgers
+from peft_regress.gate.repeats import lacks_seeds, whole
+from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import Record, Run, Selection
 
 
 def references_with_drift(
@@ -22,11 +29,11 @@ def references_with_drift(
 ) -> dict[str, Observation]:
     """Return each case of the newest entry of role `baseline` that holds it, by id.
 
-    Each has the older entries that its drift counts from. A case that an entry retires is left out,
-    unless a later entry holds it again.
+    stored: oldest first. Each case has the older entries that its drift counts from. A case that an
+    entry retires is left out, unless a later entry holds it again.
     """
     contents = Contents(policy=policy)
-    for entry in in_order(stored):
+    for entry in stored:
         contents.add(entry)
     return contents.references
 
@@ -34,49 +41,123 @@ def references_with_drift(
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
     """Return what judges each case of a storage, by id, with the ledgers of these records alone.
 
-    drift: with the older entries that it counts from. Raises what `read_contents` raises, also for
-    a ledger that was altered.
+    It reads only the entries that `current.txt` names. drift: with the older entries that it counts
+    from. Raises `RunFileError` for what is missing or was altered.
     """
-    return _references(root, read_contents(root), drift=drift)
+    return read_while_still(root, lambda paths: current_at(root, paths).references(drift=drift))
 
 
 def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
     """Read what judged each case, by drift too, before the newest entries were accepted."""
-    return _references(root, read_contents_before(root, newest), drift=True)
+    return current_of(root, read_contents(root, without=newest)).references(drift=True)
 
 
-def _references(root: Path, contents: Contents, *, drift: bool) -> dict[str, Observation]:
-    references = contents.references
-    for index, names in contents.judged_by.items():
-        records = _whole(root, contents.links[index], names).run.cases
-        for name in names:
-            known = references[name]
-            origins = known.drift_origins if drift else {}
-            references[name] = dataclasses.replace(
-                known, record=records[name], drift_origins=origins
-            )
-    return references
+def expected_cases(
+    references: Mapping[str, Observation], matrix: str, cases: Collection[Case] | None
+) -> set[str]:
+    """Return the ids of the cases of a matrix, and of those stored cases that belong to no other.
 
-
-def _whole(root: Path, link: Link, names: Collection[str]) -> RunFile:
-    """Return an entry with the ledgers of some cases; those of an old one are in its file."""
-    if link.entry:
-        return with_stored_ledgers(read_entry(root, link), names)
-    return read_entry(root, link, ledgers=True)
-
-
-def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
-    """Return the ids of expected cases that match one of the globs, sorted.
-
-    Raises `UnknownNameError` for a glob that matches none; it names a few expected cases.
+    cases: those of the matrix; None to expect only what is stored, and import no own case.
     """
-    expected = sorted(contents.judges)
-    found: set[str] = set()
-    for pattern in patterns:
-        fitting = [name for name in expected if fnmatchcase(name, pattern)]
-        if not fitting:
-            kind = "case pattern"
-            few = difflib.get_close_matches(pattern, expected, n=3) or expected[:3]
-            raise UnknownNameError(kind, pattern, few)
-        found.update(fitting)
-    return sorted(found)
+    matrices = built_in_matrices if cases is None else matrices_of
+    expected = {case.id for case in cases or ()}
+    # A stored case that belongs to no matrix is expected too.
+    return expected | {
+        name
+        for name, old in references.items()
+        if matrix in (matrices(old.record.case) or {matrix})
+    }
+
+
+def is_complete(selection: Selection, patterns: Sequence[str], expected: Collection[str]) -> bool:
+    """Return whether a run has all that it was asked for, as far as it is of these cases.
+
+    A case that was retired since is missing from no run, unless the run was narrowed: then nobody
+    knows what else was left out.
+    """
+    left_out = any(
+        all(fnmatchcase(name, pattern) for pattern in patterns)
+        and (selection.narrowed_by or name in expected)
+        for name in selection.not_selected
+    )
+    return selection.complete or (bool(selection.not_selected) and not left_out)
+
+
+# --- what only repeats an entry -------------------------------------------------------------------
+
+_NEWS = frozenset({"new metric", "model"})
+"""The remarks on what a reference does not hold."""
+
+
+def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[str, str]]:
+    """Return a run with the cases that an entry must hold, and what the others repeat, by case.
+
+    A case that repeats a training but differs otherwise, in a cost for instance, is held with the
+    scores of that training. Raises `InputError` for a case that repeats what is not stored.
+    """
+    held: dict[str, Record] = {}
+    repeats: dict[str, str] = {}
+    for name, new in observations_of(run, "").items():
+        old = references.get(name)
+        full = whole(new, old)
+        if full.record.is_repeat:
+            raise InputError(
+                f"{name} repeats {new.record.repeated_run}, which this storage does not hold, so "
+                "that its scores are not known. Measure it with --regress-full."
+            )
+        if old and new.record.is_repeat and not _has_news(old, full):
+            repeats[name] = old.curves[new.machine.digest].run_name
+        else:
+            held[name] = full.record
+    return msgspec.structs.replace(run, cases=held), repeats
+
+
+def _has_news(old: Observation, new: Observation) -> bool:
+    was, now = old.record, new.record
+    verdict = judge_case(now.case.id, old, new)
+    return (
+        (was.budget, was.bounds, was.own_code) != (now.budget, now.bounds, now.own_code)
+        or any(reason.verdict != "known_defect" for reason in verdict.reasons)
+        or _has_better_known_defects(was, now)
+        or any(remark.kind in _NEWS for remark in verdict.remarks)
+    )
+
+
+def _has_better_known_defects(was: Record, now: Record) -> bool:
+    """Return whether a record would judge its defects more sharply than the reference does."""
+    if now.defects is UNSET:
+        return False
+    return was.defects is UNSET or not all(is_known(name, now, was) for name in now.defects)
+
+
+def as_confirmed(record: Record, run_name: str) -> Record:
+    """Return what an entry that confirms a case says of it: the same, without its own scores."""
+    repeating = msgspec.structs.replace(record, repeats=run_name, metrics={})
+    metrics = {
+        name: metric for name, metric in record.metrics.items() if not lacks_seeds(repeating, name)
+    }
+    return msgspec.structs.replace(repeating, metrics=metrics)
+
+
+def with_confirmed(made: RunFile) -> RunFile:
+    """Return an entry, to be accepted once more, with the cases that it only confirms.
+
+    Raises `RunFileError` if it does not lie in its storage. A run stays as it is.
+    """
+    accepted = made.run.accepted
+    if accepted is None:
+        return made
+    wanted = set(accepted.repeats.values())
+    repeated = {
+        path.stem: read_run_file(path).run.cases
+        for path in made.path.parent.parent.glob("*/*.json")
+        if path.stem in wanted
+    }
+    cases = dict(made.run.cases)
+    for name, entry in accepted.repeats.items():
+        if name not in repeated.get(entry, {}):
+            problem = f"{name}: the entry {entry}, which it repeats, is not there"
+            remedy = "An entry is whole only inside its storage: accept it from there."
+            raise RunFileError(made.path, problem, remedy)
+        cases[name] = as_confirmed(repeated[entry][name], entry)
+    return dataclasses.replace(made, run=msgspec.structs.replace(made.run, cases=cases))

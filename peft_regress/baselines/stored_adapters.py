@@ -2,36 +2,40 @@
 
 A later release must still load them and compute the same output. A storage keeps one for each
 built-in method, the smallest of its cases, and one for each case of a user's own. An entry goes on
-naming an older adapter while that loads. Storages from before have `adapters/<method>/` and, of own
-cases, `adapters/<id with -- for />/`, which no entry names; the first `accept` carries them over.
-This module imports no torch.
+naming an older adapter while that loads. This module imports no torch.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
-from peft_regress.baselines.adapters import (
+from peft_regress.baselines.current import Contents, Current, current_at
+from peft_regress.baselines.run_adapters import (
     MANIFEST,
     StoredAdapter,
     kept_adapters,
     manifest_content,
-    own_folder,
     read_checked,
 )
-from peft_regress.baselines.chain import adapter_folder, has_addresses, missing_adapter
-from peft_regress.baselines.contents import Contents
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import (
+    adapter_folder,
+    baseline_files,
+    check_adapter,
+    newest_file,
+    read_while_still,
+)
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
-from peft_regress.files import TEMPORARY, is_folder, read_bytes
-from peft_regress.runs.schema import Acceptance, Run, digest_of
+from peft_regress.files import make_folder, read_bytes, sync_folder, temporary_name
+from peft_regress.runs.schema import Run, digest_of
 
 ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -42,17 +46,8 @@ class Adapter(NamedTuple):
     digest: str
     """Its address in a storage: that of its manifest, which has those of all its files."""
     folder: Path
-    """Where its files are now: in the storage, beside the run, or in a storage from before."""
+    """Where its files are now: in the storage, or beside the run."""
     stored: StoredAdapter
-
-    def contents(self) -> dict[str, bytes]:
-        """Return what its folder in a storage holds, by name of the file."""
-        files = {name: read_bytes(self.folder / name) for name in sorted(self.stored.files)}
-        return {**files, MANIFEST: manifest_content(self.stored)}
-
-
-def _new_adapter(folder: Path, stored: StoredAdapter) -> Adapter:
-    return Adapter(digest_of(manifest_content(stored)), folder, stored)
 
 
 class Choice(NamedTuple):
@@ -69,6 +64,9 @@ class Choice(NamedTuple):
         return [*self.older.values(), *self.new.values()]
 
 
+# --- choosing -------------------------------------------------------------------------------------
+
+
 def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> Choice:
     """Choose what a new entry names: of each method or own case one, the older while it loads.
 
@@ -77,15 +75,13 @@ def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> C
     """
     kept = _kept_by_slot(run, source)
     before = _by_slot(root, contents)
-    must_stay = not contents.has_addresses
     choice = Choice({}, {})
     for slot, older in before.items():
         record = run.cases.get(older.stored.case)
-        if record is not None and record.definition != older.stored.definition:
-            record = None
-        loads = record is not None and record.invariants.get("stored_adapter_loads")
-        if loads or (slot not in kept and (record is not None or must_stay)):
-            choice.older[slot] = older
+        if record is not None and record.definition == older.stored.definition:
+            loads = record.invariants.get("stored_adapter_loads")
+            if loads or slot not in kept:
+                choice.older[slot] = older
     for slot, found in sorted(kept.items()):
         if slot not in choice.older:
             case = before[slot].stored.case if slot in before else None
@@ -109,17 +105,18 @@ def _kept_by_slot(run: Run, source: Path) -> dict[str, list[Adapter]]:
 
 def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters beside a run."""
-    for path, stored in kept_adapters(source):
-        if not _is_of(run, stored):
-            raise InputError(f"{path}: comes from {stored.case} in another run. Remove the folder.")
-        yield _new_adapter(path, msgspec.structs.replace(stored, packages=run.environment))
+    for folder, kept in kept_adapters(source):
+        if not _is_of(run, kept):
+            raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")
+        stored = msgspec.structs.replace(kept, packages=run.environment)
+        yield Adapter(digest_of(manifest_content(stored)), folder, stored)
 
 
 def _named_by(entry: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters that an entry of another storage names of its own cases."""
     assert entry.accepted is not None  # noqa: S101  (an entry)
     for case, digest in entry.accepted.adapters.items():
-        adapter = Adapter(digest, *_read_named(source.parent.parent, source, case, digest))
+        adapter = _read_named(source.parent.parent, source, case, digest)
         if _is_of(entry, adapter.stored):
             yield adapter
 
@@ -131,34 +128,17 @@ def _is_of(run: Run, stored: StoredAdapter) -> bool:
 
 def _by_slot(root: Path, contents: Contents) -> dict[str, Adapter]:
     """Return the adapters that a storage holds, by method or own case, the last that was named."""
-
-    def slot(case: str) -> str:
-        return case if case in contents.own else Case.parse(case).method
-
-    if not contents.has_addresses:
-        found = [_new_adapter(path, read_checked(path)) for path in old_folders(root)]
-        return {slot(one.stored.case): one for one in found}
     named = {
-        slot(case): (contents.links[index].path(root), case, digest)
+        (case if case in contents.own else Case.parse(case).method): (index, case, digest)
         for case, (index, digest) in contents.adapter_of.items()
     }
     return {
-        name: Adapter(digest, *_read_named(root, path, case, digest))
-        for name, (path, case, digest) in named.items()
+        slot: _read_named(root, contents.links[index].path(root), case, digest)
+        for slot, (index, case, digest) in named.items()
     }
 
 
-def old_folders(root: Path) -> list[Path]:
-    """Return the folders of adapters under the names of storages from before."""
-    folder = root / "adapters"
-    if not is_folder(folder):
-        return []
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not (ADDRESS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
-        and (path / MANIFEST).is_file()
-    ]
+# --- reading --------------------------------------------------------------------------------------
 
 
 def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, StoredAdapter] | None:
@@ -167,27 +147,35 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
     None if there is none, or one of another definition. Raises `InputError` if an entry names one
     that is missing, or if it was altered.
     """
-    named = _named_adapters(_entries_as_they_are(root))
-    if named is not None:
-        if case.id not in named:
-            return None
-        entry, digest = named[case.id]
-        found = _read_named(root, entry, case.id, digest)
-        return found if found[1].definition == definition else None
-    for name in (own_folder(case), case.method):
-        folder = root / "adapters" / name
-        if is_folder(folder):
-            stored = read_checked(folder)
-            if (stored.case, stored.definition) == (case.id, definition):
-                return folder, stored
-    return None
+    named = _current(root, _stamp(root)).adapter_of(case.id)
+    if named is None:
+        return None
+    entry, digest = named
+    found = _read_named(root, entry, case.id, digest)
+    return (found.folder, found.stored) if found.stored.definition == definition else None
 
 
-def _read_named(root: Path, entry: Path, case: str, digest: str) -> tuple[Path, StoredAdapter]:
-    folder = adapter_folder(root, digest)
-    if not is_folder(folder):
-        raise missing_adapter(entry, case, folder)
-    return folder, read_stored(folder)
+_Stamp = tuple[tuple[Path, int, int], ...]
+"""Files, each with when it was written and its size."""
+
+
+def _stamp(root: Path) -> _Stamp:
+    found = []
+    for path in (*baseline_files(root), *filter(Path.exists, (newest_file(root),))):
+        status = path.stat()
+        found.append((path, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=2)
+def _current(root: Path, _: _Stamp) -> Current:
+    """Read what judges once for all cases of a run, as long as no entry is accepted."""
+    return read_while_still(root, lambda paths: current_at(root, paths))
+
+
+def _read_named(root: Path, entry: Path, case: str, digest: str) -> Adapter:
+    folder = check_adapter(root, entry, case, digest)
+    return Adapter(digest, folder, read_stored(folder))
 
 
 def read_stored(folder: Path, *, address: str = "") -> StoredAdapter:
@@ -205,40 +193,39 @@ def read_stored(folder: Path, *, address: str = "") -> StoredAdapter:
     return stored
 
 
-_Stamp = tuple[tuple["Path", int, int], ...]
-"""Entries, each with when it was written and its size."""
+# --- writing --------------------------------------------------------------------------------------
 
 
-def _entries_as_they_are(root: Path) -> _Stamp:
-    found = []
-    for path in baseline_files(root):
-        status = path.stat()
-        found.append((path, status.st_mtime_ns, status.st_size))
-    return tuple(found)
+def store_adapter(root: Path, adapter: Adapter) -> bool:
+    """Write an adapter unless the storage has it; return whether it was written.
 
-
-class _Accepted(msgspec.Struct):
-    accepted: Acceptance | None = None
-
-
-class _EntryHead(msgspec.Struct):
-    peft_regress: _Accepted
-
-
-@functools.lru_cache(maxsize=8)
-def _named_adapters(stamp: _Stamp) -> dict[str, tuple[Path, str]] | None:
-    """Return for each case the newest entry that names its adapter, and the adapter's digest.
-
-    None for a storage from before. It reads only the acceptances; whoever judges checks the rest.
+    Its folder is filled under another name and renamed once it is whole. Raises `OSError`, and
+    `InputError` if it was altered.
     """
-    named: dict[str, tuple[Path, str]] = {}
-    begun = False
-    for path, _, _ in stamp:
-        try:
-            accepted = msgspec.json.decode(read_bytes(path), type=_EntryHead).peft_regress.accepted
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            continue  # the gate reports it
-        if accepted is not None:
-            begun = begun or has_addresses(accepted)
-            named.update((case, (path, digest)) for case, digest in accepted.adapters.items())
-    return named if begun else None
+    target = adapter_folder(root, adapter.digest)
+    if target.exists():
+        read_stored(target)
+        return False
+    make_folder(target.parent)
+    scratch = target.parent / temporary_name()
+    scratch.mkdir()
+    contents = {name: read_bytes(adapter.folder / name) for name in sorted(adapter.stored.files)}
+    try:
+        for name, content in {**contents, MANIFEST: manifest_content(adapter.stored)}.items():
+            _write_new(scratch / name, content)
+        sync_folder(scratch)
+        read_stored(scratch, address=target.name)
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+    return True
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from peft_regress.baselines.accept import Accepted, accept_run, renew_current
-from peft_regress.baselines.named import find_named
+from peft_regress.baselines.named_runs import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
 from peft_regress.report.sentences import false_invariants
 from peft_regress.report.terminal import print_progress, say
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import read_run
 from peft_regress.text import count_of
 
 
@@ -23,7 +23,6 @@ from peft_regress.text import count_of
     epilog=examples(
         "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
         "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
-        "peft-regress accept runs/fuzz --reason 'known upstream'",
     ),
 )
 @click.argument("run", metavar="[RUN]", required=False)
@@ -46,11 +45,6 @@ from peft_regress.text import count_of
     help="Accept these cases, a glob, although they are in error; may be repeated.",
 )
 @click.option(
-    "--reported",
-    metavar="ISSUE",
-    help="Of findings of `fuzz`: where they were reported, such as huggingface/peft#3697.",
-)
-@click.option(
     "--renew",
     is_flag=True,
     help="Accept nothing; write anew the files `current.txt`, which say what judges each case.",
@@ -63,14 +57,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     patterns: tuple[str, ...],
     allow_errors: tuple[str, ...],
-    reported: str | None,
     history: bool,
     renew: bool,
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
-    RUN is a run file, a folder of shards, or an entry of another branch; or a finding of `fuzz`, or
-    a folder of them, which go into its corpus.
+    RUN is a run file, a folder of shards, or an entry of another branch.
     """
     if renew:
         if run is not None or reason is not None:
@@ -82,18 +74,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(
             "name the RUN to accept, and say with --reason TEXT why its numbers are right"
         )
-    from peft_regress.fuzz.findings import is_findings
-
-    if is_findings(Path(run)):
-        if history or patterns or allow_errors:
-            raise click.UsageError(
-                "--history, --retire and --allow-errors are about runs, and this is a finding of "
-                "`fuzz`"
-            )
-        _accept_findings(Path(run), baselines=baselines, reason=reason, reported=reported)
-        return
-    if reported is not None:
-        raise click.UsageError(f"--reported is about findings of `fuzz`, and {run} is none")
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     for what, ids in false_invariants(read_run(source).run).items():
@@ -111,13 +91,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):
         say(line)
-
-
-def _accept_findings(source: Path, *, baselines: Path, reason: str, reported: str | None) -> None:
-    from peft_regress.fuzz.corpus import accept_findings
-
-    for one in accept_findings(source, baselines=baselines, reason=reason, reported=reported):
-        say(f"{'marked as mended' if one.is_mended else 'stored'}: {one.path}")
 
 
 def _lines(done: Accepted, source: Path) -> Iterator[str]:

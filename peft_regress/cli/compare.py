@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,12 +11,9 @@ import click
 import msgspec
 
 from peft_regress import report
-from peft_regress.baselines.adapters import gather_adapters
-from peft_regress.baselines.expected import expected_cases, is_complete
-from peft_regress.baselines.named import find_input
-from peft_regress.baselines.outputs import check_not_read, check_outside
-from peft_regress.baselines.references import read_references
-from peft_regress.cases import Case
+from peft_regress.baselines.named_runs import check_output, find_input
+from peft_regress.baselines.references import expected_cases, is_complete, read_references
+from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -31,11 +28,9 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import is_folder, resolved
-from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.comparison import Comparison, Invocation, narrow
 from peft_regress.gate.judge import judge
-from peft_regress.gate.narrowing import narrow
-from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import RunFile, write_run_file
@@ -116,13 +111,19 @@ def command(  # noqa: PLR0913  (arguments and options)
     of_matrix = None if stored_only else tuple(matrix_cases(matrix))
     after = find_input(baselines, new).read()
     if save is not None:
-        _check_save(save, after, baselines, old)
-        _save(after, save)
-    references, expected, storage = _read_old(baselines, old, matrix, of_matrix)
+        _save(after, save, baselines, old)
+    before = find_input(baselines, old)
+    # The name of an entry works only in its own storage.
+    storage = before.path if before.is_storage else baselines
+    if before.is_storage:
+        references = read_references(storage, drift=True)
+        expected = expected_cases(references, matrix, of_matrix)
+    else:
+        references = before.observations()
+        expected = set(references)
     file = str(save or after.path)
     invocation = Invocation(
         old=old,
-        # The name of an entry works only in its own storage.
         new=new if save is None and storage == baselines else file,
         file=file,
         baselines=None if storage == usual_storage() else str(storage),
@@ -157,33 +158,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     context.exit(comparison.exit_code)
 
 
-def _read_old(
-    baselines: Path, name: str, matrix: str, cases: Collection[Case] | None
-) -> tuple[dict[str, Observation], set[str], Path]:
-    """Return what judges each case, the ids of the expected cases, and the storage of entries.
-
-    cases: those of the matrix; None to expect only what is stored, and import no own case.
-    """
-    found = find_input(baselines, name)
-    if not found.is_storage:
-        references = found.observations()
-        return references, set(references), baselines
-    references = read_references(found.path, drift=True)
-    return references, expected_cases(references, matrix, cases), found.path
-
-
-def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
-    """Raise `InputError` if the file would replace what is compared, or what is stored."""
-    check_outside(path, baselines, "--save")
-    check_not_read(path, after.path, "--save")
-    try:
-        before = find_input(baselines, old)
-    except InputError:
-        return  # said when it is read
-    check = check_outside if before.is_storage else check_not_read
-    check(path, before.path, "--save")
-
-
 def _check_matches(only: str, comparison: Comparison) -> None:
     """Raise `AbsentError` if there is no such case."""
     known = [case.id for case in comparison.cases]
@@ -194,10 +168,13 @@ def _check_matches(only: str, comparison: Comparison) -> None:
         )
 
 
-def _save(made: RunFile, path: Path) -> None:
-    if is_folder(made.path) and resolved(path.parent) == resolved(made.path):
-        raise InputError(
-            f"{path}: is in the folder of the shards, which would then hold every case twice"
-        )
+def _save(made: RunFile, path: Path, baselines: Path, old: str) -> None:
+    """Write the run, also if OLD cannot be read, which is said later."""
+    storages, reads = [baselines], [made.path]
+    with contextlib.suppress(InputError):
+        before = find_input(baselines, old)
+        (storages if before.is_storage else reads).append(before.path)
+    for storage in storages:
+        check_output(path, "--save", storage=storage, reads=reads)
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
     gather_adapters(made.path, path)

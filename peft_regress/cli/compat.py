@@ -23,22 +23,22 @@ from peft_regress.cli.options import (
     pip_limit_option,
     print_json,
 )
-from peft_regress.environments.compat import compat_report
-from peft_regress.environments.compat.adapter import SavedAdapter, read_adapter
-from peft_regress.environments.compat.certificate import (
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.text import clean, printable
+from peft_regress.upgrades.compat import compat_report
+from peft_regress.upgrades.compat.adapter import SavedAdapter, read_adapter
+from peft_regress.upgrades.compat.certificate import (
     FILE_NAME,
     Certificate,
     read_certificate,
     require_same_files,
     write_certificate,
 )
-from peft_regress.environments.compat.check import check_installed
-from peft_regress.environments.compat.compat import Compat, CompatSettings, compat
-from peft_regress.environments.compat.messages import BaseModel
-from peft_regress.environments.upgrade.measuring import default_jobs
-from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import print_progress, show, write_markdown
-from peft_regress.text import clean, printable
+from peft_regress.upgrades.compat.check import check_installed
+from peft_regress.upgrades.compat.compat import Compat, CompatSettings, compat
+from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.workers.pool import default_jobs
 
 _LARGEST_SIDE = 2**16
 

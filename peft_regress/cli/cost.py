@@ -229,7 +229,7 @@ def _warn_of_kernels(missing: Iterable[str]) -> None:
 
 
 def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:
-    from peft_regress.cost.typed import price_typed  # torch
+    from peft_regress.cost.pricing import price_typed  # torch
 
     with _current_folder_first(), _warnings_as_lines():
         cost = price_typed(path, inputs, loss=loss)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from peft_regress import report
-from peft_regress.baselines.named import named_case
+from peft_regress.baselines.named_runs import named_case
 from peft_regress.cli.options import baselines_option, examples, format_option, print_json
 from peft_regress.gate.attribution import changed_costs
 from peft_regress.report.terminal import show

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.named import find_input
-from peft_regress.baselines.outputs import check_not_read, check_outside
-from peft_regress.cli.options import NamedPath, baselines_option, cases_option, examples
-from peft_regress.errors import InputError
-from peft_regress.files import is_folder, write_atomic
+from peft_regress.baselines.named_runs import check_output, find_input
+from peft_regress.cli.options import (
+    baselines_option,
+    cases_option,
+    examples,
+    output_file,
+)
+from peft_regress.files import write_atomic
 from peft_regress.report.csv_table import csv_table, narrow
 from peft_regress.report.terminal import say, standard_output
 
@@ -30,7 +33,7 @@ from peft_regress.report.terminal import say, standard_output
     help="The format; pytest itself writes JUnit, and a run file is JSON.",
 )
 @click.option(
-    "--output", type=NamedPath(path_type=Path), help="Write to this file, not to the terminal."
+    "--output", type=output_file, metavar="FILE", help="Write to this file, not to the terminal."
 )
 @cases_option(default="*")
 @click.option(
@@ -47,13 +50,10 @@ def command(  # noqa: PLR0913  (arguments and options)
     del to
     found = find_input(baselines, run)
     if output is not None:
-        check_outside(output, baselines, "--output")
-        check_not_read(output, found.path, "--output")
+        check_output(output, "--output", storage=baselines, reads=[found.path])
     text = csv_table(narrow(found.read().run, cases=cases, metric=metric))
     if output is None:
         click.echo(text.encode(), file=standard_output(), nl=False)
         return
-    if is_folder(output):
-        raise InputError(f"{output}: is a folder; name a file")
     write_atomic(output, text.encode())
     say(f"wrote {output}", err=True)

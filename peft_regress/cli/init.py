@@ -148,6 +148,8 @@ def _requirement() -> str:
         return f"{installed.name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
     if url.startswith("file:"):
         urls = dict(line.split(", ", 1) for line in installed.metadata.get_all("Project-URL") or ())
+        if "Homepage" not in urls:
+            return f"{installed.name}=={installed.version}"
         url = f"git+{urls['Homepage']}"
     return f"{installed.name} @ {url}"
 

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from peft_regress.baselines.expected import expected_cases, is_complete
-from peft_regress.baselines.references import read_references, read_references_before
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.references import (
+    expected_cases,
+    is_complete,
+    read_references,
+    read_references_before,
+)
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.devices import DeviceClass
-from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.comparison import Comparison, Invocation, narrow
 from peft_regress.gate.judge import judge
-from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.schema import Run
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli.newest import judge_newest, judged_pairs
 from peft_regress.cli.options import (
@@ -20,16 +21,15 @@ from peft_regress.cli.options import (
     output_file,
     print_json,
 )
-from peft_regress.errors import InputError
-from peft_regress.files import is_folder, resolved, write_atomic
+from peft_regress.files import write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.report.page.data import Content, page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
 from peft_regress.report.results import overview
 from peft_regress.report.terminal import say, show
+from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Run
-from peft_regress.runs.shards import read_run
 from peft_regress.text import count_of
 
 
@@ -83,7 +83,7 @@ def command(
 
 
 def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:
-    _check_is_no_run(path, entries)
+    check_output(path, "--html", storage=baselines, reads=map(_path_of, entries))
     content = _content(entries, baselines, cases)
     page = render_page(page_parts(content, page_data(content))).encode()
     write_atomic(path, page)
@@ -105,17 +105,6 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
         newest=judge_newest(baselines, entries, whole_run, cases or "*"),
         pairs=judged_pairs(entries, content.orders, whole_run=whole_run, devices=content.devices),
     )
-
-
-def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
-    """Raise `InputError` if the page would replace a run that it shows."""
-    target = resolved(path)
-    for entry in entries:
-        read = resolved(_path_of(entry))
-        if target == read or (is_folder(read) and target in read.glob("*.json")):
-            raise InputError(
-                f"--html {path}: that is a run of this report; name another file for the page"
-            )
 
 
 def _whole_run_at(path: Path) -> Run:

@@ -19,11 +19,11 @@ from peft_regress.cli.options import (
     matrix_option,
     print_json,
 )
-from peft_regress.environments.timing import time_cases
-from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.gate.paired_times import CaseTimes
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import print_progress, show
+from peft_regress.upgrades.timing import time_cases
+from peft_regress.upgrades.timing.time_cases import TIME_LIMIT_SECONDS
 
 
 @click.command(

@@ -24,8 +24,6 @@ from peft_regress.runs.ledger import (
     LEDGER_METRICS,
     PLAN_METRICS,
     Rows,
-    category_of,
-    has_old_form,
     operator_rows_of,
     rows_of,
 )
@@ -53,8 +51,6 @@ _WRAPPED = ".base_layer"
 _MATRIX_WORK = frozenset(
     {"forward_flops", "backward_flops", "paper_forward_flops", "paper_backward_flops"}
 )
-_ONCE_COLLAPSED = frozenset({"param", "buffer", "optimizer"})
-"""Categories that earlier ledgers summed over the whole model, under the module ''."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +205,6 @@ def _breakdown(
 ) -> Breakdown:
     before, after = sides
     ledgers = [record.whole_ledger for record in records]
-    if metric == "peak_bytes" and len({has_old_form(ledger) for ledger in ledgers}) > 1:
-        before, after = _collapsed(before), _collapsed(after)
     only_in = _exclusive_modules(*ledgers)
     rows = [
         Contribution(
@@ -242,18 +236,9 @@ def _largest_first(row: Contribution) -> tuple[int, str, str]:
     return -abs(row.change), row.module, row.what
 
 
-def _collapsed(rows: Rows) -> Rows:
-    """Return rows as in earlier ledgers: by category, some of them for the whole model."""
-    found: Rows = defaultdict(int)
-    for (module, what), size in rows.items():
-        category = category_of(what)
-        found["" if category in _ONCE_COLLAPSED else module, category] += size
-    return found
-
-
 def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
-    """Return the modules that only one side has; earlier ledgers do not name all modules."""
-    if has_old_form(old) or has_old_form(new) or not (old.modules and new.modules):
+    """Return the modules that only one side has; none if one has no ledger."""
+    if not (old.modules and new.modules):
         return {}
     gone: dict[str, Side] = dict.fromkeys(old.modules.keys() - new.modules.keys(), "old")
     come: dict[str, Side] = dict.fromkeys(new.modules.keys() - old.modules.keys(), "new")

@@ -1,4 +1,4 @@
-"""How much a case uses of its budget, and what is over it. Pure.
+"""How much a case uses of its budget, what is over it, and on which devices it fits. Pure.
 
 A budget judges the measured numbers alone: no reference excuses them. A share is of what the same
 run measured of the other case, or else of the other case's reference.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,8 +16,7 @@ from msgspec import UNSET
 from peft_regress.budgets import SHARES
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.changes import is_absolute
-from peft_regress.gate.fits import needs_of
-from peft_regress.gate.verdicts import Observation, Reason, Remark
+from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, Metric, MetricSpec
 from peft_regress.runs.schema import Limits, Record
 
@@ -57,60 +55,6 @@ class Others(NamedTuple):
             return cls()
         old = references[name].record if name in references else None
         return cls(old, observed[name].record if name in observed else beside.get(name, old))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetUse:
-    """One part of a case's budget, and what the case uses of it."""
-
-    name: str
-    """`peak`, `update`, `ship`, `score`, `edge_train`, `memory` or `storage` of a device, or
-    `peak_of`, `peak_b32_of`, `update_of` or `ship_of` with another case."""
-    value: float | None
-    """None if it was not measured."""
-    limit: float | None
-    """The most, of a score the least; None if nothing is known of the device."""
-    spec: MetricSpec
-    lacks: str = "not measured"
-    """Why it is not judged, if it is not."""
-
-    @property
-    def part(self) -> str:
-        """The same without the device or the other case."""
-        return self.name.partition(" ")[0]
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether both the value and the limit are known."""
-        return self.value is not None and self.limit is not None
-
-    @property
-    def over_by(self) -> float | None:
-        """By how much the value is beyond the limit; below 0 is room that is left."""
-        if self.value is None or self.limit is None:
-            return None
-        beyond = self.value - self.limit
-        return -beyond if self.is_least else beyond
-
-    @property
-    def is_least(self) -> bool:
-        """Whether the limit is the least that the value may be, and not the most."""
-        return self.name == "score"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the value is beyond the limit."""
-        return self.over_by is not None and self.over_by > 0
-
-    @property
-    def share(self) -> float | None:
-        """The used share of the budget, more than 1 if it is over; None where no ratio says it."""
-        if self.value is None or self.limit is None:
-            return None
-        used, most = self.value, self.limit
-        if self.is_least:
-            used, most = most, used
-        return used / most if used >= 0 and most > 0 else None
 
 
 def budget_of(
@@ -239,3 +183,64 @@ def _is_looser(old: BudgetUse, new: BudgetUse) -> bool:
     if old.limit is None or new.limit is None:
         return new.limit is None
     return new.limit < old.limit if new.is_least else new.limit > old.limit
+
+
+class Need(NamedTuple):
+    """What a case needs of a device."""
+
+    name: str
+    """`memory` or `storage`."""
+    value: float | None
+    """Bytes; None if it was not measured."""
+
+    def limit_of(self, device: DeviceClass) -> int | None:
+        """Return how many bytes a device has of it; None if that is not limited."""
+        return device.memory_bytes if self.name == "memory" else device.storage_bytes
+
+    def fits(self, device: DeviceClass) -> bool | None:
+        """Return whether a device has enough of it; None if it was not measured."""
+        limit = self.limit_of(device)
+        if limit is None:
+            return True
+        return None if self.value is None else self.value <= limit
+
+
+def needs_of(record: Record) -> tuple[Need, ...]:
+    """Return the memory of one update, and the storage of all weights with the adapter."""
+    metrics = record.metrics
+    weights = [metrics.get(name) for name in ("peak_param_bytes", "peak_buffer_bytes")]
+    measured = [metric.value for metric in weights if metric is not None]
+    peak = metrics.get("peak_bytes")
+    return (
+        Need("memory", None if peak is None else peak.value),
+        Need("storage", sum(measured) if len(measured) == len(weights) else None),
+    )
+
+
+def fits(record: Record, device: DeviceClass) -> bool | None:
+    """Return whether a case fits into a device; None if that is not known."""
+    found = [need.fits(device) for need in needs_of(record)]
+    if False in found:
+        return False
+    return None if None in found else True
+
+
+def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
+    """Yield a reason for each device that a case fitted into and no longer does."""
+    needs = list(zip(needs_of(old), needs_of(new), strict=True))
+    for device in devices:
+        if not all(before.fits(device) for before, _ in needs):
+            continue
+        for before, after in needs:
+            if after.fits(device) is False and before.value is not None is not after.value:
+                yield Reason(
+                    metric=f"fits {device.name}",
+                    old=before.value,
+                    new=after.value,
+                    relative_change=(
+                        (after.value - before.value) / before.value if before.value else None
+                    ),
+                    verdict="regressed",
+                    spec=METRICS["peak_bytes"],
+                    limit=after.limit_of(device),
+                )

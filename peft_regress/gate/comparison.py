@@ -1,14 +1,17 @@
-"""One run compared with its references: all that reports render, made once by `judge`. Pure."""
+"""One run compared with its references: all that reports show, made once by `judge`. Pure."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
 
 from peft_regress.cases import Case
+from peft_regress.gate.findings import Finding, narrowed
+from peft_regress.gate.fronts import LostFront
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
@@ -18,10 +21,6 @@ from peft_regress.gate.verdicts import (
     Observation,
     Verdict,
 )
-
-if TYPE_CHECKING:
-    from peft_regress.gate.findings import Finding
-    from peft_regress.gate.fronts import LostFront
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Invocation:
     matrix: str | None = None
     """The matrix whose cases are expected if it is not the default one."""
     only: str | None = None
-    """The glob on the cases that are judged, if it was narrowed; see `gate.narrowing`."""
+    """The glob on the cases that are judged, if it was narrowed; see `narrow`."""
     cases: tuple[Case, ...] = ()
     """The cases of the suite, as far as they are known."""
 
@@ -165,3 +164,29 @@ class Comparison:
         return tuple(
             case for case in self.cases if case.id in failing or case.verdict in INCOMPLETE
         )
+
+
+def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Comparison:
+    """Return the comparison of the cases that match a glob, each with the verdict that it has.
+
+    `complete`: whether the run measured all of these that it was asked for. Reports say how many
+    cases are left out and with which verdicts, so that no regression is hidden.
+    """
+    cases = tuple(case for case in comparison.cases if fnmatchcase(case.id, pattern))
+    ids = {case.id for case in cases}
+    counts = {
+        verdict: count - sum(case.verdict == verdict for case in cases)
+        for verdict, count in comparison.counts.items()
+    }
+    return replace(
+        comparison,
+        cases=cases,
+        findings=narrowed(comparison.findings, ids),
+        references={name: one for name, one in comparison.references.items() if name in ids},
+        observed={name: one for name, one in comparison.observed.items() if name in ids},
+        fronts=tuple(lost for lost in comparison.fronts if lost.case in ids),
+        complete=complete,
+        left_out={verdict: count for verdict, count in counts.items() if count},
+        left_out_red=sum(case.id not in ids for case in comparison.failing),
+        invocation=replace(comparison.invocation, only=pattern),
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from peft_regress.gate.attribution import MetricChange, explain_metric
-from peft_regress.gate.defects import error_pattern
+from peft_regress.gate.facts import error_pattern
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,

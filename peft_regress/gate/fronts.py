@@ -11,16 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import update_flops
 from peft_regress.gate.inputs import first_difference
+from peft_regress.gate.policy import Bounds, Policy
+from peft_regress.gate.verdicts import Observation
 from peft_regress.runs.schema import Record
-
-if TYPE_CHECKING:
-    from peft_regress.gate.policy import Policy
-    from peft_regress.gate.verdicts import Observation
 
 FrontCost = Literal["peak_bytes", "update FLOPs"]
 

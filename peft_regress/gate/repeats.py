@@ -15,9 +15,8 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest
-from peft_regress.gate.bounds import numerics_of
 from peft_regress.gate.inputs import first_difference
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy, numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages

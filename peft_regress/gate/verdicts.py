@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
-from peft_regress.metrics import KNOWN_BEFORE, MetricSpec
+from peft_regress.metrics import Metric, MetricSpec
 from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
-
-if TYPE_CHECKING:
-    from peft_regress.gate.budgets import BudgetUse
-    from peft_regress.gate.changes import Change
-    from peft_regress.gate.drift import Origin
 
 Verdict = Literal[
     "newly_failing",
@@ -56,6 +51,16 @@ unadapted model changed."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""
+
+
+class Change(NamedTuple):
+    """How far a metric changed, and how far it may."""
+
+    old: float
+    new: float
+    relative: float | None
+    """The relative change; of a fraction or a score the difference. None if `old` is zero."""
+    bound: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,60 @@ class Remark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetUse:
+    """One part of a case's budget, and what the case uses of it."""
+
+    name: str
+    """`peak`, `update`, `ship`, `score`, `edge_train`, `memory` or `storage` of a device, or
+    `peak_of`, `peak_b32_of`, `update_of` or `ship_of` with another case."""
+    value: float | None
+    """None if it was not measured."""
+    limit: float | None
+    """The most, of a score the least; None if nothing is known of the device."""
+    spec: MetricSpec
+    lacks: str = "not measured"
+    """Why it is not judged, if it is not."""
+
+    @property
+    def part(self) -> str:
+        """The same without the device or the other case."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether both the value and the limit are known."""
+        return self.value is not None and self.limit is not None
+
+    @property
+    def over_by(self) -> float | None:
+        """By how much the value is beyond the limit; below 0 is room that is left."""
+        if self.value is None or self.limit is None:
+            return None
+        beyond = self.value - self.limit
+        return -beyond if self.is_least else beyond
+
+    @property
+    def is_least(self) -> bool:
+        """Whether the limit is the least that the value may be, and not the most."""
+        return self.name == "score"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the value is beyond the limit."""
+        return self.over_by is not None and self.over_by > 0
+
+    @property
+    def share(self) -> float | None:
+        """The used share of the budget, more than 1 if it is over; None where no ratio says it."""
+        if self.value is None or self.limit is None:
+            return None
+        used, most = self.value, self.limit
+        if self.is_least:
+            used, most = most, used
+        return used / most if used >= 0 and most > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseVerdict:
     """The verdict on one case, the gravest of its reasons."""
 
@@ -143,6 +202,13 @@ class CaseVerdict:
     remarks: tuple[Remark, ...] = ()
     budgets: tuple[BudgetUse, ...] = ()
     """How much the case uses of each part of its budget."""
+
+
+class Origin(NamedTuple):
+    """A metric as it was in the entry that its drift counts from."""
+
+    metric: Metric
+    entry: str
 
 
 class Confirmation(NamedTuple):
@@ -167,7 +233,7 @@ class Observation:
     """Of a reference: by the digest of a kind of machine, the newest observation with a curve."""
     confirmed: Confirmation | None = None
     """Of a reference: which environment repeated it last."""
-    known: frozenset[str] = KNOWN_BEFORE
+    known: frozenset[str] = frozenset()
     """The metrics and invariants that the writer of its run could measure."""
     has_direct: bool = False
     """Whether a package of its environment came from a checkout, so that no version says what it

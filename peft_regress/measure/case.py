@@ -39,8 +39,15 @@ from peft_regress.metrics import METRICS
 from peft_regress.own_code import code_of
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
-from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record, Status, check_finite
+from peft_regress.runs.schema import (
+    Failure,
+    Ledger,
+    OwnBound,
+    Record,
+    Status,
+    check_finite,
+    limits_of,
+)
 
 if TYPE_CHECKING:
     from peft_regress.measure.recipe import Recipe

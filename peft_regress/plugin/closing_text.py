@@ -1,23 +1,42 @@
-"""What a pytest run prints at its end: the verdict, or why there is none."""
+"""The end of a pytest run: what came of it, and the text that says so."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+
+import pytest
 
 from peft_regress import report
+from peft_regress.gate.comparison import Comparison
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import is_github
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
 from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
 from peft_regress.report.verdict.next_steps import quoted
+from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
 
-if TYPE_CHECKING:
-    import pytest
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What a run measured, what the gate makes of it, and what went wrong besides."""
+
+    run: Run
+    comparison: Comparison | None
+    """None if the baselines cannot be read."""
+    problems: tuple[str, ...] = ()
+    """What fails the run besides verdicts: unreadable baselines, a file that was not written."""
+
+    notes: tuple[str, ...] = ()
+    """What else to say: of records that were taken, and of journals."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pytest run must fail."""
+        return bool(self.problems) or self.comparison is None or bool(self.comparison.red)
 
 
 def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:

@@ -16,9 +16,9 @@ from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.gate import Observation
-from peft_regress.plugin.benchmark_options import check_benchmark_options
-from peft_regress.plugin.coverage import Collected
+from peft_regress.plugin.benchmark import check_benchmark_options
 from peft_regress.plugin.options import RegressOptions, Shard
+from peft_regress.plugin.selection import Collected
 from peft_regress.report.github import line_in_log
 
 _CASE = pytest.StashKey[Case | None]()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import pytest
 
 from peft_regress.cases import Case
 from peft_regress.runs.schema import Failure, Record, error_record
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def crash_record(name: str, definition: str) -> Record:

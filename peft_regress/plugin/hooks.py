@@ -20,22 +20,25 @@ import pytest
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
-from peft_regress.plugin.benchmark_options import check_benchmark_outputs
-from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
+from peft_regress.plugin.benchmark import StoredTimes, check_benchmark_outputs
+from peft_regress.plugin.closing_text import (
+    RunOutcome,
+    annotation_lines,
+    closing_text,
+    layout_for,
+    left_out,
+)
 from peft_regress.plugin.collection import (
     CollectionHooks,
     SkippedCases,
     case_id_of,
     case_of,
 )
-from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
-from peft_regress.plugin.narrowing import ci_problem, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
-from peft_regress.plugin.outcome import RunOutcome
+from peft_regress.plugin.selection import Coverage, ci_problem, narrowing_of
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
-from peft_regress.plugin.stored_times import StoredTimes
 from peft_regress.report import case_text
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
@@ -111,7 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
     register(collection, "peft_regress_collection")
     register(progress, "peft_regress_progress")
     if has_timer:
-        register(StoredTimes(config, session), "peft_regress_stored_times")
+        register(StoredTimes(config, session, case_id_of), "peft_regress_stored_times")
     # Last, so that its wrappers are first: a record is kept before anything is written to a
     # terminal, which may be gone.
     register(_RunHooks(config, session, collection, left), "peft_regress_run")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from peft_regress.baselines.adapters import add_adapters
+from peft_regress.baselines.run_adapters import add_adapters
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import (
     Header,

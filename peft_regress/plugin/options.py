@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from peft_regress.baselines.outputs import check_outside
+import pytest
+
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
@@ -15,10 +16,6 @@ from peft_regress.errors import InputError
 from peft_regress.files import is_folder, path_problem, resolved
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import clean, printable
-
-if TYPE_CHECKING:
-    import pytest
-
 
 _LONGEST_SHARD = 20
 
@@ -118,7 +115,7 @@ class RegressOptions:
             )
         for name, path in (("save", made.save), ("summary", made.summary)):
             if path is not None:
-                check_outside(path, made.baselines, f"--regress-{name}")
+                check_output(path, f"--regress-{name}", storage=made.baselines)
         return made
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import pytest
 
 from peft_regress import report
-from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
-from peft_regress.baselines.named import load_references
+from peft_regress.baselines.named_runs import load_references
+from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -28,28 +30,25 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.own_code import was_edited
-from peft_regress.plugin.absence import should_have_cases
-from peft_regress.plugin.coverage import Coverage
+from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
-from peft_regress.plugin.narrowing import is_ci, narrowing_of
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.plugin.outcome import RunOutcome
-from peft_regress.plugin.traces import untraced
+from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, with_budget
 from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
-    import pytest
-
     from peft_regress.measure import Measurement, ProfileCache
     from peft_regress.measure.rounds import RoundRunner
 
 _THIS_RUN = "this run"
+_TRACE: Final = "torch.__trace"
+"""The logger whose handlers get what torch traces. Its messages are empty: what they say is meant
+for torch's own handler, which is there if TORCH_TRACE names a folder."""
 
 
 class RegressSession:
@@ -131,7 +130,7 @@ class RegressSession:
             from peft_regress.measure import Measurement
 
             return Measurement(record=taken.record), taken
-        with untraced():
+        with _untraced():
             measurement = self.measure(case, benchmark)
         stats = benchmark.stats
         timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
@@ -372,3 +371,21 @@ def _new_profiles() -> ProfileCache:
     from peft_regress.measure import ProfileCache
 
     return ProfileCache()
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Detach other handlers than torch's from its trace, so that torch need not make one.
+
+    pytest attaches its own to every logger that does not propagate, and would show an empty line
+    for each record below a test that fails.
+    """
+    logger = logging.getLogger(_TRACE)
+    others = [each for each in logger.handlers if not type(each).__module__.startswith("torch.")]
+    for handler in others:
+        logger.removeHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in others:
+            logger.addHandler(handler)

@@ -14,7 +14,7 @@ from peft_regress.gate.attribution import (
     MetricChange,
     Side,
 )
-from peft_regress.gate.definitions import definition_reasons
+from peft_regress.gate.facts import definition_reasons
 from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX, format_change, format_value
 from peft_regress.report.document import Code, Document, Section
@@ -26,7 +26,6 @@ from peft_regress.report.sentences import (
     with_note,
 )
 from peft_regress.report.table import Row, Table
-from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean, count_of
 
 _LONGEST_NAME = 80
@@ -96,9 +95,7 @@ def _closing(
     sides: tuple[tuple[Side, Observation], ...] = (("old", old), ("new", new))
     for side, observation in sides:
         if any(side in change.not_held_by for change in changes):
-            earlier = has_old_form(observation.record.whole_ledger)
-            form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
-            held = f"{clean(observation.run_name)} holds {form}."
+            held = f"{clean(observation.run_name)} holds no ledger."
             how = "For all rows, measure the case again with its packages installed:"
             yield f"{held} {how}", Code(clean(command, longest=_LONGEST_COMMAND))
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from peft_regress.baselines.history import CaseHistory
-from peft_regress.baselines.series import STATUS, Line, Point
+from peft_regress.baselines.lines import STATUS, Line, Point
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Section
 from peft_regress.report.sentences import REPEATED, environment_lines

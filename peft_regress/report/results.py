@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from peft_regress.devices import DeviceClass, load_devices
-from peft_regress.gate.fits import fits
+from peft_regress.gate.budgets import fits
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
 from peft_regress.report.document import CaseId, Line, Number, Section
 from peft_regress.report.layout import PLAIN, Layout

@@ -107,8 +107,6 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
 
     Those of `optimizer_flops` are by module only; `operator_rows_of` has them by operator.
     """
-    if has_old_form(ledger):
-        return None if metric == "optimizer_flops" else _old_rows(ledger, metric)
     if metric in _PLANNED:
         return _planned(ledger, metric)
     if metric == _UPDATE:
@@ -156,8 +154,6 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     """Return `optimizer_flops` by operator, over all modules; None for another metric."""
     if metric.removesuffix(BATCH_SUFFIX) != "optimizer_flops":
         return None
-    if has_old_form(ledger):
-        return _old_rows(ledger, metric)
     if not ledger.modules:
         return None
     numbers = ledger.optimizer_flops
@@ -187,11 +183,6 @@ def _totals(ledger: Ledger, metric: str) -> list[int]:
     """Return what the rows of a metric add up to, in each view that the ledger has of it."""
     views = (rows_of(ledger, metric), operator_rows_of(ledger, metric))
     return [sum(rows.values()) for rows in views if rows is not None]
-
-
-def has_old_form(ledger: Ledger) -> bool:
-    """Return whether a ledger has the form of old files, which explains less."""
-    return ledger.flops is not UNSET or ledger.bytes is not UNSET
 
 
 def _pack_module(full: Mapping[str, Mapping[str, int]]) -> ModuleCosts:
@@ -275,23 +266,3 @@ def _by_operator(rows: Rows) -> dict[str, int]:
     for (_, operator), number in rows.items():
         totals[operator] += number
     return totals
-
-
-def _old_rows(ledger: Ledger, metric: str) -> Rows | None:
-    """Return rows from the old form: only batch 1, and bytes only at the simultaneous peak."""
-    if metric == "peak_bytes" and ledger.bytes is not UNSET:
-        return {
-            (module, category): number
-            for category, modules in ledger.bytes.items()
-            for module, number in modules.items()
-            if number
-        }
-    phase = metric.removesuffix("_flops")
-    if phase in {"forward", "backward", "optimizer", "projection"} and ledger.flops is not UNSET:
-        return {
-            (module, operator): number
-            for module, operators in ledger.flops.get(phase, {}).items()
-            for operator, number in operators.items()
-            if number
-        }
-    return None

@@ -15,9 +15,8 @@ from peft_regress.files import is_folder
 from peft_regress.metrics import EDGE_METRICS, KNOWN
 from peft_regress.runs.environment import commit_of
 from peft_regress.runs.journal import Header, KeptRecord, Part, read_journal, resumed_journal
-from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.run_file import RunFile, read_run
 from peft_regress.runs.schema import Machine, Record
-from peft_regress.runs.shards import read_run
 
 _NO_PROGRAM: Final = "UnsupportedProgramError"
 """The error of a case that ExecuTorch refuses."""

@@ -1,4 +1,4 @@
-"""Read, check and write one run file.
+"""Read, check and write a run: one file, or a folder with the files of its shards.
 
 A run file is a pytest-benchmark JSON with an additional object `peft_regress`. Reading checks
 everything that the gate relies on.
@@ -6,6 +6,7 @@ everything that the gate relies on.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Collection
@@ -17,29 +18,23 @@ import msgspec
 
 from peft_regress.cases import Case, in_words
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import read_bytes, write_atomic
+from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
+from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.ledgers import (
-    ledger_folder,
-    read_ledger,
-    with_digests,
-    with_ledgers,
-)
+from peft_regress.runs.ledger_files import ledger_folder, read_ledger, with_digests, with_ledgers
 from peft_regress.runs.schema import (
-    READABLE_SCHEMAS,
+    MIXED_MACHINES,
     SCHEMA_VERSION,
     Ledger,
     Record,
     Run,
-    canonical_json,
+    Selection,
     check_acceptance,
     check_consistent,
     check_finite,
     content_digest,
-    digest_of,
 )
-from peft_regress.runs.strict_json import json_path, load_json, path_of_bad_text
 from peft_regress.text import clean
 
 _PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
@@ -55,33 +50,33 @@ class RunFile:
     document: dict[str, Any]
 
 
+def read_run(path: Path) -> RunFile:
+    """Read a run file, or the union of the run files of a folder (the shards of one run).
+
+    Raises `InputError`, also if two files of the folder have the same case or their environments
+    differ.
+    """
+    if not is_folder(path):
+        return read_run_file(path)
+    files = [read_run_file(file) for file in sorted(path.glob("*.json"))]
+    if not files:
+        raise InputError(f"{path}: the folder has no run file (*.json)")
+    document = dict(files[0].document)
+    document["benchmarks"] = [
+        entry for file in files for entry in file.document.get("benchmarks", ())
+    ]
+    return RunFile(path=path, run=_union(path, files), document=document)
+
+
 def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
-    """Read and check one run file; skip its ledgers, nine tenths of it, with `ledgers=False`.
+    """Read and check one run file; `ledgers=False` leaves out its ledgers, most of its memory.
 
     Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
-    return parse_run_file(path, read_content(path), ledgers=ledgers)
-
-
-def read_content(path: Path) -> bytes:
-    """Return the bytes of a run file, unchecked. Raises `RunFileError` if it cannot be read."""
-    try:
-        return read_bytes(path)
-    except FileNotFoundError:
-        remedy = f"Make one with `pytest SUITE --regress-save {shlex.quote(str(path))}`."
-        raise RunFileError(path, "no such run file", remedy) from None
-    except OSError as error:
-        raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
-
-
-def parse_run_file(path: Path, content: bytes, *, ledgers: bool = True) -> RunFile:
-    """Parse and check the content of a run file, as `read_run_file` does."""
-    found = _read_as_written(path, content, ledgers=ledgers)
-    if found is None:
-        # The file was edited or is wrong: find out what is wrong.
-        document = _parse(path, content)
+    with paused_gc():
+        document = _parse(path, _content(path))
         run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
-        found = RunFile(path=path, run=run, document=document)
+    found = RunFile(path=path, run=run, document=document)
     return with_stored_ledgers(found) if ledgers else found
 
 
@@ -111,42 +106,7 @@ def with_stored_ledgers(entry: RunFile, names: Collection[str] | None = None) ->
     return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
 
 
-def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
-    """Read a file that is as this module wrote it, by its digest; return None if in doubt.
-
-    Several times as fast as the reader that can tell what is wrong.
-    """
-    if rb"\u0022" in content:
-        return None  # an escaped quote would spoil the count below
-    try:
-        with paused_gc():
-            document = msgspec.json.decode(content)
-            ours = document.pop("peft_regress")
-            digest = ours.pop("content_digest")
-            kept = ours.pop("ledgers", None)
-            canonical = canonical_json(ours)
-            quotes = canonical.count(b'"')
-            is_as_written = digest_of(canonical) == digest
-            del canonical  # as large as the file
-            quotes += sum(canonical_json(part).count(b'"') for part in (document, kept or {}))
-            # The decoder drops the first of two equal keys, and with it at least two quotes. Six
-            # quotes belong to two of the keys taken out and to the digest, two to the third key.
-            has_all_keys = content.count(b'"') == quotes + (6 if kept is None else 8)
-            is_known = ours["schema_version"] in READABLE_SCHEMAS and not _misfits(document)
-            if not (is_as_written and has_all_keys and is_known):
-                return None
-            if not ledgers:
-                for record in ours["cases"].values():
-                    if isinstance(record["ledger"], dict):
-                        record["ledger"] = {}
-            run = msgspec.convert({**ours, "content_digest": digest}, Run)
-            for name, record in run.cases.items():
-                check_record(name, record)
-            run = with_ledgers(run, msgspec.convert(kept or {}, dict[str, Ledger]), use=ledgers)
-            check_acceptance(run)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError):
-        return None
-    return RunFile(path=path, run=run, document=document)
+# --- writing --------------------------------------------------------------------------------------
 
 
 def run_document(run: Run, document: dict[str, Any], *, ledgers: bool = True) -> dict[str, Any]:
@@ -166,7 +126,6 @@ def _as_read(run: Run) -> Run:
     kept = run.ledgers
     # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
     run = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
-    run = msgspec.structs.replace(run, schema_version=max(run.schema_version, SCHEMA_VERSION))
     return msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
 
 
@@ -196,21 +155,35 @@ def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
     return {**machine_info, "node": "", "cpu": cpu}
 
 
+# --- reading one file -----------------------------------------------------------------------------
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        remedy = f"Make one with `pytest SUITE --regress-save {shlex.quote(str(path))}`."
+        raise RunFileError(path, "no such run file", remedy) from None
+    except OSError as error:
+        raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
+
+
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    """Return the document, if it is one of this schema."""
     restore = _restore(path)
-    conflict = _CONFLICT.search(content)
-    if conflict is not None:
+    try:
+        document = msgspec.json.decode(content)
+    except (ValueError, RecursionError) as error:
+        conflict = _CONFLICT.search(content)
+        if conflict is None:
+            raise RunFileError(path, f"is not valid JSON ({error})", restore) from error
         line = content.count(b"\n", 0, conflict.start()) + 1
         raise RunFileError(
             path,
             f"has git conflict markers (line {line}), and runs do not merge line by line",
             f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
             "--theirs), then `peft-regress accept` a new run if the other side still counts.",
-        )
-    try:
-        document = load_json(content)
-    except (ValueError, RecursionError) as error:
-        raise RunFileError(path, f"is not valid JSON ({error})", restore) from error
+        ) from error
     if not isinstance(document, dict):
         raise RunFileError(path, "is not a JSON object", restore)
     ours = document.get("peft_regress")
@@ -220,20 +193,12 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
             "has no object 'peft_regress', so it is not a run file of this tool",
             "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
         )
-    for problem in _misfits(document):
-        raise RunFileError(path, problem, restore)
+    for key, cls in (("benchmarks", list), ("machine_info", dict)):
+        if not isinstance(document.get(key, cls()), cls):
+            problem = f"{key!r} is not a {cls.__name__}, as pytest-benchmark writes it"
+            raise RunFileError(path, problem, restore)
     _check_schema(path, ours.get("schema_version"))
     return document
-
-
-def _misfits(document: dict[str, Any]) -> list[str]:
-    """Return what pytest-benchmark would refuse in its own part."""
-    types = (("benchmarks", list), ("machine_info", dict))
-    return [
-        f"{key!r} is not a {cls.__name__}, as pytest-benchmark writes it"
-        for key, cls in types
-        if not isinstance(document.get(key, cls()), cls)
-    ]
 
 
 def _check_schema(path: Path, version: object) -> None:
@@ -248,10 +213,10 @@ def _check_schema(path: Path, version: object) -> None:
             f"{shown}, newer than {SCHEMA_VERSION}, which this version reads",
             "Upgrade with `pip install -U peft-regress`.",
         )
-    if version not in READABLE_SCHEMAS:
+    if version < SCHEMA_VERSION:
         raise RunFileError(
             path,
-            f"{shown}, older than {READABLE_SCHEMAS[0]}, the first that this version reads",
+            f"{shown}, older than {SCHEMA_VERSION}, which this version reads",
             "Make the run again and `peft-regress accept` it.",
         )
 
@@ -261,10 +226,7 @@ def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
     try:
         run = msgspec.convert(ours, Run)
         digest = content_digest(run)
-    except UnicodeEncodeError as error:
-        problem = f"has text that is not Unicode, at {path_of_bad_text({'peft_regress': ours})}"
-        raise RunFileError(path, problem, restore) from error
-    except msgspec.ValidationError as error:
+    except (ValueError, RecursionError) as error:
         problem = f"does not fit the schema: {_with_path(error, ours)}"
         raise RunFileError(path, problem, restore) from error
     try:
@@ -289,7 +251,7 @@ def _restore(path: Path) -> str:
     return f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or make the run again."
 
 
-def _with_path(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
+def _with_path(error: Exception, ours: dict[str, Any]) -> str:
     """Return msgspec's message with the keys that it replaces by `[...]`.
 
     Each is found by trial: the one item of that mapping that alone gives this error.
@@ -306,7 +268,11 @@ def _with_path(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
         keys.append(key)
     if is_of_key:
         keys.append(_wrong_key(container, ours, str(error)))
-    return f"{in_words(what)}, at {json_path(('peft_regress', *keys))}"
+    shown = (
+        f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{json.dumps(key)}]"
+        for key in keys
+    )
+    return f"{in_words(what)}, at $.peft_regress{''.join(shown)}"
 
 
 def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
@@ -330,3 +296,59 @@ def check_record(name: str, record: Record) -> None:
         raise InputError(f"case {name!r} has the record of {record.case.id!r}")
     check_finite(record.metrics, name)
     check_consistent(record, name)
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+
+def _union(folder: Path, files: list[RunFile]) -> Run:
+    first = files[0].run
+    environment = dict(first.environment)
+    cases: dict[str, Record] = {}
+    file_of: dict[str, str] = {}
+    for file in files:
+        for package, (one, other) in changed_packages(environment, file.run.environment).items():
+            if one is not None and other is not None:
+                pair = f"{files[0].path.name} and {file.path.name}"
+                raise InputError(
+                    f"{folder}: {pair} are not shards of one run: {package} is {one} in one, "
+                    f"{other} in the other"
+                )
+        # The cases of one shard may import what those of another do not.
+        environment |= file.run.environment
+        for name, record in file.run.cases.items():
+            if name in cases:
+                raise InputError(
+                    f"{folder}: case {name} is in {file_of[name]} and in {file.path.name}; move "
+                    "one of the files away"
+                )
+            cases[name] = record
+            file_of[name] = file.path.name
+    same_machine = all(file.run.machine == first.machine for file in files)
+    mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=dict(sorted(environment.items())),
+        machine=first.machine if same_machine else mixed,
+        selection=_union_selection([file.run for file in files], set(cases)),
+        cases=dict(sorted(cases.items())),
+        direct={name: digest for file in files for name, digest in file.run.direct.items()},
+        metrics_known=sorted(frozenset.intersection(*(file.run.known for file in files))),
+    )
+
+
+def _union_selection(runs: list[Run], present: set[str]) -> Selection:
+    left_out = sorted({name for run in runs for name in run.selection.not_selected} - present)
+    narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
+
+    def is_whole(selection: Selection) -> bool:
+        # Each shard is narrowed; together they are complete if nothing is left out. A run that is
+        # incomplete without being narrowed was interrupted.
+        how = selection.narrowed_by
+        shard_only = bool(how) and all(text.startswith("--regress-shard") for text in how)
+        return selection.complete or shard_only
+
+    complete = not left_out and all(is_whole(run.selection) for run in runs)
+    return Selection(
+        complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
+    )

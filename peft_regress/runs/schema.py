@@ -9,13 +9,20 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import LEAST_SHARE, MOST_SHARE
+from peft_regress.budgets import (
+    LEAST_SHARE,
+    MOST_SHARE,
+    SHARES,
+    Budget,
+    Quantity,
+    parse_amount,
+)
 from peft_regress.cases import (
     Address,
     Case,
@@ -25,13 +32,10 @@ from peft_regress.cases import (
     Version,
 )
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
+from peft_regress.metrics import Metric, Numerics
 
 SCHEMA_VERSION = 2
-"""The version of the run files that this package writes."""
-
-READABLE_SCHEMAS = (1, SCHEMA_VERSION)
-"""The versions that it reads. Version 2 only adds keys, each of which may be absent."""
+"""The version of the run files that this package writes and reads."""
 
 OUTPUT_SCHEMA_VERSION = 1
 """The version of what commands print with `--format json`."""
@@ -123,13 +127,6 @@ class Ledger(
     moment; what no tensor uses then is `unused` of no module."""
     peak_phase: dict[str, str] = {}
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
-    same_as: CaseId | UnsetType = UNSET
-    """In old files: the case whose record has this ledger, since it does not depend on the task."""
-    flops: dict[str, dict[str, dict[str, Amount]]] | UnsetType = UNSET
-    """In old files: phase -> module -> operator -> FLOPs at batch 1; the optimizer's under ''."""
-    bytes: dict[str, dict[str, Amount]] | UnsetType = UNSET
-    """In old files: category -> module -> bytes at the simultaneous peak of batch 1; parameters,
-    buffers and optimizer state under ''."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,6 +223,25 @@ class Limits(
     ship_of: Share | None = None
 
 
+def limits_of(budget: Budget) -> Limits:
+    """Return a budget in bytes and FLOPs. Its amounts were checked when it was made."""
+
+    def parsed(text: str | None, quantity: Quantity) -> int | None:
+        return None if text is None else parse_amount(text, quantity)
+
+    shares = {name: share for name in SHARES if (share := getattr(budget, name)) is not None}
+    return Limits(
+        peak=parsed(budget.peak, "byte"),
+        update=parsed(budget.update, "flop"),
+        ship=parsed(budget.ship, "byte"),
+        score=None if budget.score is None else float(budget.score),
+        edge_train=parsed(budget.edge_train, "byte"),
+        device=budget.device,
+        of=budget.of,
+        **{name: float(share) for name, share in shares.items()},
+    )
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The result of one case in one run."""
 
@@ -239,8 +255,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     invariants: dict[str, bool | None]
     """Whether each holds; None if it does not apply."""
     ledger: Ledger | Address
-    """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
-    # Since schema 2, each only where it says something.
+    """In a file, and where ledgers were not read, its digest; an empty one as it is."""
+    # Each of these only where it says something.
     settings: dict[str, str] | UnsetType = UNSET
     """What its author set of what defines the case, by name."""
     invariant_notes: dict[str, str] | UnsetType = UNSET
@@ -273,8 +289,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     one that changes it."""
     test_items: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
     """How many there are; each decides its share of an accuracy."""
-    computation: dict[str, str] | UnsetType = UNSET
-    """In old files: digests of operators and state."""
     machine: Machine | UnsetType = UNSET
     """Where the case was measured, if not on the machine of the run."""
 
@@ -285,10 +299,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def cost_batch(self) -> int | None:
-        """Return the batch of the costs without a suffix; None for an own case that does not say.
-
-        Old records do not.
-        """
+        """Return the batch of the costs without suffix; None for an own case that does not say."""
         if self.batch is not UNSET:
             return self.batch
         return None if self.is_own else 1
@@ -338,6 +349,12 @@ def error_record(case: Case, definition: str, failure: Failure) -> Record:
     )
 
 
+def with_budget(record: Record, budget_of: Callable[[Case], Budget | None]) -> Record:
+    """Return a record with the budget of its case, unless the case states one itself."""
+    budget = budget_of(record.case) if record.budget is UNSET else None
+    return record if budget is None else msgspec.structs.replace(record, budget=limits_of(budget))
+
+
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which cases were asked for: all expected ones, or how the run was narrowed."""
 
@@ -361,16 +378,14 @@ class Acceptance(
     role: Role
     retired: list[CaseId] = []
     """Case ids of earlier entries that are no longer expected: renamed or removed."""
-    entry: str = ""
-    """Where the entry belongs in its storage: `<machine id>/NNNN_<name>`. Older ones do not say."""
+    entry: str
+    """Where the entry belongs in its storage: `<machine id>/NNNN_<name>`."""
     predecessor: Address | Literal[""] = ""
     """The content digest of the entry before it; of the first entry empty."""
     repeats: dict[CaseId, str] = {}
     """The cases that this environment repeats, with the entry that holds and judges them."""
     adapters: dict[CaseId, Address] = {}
     """The stored adapters that the entry relies on, by the id of their case."""
-    old_digest: str = ""
-    """The content digest that the entry had before it was rewritten in this form."""
 
 
 class Run(
@@ -385,13 +400,13 @@ class Run(
     selection: Selection
     cases: dict[CaseId, Record]
     """What was measured, by the id of the case."""
+    metrics_known: list[str]
+    """The metrics and invariants that the writer could measure."""
     direct: dict[Name, Digest] = {}
     """Of a candidate: the packages that came from a checkout, a file or a URL, whose version does
     not say what they are, with a digest of the source."""
     accepted: Acceptance | None = None
     """Of an entry of a storage alone."""
-    metrics_known: list[str] = []
-    """The metrics and invariants that the writer could measure; empty in schema 1."""
     ledgers: dict[str, Ledger] = {}
     """In a run file: each ledger once, by its digest. A storage keeps them beside its entries."""
     content_digest: str = ""
@@ -402,7 +417,7 @@ class Run(
     @property
     def known(self) -> frozenset[str]:
         """The metrics and invariants that the writer could measure."""
-        return frozenset(self.metrics_known) or KNOWN_BEFORE
+        return frozenset(self.metrics_known)
 
 
 def canonical_json(value: Any) -> bytes:

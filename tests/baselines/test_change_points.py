@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from peft_regress.baselines.series import FEWEST_POINTS, find_change_points
+from peft_regress.baselines.lines import FEWEST_POINTS, find_change_points
 
 NOISE = 0.01
 

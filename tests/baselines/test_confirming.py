@@ -22,17 +22,15 @@ from builders import (
 )
 from msgspec import UNSET
 
-from peft_regress.baselines import index
 from peft_regress.baselines.accept import accept_run
+from peft_regress.baselines.current import current_of, read_contents
 from peft_regress.baselines.history import read_entries, select_histories
-from peft_regress.baselines.index import read_contents, read_contents_before
-from peft_regress.baselines.references import read_references
+from peft_regress.baselines.references import read_references, read_references_before
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import Budget
 from peft_regress.report import as_text, history_document, verdict_text
-from peft_regress.runs.limits import limits_of
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Defect, OwnBound
+from peft_regress.runs.schema import Defect, OwnBound, limits_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,25 +171,16 @@ def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root: Path)
     assert {name: one.confirmed for name, one in references.items()} == {LORA: None}
 
 
-def test_an_index_keeps_the_curves_and_what_was_confirmed(
-    root: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_current_names_the_curves_and_what_was_confirmed(root: Path) -> None:
     """The curves of this kind of machine are of an entry that judges no more."""
     others = [trained(name, curve=curve(1)) for name in (LORA, FULL)]
     store(root, *others, machine=OTHER_MACHINE, reason="elsewhere")
     newest = store(root, *AGAIN, reason="confirms")
-    read_contents(root)  # makes the index that the next reading uses
-    parsed.clear()
-    warm, before = read_contents(root), read_contents_before(root, {newest.path})
-    assert parsed == []
-    monkeypatch.setattr(index, "_known_part", lambda *_: (0, index.Contents()))
-    assert read_contents(root) == warm
-    assert read_contents_before(root, {newest.path}) == before
-    judge = warm.references[LORA]
-    assert judge.run_name == SECOND
-    assert {one.run_name for one in judge.curves.values()} == {FIRST, SECOND}
-    confirmed = [one.references[FULL].confirmed for one in (before, warm)]
-    assert confirmed == [None, ("0003_peft-0.19.0", NEWER)]
+    before, now = read_references_before(root, {newest.path}), read_references(root, drift=True)
+    assert now == current_of(root, read_contents(root)).references(drift=True)
+    assert now[LORA].run_name == SECOND
+    assert {one.run_name for one in now[LORA].curves.values()} == {FIRST, SECOND}
+    assert [one[FULL].confirmed for one in (before, now)] == [None, ("0003_peft-0.19.0", NEWER)]
     assert accepted(newest).repeats == {LORA: FIRST, FULL: FIRST}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
 import shutil
 import subprocess
@@ -21,19 +22,18 @@ from builders import (
     make_run,
     repeating,
     trained,
-    write_entry,
     write_run,
 )
 
+from peft_regress.baselines import storage
 from peft_regress.baselines.accept import renew_current
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.chain import newest_file
-from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.current import current_of, read_contents
 from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.index import read_contents
-from peft_regress.baselines.named import load_references
+from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
-from peft_regress.errors import AbsentError, InputError
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import baseline_files, newest_file, read_runs
+from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Failure, Limits
@@ -41,6 +41,7 @@ from peft_regress.runs.schema import Failure, Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,7 +55,9 @@ def store(root: Path, *records: Any, **how: Any) -> Path:
 
 
 def lines_of(root: Path, folder: str = LINUX) -> list[str]:
-    return (root / folder / "current.txt").read_text().splitlines()
+    """Return the lines about cases."""
+    text = (root / folder / "current.txt").read_text()
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_it_has_what_judges_a_line_each(tmp_path: Path) -> None:
     )
     full = make_record(FULL, status="error", error=Failure(type="KeyError", message="a\nb"))
     store(tmp_path / "b", lora, full)
-    assert lines_of(tmp_path / "b")[1:] == [
+    assert lines_of(tmp_path / "b") == [
         f"{FULL} judged_by 0001_peft-0.18.1",
         rf"{FULL} status error (KeyError: a\nb)",
         f"{LORA} judged_by 0001_peft-0.18.1",
@@ -97,9 +100,11 @@ def test_an_accepted_change_is_old_and_new_number(root: Path) -> None:
     assert lines_of(root) == before, "history judges nothing"
     store(root, make_record(LORA, {**VALUES, "aten_ops": 950}))
     changed = [line for line in difflib.ndiff(before, lines_of(root)) if line[0] in "+-"]
+    drift = "drift_since 0001_peft-0.18.1 peak_bytes peak_bytes_b32 first_losses accuracy loss"
     assert changed == [
         f"- {LORA} judged_by 0001_peft-0.18.1",
         f"+ {LORA} judged_by 0003_peft-0.18.1",
+        f"+ {LORA} {drift}",
         f"- {LORA} aten_ops 900 count",
         f"+ {LORA} aten_ops 950 count",
     ]
@@ -113,10 +118,8 @@ def test_each_machine_has_the_cases_that_its_entries_judge(root: Path) -> None:
     write_run_file(root.parent / "windows.json", make_run(), windows)
     date = "2026-01-01T00:00:00+00:00"
     accept(root.parent / "windows.json", root=root, reason="r", date=date)
-    assert {line.split()[0] for line in lines_of(root)[1:]} == {FULL}
-    assert {line.split()[0] for line in lines_of(root, LINUX.replace("Linux", "Windows"))[1:]} == {
-        LORA
-    }
+    assert {line.split()[0] for line in lines_of(root)} == {FULL}
+    assert {line.split()[0] for line in lines_of(root, LINUX.replace("Linux", "Windows"))} == {LORA}
     load_references(root, None)
 
 
@@ -172,17 +175,48 @@ def test_while_an_accept_has_not_ended_it_may_be_behind(root: Path) -> None:
     assert load_references(root, None)[LORA].run_name.startswith("0002_")
 
 
-def test_a_storage_from_before_the_chain_has_none(tmp_path: Path) -> None:
-    write_entry(tmp_path / "b", 1)
-    load_references(tmp_path / "b", None)
-    with pytest.raises(AbsentError, match="holds no entry"):
-        renew_current(tmp_path / "none")
-
-
 @pytest.mark.parametrize("storage", ["baselines", "examples/baselines"])
 def test_those_of_this_repository_are_current(storage: str) -> None:
     contents = read_contents(REPOSITORY / storage)
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_current_names_judges_as_all_entries_do(tmp_path: Path, seed: int) -> None:
+    """Roles, retired cases, cases that come back, changes within and beyond the bound."""
+    chance = random.Random(seed)
+    root, value = tmp_path / "baselines", 100_000_000
+    for number in range(12):
+        value += chance.choice([0, 30_000, -40_000, 5_000_000])
+        metrics = {"peak_bytes": value, "aten_ops": 1, "accuracy": [0.9, 0.91 + value / 1e12]}
+        cases = chance.choice([(LORA,), (FULL,), (LORA, FULL)])
+        how: dict[str, Any] = {"history": chance.random() < 0.2}
+        known = read_contents(root).judges.keys() - set(cases)
+        if known and not how["history"] and chance.random() < 0.4:
+            how["retire"] = sorted(known)
+        store(root, *(make_record(name, metrics) for name in cases), reason=str(number), **how)
+        contents = read_contents(root)
+        found = read_references(root, drift=True)
+        assert found == contents.references
+        assert found == current_of(root, contents).references(drift=True)
+
+
+def test_entries_that_do_not_count_are_not_read(root: Path, monkeypatch: Any) -> None:
+    for number in range(4):
+        store(root, make_record(LORA, {"aten_ops": number}))
+    read: list[str] = []
+    real = storage.read_run_file
+
+    def noted(path: Path, **how: Any) -> RunFile:
+        read.append(path.stem[:4])
+        return real(path, **how)
+
+    monkeypatch.setattr(storage, "read_run_file", noted)
+    assert load_references(root, None).keys() == {LORA, FULL}
+    assert read == ["0001", "0005"]
 
 
 # --- two branches ---------------------------------------------------------------------------------

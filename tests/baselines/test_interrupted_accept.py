@@ -15,15 +15,13 @@ from builders import (
     make_record,
     make_run,
     split_by,
-    write_entry,
     write_run,
 )
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
-from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.chain import acceptance_of
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import read_references
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.storage import acceptance_of, read_runs
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.cli.main import main
 
@@ -31,15 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAD = "shift/head/resnet18"
-STORAGES = ("none", "one entry", "of before")
+STORAGES = ("none", "one entry")
 
 
 def write_world(folder: Path, *, storage: str) -> Path:
     """Write a run of two cases with an adapter, and a storage that it can be accepted into."""
-    root = folder / "baselines"
     head = make_record(HEAD, invariants={"saved_adapter_reloads": True})
-    if storage == "of before":
-        write_entry(root, 1, head)
     for name, size in (("older.json", 10), ("run.json", 20)):
         lora = make_record(LORA, {**split_by(LEDGER), "aten_ops": size}, ledger=LEDGER)
         run = make_run(lora, head)
@@ -52,10 +47,6 @@ def write_world(folder: Path, *, storage: str) -> Path:
                 (place / "a.safetensors").write_bytes(b"x" * size) and None
             ),
         )
-    if storage == "of before":
-        for method in ("head", "gone"):
-            kept = folder / "older.adapters" / HEAD.replace("/", "--")
-            shutil.copytree(kept, root / "adapters" / method)
     if storage == "one entry":
         assert accept(folder, run="older.json") == 0
     return folder

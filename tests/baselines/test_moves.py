@@ -9,7 +9,7 @@ import pytest
 from builders import LORA, make_record, make_run
 
 from peft_regress.baselines.history import moved_histories, read_entries, select_moves
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.errors import AbsentError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of

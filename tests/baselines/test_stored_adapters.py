@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from builders import make_case, make_record, make_run, write_entry, write_run
+from builders import make_case, make_record, make_run, write_run
 
 from peft_regress.baselines.accept import accept_run
-from peft_regress.baselines.adapters import (
+from peft_regress.baselines.history import read_entries
+from peft_regress.baselines.named_runs import load_references
+from peft_regress.baselines.references import references_with_drift
+from peft_regress.baselines.run_adapters import (
     LARGEST_BYTES,
     adapters_of_run,
     gather_adapters,
     keep_adapter,
     prune_adapters,
 )
-from peft_regress.baselines.chain import adapter_folder
-from peft_regress.baselines.entries import read_runs
-from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.named import load_references
-from peft_regress.baselines.references import references_with_drift
+from peft_regress.baselines.storage import adapter_folder, read_runs
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
@@ -260,49 +259,6 @@ def test_no_path_is_built_from_the_method_of_a_run(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[0-9a-f]{64}", name) for name in folders(tmp_path / "b"))
 
 
-# Storages from before
-
-
-@pytest.fixture
-def old_storage(run_file: Path, tmp_path: Path) -> Path:
-    """Entries without a chain, and adapters under the names of their methods."""
-    root = tmp_path / "baselines"
-    write_entry(root, 1, *(record_of(name) for name in (LORA, SMALL_LORA, HEAD)))
-    kept = adapters_of_run(run_file)
-    for name, case in (("head", HEAD), ("lora", SMALL_LORA)):
-        shutil.copytree(kept / case.replace("/", "--"), root / "adapters" / name)
-    return root
-
-
-def test_adapters_of_before_are_read_and_the_first_entry_carries_them_over(
-    old_storage: Path, tmp_path: Path
-) -> None:
-    found = stored_adapter(old_storage, make_case(HEAD), definition_of(HEAD))
-    assert found is not None
-    assert found[0] == old_storage / "adapters" / "head"
-    record = make_record("shift/full/resnet18")
-    history = write_run(tmp_path / "history.json", make_run(record, environment={}))
-    accepted(history, old_storage, history=True)
-    assert folders(old_storage) == {"head", "lora"}, "an entry of role history judges nothing"
-    accepted(write_run(tmp_path / "next.json", make_run(record)), old_storage)
-    assert named(old_storage).keys() == {HEAD, SMALL_LORA}
-    assert not folders(old_storage) & {"head", "lora"}
-    again = stored_adapter(old_storage, make_case(HEAD), definition_of(HEAD))
-    assert again is not None
-    assert again[1] == found[1]
-    assert again[0] == adapter_folder(old_storage, named(old_storage)[HEAD])
-
-
-def test_an_altered_adapter_of_before_is_not_carried_over(
-    old_storage: Path, tmp_path: Path
-) -> None:
-    path = old_storage / "adapters" / "head" / "adapter.safetensors"
-    path.write_bytes(b"y")
-    with pytest.raises(InputError, match=r"adapters/head/adapter.safetensors: expected sha256"):
-        accepted(write_run(tmp_path / "next.json"), old_storage)
-    assert len(read_runs(old_storage)) == 1
-
-
 # Reading
 
 
@@ -353,31 +309,19 @@ def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(
             read()
 
 
+ADAPTER, MANIFEST = "adapter.safetensors", "stored.json"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda folder: (folder / "adapter.safetensors").write_bytes(b"y"),
-            r"adapter.safetensors: expected sha256 \w{64}, found \w{64}",
-        ),
-        (
-            lambda folder: (folder / "adapter.safetensors").unlink(),
-            r"adapter.safetensors: expected sha256 \w{64}, found none",
-        ),
-        (
-            lambda folder: (folder / "more.bin").write_bytes(b""),
-            r"more.bin: expected sha256 no such file, found \w{64}",
-        ),
-        (lambda folder: (folder / "more").mkdir(), "more: cannot be read"),
-        (lambda folder: (folder / "stored.json").unlink(), "stored.json: cannot be read"),
-        (
-            lambda folder: (folder / "stored.json").write_text("<<<<<<< HEAD"),
-            "stored.json: is not a manifest of a stored adapter",
-        ),
-        (
-            lambda folder: (folder / "stored.json").write_text('{"case": "x"}'),
-            "stored.json: is not a manifest of a stored adapter",
-        ),
+        (lambda at: (at / ADAPTER).write_bytes(b"y"), r"expected sha256 \w{64}, found \w{64}"),
+        (lambda at: (at / ADAPTER).unlink(), r"safetensors: expected sha256 \w{64}, found none"),
+        (lambda at: (at / "a.bin").touch(), r"a.bin: expected sha256 no such file, found \w{64}"),
+        (lambda at: (at / "more").mkdir(), "more: cannot be read"),
+        (lambda at: (at / MANIFEST).unlink(), "stored.json: cannot be read"),
+        (lambda at: (at / MANIFEST).write_text("<<<<<<< HEAD"), "json: is not a manifest"),
+        (lambda at: (at / MANIFEST).write_text('{"case": "x"}'), "json: is not a manifest"),
     ],
     ids=["altered", "absent", "added", "folder", "unlisted", "conflict", "partial"],
 )

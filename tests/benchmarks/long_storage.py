@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.baselines.accept import renew_current
-from peft_regress.baselines.chain import Newest, newest_file
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import Newest, baseline_files, write_newest
 from peft_regress.runs.run_file import RunFile, read_run_file, run_document
 from peft_regress.runs.schema import Run, canonical_digest
 
@@ -40,7 +39,7 @@ def make_storage(root: Path, *, entries: int) -> None:
     template = stored_run()
     shutil.copytree(ROOT / "baselines" / "ledgers", root / "ledgers")
     (root / _MACHINE_ID).mkdir()
-    newest = Newest(entry="", digest="")
+    newest = Newest(entry="", digest="", names="", current={})
     for number, ours in enumerate(_drawn_runs(template, entries), start=1):
         name = f"{_MACHINE_ID}/{number:04d}_peft-{ours['environment']['peft']}"
         hours = number - 1
@@ -56,8 +55,8 @@ def make_storage(root: Path, *, entries: int) -> None:
         document = {**template.document, "datetime": moment, "peft_regress": ours}
         content = msgspec.json.format(msgspec.json.encode(document), indent=1)
         (root / f"{name}.json").write_bytes(content)
-        newest = Newest(entry=name, digest=ours["content_digest"])
-    newest_file(root).write_bytes(msgspec.json.encode(newest))
+        newest = Newest(entry=name, digest=ours["content_digest"], names="", current={})
+    write_newest(root, newest)
     renew_current(root)
 
 

@@ -17,7 +17,7 @@ from peft_regress.cli.options import environment_options
 HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "ruptures", "pytest"}
 
 
-def command_of(name: str) -> click.Command:
+def command_of(name):
     found = cli.get_command(click.Context(cli), name)
     assert found is not None
     return found

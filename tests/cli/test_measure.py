@@ -11,7 +11,7 @@ import pytest
 from builders import make_record, make_run, write_run
 from fake_interpreters import all_gone, logged, processes_of, wait_until, write_worker
 
-from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
 
@@ -87,8 +87,8 @@ def test_what_an_earlier_try_measured_is_taken_with_its_adapters(worker, measure
 def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
     worker, measure, tmp_path, monkeypatch
 ):
-    from peft_regress.environments.upgrade import saving
     from peft_regress.errors import InputError
+    from peft_regress.upgrades import saving
 
     def full(*_):
         raise InputError("run.json: cannot be written (No space left on device)")
@@ -140,7 +140,7 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(
         (["--cases", "nothing/*"], 2, "unknown case pattern 'nothing/*'"),
         (["--matrix", "nothing"], 2, "unknown matrix 'nothing'"),
         (["--jobs", "0"], 2, "0 is not in the range"),
-        (["--baselines", "nowhere"], 3, "git clone"),
+        (["--baselines", "nowhere"], 3, "a checkout of peft_regress"),
         (["--save", str(ROOT / "baselines" / "run.json")], 2, "lies in the baseline storage"),
         (["--resume", "nowhere/a.json"], 0, "resuming nowhere/a.json: 0 records"),
     ],

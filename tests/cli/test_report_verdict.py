@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, make_record, make_run, write_entry, write_run
 
-from peft_regress.runs.schema import Acceptance, Limits, Selection
+from peft_regress.runs.schema import Limits, Selection
 
 IDS = (LORA, FULL)
 SLOWER = {**VALUES, "forward_flops": 2 * VALUES["forward_flops"]}
@@ -38,23 +38,25 @@ def command_of(command, *arguments):
     return json.loads(command("report", "--format", "json", *arguments)[1])["verdict"]["command"]
 
 
+NARROWED = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
+
+
 @pytest.mark.parametrize(
-    ("records", "expected"),
+    ("records", "fields", "code", "words"),
     [
-        ([make_record(name) for name in IDS], (0, "no regression")),
-        ([make_record(LORA, SLOWER), make_record(FULL)], (1, "REGRESSED")),
-        ([make_record(LORA)], (3, "INCOMPLETE")),
-        (
-            [make_record(LORA, budget=Limits(peak=1)), make_record(FULL)],
-            (1, "OVER BUDGET"),
-        ),
+        ([make_record(name) for name in IDS], {}, 0, "no regression"),
+        ([make_record(LORA, SLOWER), make_record(FULL)], {}, 1, "REGRESSED"),
+        ([make_record(LORA)], {}, 3, "INCOMPLETE"),
+        ([make_record(LORA)], {"selection": NARROWED}, 3, "INCOMPLETE"),
+        ([make_record(LORA, budget=Limits(peak=1)), make_record(FULL)], {}, 1, "OVER BUDGET"),
     ],
-    ids=["unchanged", "worse", "missing", "over budget"],
+    ids=["unchanged", "worse", "missing", "narrowed", "over budget"],
 )
-def test_a_run_gets_the_verdict_of_compare(command, verdict, tmp_path, records, expected):
-    code, words = expected
+def test_a_run_gets_the_verdict_of_compare(
+    command, verdict, tmp_path, *, records, fields, code, words
+):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    run_of(tmp_path, *records)
+    run_of(tmp_path, *records, **fields)
     found, outcome, _ = verdict("run.json")
     assert found["exit_code"] == code
     assert outcome.startswith(words)
@@ -62,30 +64,16 @@ def test_a_run_gets_the_verdict_of_compare(command, verdict, tmp_path, records, 
     assert (again, out.splitlines()[-1]) == (code, outcome)
 
 
-def test_a_narrowed_run_is_incomplete(verdict, tmp_path):
-    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
-    run_of(tmp_path, make_record(LORA), selection=narrowed)
-    found, _, cases = verdict("run.json")
-    assert found["exit_code"] == 3
-    assert cases == {LORA: "unchanged", FULL: None}
-
-
-def test_cases_narrow_what_is_judged(verdict, tmp_path):
+def test_a_verdict_narrowed_by_cases_is_that_of_only_and_counts_the_others(
+    command, verdict, tmp_path
+):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
     run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
-    found, _, cases = verdict("run.json", "--cases", "*/lora-*")
+    found, outcome, cases = verdict("run.json", "--cases", "*/lora-*")
     assert (found["exit_code"], found["counts"]) == (0, {"unchanged": 1})
     assert cases == {LORA: "unchanged"}
-
-
-def test_a_narrowed_verdict_is_that_of_only_and_counts_the_others(command, verdict, tmp_path):
-    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
-    found, outcome, _ = verdict("run.json", "--cases", "*/lora-*")
-    again, out, _ = command(
-        "compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*"
-    )
+    words = ("compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*")
+    again, out, _ = command(*words)
     assert (again, out.splitlines()[-1]) == (found["exit_code"], outcome)
     assert outcome.endswith("left out: 1 regressed")
     assert found["style"] == "open"
@@ -153,36 +141,28 @@ def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it
     assert (found["exit_code"], outcome) == (0, "no regression (2 unchanged)")
 
 
-def test_the_newest_entry_is_judged_by_drift_too(verdict, tmp_path):
-    for number, size in enumerate((120_000_000, 120_108_000, 120_216_000), start=1):
+def test_the_newest_entry_is_judged_by_drift_too_and_a_retired_case_is_not_missing(
+    verdict, tmp_path
+):
+    root = tmp_path / "baselines"
+    write_entry(root, 1, *map(make_record, IDS))
+    for number, size in enumerate((120_000_000, 120_108_000, 120_216_000), start=2):
         record = make_record(LORA, {**VALUES, "peak_bytes": size})
-        write_entry(tmp_path / "baselines", number, record)
-    found, _, cases = verdict()
-    assert found["exit_code"] == 1
+        write_entry(root, number, record, retired=[FULL] if number == 2 else [])
+    found, outcome, cases = verdict()
+    assert (found["exit_code"], outcome) == (1, "REGRESSED (1 regressed)")
     assert cases == {LORA: "regressed"}
 
 
 def test_an_entry_of_some_cases_leaves_the_others_to_older_entries(verdict, tmp_path):
     storage = tmp_path / "baselines"
     write_entry(storage, 1, *map(make_record, IDS))
-    part = make_run(
-        make_record(LORA),
-        selection=Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL]),
-        accepted=Acceptance(reason="a part", date="2026-01-02T00:00:00+00:00", role="baseline"),
-    )
-    write_run(storage / "Linux-CPython-3.11-64bit" / "0002_peft-0.18.1.json", part)
+    part = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
+    write_entry(storage, 2, make_record(LORA), selection=part)
     found, outcome, cases = verdict()
     assert outcome == "no regression in what was selected (1 unchanged)"
     assert found["exit_code"] == 3
     assert cases == {LORA: "unchanged", FULL: None}
-
-
-def test_a_retired_case_is_not_missing(verdict, tmp_path):
-    storage = tmp_path / "baselines"
-    write_entry(storage, 1, *map(make_record, IDS))
-    write_entry(storage, 2, make_record(LORA), retired=[FULL])
-    found, outcome, _ = verdict()
-    assert (found["exit_code"], outcome) == (0, "no regression (1 unchanged)")
 
 
 def test_a_run_without_a_baseline_is_incomplete(verdict, tmp_path):

@@ -32,7 +32,7 @@ TIMED = {"step_seconds": [0.05, 0.05, 0.05]}
 def time(capsys, tmp_path):
     """Call `peft-regress time` on two workers and return (exit code, stdout, stderr)."""
 
-    def call(*options: str, base: str | None = None, candidate: str | None = None, **worker):
+    def call(*options, base=None, candidate=None, **worker):
         sides = (
             base or write_worker(tmp_path / "base", packages={"peft": "0.21.2"}),
             candidate

@@ -15,20 +15,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from builders import accept, make_run, repeating, write_entry, write_run
-from fuzz_examples import finding
 from package_world import World, set_world
 from packaging.version import Version
 
 from peft_regress import own_code
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.cli.main import main
-from peft_regress.environments.overlay.pip import PipError
-from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.errors import InputError
-from peft_regress.fuzz.corpus import accept_findings
-from peft_regress.fuzz.findings import write_finding
+from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
+from peft_regress.upgrades.reproduction import reproduce as reproduce_module
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +87,7 @@ def test_outside_a_clone_it_says_how_to_get_the_models_before_it_installs_anythi
     shutil.rmtree(storage)
     code, _, err = upgrade()
     assert code == 3
-    assert "git clone" in err
+    assert "a checkout of peft_regress" in err
     assert "`peft-regress init`" in err
     assert "candidate:" not in err
 
@@ -142,7 +139,7 @@ def test_a_version_does_not_name_the_code_of_a_package_from_a_folder(
     world, storage, upgrade, monkeypatch
 ):
     store(world, storage)
-    name = "peft_regress.environments.upgrade.upgrade.is_from_folder"
+    name = "peft_regress.upgrades.upgrade.is_from_folder"
     monkeypatch.setattr(name, lambda package: package == "peft")
     assert upgrade()[0] == 0
     assert world.versions_tried() == ["0.18.1", "0.20.0"]
@@ -538,8 +535,8 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
 
 @pytest.mark.parametrize("name", ["upgrade", "bisect"])
 def test_the_command_s_limits_are_those_of_the_library(name):
-    from peft_regress.environments.overlay.pip import PIP_SECONDS
-    from peft_regress.environments.upgrade.measuring import CASE_SECONDS
+    from peft_regress.overlay.pip import PIP_SECONDS
+    from peft_regress.upgrades.measuring import CASE_SECONDS
 
     params = importlib.import_module(f"peft_regress.cli.{name}").command.params
     defaults = {option.name: option.default for option in params}
@@ -599,58 +596,3 @@ def test_a_package_that_is_tried_alone_repeats_the_base_if_it_changes_nothing(
     # The candidate, and peft alone; transformers alone repeats the base.
     assert [version for version, _ in world.trained].count("0.18.1") == 0
     assert len(world.runs) == 3
-
-
-# --- the known defects of adapters ---------------------------------------------------------------
-
-
-@pytest.fixture
-def known(storage, tmp_path):
-    one = finding()
-    path = write_finding(tmp_path / "found", one)
-    accept_findings(path, baselines=storage, reason="known")
-    return one.name
-
-
-@pytest.mark.parametrize(
-    ("state", "said", "code"),
-    [
-        ("still there", "1 still there", 0),
-        ("mended", "1 mended", 0),
-        ("new", "1 failing anew", 0),
-        ("absent", "1 not in this release", 0),
-        ("not replayed", "1 not replayed", 3),
-    ],
-)
-def test_known_defects_of_adapters_are_replayed(  # noqa: PLR0917  (fixtures)
-    world, storage, upgrade, known, state, said, code
-):
-    store(world, storage)
-    world.corpus = {known: state}
-    ended, out, err = upgrade()
-    assert ended == code
-    assert said in out
-    assert "replaying 1 finding" in err
-    assert (known in out) is (state in {"mended", "new", "not replayed"})
-    ended, out, _ = upgrade("--format", "json")
-    assert (ended, json.loads(out)["exit_code"]) == (code, code)
-    assert [(one["name"], one["state"]) for one in json.loads(out)["corpus"]] == [(known, state)]
-
-
-def test_something_worse_stays_exit_1_if_the_corpus_was_not_replayed(
-    world, storage, upgrade, known
-):
-    store(world, storage)
-    world.moved = newer(forward_flops=2000)
-    world.corpus = {known: "not replayed"}
-    assert upgrade()[0] == 1
-
-
-def test_a_corpus_that_cannot_be_trusted_is_refused_before_the_work(world, storage, upgrade, known):
-    store(world, storage)
-    path = storage.parent / "fuzz" / "corpus" / f"{known}.json"
-    path.write_text(path.read_text().replace("known", "mine"))
-    code, _, err = upgrade()
-    assert code == 2
-    assert "was altered" in err
-    assert world.runs == []

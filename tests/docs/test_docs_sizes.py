@@ -9,12 +9,11 @@ import copy
 import gzip
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
@@ -27,7 +26,7 @@ MATRICES = ("default", "extended", "edge")
 
 
 @cache
-def stored(matrix: str) -> Path:
+def stored(matrix):
     """Return the newest baseline with every case of a matrix that any baseline has."""
     runs = {path: read_run_file(path).run for path in baseline_files(ROOT / "baselines")}
     known = {name for run in runs.values() for name in run.cases}
@@ -39,18 +38,18 @@ def stored(matrix: str) -> Path:
 
 
 @cache
-def content(matrix: str) -> Any:
+def content(matrix):
     """Return the entry as a run file, which has its ledgers."""
     file = read_run_file(stored(matrix))
     return run_document(msgspec.structs.replace(file.run, accepted=None), file.document)
 
 
-def ledgers(matrix: str) -> dict[str, Any]:
+def ledgers(matrix):
     """Return the ledgers in the file, by digest."""
     return dict(content(matrix)["peft_regress"]["ledgers"])
 
 
-def text_with(matrix: str, *kept: str) -> bytes:
+def text_with(matrix, *kept):
     """Return the file with only the ledgers of the named cases."""
     value = copy.deepcopy(content(matrix))
     ours = value["peft_regress"]
@@ -59,11 +58,11 @@ def text_with(matrix: str, *kept: str) -> bytes:
     return dump_json(value).encode()
 
 
-def megabytes(text: bytes) -> str:
+def megabytes(text):
     return f"{len(text) / 1e6:.2f} MB ({len(gzip.compress(text, 9)) / 1e6:.2f})"
 
 
-def row(matrix: str) -> str:
+def row(matrix):
     whole, bare = dump_json(content(matrix)).encode(), text_with(matrix)
     modules = sum(len(ledger["modules"]) for ledger in ledgers(matrix).values())
     of_ledgers = len(whole) - len(bare)
@@ -82,7 +81,7 @@ def row(matrix: str) -> str:
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-def test_the_sizes_of_a_run_file_are_those_of_the_stored_one(matrix: str) -> None:
+def test_the_sizes_of_a_run_file_are_those_of_the_stored_one(matrix):
     table = PAGE.partition("<!-- run-file-sizes -->")[2].partition("<!-- /run-file-sizes -->")[0]
     (line,) = [line for line in table.splitlines() if line.startswith(f"| {matrix} |")]
     assert line == row(matrix)
@@ -95,13 +94,13 @@ def test_the_sizes_of_a_run_file_are_those_of_the_stored_one(matrix: str) -> Non
         ("DoRA on mobilenet_v3_small is large, {}.", "shift/dora-r4/mobilenet_v3_small"),
     ],
 )
-def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case: str) -> None:
+def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown, case):
     size = len(text_with("default", case)) - len(text_with("default"))
     assert shown.format(f"{size / 1e3:.0f} KB") in " ".join(PAGE.split())
 
 
 @pytest.mark.parametrize("matrix", ["default", "extended"])
-def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> None:
+def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix):
     assert "the rows of the other two would have four times as many numbers" in " ".join(
         PAGE.split()
     )
@@ -114,5 +113,5 @@ def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> Non
     assert round(written_out / held) == 4
 
 
-def numbers_in(value: Any) -> int:
+def numbers_in(value):
     return sum(map(numbers_in, value.values())) if isinstance(value, dict) else 1

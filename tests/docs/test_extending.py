@@ -89,11 +89,11 @@ def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):
     )  # `peft_regress.cli.main` is a function
 
     @click.command("hello")
-    def command() -> None:
+    def command():
         """Greet."""
         click.echo("hello")
 
-    monkeypatch.setitem(entry.COMMANDS, "hello", "Greet.")
+    monkeypatch.setitem(entry.SECTIONS["Look"], "hello", "Greet.")
     module = SimpleNamespace(command=command)
     monkeypatch.setitem(sys.modules, "peft_regress.cli.hello", module)
     for arguments, printed in ((["hello"], "hello"), (["--help"], "Greet.")):

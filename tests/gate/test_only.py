@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import FULL, LORA, VALUES, compare, make_record
 
-from peft_regress.gate.narrowing import narrow
+from peft_regress.gate.comparison import narrow
 from peft_regress.report import verdict_text
 from peft_regress.report.layout import Layout
 
@@ -15,21 +15,6 @@ def compared():
     return compare(
         [make_record(LORA), make_record(FULL)], [make_record(LORA, WORSE), make_record(FULL)]
     )
-
-
-def test_what_is_left_keeps_its_verdict_and_its_finding():
-    found = narrow(compared(), "*/lora-*/*", complete=True)
-    assert [case.verdict for case in found.cases] == ["regressed"]
-    assert [finding.cases for finding in found.findings] == [(LORA,)]
-    assert found.left_out == {"unchanged": 1}
-    assert (found.exit_code, found.can_be_accepted) == (1, False)
-
-
-def test_what_is_left_out_decides_nothing_but_is_counted():
-    found = narrow(compared(), "*/full/*", complete=True)
-    assert (found.exit_code, found.findings) == (0, ())
-    assert found.left_out == {"regressed": 1}
-    assert found.references.keys() == found.observed.keys() == {FULL}
 
 
 def test_a_last_line_that_leaves_out_a_regression_is_not_green():

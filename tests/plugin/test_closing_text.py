@@ -8,8 +8,7 @@ from builders import LORA, VALUES, make_record, make_run
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.plugin.closing_text import closing_text
-from peft_regress.plugin.outcome import RunOutcome
+from peft_regress.plugin.closing_text import RunOutcome, closing_text
 from peft_regress.report.layout import PLAIN
 
 UNTIMED = {name: value for name, value in VALUES.items() if name != "step_seconds"}

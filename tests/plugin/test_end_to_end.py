@@ -17,7 +17,7 @@ SELECT = "(dora-r4 or lora-r4) and shift and resnet18"
 with_releases = pytest.mark.nightly
 
 
-def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments, **environment):
     command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider"]
     # A worker of pytest-xdist tells the runs inside it that they are workers too.
     outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST_")}
@@ -27,7 +27,7 @@ def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def compare(old: Path, new: Path) -> dict:
+def compare(old, new):
     command = [sys.executable, "-m", "peft_regress", "compare", str(old), str(new)]
     done = subprocess.run([*command, "--format", "json"], capture_output=True, check=False)
     verdict = json.loads(done.stdout)
@@ -36,7 +36,7 @@ def compare(old: Path, new: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, tuple[Path, subprocess.CompletedProcess[str]]]:
+def runs(tmp_path_factory):
     """The same two cases with peft 0.15.2 and with 0.14.0 in front of the path."""
     folder = tmp_path_factory.mktemp("releases")
     made = {}

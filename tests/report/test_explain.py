@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from builders import (
-    EARLIER_LEDGER,
     FULL,
     LORA,
     make_record,
@@ -369,20 +368,20 @@ def test_a_ledger_that_does_not_add_up_is_told_and_the_rest_is_a_row() -> None:
 
 
 def test_a_ledger_that_lacks_a_metric_is_told_with_the_command_that_makes_it() -> None:
-    earlier = make_record(LORA, {"forward_flops_b32": 5}, ledger=EARLIER_LEDGER)
+    earlier = make_record(LORA, {"forward_flops_b32": 5})
     empty = make_record(LORA, {"forward_flops_b32": 6})
     sides = observe(earlier, run_name="0001"), observe(empty, run_name="new.json")
     text = as_text(explanation(*sides, changed_costs(earlier, empty), top=10))
     assert "not split: the ledger of 0001 has no rows of this metric" in text
     assert "not split: the ledger of new.json has no rows of this metric" in text
     flat = " ".join(text.split())
-    assert "0001 holds a ledger of an earlier form" in flat
+    assert "0001 holds no ledger" in flat
     assert "new.json holds no ledger" in flat
     assert "by module" not in text
 
 
 def test_the_command_that_measures_a_case_again_selects_it(pytester: pytest.Pytester) -> None:
-    earlier = make_record(LORA, {"forward_flops_b32": 5}, ledger=EARLIER_LEDGER)
+    earlier = make_record(LORA, {"forward_flops_b32": 5})
     changes = changed_costs(earlier, make_record(LORA, {"forward_flops_b32": 6}))
     document = explanation(observe(earlier), observe(earlier), changes, top=1)
     text = " ".join(as_text(document).split())

@@ -170,7 +170,7 @@ def test_a_glob_that_fits_none_is_absent_with_what_there_is(run, options, messag
     [
         (("--to", "xml"), "is not 'csv'"),
         (("--to", "csv", "--output", ""), "the name is empty"),
-        (("--to", "csv", "--output", "."), "is a folder"),
+        (("--to", "csv", "--output", "."), "is a directory"),
         (("--to", "csv", "--output", "/dev/full"), "cannot be written"),
         (("--to", "csv", "--output", "/proc/x/y"), "cannot be written"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from builders import ENVIRONMENT, FULL, LORA, make_record, make_run, write_entry
 
 from peft_regress.baselines.history import select_moves
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.cli.main import main
 from peft_regress.report import as_text, moves_document, overview_document
 from peft_regress.report.layout import Layout

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import LORA, make_metric, make_record
 
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
 from peft_regress.report.page.data import facts_of
 from peft_regress.runs.schema import OwnBound
 

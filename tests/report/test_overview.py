@@ -130,7 +130,8 @@ def test_no_page_is_written_over_a_run_that_it_shows(tmp_path, capsys):
     for path in before:
         found = call(capsys, "report", run, shard.parent, "--baselines", root, "--html", path)
         assert (found[0], found[1]) == (2, "")
-        assert f"--html {path}: that is a run of this report" in found[2]
+        why = "lies in the baseline storage" if path == stored else "is the run that is read"
+        assert f"--html {path}: {why}" in found[2]
     assert {path: path.read_bytes() for path in before} == before
     page = shard.parent / "page.html"
     code, out, _ = call(capsys, "report", shard.parent, "--baselines", "none", "--html", page)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from builders import make_metric, make_record
+from builders import forward_ledger, make_metric, make_record
 from page_browser import PageUnderTest
 from page_world import content_of, make_entry, world
 from screenshots import routes_of
 
-from peft_regress.runs.schema import Failure, Ledger, Limits
+from peft_regress.runs.schema import Failure, Limits
 
 pytestmark = pytest.mark.browser
 
@@ -234,7 +234,7 @@ def hostile_page():
                 {"peak_bytes": peak, "accuracy": [0.5], text or "x": make_metric("aten_ops", peak)},
                 invariants={text: False},
                 invariant_notes={text: text},
-                ledger=Ledger(flops={"forward": {text: {text: 5}}}),
+                ledger=forward_ledger({text: {text: 5}}),
                 budget=Limits(peak=10, device=text or "x"),
             )
             for text in texts

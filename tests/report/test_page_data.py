@@ -25,7 +25,7 @@ from page_world import make_entry as entry
 from strategies import runs
 
 from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.series import Entry, make_line
+from peft_regress.baselines.lines import Entry, make_line
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import Metric
@@ -33,8 +33,8 @@ from peft_regress.report.document import as_text
 from peft_regress.report.page.data import Content, page_data
 from peft_regress.report.page.lines import find_marks
 from peft_regress.report.page.sheets import Sheets
+from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
-from peft_regress.runs.shards import read_run
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -48,7 +48,7 @@ def data_of(*entries: Entry) -> dict[str, Any]:
 
 
 def value_at(held: dict[str, Any], index: int) -> Any:
-    """Read a value as docs/report.md says."""
+    """Read a value as docs/usage.md says."""
     found = None
     for at, value in zip(held["at"], held["values"], strict=True):
         if at <= index:
@@ -222,7 +222,9 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
     entries = [
         entry(k, make_record(status="error", error=failure)) for k, failure in enumerate(failures)
     ]
-    accepted = Acceptance(reason="y" * 10_000, date=DATE.format(9), role="baseline")
+    accepted = Acceptance(
+        reason="y" * 10_000, date=DATE.format(9), role="baseline", entry="x/0001_x"
+    )
     run = make_run(make_record(status="error", error=failures[1]), accepted=accepted)
     entries.append(Entry(name="last", date=accepted.date, role="baseline", run=run))
     data = data_of(*entries)

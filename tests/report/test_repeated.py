@@ -12,7 +12,7 @@ import pytest
 from builders import FULL, LORA, compare, curve, make_run, repeating, trained
 
 from peft_regress.baselines.history import select_histories
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.report import (
     as_text,
     encode_history,
@@ -68,7 +68,7 @@ def test_a_row_of_csv_names_the_run_that_is_repeated() -> None:
 
 def entry(number: int, run: Run, role: str = "baseline", **accepted: object) -> Entry:
     date = f"2026-01-0{number}T00:00:00+00:00"
-    stored = Acceptance(reason="why", date=date, role=role, **accepted)
+    stored = Acceptance(reason="why", date=date, role=role, **accepted, entry="Linux/0001_x")
     run = msgspec.structs.replace(run, accepted=stored)
     return Entry(name=f"{number:04d}", date=date, role=role, run=run)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from builders import EARLIER_LEDGER, LEDGER, LORA, make_record
+from builders import LEDGER, LORA, make_record
 from hypothesis import given, settings
 from ledger_rows import CATEGORIES, all_rows
 
@@ -18,7 +18,6 @@ from peft_regress.runs.ledger import (
     LEDGER_METRICS,
     PLAN_METRICS,
     check_sums,
-    has_old_form,
     operator_rows_of,
     pack,
     rows_of,
@@ -171,15 +170,3 @@ def test_an_empty_ledger_holds_no_rows_rather_than_rows_of_nothing(metric: str) 
 def test_what_is_no_flops_and_no_bytes_has_no_rows(metric: str) -> None:
     assert rows_of(LEDGER, metric) is None
     assert operator_rows_of(LEDGER, metric) is None
-
-
-def test_the_ledger_of_before_has_rows_of_batch_1_and_of_the_peak_alone() -> None:
-    assert has_old_form(EARLIER_LEDGER)
-    assert not has_old_form(LEDGER)
-    assert rows_of(EARLIER_LEDGER, "forward_flops") == {("conv1", "aten.convolution"): 123}
-    assert rows_of(EARLIER_LEDGER, "backward_flops") == {}
-    assert rows_of(EARLIER_LEDGER, "peak_bytes") == {("", "param"): 456}
-    held = {m for m in LEDGER_METRICS if rows_of(EARLIER_LEDGER, m) is not None}
-    assert held == {"forward_flops", "backward_flops", "projection_flops", "peak_bytes"}
-    assert operator_rows_of(EARLIER_LEDGER, "optimizer_flops") == {}
-    assert operator_rows_of(EARLIER_LEDGER, "optimizer_flops_b32") is None

@@ -6,8 +6,7 @@ import pytest
 
 from peft_regress.budgets import Budget
 from peft_regress.errors import InputError
-from peft_regress.runs.limits import limits_of
-from peft_regress.runs.schema import Limits
+from peft_regress.runs.schema import Limits, limits_of
 
 
 def test_amounts_become_bytes_and_flops() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from builders import LORA, MACHINE, make_record, make_run, write_run
 
-from peft_regress.baselines.adapters import StoredAdapter, keep_adapter
+from peft_regress.baselines.run_adapters import StoredAdapter, keep_adapter
 from peft_regress.cases import Case, in_words, is_name
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError
@@ -95,11 +95,12 @@ def _left_out(ours: dict[str, Any], text: str) -> None:
 
 def _retired(ours: dict[str, Any], text: str) -> None:
     accepted = {"reason": "r", "date": "2026-01-02T03:04:05+00:00", "role": "baseline"}
+    accepted["entry"] = "Linux/0001_x"
     ours["accepted"] = {**accepted, "retired": [f"shift/{text}/resnet18"]}
 
 
 def _ledger(ours: dict[str, Any], text: str) -> None:
-    ours["cases"][LORA]["ledger"] = {"same_as": text}
+    ours["cases"][LORA]["ledger"] = text
 
 
 def _device(ours: dict[str, Any], text: str) -> None:

@@ -1,4 +1,4 @@
-"""Run files: round trips, shared ledgers, every kind of damage."""
+"""Run files: round trips, shared ledgers, every kind of damage, and the shards of one run."""
 
 from __future__ import annotations
 
@@ -14,38 +14,51 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from builders import (
-    EARLIER_LEDGER,
+    BOTH,
     FULL,
     GALORE,
     LEDGER,
     LORA,
+    OTHER_MACHINE,
     UNSEEN_LORA,
     VALUES,
     make_document,
-    make_metric,
     make_record,
     make_run,
     rich_run,
-    write_old_run,
+    shard,
     write_run,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.errors import InputError, PeftRegressError, RunFileError
+from peft_regress.errors import InputError, RunFileError
 from peft_regress.metrics import Metric
-from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.run_file import read_run_file, run_document
-from peft_regress.runs.schema import Acceptance, Failure, Record, Run, canonical_digest
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import read_run, read_run_file
+from peft_regress.runs.schema import (
+    MIXED_MACHINES,
+    Failure,
+    Run,
+    Selection,
+    canonical_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peft_regress.runs.schema import Role
+    Change = Callable[[dict[str, Any]], object]
+
+ACCEPTED = {
+    "reason": "r",
+    "date": "2026-01-01T00:00:00+00:00",
+    "role": "baseline",
+    "entry": "Linux/0001_x",
+}
 
 
-DATE = "2026-01-01T00:00:00+00:00"
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run.json", rich_run())
 
 
 def signed(ours: dict[str, Any]) -> dict[str, Any]:
@@ -59,11 +72,13 @@ def signed(ours: dict[str, Any]) -> dict[str, Any]:
 # --- round trip -----------------------------------------------------------------------------
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    run = rich_run()
-    read = read_run_file(write_run(tmp_path / "run.json", run))
-    assert msgspec.structs.replace(read.run, content_digest="") == run
-    assert read.document == make_document(run)
+def test_what_was_written_is_read_back(run_file: Path) -> None:
+    read = read_run_file(run_file)
+    assert msgspec.structs.replace(read.run, content_digest="") == rich_run()
+    assert read.document == make_document(rich_run())
+    again = write_run(run_file.parent / "a folder" / "my run.json", rich_run())
+    assert again.read_bytes() == run_file.read_bytes(), "the same run is the same bytes"
+    assert again.stat().st_mode & 0o777 == 0o644, "others may read it"
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
@@ -92,206 +107,91 @@ def test_samples_that_are_whole_numbers_are_read_back(tmp_path: Path) -> None:
     assert read_run_file(path).run.cases[LORA].metrics["loss"] == metric
 
 
-def test_the_file_says_what_it_is_at_its_top_level(tmp_path: Path) -> None:
-    document = json.loads(write_run(tmp_path / "run.json").read_text())
-    assert document["peft_regress"]["schema_version"] == 2
-    assert document["peft_regress"]["content_digest"].startswith("sha256:")
-    assert document["peft_regress"]["cases"].keys() == {LORA}
-    assert "accepted" not in document["peft_regress"]
-
-
-def test_the_same_run_is_written_as_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write_run(tmp_path / name, rich_run()) for name in ("a.json", "b.json"))
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_written_file_is_readable_by_others(tmp_path: Path) -> None:
-    assert write_run(tmp_path / "run.json").stat().st_mode & 0o777 == 0o644
-
-
-def test_folders_on_the_way_and_spaces_are_no_obstacle(tmp_path: Path) -> None:
-    path = tmp_path / "a folder" / "of runs" / "my run.json"
-    assert read_run(write_run(path)).run.cases.keys() == {LORA}
+def test_the_file_says_what_it_is_at_its_top_level(run_file: Path) -> None:
+    ours = json.loads(run_file.read_text())["peft_regress"]
+    assert ours["schema_version"] == 2
+    assert ours["cases"].keys() == rich_run().cases.keys()
+    assert "accepted" not in ours
+    assert signed(ours) == ours
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_a_number_that_could_not_be_read_is_not_written(tmp_path: Path, value: float) -> None:
-    path = tmp_path / "run.json"
     with pytest.raises(InputError, match="forward_flops"):
-        write_run(path, make_run(make_record(LORA, {"forward_flops": value})))
+        write_run(tmp_path / "run.json", make_run(make_record(LORA, {"forward_flops": value})))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: json.dumps(json.loads(text), indent=4),
+        lambda text: json.dumps(reversed_keys(json.loads(text))),
+    ],
+    ids=["line ends", "indent", "order"],
+)
+def test_the_same_content_in_another_form_is_the_same_run(
+    run_file: Path, change: Callable[[str], str]
+) -> None:
+    before = read_run_file(run_file).run
+    run_file.write_bytes(change(run_file.read_text()).encode())
+    assert read_run_file(run_file).run == before
+
+
+def reversed_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return [reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
 # --- ledgers --------------------------------------------------------------------------------
 
 
-def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.json", rich_run())
-    ours = json.loads(path.read_text())["peft_regress"]
+def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(run_file: Path) -> None:
+    ours = json.loads(run_file.read_text())["peft_regress"]
     digest = ours["cases"][LORA]["ledger"]
-    assert (
-        digest == ours["cases"][UNSEEN_LORA]["ledger"] == canonical_digest(ours["ledgers"][digest])
-    )
-    assert set(ours["ledgers"][digest]) == {"modules", "optimizer_flops", "peak_phase"}
+    assert digest == ours["cases"][UNSEEN_LORA]["ledger"]
+    assert digest == canonical_digest(ours["ledgers"][digest])
     assert len(ours["ledgers"]) == 2
-    read = read_run_file(path).run
+    read = read_run_file(run_file).run
     assert read.cases[UNSEEN_LORA].ledger == read.cases[LORA].ledger == LEDGER
+    bare = read_run_file(run_file, ledgers=False).run.cases[LORA]
+    assert (bare.ledger, bare.metrics) == (digest, rich_run().cases[LORA].metrics)
 
 
-def test_a_file_with_its_ledgers_in_the_records_is_read_as_before(tmp_path: Path) -> None:
-    read = read_run_file(write_old_run(tmp_path / "run.json")).run
-    assert read.cases == rich_run().cases
-    assert read_run_file(write_run(tmp_path / "again.json", read)).run.schema_version == 2
-
-
-def test_without_its_ledgers_a_run_is_read_and_names_them(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.json", rich_run())
-    record = read_run_file(path, ledgers=False).run.cases[LORA]
-    assert record.ledger in json.loads(path.read_text())["peft_regress"]["ledgers"]
-    assert record.metrics == rich_run().cases[LORA].metrics
-
-
-def test_the_digest_is_that_of_what_stands_in_the_file(tmp_path: Path) -> None:
-    ours = json.loads(write_run(tmp_path / "run.json", rich_run()).read_text())["peft_regress"]
-    assert signed(ours) == ours
-
-
-def test_ledgers_that_differ_are_both_kept(tmp_path: Path) -> None:
+def test_ledgers_that_differ_are_both_kept_and_empty_ones_are_not(tmp_path: Path) -> None:
     other = msgspec.structs.replace(LEDGER, peak_phase={})
-    run = make_run(make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=other))
-    read = read_run_file(write_run(tmp_path / "run.json", run)).run
-    assert [record.ledger for record in read] == [LEDGER, other]
+    run = make_run(
+        make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=other), make_record(FULL)
+    )
+    path = write_run(tmp_path / "run.json", run)
+    assert [record.ledger for record in read_run_file(path).run][:2] == [LEDGER, other]
+    assert json.loads(path.read_text())["peft_regress"]["cases"][FULL]["ledger"] == {}
 
 
-def test_ledgers_that_hold_nothing_name_no_other(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.json", make_run(make_record(LORA), make_record(UNSEEN_LORA)))
-    ours = json.loads(path.read_text())["peft_regress"]
-    assert [record["ledger"] for record in ours["cases"].values()] == [{}, {}]
-    assert "ledgers" not in ours
-
-
-def test_a_module_of_a_ledger_is_a_line_of_the_file(tmp_path: Path) -> None:
-    lines = write_run(tmp_path / "run.json", rich_run()).read_text().splitlines()
+def test_a_module_of_a_ledger_is_a_line_of_the_file(run_file: Path) -> None:
+    lines = run_file.read_text().splitlines()
     (line,) = [line for line in lines if "conv1.base_layer" in line]
     assert json.loads("{" + line.strip().rstrip(",") + "}")["conv1.base_layer"]["high_bytes"]
-
-
-@pytest.mark.parametrize("holder", ["no/such/case", UNSEEN_LORA, GALORE + "x"])
-def test_a_ledger_that_is_said_to_be_where_it_is_not_is_refused(
-    old_file: Path, holder: str
-) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][UNSEEN_LORA]["ledger"] = {"same_as": holder}
-
-    refused(changed(old_file, change), f"{UNSEEN_LORA}: its ledger refers to .*, which has")
-
-
-def test_a_ledger_that_names_another_and_holds_something_is_refused(old_file: Path) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][UNSEEN_LORA]["ledger"]["optimizer_flops"] = {"aten.mul": 1}
-
-    refused(changed(old_file, change), "its ledger refers to")
-
-
-def test_two_ledgers_that_name_each_other_are_refused(old_file: Path) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][LORA]["ledger"] = {"same_as": UNSEEN_LORA}
-
-    refused(changed(old_file, change), "its ledger refers to")
-
-
-@pytest.mark.parametrize("number", [-1, 2**63, 1.5, "1", None, True])
-def test_a_number_that_no_ledger_can_have_is_refused(run_file: Path, number: Any) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ledger_of(ours)["modules"][""]["high_bytes"]["activation"] = number
-
-    refused(changed(run_file, change), "does not fit the schema")
-
-
-def test_a_ledger_that_the_file_lacks_or_that_no_case_has_is_refused(run_file: Path) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["ledgers"].pop(ours["cases"][LORA]["ledger"])
-
-    refused(changed(run_file, change), f"{LORA}: its ledger sha256:.* is not in the file")
-    write_run(run_file, rich_run())
-
-    def add(ours: dict[str, Any]) -> None:
-        ours["ledgers"][canonical_digest({"peak_phase": {"a": "b"}})] = {"peak_phase": {"a": "b"}}
-
-    refused(changed(run_file, add), "the ledger sha256:.* belongs to no case")
-
-
-@pytest.mark.parametrize(
-    "name", ["", "sha256:", "../../x", "sha256:" + "A" * 64, "sha256:" + "0" * 64 + "\n"]
-)
-def test_a_ledgers_address_is_a_digest_and_nothing_else(run_file: Path, name: str) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][LORA]["ledger"] = name
-
-    refused(changed(run_file, change), "does not fit the schema")
-
-
-def ledger_of(ours: dict[str, Any], case: str = LORA) -> dict[str, Any]:
-    """Return the ledger of a case in the object of a file."""
-    found: dict[str, Any] = ours["ledgers"][ours["cases"][case]["ledger"]]
-    return found
-
-
-EARLIER_RUN = """
-{"schema_version": 1, "environment": {"peft": "0.14.0"},
- "machine": {"digest": "sha256:here", "cpu": "Example CPU", "cores": 2, "threads": 1,
-  "instruction_set": "AVX2"},
- "selection": {"complete": true, "narrowed_by": [], "not_selected": []},
- "cases": {
-  "shift/lora-r4/resnet18": {
-   "case": {"task": "shift", "method": "lora", "architecture": "resnet18", "rank": 4},
-   "definition": "sha256:definition", "status": "ok", "error": null,
-   "metrics": {"forward_flops":
-    {"value": 123, "unit": "flop", "direction": "lower", "kind": "exact"}},
-   "invariants": {},
-   "ledger": {"flops": {"forward": {"conv1": {"aten.convolution": 123}}},
-    "bytes": {"param": {"": 456}}}},
-  "shift/full/resnet18": {
-   "case": {"task": "shift", "method": "full", "architecture": "resnet18", "rank": null},
-   "definition": "sha256:definition", "status": "error",
-   "error": {"type": "ValueError", "message": "no eligible module"},
-   "metrics": {}, "invariants": {}, "ledger": {"flops": {}, "bytes": {}}}},
- "content_digest": "sha256:bb411165f50de24781d330f2b675f2fa6010239af91225fbe4d4a54919838ab4"}
-"""
-"""As version 0.1.0 wrote it before a ledger held batch 32, with the digest it gave."""
-
-
-def test_a_file_with_the_ledger_of_before_is_still_what_its_digest_says(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(f'{{"peft_regress": {EARLIER_RUN}}}')
-    ledger = read_run_file(path).run.cases[LORA].ledger
-    assert ledger == EARLIER_LEDGER
-    again = read_run_file(write_run(tmp_path / "again.json", read_run_file(path).run)).run
-    assert again.cases[LORA].ledger == EARLIER_LEDGER
 
 
 # --- damage ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run_file(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run.json", rich_run())
-
-
-@pytest.fixture
-def old_file(tmp_path: Path) -> Path:
-    return write_old_run(tmp_path / "run.json")
-
-
-def refused(path: Path, match: str) -> None:
-    """Check that a file is refused, by a message that names the file."""
+def refused(path: Path, match: str) -> RunFileError:
+    """Check that a file is refused, in a short line that names the file, with a remedy."""
     with pytest.raises(RunFileError, match=match) as caught:
         read_run_file(path)
-    assert str(path) in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ".replace("\n", r"\n"))
+    assert message.isprintable()
+    assert len(message) < 700 + 2 * len(str(path))
     assert caught.value.remedy
+    return caught.value
 
 
-def changed(path: Path, change: Callable[[dict[str, Any]], None], *, sign: bool = True) -> Path:
+def changed(path: Path, change: Change, *, sign: bool = True) -> Path:
     """Change the object `peft_regress` of a file, by default with a digest that fits again."""
     document = json.loads(path.read_text())
     change(document["peft_regress"])
@@ -301,197 +201,184 @@ def changed(path: Path, change: Callable[[dict[str, Any]], None], *, sign: bool 
     return path
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such run file.*--regress-save"):
-        read_run_file(tmp_path / "run.json")
+def ledger_of(ours: dict[str, Any], case: str = LORA) -> dict[str, Any]:
+    """Return the ledger of a case in the object of a file."""
+    found: dict[str, Any] = ours["ledgers"][ours["cases"][case]["ledger"]]
+    return found
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b" \n",
-        b"{",
-        b"[]",
-        b"null",
-        b"1",
-        b'"text"',
-        b"\x00\xff\xfe\x80",
-        b"{}x",
-        b"\x1f\x8b\x08",
-    ],
-    ids=repr,
-)
-def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "run.json"
-    path.write_bytes(content)
-    refused(path, "not valid JSON|not a JSON object")
-
-
-def test_binary_garbage_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_bytes(random.Random(0).randbytes(10_000))
-    refused(path, "not valid JSON")
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_refused(run_file: Path, share: float) -> None:
-    content = run_file.read_bytes()
-    run_file.write_bytes(content[: int(share * len(content))])
-    refused(run_file, "not valid JSON")
-
-
-@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "||||||| 4b5c", "=======", ">>>>>>> theirs"])
-def test_conflict_markers_are_named_with_line_and_remedy(run_file: Path, marker: str) -> None:
-    lines = run_file.read_text().splitlines()
-    run_file.write_text("\n".join([*lines[:5], marker, *lines[5:]]))
-    refused(run_file, r"conflict markers \(line 6\).*git checkout --ours.*peft-regress accept")
-
-
-AT_VALUE = rf'at \$.peft_regress.cases\["{LORA}"\].metrics.forward_flops.value'
-
-
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", '"1"', "null", "[1]"])
-def test_what_is_no_number_is_refused_with_case_and_field(run_file: Path, number: str) -> None:
-    run_file.write_text(run_file.read_text().replace("3638000000", number, 1))
-    refused(run_file, AT_VALUE)
-
-
-def test_a_negative_count_is_named_before_the_digest_that_it_breaks(run_file: Path) -> None:
-    run_file.write_text(run_file.read_text().replace("3638000000", "-1", 1))
-    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, but a flop is never negative")
-
-
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        (lambda ours: ours["cases"][GALORE].update(status=1), rf'cases\["{GALORE}"\].status'),
-        (lambda ours: ours["environment"].update(peft=1), "environment.peft"),
-        (lambda ours: ours["environment"].update({"a-b": 1}), r'environment\["a-b"\]'),
+TEXT = [
+    (lambda _: b"", "not valid JSON"),
+    (lambda _: b" \n", "not valid JSON"),
+    (lambda _: b"null", "not a JSON object"),
+    (lambda _: b"[]", "not a JSON object"),
+    (lambda _: b"\x00\xff\xfe\x80", "not valid JSON"),
+    (lambda _: b"{}x", "not valid JSON"),
+    (lambda _: random.Random(0).randbytes(10_000), "not valid JSON"),
+    (lambda text: text[: len(text) // 2], "not valid JSON"),
+    (lambda text: text[:-3], "not valid JSON"),
+    (lambda text: text.decode().encode("utf-16"), "not valid JSON"),
+    (lambda text: text.replace(b"3638000000", b"NaN"), "not valid JSON"),
+    (lambda text: text.replace(b"3638000000", b"-Infinity"), "not valid JSON"),
+    (lambda text: text.replace(b"3638000000", b"1" * 5000), "not valid JSON"),
+    (lambda text: text.replace(b"0.05", b"1e999", 1), "not valid JSON .*out of range"),
+    (lambda text: text.replace(b'"Example CPU"', b'"\\ud800"'), "not valid JSON"),
+    (lambda text: text.replace(b"3638000000", 10**5 * b"[" + 10**5 * b"]"), "not valid JSON"),
+    (lambda text: text.replace(b"3638000000", 500 * b"[" + 500 * b"]"), "valid JSON|the schema"),
+    (lambda text: text.replace(b"3638000000", b"3638000001", 1), "was altered .*content_digest"),
+    (lambda text: text.replace(b"3638000000", b"-1", 1), f"{LORA}: metric 'forward_flops' is -1"),
+    (lambda text: text.replace(b'"accuracy"', b'"loss"', 1), "was altered|mean of its samples"),
+    (lambda _: b'{"peft_regress": []}', "no object 'peft_regress'"),
+    (lambda _: json.dumps(make_document(make_run())).encode(), "not a run file of this tool"),
+    (lambda text: text.replace(b'"benchmarks": [', b'"benchmarks": {}, "x": ['), "'benchmarks' is"),
+    *(
         (
-            lambda ours: ours["cases"][LORA]["metrics"]["first_losses"]["samples"][1].append("x"),
-            rf'cases\["{LORA}"\].metrics.first_losses.samples\[1\]\[4\]',
-        ),
+            lambda text, marker=marker: text.replace(b"\n", b"\n" + marker + b"\n", 5),
+            r"conflict markers \(line 2\).*git checkout --ours.*peft-regress accept",
+        )
+        for marker in (b"<<<<<<< HEAD", b"||||||| 4b5c", b"=======", b">>>>>>> theirs")
+    ),
+]
+"""What happens to the text of a file, and the refusal."""
+
+
+@pytest.mark.parametrize(("damage", "message"), TEXT)
+def test_a_file_whose_text_was_damaged_is_refused(
+    run_file: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    run_file.write_bytes(damage(run_file.read_bytes()))
+    refused(run_file, message)
+
+
+def case(name: str = LORA, **keys: Any) -> Change:
+    return lambda ours: ours["cases"][name].update(keys)
+
+
+def flops(value: Any) -> Change:
+    return lambda ours: ours["cases"][LORA]["metrics"]["forward_flops"].update(value=value)
+
+
+def samples(value: Any) -> Change:
+    return lambda ours: ours["cases"][LORA]["metrics"]["loss"].update(samples=value)
+
+
+def accept(**keys: Any) -> Change:
+    return lambda ours: ours.update(accepted={**ACCEPTED, **keys})
+
+
+def add_ledger(ours: dict[str, Any]) -> None:
+    ours["ledgers"][canonical_digest({"peak_phase": {"a": "b"}})] = {"peak_phase": {"a": "b"}}
+
+
+def rename(ours: dict[str, Any]) -> None:
+    ours["cases"]["shift/lora-r8/resnet18"] = ours["cases"].pop(LORA)
+
+
+AT_LORA = rf"at \$.peft_regress.cases\[\"{LORA}\"\]"
+OF_SCHEMA = "does not fit the schema"
+SIGNED: list[tuple[Change, str]] = [
+    # numbers
+    *((flops(value), f"{AT_LORA}.metrics.forward_flops.value") for value in ("1", None, [1], True)),
+    *((flops(value), "not a finite number|never negative") for value in (1e101, 10**400, -1)),
+    *((samples(value), OF_SCHEMA) for value in ([True], ["x"], {"a": 1})),
+    *((samples(value), "not a finite|out of range") for value in ([10**400], [[1e200]])),
+    *(
         (
-            lambda ours: ledger_of(ours)["modules"]["conv1.base_layer"].update(a=1),
-            r'ledgers\["sha256:\w+"\].modules\["conv1.base_layer"\]',
-        ),
-    ],
-)
-def test_what_does_not_fit_the_schema_is_named_to_the_last_key(
-    run_file: Path, change: Any, place: str
+            lambda ours, number=number: ledger_of(ours)["modules"][""].update(
+                optimizer_flops=number
+            ),
+            OF_SCHEMA,
+        )
+        for number in (-1, 2**63, 1.5, "1", None, True)
+    ),
+    # the place of what does not fit, to the last key
+    (case(GALORE, status=1), rf'at \$.peft_regress.cases\["{GALORE}"\].status\.'),
+    (lambda ours: ours["environment"].update(peft=1), r"at \$.peft_regress.environment.peft\."),
+    (lambda ours: ours["environment"].update({"a-b": 1}), r'\.environment\["a-b"\]\.'),
+    (
+        lambda ours: ours["cases"][LORA]["metrics"]["first_losses"]["samples"][1].append("x"),
+        rf"{AT_LORA}.metrics.first_losses.samples\[1\]\[4\]\.",
+    ),
+    (
+        lambda ours: ledger_of(ours)["modules"]["conv1.base_layer"].update(a=1),
+        r'ledgers\["sha256:\w+"\].modules\["conv1.base_layer"\]\.',
+    ),
+    # unknown and missing keys
+    (lambda ours: ours.update(surprise=1), "unknown field `surprise`"),
+    (lambda ours: ours["machine"].update(host="mine"), "unknown field `host`"),
+    (lambda ours: ours["selection"].update(surprise=1), "unknown field `surprise`"),
+    (case(surprise=1), "unknown field `surprise`"),
+    (case(computation={}), "unknown field `computation`"),
+    (lambda ours: ours["cases"][LORA]["case"].update(surprise=1), "unknown field `surprise`"),
+    (lambda ours: ledger_of(ours).update(surprise={}), "unknown field `surprise`"),
+    (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "unknown field `surprise`"),
+    (accept(surprise=1), "unknown field `surprise`"),
+    *(
+        (lambda ours, key=key: ours.pop(key), f"missing required field `{key}`")
+        for key in ("environment", "machine", "selection", "cases", "metrics_known")
+    ),
+    (
+        lambda ours: ours.update(accepted={"reason": "r", "date": "d", "role": "history"}),
+        "missing required field `entry`",
+    ),
+    # schemas
+    *(
+        (lambda ours, version=version: ours.update(schema_version=version), message)
+        for version, message in (
+            (3, "newer than 2, .*Upgrade"),
+            (10**30, "newer than 2, .*Upgrade"),
+            (1, "older than 2, .*peft-regress accept"),
+            (-1, "older than 2, .*peft-regress accept"),
+            (None, "has no schema_version.*again"),
+            ("1", "has schema_version '1'.*again"),
+            (1.0, r"has schema_version 1\.0.*again"),
+            (True, "has schema_version True.*again"),
+        )
+    ),
+    (lambda ours: ours.pop("schema_version"), "no schema_version"),
+    (lambda ours: ours.update(schema_version=3, surprise=1), "newer"),
+    # ledgers
+    (
+        lambda ours: ours["ledgers"].pop(ours["cases"][LORA]["ledger"]),
+        f"{LORA}: its ledger sha256:.* is not in the file",
+    ),
+    (add_ledger, "the ledger sha256:.* belongs to no case"),
+    (case(UNSEEN_LORA, ledger={"peak_phase": {"a": "b"}}), "is in its record"),
+    (case(UNSEEN_LORA, ledger={"same_as": LORA}), "unknown field `same_as`"),
+    *(
+        (case(ledger=name), OF_SCHEMA)
+        for name in ("", "sha256:", "../../x", f"sha256:{'A' * 64}", f"sha256:{'0' * 64}\n")
+    ),
+    # contradictions
+    (rename, f"has the record of '{LORA}'"),
+    (case(GALORE, status="ok"), f"{GALORE}: status 'ok' with error"),
+    (case(error=None, status="error"), f"{LORA}: status 'error' with error None"),
+    (case(metrics={}), f"{LORA}: status 'ok' with 0 metrics"),
+    (
+        lambda ours: ours["cases"][LORA]["metrics"]["accuracy"].update(value=0.1),
+        f"{LORA}: metric 'accuracy' is 0.1, but the mean of its samples",
+    ),
+    *((accept(date=date), "ISO 8601") for date in ("", "yesterday", "2026-01-02T03:04:05")),
+    (accept(retired=[LORA]), f"{LORA} cannot be retired by a run that has it"),
+    (accept(role="history", retired=["a/b/c"]), "cannot retire"),
+    # whatever a file holds, the message is a short line
+    (lambda ours: ours.update({"\n\x1b[31m" * 1000: 1}), "."),
+    (lambda ours: ours.update(schema_version=[["x\n"]] * 1000), "."),
+    (lambda ours: ours["cases"].update({"x\n" * 1000: ours["cases"].pop(LORA)}), "."),
+    (lambda ours: ours["cases"][LORA]["metrics"].update({"\n" * 1000: "no metric"}), "."),
+    (case(GALORE, error=None, status="ok\n" * 1000), "."),
+    (accept(date="\n" * 1000), "."),
+]
+"""Changes under a digest that fits, and the refusal."""
+
+
+@pytest.mark.parametrize(("change", "message"), SIGNED)
+def test_what_does_not_fit_is_refused_although_the_digest_does(
+    run_file: Path, change: Change, message: str
 ) -> None:
-    refused(changed(run_file, change), rf"at \$.peft_regress.{place}\.")
-
-
-def test_a_number_that_no_float_can_hold_is_refused_in_pytest_benchmarks_part_too(
-    run_file: Path,
-) -> None:
-    """It could be read, and not be written again by `accept`."""
-    run_file.write_text(run_file.read_text().replace("0.05", "1e999", 1))
-    refused(run_file, r"1e999 is not a finite number, at \$.benchmarks\[0\].stats")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda ours: ours.update({"\n\x1b[31m" * 1000: 1}),
-        lambda ours: ours.update(schema_version="x\n" * 1000),
-        lambda ours: ours.update(schema_version=[["x\n"]] * 1000),
-        lambda ours: ours["cases"].update({"x\n" * 1000: ours["cases"].pop(LORA)}),
-        lambda ours: ours["cases"][LORA]["metrics"].update({"\n" * 1000: "no metric"}),
-        lambda ours: ours["cases"][GALORE].update(error=None, status="ok\n" * 1000),
-        lambda ours: ours.update(accepted={"reason": "r", "date": "\n" * 1000, "role": "baseline"}),
-    ],
-)
-def test_whatever_a_file_holds_the_message_is_one_short_line(run_file: Path, change: Any) -> None:
-    refused_in_a_line(changed(run_file, change))
-
-
-def test_a_digest_that_is_anything_at_all_is_refused_in_one_short_line(run_file: Path) -> None:
-    digest = "\x1b" + "x\n" * 1000
-    path = changed(run_file, lambda ours: ours.update(content_digest=digest), sign=False)
-    refused_in_a_line(path)
-
-
-def refused_in_a_line(path: Path) -> None:
-    with pytest.raises(RunFileError) as caught:
-        read_run_file(path)
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 700 + 2 * len(str(path))
-
-
-def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
-    path = tmp_path / "my run;\n.json"
-    path.write_text("{}")
-    with pytest.raises(RunFileError) as caught:
-        read_run_file(path)
-    assert str(caught.value).isprintable()
-    path = tmp_path / "my run.json"
-    path.write_text("{")
-    refused(path, re.escape(f"`git checkout -- '{path}'`"))
-
-
-@pytest.mark.parametrize("key", ["schema_version", "cases", "machine"])
-def test_a_key_that_stands_twice_is_refused(run_file: Path, key: str) -> None:
-    text = run_file.read_text()
-    run_file.write_text(text.replace(f'"{key}":', f'"{key}": 1, "{key}":', 1))
-    refused(run_file, f"'{key}' occurs twice")
-
-
-def test_a_metric_that_stands_twice_is_refused_with_its_case(run_file: Path) -> None:
-    run_file.write_text(run_file.read_text().replace('"accuracy"', '"loss"', 1))
-    refused(run_file, rf"'loss' occurs twice in one object, at .*{LORA}.*metrics")
-
-
-def test_a_case_that_stands_twice_is_refused(run_file: Path) -> None:
-    text = run_file.read_text()
-    assert text.count(f'"{FULL}": {{') == 1
-    run_file.write_text(text.replace(f'"{FULL}": {{', f'"{LORA}": {{', 1))
-    refused(run_file, "occurs twice")
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_json_number_is_refused(run_file: Path, number: str) -> None:
-    run_file.write_text(run_file.read_text().replace("3638000000", number))
-    refused(run_file, "is not a JSON number")
-
-
-@pytest.mark.parametrize(
-    "number", ["1e999", "-1e999", "-1", "1e101", "1" + 400 * "0", '"1"', "null", "true", "[1]"]
-)
-def test_a_wrong_number_is_refused_even_if_the_digest_fits(run_file: Path, number: str) -> None:
-    value = json.loads(number)
-
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][LORA]["metrics"]["forward_flops"]["value"] = value
-
     path = changed(run_file, change)
     path.write_text(path.read_text().replace("Infinity", "1e999"))
-    refused(path, "not a finite number|never negative|Expected")
-
-
-def test_a_number_of_thousands_of_digits_is_refused(run_file: Path) -> None:
-    run_file.write_text(run_file.read_text().replace("3638000000", "1" * 5000))
-    refused(run_file, "not valid JSON")
-
-
-@pytest.mark.parametrize(
-    "samples", [[True], [[True]], ["x"], [10**400], [[1e200]], {"a": 1}], ids=str
-)
-def test_wrong_samples_are_refused(run_file: Path, samples: Any) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"][LORA]["metrics"]["loss"]["samples"] = samples
-
-    refused(changed(run_file, change), "does not fit the schema|not a finite number")
-
-
-@pytest.mark.parametrize("new", ["3638000001", "3638000000.0", "0"])
-def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
-    text = run_file.read_text()
-    assert "3638000000" in text
-    run_file.write_text(text.replace("3638000000", new, 1))
-    refused(run_file, "was altered .*content_digest")
+    refused(path, message)
 
 
 @pytest.mark.parametrize(
@@ -500,130 +387,35 @@ def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
         lambda ours: ours["cases"].pop(FULL),
         lambda ours: ours["environment"].update(peft="0.1"),
         lambda ours: ours["machine"].update(digest="sha256:x"),
-        lambda ours: ours["cases"][LORA].update(definition="sha256:x"),
-        lambda ours: ours["cases"][GALORE].update(status="unsupported"),
+        case(definition="sha256:x"),
+        case(GALORE, status="unsupported"),
         lambda ours: ours["cases"][LORA]["invariants"].update(frozen=True),
         lambda ours: ledger_of(ours)["modules"][""].update(optimizer_flops=1),
         lambda ours: ledger_of(ours)["peak_phase"].update(peak_bytes="forward"),
         lambda ours: ours["cases"][UNSEEN_LORA].update(ledger=ours["cases"][FULL]["ledger"]),
-        lambda ours: ledger_of(ours, FULL)["bytes"]["param"].update({"": 1}),
         lambda ours: ours["selection"].update(complete=True),
-        lambda ours: ours.update(accepted={"reason": "r", "date": DATE, "role": "baseline"}),
+        accept(),
         lambda ours: ours.update(content_digest=""),
         lambda ours: ours.pop("content_digest"),
         lambda ours: ours.update(content_digest="sha256:" + 64 * "0"),
+        lambda ours: ours.update(content_digest="\x1b" + "x\n" * 1000),
     ],
 )
-def test_anything_altered_is_refused(run_file: Path, change: Any) -> None:
+def test_anything_altered_is_refused(run_file: Path, change: Change) -> None:
     refused(changed(run_file, change, sign=False), "was altered|belongs to no case")
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        (lambda ours: ours.update(surprise=1), "surprise"),
-        (lambda ours: ours["machine"].update(host="mine"), "host"),
-        (lambda ours: ours["selection"].update(surprise=1), "surprise"),
-        (lambda ours: ours["cases"][LORA].update(surprise=1), "surprise"),
-        (lambda ours: ours["cases"][LORA]["case"].update(surprise=1), "surprise"),
-        (lambda ours: ours["cases"][LORA]["metrics"]["loss"].update(surprise=1), "surprise"),
-        (lambda ours: ledger_of(ours).update(surprise={}), "surprise"),
-        (lambda ours: ledger_of(ours)["modules"][""].update(surprise=1), "surprise"),
-        (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "surprise"),
-        (
-            lambda ours: ours.update(
-                accepted={"reason": "r", "date": DATE, "role": "baseline", "surprise": 1}
-            ),
-            "surprise",
-        ),
-    ],
-)
-def test_an_unknown_key_is_refused_by_its_name(run_file: Path, change: Any, key: str) -> None:
-    refused(changed(run_file, change), f"unknown field `{key}`")
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such run file.*--regress-save"):
+        read_run_file(tmp_path / "run.json")
 
 
-@pytest.mark.parametrize("key", ["environment", "machine", "selection", "cases"])
-def test_a_key_that_is_missing_is_named(run_file: Path, key: str) -> None:
-    refused(changed(run_file, lambda ours: ours.pop(key)), f"missing required field `{key}`")
-
-
-@pytest.mark.parametrize(
-    ("version", "message", "remedy"),
-    [
-        (3, "newer than 2", "Upgrade"),
-        (10**30, "newer than 2", "Upgrade"),
-        (0, "older than 1", "accept"),
-        (-1, "older than 1", "accept"),
-        (None, "has no schema_version", "again"),
-        ("1", "has schema_version '1'", "again"),
-        (1.0, r"has schema_version 1\.0", "again"),
-        (True, "has schema_version True", "again"),
-    ],
-)
-def test_each_wrong_schema_version_has_its_message_and_remedy(
-    run_file: Path, version: Any, message: str, remedy: str
-) -> None:
-    path = changed(run_file, lambda ours: ours.update(schema_version=version))
-    refused(path, message)
-    with pytest.raises(RunFileError, match=remedy):
-        read_run_file(path)
-
-
-def test_an_absent_schema_version_is_named(run_file: Path) -> None:
-    refused(changed(run_file, lambda ours: ours.pop("schema_version")), "no schema_version")
-
-
-def test_a_newer_schema_is_named_before_its_unknown_keys(run_file: Path) -> None:
-    path = changed(run_file, lambda ours: ours.update(schema_version=2, surprise=1))
-    refused(path, "newer")
-
-
-def test_a_plain_pytest_benchmark_file_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(make_document(make_run())))
-    refused(path, "not a run file of this tool")
-
-
-@pytest.mark.parametrize("ours", [None, [], "text", 1])
-def test_an_object_that_is_none_is_refused(tmp_path: Path, ours: Any) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({"peft_regress": ours}))
-    refused(path, "no object 'peft_regress'")
-
-
-@pytest.mark.parametrize(("key", "value"), [("benchmarks", {}), ("machine_info", [1])])
-def test_a_wrong_pytest_benchmark_part_is_refused(run_file: Path, key: str, value: Any) -> None:
-    document = json.loads(run_file.read_text())
-    run_file.write_text(json.dumps({**document, key: value}))
-    refused(run_file, key)
-
-
-def test_a_record_under_another_id_is_refused(run_file: Path) -> None:
-    def change(ours: dict[str, Any]) -> None:
-        ours["cases"]["shift/lora-r8/resnet18"] = ours["cases"].pop(LORA)
-
-    refused(changed(run_file, change), f"has the record of '{LORA}'")
-
-
-def test_text_that_is_not_unicode_is_refused(run_file: Path) -> None:
-    run_file.write_text(run_file.read_text().replace('"Example CPU"', '"\\ud800"'))
-    refused(run_file, r"not Unicode, at \$.peft_regress.machine.cpu")
-
-
-@pytest.mark.parametrize("old", ["3638000000", '"flop"', '"rank"'])
-def test_text_that_is_not_unicode_is_refused_where_no_text_can_stand(
-    run_file: Path, old: str
-) -> None:
-    run_file.write_text(run_file.read_text().replace(old, '"\\ud800"', 1))
-    refused(run_file, rf"not Unicode, at \$.peft_regress.cases\[\"{LORA}\"\]")
-
-
-@pytest.mark.parametrize("depth", [500, 100_000])
-@pytest.mark.parametrize("pair", [("[", "]"), ('{"a": ', "}")], ids=["lists", "objects"])
-def test_deep_nesting_is_refused(run_file: Path, depth: int, pair: tuple[str, str]) -> None:
-    nested = depth * pair[0] + "1" + depth * pair[1]
-    run_file.write_text(run_file.read_text().replace("3638000000", nested))
-    refused(run_file, "not valid JSON|does not fit the schema")
+def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
+    for name in ("my run;\n.json", "my run.json"):
+        path = tmp_path / name
+        path.write_text("{")
+        refused(path, "not valid JSON")
+    refused(path, re.escape(f"`git checkout -- '{path}'`"))
 
 
 def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
@@ -633,7 +425,7 @@ def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_what_a_command_writes_into_a_fifo_is_read(tmp_path: Path, run_file: Path) -> None:
+def test_what_a_command_writes_into_a_fifo_is_read(run_file: Path) -> None:
     """As in `peft-regress compare <(git show HEAD:run.json) run.json`."""
     reader, writer = os.pipe()
     content = run_file.read_bytes()
@@ -647,13 +439,10 @@ def test_what_a_command_writes_into_a_fifo_is_read(tmp_path: Path, run_file: Pat
         os.close(reader)
 
 
-def test_what_never_ends_is_refused() -> None:
+def test_what_cannot_be_read_is_refused(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(Path("/dev/zero"), "larger than")
+    refused(run_file.parent, "cannot be read")
 
-
-def test_a_file_that_may_not_be_read_is_refused(
-    run_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -662,133 +451,82 @@ def test_a_file_that_may_not_be_read_is_refused(
     refused(run_file, r"cannot be read \(Permission denied\)")
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "cannot be read")
+# --- shards ---------------------------------------------------------------------------------
 
 
-def test_another_format_and_order_of_keys_is_the_same_content(run_file: Path) -> None:
-    def reversed_keys(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: reversed_keys(value[key]) for key in reversed(value)}
-        return [reversed_keys(item) for item in value] if isinstance(value, list) else value
-
-    before = read_run_file(run_file).run
-    document = json.loads(run_file.read_text())
-    for indent in (None, 4):
-        run_file.write_text(json.dumps(reversed_keys(document), indent=indent))
-        assert read_run_file(run_file).run == before
+def write_shards(folder: Path, *runs: Run) -> Path:
+    for index, run in enumerate(runs, start=1):
+        write_run(folder / f"{index}.json", run)
+    return folder
 
 
-def test_other_line_ends_are_the_same_content(run_file: Path) -> None:
-    """As git makes them on Windows."""
-    before = read_run_file(run_file).run
-    run_file.write_bytes(run_file.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_run_file(run_file).run == before
+FIRST, SECOND = shard(1, make_record(LORA)), shard(2, make_record(FULL))
+PARTIAL = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
+INTERRUPTED = Selection(complete=False)
 
 
-def test_a_mark_of_the_byte_order_is_no_content(run_file: Path) -> None:
-    before = read_run_file(run_file).run
-    run_file.write_bytes(run_file.read_text().encode("utf-8-sig"))
-    assert read_run_file(run_file).run == before
-
-
-def test_another_encoding_is_refused(run_file: Path) -> None:
-    run_file.write_bytes(run_file.read_text().encode("utf-16"))
-    with pytest.raises(RunFileError, match="is not valid JSON"):
-        read_run_file(run_file)
-
-
-VALID = dump_json(run_document(rich_run(), make_document(rich_run()))).encode()
-DIGEST = json.loads(VALID)["peft_regress"]["content_digest"]
-RUN = msgspec.structs.replace(rich_run(), content_digest=DIGEST)
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.data())
-def test_whatever_bytes_change_the_file_is_refused_or_the_same(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    content = bytearray(VALID)
-    places = st.integers(0, len(content) - 1)
-    for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(places)
-        end = start + data.draw(st.sampled_from([0, 1, 1, 2, 50]))
-        content[start:end] = data.draw(
-            st.binary(max_size=3)
-            | st.sampled_from([b"1e999", b"NaN", b'"', b"{", b"\\ud800", b"-"])
-        )
-    path = tmp_path_factory.getbasetemp() / "mutated.json"
-    path.write_bytes(content)
-    try:
-        run = read_run_file(path).run
-    except PeftRegressError:
-        return
-    assert run == RUN
-
-
-def _spots(value: Any) -> list[tuple[Any, Any]]:
-    """Return every (container, key) in a JSON value."""
-    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-    inner = [spot for _, item in pairs if isinstance(item, dict | list) for spot in _spots(item)]
-    return [(value, key) for key, _ in pairs] + inner
-
-
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(
-    st.integers(min_value=0),
-    st.sampled_from(
-        [None, True, -1, 0, 1.5, 10**25, 10**400, 1e308, "", "x", [], {}, [[]], {"a": 1}]
-    ),
-)
-def test_whatever_value_changes_under_a_fitting_digest_the_file_is_refused_or_read(
-    tmp_path_factory: pytest.TempPathFactory, where: int, value: Any
-) -> None:
-    document = json.loads(VALID)
-    spots = _spots(document["peft_regress"])
-    container, key = spots[where % len(spots)]
-    container[key] = value
-    document["peft_regress"] = signed(document["peft_regress"])
-    path = tmp_path_factory.getbasetemp() / "signed.json"
-    path.write_text(json.dumps(document))
-    try:
-        run = read_run_file(path).run
-    except PeftRegressError:
-        return
-    assert isinstance(run, Run)
-
-
-@pytest.mark.parametrize("date", ["", "yesterday", "2026-01-02", "2026-01-02T03:04:05"])
-def test_a_date_that_is_no_moment_is_refused(tmp_path: Path, date: str) -> None:
-    accepted = Acceptance(reason="r", date=date, role="baseline")
-    path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
-    with pytest.raises(RunFileError, match="ISO 8601"):
-        read_run_file(path)
-
-
-@pytest.mark.parametrize(("role", "retired"), [("baseline", [FULL, LORA]), ("history", [FULL])])
-def test_a_retirement_that_contradicts_the_run_is_refused(
-    tmp_path: Path, role: Role, retired: list[str]
-) -> None:
-    accepted = Acceptance(reason="r", date=DATE, role=role, retired=retired)
-    path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
-    with pytest.raises(RunFileError, match="retire"):
-        read_run_file(path)
+def test_shards_in_a_folder_are_one_complete_run(tmp_path: Path) -> None:
+    run = read_run(write_shards(tmp_path, SECOND, FIRST)).run
+    assert list(run.cases) == sorted(BOTH)
+    assert run.selection == Selection(complete=True)
+    assert run.machine.digest == "sha256:here"
 
 
 @pytest.mark.parametrize(
-    "record",
+    ("runs", "selection"),
     [
-        make_record(error=Failure(type="ValueError", message="m")),
-        msgspec.structs.replace(make_record(status="error"), error=None),
-        make_record(metrics={}),
-        make_record(
-            metrics={
-                "accuracy": msgspec.structs.replace(make_metric("accuracy", [0.9, 0.7]), value=0.1)
-            }
+        ([FIRST], FIRST.selection),
+        ([make_run(make_record(LORA), selection=PARTIAL)], PARTIAL),
+        ([make_run(make_record(LORA), selection=INTERRUPTED)], INTERRUPTED),
+        (
+            [make_run(make_record(LORA), selection=INTERRUPTED), make_run(make_record(FULL))],
+            INTERRUPTED,
         ),
+        ([FIRST, msgspec.structs.replace(SECOND, cases={})], None),
     ],
+    ids=["one shard", "narrowed", "interrupted", "one interrupted", "shard interrupted"],
 )
-def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, record: Record) -> None:
-    path = write_run(tmp_path / "run.json", make_run(record))
-    with pytest.raises(RunFileError, match=re.escape(record.case.id)):
-        read_run_file(path)
+def test_what_is_incomplete_stays_so_in_a_folder(
+    tmp_path: Path, runs: list[Run], selection: Selection | None
+) -> None:
+    found = read_run(write_shards(tmp_path, *runs)).run.selection
+    assert not found.complete
+    assert selection is None or found == selection
+
+
+def test_a_single_run_in_a_folder_is_that_run(run_file: Path) -> None:
+    single, union = read_run(run_file).run, read_run(run_file.parent).run
+    assert dict(union.cases) == dict(single.cases)
+    assert union.selection == single.selection
+
+
+def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path: Path) -> None:
+    whole = make_run(make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=LEDGER))
+    union = read_run(write_shards(tmp_path / "shards", *(make_run(one) for one in whole))).run
+    assert [record.ledger for record in union] == [LEDGER, LEDGER]
+    stored = write_run(tmp_path / "whole.json", union)
+    assert read_run(stored).run.cases == whole.cases
+    assert stored.read_text().count("conv1.base_layer") == 1
+
+
+def test_shards_of_two_machines_are_a_run_whose_times_are_not_judged(tmp_path: Path) -> None:
+    other = shard(2, make_record(FULL), machine=OTHER_MACHINE)
+    assert read_run(write_shards(tmp_path, FIRST, other)).run.machine.digest == MIXED_MACHINES
+
+
+def test_what_is_no_union_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no run file"):
+        read_run(tmp_path)
+    write_shards(tmp_path, make_run(), make_run())
+    with pytest.raises(InputError, match=rf"case {LORA} is in 1\.json and in 2\.json"):
+        read_run(tmp_path)
+    (tmp_path / "2.json").write_text("{}")
+    with pytest.raises(RunFileError):
+        read_run(tmp_path)
+    write_shards(
+        tmp_path,
+        shard(1, make_record(LORA), environment={"peft": "1"}),
+        shard(2, make_record(FULL), environment={"peft": "2"}),
+    )
+    with pytest.raises(InputError, match="peft is 1 in one, 2 in the other"):
+        read_run(tmp_path)

@@ -1,4 +1,4 @@
-"""The tables of docs/edge.md: what they say of records, and that the page has them."""
+"""The tables of docs/devices.md: what they say of records, and that the page has them."""
 
 from __future__ import annotations
 

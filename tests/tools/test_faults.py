@@ -1,4 +1,4 @@
-"""The faults that try the gate: the catalogue, the injection, and docs/detection.md."""
+"""The faults that try the gate: the catalogue, the injection, and docs/evidence.md."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def results(monkeypatch, tmp_path):
             found = usual if job.fault is None else worse
             yield added.get((job.fault, bool(job.known)), Run(record=found))
 
-    page = tmp_path / "detection.md"
+    page = tmp_path / "evidence.md"
     page.write_text(faults.PAGE.read_text())
     monkeypatch.setattr(faults, "PAGE", page)
     monkeypatch.setattr(faults, "measure_all", measure_all)

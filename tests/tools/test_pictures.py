@@ -20,29 +20,15 @@ MEASURED = [name for name, picture in PICTURES.items() if picture.measures]
 STORED = [name for name, picture in PICTURES.items() if not picture.measures]
 
 
-# What only another server can draw: the state of a workflow, and the badge with the gate's verdict.
-BADGE = re.compile(
-    r"https://github\.com/OWNER/peft_regress/actions/workflows/\w+\.yml/badge\.svg\?branch=main"
-    r"|https://img\.shields\.io/endpoint\?url=https%3A%2F%2FOWNER\.github\.io%2Fpeft_regress%2F"
-    r"badge\.json"
-)
-
-
-def all_images():
-    """Return (page, path in the link, alternative text) of every image of the pages."""
-    for page in PAGES:
-        for token in MarkdownIt().parse(page.read_text()):
-            for child in token.children or ():
-                if child.type == "image":
-                    yield page, child.attrs["src"], child.content
-
-
 def images():
-    return [image for image in all_images() if not BADGE.fullmatch(image[1])]
-
-
-def badges():
-    return [image for image in all_images() if BADGE.fullmatch(image[1])]
+    """Return (page, path in the link, alternative text) of every image of the pages."""
+    return [
+        (page, child.attrs["src"], child.content)
+        for page in PAGES
+        for token in MarkdownIt().parse(page.read_text())
+        for child in token.children or ()
+        if child.type == "image"
+    ]
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -69,15 +55,6 @@ def test_every_image_is_described_in_words():
 
 def test_the_readme_has_two_pictures_at_most():
     assert len([page for page, _, _ in images() if page == ROOT / "README.md"]) <= 2
-
-
-def test_only_the_readme_has_badges_and_each_says_what_it_shows():
-    assert {page for page, _, _ in badges()} == {ROOT / "README.md"}
-    texts = [text for _, _, text in badges()]
-    assert len(set(texts)) == len(texts)
-    for text in texts:
-        assert text.endswith(" on main"), text
-        assert len(text.split()) >= 4, text
 
 
 @pytest.mark.parametrize("name", PICTURES)

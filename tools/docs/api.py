@@ -28,8 +28,7 @@ _INTRODUCTION: Final = """\
 
 For users who write cases or count costs in Python: the public names of `peft_regress` and
 `peft_regress.cost`. [`api.py`](../tools/docs/api.py) writes this page from their docstrings.
-[Gate your own model](own-model.md) is the tutorial; [FineTune and its settings](fine-tune.md)
-explains each field.
+[Gate your own model](own-model.md) explains each field of a case.
 """
 
 

@@ -43,11 +43,11 @@ is over budget; else 3 if something was not compared, or a named thing is absent
 _VARIABLES: Final = """\
 ## Environment variables
 
-- `PEFT_REGRESS_CACHE`: the folder of kept environments, programs and indexes, in place of the
+- `PEFT_REGRESS_CACHE`: the folder of kept environments, in place of the
   user's cache folder.
 - `NO_COLOR`: print without colours, if it is set to anything.
 - `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has
-  no pip, uv's settings of indexes hold too ([install](install.md#in-a-project-of-uv)).
+  no pip, uv's settings of indexes hold too ([environments](upgrading.md#environments)).
 - `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`: in a job of GitHub Actions, failing tests are annotated;
   `--regress-summary` appends to the summary of the job.
 """

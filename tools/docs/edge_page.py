@@ -1,7 +1,7 @@
-"""Write the tables of docs/edge.md from the accepted edge matrix, or check them.
+"""Write the tables of docs/devices.md from the accepted edge matrix, or check them.
 
     python tools/docs/edge_page.py                  print every table
-    python tools/docs/edge_page.py --write          put them into docs/edge.md
+    python tools/docs/edge_page.py --write          put them into docs/devices.md
     python tools/docs/edge_page.py --check          exit 1 if the page differs
     python tools/docs/edge_page.py --run RUN        from a run file, such as runs/bench-edge.json
     python tools/docs/edge_page.py --plot FILE      also draw the savings of LoRA
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from page_tables import check_or_write, option_parser, print_tables, put, table
 
-from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Records = Mapping[str, Record]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "docs" / "edge.md"
+PAGE: Final = ROOT / "docs" / "devices.md"
 PRINTED: Final = ROOT / "benchmarks" / "paper_tables.json"
 MIB: Final = 2**20
 SAVING: Final = ("head", "bitfit", "lora", "dora")

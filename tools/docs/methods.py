@@ -27,7 +27,7 @@ from page_tables import check_or_write, option_parser, print_tables, put, table
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases

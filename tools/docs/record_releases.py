@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
+from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Ledger, Run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 _FOLDER: Final = Path(__file__).resolve().parent
 _BASELINES: Final = _FOLDER.parents[1] / "baselines"
 _WORKERS: Final = 2
+_PRELOADED: Final = [
+    *("peft", "peft.optimizers", "galore_torch", "torchvision"),
+    *("peft_regress.measure.case", "fault_catalogue"),
+]
+"""What a measurement needs: each process is forked from one that has imported it."""
 _LONGEST_SECONDS: Final = 600
 
 
@@ -100,7 +105,7 @@ def measure_all(jobs: Iterable[Job]) -> Iterator[Run]:
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), path)))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fault_imports"])
+    context.set_forkserver_preload(_PRELOADED)
     with context.Pool(_WORKERS, maxtasksperchild=1) as pool:
         for result in [pool.apply_async(measure, (job,)) for job in jobs]:
             try:

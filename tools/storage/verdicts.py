@@ -9,7 +9,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.storage import read_runs
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 

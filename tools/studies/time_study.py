@@ -3,8 +3,8 @@
     python tools/studies/time_study.py --repetitions 20
 
 Times one case again and again: this interpreter against itself, and against itself with every step
-made slower (`slow_interpreter.py`). Prints each estimate and, at the end, the rates. docs/timing.md
-has the results.
+made slower (`slow_interpreter.py`). Prints each estimate and, at the end, the rates.
+docs/upgrading.md has the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from slow_interpreter import write_slow_interpreter
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environments.timing import time_cases
+from peft_regress.upgrades.timing import time_cases
 
 _BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 

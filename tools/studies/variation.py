@@ -18,12 +18,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
+from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
 from peft_regress.metrics import METRICS
-from peft_regress.runs.shards import read_run
+from peft_regress.runs.run_file import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,14 +18,15 @@ from peft_regress.baselines.history import (
     present_record,
     records_by_case,
 )
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
 from peft_regress.catalogue.matrix import built_in_matrices, matrix_cases
 from peft_regress.devices import DeviceClass
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.budgets import BudgetUse, budget_of
+from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.policy import Bounds
+from peft_regress.gate.verdicts import BudgetUse
 from peft_regress.metrics import INVARIANTS, METRICS, Metric, MetricSpec, metric_order
 from peft_regress.report.page.lines import CaseLines, Records, hold, lines_of_case
 from peft_regress.report.sentences import outcome_line

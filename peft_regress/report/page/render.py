@@ -45,7 +45,7 @@ SCRIPTS: tuple[str, ...] = (
 
 
 def render_page(parts: dict[str, Any]) -> str:
-    """Return the page that shows `parts`, as one HTML file; docs/report.md describes it.
+    """Return the page that shows `parts`, as one HTML file; docs/usage.md describes it.
 
     `parts` are JSON values with any strings. Raises `ValueError` on NaN.
     """

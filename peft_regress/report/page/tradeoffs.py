@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.fits import needs_of
+from peft_regress.gate.budgets import needs_of
+from peft_regress.gate.policy import Bounds
 from peft_regress.metrics import BATCH_SUFFIX, Unit, format_value, unit_steps
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter

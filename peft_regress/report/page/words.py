@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from peft_regress.baselines.series import Entry
+from peft_regress.baselines.lines import Entry
 from peft_regress.cases import Case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE
 from peft_regress.metrics import MetricSpec, Unit, format_value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peft_regress.gate.budgets import BudgetUse
 from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.verdicts import BudgetUse
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Badge, CaseId
 from peft_regress.report.table import Row, Table

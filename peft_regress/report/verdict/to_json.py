@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft_regress.gate.attribution import Breakdown, MetricChange
-from peft_regress.gate.budgets import BudgetUse
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.definitions import changed_settings
+from peft_regress.gate.facts import changed_settings
 from peft_regress.gate.findings import Finding
-from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark
+from peft_regress.gate.verdicts import BudgetUse, CaseVerdict, Observation, Reason, Remark
 from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.finding import finding_title
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION

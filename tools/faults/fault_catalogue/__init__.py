@@ -1,45 +1,21 @@
-"""The faults that the gate is tried with, a module an area."""
+"""The faults that the gate is tried with, a module a topic."""
 
 from typing import Final
 
 from fault_catalogue import (
-    base_model,
-    batch_norm,
-    counting,
-    data,
-    dora,
-    galore,
+    adapters,
+    adapters_in_use,
+    costs,
+    later_steps,
     lora,
-    memory,
     optimizers,
-    other_adapters,
-    serialisation,
-    several_adapters,
-    some_cases,
-    some_steps,
-    training_loop,
+    training,
 )
 from fault_catalogue.fault import AREAS, Area, Fault
 
 __all__ = ["AREAS", "FAULTS", "Area", "Fault"]
 
-_MODULES: Final = (
-    lora,
-    dora,
-    galore,
-    other_adapters,
-    several_adapters,
-    optimizers,
-    data,
-    training_loop,
-    batch_norm,
-    base_model,
-    counting,
-    serialisation,
-    memory,
-    some_steps,
-    some_cases,
-)
+_MODULES: Final = (lora, adapters, adapters_in_use, optimizers, training, costs, later_steps)
 
 FAULTS: Final[dict[str, Fault]] = {
     found.name: found

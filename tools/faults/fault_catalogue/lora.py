@@ -1,18 +1,12 @@
 """What peft could get wrong in LoRA."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional
 
 from fault_catalogue.fault import InjectedError, fault
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from fault_catalogue.fault import Original
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _HIGH_RANK: Final = "shift/lora-r16/shufflenet_v2_x0_5"
@@ -30,20 +24,20 @@ _ITS_CHANNELS: Final = 1024
 
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._create_and_replace", case=_LORA)
-def lora_layer_not_wrapped(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
+def lora_layer_not_wrapped(original, self, *args, **kwargs):
     """One of the layers that were asked for is left without an adapter."""
     if kwargs["current_key"] != _ONE_LAYER:
         original(self, *args, **kwargs)
 
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._create_and_replace", case=_LORA, stops=True)
-def lora_refuses_convolutions(*_args: Any, **_kwargs: Any) -> None:
+def lora_refuses_convolutions(*_args, **_kwargs):
     """The library no longer supports convolutions as targets."""
     raise InjectedError("Target module Conv2d is not supported")
 
 
 @fault("LoRA", at=f"{_TUNER}._mark_only_adapters_as_trainable", case=_LORA)
-def lora_half_of_the_layers_frozen(original: Original, self: Any, model: nn.Module) -> None:
+def lora_half_of_the_layers_frozen(original, self, model):
     """Every other adapter is left frozen."""
     from peft.tuners.lora import LoraLayer
 
@@ -55,31 +49,25 @@ def lora_half_of_the_layers_frozen(original: Original, self: Any, model: nn.Modu
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_LORA)
-def lora_rank_clamped(
-    original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
-) -> None:
+def lora_rank_clamped(original, self, adapter, r, *args, **kwargs):
     """A rank above 2 becomes 2, without a message."""
     original(self, adapter, min(r, 2), *args, **kwargs)
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_HIGH_RANK)
-def lora_rank_of_at_most_16(
-    original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
-) -> None:
+def lora_rank_of_at_most_16(original, self, adapter, r, *args, **kwargs):
     """A rank above 16 becomes 16."""
     original(self, adapter, min(r, 16), *args, **kwargs)
 
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._replace_module", case=_LORA)
-def lora_hook_leaked(
-    original: Original, self: Any, parent: nn.Module, name: str, new: nn.Module, *args: Any
-) -> None:
+def lora_hook_leaked(original, self, parent, name, new, *args):
     """Wrapping leaves a forward hook behind, which looks at every output."""
     original(self, parent, name, new, *args)
     new.register_forward_hook(_look_at)
 
 
-def _look_at(_module: nn.Module, _inputs: object, output: Any) -> None:
+def _look_at(_module, _inputs, output):
     # An attention returns its weights as well.
     (output[0] if isinstance(output, tuple) else output).detach().abs().amax()
 
@@ -88,109 +76,97 @@ def _look_at(_module: nn.Module, _inputs: object, output: Any) -> None:
 
 
 @fault("LoRA", at="peft.tuners.lora.layer:LoraLayer.reset_lora_parameters", case=_LORA)
-def lora_b_not_zero(original: Original, self: Any, adapter: str, how: object) -> None:
+def lora_b_not_zero(original, self, adapter, how):
     """B starts at small random numbers instead of zero."""
     original(self, adapter, how)
     torch.nn.init.normal_(self.lora_B[adapter].weight, std=1e-3)
 
 
 @fault("LoRA", at="peft.tuners.lora.layer:LoraLayer.reset_lora_parameters", case=_LORA)
-def lora_a_zero(original: Original, self: Any, adapter: str, how: object) -> None:
+def lora_a_zero(original, self, adapter, how):
     """A starts at zero, as B does, so that neither has a gradient."""
     original(self, adapter, how)
     torch.nn.init.zeros_(self.lora_A[adapter].weight)
 
 
 @fault("LoRA", at="peft.tuners.lora.layer:LoraLayer.reset_lora_parameters", case=_LORA)
-def lora_a_gaussian(original: Original, self: Any, adapter: str, _how: object) -> None:
+def lora_a_gaussian(original, self, adapter, _how):
     """A starts Gaussian, of standard deviation 1/r, instead of Kaiming uniform."""
     original(self, adapter, "gaussian")
 
 
 @fault("LoRA", at="peft:get_peft_model", case=_LORA)
-def lora_drawn_under_another_seed(original: Original, *args: Any, **kwargs: Any) -> nn.Module:
+def lora_drawn_under_another_seed(original, *args, **kwargs):
     """A number is drawn before the adapter, so that the same seed gives another adapter."""
     torch.rand(1)
-    model: nn.Module = original(*args, **kwargs)
-    return model
+    return original(*args, **kwargs)
 
 
 # --- What it computes -----------------------------------------------------------------------------
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_LORA)
-def lora_scaling_doubled(
-    original: Original, self: Any, adapter: str, *args: Any, **kwargs: Any
-) -> None:
+def lora_scaling_doubled(original, self, adapter, *args, **kwargs):
     """The scaling is twice alpha / r."""
     original(self, adapter, *args, **kwargs)
     self.scaling[adapter] *= 2
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_RSLORA)
-def rslora_scaling_left_out(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
+def rslora_scaling_left_out(original, self, x, **kwargs):
     """The forward pass does not multiply by the scaling; merging does."""
-    right = self.scaling
-    self.scaling = dict.fromkeys(right, 1.0)
-    try:
+    with patch.object(self, "scaling", dict.fromkeys(self.scaling, 1.0)):
         return original(self, x, **kwargs)
-    finally:
-        self.scaling = right
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_RSLORA)
-def rslora_scaled_as_lora(
-    original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
-) -> None:
+def rslora_scaled_as_lora(original, self, adapter, r, *args, **kwargs):
     """The scaling is alpha / r instead of the rank-stabilized alpha / sqrt(r)."""
     original(self, adapter, r, *args, **kwargs)
     self.scaling[adapter] = self.lora_alpha[adapter] / r
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_base_computed_twice(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
+def lora_base_computed_twice(original, self, x, **kwargs):
     """Each layer computes its base convolution a second time, for nothing."""
     self.base_layer(x)
     return original(self, x, **kwargs)
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_computed_in_float64(_original: Original, self: Any, x: Tensor) -> Tensor:
+def lora_computed_in_float64(_original, self, x):
     """The low-rank path is computed in double precision, which doubles its activations."""
     (name,) = self.active_adapters
     a, b, wide = self.lora_A[name], self.lora_B[name], x.double()
     inner = functional.conv2d(wide, a.weight.double(), None, a.stride, a.padding, a.dilation)
     update = functional.conv2d(inner, b.weight.double())
-    result: Tensor = self.base_layer(x) + update.to(x.dtype) * self.scaling[name]
-    return result
+    return self.base_layer(x) + update.to(x.dtype) * self.scaling[name]
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_LORA)
-def lora_dropout_left_on(
-    original: Original, self: Any, adapter: str, *args: Any, **kwargs: Any
-) -> None:
+def lora_dropout_left_on(original, self, adapter, *args, **kwargs):
     """A dropout that was not asked for is on, in eval mode too."""
     original(self, adapter, *args, **kwargs)
     self.lora_dropout[adapter] = _DropoutInEveryMode()
 
 
 class _DropoutInEveryMode(torch.nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return functional.dropout(x, p=0.1, training=True)
 
 
-_KEPT: Final[list[Tensor]] = []
+_KEPT: Final[list[object]] = []
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_activations_kept_alive(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
+def lora_activations_kept_alive(original, self, x, **kwargs):
     """Each layer keeps all its inputs in memory, also after the step."""
     _KEPT.append(x)
     return original(self, x, **kwargs)
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_frozen_weight_drifts(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
+def lora_frozen_weight_drifts(original, self, x, **kwargs):
     """The frozen weight of the base layer shrinks a little at each training step."""
     if torch.is_grad_enabled():
         with torch.no_grad():
@@ -199,7 +175,7 @@ def lora_frozen_weight_drifts(original: Original, self: Any, x: Tensor, **kwargs
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_forgets_the_memory_format(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
+def lora_forgets_the_memory_format(original, self, x, **kwargs):
     """Images that lie channels last are copied into the default format at each layer."""
     return original(self, x.contiguous(), **kwargs)
 
@@ -208,14 +184,14 @@ def lora_forgets_the_memory_format(original: Original, self: Any, x: Tensor, **k
 
 
 @fault("LoRA", at=f"{_LAYER}.get_delta_weight", case=_LORA)
-def lora_merge_scales_one_layer_wrongly(original: Original, self: Any, adapter: str) -> Any:
+def lora_merge_scales_one_layer_wrongly(original, self, adapter):
     """Merging takes one layer's update times 1.1."""
     update = original(self, adapter)
     return update * 1.1 if len(update) == _ITS_CHANNELS else update
 
 
 @fault("LoRA", at=f"{_LAYER}.merge", case=_WITH_BIASES)
-def lora_merge_forgets_the_bias(original: Original, self: Any, *args: Any, **kwargs: Any) -> None:
+def lora_merge_forgets_the_bias(original, self, *args, **kwargs):
     """The merged layer has no bias where the base layer had one."""
     original(self, *args, **kwargs)
     if self.base_layer.bias is not None:
@@ -223,17 +199,13 @@ def lora_merge_forgets_the_bias(original: Original, self: Any, *args: Any, **kwa
 
 
 @fault("LoRA", at=f"{_TUNER_LAYER}.enable_adapters", case=_LORA)
-def lora_disabled_stays_on(_original: Original, self: Any, enabled: bool) -> None:  # noqa: FBT001
+def lora_disabled_stays_on(_original, self, enabled):
     """Disabling the adapter leaves it on."""
     self.last_asked = enabled
 
 
 @fault("LoRA", at=f"{_TUNER_LAYER}.enable_adapters", case=_LORA)
-def lora_frozen_once_disabled(
-    original: Original,
-    self: Any,
-    enabled: bool,  # noqa: FBT001
-) -> None:
+def lora_frozen_once_disabled(original, self, enabled):
     """An adapter that was disabled and enabled again computes, but no longer trains."""
     original(self, enabled)
     for part in (self.lora_A, self.lora_B):

@@ -1,0 +1,147 @@
+"""Build the networks whose layers are adapted, with seeded weights, and their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from peft_fuzz.checklist.situations import KNOWN_NETWORKS
+from peft_regress import registry
+from peft_regress.catalogue.methods import PeftAdapter
+from peft_regress.catalogue.methods.selective import set_batch_norm_momentum
+
+CLASSES: Final = 10
+_WORDS: Final = 32
+_WIDTH: Final = 16
+_LENGTH: Final = 6
+_BATCH: Final = 4
+_SEED: Final = 0
+
+
+class _Tokens(nn.Module):
+    """Attention and an MLP over tokens, as in a transformer's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(_WORDS, _WIDTH)
+        self.query = nn.Linear(_WIDTH, _WIDTH)
+        self.key = nn.Linear(_WIDTH, _WIDTH)
+        self.value = nn.Linear(_WIDTH, _WIDTH)
+        self.output = nn.Linear(_WIDTH, _WIDTH)
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.up = nn.Linear(_WIDTH, 2 * _WIDTH)
+        self.down = nn.Linear(2 * _WIDTH, _WIDTH)
+        self.last_norm = nn.LayerNorm(_WIDTH)
+        self.head = nn.Linear(_WIDTH, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)  # (batch, length, width)
+        attended = nn.functional.scaled_dot_product_attention(
+            self.query(x), self.key(x), self.value(x)
+        )
+        x = self.norm(x + self.output(attended))
+        x = self.last_norm(x + self.down(nn.functional.gelu(self.up(x))))
+        logits: Tensor = self.head(x.mean(1))  # (batch, classes)
+        return logits
+
+
+class _Multihead(nn.Module):
+    """torch's own attention layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(_WIDTH, 2, batch_first=True)
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.head = nn.Linear(_WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, _ = self.attention(x, x, x, need_weights=False)
+        logits: Tensor = self.head(self.norm(x + attended).mean(1))
+        return logits
+
+
+class _Convolutions(nn.Module):
+    """Convolutions of 1 to 3 dimensions: a kernel of 3, a stride, groups, a kernel of 1."""
+
+    def __init__(self, dimensions: int, *, groups: int = 1, last_groups: int = 1) -> None:
+        super().__init__()
+        layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        self.stem = layer(4, _WIDTH, 3, padding=1)
+        self.middle = layer(_WIDTH, _WIDTH, 3, stride=2, padding=1, groups=groups)
+        # peft 0.21.2 cannot merge a kernel of 1x1x1.
+        kernel = 3 if last_groups > 1 or dimensions == 3 else 1  # noqa: PLR2004
+        self.last = layer(_WIDTH, _WIDTH, kernel, padding=kernel // 2, groups=last_groups)
+        self.norm = nn.LayerNorm(_WIDTH)
+        self.head = nn.Linear(_WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.gelu(self.stem(x))
+        x = nn.functional.gelu(self.middle(x))
+        x = self.last(x).flatten(2).mean(2)  # (batch, width)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+_BUILDERS: Final[dict[str, Callable[[], nn.Module]]] = {
+    **dict.fromkeys(("linear", "embedding", "normalization"), _Tokens),
+    "attention": _Multihead,
+    "conv1d": partial(_Convolutions, 1),
+    "conv2d": partial(_Convolutions, 2),
+    "grouped": partial(_Convolutions, 2, groups=4, last_groups=_WIDTH),
+    "conv3d": partial(_Convolutions, 3),
+}
+_SHAPES: Final = {
+    "attention": (_BATCH, _LENGTH, _WIDTH),
+    "conv1d": (_BATCH, 4, 8),
+    "conv2d": (_BATCH, 4, 8, 8),
+    "grouped": (_BATCH, 4, 8, 8),
+    "conv3d": (_BATCH, 4, 8, 8, 8),
+}
+"""Of inputs that are no tokens."""
+_IMAGES: Final = (2, 3, 64, 64)
+
+
+def build(name: str) -> nn.Module:
+    """Build a network by its name; the same weights each time."""
+    if name not in _BUILDERS:
+        model = registry.get("architecture", name).build(num_classes=CLASSES, seed=_SEED)
+        return _calibrated(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        return _BUILDERS[name]()
+
+
+def _calibrated(model: nn.Module) -> nn.Module:
+    """Set BatchNorm's statistics by one batch: without them a deep network computes almost zero."""
+    set_batch_norm_momentum(model, None)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model.train()(torch.randn(8, 3, 64, 64, generator=generator))
+    return model
+
+
+def targets(name: str, model: nn.Module, method: PeftAdapter) -> tuple[str, ...]:
+    """Return the qualified names of the layers to adapt.
+
+    In an architecture they are those that the method adapts there. Raises `UnsupportedCaseError`.
+    """
+    if name in _BUILDERS:
+        return KNOWN_NETWORKS[name].targets
+    head = registry.get("architecture", name).head
+    return tuple(method.targets.find(model, heads=(head,)))
+
+
+def batch(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the inputs of a network and labels; the same each time."""
+    generator = torch.Generator().manual_seed(_SEED)
+    if _BUILDERS.get(name) is _Tokens:
+        inputs = torch.randint(_WORDS, (_BATCH, _LENGTH), generator=generator)
+    else:
+        inputs = torch.randn(_SHAPES.get(name, _IMAGES), generator=generator).to(dtype)
+    labels = torch.randint(CLASSES, inputs.shape[:1], generator=generator)
+    return {"inputs": inputs, "labels": labels}

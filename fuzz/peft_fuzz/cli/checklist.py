@@ -1,0 +1,101 @@
+"""The command `peft-fuzz checklist`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
+from peft_fuzz.checklist.checklist_report import checklist_document, encode_checklist
+from peft_fuzz.checklist.running import Result
+from peft_fuzz.cli.options import ENVIRONMENT_OPTIONS, say, summary_option
+from peft_regress.cli.options import (
+    SectionedCommand,
+    examples,
+    format_option,
+    jobs_option,
+    limit_option,
+    print_json,
+)
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.pace import Pace
+from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.workers.pool import default_jobs
+
+_EACH: Final = 20
+"""How many situations make a line of progress."""
+_pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
+
+
+@click.command(
+    "checklist",
+    cls=SectionedCommand,
+    sections={
+        "Verdict": ("base",),
+        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_seconds"),
+        "Files": ("summary",),
+    },
+    epilog=examples("peft-fuzz checklist lora ../peft --base ../peft-main"),
+)
+@click.argument("method")
+@click.argument("requirements", metavar="REQUIREMENT...", nargs=-1, required=True)
+@click.option(
+    "--base",
+    default="installed",
+    show_default=True,
+    metavar="REQUIREMENT",
+    help="Compare with this release or checkout, or with the installed packages.",
+)
+@_pre
+@_replace_torch
+@jobs_option("Examine this many situations at once (default: one per core).")
+@limit_option("--time-limit", "How long one situation may take.")
+@_pip_limit
+@summary_option
+@format_option
+@click.pass_context
+def command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    /,
+    requirements: tuple[str, ...],
+    *,
+    jobs: int | None,
+    summary: Path | None,
+    output: str,
+    pip_time_limit: float,
+    **options: Any,
+) -> None:
+    """Compare METHOD in a pull request by the protocol of peft's maintainers.
+
+    REQUIREMENT is what pip installs, such as the checkout of a branch. The exit code is 1 if a row
+    is out of its bounds, 3 if not everything was compared.
+    """
+    settings = ChecklistSettings(jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options)
+    with ending_signals_interrupt():
+        result = checklist(requirements, settings, progress=say, on_result=_situation_printer())
+    document = checklist_document(result)
+    # Before the file: a full disk must not cost what was found.
+    if output == "json":
+        print_json(encode_checklist(result))
+    else:
+        show(document, output)
+    if summary is not None:
+        write_markdown(summary, document)
+        print_progress(f"summary: {summary}")
+    context.exit(result.judged.exit_code)
+
+
+def _situation_printer() -> Callable[[Result, int, int], None]:
+    """Return a function that prints a line on standard error for each twentieth situation."""
+    pace = Pace()
+
+    def print_result(result: Result, done: int, count: int) -> None:
+        left = pace.left(done, count, time.monotonic())
+        if done % _EACH == 0 or done == count:
+            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
+
+    return print_result

@@ -1,0 +1,283 @@
+"""LoRA with its options, and DoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import lcm, sqrt
+from typing import Any, Final, get_args
+
+from hypothesis import strategies as st
+from msgspec.structs import replace as changed
+from torch import Tensor, nn
+
+from peft_fuzz.methods.fields import (
+    RANKS,
+    Fields,
+    by_pattern,
+    on,
+    rank_patterns,
+    sizes_of,
+    values,
+)
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    MERGES,
+    LayerAdapter,
+    Limit,
+    Method,
+    Settings,
+    as_rows,
+    dense,
+    moves_base,
+)
+from peft_fuzz.networks.network import DIMENSIONS, Kind, Layer
+
+_KINDS: Final = frozenset[Kind](get_args(Kind))
+
+
+def scaling(adapter: LayerAdapter) -> float:
+    """Return alpha / r, or alpha / sqrt(r) of rank-stabilised LoRA, with the layer's patterns.
+
+    Hu et al., LoRA, arXiv:2106.09685, section 4.1; Kalajdzievski, arXiv:2312.03732.
+    """
+    settings, name = adapter.settings, adapter.layer_name
+    rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
+    alpha = by_pattern(settings.get("alpha_pattern"), name, settings["lora_alpha"])
+    stable = settings.get("use_rslora", False)
+    return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
+
+
+def _product(tensors: Mapping[str, Tensor], kind: Kind, groups: int) -> Tensor:
+    """Return B A as (outputs, inputs, *kernel); equation 3 of LoRA.
+
+    A convolution's A has the kernel, its B is 1 x 1. B of a grouped convolution is grouped, A is
+    not, so that the product is dense.
+    """
+    if kind == "embedding":
+        return tensors["lora_embedding_B"] @ tensors["lora_embedding_A"]
+    down, up = tensors["lora_A.weight"], tensors["lora_B.weight"]
+    if kind not in DIMENSIONS:
+        return up @ down
+    if up.shape[1] != down.shape[0]:
+        up = dense(up, groups)
+    product: Tensor = up.flatten(1) @ down.flatten(1)
+    return product.reshape(up.shape[0], *down.shape[1:])
+
+
+def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """Return m (W + s B A) / ||W + s B A||, a norm for each output.
+
+    Liu et al., DoRA, arXiv:2402.09353, equation 5; section 4.3: for the gradient the norm is a
+    constant. weight, delta: (outputs, inputs, *kernel).
+    """
+    direction = weight + delta
+    each = (-1, *(1,) * (direction.dim() - 1))
+    factor: Tensor = magnitude.reshape(-1) / direction.flatten(1).norm(dim=1).detach()
+    return direction * factor.reshape(each)
+
+
+def _layer(
+    weight: Tensor, bias: Tensor | None, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a layer with adapters; the updates of several are added."""
+    base = as_rows(weight, layer.kind)
+    deltas = []
+    for adapter in adapters:
+        scale = scaling(adapter)
+        delta = scale * _product(adapter.tensors, layer.kind, layer.groups)
+        if layer.is_convolution and delta.shape != base.shape:
+            base = dense(base, layer.groups)
+        if adapter.settings.get("use_dora"):
+            tensors = adapter.tensors
+            magnitude = tensors.get("lora_magnitude_vector.weight")
+            if magnitude is None:  # before peft 0.12
+                magnitude = tensors["lora_magnitude_vector"]
+            delta = _dora(base, delta, magnitude) - base
+        deltas.append(delta)
+        if adapter.settings.get("lora_bias"):
+            extra = scale * adapter.tensors["lora_B.bias"]
+            bias = extra if bias is None else bias + extra
+    total = base + sum(deltas) if deltas else base
+    return as_rows(total, layer.kind), bias
+
+
+def lora(
+    base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> Mapping[str, Tensor] | None:
+    """Return W + s B A, and the bias + s b of `lora_bias`; for DoRA the rescaled weight.
+
+    Several adapters of LoRA add their updates. Several of DoRA have no published formula: peft
+    added their updates before 0.15, and has rescaled one adapter's weight by the next since then.
+    """
+    if len(adapters) > 1 and any(each.settings.get("use_dora") for each in adapters):
+        return None
+    if layer.kind == "attention":
+        return _attention(base, layer, adapters)
+    weight, bias = _layer(base.weight, getattr(base, "bias", None), layer, adapters)  # type: ignore[arg-type]
+    return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+
+def _attention(
+    base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> Mapping[str, Tensor]:
+    """Return the projections of an attention: LoRA adapts the joint input and the output one."""
+    linear = changed(layer, kind="linear")
+    found: dict[str, Tensor] = {}
+    for prefix, weight, bias in (
+        ("", "in_proj_weight", "in_proj_bias"),
+        ("out_proj.", "out_proj.weight", "out_proj.bias"),
+    ):
+        parts = [
+            replace(
+                each,
+                tensors={
+                    name.removeprefix(prefix): value
+                    for name, value in each.tensors.items()
+                    if name.startswith("out_proj.") == bool(prefix)
+                },
+            )
+            for each in adapters
+        ]
+        own = dict(base.named_parameters())
+        new, shift = _layer(own[weight], own.get(bias), linear, parts)
+        found[weight] = new
+        if shift is not None:
+            found[bias] = shift
+    return found
+
+
+def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
+    """Count A x and B (A x); for DoRA also the product B A, which the norm needs.
+
+    peft makes B A by sending an identity through A and B (for FSDP, as its source says).
+    """
+    rank: int = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
+    inputs, outputs = layer.fan_in, layer.outputs
+    if layer.kind == "attention":
+        # Four projections, each of one width. By thin products, or by making the new weight.
+        return max(8 * rank * inputs * positions, 8 * rank * inputs * outputs) * 2
+    if layer.kind == "embedding":
+        thin = 2 * rank * outputs * positions
+    else:
+        thin = 2 * rank * (inputs + outputs) * positions
+    if not settings.get("use_dora"):
+        return thin
+    norm = 2 * rank * outputs * inputs
+    if layer.kind in {"linear", "transposed_linear"}:
+        norm += 2 * rank * inputs * inputs
+    return thin + norm
+
+
+def _identity(settings: Settings) -> bool:
+    """LoRA's B is zero at the start for True, gaussian and orthogonal's pairs; not for False.
+
+    PiSSA and OLoRA subtract what they start with from the base weight.
+    """
+    return settings["init_lora_weights"] is not False
+
+
+def _ranks(layers: Sequence[Layer]) -> list[int]:
+    """Return ranks that all groups of the layers divide, also above a layer's size."""
+    groups = lcm(*(layer.groups for layer in layers))
+    return [rank * groups for rank in RANKS]
+
+
+def draw_lora(layers: Sequence[Layer]) -> Fields:
+    """Draw ranks, scales, starts and biases of LoRA and DoRA."""
+    ranks = _ranks(layers)
+    kinds = {layer.kind for layer in layers}
+    inits: list[Any] = [False, "gaussian"]
+    if kinds <= {"linear", "transposed_linear"}:
+        inits += ["pissa", "pissa_niter_4", "olora", "orthogonal"]
+    return Fields(
+        always={"r": st.sampled_from(ranks)},
+        sometimes={
+            "lora_alpha": values(1, 2, 4, 16, 32),
+            "lora_dropout": values(0.5, 0.1),
+            "use_rslora": on(),
+            "init_lora_weights": st.sampled_from(inits),
+            **({} if "embedding" in kinds else {"lora_bias": on()}),
+            **rank_patterns(layers, ranks),
+        },
+        bias="lora_only",
+        agree=lambda settings: _lora_together(settings, min(sizes_of(layers))),
+    )
+
+
+def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
+    """Keep to the documentation: lora_bias has plain starts only, and no DoRA.
+
+    A start from the base weight has no more directions than the weight; orthogonal ones come in
+    pairs.
+    """
+    start = settings.get("init_lora_weights", True)
+    ranks = (settings["r"], *settings.get("rank_pattern", {}).values())
+    if isinstance(start, str):
+        odd = start == "orthogonal" and any(rank % 2 for rank in ranks)
+        if odd or (start != "gaussian" and max(ranks) > size) or settings.get("lora_bias"):
+            del settings["init_lora_weights"]
+    if settings.get("use_dora"):
+        settings.pop("lora_bias", None)
+    return settings
+
+
+LIMITS: Final = (
+    Limit(
+        message="rank is divisible by groups",
+        source="error text of peft.tuners.lora.layer._ConvNd",
+    ),
+    Limit(
+        message="Merging is not supported for _ConvNd layers with groups",
+        source="warning and error text of peft.tuners.lora.layer._ConvNd",
+        error="NotImplementedError",
+        stage="call",
+    ),
+    Limit(
+        message="base layer has no bias",
+        source="warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
+        "without a base bias",
+        error="RuntimeError",
+        stage="call",
+    ),
+    Limit(
+        message="lora_bias",
+        source="peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding",
+    ),
+    Limit(
+        message="Only same embed for query/key/value|does not support",
+        source="error text of peft.tuners.lora.layer.MultiheadAttention",
+    ),
+    Limit(
+        message="adapter_names.*(training|inference)|Cannot pass `adapter_names`",
+        source="docs: mixed batches, in inference and unmerged only",
+        stage="call",
+    ),
+)
+
+LORA: Final = Method(
+    name="lora",
+    config=CONFIGS["lora"],
+    source="Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    draws=draw_lora,
+    kinds=_KINDS,
+    abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
+    formula=lora,
+    flops=lora_flops,
+    by_hand="with_lora",
+    trains=("lora_",),
+    limits=LIMITS,
+    identity=_identity,
+    same_base=lambda settings: not moves_base(settings),
+)
+DORA: Final = replace(
+    LORA,
+    name="dora",
+    config=CONFIGS["dora"],
+    source="Liu et al., arXiv:2402.09353, equation 5",
+    kinds=_KINDS - {"attention"},
+    abilities=LORA.abilities - {"mixed"},
+    by_hand="with_dora",
+    fixed={"use_dora": True},
+    runs="lora",
+)

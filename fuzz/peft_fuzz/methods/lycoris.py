@@ -1,0 +1,182 @@
+"""LoHa and LoKr: products of Hadamard and Kronecker, as LyCORIS has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Final
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from peft_fuzz.methods.fields import (
+    RANKS,
+    Fields,
+    by_pattern,
+    off,
+    on,
+    rank_patterns,
+    values,
+)
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    MERGES,
+    Formula,
+    LayerAdapter,
+    Method,
+    Settings,
+)
+from peft_fuzz.networks.network import Layer
+
+
+def _scaling(adapter: LayerAdapter) -> float:
+    """Return alpha / r (Yeh et al., LyCORIS, arXiv:2309.14859)."""
+    settings, name = adapter.settings, adapter.layer_name
+    rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
+    alpha = by_pattern(settings.get("alpha_pattern"), name, settings["alpha"])
+    return float(adapter.scale * alpha / rank)
+
+
+def _core(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+    """Return a core tensor with its first two modes multiplied (FedPara, proposition 3).
+
+    core: (r, r, *kernel), outer: (r, outputs), inner: (r, inputs); (outputs, inputs, *kernel).
+    """
+    return torch.einsum("ij...,ip,jq->pq...", core, outer, inner)
+
+
+def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return (w1a w1b) o (w2a w2b); Hyeon-Woo et al., FedPara, arXiv:2108.06098, section 2."""
+    parts = []
+    for which in ("1", "2"):
+        a, b = tensors[f"hada_w{which}_a"], tensors[f"hada_w{which}_b"]
+        core = tensors.get(f"hada_t{which}")
+        parts.append(a @ b if core is None else _core(core, a, b))
+    return parts[0] * parts[1]
+
+
+def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor:
+    """Return w1 (x) w2; each of them full or a product of two; LyCORIS.
+
+    w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
+    """
+    full = tensors.get("lokr_w1")
+    w1 = tensors["lokr_w1_a"] @ tensors["lokr_w1_b"] if full is None else full
+    w2 = tensors.get("lokr_w2")
+    if w2 is None:
+        a, b = tensors["lokr_w2_a"], tensors["lokr_w2_b"]
+        core = tensors.get("lokr_t2")
+        w2 = a @ b if core is None else _core(core, a, b)
+    positions = prod(kernel)
+    w2 = w2.reshape(w2.shape[0], -1, positions)
+    return torch.stack([torch.kron(w1, w2[..., index]) for index in range(positions)], dim=-1)
+
+
+def _sum(
+    product: Callable[[LayerAdapter, Layer], Tensor],
+) -> Formula:
+    def formula(
+        base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+    ) -> Mapping[str, Tensor]:
+        weight: Tensor = base.weight  # type: ignore[assignment]
+        for adapter in adapters:
+            weight = weight + _scaling(adapter) * product(adapter, layer).reshape(weight.shape)
+        return {"weight": weight}
+
+    return formula
+
+
+loha = _sum(lambda adapter, _layer: _hadamard(adapter.tensors))
+"""W + alpha / r (w1a w1b) o (w2a w2b)."""
+lokr = _sum(lambda adapter, layer: _kronecker(adapter.tensors, layer.kernel))
+"""W + alpha / r (w1 (x) w2)."""
+
+
+def _second_operator(layer: Layer, positions: int) -> int:
+    """Return what applying the update on its own costs.
+
+    A linear layer may do so: the base layer is called for its hooks. A convolution that runs twice
+    is docs/findings/peft-second-convolution.md.
+    """
+    return 0 if layer.is_convolution else layer.flops(positions)
+
+
+def _update_flops(layer: Layer, rank: int) -> int:
+    """Count a product of rank r in full size, also by a core tensor."""
+    inputs = layer.fan_in // layer.groups
+    return 2 * rank * inputs * layer.outputs + 2 * rank * rank * max(
+        inputs, layer.outputs * prod(layer.kernel)
+    )
+
+
+def loha_flops(layer: Layer, settings: Settings, positions: int) -> int:
+    """Count the two products that make the update."""
+    rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
+    return 2 * _update_flops(layer, rank) + _second_operator(layer, positions)
+
+
+def lokr_flops(layer: Layer, settings: Settings, positions: int) -> int:
+    """Count the products that make the two factors, each no larger than the layer.
+
+    A Kronecker product multiplies each pair of entries once: (outputs x inputs) multiplications.
+    """
+    rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
+    return (
+        2 * _update_flops(layer, rank)
+        + 2 * layer.fan_in * layer.outputs
+        + _second_operator(layer, positions)
+    )
+
+
+def draw_loha(layers: Sequence[Layer]) -> Fields:
+    """Draw LoHa, with its core tensors and dropouts."""
+    return Fields(
+        always={"r": values(*RANKS)},
+        sometimes={
+            "alpha": values(1, 2, 4, 16, 32),
+            "rank_dropout": values(0.5),
+            "module_dropout": values(0.5),
+            "use_effective_conv2d": on(),
+            "init_weights": off(),
+            **rank_patterns(layers, RANKS),
+        },
+    )
+
+
+def draw_lokr(layers: Sequence[Layer]) -> Fields:
+    """Draw LoKr: what LoHa has, and how the factors are made."""
+    fields = draw_loha(layers)
+    more = {
+        "init_weights": st.sampled_from(("lycoris", False)),
+        "decompose_both": on(),
+        "decompose_factor": values(2, 3),
+        "rank_dropout_scale": on(),
+    }
+    return Fields(always=fields.always, sometimes={**fields.sometimes, **more})
+
+
+LOHA: Final = Method(
+    name="loha",
+    config=CONFIGS["loha"],
+    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    draws=draw_loha,
+    kinds=frozenset({"conv1d", "conv2d", "linear"}),
+    abilities=MERGES | {"scale"},
+    formula=loha,
+    flops=loha_flops,
+    by_hand="added",
+    trains=("hada_",),
+)
+LOKR: Final = replace(
+    LOHA,
+    name="lokr",
+    config=CONFIGS["lokr"],
+    source="Yeh et al., arXiv:2309.14859",
+    draws=draw_lokr,
+    formula=lokr,
+    flops=lokr_flops,
+    by_hand="with_lokr",
+    trains=("lokr_",),
+)

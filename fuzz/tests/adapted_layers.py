@@ -1,0 +1,165 @@
+"""A layer with adapters by peft, filled with random numbers, beside what a formula says of it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peft_fuzz.methods import METHODS, LayerAdapter
+from peft_fuzz.networks.build import build_layer
+from peft_fuzz.networks.network import Layer
+from peft_fuzz.oracle.owned import adapter_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SPACE = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+
+
+def layer(kind: str = "linear", *, inputs: int = 4, outputs: int = 6, **fields: Any) -> Layer:
+    """Return a layer named `net.part`; a convolution has kernels of 3."""
+    if kind in SPACE:
+        fields = {"kernel": (3,) * SPACE[kind], **fields}
+    return Layer(name="net.part", kind=kind, inputs=inputs, outputs=outputs, **fields)
+
+
+def build(part: Layer) -> nn.Module:
+    """Return the layer as a module in float32, always with the same weights."""
+    torch.manual_seed(0)
+    return build_layer(part)
+
+
+def make_input(part: Layer) -> torch.Tensor:
+    """Return a batch of 3."""
+    generator = torch.Generator().manual_seed(1)
+    if part.kind == "embedding":
+        return torch.arange(part.inputs).repeat(3, 1)
+    if part.kind in SPACE:
+        shape = (3, part.inputs, *(7, 6, 5)[: SPACE[part.kind]])
+    elif part.kind == "attention":
+        shape = (3, 5, part.inputs)
+    else:
+        shape = (3, part.inputs)
+    return torch.randn(shape, generator=generator)
+
+
+class Net(nn.Module):
+    """The layer at `net.part`."""
+
+    def __init__(self, part: Layer) -> None:
+        super().__init__()
+        self.net = nn.Module()
+        self.net.part = build(part)
+        self.attention = part.kind == "attention"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net.part(x, x, x)[0] if self.attention else self.net.part(x)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Outputs of one layer: by its formula, by peft unmerged and merged (None: refused)."""
+
+    by_formula: torch.Tensor | None
+    base: torch.Tensor
+    unmerged: torch.Tensor
+    merged: torch.Tensor | None
+
+
+def run(
+    method: str,
+    part: Layer,
+    *adapters: Mapping[str, Any],
+    fill: float = 0.3,
+    factor: float = 1.0,
+    merges: bool = True,
+) -> Results:
+    """Adapt the layer by one or two adapters with these settings, fill them, and compute it.
+
+    factor: what the scale of the first adapter is set to, by `set_scale`.
+    """
+    import peft
+
+    chosen = METHODS[method]
+    net = Net(part).eval()
+    original = copy.deepcopy(net)
+    x = make_input(part)
+    names = ["default", "other"][: len(adapters)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        configs = [
+            getattr(peft, chosen.config)(
+                **{"target_modules": ["net.part"], **chosen.fixed, **settings}
+            )
+            for settings in adapters
+        ]
+        model = peft.get_peft_model(net, configs[0])
+        for name, config in zip(names[1:], configs[1:], strict=True):
+            model.add_adapter(name, config)
+        if len(adapters) > 1:
+            model.base_model.set_adapter(names)
+        model.eval()
+    adapted = model.base_model.model.net.part
+    if factor != 1.0:
+        adapted.set_scale("default", factor)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for _, parameter in model.named_parameters():
+            if fill and parameter.requires_grad:
+                parameter.add_(fill * torch.randn(parameter.shape, generator=generator))
+        plain = adapted.get_base_layer()
+        base = build(part)
+        base.load_state_dict(
+            {
+                name.replace("base_layer.", ""): value
+                for name, value in plain.state_dict().items()
+                if name.replace("base_layer.", "") in base.state_dict()
+            }
+        )
+        found = chosen.parameters(
+            base.double(),
+            part,
+            [
+                LayerAdapter(
+                    settings=settings,
+                    layer_name="net.part",
+                    tensors=adapter_tensors(adapted, name),
+                    scale=factor if name == "default" else 1.0,
+                )
+                for name, settings in zip(names, adapters, strict=True)
+            ],
+        )
+        by_formula = None if found is None else reference(base, part, found, x)
+        unmerged = model(x)
+        merged = None
+        if merges:
+            model.merge_adapter()
+            merged = model(x)
+        return Results(by_formula, original(x), unmerged, merged)
+
+
+def reference(
+    base: nn.Module, part: Layer, parameters: Mapping[str, torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
+    """Return what the layer computes with these parameters, in float64."""
+    net = Net(part).double().eval()
+    module = net.net.part = copy.deepcopy(base).eval()
+    for name, value in parameters.items():
+        owner = module.get_submodule(name.rpartition(".")[0])
+        owner.register_parameter(name.rpartition(".")[2], nn.Parameter(value))
+    if part.kind in SPACE:
+        module.groups = part.inputs // module.weight.shape[1]
+    with torch.no_grad():
+        return net(x if part.kind == "embedding" else x.double())
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the largest difference of two outputs, relative to the larger output."""
+    assert a.shape == b.shape
+    size = max(a.abs().max().item(), b.abs().max().item())
+    return ((a.double() - b.double()).abs().max() / size).item()

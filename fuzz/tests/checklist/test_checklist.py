@@ -1,0 +1,488 @@
+"""A method on two sides: what a worker computes, and workers that crash, hang or lack it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+
+from peft_fuzz.checklist import networks
+from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
+from peft_fuzz.checklist.differences import PARTS, differences
+from peft_fuzz.checklist.examining import examine, inspect_method
+from peft_fuzz.checklist.judge_outputs import parts_of
+from peft_fuzz.checklist.messages import Examine, Examined, Inspect
+from peft_fuzz.checklist.running import Examination, Result, Sides
+from peft_fuzz.checklist.situations import (
+    NETWORKS,
+    NUMBERS,
+    USUAL,
+    find_method,
+    known_methods,
+    situations,
+)
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.workers import pool
+from peft_regress.workers.pool import UnusableEnvironmentError
+from peft_regress.workers.process import WorkerProcess
+
+FIELDS = inspect_method(Inspect(method="lora")).fields or {}
+ALL = list(situations(find_method("lora"), FIELDS))
+
+
+def find(network: str, *, label: str = USUAL, dtype: str = "float32", autocast: bool = False):
+    (found,) = [
+        one
+        for one in ALL
+        if (one.network, one.label, one.dtype, one.autocast) == (network, label, dtype, autocast)
+    ]
+    return found
+
+
+def both(situation, folder: Path, between=lambda: None):
+    """Examine a situation in this process: the base, then, after `between`, the branch."""
+    base = examine(Examine(situation=situation, folder=str(folder), is_base=True))
+    between()
+    branch = examine(Examine(situation=situation, folder=str(folder), is_base=False))
+    return base, branch, differences(folder)
+
+
+# --- what is compared ---------------------------------------------------------------------------
+
+
+def test_every_method_of_peft_in_the_catalogue_has_a_checklist_and_no_other():
+    known = known_methods()
+    assert {"lora", "dora", "lokr", "oft", "ia3", "ln_tuning"} <= known.keys()
+    assert not {"full", "galore", "lora-bf16"} & known.keys()
+
+
+def test_an_unknown_method_names_the_closest_one():
+    with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
+        find_method("lorra")
+    with pytest.raises(InputError, match="not an adapter of peft on a float32 base"):
+        find_method("galore")
+
+
+def test_settings_that_the_base_lacks_are_left_out():
+    labels = {one.label for one in situations(find_method("lora"), set(FIELDS) - {"lora_bias"})}
+    assert "lora_bias" not in labels
+    assert {"rsLoRA", "DoRA", "patterns", USUAL} <= labels
+
+
+def test_small_networks_run_in_every_number_type_and_architectures_in_float32():
+    small = {(one.dtype, one.autocast) for one in ALL if one.network == "conv2d"}
+    assert small == set(NUMBERS)
+    assert {one.dtype for one in ALL if one.network == "resnet18"} == {"float32"}
+
+
+@pytest.mark.parametrize("name", [network.name for network in NETWORKS])
+def test_a_network_has_seeded_weights_and_outputs_of_the_order_of_1(name):
+    inputs = networks.batch(name, networks.torch.float32)["inputs"]
+    one, other = (networks.build(name).eval()(inputs) for _ in range(2))
+    assert one.equal(other)
+    assert 0.1 < one.abs().max() < 10
+
+
+@pytest.mark.parametrize("name", [one.name for one in NETWORKS if not one.is_architecture])
+def test_a_small_network_has_its_targets(name):
+    model = networks.build(name)
+    found = networks.targets(name, model, find_method("lora"))
+    assert found
+    assert all(model.get_submodule(target) is not None for target in found)
+
+
+# --- one situation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_equal_code_gives_equal_bits(tmp_path, dtype):
+    base, branch, found = both(find("conv2d", dtype=dtype), tmp_path)
+    assert {part: one.absolute for part, one in found.items()} == dict.fromkeys(PARTS, 0)
+    assert (base.keys, base.losses, base.costs) == (branch.keys, branch.losses, branch.costs)
+    assert base.losses == pytest.approx(base.losses_rounded, rel=1e-6)
+    # A half trains nothing.
+    assert (base.losses != base.losses_rounded) is (dtype == "float32")
+    assert base.effect > 0.1
+    assert not base.failures
+    assert not branch.failures
+
+
+def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
+    def scale_more():
+        layer = peft.tuners.lora.layer.LoraLayer
+        update = layer.update_layer
+
+        def changed(self, adapter_name, *arguments, **settings):
+            update(self, adapter_name, *arguments, **settings)
+            self.scaling[adapter_name] *= 1.01
+
+        monkeypatch.setattr(layer, "update_layer", changed)
+
+    base, branch, found = both(find("linear"), tmp_path, scale_more)
+    apart = {part for part, one in found.items() if one.absolute > 1e-4}
+    assert apart == PARTS.keys() - {"off", "restored", "off when merged"}
+    assert base.losses != branch.losses
+    assert base.costs == branch.costs
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "parts"),
+    [
+        ("unmerge", lambda self: None, {"restored", "off when merged"}),
+        # With the adapter off, half of it stays on.
+        (
+            "enable_adapters",
+            lambda self, enabled: self.scaling.update(default=1.0 if enabled else 0.5),
+            {"off", "restored", "off when merged"},
+        ),
+    ],
+)
+def test_a_fault_of_one_state_is_seen_there(tmp_path, monkeypatch, method, change, parts):
+    def break_it():
+        monkeypatch.setattr(peft.tuners.lora.Linear, method, change)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == parts
+
+
+def test_a_safe_merge_is_compared_too(tmp_path, monkeypatch):
+    def break_it():
+        merge = peft.tuners.lora.Linear.merge
+
+        def merged(self, safe_merge=False, adapter_names=None):
+            merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
+            if safe_merge:
+                self.get_base_layer().weight.data *= 1.01
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "merge", merged)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    apart = {part for part, one in found.items() if one.absolute > 1e-3}
+    assert apart == {"merged safely", "restored", "off when merged"}
+
+
+def test_an_adapter_that_stays_merged_when_it_is_off_is_seen(tmp_path, monkeypatch):
+    def break_it():
+        forward = peft.tuners.lora.Linear.forward
+
+        def changed(self, x, *arguments, **settings):
+            if self.disable_adapters and self.merged:
+                return self.base_layer(x)
+            return forward(self, x, *arguments, **settings)
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "forward", changed)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == {"off when merged"}
+
+
+@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
+def test_patterns_are_other_numbers_than_the_usual_ones(method):
+    settings = situation_of(method, "linear", label="patterns").settings
+    alpha = settings.get("lora_alpha", settings.get("alpha"))
+    assert set(settings["rank_pattern"].values()).isdisjoint({settings["r"]})
+    assert set(settings["alpha_pattern"].values()).isdisjoint({alpha})
+
+
+def test_another_state_dict_is_seen(tmp_path, monkeypatch):
+    def rename():
+        name = "get_peft_model_state_dict"
+        original = getattr(peft.peft_model, name)
+
+        def renamed(*arguments, **settings):
+            found = original(*arguments, **settings)
+            return {key.replace("lora_A", "lora_a"): value for key, value in found.items()}
+
+        monkeypatch.setattr(peft.peft_model, name, renamed)
+
+    base, branch, found = both(find("linear"), tmp_path, rename)
+    assert base.keys.keys() != branch.keys.keys()
+    assert {key.replace("lora_A", "lora_a") for key in base.keys} == set(branch.keys)
+    # The file of the base loads, and the file of the branch does not.
+    assert found["unmerged"].absolute == 0
+    assert found["reloaded"].absolute > 0.01
+
+
+def test_a_tensor_that_is_loaded_with_other_numbers_is_named(tmp_path, monkeypatch):
+    def alter():
+        original = peft.PeftModel.load_adapter
+
+        def altered(self, *arguments, **settings):
+            result = original(self, *arguments, **settings)
+            with networks.torch.no_grad():
+                self.base_model.model.query.lora_A["default"].weight.mul_(1.001)
+            return result
+
+        monkeypatch.setattr(peft.PeftModel, "load_adapter", altered)
+
+    base, branch, _ = both(find("linear"), tmp_path, alter)
+    assert base.keys == branch.keys
+    assert (base.altered, branch.altered) == ([], ["base_model.model.query.lora_A.weight"])
+
+
+def situation_of(method: str, network: str, *, label: str = USUAL, dtype: str = "bfloat16"):
+    fields = inspect_method(Inspect(method=method)).fields
+    return next(
+        one
+        for one in situations(find_method(method), fields)
+        if (one.network, one.label, one.dtype) == (network, label, dtype)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "label"),
+    [
+        ("hira", "conv3d", "rank 2 r"),
+        ("oft", "embedding", "constrained"),
+        ("hira", "conv2d", USUAL),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_adapter_is_filled_until_every_number_type_shows_it(
+    tmp_path, method, network, label, dtype
+):
+    situation = situation_of(method, network, label=label, dtype=dtype)
+    base, branch, found = both(situation, tmp_path)
+    assert base.effect > 0.1 * found["unmerged"].largest_base
+    assert (base.altered, branch.altered) == ([], [])
+    verdicts = {
+        one.verdict
+        for one in parts_of(Result(situation=situation, base=base, branch=branch, found=found))
+    }
+    assert verdicts == {"ok"}
+
+
+def test_the_types_of_an_adapter_are_seen_fresh_and_loaded(tmp_path, monkeypatch):
+    def cast_nothing():
+        tuner = peft.tuners.tuners_utils.BaseTuner
+        monkeypatch.setattr(tuner, "_cast_adapter_dtype", lambda *_, **__: None)
+
+    situation = find("linear", dtype="bfloat16", autocast=True)
+    base, branch, _ = both(situation, tmp_path, cast_nothing)
+    assert base.types.keys() == branch.types.keys() == {"fresh", "loaded"}
+    assert {one for types in base.types.values() for one in types.values()} == {"float32"}
+    assert {one for types in branch.types.values() for one in types.values()} == {"bfloat16"}
+
+
+def test_a_refusal_is_a_part_of_the_answer(tmp_path):
+    request = Examine(situation=find("normalization"), folder=str(tmp_path), is_base=True)
+    found = examine(request)
+    assert found.failures["adapting"].type == "ValueError"
+    assert not found.losses
+    assert not found.costs
+
+
+def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
+    base, _, found = both(find("grouped"), tmp_path)
+    assert base.failures["merging"].type == "NotImplementedError"
+    assert found.keys() == {"unmerged", "off", "reloaded"}
+
+
+def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
+
+    monkeypatch.setattr(networks._Tokens, "forward", refuse)
+    request = Examine(situation=find("linear", dtype="float16"), folder=str(tmp_path), is_base=True)
+    assert examine(request) == Examined(
+        unavailable="float16: \"addmm_impl_cpu_\" not implemented for 'Half'"
+    )
+
+
+def test_autocast_decides_the_type_of_the_checkpoint(tmp_path):
+    kinds = []
+    for autocast in (False, True):
+        folder = tmp_path / str(autocast)
+        folder.mkdir()
+        situation = find("linear", dtype="bfloat16", autocast=autocast)
+        found = examine(Examine(situation=situation, folder=str(folder), is_base=True))
+        kinds.append({kind.partition(" ")[0] for kind in found.keys.values()})
+    assert kinds == [{"bfloat16"}, {"float32"}]
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+_FAKE = """#!{python}
+import os, pathlib, sys, time
+import numpy
+from safetensors.numpy import save_file
+from peft_fuzz.checklist import messages as m
+from peft_fuzz.checklist import worker
+from peft_regress.upgrades.worker import Timed, TimeSteps
+from peft_regress.workers import serve
+def import_modules(request: serve.Import) -> serve.Imported:
+    if "no import" in {how!r}:
+        raise ImportError("no module named torch")
+    return serve.Imported(machine=serve.describe_machine(), files={{}})
+def inspect(request: m.Inspect) -> m.Inspected:
+    fields = None if "no method" in {how!r} else dict(r="8")
+    return m.Inspected(peft="1.0", fields=fields)
+def examine(request: m.Examine) -> m.Examined:
+    here = request.situation.network == "conv2d"
+    if here and "exit" in {how!r}:
+        os._exit(3)
+    if here and "hang" in {how!r}:
+        time.sleep(600)
+    if here and "garbage" in {how!r}:
+        return Timed(step_seconds=[])
+    name = "outputs-base" if request.is_base else "outputs-branch"
+    outputs = dict.fromkeys({parts!r}, numpy.ones((2, 2), numpy.float32))
+    save_file(outputs, pathlib.Path(request.folder) / (name + ".safetensors"))
+    costs = dict(forward_flops=1, backward_flops=1, peak_bytes=1)
+    return m.Examined(keys=dict(a="b"), effect=1.0, losses=[1.0], losses_rounded=[1.0], costs=costs)
+class Trainer:
+    def start(self, request: m.Start) -> m.Started:
+        return m.Started()
+    def time_steps(self, request: TimeSteps) -> Timed:
+        return Timed(step_seconds=[1.0] * request.steps)
+serve.import_modules = import_modules
+worker.inspect, worker.examine, worker.Trainer = inspect, examine, Trainer
+serve.serve()
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Return an interpreter whose worker answers at once, and misbehaves on Conv2d."""
+
+    def write(name: str, how: str = "") -> Path:
+        file = tmp_path / name
+        file.write_text(_FAKE.format(python=sys.executable, how=how, parts=list(PARTS)))
+        file.chmod(0o755)
+        return file
+
+    return write
+
+
+def sides(base: Path, branch: Path, *, time_limit: float = 60) -> Sides:
+    return Sides(base=base, branch=branch, method="lora", time_limit=time_limit, jobs=2)
+
+
+FEW = [find("linear"), find("conv2d"), find("conv2d", label="DoRA"), find("embedding")]
+
+
+def examined(chosen: Sides) -> list[Result]:
+    seen: list[Result] = []
+    with Examination(chosen) as examination:
+        found = examination.run(FEW, seen.append)
+    assert [one.situation for one in found] == FEW
+    assert len(seen) == len(FEW)
+    return found
+
+
+class Impatient(WorkerProcess):
+    """It waits long for a start, and not for an answer."""
+
+    def ask(self, function, request, answer):
+        self.time_limit = 4 if isinstance(request, Examine) else 60
+        return super().ask(function, request, answer)
+
+
+@pytest.mark.parametrize(
+    ("side", "how", "problem"),
+    [
+        ("base", "exit", "ended with exit code 3"),
+        ("branch", "exit", "ended with exit code 3"),
+        ("branch", "hang", "no answer within 4 s"),
+        ("base", "garbage", "answered"),
+    ],
+)
+def test_a_worker_that_is_lost_costs_one_situation(fake, monkeypatch, side, how, problem):
+    monkeypatch.setattr(pool, "WorkerProcess", Impatient)
+    pythons = {"base": fake("base"), "branch": fake("branch")}
+    pythons[side] = fake(side, how)
+    found = examined(sides(**pythons))
+    for result in found:
+        answer = getattr(result, side)
+        if result.situation.network == "conv2d":
+            assert problem in answer
+        else:
+            assert isinstance(answer, Examined)
+            assert result.found.keys() == PARTS.keys()
+
+
+def test_a_side_that_cannot_import_peft_is_named(fake):
+    said = r"the branch cannot be used: .*torch"
+    chosen = sides(fake("base"), fake("branch", "no import"))
+    with Examination(chosen) as examination, pytest.raises(UnusableEnvironmentError, match=said):
+        examination.inspect()
+
+
+def test_steps_are_timed_in_turns(fake):
+    with Examination(sides(fake("base"), fake("branch"))) as examination:
+        estimate = examination.time(FEW[0])
+    assert (estimate.ratio, estimate.pairs) == (1.0, 20)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(fake, monkeypatch):
+    """Fill a checklist between two fake interpreters."""
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from peft_fuzz.checklist import checklist as module
+
+    def fill(how: str = "", **settings):
+        @contextmanager
+        def opened(wanted, **_):
+            python = fake("base") if wanted == ["old"] else fake("branch", how)
+            yield SimpleNamespace(python=python, packages={"peft": "1.0"}, remarks=())
+
+        monkeypatch.setattr(module, "opened_overlay", opened)
+        monkeypatch.setattr(module, "situations", lambda *_: FEW)
+        chosen = ChecklistSettings(jobs=1, time_limit=60, method="lora", base="old", **settings)
+        return checklist(["new"], chosen)
+
+    return fill
+
+
+def test_a_filled_checklist_is_green_between_equal_sides(filled):
+    found = filled()
+    assert (found.judged.exit_code, found.situations) == (0, len(FEW))
+    assert (found.base, found.versions) == ("old", ("1.0", "1.0"))
+    assert {row.what for row in found.judged.rows if row.about == "time"} == {"Linear", "Conv2d"}
+
+
+def test_a_branch_that_crashes_is_never_a_pass(filled):
+    assert filled("exit").judged.exit_code == 1
+
+
+def test_a_branch_without_the_method_is_one_line(filled):
+    with pytest.raises(InputError, match=r"peft 1\.0 of the branch has no LoraConfig"):
+        filled("no method")
+
+
+@pytest.mark.nightly
+def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path):
+    """Two copies of the installed peft on PYTHONPATH: one as it is, one with another scaling."""
+    import shutil
+
+    source = Path(peft.__file__).parent
+    pythons = {}
+    for name in ("same", "other"):
+        shutil.copytree(source, tmp_path / name / "peft")
+        script = tmp_path / f"{name}.sh"
+        script.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / name} exec {sys.executable} "$@"\n')
+        script.chmod(0o755)
+        pythons[name] = script
+    layer = tmp_path / "other" / "peft" / "tuners" / "lora" / "layer.py"
+    text = layer.read_text()
+    line = "self.scaling[adapter_name] = lora_alpha / r\n"
+    assert line in text
+    layer.write_text(text.replace(line, f"{line.rstrip()} * 1.01\n"))
+
+    apart = {}
+    for name, python in pythons.items():
+        chosen = sides(Path(sys.executable), python, time_limit=300)
+        found = examined(dataclasses.replace(chosen, jobs=1))
+        apart[name] = [one.absolute for result in found for one in result.found.values()]
+
+    assert set(apart["same"]) == {0.0}
+    assert len(apart["same"]) == len(PARTS) * len(FEW)
+    assert sum(value > 1e-4 for value in apart["other"]) == (len(PARTS) - 3) * len(FEW)

@@ -1,0 +1,146 @@
+"""`checklist`: what it prints and writes, how it ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from peft_fuzz.checklist.checklist import Checklist
+from peft_fuzz.checklist.rows import Detail, Judged, Row
+from peft_fuzz.cli import checklist as checklist_module
+from peft_fuzz.cli import main
+
+OUTPUTS = Row(
+    about="outputs", what="Linear, float32", configurations=11, bound="0.0001", verdict="ok"
+)
+ROWS = (
+    OUTPUTS,
+    Row(about="checkpoint", what="names, types, shapes and numbers", verdict="ok"),
+    Row(about="configuration", what="new fields", difference="none", verdict="ok"),
+    Row(about="training", what="Linear", configurations=11, verdict="ok"),
+    Row(about="cost", what="FLOPs of the forward pass", verdict="ok"),
+    Row(about="time", what="Linear", base="1", branch="1.01", verdict="shown"),
+)
+BAD = Row(
+    about="outputs",
+    what="Conv2d, float32",
+    verdict="out of bounds",
+    details=(Detail("Conv2d, float32", "1 of 22 outputs differ, most rsLoRA, merged, by 0.1"),),
+)
+MISSING = Row(
+    about="outputs",
+    what="Linear, float16",
+    verdict="not measured",
+    details=(Detail("Linear", "no <b>"),),
+)
+
+
+@pytest.fixture
+def fill(monkeypatch, capsys, tmp_path):
+    """Call the command with rows in place of a comparison; return code, output, and what it got."""
+    monkeypatch.chdir(tmp_path)
+    asked: list = []
+
+    def call(*words: str, rows=ROWS):
+        def checklist(requirements, settings, **_):
+            asked[:] = [requirements, settings]
+            return Checklist(
+                method=settings.method,
+                requirements=tuple(requirements),
+                base="the installed packages",
+                versions=("0.21.2", "0.22.0"),
+                packages=({"peft": "0.21.2"}, {"peft": "0.22.0"}),
+                installed=({}, {"peft": "0.22.0", "torchao": "0.1"}),
+                changed={"peft": ("0.21.2", "0.22.0")},
+                remarks=("torchao 0.1 was yanked",),
+                judged=Judged(rows=tuple(rows), unsupported=(Detail("Conv3d (DoRA)", "refused"),)),
+                situations=442,
+                seconds=1.0,
+            )
+
+        monkeypatch.setattr(checklist_module, "checklist", checklist)
+        with pytest.raises(SystemExit) as stopped:
+            main(["checklist", *words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    call.asked = asked
+    return call
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        (ROWS, 0),
+        ((*ROWS, BAD), 1),
+        ((*ROWS, MISSING), 3),
+        ((*ROWS, MISSING, BAD), 1),
+        (ROWS[1:], 3),
+    ],
+)
+def test_the_exit_code_is_that_of_the_worst_row(fill, rows, code):
+    assert fill("lora", "peft==0.22.0", rows=rows)[0] == code
+
+
+def ticked(text: str) -> list[str]:
+    return [
+        line.strip().split(":")[0].removeprefix("- ") for line in text.splitlines() if "[x]" in line
+    ]
+
+
+def test_only_what_was_measured_and_passed_is_ticked(fill):
+    _, out, _ = fill("lora", "peft==0.22.0")
+    assert ticked(out) == [
+        "[x] state dict",
+        "[x] configuration",
+        "[x] benchmark, what a CPU can show of it",
+        "[x] script, on this CPU and these networks",
+    ]
+    assert out.count("[ ] ") == 5
+    assert "pytest tests -k lora" in out
+    assert "installed for the branch: peft 0.22.0, torchao 0.1" in out
+    for row in (BAD, MISSING):
+        _, out, _ = fill("lora", "peft==0.22.0", rows=(*ROWS, row))
+        assert ticked(out) == ["[x] configuration", "[x] benchmark, what a CPU can show of it"]
+
+
+def test_markdown_has_boxes_and_tables_and_escapes_what_libraries_say(fill, tmp_path):
+    summary = tmp_path / "pr.md"
+    code, out, _ = fill(
+        "dora", "peft==0.22.0", "--format", "markdown", "--summary", str(summary),
+        rows=(*ROWS, BAD, MISSING),
+    )  # fmt: skip
+    assert code == 1
+    assert out.strip() == summary.read_text().strip()
+    assert "- [ ] unit tests of the method: not run here; `pytest tests -k lora`" in out
+    assert "- [x] configuration" in out
+    assert "| Linear, float32 | 11 |" in out
+    assert "1 of 22 outputs differ, most rsLoRA, merged, by 0.1: Conv2d, float32" in out
+    assert "no &lt;b&gt;" in out
+    assert "torchao 0.1 was yanked" in out
+
+
+def test_json_has_every_row_and_box(fill):
+    _, out, _ = fill("lora", "peft==0.22.0", "--format", "json", rows=(*ROWS, BAD))
+    found = json.loads(out)
+    assert found["exit_code"] == 1
+    assert [row["verdict"] for row in found["rows"]][-1] == "out of bounds"
+    assert found["rows"][-1]["details"] == [BAD.details[0]._asdict()]
+    assert len(found["boxes"]) == 9
+    assert found["unsupported"] == [{"where": "Conv3d (DoRA)", "said": "refused"}]
+    assert found["branch"]["packages"] == {"peft": "0.22.0"}
+    assert found["branch"]["installed"] == {"peft": "0.22.0", "torchao": "0.1"}
+
+
+def test_requirements_and_settings_reach_the_comparison(fill):
+    fill(
+        "lora", "./peft", "torchao", "--base", "../main", "--jobs", "1", "--pre",
+        "--time-limit", "7", "--pip-time-limit", "8", "--yes",
+    )  # fmt: skip
+    requirements, settings = fill.asked
+    assert requirements == ("./peft", "torchao")
+    assert (settings.method, settings.base) == ("lora", "../main")
+    assert (settings.pre, settings.replace_torch) == (True, True)
+    assert (settings.jobs, settings.time_limit, settings.pip_seconds) == (1, 7, 8)

@@ -1,0 +1,328 @@
+"""The rows of a checklist: what is within bounds, out of them, or not measured."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from peft_fuzz.checklist.differences import PARTS, Difference
+from peft_fuzz.checklist.judge import judge
+from peft_fuzz.checklist.judge_outputs import HALF_BOUNDS
+from peft_fuzz.checklist.messages import Examined, Inspected, Situation
+from peft_fuzz.checklist.running import Result
+from peft_fuzz.checklist.situations import USUAL
+from peft_regress.runs.schema import Failure
+
+KEYS = {"lora_A.weight": "float32 [4, 16]"}
+COSTS = {"forward_flops": 100, "backward_flops": 200, "peak_bytes": 10_000}
+FIELDS = {"r": "8", "use_dora": "False"}
+NOTHING = Failure(type="ValueError", message="not here")
+
+
+def situation(**changes) -> Situation:
+    usual = {
+        "method": "lora",
+        "network": "linear",
+        "label": USUAL,
+        "rank": 4,
+        "settings": {},
+        "trains": True,
+    }
+    return Situation(**{**usual, **changes})
+
+
+def examined(**changes) -> Examined:
+    usual = {
+        "keys": KEYS,
+        "effect": 0.5,
+        "losses": [2.0, 1.0],
+        "losses_rounded": [2.0, 1.0],
+        "costs": COSTS,
+    }
+    return Examined(**{**usual, **changes})
+
+
+def apart(value: float = 0.0, *, largest: float = 2.0) -> Difference:
+    return Difference(largest_base=largest, largest_branch=largest, absolute=value)
+
+
+NO_DIFFERENCE = {part: apart() for part in PARTS}
+
+
+def result(*, base=None, branch=None, found=None, **changes) -> Result:
+    return Result(
+        situation=situation(**changes),
+        base=examined() if base is None else base,
+        branch=examined(losses_rounded=[]) if branch is None else branch,
+        found=NO_DIFFERENCE | (found or {}) if found != {} else {},
+    )
+
+
+def judged(*results: Result, branch_fields=FIELDS):
+    inspected = (
+        Inspected(peft="1.0", fields=FIELDS),
+        Inspected(peft="1.1", fields=branch_fields),
+    )
+    return judge(results or [result()], inspected, {})
+
+
+def row(found, about: str, word: str = ""):
+    (chosen,) = [row for row in found.rows if row.about == about and word in row.what]
+    return chosen
+
+
+def test_equal_sides_are_within_every_bound():
+    found = judged()
+    assert {row.verdict for row in found.rows} == {"ok"}
+    assert {row.about for row in found.rows} == {
+        "outputs", "checkpoint", "configuration", "training", "cost",
+    }  # fmt: skip
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [2e-4, math.nan, math.inf])
+def test_an_output_beyond_the_protocols_bound_fails(part, value):
+    found = judged(result(found={part: apart(value)}), result(label="another"))
+    outputs_row = row(found, "outputs")
+    assert (outputs_row.verdict, found.exit_code) == ("out of bounds", 1)
+    (detail,) = outputs_row.details
+    assert detail.said.startswith(f"1 of 14 outputs differ, most {USUAL}, {part}, by ")
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(9e-5, "ok"), (1.1e-4, "out of bounds")])
+def test_float32_has_an_absolute_bound(value, verdict):
+    outputs = {"unmerged": apart(value, largest=5.0), "merged": apart()}
+    assert row(judged(result(found=outputs)), "outputs").verdict == verdict
+
+
+@pytest.mark.parametrize("dtype", HALF_BOUNDS)
+@pytest.mark.parametrize(("share", "verdict"), [(0.9, "ok"), (1.1, "out of bounds")])
+def test_a_half_has_a_bound_relative_to_its_outputs(dtype, share, verdict):
+    value = share * HALF_BOUNDS[dtype] * 2.0
+    outputs = {"unmerged": apart(), "merged": apart(value)}
+    found = judged(result(found=outputs, dtype=dtype), result())
+    assert row(found, "outputs", dtype).verdict == verdict
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.9e-4, math.nan])
+def test_an_adapter_that_changes_too_little_shows_nothing(effect):
+    found = judged(result(base=examined(effect=effect)))
+    outputs = row(found, "outputs")
+    assert (outputs.verdict, found.exit_code) == ("not measured", 3)
+    assert outputs.details[0].said.startswith("not judged: the adapter itself changes outputs by")
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(0.19, "not measured"), (0.21, "ok")])
+def test_in_a_half_an_adapter_must_change_an_output_by_twice_the_bound(effect, verdict):
+    found = judged(result(base=examined(effect=effect), dtype="bfloat16"))
+    assert row(found, "outputs").verdict == verdict
+
+
+def test_a_number_type_that_the_cpu_lacks_is_not_measured():
+    base = Examined(unavailable="float16: not implemented for 'Half'")
+    found = judged(result(), Result(situation=situation(dtype="float16"), base=base, branch=None))
+    assert row(found, "outputs", "float32").verdict == "ok"
+    outputs = row(found, "outputs", "float16")
+    assert (outputs.verdict, found.exit_code) == ("not measured", 3)
+    assert "this CPU cannot compute it" in outputs.details[0].said
+
+
+def test_a_base_that_gives_no_answer_is_not_measured_and_a_branch_fails():
+    lost = "its worker was killed by SIGKILL"
+    of_base = judged(Result(situation=situation(), base=lost, branch=None), result(label="x"))
+    assert row(of_base, "outputs").verdict == "not measured"
+    assert of_base.exit_code == 3
+    of_branch = judged(Result(situation=situation(), base=examined(), branch=lost))
+    assert row(of_branch, "outputs").verdict == "out of bounds"
+    assert of_branch.exit_code == 1
+
+
+@pytest.mark.parametrize("stage", ["adapting", *dict.fromkeys(PARTS.values())])
+def test_what_the_base_can_do_and_the_branch_cannot_fails(stage):
+    outputs = {} if stage in {"adapting", "loading"} else {"unmerged": apart()}
+    branch = examined(failures={stage: NOTHING})
+    found = judged(result(branch=branch, found=outputs))
+    assert row(found, "outputs").verdict == "out of bounds"
+    assert (
+        f"the branch fails: {stage}: ValueError: not here" in row(found, "outputs").details[-1].said
+    )
+
+
+def test_what_neither_side_can_do_is_listed_and_judged_nowhere():
+    refused = Examined(failures={"adapting": NOTHING})
+    found = judged(result(), result(base=refused, branch=refused, found={}, network="conv3d"))
+    assert not [row for row in found.rows if "Conv3d" in row.what]
+    assert found.unsupported == ((f"Conv3d ({USUAL})", "adapting: ValueError: not here"),)
+    assert found.exit_code == 0
+
+
+def test_what_only_the_branch_can_do_is_listed():
+    refused = Examined(failures={"adapting": NOTHING})
+    found = judged(result(), result(base=refused, found={}, network="conv3d"))
+    assert found.gained == ((f"Conv3d ({USUAL})", "adapting: ValueError: not here"),)
+    assert found.exit_code == 0
+
+
+def test_if_nothing_can_be_compared_it_is_no_pass():
+    refused = Examined(failures={"adapting": NOTHING})
+    assert judged(result(base=refused, branch=refused, found={})).exit_code == 3
+
+
+def test_a_checkpoint_may_change_if_its_outputs_stay():
+    branch = examined(keys={"A.weight": "float32 [4, 16]"})
+    converted = row(judged(result(branch=branch)), "checkpoint")
+    assert converted.verdict == "ok"
+    assert "converted while loading" in converted.difference
+    # Either from the file of the base or from its own the branch computes something else.
+    for part in ("unmerged", "reloaded"):
+        lost = row(judged(result(branch=branch, found={part: apart(1.0)})), "checkpoint")
+        assert lost.verdict == "out of bounds"
+        assert "1 absent, such as lora_A.weight; 1 new, such as A.weight" in lost.details[0].said
+
+
+def test_a_changed_checkpoint_of_an_adapter_that_changes_nothing_is_not_judged():
+    branch = examined(keys={"A.weight": "float32 [4, 16]"})
+    unseen = row(judged(result(base=examined(effect=0.0), branch=branch)), "checkpoint")
+    assert unseen.verdict == "not measured"
+    assert "converted" not in unseen.difference
+
+
+def test_a_tensor_that_arrives_with_other_numbers_is_a_changed_checkpoint():
+    branch = examined(altered=["lora_A.weight"])
+    found = row(judged(result(branch=branch)), "checkpoint")
+    assert (found.verdict, found.difference) == (
+        *("ok", "differ in 1 checkpoint, each converted while loading"),
+    )
+    assert found.details[0].said == "1 with other numbers, such as lora_A.weight"
+
+
+# --- number types of the adapter ----------------------------------------------------------------
+
+
+def typed(fresh: str, loaded: str = "float32") -> Examined:
+    return examined(types={"fresh": {"a.default": fresh}, "loaded": {"a.default": loaded}})
+
+
+@pytest.mark.parametrize(
+    ("autocast", "base", "branch", "verdict"),
+    [
+        (True, "float32", "float32", "ok"),
+        (True, "float32", "bfloat16", "out of bounds"),
+        (False, "bfloat16", "bfloat16", "ok"),
+        (False, "bfloat16", "float32", "out of bounds"),
+        # As LN tuning does, and as it could be mended.
+        (True, "bfloat16", "bfloat16", "ok"),
+        (True, "bfloat16", "float32", "ok"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fresh", "loaded"])
+def test_the_adapter_of_a_half_has_the_type_that_autocast_says(
+    stage, autocast, base, branch, verdict
+):
+    right = "float32" if autocast else "bfloat16"
+    sides = (typed(**{"fresh": right, "loaded": right, stage: found}) for found in (base, branch))
+    of_base, of_branch = sides
+    found = judged(
+        result(base=of_base, branch=of_branch, dtype="bfloat16", autocast=autocast), result()
+    )
+    types = row(found, "types")
+    assert types.verdict == verdict
+    assert branch in types.branch
+    assert found.exit_code == (1 if verdict == "out of bounds" else 0)
+    if types.details:
+        assert types.details[0].said.startswith(f"{stage}: 1 parameter of the adapter in another")
+
+
+@pytest.mark.parametrize("types", [("float32", "float16"), ("float16", "float32")])
+def test_a_tensor_of_another_type_is_no_conversion(types):
+    base, branch = (examined(keys={"lora_A.weight": f"{one} [4, 16]"}) for one in types)
+    found = row(judged(result(base=base, branch=branch)), "checkpoint")
+    assert found.verdict == "out of bounds"
+    assert f"lora_A.weight {types[0]} [4, 16] -> {types[1]} [4, 16]" in found.details[0].said
+
+
+def test_a_new_field_is_right_if_old_checkpoints_give_the_same():
+    found = judged(branch_fields={**FIELDS, "use_new": "False"})
+    assert row(found, "configuration", "new").verdict == "ok"
+    assert row(found, "configuration", "new").difference == "use_new=False"
+    moved = judged(result(found={"unmerged": apart(1.0)}), branch_fields={**FIELDS, "x": "1"})
+    assert row(moved, "configuration", "new").verdict == "shown"
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"), [({"r": "8"}, "removed"), ({"r": "8", "use_dora": "True"}, "changed")]
+)
+def test_a_removed_field_and_a_changed_default_fail(fields, word):
+    found = judged(branch_fields=fields)
+    assert row(found, "configuration", word).verdict == "out of bounds"
+    assert "use_dora" in row(found, "configuration", word).difference
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(1.00009, "ok"), (1.00011, "out of bounds")])
+def test_losses_have_the_protocols_bound(last, verdict):
+    found = judged(result(branch=examined(losses=[2.0, last])))
+    assert row(found, "training").verdict == verdict
+
+
+def test_fewer_losses_than_those_of_the_base_fail():
+    training = row(judged(result(branch=examined(losses=[2.0]))), "training")
+    assert (training.verdict, training.branch) == ("out of bounds", "2.000000")
+    assert training.details[0].said == "losses differ by inf"
+
+
+def test_losses_that_rounding_moves_are_not_judged():
+    branch = examined(losses=[2.0, 1.2])
+    found = judged(result(base=examined(losses_rounded=[2.0, 1.1]), branch=branch))
+    assert row(found, "training", "1 of 2 steps").verdict == "ok"
+    found = judged(result(base=examined(losses_rounded=[2.1, 1.1]), branch=branch))
+    assert row(found, "training", "0 of 2 steps").verdict == "not measured"
+    assert found.exit_code == 3
+
+
+def test_a_training_or_a_cost_that_the_base_lacks_is_listed():
+    base = examined(losses=[], costs={}, failures={"training": NOTHING, "cost": NOTHING})
+    found = judged(result(), result(base=base, network="conv3d"))
+    assert [detail.said for detail in found.unsupported] == [
+        "training: ValueError: not here",
+        "cost: ValueError: not here",
+    ]
+    assert found.exit_code == 0
+    assert judged(result(base=base)).exit_code == 3
+
+
+def test_a_branch_that_cannot_train_fails():
+    branch = examined(losses=[], failures={"training": NOTHING})
+    training = row(judged(result(branch=branch)), "training")
+    assert training.verdict == "out of bounds"
+    assert "the branch fails: training: ValueError: not here" in training.details[0].said
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "verdict"),
+    [
+        ("forward_flops", 101, "out of bounds"),
+        ("forward_flops", 50, "ok"),
+        ("peak_bytes", 10_009, "ok"),
+        ("peak_bytes", 10_011, "out of bounds"),
+    ],
+)
+def test_a_step_must_not_cost_more(metric, value, verdict):
+    branch = examined(costs={**COSTS, metric: value})
+    word = {"forward_flops": "forward", "peak_bytes": "peak"}[metric]
+    assert row(judged(result(branch=branch)), "cost", word).verdict == verdict
+
+
+def test_one_setting_that_costs_more_is_not_hidden_by_another_that_costs_less():
+    less, more = ({**COSTS, "forward_flops": value} for value in (50, 110))
+    found = judged(result(branch=examined(costs=less)), result(branch=examined(costs=more)))
+    assert row(found, "cost", "forward").difference == "-20 %"
+    assert row(found, "cost", "forward").verdict == "out of bounds"
+
+
+def test_a_branch_without_a_cost_is_no_pass():
+    found = judged(result(branch=examined(costs={})))
+    assert row(found, "cost", "forward").verdict == "out of bounds"
+    assert row(found, "cost", "forward").difference == "absent in 1"

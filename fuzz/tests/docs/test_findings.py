@@ -1,0 +1,107 @@
+"""The issue texts of docs/findings: every script still prints the output in its text."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import runpy
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+FOLDER = Path(__file__).parents[2] / "docs" / "findings"
+INDEX = (FOLDER / "README.md").read_text()
+TEXTS = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
+FRONT_LINE = re.compile(r"<!-- ([a-z-]+)==([0-9.]+) -->\n\n# (\S.*)\n")
+SECONDS = 60
+
+each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+
+
+def _front(path):
+    """Return the library and the release of a finding."""
+    found = FRONT_LINE.match(path.read_text())
+    assert found, f"{path.name} does not start with <!-- library==release --> and a title"
+    return found[1], found[2]
+
+
+def _block(path, language):
+    """Return the first block of code in this language: the script, or its output."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"{path.name} has no block of {language}"
+    return found[1]
+
+
+def _run_as_main(script, stdout, stderr):
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def libraries():
+    """Fork each script from one process with imported libraries, which saves seconds each."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs the start method forkserver, which this system does not have")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "peft", "galore_torch"])
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_HUB_OFFLINE", "1")
+        environment.setenv("OMP_NUM_THREADS", "1")
+        environment.setenv("PYTHONWARNINGS", "ignore")
+        yield context
+
+
+@pytest.mark.slow
+@each_text
+def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
+    """A fixed defect fails here: the finding is done, see docs/findings/README.md."""
+    library, release = _front(path)
+    try:
+        installed = Version(version(library)).public
+    except PackageNotFoundError:
+        installed = "none"
+    if installed != release:
+        pytest.skip(f"seen in {library} {release}, and {installed} is installed")
+    files = [tmp_path / name for name in ("script.py", "stdout", "stderr")]
+    files[0].write_text(_block(path, "python"))
+    process = libraries.Process(target=_run_as_main, args=files)
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"{path.name}: the script took more than {SECONDS} s")
+    assert process.exitcode == 0, files[2].read_text()
+    fixed = f"fixed in {library}? see docs/findings/README.md"
+    assert files[1].read_text() == _block(path, "text"), fixed
+
+
+@each_text
+def test_a_text_can_be_filed_as_it_is(path):
+    text = path.read_text()
+    assert "peft_regress" not in text
+    assert "peft-regress" not in text
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Reproduction",
+        "Expected",
+        "Cause and suggested fix",
+        "Reported before",
+    ]
+    library, release = _front(path)
+    assert f"Seen with {library} {release}," in text
+    assert len(re.findall(r"^```text$", text, re.MULTILINE)) == 1
+
+
+def test_the_index_lists_every_text_with_its_release():
+    rows = re.findall(r"^\| \[.*\]\(([\w-]+\.md)\) \| ([\w-]+) ([\d.]+) \|", INDEX, re.MULTILINE)
+    assert sorted(rows) == [(path.name, *_front(path)) for path in TEXTS]
+
+
+def test_every_link_of_the_index_resolves():
+    links = re.findall(r"\]\(([^)#]+)", INDEX)
+    assert len(links) > len(TEXTS)
+    for link in links:
+        assert (FOLDER / link).is_file(), link

@@ -1,0 +1,254 @@
+"""Findings on disk, and the corpus: strict to read, written whole, changed by `accept` alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fuzz_examples import PACKAGES, example, failure, finding, layer
+from msgspec.structs import replace
+
+from peft_fuzz.cli import main
+from peft_fuzz.search.corpus import accept_findings, read_corpus
+from peft_fuzz.search.findings import (
+    Range,
+    finding_bytes,
+    read_finding,
+    read_findings,
+    write_finding,
+)
+from peft_fuzz.search.replay import judged
+from peft_regress.errors import InputError, RunFileError
+
+RANGE = Range(package="peft", failing=("0.21.2",), passing=("0.20.0",), first="0.21.2")
+
+
+def test_a_finding_is_read_as_it_was_written(tmp_path) -> None:
+    made = finding(example(layer("conv2d", padding="same")), seed=3, releases=RANGE)
+    path = write_finding(tmp_path, made)
+    read = read_finding(path)
+    assert replace(read, content_digest="") == made
+    assert finding_bytes(read) == path.read_bytes()
+
+
+def altered(**changes):
+    def alter(value):
+        value.update(changes)
+
+    return alter
+
+
+def adapter(**changes):
+    return lambda value: value["example"]["adapters"][0].update(changes)
+
+
+BROKEN = [
+    (altered(surprise=1), "unknown field `surprise`", "git checkout"),
+    (altered(schema_version=2), "newer than 1", "pip install -U"),
+    (altered(schema_version="1"), "has schema_version '1'", "Find it again"),
+    (altered(kind="run"), "is no finding", "`peft-fuzz search`"),
+    (altered(packages={"peft": "0.21.1"}), "was altered", "git checkout"),
+    (altered(packages={"../peft": "0.21.1"}), "does not fit the schema", "git checkout"),
+    (lambda value: value["cause"].update(check="../merged"), "does not fit", "git checkout"),
+    (lambda value: value["example"].update(acts=[{"act": "jump"}]), "does not fit", "git checkout"),
+    (lambda value: value.pop("content_digest"), "was altered", "git checkout"),
+    (adapter(name="../../outside"), "does not fit the schema", "git checkout"),
+    (adapter(settings={"r=[print()], target_modules": []}), "does not fit", "git checkout"),
+    (
+        lambda value: value["example"].update(
+            acts=[{"act": "load_beside", "adapter": "default", "name": "/outside"}]
+        ),
+        *("does not fit", "git checkout"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("alter", "problem", "remedy"), BROKEN)
+def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(
+    tmp_path, alter, problem, remedy
+) -> None:
+    path = write_finding(tmp_path, finding())
+    value = json.loads(path.read_bytes())
+    alter(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(RunFileError) as raised:
+        read_finding(path)
+    assert problem in str(raised.value)
+    assert remedy in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 10**5, b'{"kind": 1, "kind": 2}'])
+def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content) -> None:
+    path = tmp_path / "one.json"
+    path.write_bytes(content)
+    with pytest.raises(RunFileError):
+        read_finding(path)
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path) -> None:
+    path = write_finding(tmp_path, finding())
+    path.write_bytes(path.read_bytes().replace(b"The output", rb"\ud800 output"))
+    with pytest.raises(RunFileError, match="is not valid JSON"):
+        read_finding(path)
+
+
+def test_accepted_findings_are_the_corpus(tmp_path) -> None:
+    source, corpus = tmp_path / "found", tmp_path / "corpus"
+    made = [finding(), finding(example(layer(bias=False)))]
+    for one in made:
+        write_finding(source, one)
+    done = accept_findings(source, corpus=corpus, reason="known", reported="peft#1")
+    corpus = read_corpus(corpus)
+    assert [one.name for one in corpus] == sorted(one.name for one in made)
+    assert {(one.accepted.reason, one.accepted.reported) for one in corpus} == {("known", "peft#1")}
+    assert not any(one.is_mended for one in done)
+
+
+def test_one_that_is_there_already_stops_the_whole_folder(tmp_path) -> None:
+    source, corpus = tmp_path / "found", tmp_path / "corpus"
+    write_finding(source, finding())
+    accept_findings(source, corpus=corpus, reason="known")
+    before = read_corpus(corpus)
+    write_finding(source, finding(example(layer(bias=False))))
+    with pytest.raises(InputError, match="is there already"):
+        accept_findings(source, corpus=corpus, reason="again")
+    assert read_corpus(corpus) == before
+
+
+def test_a_mended_entry_stays_and_keeps_where_it_was_reported(tmp_path) -> None:
+    source, corpus = tmp_path / "found", tmp_path / "corpus"
+    write_finding(source, finding())
+    accept_findings(source, corpus=corpus, reason="known", reported="peft#1")
+    write_finding(source, finding(mended={**PACKAGES, "peft": "0.22.0"}))
+    (done,) = accept_findings(source, corpus=corpus, reason="mended upstream")
+    (entry,) = read_corpus(corpus)
+    assert done.is_mended
+    assert entry.mended["peft"] == "0.22.0"
+    assert entry.accepted.reported == "peft#1"
+    with pytest.raises(InputError, match="known as mended already"):
+        accept_findings(source, corpus=corpus, reason="again")
+
+
+def test_a_mended_finding_that_the_corpus_does_not_have_is_refused(tmp_path) -> None:
+    write_finding(tmp_path / "found", finding(mended=PACKAGES))
+    with pytest.raises(InputError, match="has no such one"):
+        accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason="known")
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("reason", ["", " ", "two\nlines", "x" * 401])
+def test_a_reason_is_one_line_of_text(tmp_path, reason) -> None:
+    write_finding(tmp_path / "found", finding())
+    with pytest.raises(InputError, match="--reason"):
+        accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason=reason)
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("reported", ["", "nonsense", "peft#", "peft#1 ", "peft#1\n", "a b#3"])
+def test_where_a_finding_was_reported_is_an_issue(tmp_path, reported) -> None:
+    write_finding(tmp_path / "found", finding())
+    with pytest.raises(InputError, match="--reported"):
+        accept_findings(
+            tmp_path / "found", corpus=tmp_path / "corpus", reason="known", reported=reported
+        )
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
+def test_an_issue_is_named_by_number_or_address(tmp_path, reported) -> None:
+    write_finding(tmp_path / "found", finding())
+    accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason="x", reported=reported)
+    assert read_corpus(tmp_path / "corpus")[0].accepted.reported == reported
+
+
+def test_a_file_in_place_of_the_corpus_is_not_an_empty_corpus(tmp_path) -> None:
+    (tmp_path / "corpus").write_text("")
+    with pytest.raises(RunFileError, match="is no folder"):
+        read_corpus(tmp_path / "corpus")
+
+
+def test_a_corpus_with_a_finding_that_nobody_accepted_is_refused(tmp_path) -> None:
+    write_finding(tmp_path / "corpus", finding())
+    with pytest.raises(RunFileError, match="never accepted"):
+        read_corpus(tmp_path / "corpus")
+
+
+def test_a_corpus_with_a_renamed_entry_is_refused(tmp_path) -> None:
+    write_finding(tmp_path / "found", finding())
+    corpus = tmp_path / "corpus"
+    accept_findings(tmp_path / "found", corpus=corpus, reason="known")
+    (path,) = corpus.glob("*.json")
+    path.rename(path.with_name("lora-merged-00000000.json"))
+    with pytest.raises(RunFileError, match="Rename it to"):
+        read_corpus(corpus)
+
+
+def test_the_command_accepts_a_finding_once(tmp_path, capsys) -> None:
+    path = write_finding(tmp_path / "found", finding())
+    corpus = ["--corpus", str(tmp_path / "corpus")]
+    for code in (0, 2):
+        with pytest.raises(SystemExit) as ended:
+            main(["accept", str(path), "--reason", "known", *corpus])
+        assert ended.value.code == code
+    said = capsys.readouterr()
+    assert f"stored: {tmp_path}/corpus/{path.name}" in said.out
+    assert "is there already" in said.err
+
+
+def outcome(**fields):
+    from peft_fuzz.example import Outcome
+
+    return Outcome(**fields)
+
+
+@pytest.mark.parametrize(
+    ("one", "ended", "state"),
+    [
+        (finding(), outcome(failure=failure()), "still there"),
+        (finding(), outcome(failure=failure(act=0, where="x:y", error="E")), "still there"),
+        (finding(), outcome(), "mended"),
+        (finding(), outcome(refused="groups"), "mended"),
+        (finding(), outcome(failure=failure("unmerged")), "new"),
+        (finding(mended=PACKAGES), outcome(failure=failure()), "new"),
+        (finding(mended=PACKAGES), outcome(), "mended"),
+        (finding(), outcome(absent="method"), "absent"),
+    ],
+)
+def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state) -> None:
+    assert judged(one, ended).state == state
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (RANGE, "the releases"),
+        (replace(RANGE, last_good="0.20.0"), "since peft 0.21.2; not in 0.20.0"),
+        (replace(RANGE, failing=("0.10.0", "0.21.2"), last_good="0.20.0"), "; also in 0.10.0"),
+        (replace(RANGE, passing=()), "since at least peft 0.21.2"),
+        (
+            replace(
+                RANGE, last_good="0.19.0", between=("0.19.1", "0.20.0"),
+                undecided={"0.15.0": "cannot be used", "0.19.1": "cannot be used"},
+            ),
+            "(2 releases tried; undecided in 0.19.1: cannot be used; not tried: 0.20.0)",
+        ),
+        (
+            replace(RANGE, passing=(), undecided={"0.20.0": "fails by the check dtype"}),
+            "since at least peft 0.21.2 (1 release tried; undecided in 0.20.0: fails by the check",
+        ),
+    ],
+)  # fmt: skip
+def test_a_range_says_what_bisection_knows(found, said) -> None:
+    if found is RANGE:
+        found = replace(found, first=None)
+    assert said in found.sentence
+
+
+def test_findings_of_a_folder_are_read_in_order_and_other_files_left_alone(tmp_path) -> None:
+    for one in (finding(), finding(example(layer(bias=False)))):
+        write_finding(tmp_path, one)
+    (tmp_path / "notes.md").write_text("mine")
+    names = [path.name for path, _ in read_findings(tmp_path)]
+    assert names == sorted(names)
+    assert len(names) == 2

@@ -1,0 +1,286 @@
+"""The scripts of findings: without this project they show the failure, or say that it is gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz_examples import PACKAGES, example, failure, finding, layer, script
+from msgspec.structs import replace
+
+from peft_fuzz.acts import (
+    Activate,
+    Add,
+    Convert,
+    Copy,
+    Delete,
+    Disable,
+    Enable,
+    Fill,
+    HotSwap,
+    LoadBeside,
+    Merge,
+    Mixed,
+    Mode,
+    SaveLoad,
+    Scale,
+    Train,
+    Unload,
+    Unmerge,
+    Weighted,
+)
+from peft_fuzz.networks.network import Adapter
+from peft_fuzz.oracle.checks import CHECKS
+from peft_fuzz.search.causes import cause_of
+from peft_fuzz.search.corpus import read_corpus
+from peft_fuzz.search.findings import Finding
+from peft_fuzz.search.reproduce import output_of
+from peft_fuzz.search.workers import LifeWorker
+
+PAIR = tuple(
+    Adapter(name=name, settings={"r": 2, "target_modules": ["layer0"]})
+    for name in ("default", "other")
+)
+CONV = {"network": {"sizes": (5, 5)}}
+FAILING = {
+    "gradient": example(
+        layer("conv2d"),
+        method="loha",
+        acts=(Fill(),),
+        settings={"use_effective_conv2d": True},
+        **CONV,
+    ),
+    "dilation": example(layer("conv2d", dilation=(2, 2)), acts=(Fill(),), **CONV),
+    "reflection": example(layer("conv2d", padding_mode="reflect"), **CONV),
+    "loaded for inference": example(acts=(SaveLoad(), Disable(within=True))),
+}
+"""Defects of peft 0.21.2, by the name of what is wrong."""
+EVERY_ACT = (
+    example(
+        adapters=PAIR, network={"batch": 3},
+        acts=(
+            Fill(), Train(), Train(keep_optimizer=True, steps=2), Add(adapter="other"),
+            Activate(adapters=("other",)), Fill(seed=1),
+            Train(), Mixed(adapters=("default", "other", "__base__")),
+            Merge(safe=True), Unmerge(), Disable(), Enable(), Disable(within=True),
+            Activate(adapters=("default", "other")), Merge(), Unmerge(), Copy(),
+            Activate(adapters=("other",), through_tuner=True), Mode(training=True),
+            Mode(training=False), SaveLoad(trainable=True),
+            LoadBeside(adapter="default", name="third"), Delete(adapter="third"),
+            Weighted(adapters=("default", "other"), weights=(1.0, 0.5), combination="linear",
+                     name="sum"),
+            Scale(adapter="other", scale=2.0), Convert(dtype="bfloat16"), Unload(merge=True),
+        ),
+    ),
+    example(acts=(Fill(), HotSwap(adapter="default", target_rank=16), HotSwap(adapter="default"))),
+)  # fmt: skip
+
+
+def test_a_script_has_only_what_its_example_uses() -> None:
+    text = script(finding(example(layer("conv2d", padding="same"), **CONV)))
+    assert "peft_regress" not in text
+    assert "nn.Conv2d(4, 4, 3, padding='same')" in text
+    assert "model.merge_adapter()" in text
+    assert "def train(" not in text
+    assert "tempfile" not in text
+    assert "original" not in text
+    assert text.startswith('"""The output differs by 1.0.\n\nSeen with peft 0.21.2, torch 2.13.0.')
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "acts", "switched"),
+    [
+        ("conv2d", "bfloat16", (Fill(),), True),
+        ("conv2d", "float32", (Fill(), Convert(dtype="float16")), True),
+        ("conv2d", "float32", (Fill(), Convert(channels_last=True)), False),
+        ("linear", "bfloat16", (Fill(),), False),
+    ],
+)
+def test_convolutions_in_half_precision_run_without_onednn(kind, dtype, acts, switched) -> None:
+    sizes = (5, 5) if kind == "conv2d" else ()
+    one = example(layer(kind), acts=acts, network={"sizes": sizes, "dtype": dtype})
+    text = script(finding(one, failure("merged", len(acts) - 1)))
+    assert ("torch.backends.mkldnn.enabled = False" in text) == switched
+
+
+def test_nested_odd_and_shared_names_are_code() -> None:
+    layers = (
+        layer(name="net.0.weight"),
+        layer(name="copy", same_as="net.0.weight"),
+        layer("embedding", name="default"),
+    )
+    text = script(finding(example(*layers)))
+    assert "self.net._modules['0'].weight = nn.Linear(4, 4)" in text
+    assert "self.copy = self.net._modules['0'].weight" in text
+    compile(text, "script", "exec")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("act", [-1, 1])
+def test_the_script_of_every_check_is_python(check, act) -> None:
+    text = script(finding(failed=failure(check, act)))
+    compile(text, "script", "exec")
+    assert not [line for line in text.splitlines() if len(line) > 100]
+
+
+def test_a_message_cannot_end_the_docstring() -> None:
+    failed = replace(failure(), message='a """ b \\" \n import os')
+    compile(script(finding(failed=failed)), "script", "exec")
+
+
+@pytest.mark.parametrize(
+    ("check", "message", "call"),
+    [
+        ("cost", "A forward pass needs 64 FLOPs, 48 more than the base; the formula needs 24 more.",
+         "check_flops(original, model, x, allowed=24)"),
+        ("saved_keys", "The file of default holds base_model.model.a.lora_A.other of other.",
+         "check_saved(folder, 'base_model.model.a.lora_A.other', 'default', 'other')"),
+        ("saved_keys", "The file of {print()} holds a of b.",
+         "check_saved(folder + '/{print()}', 'a', '{print()}', 'b')"),
+    ],
+)  # fmt: skip
+def test_what_a_message_says_is_what_the_script_expects(check, message, call) -> None:
+    failed = replace(failure(check), message=message)
+    assert call in script(finding(failed=failed))
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_computed"),
+    [
+        ({}, True),
+        ({"method": "oft"}, True),
+        ({"method": "c3a"}, True),
+        ({"method": "hira"}, True),
+        ({"method": "vera"}, True),
+        ({"method": "hra"}, False),
+        ({"settings": {"lora_bias": True}}, False),
+        ({"settings": {"modules_to_save": ["layer1"]}}, False),
+        ({"settings": {"init_lora_weights": "pissa"}}, False),
+        ({"settings": {"init_lora_weights": False}}, True),
+    ],
+)
+def test_a_formula_that_the_script_does_not_compute_is_not_judged(fields, is_computed) -> None:
+    text = script(finding(example(**fields), failure("function")))
+    assert ("merged_by_hand(" in text) == is_computed
+    assert ("does not compute" in text) != is_computed
+    assert ("nothing differs" in text) == is_computed
+
+
+def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them() -> None:
+    names = {"default": [], "other": ["layer0"]}
+    adapters = tuple(
+        Adapter(name=one, settings={"target_modules": ["layer0"], "feedforward_modules": forward})
+        for one, forward in names.items()
+    )
+    text = script(finding(example(method="ia3", adapters=adapters), failure("function")))
+    assert f"scaled_by_hand(model, original, x, {names})" in text
+
+
+def test_an_unloaded_model_is_compared_with_one_without_its_adapters() -> None:
+    unloaded, merged = (
+        script(finding(example(acts=(Fill(), Unload(merge=merge))), failure("leftover")))
+        for merge in (False, True)
+    )
+    assert "before = output(without_adapters(model), x)" in unloaded
+    assert "before = output(model, x)" in merged
+
+
+def test_what_a_way_back_leads_to_is_compared_with_what_was_there_before() -> None:
+    acts = (Fill(), Add(adapter="other"), *(Activate(adapters=(n,)) for n in ("other", "default")))
+    text = script(finding(example(adapters=PAIR, acts=acts), failure("two_ways", act=3)))
+    assert text.index("before = output(") < text.index("set_adapter('other')")
+    assert text.count("before = output(") == 1
+
+
+ALL_AT_ONCE = """
+import os, pathlib, runpy, sys, warnings
+warnings.simplefilter("ignore")
+import peft, torch, transformers.pytorch_utils
+torch.set_num_threads(1)
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        code = 99
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            os._exit(code)
+    print(path.stem, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs the scripts of a folder, importing the libraries once."""
+
+
+def exit_codes(folder: Path) -> dict[str, int]:
+    """Run scripts with nothing of this project, and return how each ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_AT_ONCE, str(folder)], cwd=folder.parent,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name: int(code) for name, code in (line.split() for line in done.stdout.splitlines())}
+
+
+@pytest.mark.slow
+def test_every_script_of_the_corpus_shows_its_failure(tmp_path) -> None:
+    (tmp_path / "scripts").mkdir()
+    corpus = read_corpus(Path(__file__).parents[1] / "corpus")
+    for one in corpus:
+        (tmp_path / "scripts" / f"{one.name}.py").write_text(script(one))
+    assert exit_codes(tmp_path / "scripts") == {one.name: 1 for one in corpus}
+
+
+@pytest.mark.slow
+def test_a_formula_that_holds_is_not_shown_as_a_failure(tmp_path) -> None:
+    kinds = {
+        "lora": ("linear", "transposed_linear", "conv2d", "embedding"),
+        "dora": ("linear", "transposed_linear", "conv2d"),
+        "lokr": ("linear",), "loha": ("linear",), "oft": ("linear",), "vera": ("linear",),
+        "hra": ("linear",), "hira": ("linear", "embedding"), "ln_tuning": ("linear",),
+    }  # fmt: skip
+    sizes = {"conv2d": (5, 5), "embedding": (3,)}
+    (tmp_path / "scripts").mkdir()
+    for method, kind in ((method, kind) for method, each in kinds.items() for kind in each):
+        network = {"sizes": sizes.get(kind, ())}
+        layers = (layer(kind),)
+        if kind == "conv2d" and method == "lora":
+            layers = (layer(kind, groups=2),)
+        one = example(*layers, method=method, acts=(Fill(),), network=network)
+        text = script(finding(one, failure("function", 0)))
+        (tmp_path / "scripts" / f"{method}-{kind}.py").write_text(text)
+    codes = exit_codes(tmp_path / "scripts")
+    assert set(codes.values()) == {0}, codes
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with LifeWorker(Path(sys.executable), ["loha", "lora"]) as made:
+        made.begin()
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILING)
+def test_a_script_shows_its_finding(worker, name) -> None:
+    one = FAILING[name]
+    failed = worker.live(one).failure
+    assert failed is not None
+    found = Finding(cause=cause_of(one, failed), example=one, failure=failed, packages=PACKAGES)
+    shown = output_of(script(found), Path(sys.executable))
+    assert shown.exit_code == 1, shown.printed
+    assert "expected:" in shown.printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", EVERY_ACT)
+def test_a_script_of_what_holds_says_that_it_does(worker, one) -> None:
+    outcome = worker.live(one)
+    assert (outcome.failure, outcome.refused) == (None, None)
+    last = len(one.acts) - 1
+    found = finding(one, failure("exception", last))
+    shown = output_of(script(found), Path(sys.executable))
+    assert (shown.exit_code, shown.printed) == (0, "expected: no error\ncame: no error")

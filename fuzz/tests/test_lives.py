@@ -1,0 +1,661 @@
+"""Lives run with the installed peft: sound ones pass, and each check sees its defect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import peft
+import pytest
+import torch
+from peft import LoraModel, PeftModel
+from peft.tuners.lora import layer as lora_layer
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import merge_utils
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+
+from peft_fuzz.acts import (
+    Act,
+    Activate,
+    Add,
+    Convert,
+    Copy,
+    Delete,
+    Disable,
+    Enable,
+    Fill,
+    HotSwap,
+    LoadBeside,
+    Merge,
+    Mixed,
+    Mode,
+    SaveLoad,
+    Scale,
+    Train,
+    Unload,
+    Unmerge,
+    Weighted,
+)
+from peft_fuzz.example import Example, Outcome
+from peft_fuzz.networks.network import Adapter, DType, Layer, Network
+from peft_fuzz.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+LINEAR = (
+    Layer(name="lin0", kind="linear", inputs=8, outputs=6),
+    Layer(name="head", kind="linear", inputs=6, outputs=4),
+)
+CONVOLUTION = (
+    Layer(name="conv", kind="conv2d", inputs=4, outputs=6, kernel=(3, 1), padding=(1, 0)),
+    Layer(name="head", kind="linear", inputs=6, outputs=4),
+)
+TWO_NAMES = (
+    Layer(name="lin0", kind="linear", inputs=4, outputs=4),
+    Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="lin0"),
+)
+FILL = Fill()
+ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
+PLAIN = {"target_modules": ["lin0"], "r": 2}
+SECOND = (FILL, Add(adapter="b"), Activate(adapters=("b",)), Fill(seed=1))
+
+
+def example(
+    *acts: Act,
+    layers: Sequence[Layer] = LINEAR,
+    method: str = "lora",
+    second: dict[str, Any] | None = None,
+    sizes: tuple[int, ...] = (),
+    dtype: DType = "float32",
+    **settings: Any,
+) -> Example:
+    mine = {"target_modules": [layers[0].name], "r": 2, **settings}
+    if method == "ln_tuning":
+        del mine["r"]
+    return Example(
+        network=Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
+        method=method,
+        adapters=(
+            Adapter(name="a", settings=mine),
+            Adapter(name="b", settings=mine if second is None else second),
+        ),
+        acts=acts,
+    )
+
+
+SOUND = {
+    "adding what is there after a conversion": example(Convert(dtype="bfloat16"), Add(adapter="a")),
+    "loading into the base as it was before rounding": example(
+        FILL, Merge(), Unmerge(), Convert(dtype="float32"), SaveLoad(), dtype="bfloat16"
+    ),
+    "an adapter without parameters": example(
+        Copy(),
+        layers=(Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
+        method="glora",
+        config_A_B="none",
+    ),
+    "unloading beside a copy of a shared module": example(
+        FILL,
+        Unload(),
+        layers=(
+            *LINEAR[:1],
+            Layer(name="net.head", kind="linear", inputs=6, outputs=6),
+            Layer(name="again", kind="linear", inputs=6, outputs=6, same_as="net.head"),
+        ),
+        modules_to_save=["head"],
+    ),
+    "merging": example(FILL, Merge(safe=True), Unmerge(), Merge(), Disable(), Enable()),
+    "training": example(Train(), Merge(), Unmerge(), Train(keep_optimizer=True, steps=2), Copy()),
+    "two adapters": example(
+        *SECOND,
+        Activate(adapters=("a", "b")),
+        Merge(adapters=("a",)),
+        Merge(adapters=("b",)),
+        Unmerge(),
+        Activate(adapters=("a",), through_tuner=True),
+        Delete(adapter="b"),
+    ),
+    "mixed batch": example(*SECOND, Mixed(adapters=("a", "__base__")), Mixed(adapters=("b",) * 2)),
+    "refused with shared parameters": example(
+        FILL,
+        Merge(safe=True, broken=True),
+        method="tinylora",
+        target_modules=["lin0", "head"],
+    ),
+    "empty parameters": Example(
+        network=Network(layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
+        method="osf",
+        adapters=(Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
+        acts=(FILL, Train()),
+    ),
+    "numbers in float16 that do not train": msgspec.structs.replace(
+        example(FILL, method="adalora", dtype="float16"),
+        adapters=(Adapter(name="a", settings=ADALORA),),
+    ),
+    "empty and trained": example(
+        FILL,
+        Train(),
+        layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+        method="psoft",
+        r=1,
+    ),
+    "trained by tiny gradients": msgspec.structs.replace(
+        example(
+            Train(),
+            Mode(training=True),
+            layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+            method="vblora",
+            dtype="float16",
+            r=1,
+            vector_length=1,
+        ),
+        autocast=False,
+    ),
+    "a vector on all layers": example(
+        Add(adapter="b"),
+        layers=(LINEAR[0], Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        method="unilora",
+        target_modules=["head"],
+        second={"target_modules": ["lin0", "head"], "r": 2},
+    ),
+    "large, unmerged, under two names": Example(
+        network=Network(
+            layers=(
+                Layer(name="layer1", kind="linear", inputs=12, outputs=12),
+                Layer(name="layer2", kind="linear", inputs=12, outputs=12),
+                Layer(name="layer3", kind="linear", inputs=12, outputs=12, same_as="layer2"),
+            )
+        ),
+        method="randlora",
+        adapters=(Adapter(name="a", settings={"target_modules": ["layer1", "layer2"], "r": 1}),),
+        acts=(
+            FILL,
+            LoadBeside(adapter="a", name="copied"),
+            Merge(),
+            Activate(adapters=("copied",)),
+        ),
+    ),
+    "vectors of other layers": example(
+        Add(adapter="b"),
+        Activate(adapters=("b",)),
+        layers=(LINEAR[0], Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        method="tinylora",
+        target_modules=["lin0", "head"],
+        second={"target_modules": ["head"]},
+    ),
+    "exchanged by merging": example(
+        Train(),
+        Merge(),
+        Copy(),
+        Unmerge(),
+        FILL,
+        Merge(),
+        Activate(adapters=("a",)),
+        method="ln_tuning",
+    ),
+    "merged under two names": example(
+        FILL,
+        Merge(),
+        Unmerge(),
+        layers=TWO_NAMES,
+    ),
+    "unloaded under two names": example(FILL, Unload(merge=True), layers=TWO_NAMES),
+    "saved": example(*SECOND, SaveLoad(trainable=True), Train(), SaveLoad(), Disable(within=True)),
+    "loaded beside": example(FILL, LoadBeside(adapter="a", name="c"), Activate(adapters=("c",))),
+    "a copied layer": example(
+        *SECOND, SaveLoad(trainable=True), Unload(), modules_to_save=["head"]
+    ),
+    "unloaded": example(FILL, Unload(merge=True, safe=True)),
+    "a convolution": example(
+        FILL,
+        Merge(),
+        Unmerge(),
+        Convert(channels_last=True),
+        layers=CONVOLUTION,
+        sizes=(5, 2),
+    ),
+    "half precision": example(
+        FILL, Merge(), Unmerge(), Train(), Convert(dtype="float32"), dtype="bfloat16"
+    ),
+    "a combination": example(
+        *SECOND,
+        Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
+        Activate(adapters=("m",)),
+        Merge(),
+    ),
+    "combinations that leave entries out": example(
+        *SECOND,
+        Weighted(
+            adapters=("a", "b"),
+            weights=(1.0, 0.5),
+            combination="dare_linear",
+            name="m",
+            density=0.5,
+        ),
+        Weighted(
+            adapters=("a", "b"), weights=(-1.0, 0.5), combination="ties", name="n", density=0.5
+        ),
+        Activate(adapters=("m",)),
+        Merge(),
+    ),
+    "a swap": example(FILL, HotSwap(adapter="a", target_rank=8), Fill(seed=2)),
+    "another scale": example(FILL, Scale(adapter="a", scale=2.0), Merge()),
+    "DoRA": example(*SECOND, Activate(adapters=("a",)), Merge(), method="dora", use_dora=True),
+    "refusals": example(
+        FILL,
+        Mixed(adapters=("a", "nobody")),
+        Add(adapter="a"),
+        Merge(safe=True, broken=True),
+        Merge(),
+        Delete(adapter="a"),
+        HotSwap(adapter="a"),
+        Unmerge(),
+    ),
+    "no match": example(Add(adapter="b"), second={"target_modules": ["nowhere"]}),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_life_passes(name: str, tmp_path: Path) -> None:
+    outcome = run(SOUND[name], tmp_path)
+    assert outcome == Outcome(acts=len(SOUND[name].acts))
+
+
+def test_an_example_survives_json_and_ends_alike(tmp_path: Path) -> None:
+    first = SOUND["two adapters"]
+    again = msgspec.json.decode(msgspec.json.encode(first), type=Example)
+    assert again == first
+    assert run(again, tmp_path / "1") == run(first, tmp_path / "2")
+
+
+def doubled_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lora_layer.Linear, "get_delta_weight", _times(2.0, lora_layer.Linear.get_delta_weight)
+    )
+
+
+def _times(factor: float, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *arguments: function(*arguments) * factor
+
+
+def forgotten_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
+
+
+def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = lora_layer.LoraLayer.update_layer
+
+    def halved(self, adapter_name, *arguments, **keywords):
+        update(self, adapter_name, *arguments, **keywords)
+        self.scaling[adapter_name] *= 0.5
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "update_layer", halved)
+
+
+def noisy_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset = lora_layer.LoraLayer.reset_lora_parameters
+
+    def noisy(self, adapter_name, init_lora_weights):
+        reset(self, adapter_name, init_lora_weights)
+        nn.init.normal_(self.lora_B[adapter_name].weight)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "reset_lora_parameters", noisy)
+
+
+def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "forward", lambda self, x, *_a, **_k: self.base_layer(x))
+
+
+def adapter_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "delete_adapter", lambda _self, _name: None)
+
+
+def freezing_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = PeftModel.from_pretrained
+
+    def trainable(*arguments, **keywords):
+        model = load(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            tensor.requires_grad_("lora_A" in name)
+        return model
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", trainable)
+
+
+def half_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = PeftModel.from_pretrained
+
+    def scaled(*arguments, **keywords):
+        model = load(*arguments, **keywords)
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                if "lora_A" in name:
+                    tensor.mul_(0.5)
+        return model
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", scaled)
+
+
+def wide_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+
+    def widened(self, *arguments, **keywords):
+        merge(self, *arguments, **keywords)
+        base = self.get_base_layer()
+        base.weight.data = base.weight.data.double()
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", widened)
+
+
+def transposed_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+
+    def strided(self, *arguments, **keywords):
+        merge(self, *arguments, **keywords)
+        base = self.get_base_layer()
+        base.weight.data = base.weight.data.T.contiguous().T
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", strided)
+
+
+def crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lora_layer.Linear, "get_delta_weight", lambda _self, _name: torch.zeros(1) @ torch.zeros(2)
+    )
+
+
+def blind_safe_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+    monkeypatch.setattr(
+        lora_layer.Linear,
+        "merge",
+        lambda self, safe_merge=False, adapter_names=None: merge(self, False, adapter_names),
+    )
+
+
+def training_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    enable = lora_layer.LoraLayer.enable_adapters
+
+    def thawed(self, enabled):
+        enable(self, enabled)
+        self.get_base_layer().requires_grad_(True)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "enable_adapters", thawed)
+
+
+def shared_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = lora_layer.LoraLayer.set_adapter
+
+    def leaking(self, adapter_names, inference_mode=False):
+        update(self, adapter_names, inference_mode)
+        for tensor in self.lora_B.parameters():
+            tensor.requires_grad_(True)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "set_adapter", leaking)
+
+
+def twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = lora_layer.Linear.forward
+
+    def again(self, x, *arguments, **keywords):
+        forward(self, x, *arguments, **keywords)
+        return forward(self, x, *arguments, **keywords)
+
+    monkeypatch.setattr(lora_layer.Linear, "forward", again)
+
+
+def renewed_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmerge = lora_layer.Linear.unmerge
+
+    def renewed(self):
+        unmerge(self)
+        for module in (*self.lora_A.values(), *self.lora_B.values()):
+            module.weight = nn.Parameter(module.weight.detach().clone())
+
+    monkeypatch.setattr(lora_layer.Linear, "unmerge", renewed)
+
+
+def accepted_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = PeftModel.forward
+    monkeypatch.setattr(PeftModel, "forward", lambda self, x, adapter_names=None: forward(self, x))
+
+
+def frozen_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrap = peft.get_peft_model
+
+    def froze(*arguments, **keywords):
+        model = wrap(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            if "lora_A" in name:
+                tensor.requires_grad_(False)
+        return model
+
+    monkeypatch.setattr(peft, "get_peft_model", froze)
+
+
+def frozen_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrap = peft.get_peft_model
+
+    def froze(*arguments, **keywords):
+        model = wrap(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            if "modules_to_save" in name and name.endswith("bias"):
+                tensor.requires_grad_(False)
+        return model
+
+    monkeypatch.setattr(peft, "get_peft_model", froze)
+
+
+def left_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None)
+
+
+MERGED = (FILL, Merge())
+DEFECTS = {
+    "merged": (doubled_merge, MERGED, 1),
+    "unmerged": (forgotten_unmerge, (*MERGED, Unmerge()), 2),
+    "function": (other_scale, (FILL,), 0),
+    "identity": (noisy_start, (), -1),
+    "no_op": (no_adapter, (FILL,), 0),
+    "leftover": (adapter_kept, (Add(adapter="b"), Delete(adapter="b")), 1),
+    "frozen": (freezing_load, (SaveLoad(),), 0),
+    "loaded": (half_loaded, (FILL, SaveLoad(trainable=True)), 1),
+    "dtype": (wide_merge, MERGED, 1),
+    "layout": (transposed_merge, MERGED, 1),
+    "exception": (crash, MERGED, 1),
+    "refused_safe_merge": (blind_safe_merge, (FILL, Merge(safe=True, broken=True)), 1),
+    "frozen base": (training_base, (Disable(), Enable()), 0),
+    "frozen other": (shared_fill, (Add(adapter="b"),), 0),
+    "cost": (twice, (FILL,), 0),
+    "trained": (
+        renewed_parameters,
+        (Train(), Merge(), Unmerge(), Train(keep_optimizer=True)),
+        3,
+    ),
+    "accepted": (accepted_name, (Mixed(adapters=("a", "nobody")),), 0),
+    "two_ways": (accepted_name, (*SECOND, Mixed(adapters=("a", "b"))), 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("defect", "check", "settings"),
+    [
+        (frozen_half, "frozen", {}),
+        (frozen_copy, "frozen", {"modules_to_save": ["head"]}),
+        (left_in_half_precision, "dtype", {"dtype": "bfloat16"}),
+    ],
+)
+def test_a_defect_of_wrapping_is_seen(
+    defect: Callable[[pytest.MonkeyPatch], None],
+    check: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    defect(monkeypatch)
+    failure = run(example(**settings), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == (check, -1), failure.message
+
+
+def test_a_copy_that_is_wrapped_once_more_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As peft before 0.14 did where an adapter had the name of the module that it copied."""
+    original = ModulesToSaveWrapper.__init__
+
+    def twice(self: ModulesToSaveWrapper, *given: Any, **named: Any) -> None:
+        original(self, *given, **named)
+        for name in [*self.modules_to_save]:
+            if not isinstance(self.modules_to_save[name], ModulesToSaveWrapper):
+                inner = ModulesToSaveWrapper.__new__(ModulesToSaveWrapper)
+                original(inner, self.modules_to_save[name], name)
+                self.modules_to_save[name] = inner
+
+    monkeypatch.setattr(ModulesToSaveWrapper, "__init__", twice)
+    failure = run(example(modules_to_save=["head"]), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == ("leak", -1), failure.message
+
+
+@pytest.mark.parametrize(
+    "act", [Add(adapter="b"), LoadBeside(adapter="a", name="c"), SaveLoad(trainable=True)]
+)
+def test_an_adapter_put_in_later_is_seen_in_half_precision(
+    act: Act, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 is asked for by default; without it, the adapter may be as the base is."""
+    original = BaseTuner._cast_adapter_dtype
+    calls = []
+
+    def first_alone(self, *arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 1:
+            original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", first_alone)
+    outcome = run(example(act, dtype="bfloat16"), tmp_path / "1")
+    assert outcome.failure is not None, (outcome, calls)
+    failure = outcome.failure
+    assert (failure.check, failure.act) == ("dtype", 0), failure.message
+    unasked = msgspec.structs.replace(example(act, dtype="bfloat16"), autocast=False)
+    assert run(unasked, tmp_path / "2").failure is None
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_seen_by_its_check(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject, acts, position = DEFECTS[name]
+    inject(monkeypatch)
+    failure = run(example(*acts), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
+
+
+def test_a_combination_that_does_not_divide_by_the_density_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = merge_utils.random_pruning
+    monkeypatch.setattr(
+        merge_utils,
+        "random_pruning",
+        lambda tensor, density, **_: real(tensor, density, rescale=False),
+    )
+    for number, combination in enumerate(("dare_linear", "ties")):
+        act = Weighted(
+            adapters=("a", "b"), weights=(1.0, 0.5), combination=combination, name="m", density=0.5
+        )
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        failure = run(example(*SECOND, act), folder).failure
+        assert (failure.check if failure else None) == {0: "function", 1: None}[number]
+
+
+def test_a_layer_that_the_library_leaves_out_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = staticmethod(lambda _configuration, key: key == "lin0")
+    monkeypatch.setattr(LoraModel, "_check_target_module_exists", matches)
+    failure = run(example(target_modules=["lin0", "head"]), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == ("function", -1)
+    assert failure.message == "Adapter a is not on head, which it must adapt."
+
+
+def test_a_failure_names_the_library_function_that_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self, _name):
+        raise ZeroDivisionError("no rank")
+
+    monkeypatch.setattr(lora_layer.Linear, "get_delta_weight", broken)
+    failure = run(example(*MERGED), tmp_path).failure
+    assert failure is not None
+    assert failure.error == "ZeroDivisionError"
+    assert failure.message == "ZeroDivisionError: no rank"
+    assert failure.where == "tuners.lora.layer:merge"
+
+
+def test_what_a_release_lacks_is_absent(tmp_path: Path) -> None:
+    assert run(example(method="unheard"), tmp_path).absent is not None
+    outcome = run(example(unheard_setting=1), tmp_path)
+    assert "no unheard_setting" in str(outcome.absent)
+    assert outcome.failure is None
+
+
+def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path: Path) -> None:
+    outcome = run(example(FILL, r=0), tmp_path)
+    assert "should be a positive integer" in str(outcome.refused)
+
+
+def test_no_file_has_the_biases_that_a_deleted_adapter_has_trained(tmp_path: Path) -> None:
+    add = Add(adapter="b")
+    kept = example(FILL, add, SaveLoad(), bias="lora_only", second=PLAIN)
+    assert run(kept, tmp_path / "1").failure is None
+    saved = example(FILL, add, Delete(adapter="a"), SaveLoad(), bias="lora_only", second=PLAIN)
+    outcome = run(saved, tmp_path / "2")
+    assert outcome.failure is None
+    assert "act 3 has no meaning here" in str(outcome.refused)
+
+
+def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path: Path) -> None:
+    """AdaLoRA trains one adapter alone: two that were saved cannot be loaded to train."""
+    two = msgspec.structs.replace(
+        example(LoadBeside(adapter="a", name="c"), SaveLoad(trainable=True), method="adalora"),
+        adapters=(Adapter(name="a", settings=ADALORA),),
+    )
+    outcome = run(two, tmp_path)
+    assert outcome.failure is None
+    assert "supports only 1 trainable adapter" in str(outcome.refused)
+
+
+def test_an_act_without_meaning_ends_the_life(tmp_path: Path) -> None:
+    outcome = run(example(Unmerge(), FILL), tmp_path)
+    assert outcome == Outcome(refused="act 0 has no meaning here")
+
+
+def test_a_network_that_does_not_run_is_absent(tmp_path: Path) -> None:
+    torn = (LINEAR[0], Layer(name="head", kind="linear", inputs=9, outputs=4))
+    assert "does not run" in str(run(example(layers=torn), tmp_path).absent)
+
+
+def test_a_defect_of_the_oracles_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft_fuzz.oracle import expected
+
+    def broken(*_arguments, **_keywords):
+        raise ValueError("of our own")
+
+    monkeypatch.setattr(expected, "adapter_tensors", broken)
+    with pytest.raises(ValueError, match="of our own"):
+        run(example(FILL), tmp_path)
+
+
+def test_nothing_is_printed_and_no_warning_reaches_the_caller(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(SOUND["two adapters"], tmp_path)
+    assert capfd.readouterr() == ("", "")

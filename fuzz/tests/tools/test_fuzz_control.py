@@ -1,0 +1,99 @@
+"""The control: the fuzzer on adapters that are right by construction, and on one that is not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import control
+import msgspec
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(path) for path in (ROOT / "tools", ROOT, ROOT.parent)]
+ONCE_FALSE = Path(__file__).with_name("once_false_findings.jsonl")
+
+
+def run(*options, reference=control.REFERENCE):
+    code = (
+        f"import sys, pathlib; sys.path[:0] = {PATHS}; import control; "
+        f"control.REFERENCE = pathlib.Path('{reference}'); "
+        "methods = control.use_reference(); "
+        "found = list(control.searches(methods, seed=0, job=0, seconds=float(sys.argv[1]))); "
+        "print(sorted(methods), sum(sum(one.counts.lives.values()) for one in found)); "
+        "print(*[control.described(one.found) for one in found if one.found], sep='\\n')"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *options],
+        capture_output=True, text=True, check=True, timeout=300,
+    ).stdout  # fmt: skip
+
+
+def test_the_reference_is_not_put_in_place_of_a_peft_that_is_in_use():
+    pytest.importorskip("peft")
+    with pytest.raises(RuntimeError, match="imported already"):
+        control.use_reference()
+
+
+def test_the_page_has_the_result(monkeypatch, tmp_path):
+    page, results = tmp_path / "page.md", tmp_path / "results.json"
+    page.write_text(control.PAGE.read_text())
+    monkeypatch.setattr(control, "PAGE", page)
+    made = control.Controlled(
+        minutes=60, jobs=2, lives={"lora": 1200, "ia3": 34}, refused={"lora": 5}, findings=[]
+    )
+    results.write_bytes(msgspec.json.encode(made))
+    options = ["--results", str(results)]
+    assert control.main(["--write", *options]) == 0
+    assert control.main(["--check", *options]) == 0
+    assert "In 1,234 lives (ia3 34, lora 1,200) it found nothing; 5 of them" in page.read_text()
+    results.write_bytes(msgspec.json.encode(msgspec.structs.replace(made, findings=["lora-1"])))
+    assert control.main(["--check", *options]) == 1
+    with pytest.raises(SystemExit, match="Make it with"):
+        control.main(["--check", "--results", str(tmp_path / "none.json")])
+
+
+@pytest.mark.slow
+def test_nothing_is_found_in_adapters_that_are_right():
+    methods, _, found = run("8").partition("\n")
+    assert methods.startswith("['dora', 'ia3', 'loha', 'lokr', 'lora'] ")
+    assert int(methods.rpartition(" ")[2]) > 20
+    assert found.strip() == ""
+
+
+@pytest.mark.slow
+def test_what_was_found_once_in_adapters_that_are_right_is_found_no_more():
+    code = (
+        f"import sys, pathlib, tempfile; sys.path[:0] = {PATHS}; "
+        "import control, msgspec; control.use_reference(); "
+        "from peft_fuzz.example import Example; from peft_fuzz.run import run; "
+        "examples = [msgspec.json.decode(line, type=Example) for line in sys.stdin]; "
+        "outcomes = [run(one, pathlib.Path(tempfile.mkdtemp())) for one in examples]; "
+        "print(len(outcomes), [one.failure for one in outcomes if one.failure])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        input=ONCE_FALSE.read_text(), capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    count = len(ONCE_FALSE.read_text().splitlines())
+    assert done.stdout.strip() == f"{count} []"
+
+
+@pytest.mark.nightly
+def test_a_defect_of_the_reference_is_found(tmp_path):
+    reference = tmp_path / "reference"
+    shutil.copytree(control.REFERENCE, reference)
+    methods = reference / "peft" / "tuners" / "methods.py"
+    right = methods.read_text()
+    methods.write_text(right.replace("self.scaling[name]", "2 * self.scaling[name]", 1))
+    assert methods.read_text() != right
+    assert "lora-" in run("20", reference=reference)
+
+
+@pytest.mark.nightly
+def test_the_command_counts_the_lives(capsys, tmp_path):
+    options = ["--minutes", "0.1", "--jobs", "1", "--results", str(tmp_path / "results.json")]
+    assert control.main(options) == 0
+    assert "it found nothing; " in capsys.readouterr().out

@@ -1,0 +1,238 @@
+"""Adapters that a run kept beside its file, for `accept` to store.
+
+There is a folder for each case, with the library's files and `stored.json`; `stored_adapters` has
+those of a storage. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from peft_regress.cases import Case, CaseId, DataFile, Name, Version, in_words, is_data_file
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
+from peft_regress.runs.schema import MadeWith, Run
+from peft_regress.text import clean
+
+LARGEST_BYTES: Final = 2 * 2**20
+"""Larger adapters are not kept: those of forty methods must fit into 10 MB."""
+
+MANIFEST: Final = "stored.json"
+
+
+class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `stored.json`."""
+
+    case: CaseId
+    """The id of the case that made the files."""
+    definition: str
+    output: list[list[float]]
+    """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
+    list for each tensor."""
+    files: dict[DataFile, str]
+    """SHA-256 of each file, by name."""
+    packages: dict[Name, Version] = msgspec.field(default_factory=dict)
+    """Versions of the packages that wrote the files, by name."""
+    made_with: MadeWith | UnsetType = UNSET
+    """Of a case of one's own, whose model and data are not defined elsewhere."""
+
+
+def adapters_of_run(run_file: Path) -> Path:
+    """Return the folder beside a run file that keeps its adapters."""
+    return run_file.with_name(f"{run_file.stem}.adapters")
+
+
+def prune_adapters(folder: Path, run: Run) -> None:
+    """Remove adapters of an earlier run that this run did not keep again."""
+    if not is_folder(folder):
+        return
+    for path in folder.iterdir():
+        if not (path / MANIFEST).is_file():
+            continue  # no run made this
+        with contextlib.suppress(InputError):
+            stored = read_checked(path)
+            record = run.cases.get(stored.case)
+            is_kept = record is not None and record.invariants.get("saved_adapter_reloads")
+            if record and is_kept and record.definition == stored.definition:
+                continue
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write them)
+    folder: Path,
+    case: Case,
+    *,
+    definition: str,
+    output: list[list[float]],
+    made_with: MadeWith | UnsetType = UNSET,
+    save: Callable[[Path], None],
+) -> None:
+    """Let `save` write a case's files into its own folder below `folder`, if small enough.
+
+    If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
+    """
+    target = folder / own_folder(case)
+    # First of all, so that files of an earlier run never pass for this one's.
+    shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        save(made)
+        contents = {path.name: path.read_bytes() for path in made.iterdir()}
+        is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
+        if is_small and all(map(is_data_file, contents)):
+            files = {name: _sha256(content) for name, content in sorted(contents.items())}
+            stored = StoredAdapter(
+                case=case.id,
+                definition=definition,
+                output=output,
+                files=files,
+                made_with=made_with,
+            )
+            _replace(target, contents, stored)
+
+
+def adapter_files(folder: Path, case: Case) -> dict[str, bytes]:
+    """Return the files that a case kept below a folder, by name; empty if it kept none."""
+    kept = folder / own_folder(case)
+    return {path.name: path.read_bytes() for path in sorted(kept.glob("*"))}
+
+
+def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
+    """Write what `adapter_files` returned on another machine; without files remove older ones.
+
+    If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
+    """
+    target = folder / own_folder(case)
+    shutil.rmtree(target, ignore_errors=True)
+    contents = {name: content for name, content in files.items() if is_data_file(name)}
+    if MANIFEST not in files:
+        return
+    with contextlib.suppress(OSError, InputError, msgspec.DecodeError):
+        contents.pop(MANIFEST, None)
+        _replace(target, contents, msgspec.json.decode(files[MANIFEST], type=StoredAdapter))
+
+
+def gather_adapters(source: Path, run_file: Path) -> None:
+    """Replace the adapters beside a run file by those of another run, or of all its shards.
+
+    Raises `InputError` if they cannot be copied; then the older ones are still there.
+    """
+    target = adapters_of_run(run_file)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".peft-regress-") as scratch:
+            made = Path(scratch) / target.name
+            for folder in _kept_beside(source):
+                shutil.copytree(folder, made, dirs_exist_ok=True, ignore=_links)
+            shutil.rmtree(target, ignore_errors=True)
+            if made.exists():
+                made.rename(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def add_adapters(source: Path, run_file: Path) -> None:
+    """Copy the adapters of a run, or of all its shards, to the folder beside another run file.
+
+    Run files whose names differ only in the ending share a folder: there is nothing to copy.
+    Raises `InputError` if they cannot be copied.
+    """
+    target = adapters_of_run(run_file)
+    try:
+        for folder in _kept_beside(source):
+            if resolved(folder) != resolved(target):
+                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    return InputError(f"{target}: cannot be written ({error.strerror or error})")
+
+
+def _kept_beside(source: Path) -> list[Path]:
+    """Return the folders with the adapters of a run, or of each of its shards."""
+    folders = [adapters_of_run(source)]
+    if is_folder(source):
+        folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
+    return [folder for folder in folders if is_folder(folder) and not folder.is_symlink()]
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Return the links in a folder: they could lead to a secret of whoever copies it."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
+def kept_adapters(source: Path) -> Iterator[tuple[Path, StoredAdapter]]:
+    """Return the folder and the manifest of each adapter that a run, or one of its shards, kept.
+
+    Raises `InputError` for one that was altered.
+    """
+    for folder in _kept_beside(source):
+        for path in sorted(folder.iterdir()):
+            yield path, read_checked(path)
+
+
+def own_folder(case: Case) -> str:
+    """Return the folder of a case of one's own, which shares its adapter with no other."""
+    return case.id.replace("/", "--")
+
+
+def read_checked(folder: Path) -> StoredAdapter:
+    """Return the manifest of an adapter. Raises `InputError` unless all files are as it says."""
+    manifest = folder / MANIFEST
+    remedy = (
+        f"Restore it with `git checkout -- {folder}`. Beside a run file, you can also remove the "
+        "folder, and accept again."
+    )
+    try:
+        stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
+        found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        ) from error
+    except (ValueError, RecursionError) as error:  # also for an invalid byte
+        problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
+        raise InputError(f"{manifest}: {problem}. {remedy}") from error
+    for name in sorted(found.keys() | stored.files.keys()):
+        wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
+        if wanted != given:
+            raise InputError(
+                f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
+            )
+    return stored
+
+
+def _digest_of(path: Path) -> str:
+    """Return the digest of a file; a link would bring what lies outside into a storage."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link", str(path))
+    return _sha256(read_bytes(path))
+
+
+def _replace(target: Path, contents: Mapping[str, bytes], stored: StoredAdapter) -> None:
+    """Replace a folder. The manifest comes last, so that an interrupted write is noticed."""
+    if is_folder(target):
+        shutil.rmtree(target)
+    for name, content in contents.items():
+        write_atomic(target / name, content)
+    write_atomic(target / MANIFEST, manifest_content(stored))
+
+
+def manifest_content(stored: StoredAdapter) -> bytes:
+    """Return the content of `stored.json`."""
+    return msgspec.json.format(msgspec.json.encode(stored), indent=1) + b"\n"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

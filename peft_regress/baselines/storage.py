@@ -1,0 +1,328 @@
+"""The entries of a storage: where they lie, their order, and whether all of them are there.
+
+Each entry names the content digest of the entry before it, its own place, and what it relies on:
+ledgers and adapters. `newest` names the newest entry, so that its absence shows, too. It is written
+after the entry and may be one entry behind.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from peft_regress.errors import InputError, RunFileError
+from peft_regress.files import is_folder, read_bytes, write_atomic
+from peft_regress.runs.ledger_files import ledger_file
+from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import Acceptance, digest_of
+
+_T = TypeVar("_T")
+
+_ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
+
+_MOST_READS: Final = 20
+"""How often to read a storage again in which others accept meanwhile."""
+
+_OTHER_FOLDERS = frozenset({"adapters", "ledgers", "sources"})
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def baseline_files(root: Path) -> list[Path]:
+    """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first.
+
+    Raises `RunFileError` for a JSON file that is no entry, `InputError` for an unreadable folder:
+    either could hide the newest baseline.
+    """
+    if not is_folder(root):
+        return []
+    try:
+        folders = [path for path in root.iterdir() if path.is_dir()]
+        folders = [path for path in folders if not path.name.startswith(".")]
+        found = [
+            path
+            for folder in folders
+            if folder.name not in _OTHER_FOLDERS
+            for path in folder.iterdir()
+        ]
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        ) from error
+    for path in found:
+        if path.name == newest_file(root).name:
+            raise InputError(
+                f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
+            )
+    entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
+    for path in entries:
+        if not _ENTRY_NAME.match(path.name):
+            raise RunFileError(
+                path,
+                "is no entry: the name of an entry is <machine id>/NNNN_<name>.json",
+                "Rename it, or move it out of the baselines.",
+            )
+    return sorted(entries, key=lambda path: (entry_number(path), path.as_posix()))
+
+
+def entry_number(path: Path) -> int:
+    """Return the number in the name of an entry; 0 for another name."""
+    match = _ENTRY_NAME.match(path.name)
+    return int(match.group(1)) if match else 0
+
+
+def entry_name(path: Path) -> str:
+    """Return where an entry lies in its storage: `<machine id>/NNNN_<name>`."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def adapter_folder(root: Path, digest: str) -> Path:
+    """Return where a storage keeps an adapter."""
+    return root / "adapters" / digest.removeprefix("sha256:")
+
+
+def check_inside(root: Path, path: Path) -> None:
+    """Raise `InputError` if a path leads out of a storage, through a link for instance."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{path}: leads out of {root}, to {path.resolve()}. Remove the link.")
+
+
+# --- reading entries ------------------------------------------------------------------------------
+
+
+def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
+    """Read every entry of a baseline storage, oldest first.
+
+    Raises `RunFileError` for an entry that cannot be trusted, or that does not follow the one
+    before it.
+    """
+
+    def read(paths: Sequence[Path]) -> list[RunFile]:
+        entries = list(read_entries_of(paths, ledgers=ledgers))
+        check_order(root, [Link.of(entry) for entry in entries])
+        return entries
+
+    return read_while_still(root, read)
+
+
+def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator[RunFile]:
+    """Read entries one by one. Raises `RunFileError` for one that was never accepted."""
+    for path in paths:
+        entry = read_run_file(path, ledgers=ledgers)
+        if entry.run.accepted is None:
+            raise RunFileError(
+                path,
+                "is among the baselines but was never accepted",
+                f"Move it away and type `peft-regress accept {path.name} --reason TEXT`.",
+            )
+        yield entry
+
+
+def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
+    """Read the entries of a storage; once more if one was accepted meanwhile."""
+    for _ in range(_MOST_READS):
+        paths = baseline_files(root)
+        try:
+            return read(paths)
+        except RunFileError:
+            if baseline_files(root) == paths:
+                raise
+            # An entry was accepted meanwhile.
+    raise InputError(
+        f"{root}: entries are accepted faster than they are read. Wait until that has ended."
+    )
+
+
+def acceptance_of(entry: RunFile) -> Acceptance:
+    """Return as what an entry was accepted."""
+    assert entry.run.accepted is not None, entry.path  # noqa: S101  (`read_entries_of` refuses others)
+    return entry.run.accepted
+
+
+class Link(NamedTuple):
+    """An entry as a link of the chain."""
+
+    name: str
+    """Where it lies: `<machine id>/NNNN_<name>`."""
+    digest: str
+    """Of its content, by which its successor names it."""
+    accepted: Acceptance
+
+    @classmethod
+    def of(cls, entry: RunFile) -> Link:
+        """Return the link of an entry."""
+        return cls(entry_name(entry.path), entry.run.content_digest, acceptance_of(entry))
+
+    @property
+    def stem(self) -> str:
+        """The name of its file, without the ending."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its machine."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def moment(self) -> dt.datetime:
+        """When it was accepted, by the clock of then."""
+        return dt.datetime.fromisoformat(self.accepted.date)
+
+    def path(self, root: Path) -> Path:
+        """Return its file in a storage."""
+        return root / f"{self.name}.json"
+
+
+# --- the newest entry -----------------------------------------------------------------------------
+
+
+class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `newest`."""
+
+    entry: str
+    digest: str
+    names: str
+    """A digest of the names of all entries."""
+    current: dict[str, str]
+    """The digest of each machine folder's `current.txt`."""
+
+
+def digest_of_names(names: Iterable[str]) -> str:
+    """Return a digest of the names of all entries, in their order."""
+    return digest_of("\n".join(names).encode("utf-8", "surrogateescape"))
+
+
+def newest_file(root: Path) -> Path:
+    """Return the file that names the newest entry."""
+    return root / "newest"
+
+
+def read_newest(root: Path) -> Newest | None:
+    """Return which entry is the newest; None without the file. Raises `RunFileError`."""
+    path = newest_file(root)
+    try:
+        content = read_bytes(path)
+        return msgspec.json.decode(content, type=Newest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise RunFileError(path, problem, restore(root)) from error
+    except ValueError as error:
+        if content.startswith(b"<<<<<<<") or b"\n<<<<<<<" in content:
+            problem = "has git conflict markers: two branches accepted"
+            raise RunFileError(path, problem, _take_one_side(root)) from error
+        raise RunFileError(path, f"does not name an entry ({error})", restore(root)) from error
+
+
+def write_newest(root: Path, newest: Newest) -> bool:
+    """Name the newest entry; return False if it is named already. Raises `InputError`."""
+    content = msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
+    path = newest_file(root)
+    is_new = not path.exists() or read_bytes(path) != content
+    if is_new:
+        write_atomic(path, content)
+    return is_new
+
+
+# --- whether all is there -------------------------------------------------------------------------
+
+
+def check_order(root: Path, links: Sequence[Link]) -> None:
+    """Raise `RunFileError` unless each entry follows the one before, up to the newest."""
+    for link in links:
+        if link.accepted.entry != link.name:
+            problem = f"was moved or renamed: it is the entry {link.accepted.entry}"
+            raise RunFileError(link.path(root), problem, restore(root))
+    before = ""
+    for link in links:
+        if link.accepted.predecessor != before:
+            raise _broken_link(root, link, links)
+        before = link.digest
+    _check_newest(root, links)
+
+
+def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
+    """Return the error of an entry that does not name the one before it."""
+    predecessor, path = link.accepted.predecessor, link.path(root)
+    names = {one.digest: one.stem for one in links} | {"": "no entry"}
+    if predecessor not in names:
+        problem = f"its predecessor is missing (content_digest {predecessor})"
+        return RunFileError(path, problem, restore(root))
+    others = [
+        one.stem for one in links if one is not link and one.accepted.predecessor == predecessor
+    ]
+    why = f"as {others[0]} does" if others else "which is not the entry before it"
+    return RunFileError(
+        path,
+        f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed",
+        _take_one_side(root),
+    )
+
+
+def _take_one_side(root: Path) -> str:
+    return (
+        "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
+        f"{shlex.quote(str(root))}`, then `peft-regress accept` the entry of the other, "
+        "from a worktree of that branch."
+    )
+
+
+def _check_newest(root: Path, links: Sequence[Link]) -> None:
+    path, newest = newest_file(root), read_newest(root)
+    # An accept that was killed leaves it one entry behind.
+    allowed: list[str | None] = [link.digest for link in links[-2:]]
+    if len(links) < 2:  # noqa: PLR2004
+        allowed.append(None)
+    if (newest and newest.digest) in allowed:
+        return
+    if newest is None:
+        raise RunFileError(path, "is missing, so that no one knows the newest entry", restore(root))
+    problem = (
+        f"is older than {links[-1].stem}: it names {newest.entry}"
+        if newest.digest in {link.digest for link in links}
+        else f"names {newest.entry}, which is missing or was replaced"
+    )
+    raise RunFileError(path, problem, restore(root))
+
+
+Names = dict[str, tuple[int, str]]
+"""For each digest of a ledger or an adapter the first entry that relies on it, by its position, and
+the case."""
+
+
+def check_parts(root: Path, links: Sequence[Link], *, ledgers: Names, adapters: Names) -> None:
+    """Raise `RunFileError` if a part is missing that an entry relies on.
+
+    It looks at names; who reads a part checks its content.
+    """
+    folder = root / "ledgers"
+    found = {path.name for path in folder.glob("*/*.json.gz")} if is_folder(folder) else set()
+    for digest, (index, case) in ledgers.items():
+        path = ledger_file(folder, digest)
+        if path.name not in found:
+            problem = f"{case}: its ledger {path} is missing"
+            raise RunFileError(links[index].path(root), problem, restore(folder))
+    for digest, (index, case) in adapters.items():
+        check_adapter(root, links[index].path(root), case, digest)
+
+
+def check_adapter(root: Path, entry: Path, case: str, digest: str) -> Path:
+    """Return the folder of an adapter that an entry names. Raises `RunFileError` without one."""
+    folder = adapter_folder(root, digest)
+    if not is_folder(folder):
+        problem = f"relies on the adapter of {case} in {folder}, which is missing"
+        raise RunFileError(entry, problem, restore(folder))
+    return folder
+
+
+def restore(path: Path) -> str:
+    """Return how to get back what was committed."""
+    return f"Restore it with `git checkout -- {shlex.quote(str(path))}`."

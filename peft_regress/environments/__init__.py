@@ -1,1 +1,0 @@
-"""Measure in another interpreter: overlays, workers, upgrades, timing, reproductions."""

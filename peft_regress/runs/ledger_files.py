@@ -1,0 +1,115 @@
+"""Keep each ledger once, under the digest of its content: in a run file, or in a storage.
+
+A run file has the ledgers in one mapping, `ledgers`, and each record names its own by digest. A
+storage has each as one compressed file beside its entries: `ledgers/<2 hex>/<64 hex>.json.gz`. The
+digest is that of the ledger's canonical JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.files import read_bytes
+from peft_regress.runs.schema import Ledger, Record, Run, canonical_json, digest_of
+
+_LARGEST_BYTES: Final = 2**26
+"""A thousand times the size of a ledger."""
+
+_AS_GZIP: Final = 31
+"""zlib's number for a stream with the header of gzip."""
+
+
+def with_digests(run: Run) -> Run:
+    """Return a run in the form of a file: each record names its ledger, and the run holds them.
+
+    A record keeps an empty ledger. Raises `InputError` for a ledger that was not read.
+    """
+    ledgers: dict[str, Ledger] = {}
+    known: dict[int, str] = {}
+    cases: dict[str, Record] = {}
+    for name, record in run.cases.items():
+        cases[name] = record
+        if record.ledger == Ledger():
+            continue
+        if isinstance(record.ledger, str):
+            if record.ledger not in run.ledgers:
+                raise InputError(f"{name}: its ledger {record.ledger} was not read")
+            ledgers[record.ledger] = run.ledgers[record.ledger]
+            continue
+        digest = known.get(id(record.ledger)) or ledger_digest(record.ledger)
+        known[id(record.ledger)] = digest
+        ledgers[digest] = record.ledger
+        cases[name] = msgspec.structs.replace(record, ledger=digest)
+    return msgspec.structs.replace(run, cases=cases, ledgers=dict(sorted(ledgers.items())))
+
+
+def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
+    """Undo `with_digests` for the ledgers that a file keeps; check them also if nobody uses them.
+
+    A run of a storage, whose file keeps none, stays as it is. Raises `InputError` for a ledger that
+    was altered, is not there, or belongs to no case.
+    """
+    for digest, ledger in kept.items():
+        if ledger_digest(ledger) != digest:
+            raise InputError(f"the ledger {digest} was altered after it was written")
+    cases = dict(run.cases)
+    unused = set(kept)
+    for name, record in run.cases.items():
+        if isinstance(record.ledger, Ledger):
+            if record.ledger != Ledger():
+                raise InputError(f"{name}: its ledger is in its record, not under its digest")
+        elif record.ledger in kept:
+            unused.discard(record.ledger)
+            if use:
+                cases[name] = msgspec.structs.replace(record, ledger=kept[record.ledger])
+        elif kept:
+            raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
+    if unused:
+        raise InputError(f"the ledger {min(unused)} belongs to no case")
+    return msgspec.structs.replace(run, cases=cases)
+
+
+def ledger_digest(ledger: Ledger) -> str:
+    """Return the digest of a ledger."""
+    return digest_of(canonical_json(ledger))
+
+
+def ledger_folder(entry: Path) -> Path:
+    """Return the folder with the ledgers of the storage that an entry lies in."""
+    return entry.parent.parent / "ledgers"
+
+
+def ledger_file(folder: Path, digest: str) -> Path:
+    """Return where a storage keeps a ledger."""
+    name = digest.removeprefix("sha256:")
+    return folder / name[:2] / f"{name}.json.gz"
+
+
+def ledger_content(ledger: Ledger) -> bytes:
+    """Return the content of a ledger's file, the same whenever it is made."""
+    return gzip.compress(canonical_json(ledger), compresslevel=9, mtime=0)
+
+
+def read_ledger(folder: Path, digest: str) -> Ledger:
+    """Read a ledger from the folder of a storage. Raises `InputError` if it is not as stored."""
+    path = ledger_file(folder, digest)
+    try:
+        unpacking = zlib.decompressobj(_AS_GZIP)
+        content = unpacking.decompress(read_bytes(path), _LARGEST_BYTES)
+        if digest_of(content) == digest:
+            return msgspec.json.decode(content, type=Ledger)
+        problem = "was altered"
+    except FileNotFoundError:
+        problem = "is missing"
+    except (zlib.error, msgspec.DecodeError) as error:
+        problem = f"was altered ({error})"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    raise InputError(f"{path} {problem}")

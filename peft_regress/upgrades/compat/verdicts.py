@@ -1,0 +1,268 @@
+"""Judge how a release loads an adapter, against the release that saved it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from peft_regress.text import clean, count_of
+from peft_regress.upgrades.compat.messages import (
+    BaseMade,
+    Loaded,
+)
+
+Verdict = Literal[
+    "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"
+]
+
+EXIT_CODES: Final[dict[Verdict, int]] = {
+    "same": 0,
+    "loads_otherwise": 0,
+    "other_output": 1,
+    "no_merge": 1,
+    "refused": 1,
+    "incomparable": 3,
+    "unusable": 3,
+}
+
+WORDS: Final[dict[Verdict, str]] = {
+    "same": "same",
+    "loads_otherwise": "loads otherwise",
+    "other_output": "other output",
+    "no_merge": "does not merge",
+    "refused": "refused",
+    "incomparable": "incomparable",
+    "unusable": "unusable",
+}
+"""What a table calls each verdict."""
+
+TOLERANCE: Final = 3e-5
+"""The largest difference of two outputs that count as the same, relative to the largest number.
+
+It is `STORED_TOLERANCE` of the invariants: a certificate may be checked on another machine. Over
+releases on one machine, docs/upgrading.md has the largest difference of an adapter that computes
+the same, and the smallest of one that computes something else.
+"""
+
+VISIBLE: Final = 10 * TOLERANCE
+"""The smallest change that an adapter must make to the output of its base, relative as well.
+
+One that does less computes what the base computes, whether a release reads it or drops it.
+"""
+
+_MOST_NAMED: Final = 3
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the release that saved the adapter makes of it: the other releases are judged by it."""
+
+    release: str
+    packages: dict[str, str]
+    base: BaseMade
+    adapter: Loaded
+
+    @property
+    def effect(self) -> float | None:
+        """How much the adapter changes the output of the base, relative to its largest number.
+
+        None if the output has another shape than the base's, or the base's is zero.
+        """
+        return _difference(self.adapter.outputs or [], self.base.outputs)
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the adapter does something, so that a release that drops it is seen."""
+        effect = self.effect
+        return effect is None or effect > VISIBLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdict on one release."""
+
+    verdict: Verdict
+    difference: float | None = None
+    """Of the output, relative to the largest number; None if it was not, or cannot be, compared."""
+    merged_difference: float | None = None
+    """Of the output with the adapter merged."""
+    details: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1 if the release breaks the adapter, 3 if it is not known, else 0."""
+        return EXIT_CODES[self.verdict]
+
+
+def problem_of_reference(adapter: Loaded) -> str:
+    """Say why nothing can be compared with what a release made of an adapter; empty if it can."""
+    if adapter.refusal:
+        return f"refuses it: {adapter.refusal}"
+    if not adapter.is_finite or not adapter.is_steady:
+        return f"cannot compute it: {_of_output(adapter, None)[0]}"
+    for words, names in (
+        ("does not find in the file", adapter.missing_keys),
+        ("has no place for", adapter.foreign_keys),
+        ("changes the numbers of", adapter.altered_keys),
+    ):
+        if names:
+            return f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
+    return ""
+
+
+def judge(base: BaseMade, adapter: Loaded, reference: Reference) -> Judgement:
+    """Judge what a release made of an adapter."""
+    problem = _base_problem(base, reference.base)
+    if problem:
+        return Judgement(verdict="incomparable", details=(problem,))
+    if adapter.refusal or adapter.outputs is None:
+        return Judgement(verdict="refused", details=(adapter.refusal or "no output",))
+    wanted = reference.adapter.outputs or []
+    otherwise = tuple(_otherwise(adapter, reference.adapter))
+    difference = _difference(adapter.outputs, wanted) if adapter.is_finite else None
+    if not adapter.is_steady or not _agrees(difference):
+        details = _of_output(adapter, difference)
+        return Judgement(
+            verdict="other_output", difference=difference, details=(*details, *otherwise)
+        )
+    merged_difference, verdict, details = _merged(adapter, reference.adapter)
+    if verdict is None and not reference.is_visible:
+        verdict = "incomparable"
+        nothing = (
+            f"the adapter changes the output of the base by only {reference.effect:.1e} of its "
+            f"largest number in {reference.release}: a release that drops it computes the same"
+        )
+        details = (nothing, *details)
+    elif verdict is None:
+        verdict = "loads_otherwise" if otherwise else "same"
+    return Judgement(
+        verdict=verdict,
+        difference=difference,
+        merged_difference=merged_difference,
+        details=(*details, *otherwise),
+    )
+
+
+def _base_problem(base: BaseMade, reference: BaseMade) -> str:
+    if base.weights != reference.weights:
+        return "the base model has other weights here than in the reference release"
+    if base.inputs != reference.inputs:
+        return "the inputs are others here than in the reference release"
+    difference = _difference(base.outputs, reference.outputs)
+    if not _agrees(difference):
+        return f"the base model itself computes something else here{_by(difference)}"
+    return ""
+
+
+def _difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float | None:
+    """Return the largest difference of two outputs, relative to the largest number of a tensor.
+
+    None if they have other shapes, or differ where the second one is zero.
+    """
+    if [len(row) for row in one] != [len(row) for row in other]:
+        return None
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        apart = max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
+        largest = max(map(abs, b), default=0.0)
+        if apart and not largest:
+            return None
+        worst = max(worst, apart / largest if apart else 0.0)
+    return worst if math.isfinite(worst) else None
+
+
+def _agrees(difference: float | None) -> bool:
+    return difference is not None and difference <= TOLERANCE
+
+
+def _by(difference: float | None) -> str:
+    return "" if difference is None else f", by {difference:.2g} of the largest output"
+
+
+def _of_output(adapter: Loaded, difference: float | None) -> tuple[str, ...]:
+    if not adapter.is_finite:
+        return ("its output is NaN or infinite",)
+    if not adapter.is_steady:
+        return ("its output is another one each time it runs",)
+    return ("its output has another shape",) if difference is None else ()
+
+
+def _merged(
+    adapter: Loaded, reference: Loaded
+) -> tuple[float | None, Verdict | None, tuple[str, ...]]:
+    """Return the difference with the adapter merged, its verdict if it is wrong, and details.
+
+    Merging must not change the function: what counts is the reference's output before it.
+    """
+    wanted, of_reference = reference.outputs or [], reference.merged
+    if adapter.merged is None:
+        if of_reference is None:
+            return None, None, ()
+        return None, "no_merge", (f"does not merge: {adapter.merge_problem}",)
+    found = _difference(adapter.merged, wanted) if adapter.is_merged_finite else None
+    if _agrees(found):
+        return found, None, ()
+    if of_reference is None:
+        return found, None, (f"merging changes the output{_by(found)}; the reference cannot merge",)
+    if not _agrees(_difference(of_reference, wanted)):
+        # A defect of the method, not of this release.
+        return found, None, (f"merging changes the output{_by(found)}, as in the reference",)
+    return found, "other_output", (f"merged, it computes something else{_by(found)}",)
+
+
+def _otherwise(adapter: Loaded, reference: Loaded) -> Iterator[str]:
+    """Yield what is loaded in another way than in the reference."""
+    for words, found, known in (
+        ("the file lacks", adapter.missing_keys, reference.missing_keys),
+        ("does not use", adapter.unexpected_keys, reference.unexpected_keys),
+        ("changes the numbers of", adapter.altered_keys, reference.altered_keys),
+    ):
+        names = sorted(set(found) - set(known))
+        if names:
+            yield f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
+    ignored = set(adapter.unknown_fields) - set(reference.unknown_fields)
+    ignored -= {*reference.default_fields, "peft_version"}
+    if ignored:
+        yield f"ignores the settings {named(sorted(ignored))}"
+    for name, (written, read) in adapter.changed_fields.items():
+        if reference.changed_fields.get(name) != (written, read):
+            yield f"reads {name} = {written} as {read}"
+    yield from _training(adapter, reference)
+
+
+def _training(adapter: Loaded, reference: Loaded) -> Iterator[str]:
+    if adapter.training_problem and not reference.training_problem:
+        yield f"does not load to train on: {adapter.training_problem}"
+    elif not adapter.training_problem and not reference.training_problem:
+        here, there = map(_by_tensor, (adapter.trainable, reference.trainable))
+        more = sorted(here[tensor] for tensor in here.keys() - there.keys())
+        fewer = sorted(there[tensor] for tensor in there.keys() - here.keys())
+        if more:
+            yield f"trains {count_of(len(more), 'more parameter')}: {named(more)}"
+        if fewer:
+            yield f"does not train {count_of(len(fewer), 'parameter')}: {named(fewer)}"
+    thawed = _by_tensor(adapter.trainable_for_inference)
+    for tensor in _by_tensor(reference.trainable_for_inference):
+        thawed.pop(tensor, None)
+    if thawed:
+        yield f"loaded for inference, trains {named(sorted(thawed.values()))}"
+
+
+def _by_tensor(names: Iterable[str]) -> dict[str, str]:
+    """Return names of parameters by what they adapt.
+
+    A release may keep the same tensor as `lora_magnitude_vector.default` or as
+    `lora_magnitude_vector.default.weight`.
+    """
+    return {name.removesuffix(".weight"): name for name in names}
+
+
+def named(names: Iterable[str]) -> str:
+    """Return some names, and how many more there are."""
+    listed = [clean(name) for name in names]
+    more = len(listed) - _MOST_NAMED
+    shown = ", ".join(listed[:_MOST_NAMED])
+    return shown if more <= 0 else f"{shown} and {more} more"

@@ -1,0 +1,305 @@
+"""A worker process, seen from the process that starts it, asks it and always ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self, TypeVar
+
+import msgspec
+
+from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.text import clean, printable
+from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
+
+_Answer = TypeVar("_Answer", bound=msgspec.Struct)
+
+_LONGEST_LINE: Final = 2**26
+_READ_BYTES: Final = 2**16
+_TAIL_BYTES: Final = 2**14
+_LONGEST_ERROR_LINE: Final = 400
+_DYING_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.5
+_MODULE: Final = "peft_regress.workers.serve"
+_REMEDY: Final = "Name a Python interpreter, such as .venv/bin/python"
+
+
+# They are for a test runner or a shell, not for the libraries.
+_PRIVATE: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
+
+
+def variables() -> dict[str, str]:
+    """Return this process's environment variables without those of a test runner."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+    # No request to the hub: what is measured must not depend on a network. The wide filled loss is
+    # of two threads: on a busy machine each would use up the core that the other one waits for.
+    usual = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    return {**usual, **kept, "PYTHONHASHSEED": "0"}
+
+
+class InterpreterError(InputError):
+    """An interpreter that cannot be used: it is absent, or has no peft_regress of this protocol."""
+
+    def __init__(self, interpreter: str, problem: str, remedy: str) -> None:
+        self.interpreter = interpreter
+        self.problem = problem
+        super().__init__(printable(f"{interpreter or repr('')}: {problem}. {remedy}"))
+
+
+class WorkerError(PeftRegressError):
+    """A worker that refused a request, died, hung, or gave an answer of another kind."""
+
+
+class WorkerTimeoutError(WorkerError):
+    """A worker that is alive and does not answer in time."""
+
+
+class RequestRefusedError(WorkerError):
+    """A worker that answered that it cannot do what was asked."""
+
+
+class WorkerProcess:
+    """A worker process; as a context manager it is gone at the end, whatever happens."""
+
+    def __init__(
+        self,
+        interpreter: str,
+        *,
+        time_limit: float,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_start: Callable[[Self], None] = lambda _: None,
+    ) -> None:
+        """Start a worker in an interpreter and wait for its greeting.
+
+        No answer may take longer than `time_limit` seconds. `folder` is its working directory and
+        `environment` its variables; by default both are those of this process. `on_start` is called
+        before the wait for the greeting, so that another thread can end that wait. Raises
+        `InterpreterError` if the interpreter has no such worker, or one of another protocol.
+        """
+        self.interpreter = interpreter
+        self.time_limit = time_limit
+        self._received = bytearray()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
+        try:
+            self._process = _start(
+                [interpreter, "-P", "-m", _MODULE],
+                errors=self._errors,
+                folder=folder,
+                environment=environment,
+            )
+        except BaseException:
+            self._errors.close()
+            raise
+        try:
+            on_start(self)
+            self.packages = self._greeting().packages
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def number(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    @property
+    def errors_end(self) -> int:
+        """Where its standard error ends now, for `errors`."""
+        return self._errors.seek(0, os.SEEK_END)
+
+    def errors(self, since: int = 0) -> list[str]:
+        """Return the last lines of its standard error, of those after a position."""
+        self._errors.seek(max(self.errors_end - _TAIL_BYTES, since))
+        return self._errors.read().decode(errors="replace").splitlines()
+
+    def kill(self) -> None:
+        """End the process and its children, also while another thread waits for an answer."""
+        with contextlib.suppress(ProcessLookupError):
+            # It leads a group of its own: an interpreter may be a script that starts another one.
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process and its children, and close its streams."""
+        self.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                # A request that nobody reads any more cannot be flushed.
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _greeting(self) -> Hello:
+        """Return the first line that is a greeting: a start-up file may print others before it."""
+        deadline = time.monotonic() + self.time_limit
+        while (line := self._line(deadline)) is not None:
+            try:
+                hello = msgspec.json.decode(line, type=Hello)
+            except (ValueError, RecursionError):  # also for an invalid byte
+                continue
+            if hello.protocol != PROTOCOL:
+                version = hello.packages.get("peft-regress", "unknown")
+                problem = (
+                    f"its peft-regress {version} has protocol {hello.protocol}, this one has "
+                    f"{PROTOCOL}"
+                )
+                raise InterpreterError(self.interpreter, problem, self._install())
+            return hello
+        if self._process.poll() is None:
+            problem = f"no greeting of `-m {_MODULE}` within {self.time_limit:g} s"
+            raise InterpreterError(self.interpreter, problem, _REMEDY)
+        problem = f"cannot run `-m {_MODULE}`: {self._last_error_line()}"
+        raise InterpreterError(self.interpreter, problem, self._install())
+
+    def _install(self) -> str:
+        command = f"{shlex.quote(self.interpreter)} -m pip install ."
+        return f"Install this peft_regress there, from its checkout: `{command}`"
+
+    def ask(self, function: str, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+        """Let the worker call a function of one argument, and return what that returns.
+
+        function: "module:function"; or "module:Class.method", of the one object of the class that
+        the worker makes, without arguments, when it is first asked.
+
+        Raises `RequestRefusedError` if the function raised something, `WorkerTimeoutError` if the
+        worker is silent for too long, `WorkerError` if it has ended or answers anything else.
+        """
+        asked = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
+        line = msgspec.json.encode(asked)
+        deadline = time.monotonic() + self.time_limit
+        if self._process.stdin is not None:
+            # If the worker has ended, the missing answer says so.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(line + b"\n")
+                self._process.stdin.flush()
+        received = self._line(deadline)
+        if received is None:
+            raise self._no_answer()
+        try:
+            reply = msgspec.json.decode(received, type=Reply)
+            if reply.refused is not None:
+                raise RequestRefusedError(f"{self.interpreter}: {clean(reply.refused)}")
+            return msgspec.json.decode(reply.answer, type=answer)
+        except (ValueError, RecursionError):  # also for an invalid byte
+            text = clean(received.decode(errors="replace"))
+            raise WorkerError(f"{self.interpreter}: its worker answered {text!r}") from None
+
+    def _line(self, deadline: float) -> bytes | None:
+        """Return the next line; None at the deadline, or if there will be no more lines."""
+        pipe = self._process.stdout
+        if pipe is None:
+            return None
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            left = deadline - time.monotonic()
+            if left <= 0 or searched > _LONGEST_LINE:
+                return None
+            if not select.select([pipe], [], [], min(left, _POLL_SECONDS))[0]:
+                # A child of the worker may hold the pipe open after the worker has ended.
+                if not self.is_alive:
+                    return None
+            else:
+                read = os.read(pipe.fileno(), _READ_BYTES)
+                if not read:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(_DYING_SECONDS)
+                    return None
+                self._received += read
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line if time.monotonic() < deadline else None
+
+    def _no_answer(self) -> WorkerError:
+        code = self._process.poll()
+        if code is None:
+            return WorkerTimeoutError(
+                f"{self.interpreter}: no answer within {self.time_limit:g} s; "
+                "allow more with --time-limit SECONDS"
+            )
+        ended = (
+            f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        )
+        return WorkerError(f"{self.interpreter}: its worker {ended}: {self._last_error_line()}")
+
+    def _last_error_line(self) -> str:
+        """Return the last line of its standard error: an exception's message."""
+        lines = reversed(self.errors())
+        last = next((line for line in lines if line.strip()), "no error message")
+        return clean(last, longest=_LONGEST_ERROR_LINE)
+
+
+def _start(
+    command: list[str],
+    *,
+    errors: IO[bytes],
+    folder: Path | None,
+    environment: Mapping[str, str] | None,
+) -> subprocess.Popen[bytes]:
+    """Start the worker in a process group of its own, out of reach of Ctrl-C.
+
+    `-P` keeps the working directory off `sys.path`: the installed packages are what is measured.
+    """
+    interpreter = command[0]
+    _check_program(interpreter)
+    try:
+        return subprocess.Popen(  # noqa: S603  (the user named this program)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            cwd=folder,
+            env=None if environment is None else dict(environment),
+        )
+    except OSError as error:
+        problem = f"cannot be started: {error.strerror or error}"
+        raise InterpreterError(interpreter, problem, _REMEDY) from None
+
+
+def _check_program(interpreter: str) -> None:
+    path = Path(interpreter)
+    if "\0" in interpreter or not interpreter:
+        problem = "is not the name of a program"
+    elif path.is_dir():
+        problem = "is a folder"
+    elif shutil.which(interpreter) is not None:
+        return
+    elif path.exists():
+        problem = "is not executable"
+    else:
+        problem = "there is no such program"
+    raise InterpreterError(interpreter, problem, _REMEDY)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,577 @@
+"""The release that changes a case is found in a world of known releases."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import threading
+
+import pytest
+from msgspec.structs import replace
+from package_world import SETUP, World, set_world
+from packaging.version import Version
+
+from peft_regress.cli.main import main
+from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.overlay.overlay import ReplacesTorchError
+from peft_regress.overlay.pip import PipError
+from peft_regress.report import as_markdown, as_text
+from peft_regress.runs.schema import Limits
+from peft_regress.upgrades import releases
+from peft_regress.upgrades.bisect import BisectSettings, bisect
+from peft_regress.upgrades.bisect_report import (
+    bisection_document,
+    encode_bisection,
+)
+from peft_regress.upgrades.reproduction import reproduce as reproduce_module
+
+RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
+CASE = "shift/dora-r4/resnet18"
+GOOD, BAD = RELEASES[0], RELEASES[-1]
+
+
+def since(version: str, **moved):
+    """Return what moves in each release from one on."""
+    first = Version(version)
+    return lambda packages, _: moved if packages["peft"] >= first else {}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return set_world(
+        monkeypatch,
+        World(installed={"peft": "0.40.0", "torch": "2.0"}, index={"peft": [*RELEASES]}),
+    )
+
+
+def found(**settings):
+    usual = {"package": "peft", "good": GOOD, "bad": BAD, "case": CASE, "setup": SETUP}
+    return bisect(BisectSettings(**{**usual, **settings}))
+
+
+def boundaries(bisection) -> list[tuple[str, str]]:
+    return [(str(one.old), str(one.new)) for one in bisection.transitions]
+
+
+def test_a_budget_that_every_release_exceeds_is_no_change(world):
+    moves = since("0.20.0", forward_flops=2000)
+    world.moved = lambda packages, name: {"budget": Limits(peak=1), **moves(packages, name)}
+    assert boundaries(found(every=True)) == [("0.19.0", "0.20.0")]
+
+
+# --- on a cluster ---------------------------------------------------------------------------------
+
+
+class AtOnce:
+    """Stands for a cluster: nothing but what a search asks of it."""
+
+    status = ""
+
+    def __init__(self) -> None:
+        self.was_stopped = False
+
+    def stop(self) -> None:
+        self.was_stopped = True
+
+
+def test_on_a_cluster_all_releases_are_measured_at_once_with_the_same_result(world, monkeypatch):
+    world.moved = since("0.20.0", forward_flops=2000)
+    alone = found(every=True)
+    world.runs.clear()
+    both, calls = threading.Barrier(2), itertools.count(1)
+    measure = world.measure_cases
+
+    def meeting(*given, **settings):
+        if next(calls) <= 2:
+            both.wait(timeout=20)  # raises if the other one does not come
+        return measure(*given, **settings)
+
+    monkeypatch.setattr(releases, "measure_cases", meeting)
+    setup = dataclasses.replace(SETUP, pool=AtOnce())
+    result = found(every=True, setup=setup)
+    assert boundaries(result) == boundaries(alone) == [("0.19.0", "0.20.0")]
+    assert result.tried == alone.tried
+    assert sorted(world.versions_tried()) == RELEASES
+
+
+def test_on_a_cluster_a_release_that_cannot_be_measured_is_skipped_and_an_error_ends_all(
+    world, monkeypatch
+):
+    pool = AtOnce()
+    setup = dataclasses.replace(SETUP, pool=pool)
+    bad = Version("0.20.0")
+    world.broken = lambda packages: InputError("broken") if packages["peft"] == bad else None
+    result = found(every=True, setup=setup)
+    assert {str(version) for version in result.skipped} == {"0.20.0"}
+    assert not pool.was_stopped
+    world.replaces_torch = True
+    with pytest.raises(ReplacesTorchError):
+        found(every=True, setup=setup)
+    assert pool.was_stopped
+
+
+def test_a_release_whose_cases_were_lost_is_skipped(world, monkeypatch):
+    measure = world.measure_cases
+
+    def losing(cases, **settings):
+        run = measure(cases, **settings)
+        is_lost = run.environment["peft"] == "0.20.0"
+        return replace(run, cases={}) if is_lost else run
+
+    monkeypatch.setattr(releases, "measure_cases", losing)
+    result = found(every=True)
+    assert list(map(str, result.skipped.values())) == [
+        f"1 case lost with the nodes that measured: {CASE}"
+    ]
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", RELEASES[1:])
+def test_the_first_release_that_changes_is_found_with_few_runs(world, first):
+    world.moved = since(first, forward_flops=2000)
+    result = found()
+    (boundary,) = boundaries(result)
+    assert boundary == (RELEASES[RELEASES.index(first) - 1], first)
+    # Both ends and five of the 29 releases between them, each once.
+    assert len(world.runs) <= 7
+    assert len(set(world.versions_tried())) == len(world.runs)
+    assert not any(trains for _, _, trains in world.runs)
+    assert not result.trained
+    (finding,) = result.transitions[0].comparison.findings
+    assert finding.cause.what == "forward_flops"
+    assert world.open_overlays == 0
+
+
+def test_cases_train_only_if_the_costs_are_the_same(world):
+    world.moved = since("0.21.0", first_losses=[[2.3, 2.2, 2.1, 2.0]] * 2 + [[9.0, 2.2, 2.1, 2.0]])
+    result = found()
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    assert result.trained
+    costs = [packages["peft"] for packages, _, trains in world.runs if not trains]
+    assert costs == [GOOD, BAD]
+
+
+@pytest.mark.parametrize("metric", ["forward_flops", "peak_bytes"])
+def test_a_cost_never_trains(world, metric):
+    world.moved = since("0.21.0", first_losses=[[2.3, 2.2, 2.1, 2.0]] * 2 + [[9.0, 2.2, 2.1, 2.0]])
+    assert found(metric=metric).transitions == ()
+    assert [trains for _, _, trains in world.runs] == [False, False]
+
+
+def test_a_metric_of_training_is_not_preceded_by_costs(world):
+    world.moved = since("0.21.0", accuracy=[0.2] * 3, forward_flops=2000)
+    assert boundaries(found(metric="accuracy")) == [("0.20.0", "0.21.0")]
+    assert all(trains for _, _, trains in world.runs)
+
+
+def test_a_metric_is_found_among_others_that_change(world):
+    early, late = Version("0.15.0"), Version("0.30.0")
+    world.moved = lambda packages, _: {
+        "peak_bytes": 2 * 10**6 if packages["peft"] >= early else 10**6,
+        "backward_flops": 4000 if packages["peft"] >= late else 2000,
+    }
+    assert boundaries(found(metric="backward_flops")) == [("0.29.0", "0.30.0")]
+    assert boundaries(found(metric="peak_bytes")) == [("0.14.0", "0.15.0")]
+
+
+def test_an_invariant_and_a_state_can_be_asked_for(world):
+    world.moved = since("0.21.0", invariants={"frozen_unchanged": False})
+    assert boundaries(found(metric="frozen_unchanged")) == [("0.20.0", "0.21.0")]
+    world.moved = since("0.22.0", status="error")
+    assert boundaries(found(metric="status")) == [("0.21.0", "0.22.0")]
+
+
+def test_a_state_that_only_training_shows_is_found(world):
+    world.moved = since("0.22.0", fails_in_training=True)
+    assert boundaries(found(metric="status")) == [("0.21.0", "0.22.0")]
+    assert boundaries(found()) == [("0.21.0", "0.22.0")]
+
+
+def test_good_may_be_newer_than_bad(world):
+    world.moved = since("0.21.0", forward_flops=500)
+    result = found(good=BAD, bad=GOOD)
+    assert boundaries(result) == [("0.21.0", "0.20.0")]
+    assert result.transitions[0].comparison.findings[0].verdict == "regressed"
+
+
+def test_neighbouring_releases_need_two_runs(world):
+    world.moved = since("0.11.0", forward_flops=2000)
+    assert boundaries(found(bad="0.11.0")) == [("0.10.0", "0.11.0")]
+    assert len(world.runs) == 2
+
+
+def test_the_same_at_both_ends_is_no_boundary(world):
+    result = found()
+    assert result.transitions == ()
+    assert len(world.runs) == 4
+    assert "no boundary" in as_text(bisection_document(result))
+
+
+def test_findings_with_boundaries_of_their_own_are_transitions_of_their_own(world):
+    early, late = Version("0.15.0"), Version("0.30.0")
+    other = "shift/lora-r4/resnet18"
+
+    def moved(packages, name):
+        if name == CASE:
+            return {"forward_flops": 2000} if packages["peft"] >= early else {}
+        return {"trainable_params": 20 if packages["peft"] >= late else 10}
+
+    world.moved = moved
+    result = found(case="shift/?o*-r4/resnet18")
+    assert boundaries(result) == [("0.14.0", "0.15.0"), ("0.29.0", "0.30.0")]
+    assert [one.comparison.findings[0].cases for one in result.transitions] == [(CASE,), (other,)]
+
+
+def test_a_finding_is_searched_for_by_its_cheapest_case(world):
+    def moved(packages, name):
+        # The last one by id.
+        small = "shufflenet" in name
+        more = 2 if packages["peft"] >= Version("0.21.0") else 1
+        return {"forward_flops": more * (10 if small else 1000)}
+
+    world.moved = moved
+    result = found(case="shift/dora-r4/*")
+    assert len(result.transitions) == 1
+    assert "shufflenet" in result.transitions[0].comparison.findings[0].cases[0]
+    assert {len(cases) for _, cases, _ in world.runs[2:]} == {1}
+
+
+def test_small_changes_that_add_up_are_shown_against_the_first_release(world):
+    step = int(0.6 * DEFAULT_POLICY.bytes_bound * 10**9)
+    world.moved = lambda packages, _: {"peak_bytes": 10**9 + step * (packages["peft"].minor - 10)}
+    result = found(metric="peak_bytes")
+    assert boundaries(result) == [("0.11.0", "0.12.0")]
+    (finding,) = result.transitions[0].comparison.findings
+    (reason,) = finding.example.reasons
+    assert (reason.old, reason.new) == (10**9, 10**9 + 2 * step)
+
+
+def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
+    world.moved = since("0.21.0", forward_flops=2000)
+    result = found(case=None)
+    parts = [name.split("/") for name in result.cases]
+    assert {task for task, _, _ in parts} == {"shift"}
+    pairs = [(method.rpartition("-r")[0] or method, where) for _, method, where in parts]
+    assert len(pairs) == len(set(pairs))
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+
+
+# --- releases that cannot be tried ---------------------------------------------------------------
+
+
+def test_a_release_that_cannot_be_installed_or_imported_is_skipped_and_listed(world):
+    world.moved = since("0.25.0", forward_flops=2000)
+
+    def broken(packages):
+        version = packages["peft"]
+        if version == Version("0.25.0"):
+            return PipError("peft==0.25.0", "no wheel for this Python")
+        if version == Version("0.24.0"):
+            return InputError("ImportError: HybridCache")
+        return None
+
+    world.broken = broken
+    result = found()
+    assert boundaries(result) == [("0.23.0", "0.26.0")]
+    assert list(map(str, result.transitions[0].between)) == ["0.24.0", "0.25.0"]
+    assert {str(version) for version in result.skipped} == {"0.24.0", "0.25.0"}
+    for shown in (
+        as_text(bisection_document(result)),
+        as_markdown(bisection_document(result, {})).replace("\\", ""),
+    ):
+        text = " ".join(shown.split())
+        assert "peft 0.26.0, or one of 0.24.0, 0.25.0 before it, changes what 0.23.0 does" in text
+        assert "skipped 0.24.0: " in text
+        assert "HybridCache" in text
+        assert "no wheel for this Python" in text
+
+
+@pytest.mark.parametrize("end", [GOOD, BAD])
+def test_an_end_that_cannot_be_measured_is_an_error_with_the_reason(world, end):
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache") if packages["peft"] == Version(end) else None
+    )
+    with pytest.raises(InputError, match=rf"peft {end} cannot be measured: .*HybridCache"):
+        found()
+
+
+def test_a_yanked_release_in_between_is_skipped(world):
+    world.moved = since("0.25.0", forward_flops=2000)
+    world.yanked = {"peft==0.25.0"}
+    result = found()
+    assert boundaries(result) == [("0.24.0", "0.26.0")]
+    assert list(result.skipped.values()) == ["yanked by its maintainers"]
+
+
+def test_pre_releases_are_tried_on_request(world):
+    world.index["peft"].append("0.21.0rc1")
+    world.moved = since("0.21.0rc1", forward_flops=2000)
+    assert boundaries(found()) == [("0.20.0", "0.21.0")]
+    assert boundaries(found(pre=True)) == [("0.20.0", "0.21.0rc1")]
+    assert boundaries(found(bad="0.21.0rc1")) == [("0.20.0", "0.21.0rc1")]
+
+
+# --- every release -------------------------------------------------------------------------------
+
+
+def test_all_finds_what_comes_and_goes(world):
+    world.moved = lambda packages, _: (
+        {"forward_flops": 2000} if str(packages["peft"]) in {"0.14.0", "0.20.0", "0.21.0"} else {}
+    )
+    assert found().transitions == ()
+    world.runs.clear()
+    world.broken = lambda packages: (
+        InputError("broken") if packages["peft"] == Version("0.30.0") else None
+    )
+    result = found(every=True, metric="forward_flops")
+    assert boundaries(result) == [
+        ("0.13.0", "0.14.0"),
+        ("0.14.0", "0.15.0"),
+        ("0.19.0", "0.20.0"),
+        ("0.21.0", "0.22.0"),
+    ]
+    assert len(world.runs) == len(RELEASES) - 1
+    assert [str(version) for version in result.skipped] == ["0.30.0"]
+    assert "improved" in as_text(bisection_document(result))
+
+
+def test_every_release_needs_two_that_can_be_measured(world):
+    world.broken = lambda _: InputError("broken")
+    with pytest.raises(InputError, match=r"fewer than two releases of peft .*broken"):
+        found(every=True)
+
+
+# --- several packages at once --------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(world):
+    """From 0.21.0 on peft needs the newer of two releases of transformers."""
+    world.installed = {"peft": "0.40.0", "torch": "2.0", "transformers": "5.0"}
+    world.index["transformers"] = ["4.0", "5.0"]
+    for release in RELEASES:
+        other = "5.0" if Version(release) >= Version("0.21.0") else "4.0"
+        world.extra[f"peft=={release}"] = [f"transformers=={other}"]
+    return world
+
+
+NEW = {"peft": Version("0.21.0"), "transformers": Version("5.0")}
+
+
+@pytest.mark.parametrize(
+    ("doing", "sentence"),
+    [
+        (["peft"], "peft alone does it"),
+        (["transformers"], "transformers alone does it; peft alone: no"),
+        (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
+    ],
+)
+def test_packages_that_changed_together_are_tried_alone(pair, doing, sentence):
+    pair.moved = lambda packages, _: (
+        {"forward_flops": 2000} if all(packages[name] >= NEW[name] for name in doing) else {}
+    )
+    result = found()
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    (transition,) = result.transitions
+    assert set(transition.changed) == {"peft", "transformers"}
+    assert [one.sentence for one in transition.responsible] == [sentence]
+    assert sentence in " ".join(as_text(bisection_document(result)).split())
+    assert sentence in as_markdown(bisection_document(result, {})).replace("\\", "")
+    (printed,) = encode_bisection(result)["transitions"][0]["findings"]
+    assert printed["which_package"] == sentence
+
+
+def test_a_package_that_cannot_be_tried_alone_is_explained(pair):
+    pair.moved = since("0.21.0", forward_flops=2000)
+    pair.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    (transition,) = found().transitions
+    (packages,) = transition.responsible
+    assert (packages.alone, packages.without_effect) == ((), ("transformers",))
+    assert packages.sentence == (
+        "peft, alone or with others: transformers alone: no; "
+        "peft cannot be tried alone: ImportError: HybridCache"
+    )
+
+
+def test_one_package_that_changed_is_not_tried_again(world):
+    world.moved = since("0.21.0", forward_flops=2000)
+    assert found().transitions[0].responsible == ()
+
+
+def test_further_requirements_are_in_every_environment(world):
+    world.index["transformers"] = ["4.0"]
+    world.moved = since("0.21.0", forward_flops=2000)
+    found(also_install=("transformers==4.0",))
+    assert {packages["transformers"] for packages, _, _ in world.runs} == {"4.0"}
+
+
+# --- wrong use -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"bad": GOOD}, InputError, "both 0.10.0"),
+        ({"bad": "0.10"}, InputError, "nothing between them"),
+        ({"good": "newest"}, InputError, "'newest' is not a version"),
+        (
+            {"good": "0.10.7"},
+            AbsentError,
+            r"no peft 0\.10\.7 for this Python, or it was yanked; near it: 0\.10\.0",
+        ),
+        ({"package": "pfet"}, InputError, "no such package"),
+        ({"metric": "forward_flop"}, UnknownNameError, "Did you mean 'forward_flops'"),
+        ({"metric": "frozen_unchangd"}, UnknownNameError, "Did you mean 'frozen_unchanged'"),
+        ({"metric": "projection_flops"}, AbsentError, "no case has it"),
+        ({"metric": "projection_flops", "every": True}, AbsentError, "no case has it"),
+        ({"metric": "stored_adapter_loads"}, AbsentError, "no case has it"),
+        ({"case": "shift/dora-r4/resnet81"}, UnknownNameError, "Did you mean 'resnet18'"),
+        ({"case": "shift/dora"}, InputError, "is not a case id"),
+        ({"case": "nothing*"}, InputError, r"nothing\*"),
+        ({"matrix": "no_such", "case": None}, InputError, "no_such"),
+    ],
+)
+def test_wrong_settings_are_refused(world, settings, error, message):
+    with pytest.raises(error, match=message):
+        found(**settings)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(world, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "1 ``` 2")
+
+    def call(*options: str, case: str = CASE) -> tuple[int, str, str]:
+        words = ["bisect", "peft", "--good", GOOD, "--bad", BAD, "--case", case, *options]
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_a_boundary_is_exit_0_and_none_is_exit_3(world, command):
+    code, out, err = command()
+    assert code == 3
+    assert "no boundary" in out
+    world.moved = since("0.21.0", forward_flops=2000)
+    code, out, err = command()
+    assert code == 0
+    assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
+    assert "regressed: forward_flops +100 %" in out
+    assert "peft 0.20.0: costs of 1 case\n" in err
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_json_says_what_was_tried(world, command):
+    world.moved = since("0.21.0", forward_flops=2000)
+    code, out, _ = command("--format", "json")
+    printed = json.loads(out)
+    assert code == 0
+    assert (printed["package"], printed["evidence"], printed["cases"]) == ("peft", "costs", [CASE])
+    assert printed["releases"] == RELEASES
+    assert set(printed["tried"]) == set(world.versions_tried())
+    (transition,) = printed["transitions"]
+    assert (transition["last_good"], transition["first_bad"]) == ("0.20.0", "0.21.0")
+    assert transition["environment"] == [{"package": "peft", "old": "0.20.0", "new": "0.21.0"}]
+    assert transition["findings"][0]["reasons"][0]["metric"] == "forward_flops"
+
+
+def test_the_summary_is_an_issue_with_a_script(world, command, tmp_path):
+    world.moved = since("0.21.0", forward_flops=2000)
+    summary = tmp_path / "issue.md"
+    code, out, _ = command("--summary", str(summary), "--format", "markdown")
+    assert code == 0
+    assert summary.read_text() == out
+    assert out.startswith("## peft 0.21.0 is the first release")
+    assert "```python\n" in out
+    assert "````text\n1 ``` 2\n````" in out
+    assert world.open_overlays == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--metric", "nothing"), 2, "unknown metric or invariant 'nothing'"),
+        (("--metric", "projection_flops"), 3, "no case has it"),
+        (("--summary", ""), 2, "the name is empty"),
+        (("--summary", "tests"), 2, "is a directory"),
+        (("--jobs", "0"), 2, "1<=x"),
+    ],
+)
+def test_wrong_use_is_one_message(command, options, code, message):
+    ended, out, err = command(*options)
+    assert (ended, out) == (code, "")
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_a_disk_that_is_full_is_exit_2(world, command):
+    world.moved = since("0.21.0", forward_flops=2000)
+    code, _, err = command("--summary", "/dev/full")
+    assert code == 2
+    assert "/dev/full: cannot be written" in err
+
+
+# --- what repeats another release is trained in full once -----------------------------------------
+
+
+def of_minor(*starts: int):
+    """Return what a case computes: another thing in each release that starts one."""
+    return lambda packages, _: str(sum(packages["peft"].minor >= one for one in starts))
+
+
+def test_a_release_that_repeats_another_one_has_its_scores(world):
+    world.computes = of_minor(21)
+    world.moved = since("0.21.0", accuracy=[0.2] * 3)
+    result = found(metric="accuracy")
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    # Both ends; every release between them repeats the nearest one of them that was trained.
+    assert [version for version, _ in world.trained][:2] == [GOOD, BAD]
+    assert len(world.runs) >= 5
+    assert len(world.trained) <= 4
+    (finding,) = result.transitions[0].comparison.findings
+    (reason,) = finding.example.reasons
+    assert (reason.old, reason.new) == pytest.approx((0.9, 0.2))
+    text = as_text(bisection_document(result))
+    assert "repeats the training of peft 0." in text
+    encoded = encode_bisection(result)
+    assert sum(map(len, encoded["repeats"].values())) == len(world.runs) - len(world.trained)
+
+
+def test_a_bisection_of_repeats_finds_what_one_in_full_finds(world):
+    world.moved = lambda packages, _: {
+        "accuracy": [0.9 - 0.1 * (packages["peft"].minor >= 17)] * 3,
+        "loss": [0.1 + 0.5 * (packages["peft"].minor >= 25)] * 3,
+        "peak_bytes": 10**6 * (1 + (packages["peft"].minor >= 31)),
+    }
+    for settings in ({"metric": "accuracy"}, {"metric": "loss"}, {"every": True, "bad": "0.32.0"}):
+        world.computes = lambda *_: None
+        full = found(**settings)
+        trainings = len(world.trained)
+        world.computes, world.trained = of_minor(17, 25), []
+        repeats = found(**settings)
+        assert boundaries(repeats) == boundaries(full)
+        assert len(world.trained) < trainings
+        for one, other in zip(repeats.transitions, full.transitions, strict=True):
+            assert one.comparison.findings == other.comparison.findings
+        world.trained = []
+
+
+def test_first_losses_of_the_other_seeds_are_compared_though_the_first_seed_repeats(world):
+    world.computes = of_minor()
+    world.moved = since("0.21.0", first_losses=[[2.3, 2.2, 2.1, 2.0]] * 2 + [[9.0, 2.2, 2.1, 2.0]])
+    result = found(metric="first_losses")
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    assert [version for version, _ in world.trained] == [GOOD]

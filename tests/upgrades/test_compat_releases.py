@@ -1,0 +1,331 @@
+"""Releases are tried by programs that stand in for their environments; no pip, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_interpreters import all_gone, logged, processes_of, wait_until, write_program
+from packaging.version import Version
+
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.overlay.pip import PipError
+from peft_regress.upgrades.compat import compat as compat_module
+from peft_regress.upgrades.compat.adapter import read_adapter
+from peft_regress.upgrades.compat.certificate import (
+    certificate_of,
+    read_certificate,
+    require_same_files,
+    write_certificate,
+)
+from peft_regress.upgrades.compat.compat import CompatSettings, compat
+from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.workers.serve import PROTOCOL
+
+KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]
+BASE = BaseModel(name="nets:make")
+CPU = {"python": "3.11", "platform": "p", "processor": "p", "cores": 1}
+
+_WORKER = """#!{python} -IS
+import json, os, signal, sys, time
+how = json.loads({how!r})
+def say(**line):
+    print(json.dumps(line), flush=True)
+def send(**answer):
+    say(answer=answer)
+def log(kind, what):
+    with open({log!r}, "a") as file:
+        print(json.dumps([kind, os.getpid(), what]), file=file)
+log("started", sys.argv)
+say(type="hello", protocol={protocol}, packages={{"peft": {release!r}}})
+for line in sys.stdin:
+    question = json.loads(line)
+    request, kind = question["request"], question["function"].rpartition(":")[2]
+    log(kind, request)
+    done = how.get(kind)
+    if request.get("leave_out"):
+        done = None
+    if done == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif done == "hang":
+        time.sleep(600)
+    elif done == "refuse":
+        say(refused="ImportError: no HybridCache")
+    elif kind == "import_modules":
+        send(machine={machine}, files={{}})
+    elif kind == "Loader.make_base":
+        send(weights=how.get("weights", "w"), inputs="i", outputs=[[0.5]])
+    else:
+        loaded = dict(outputs=[[how.get("output", 1.0)]], merged=[[how.get("output", 1.0)]])
+        if done is not None:
+            loaded = done
+        send(**loaded)
+"""
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Let each release be a program, which `world.how` tells what to do, by release."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    header = b'{"__metadata__":{}}'
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    weights = len(header).to_bytes(8, "little") + header
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
+    how: dict[str, object] = {}
+    opened: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def opened_overlay(requirements, *, replace_torch, seconds):
+        opened.append(requirements)
+        release = requirements[0].partition("==")[2]
+        if how.get(release) == "absent":
+            raise PipError(requirements[0], "the index does not have it")
+        yield SimpleNamespace(python=Path(python(release)))
+
+    def python(release):
+        from builders import MACHINE
+        from msgspec import to_builtins
+
+        path = tmp_path / release
+        text = _WORKER.format(
+            python=sys.executable,
+            how=json.dumps(how.get(release, {})),
+            log=f"{path}.log",
+            protocol=PROTOCOL,
+            release=release,
+            machine=to_builtins(MACHINE),
+        )
+        return write_program(path, text)
+
+    def released_versions(package, *, pre, seconds):
+        return [Version(text) for text in KNOWN]
+
+    monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
+    monkeypatch.setattr(compat_module, "released_versions", released_versions)
+    monkeypatch.setattr(compat_module, "installed_packages", lambda: {"peft": "0.12.0"})
+
+    def call(*, certificate=None, on_result=lambda _: None, **settings):
+        chosen = {"releases": "0.10.1..", "jobs": 2, "time_limit": 60.0, "saved_by": "0.12.0"}
+        chosen |= {"folder": tmp_path, **settings}
+        return compat(
+            read_adapter(adapter),
+            CompatSettings(base=BASE, **chosen),
+            certificate=certificate,
+            on_result=on_result,
+        )
+
+    return SimpleNamespace(how=how, call=call, adapter=adapter, opened=opened, folder=tmp_path)
+
+
+def verdicts(found):
+    return {one.release: one.judgement.verdict for one in found.results}
+
+
+def test_every_release_of_the_range_is_judged_by_the_one_that_saved_the_adapter(world):
+    world.how["0.10.1"] = {"output": 1.5}
+    seen = []
+    found = world.call(on_result=lambda so_far: seen.append(len(so_far.results)))
+    assert verdicts(found) == {"0.10.1": "other_output", "0.11.0": "same", "0.12.0": "same"}
+    assert (found.reference.release, found.exit_code) == ("0.12.0", 1)
+    assert found.results[0].judgement.difference == pytest.approx(0.5)
+    assert seen == [1, 2, 3]
+    for release in ("0.10.1", "0.11.0", "0.12.0"):
+        assert all_gone(processes_of(str(world.folder / release)))
+
+
+def test_by_default_the_last_patch_of_each_minor_release_is_tried(world):
+    assert list(verdicts(world.call(releases=None))) == ["0.10.1", "0.11.0", "0.12.0"]
+    with pytest.raises(InputError, match="name the releases of candy to try"):
+        world.call(releases=None, package="candy", saved_by="1.0")
+
+
+def test_who_saved_the_adapter_is_taken_from_the_option_then_from_its_file(world):
+    (world.adapter / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "peft_version": "0.11.0"}'
+    )
+    found = world.call(saved_by=None)
+    assert (found.reference.release, found.why_reference) == (
+        *("0.11.0", "the adapter's configuration"),
+    )
+    found = world.call(saved_by="0.9.0", also_install=("sugar==1",))
+    assert (found.reference.release, found.why_reference) == ("0.9.0", "--saved-by")
+    assert world.opened[-1] == ["peft==0.12.0", "sugar==1"]
+    with pytest.raises(InputError, match="--saved-by 'newest' is not a version"):
+        world.call(saved_by="newest")
+
+
+@pytest.mark.parametrize("written", ["", ', "peft_version": "the newest"'])
+def test_a_release_that_nobody_names_is_asked_for(world, written):
+    (world.adapter / "adapter_config.json").write_text(f'{{"peft_type": "LORA"{written}}}')
+    with pytest.raises(AbsentError, match=r"peft that saved the adapter.*--saved-by VERSION"):
+        world.call(saved_by=None)
+    assert not world.opened
+
+
+@pytest.mark.parametrize(
+    ("how", "verdict", "words"),
+    [
+        ("absent", "unusable", "the index does not have it"),
+        ({"import_modules": "refuse"}, "unusable", "does not import: ImportError: no HybridCache"),
+        ({"import_modules": "kill"}, "unusable", "killed by SIGKILL"),
+        ({"Loader.make_base": "refuse"}, "unusable", "no HybridCache"),
+        ({"Loader.load": "refuse"}, "unusable", "no HybridCache"),
+        ({"weights": "x"}, "incomparable", "other weights"),
+        ({"Loader.load": "kill"}, "refused", "killed by SIGKILL"),
+        ({"Loader.load": {"refusal": "ValueError: too old"}}, "refused", "ValueError: too old"),
+    ],
+)
+def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdict, words):
+    world.how["0.11.0"] = how
+    found = world.call()
+    assert verdicts(found) == {"0.10.1": "same", "0.11.0": verdict, "0.12.0": "same"}, found
+    assert words in found.results[1].judgement.details[0]
+    assert found.exit_code == (1 if verdict == "refused" else 3)
+
+
+def test_a_release_that_does_not_answer_in_time_is_unusable(world):
+    world.how["0.11.0"] = {"Loader.load": "hang"}
+    found = world.call(releases="0.11.0", time_limit=2.0)
+    assert verdicts(found) == {"0.11.0": "unusable"}
+    assert "no answer within 2 s" in found.results[0].judgement.details[0]
+
+
+def test_an_adapter_with_unknown_fields_that_is_refused_is_tried_without_them(world):
+    refusal = {"refusal": "TypeError: unexpected", "unknown_fields": ["use_x"]}
+    world.how["0.11.0"] = {"Loader.load": refusal}
+    (result,) = world.call(releases="0.11.0").results
+    assert (result.judgement.verdict, result.left_out) == ("refused", ("use_x",))
+    assert result.without.verdict == "same"
+    requests = [what for _, what in logged(str(world.folder / "0.11.0"), "Loader.load")]
+    assert [one["leave_out"] for one in requests] == [[], ["use_x"]]
+
+
+def loaded(**values):
+    return {"Loader.load": {"outputs": [[1.0]], **values}}
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        (
+            {"Loader.load": {"refusal": "ValueError: no"}},
+            InputError,
+            r"refuses it: ValueError: no",
+        ),
+        ({"Loader.load": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
+        ({"import_modules": "refuse"}, AbsentError, "does not import.*--saved-by VERSION"),
+        ({"Loader.make_base": "refuse"}, InputError, "no HybridCache"),
+        ({"Loader.load": "refuse"}, InputError, "no HybridCache"),
+        ("absent", AbsentError, "cannot be used.*does not have it.*--saved-by VERSION"),
+        (loaded(is_steady=False), InputError, "another one each time it runs"),
+        (loaded(missing_keys=["a"]), InputError, "does not find in the file 1 tensor: a"),
+        (loaded(foreign_keys=["a"]), InputError, "has no place for 1 tensor: a"),
+        (loaded(altered_keys=["a"]), InputError, "changes the numbers of 1 tensor: a"),
+    ],
+)
+def test_without_a_reference_nothing_is_tried(world, how, error, words):
+    world.how["0.12.0"] = how
+    with pytest.raises(error, match=words):
+        world.call()
+    assert len(world.opened) == 1
+
+
+def test_an_interrupt_keeps_what_was_judged_and_ends_every_process(world):
+    world.how["0.11.0"] = {"Loader.load": "hang"}
+    seen = []
+    log = str(world.folder / "0.11.0")
+
+    def interrupt():
+        wait_until(lambda: seen and logged(log, "Loader.load"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            world.call(jobs=1, releases="0.10.1,0.11.0", on_result=seen.append)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert verdicts(seen[-1]) == {"0.10.1": "same"}
+    assert all_gone(processes_of(log))
+
+
+def test_the_folder_of_the_adapter_is_never_on_the_path_of_a_release(world):
+    with pytest.raises(InputError, match="could import a file of it: start in another"):
+        world.call(folder=world.adapter)
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+def test_a_certificate_says_what_was_found_and_judges_again(world, tmp_path):
+    world.how["0.10.1"] = {"output": 1.5}
+    file = tmp_path / "compat.json"
+    found = world.call()
+    write_certificate(file, found)
+    read = read_certificate(file)
+    assert read == certificate_of(found)
+    assert read.certified("0.10.1").verdict == "other_output"
+    assert read.certified("0.9.0") is None
+    world.how["0.11.0"] = {"output": 1.2}
+    world.opened.clear()
+    again = world.call(certificate=read, releases="0.11.0")
+    assert (verdicts(again), again.certificate) == ({"0.11.0": "other_output"}, read)
+    assert world.opened == [["peft==0.11.0"]]  # the reference is in the certificate
+
+
+def test_a_certificate_of_other_bytes_is_absent(world, tmp_path):
+    write_certificate(tmp_path / "compat.json", world.call(releases="0.12.0"))
+    certificate = read_certificate(tmp_path / "compat.json")
+    require_same_files(certificate, read_adapter(world.adapter))
+    (world.adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3}')
+    with pytest.raises(AbsentError, match=r"other bytes of adapter_config\.json; make one"):
+        require_same_files(certificate, read_adapter(world.adapter))
+
+
+def old(text):
+    content = {**json.loads(text), "schema_version": 1}
+    del content["content_digest"]
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "is no certificate"),
+        (lambda text: text[:-40], "is no certificate"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 3'), "has schema 3"),
+        (old, "has schema 1, this peft-regress reads 2"),
+        (lambda text: text.replace('"verdict": "same"', '"verdict": "fine"'), "is no certificate"),
+        (lambda text: text.replace('"package"', '"packages_"'), "is no certificate.*packages_"),
+        (lambda text: text.replace('"difference": 0.0', '"difference": NaN'), "is no certificate"),
+        (lambda text: text.replace('"verdict": "same"', '"verdict": "refused"'), "was altered"),
+        (lambda text: text.replace('"release": "0.12.0"', '"release": "0.21.2"'), "was altered"),
+        (lambda text: text.replace('"weights": "w"', '"weights": "v"'), "was altered"),
+        (lambda text: text.replace('"content_digest": "sha256:', '"content_digest": "'), "altered"),
+    ],
+)
+def test_a_certificate_that_cannot_be_trusted_is_refused(world, tmp_path, change, message):
+    file = tmp_path / "compat.json"
+    write_certificate(file, world.call(releases="0.12.0"))
+    text = file.read_text()
+    assert change(text) != text
+    file.write_text(change(text))
+    with pytest.raises(InputError, match=f"{message}.*make it again with --certificate FILE"):
+        read_certificate(file)
+
+
+def test_an_absent_certificate_names_the_option_that_makes_one(tmp_path):
+    with pytest.raises(InputError, match="make it with --certificate FILE"):
+        read_certificate(tmp_path / "compat.json")

@@ -1,0 +1,442 @@
+"""Cases are measured by workers of another interpreter, whatever happens in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from builders import CURVE, make_record, make_run
+from fake_interpreters import (
+    all_gone,
+    logged,
+    processes_of,
+    wait_until,
+    write_program,
+    write_worker,
+)
+from msgspec import UNSET
+from tiny_architecture import TinyArchitecture
+
+import peft_regress.measure as measuring_code
+from peft_regress import registry
+from peft_regress.cases import Case
+from peft_regress.catalogue.budget_file import stated_budgets
+from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
+from peft_regress.errors import InputError
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.measure import Recipe, measure
+from peft_regress.measure.step_profile import ProfileCache
+from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Limits, with_budget
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
+from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.worker import Measure, Measurer, Prepare
+from peft_regress.workers import process as process_module
+from peft_regress.workers.pool import UnusableEnvironmentError
+
+ROOT = Path(__file__).parents[2]
+SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
+IDS = ("shift/lora-r4/resnet18", "unseen/lora-r4/resnet18", "shift/head/resnet18")
+BAD, SECOND, OTHER = IDS
+CASES = [parse_case_id(name) for name in IDS]
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """Write a worker outside of an environment; as soon as it hangs, its time limit is over."""
+
+    def write(**options) -> str:
+        return write_worker(tmp_path / "python", **options)
+
+    python = str(tmp_path / "python")
+    clock = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + 1000 * len(logged(python, "child"))
+    )
+    monkeypatch.setattr(process_module, "time", clock)
+    return write
+
+
+def measured(python: str, *, cases=CASES, jobs: int = 1, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs)
+    return measure_cases(cases, python=Path(python), setup=setup, **options)
+
+
+# --- the work ------------------------------------------------------------------------------------
+
+
+def test_a_run_has_the_workers_packages_and_each_case(worker):
+    python = worker(packages={"peft": "0.14.0"})
+    records = []
+    run = measured(python, on_record=records.append, narrowed_by=["--cases x"])
+    assert set(run.cases) == set(IDS)
+    assert run.environment == {"peft": "0.14.0"}
+    assert run.machine.cpu == "Example CPU"
+    assert [record.case.id for record in records] == [OTHER, *sorted(IDS[:2])]
+    assert not run.selection.complete
+    assert run.selection.narrowed_by == ["--cases x"]
+    assert len(run.selection.not_selected) == len(matrix_cases("default")) - len(IDS)
+
+
+def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "budgets.toml").write_text(
+        f'[one]\nreason = "r"\ncases."{OTHER}" = {{peak = "1 MiB"}}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    budgets = {name: record.budget for name, record in measured(worker()).cases.items()}
+    assert budgets.pop(OTHER) == Limits(peak=2**20)
+    assert set(budgets.values()) == {UNSET}
+
+
+def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
+    python = worker()
+    cases = matrix_cases("default")
+    run = measured(python, cases=cases, jobs=3)
+    assert set(run.cases) == {case.id for case in cases}
+    assert run.selection.complete
+    assert run.selection.narrowed_by == []
+    by_adaptation: dict[tuple, set[int]] = {}
+    for process, request in logged(python, "measure"):
+        by_adaptation.setdefault(request["case"].partition("/")[2:], set()).add(process)
+    assert all(len(found) == 1 for found in by_adaptation.values())
+    assert len(logged(python, "measure")) == len(cases)
+    assert len(processes_of(python)) <= 3
+    assert all_gone(processes_of(python))
+
+
+def test_no_case_is_wrong_use():
+    with pytest.raises(InputError, match="no case to measure"):
+        measured("python", cases=[])
+
+
+def test_what_is_asked_reaches_the_worker(worker, tmp_path):
+    python = worker()
+    measured(python, cases=CASES[:1], trains=False, keep_adapters=tmp_path / "kept")
+    ((_, request),) = logged(python, "measure")
+    assert request["trains"] is False
+    assert request["keep_adapters"] is not None
+    ((_, prepared),) = logged(python, "prepare")
+    assert Path(prepared["baselines"]).is_absolute()
+
+
+def test_a_worker_s_folder_is_its_own_and_is_removed(worker):
+    python = worker()
+    measured(python)
+    ((_, started),) = logged(python, "started")
+    folder = Path(started["folder"])
+    assert folder.name.startswith("peft-regress-")
+    assert not folder.exists()
+    assert not Path("litter").exists()
+
+
+def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
+    monkeypatch.setenv("HF_HOME", "/somewhere")
+    python = worker()
+    measured(python, cases=CASES[:1])
+    ((_, started),) = logged(python, "started")
+    assert not [name for name in started["variables"] if name.startswith("PYTEST_")]
+    assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(started["variables"])
+
+
+# --- cases that go wrong -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ("kill", "WorkerLost", "its worker was killed by SIGKILL: no error message"),
+        (
+            "exit",
+            "WorkerLost",
+            "its worker ended with exit code 3: File layer.py: ImportError: broken",
+        ),
+        ("hang", "TimeoutError", "no result within 120 s"),
+        ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
+        ("null", "WorkerLost", "its worker answered"),
+        ("other", "WorkerLost", "its worker answered with the record of another/lora-r4/resnet18"),
+    ],
+)
+def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
+    python = worker(how={BAD: how})
+    run = measured(python)
+    lost = run.cases[BAD]
+    assert (lost.status, lost.error.type) == ("error", kind)
+    assert lost.error.message.startswith(message)
+    assert "/tmp" not in lost.error.message
+    assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
+    assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
+    assert all_gone(processes_of(python))
+
+
+def test_a_worker_lost_between_cases_is_replaced(worker):
+    python = worker(how={f"after {BAD}": "exit", f"after {OTHER}": "kill"})
+    run = measured(python)
+    assert {record.status for record in run} == {"ok"}
+    # No case was measured twice.
+    assert len(logged(python, "measure")) == len(IDS)
+
+
+def test_a_worker_that_an_earlier_case_left_unfit_is_replaced(worker):
+    python = worker(how={f"after {OTHER}": "babble"})
+    run = measured(python)
+    assert {record.status for record in run} == {"ok"}
+    assert len(processes_of(python)) == 2
+
+
+@pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
+def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker, at):
+    python = worker(how={at: "refuse"})
+    with pytest.raises(UnusableEnvironmentError, match=rf"{OTHER}: .*HybridCache"):
+        measured(python)
+    assert all_gone(processes_of(python))
+
+
+def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
+    path = Path(worker(how={BAD: "kill"}))
+    script = path.read_text().replace(
+        'log("measure",', 'child = os.fork() or time.sleep(600)\n        log("measure",'
+    )
+    assert "os.fork" in script
+    before = time.monotonic()
+    run = measured(write_program(path, script), cases=CASES[:1])
+    assert time.monotonic() - before < SETUP.time_limit / 2
+    assert "SIGKILL" in run.cases[BAD].error.message
+
+
+# --- environments that cannot be used ------------------------------------------------------------
+
+
+def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
+    python = worker(how={"import_modules": "refuse"})
+    with pytest.raises(UnusableEnvironmentError, match="ImportError: cannot import name 'Hybrid"):
+        measured(python)
+    assert all_gone(processes_of(python))
+
+
+@pytest.mark.parametrize(
+    ("at", "how"),
+    [
+        ("import_modules", "kill"),
+        ("import_modules", "babble"),
+        ("greeting", "exit"),
+        ("greeting", "hang"),
+    ],
+)
+def test_a_worker_lost_at_its_start_makes_the_environment_unusable(worker, at, how):
+    python = worker(how={at: how})
+    with pytest.raises(UnusableEnvironmentError):
+        measured(python)
+    assert all_gone(processes_of(python))
+
+
+def test_packages_that_change_during_a_run_are_refused(worker):
+    python = worker(how={BAD: "kill"})
+    script = (
+        Path(python)
+        .read_text()
+        .replace("packages=script", 'packages={"pid": str(os.getpid())} or script')
+    )
+    with pytest.raises(UnusableEnvironmentError, match="packages changed"):
+        measured(write_program(Path(python), script))
+    assert all_gone(processes_of(python))
+
+
+def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
+    """If PYTHONPATH has a checkout of peft, the installed version is not what is measured."""
+    installed = tmp_path / "lib" / "python3.11" / "site-packages" / "peft"
+    installed.mkdir(parents=True)
+    own = installed / "__init__.py"
+    own.touch()
+    (tmp_path / "bin").mkdir()
+    write_worker(tmp_path / "bin" / "python", file=str(own))
+    measured(str(tmp_path / "bin" / "python"))
+    write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
+    with pytest.raises(UnusableEnvironmentError, match=r"/checkout/peft.*unset PYTHONPATH"):
+        measured(str(tmp_path / "bin" / "python"))
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+
+def test_an_interrupt_here_ends_every_worker_and_hands_over_the_records(worker):
+    python = worker(how={SECOND: "hang"})
+    rescued = []
+
+    def interrupt(record):
+        if record.case.id == BAD:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(python, on_record=interrupt, on_interrupt=rescued.append, cases=CASES[:2])
+    (run,) = rescued
+    assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
+    assert all_gone(processes_of(python))
+
+
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt: a run in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
+def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
+    python = write_worker(tmp_path / "python", how={at: "hang"})
+    rescued = []
+
+    def interrupt():
+        wait_until(lambda: logged(python, "child"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        measured(python, jobs=2, on_interrupt=rescued.append, cases=CASES[:2])
+    thread.join()
+    assert [list(run.cases) for run in rescued] == ([[BAD]] if at == SECOND else [])
+    assert all_gone(processes_of(python))
+
+
+_UPGRADE = """
+import contextlib, dataclasses, sys
+from pathlib import Path
+from peft_regress.upgrades import upgrade as upgrading
+from peft_regress.cli.main import main
+
+@dataclasses.dataclass
+class Overlay:
+    python: Path
+    packages: dict = dataclasses.field(default_factory=dict)
+    planned: tuple = ()
+    remarks: tuple = ()
+    requested: tuple = ()
+
+@contextlib.contextmanager
+def opened(*_, **__):
+    yield Overlay(Path({python!r}))
+
+upgrading.opened_overlay = opened
+main(sys.argv[1:])
+"""
+
+
+def start_upgrade(python: str, *options: str, **streams) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
+    base = ["--cases", "*/lora-r4/resnet18", "--base", "run", "--jobs", "1"]
+    return subprocess.Popen(
+        [*command, *base, *options],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        # A run in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        **streams,
+    )
+
+
+def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
+    python = write_worker(tmp_path / "python", how={SECOND: "hang"})
+    save = tmp_path / "run.json"
+    process = start_upgrade(python, "--save", str(save))
+    try:
+        wait_until(lambda: logged(python, "child"))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert errors.endswith(b"interrupted\n")
+    assert list(read_run_file(save).run.cases) == [BAD]
+    assert all_gone(processes_of(python))
+
+
+def test_a_reader_that_has_gone_is_exit_141(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    # A stored base: the current environment would be measured for real.
+    process = start_upgrade(write_worker(tmp_path / "python"), "--base", "0003", stdout=write)
+    os.close(write)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 141
+    assert b"Traceback" not in errors
+    assert b"[2/2] candidate" in errors
+
+
+# --- the worker itself ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(clean_registry, tiny_sources):
+    registry.add("architecture", TinyArchitecture())
+    return tiny_sources
+
+
+TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
+
+
+def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
+    measurer = Measurer()
+    prepared = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
+    record = measurer.measure(Measure(trains=False)).record
+    assert record.definition == prepared.definition
+    names = {name.removesuffix("_b32") for name in record.metrics}
+    assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
+    sizes = {"trainable_params", "total_params", "adapter_bytes"}
+    assert names <= {*COST_METRICS, *INFERENCE_METRICS, *sizes}
+    assert (record.status, record.invariants) == ("ok", {})
+    save_run(tmp_path / "run.json", make_run(record))
+    assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
+    trained = measurer.measure(Measure(trains=True)).record
+    assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
+    assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
+
+
+def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch):
+    from peft_regress.measure import costs as module
+
+    def broken(*_):
+        raise AttributeError("no scaling")
+
+    monkeypatch.setattr(module, "step_ledger", broken)
+    measurer = Measurer()
+    measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
+    record = measurer.measure(Measure(trains=False)).record
+    assert (record.case, record.status) == (TINY, "error")
+    assert (record.error.type, record.error.message) == ("AttributeError", "no scaling")
+
+
+@pytest.mark.nightly
+def test_a_real_worker_measures_what_this_process_does():
+    case = parse_case_id("shift/head/shufflenet_v2_x0_5")
+    run = measured(sys.executable, cases=[case])
+    baselines = ROOT / "baselines"
+    here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
+    assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
+
+
+def test_what_is_known_reaches_the_measuring_code(monkeypatch):
+    measurer = Measurer()
+    measurer._recipe = SimpleNamespace(packages=dict)
+    given = []
+
+    def measured(_, *, known, **__):
+        given.append(known)
+        return SimpleNamespace(record=make_record())
+
+    monkeypatch.setattr(measuring_code, "measure", measured)
+    known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
+    for request in (Measure(trains=True), Measure(trains=True, known=known)):
+        measurer.measure(request)
+    assert given == [[], known]

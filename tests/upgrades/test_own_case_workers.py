@@ -1,0 +1,96 @@
+"""A project's own cases in other interpreters: by import path and id, no pickle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.cli.main import cli
+from peft_regress.own_code import code_of, was_edited
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
+from peft_regress.upgrades.reproduction.own_script import own_script
+from peft_regress.upgrades.reproduction.reproduce import _output
+from peft_regress.upgrades.worker import OwnCases, Prepare, Restart, Stepper, TimeSteps
+from peft_regress.workers.pool import UnusableEnvironmentError
+
+if TYPE_CHECKING:
+    from peft_regress.runs.schema import Run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> Path:
+    """A first suite in the working folder, with a file that its data function reads."""
+    monkeypatch.chdir(tmp_path)
+    cli.main(args=["init"], standalone_mode=False)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
+        del sys.modules[name]
+
+
+def _measured(folder: Path) -> Run:
+    setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
+    cases = matrix_cases("own")
+    return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
+
+
+def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = project / "below"
+    below.mkdir()
+    (project / ".git").mkdir()
+    monkeypatch.chdir(below)
+    run = _measured(project)
+    record = run.cases["digits/lora-r4/small"]
+    assert (record.status, run.selection.complete) == ("ok", True), record.error
+    assert record.metrics["trainable_params"].value == 1162
+    assert record.own_code == code_of(record.case)
+    assert not was_edited(record)
+
+
+@pytest.mark.nightly
+def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project: Path) -> None:
+    cases = project / "gates" / "cases.py"
+    text = cases.read_text()
+    matrix_cases("own")  # here they import
+    cases.write_text(f"import nowhere\n{text}")
+    with pytest.raises(UnusableEnvironmentError) as raised:
+        _measured(project)
+    assert "'gates.cases:GATES' does not import" in str(raised.value)
+    assert "No module named 'nowhere'" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
+    own = OwnCases(folder=str(project), paths=["gates.cases:GATES"])
+    request = Prepare(case="digits/lora-r4/small", baselines=str(project / "baselines"), own=own)
+    stepper = Stepper()
+    assert stepper.prepare(request).definition.startswith("sha256:")
+    stepper.restart(Restart(seed=0))
+    assert len(stepper.time_steps(TimeSteps(steps=3)).step_seconds) == 3
+
+
+@pytest.mark.nightly
+def test_a_real_worker_takes_the_bounds_of_the_settings(project: Path) -> None:
+    table = project / "pyproject.toml"
+    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
+    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
+    record = _measured(project).cases["digits/lora-r4/small"]
+    assert record.bounds["peak_bytes"].reason == "allocator"
+
+
+@pytest.mark.nightly
+def test_the_script_of_an_own_case_measures_it(project: Path) -> None:
+    case = matrix_cases("own")[0]
+    script = own_script(case, {"trainable_params", "identity_at_init", "status"})
+    assert script is not None
+    assert str(project) not in script
+    assert _output(Path(sys.executable), script, project=project).splitlines() == [
+        "status: ok",
+        "identity_at_init: True",
+        "trainable_params: 1162",
+    ]
+    assert own_script(Case.parse("shift/full/resnet18"), {"loss"}) is None

@@ -1,0 +1,273 @@
+"""Which of several packages is responsible: each is tried alone in the good environment."""
+
+from __future__ import annotations
+
+import pytest
+from builders import make_record, make_run
+from package_index import served_index, use_index
+from package_world import SETUP, World, set_world
+from packaging.version import Version
+
+from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.errors import InputError
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import observations_of
+from peft_regress.overlay.pip import PipError, Planned
+from peft_regress.upgrades import responsible as responsible_module
+from peft_regress.upgrades.keeping import version_in
+from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+
+IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
+OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
+NEW = {"peft": Version("0.20.0"), "transformers": Version("5.0")}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
+    return set_world(monkeypatch, World(installed=dict(OLD), index=index))
+
+
+def planned(**versions: str) -> tuple[Planned, ...]:
+    return tuple(Planned(name=n, version=v, source=f"{n}=={v}") for n, v in versions.items())
+
+
+def responsible(
+    world, candidate=("peft", "transformers"), base=(), *, progress=lambda _: None, **options
+) -> tuple[ResponsiblePackages, ...]:
+    """Measure both sides, and ask which of the packages does what differs."""
+    cases = [parse_case_id(name) for name in IDS]
+    new = {name: str(NEW[name]) for name in candidate}
+    sides = []
+    for requirements in ([f"{n}=={v}" for n, v in base], [f"{n}=={v}" for n, v in new.items()]):
+        with world.opened_overlay(requirements) as overlay:
+            run = world.measure_cases(cases, python=overlay.python, setup=SETUP)
+            sides.append(observations_of(run, "a side"))
+    old, observed = sides
+    verdicts = [judge_case(name, old[name], observed[name]) for name in IDS]
+    findings = find_causes(verdicts, old, observed)
+    world.runs.clear()
+    return find_responsible(
+        findings,
+        planned(**dict(base)),
+        planned(**new),
+        old,
+        setup=SETUP,
+        progress=progress,
+        **options,
+    )
+
+
+def moves(*needed: str, **moved):
+    """Return what moves where all of these packages are new."""
+    return lambda packages, _: moved if all(packages[name] >= NEW[name] for name in needed) else {}
+
+
+def test_one_of_two_does_it(world):
+    world.moved = moves("transformers", forward_flops=2000)
+    steps = []
+    (found,) = responsible(world, progress=steps.append)
+    assert (found.alone, found.without_effect, found.untried) == (("transformers",), ("peft",), ())
+    assert found.sentence == "transformers alone does it"
+    assert steps == ["trying peft 0.20.0 alone", "trying transformers 5.0 alone"]
+    # One of the two cases that show it is enough, and costs need no training.
+    assert [(cases, trains) for _, cases, trains in world.runs] == [([IDS[0]], False)] * 2
+
+
+def test_each_of_two_does_it(world):
+    world.moved = lambda packages, _: (
+        {"forward_flops": 2000} if any(packages[n] >= v for n, v in NEW.items()) else {}
+    )
+    (found,) = responsible(world)
+    assert found.sentence == "peft and transformers alone do it"
+
+
+def test_only_together(world):
+    world.moved = moves("peft", "transformers", forward_flops=2000)
+    (found,) = responsible(world)
+    assert found.sentence == "no package alone does it, only together: peft, transformers"
+
+
+def test_each_finding_has_its_own_package(world):
+    one = moves("peft", forward_flops=2000)
+    other = moves("transformers", invariants={"frozen_unchanged": False})
+    world.moved = lambda packages, name: {**one(packages, name), **other(packages, name)}
+    sentences = {found.sentence for found in responsible(world)}
+    assert sentences == {"peft alone does it", "transformers alone does it"}
+    assert all(trains for _, _, trains in world.runs)
+
+
+def test_a_state_is_shown_by_the_same_state(world):
+    world.moved = moves("peft", status="error")
+    (found,) = responsible(world)
+    assert found.alone == ("peft",)
+
+
+def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
+    world.moved = moves("peft", forward_flops=2000)
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    (found,) = responsible(world)
+    assert found.untried == (("peft", "ImportError: HybridCache"),)
+    assert found.sentence == (
+        "peft, alone or with others: transformers alone: no; "
+        "peft cannot be tried alone: ImportError: HybridCache"
+    )
+
+
+def test_each_package_that_cannot_be_tried_says_why(world):
+    world.moved = moves("peft", forward_flops=2000)
+    world.broken = lambda packages: (
+        None
+        if (packages["peft"] >= NEW["peft"]) == (packages["transformers"] >= NEW["transformers"])
+        else PipError("it", "no wheel")
+    )
+    (found,) = responsible(world)
+    assert (found.alone, found.without_effect) == ((), ())
+    assert found.sentence.count("cannot be tried alone: it: no wheel") == 2
+
+
+def test_a_package_that_needs_another_is_tried_with_it(world):
+    """Of three that changed, one needs a second one and not the third."""
+    world.installed["tokenizers"] = "1.0"
+    world.index["tokenizers"] = ["1.0", "2.0"]
+    world.extra["transformers==5.0"] = ["tokenizers==2.0"]
+    NEW["tokenizers"] = Version("2.0")
+    world.broken = lambda packages: (
+        InputError("ImportError: tokenizers")
+        if packages["transformers"] >= NEW["transformers"]
+        and packages["tokenizers"] < NEW["tokenizers"]
+        else None
+    )
+    world.moved = moves("transformers", forward_flops=2000)
+    try:
+        (found,) = responsible(world, ("peft", "transformers", "tokenizers"), asked=["peft"])
+    finally:
+        del NEW["tokenizers"]
+    assert (found.alone, found.without_effect) == ((), ("peft", "tokenizers"))
+    assert found.together == ("transformers with tokenizers",)
+    assert found.sentence == "transformers with tokenizers does it; peft alone: no"
+
+
+def test_what_was_asked_for_is_named_where_what_came_with_it_does_it_alone():
+    found = ResponsiblePackages(
+        alone=("tokenizers",),
+        together=("transformers with tokenizers",),
+        without_effect=(),
+        untried=(),
+        asked=("transformers",),
+    )
+    assert found.sentence == "tokenizers alone does it; transformers with tokenizers: yes"
+
+
+def test_another_release_than_the_candidates_is_no_evidence(world):
+    """What pip takes with a package may do what is looked for, or hide it."""
+    world.index["transformers"].append("6.0")
+    world.extra["peft==0.20.0"] = ["transformers==6.0"]
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    world.moved = moves("transformers", forward_flops=2000)
+    (found,) = responsible(world, asked=["peft"])
+    assert found.sentence == (
+        "transformers alone does it; "
+        "peft cannot be tried alone: pip changes transformers to 6.0 with it"
+    )
+    assert "6.0" not in world.versions_tried("transformers")
+
+
+PINNED = [("rope", "1.0", "knot==1.0"), ("rope", "2.0", "knot==2.0"), ("rope", "3.0", "knot==2.0")]
+"""Releases with what each needs; each release of knot needs a rope of its age or younger."""
+
+
+def test_packages_that_pin_each_other_cannot_be_tried_alone(tmp_path, monkeypatch):
+    """With real environments, made by pip."""
+    with served_index() as index:
+        for name, release, needed in PINNED:
+            index.add(name, release, requires=[needed])
+        index.add("knot", "1.0", requires=["rope==1.0"]).add("knot", "2.0", requires=["rope>=2"])
+        use_index(monkeypatch, index.url, tmp_path)
+        tried = []
+
+        def measure_cases(cases, *, python, **_):
+            versions = {name: version_in(python)(name) for name in ("knot", "rope")}
+            if None in versions.values():
+                raise InputError("ImportError: knot and rope need each other")
+            tried.append(versions)
+            values = {"forward_flops": 2000}
+            return make_run(*(make_record(case.id, values) for case in cases))
+
+        monkeypatch.setattr(responsible_module, "measure_cases", measure_cases)
+        old = observations_of(make_run(make_record(IDS[0], {"forward_flops": 1000})), "old")
+        new = observations_of(make_run(make_record(IDS[0], {"forward_flops": 2000})), "new")
+        findings = find_causes([judge_case(IDS[0], old[IDS[0]], new[IDS[0]])], old, new)
+        (found,) = find_responsible(
+            findings,
+            (),
+            planned(knot="2.0", rope="2.0"),
+            old,
+            asked=["rope"],
+            setup=SETUP,
+            progress=lambda _: None,
+        )
+    assert tried == []
+    assert found.sentence == (
+        "rope cannot be tried alone: ImportError: knot and rope need each other; "
+        "knot cannot be tried alone: pip changes rope to 3.0 with it"
+    )
+
+
+def test_the_whole_candidate_shows_nothing_about_one_package(world):
+    """What pip adds to it makes it the candidate: measured again, it would only repeat itself."""
+    world.extra["peft==0.20.0"] = ["transformers==5.0"]
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    world.moved = moves("peft", forward_flops=2000)
+    (found,) = responsible(world)
+    assert (found.alone, found.without_effect) == ((), ("transformers",))
+
+
+def test_a_package_that_goes_back_to_what_is_installed_is_tried_too(world):
+    """The good environment is an overlay: its transformers is not that of the running one."""
+    world.installed["transformers"] = "5.0"
+    world.moved = moves("transformers", forward_flops=2000)
+    (found,) = responsible(world, ("peft",), base=[("transformers", "4.0")])
+    assert (found.alone, found.without_effect) == (("transformers",), ("peft",))
+
+
+@pytest.mark.parametrize("candidate", [("peft",), ()])
+def test_if_only_one_package_changed_nothing_is_tried(world, candidate):
+    world.moved = moves("peft", forward_flops=2000)
+    assert responsible(world, candidate) == ()
+    assert world.runs == []
+
+
+def test_nothing_found_is_nothing_tried(world):
+    assert responsible(world) == ()
+    assert world.runs == []
+
+
+def test_of_many_packages_the_most_likely_are_tried_and_the_rest_is_listed(world):
+    extra = [f"cuda-part-{number}" for number in range(10)]
+    for name in extra:
+        world.installed[name] = "1.0"
+        world.index[name] = ["1.0", "2.0"]
+        NEW[name] = Version("2.0")
+    try:
+        world.moved = moves("peft", forward_flops=2000)
+        (found,) = responsible(world, ("peft", *extra))
+    finally:
+        for name in extra:
+            del NEW[name]
+    assert found.alone == ("peft",)
+    assert len(found.without_effect) == 7
+    assert {why for _, why in found.untried} == {"only the first 8 packages are tried"}

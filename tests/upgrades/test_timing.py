@@ -1,0 +1,356 @@
+"""Two interpreters are timed in turns: the order, the requests, and what can go wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from fake_interpreters import (
+    all_gone,
+    logged,
+    processes_of,
+    wait_until,
+    write_program,
+    write_worker,
+)
+from slow_interpreter import write_slow_interpreter
+from tiny_architecture import TinyArchitecture
+
+from peft_regress import registry
+from peft_regress.cases import Case
+from peft_regress.catalogue.built_in import STEPS
+from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.errors import InputError
+from peft_regress.upgrades.timing import time_cases
+from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS, LAUNCHES, turns
+from peft_regress.upgrades.worker import (
+    Prepare,
+    Prepared,
+    Restart,
+    Restarted,
+    Timed,
+    TimeSteps,
+    prepare,
+)
+from peft_regress.workers import process as process_module
+from peft_regress.workers.process import InterpreterError, WorkerError, WorkerProcess
+from peft_regress.workers.serve import Hello, Question, Reply, serve
+
+ROOT = Path(__file__).parents[2]
+CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
+
+
+def timed(base: str, candidate: str, *, cases=(CASE,), **options):
+    options = {"baselines": ROOT / "baselines", "time_limit": 120, **options}
+    return time_cases(list(cases), base=base, candidate=candidate, **options)
+
+
+def gone(*paths: str) -> bool:
+    return all_gone(process for path in paths for process in processes_of(path))
+
+
+@pytest.fixture
+def no_patience(monkeypatch, tmp_path):
+    """As soon as a worker hangs, its time limit is over."""
+
+    def now():
+        hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
+        return time.monotonic() + 1000 * hanging
+
+    monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=now))
+
+
+# --- the turns ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_two_pairs_each_side_goes_first_once(seed):
+    order = turns(30, draw=random.Random(seed))
+    assert all(order[n] != order[n + 1] for n in range(0, 30, 2))
+    assert len(turns(7, draw=random.Random(seed))) == 7
+
+
+def test_a_block_is_half_of_the_brief_fine_tuning():
+    assert 2 * BLOCK_STEPS == STEPS
+
+
+def test_equal_interpreters_are_the_same_and_a_slower_one_is_slower(tmp_path):
+    base, other = write_worker(tmp_path / "a"), write_worker(tmp_path / "b")
+    slow = write_worker(tmp_path / "c", seconds=0.0111, packages={"peft": "0.14.0"})
+    assert timed(base, other).exit_code == 0
+    run = timed(base, slow)
+    (case,) = run.cases
+    assert (case.verdict, run.exit_code) == ("slower", 1)
+    assert case.estimate.ratio == pytest.approx(1.11, abs=0.02)
+    assert run.candidate_packages == {"peft": "0.14.0"}
+    assert timed(slow, base).cases[0].verdict == "faster"
+
+
+def test_workers_are_fresh_for_each_launch_and_gone_at_the_end(tmp_path):
+    worker = write_worker(tmp_path / "python")
+    run = timed(worker, worker, cases=(CASE, parse_case_id("shift/head/resnet18")))
+    assert {case.estimate.confidence for case in run.cases} == {0.975}
+    assert len(processes_of(worker)) == 2 + 2 * 2 * LAUNCHES
+    assert gone(worker)
+
+
+@pytest.mark.parametrize("pairs", [6, 31])
+def test_as_many_pairs_are_measured_as_were_asked_for(tmp_path, pairs):
+    worker = write_worker(tmp_path / "python")
+    assert timed(worker, worker, pairs=pairs).cases[0].estimate.pairs == pairs
+
+
+def test_too_few_pairs_for_any_interval_are_refused_with_the_least_number(tmp_path):
+    with pytest.raises(InputError, match=r"5 pairs .* --pairs 6 is the least"):
+        timed(write_worker(tmp_path / "python"), "never started", pairs=5)
+
+
+def test_no_case_at_all_is_refused():
+    with pytest.raises(InputError, match="no case"):
+        timed("a", "b", cases=())
+
+
+# --- interpreters that cannot be used --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        (None, None, "there is no such program"),
+        ("", 0o644, "is not executable"),
+        ("no program", 0o755, "cannot be started"),
+        ("#!/nowhere/python\n", 0o755, "cannot be started"),
+        ("#!/bin/sh\nexit 3\n", 0o755, "no error message"),
+        ("#!/bin/sh\necho 'No module named peft_regress' >&2; exit 1\n", 0o755, "No module named"),
+        ("#!/bin/sh\nexec cat /dev/zero\n", 0o755, "no greeting"),
+    ],
+)
+def test_a_program_without_a_worker_is_refused_with_its_path(tmp_path, text, mode, message):
+    path = tmp_path / "python"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    with pytest.raises(InterpreterError, match=message) as refused:
+        timed(write_worker(tmp_path / "base"), str(path))
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("program", ["sleep 600", "yes"])
+def test_a_program_that_never_greets_is_refused_at_the_time_limit(tmp_path, program):
+    path = write_program(tmp_path / "python", f"#!/bin/sh\nexec {program}\n")
+    with pytest.raises(InterpreterError, match=r"no greeting .* within 0\.5 s"):
+        timed(path, path, time_limit=0.5)
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "not the name"), ("/", "is a folder")])
+def test_a_text_that_names_no_program_is_refused(name, message):
+    with pytest.raises(InterpreterError, match=message):
+        timed(name, name)
+
+
+def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):
+    worker = write_worker(tmp_path / "python", protocol=1)
+    with pytest.raises(InterpreterError, match=r"0\.1\.0 has protocol 1.*pip install \."):
+        timed(worker, worker)
+
+
+def test_an_interpreter_without_the_package_is_refused_with_what_to_install(tmp_path):
+    bare = write_program(
+        tmp_path / "python", f'#!/bin/sh\nPYTHONPATH= exec {sys.executable} -S "$@"\n'
+    )
+    with pytest.raises(InterpreterError, match=r"No module named.*python -m pip install \.`"):
+        timed(bare, bare)
+
+
+# --- cases that cannot be timed --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "message"),
+    [
+        (
+            "prepare",
+            "exit",
+            "ended with exit code 3: File /tmp/over/lay/peft/layer.py: ImportError",
+        ),
+        ("time_steps", "kill", "was killed by SIGKILL"),
+        ("prepare", "refuse", "ImportError: cannot import name 'HybridCache'"),
+        ("time_steps", "refuse", "ImportError: cannot import name 'HybridCache'"),
+        ("restart", "babble", "its worker answered 'Epoch 1'"),
+        ("restart", "hang", "no answer within 120 s; allow more with --time-limit"),
+        ("time_steps", "hang", "no answer within 120 s; allow more with --time-limit"),
+    ],
+)
+def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(
+    tmp_path, no_patience, at, how, message
+):
+    base, bad = write_worker(tmp_path / "a"), write_worker(tmp_path / "b", how={at: how})
+    run = timed(base, bad)
+    (case,) = run.cases
+    assert (case.verdict, run.exit_code) == ("failed", 3)
+    assert message in case.problem
+    assert bad in case.problem
+    assert gone(base, bad)
+
+
+def test_a_step_without_a_duration_is_a_failed_case(tmp_path):
+    worker = write_worker(tmp_path / "a", seconds=0.0)
+    assert "a time is positive and finite" in timed(worker, worker).cases[0].problem
+
+
+def test_a_block_with_too_few_steps_is_a_failed_case(tmp_path):
+    worker = Path(write_worker(tmp_path / "a"))
+    short = worker.read_text().replace('range(request["steps"])', "range(2)")
+    path = write_program(worker, short)
+    assert f"timed 2 steps instead of {BLOCK_STEPS}" in timed(path, path).cases[0].problem
+
+
+def test_cases_with_different_definitions_are_incomparable(tmp_path):
+    other = write_worker(tmp_path / "b", definition="sha256:other")
+    run = timed(write_worker(tmp_path / "a"), other)
+    assert (run.cases[0].verdict, run.exit_code) == ("incomparable", 3)
+    assert other in run.cases[0].problem
+
+
+def test_a_worker_is_ended_with_its_children(tmp_path, no_patience):
+    path = write_worker(tmp_path / "python", how={"prepare": "hang"})
+    with (
+        WorkerProcess(path, time_limit=120) as worker,
+        pytest.raises(WorkerError),
+    ):
+        prepare(worker, "Stepper", CASE, baselines=tmp_path)
+    assert len(processes_of(path)) == 2
+    assert gone(path)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
+    # In the middle of an answer, and anywhere.
+    how = {"time_steps": "hang"} if sent == signal.SIGINT else {}
+    path = write_worker(tmp_path / "python", how=how)
+    command = [sys.executable, "-m", "peft_regress", "time", path, path, "--cases", CASE.id]
+    process = subprocess.Popen(
+        [*command, "--pairs", "9999"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        # A run in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    try:
+        wait_until(lambda: len(processes_of(path)) >= 4)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert b"Traceback" not in errors
+    assert gone(path)
+
+
+# --- the worker itself -----------------------------------------------------------------------
+
+
+_METHODS = {
+    Prepare: ("prepare", Prepared),
+    Restart: ("restart", Restarted),
+    TimeSteps: ("time_steps", Timed),
+}
+
+
+def answers_of(*requests) -> list:
+    """Return the greeting, then the answer to each request or why it was refused."""
+    asked, answers = b"", io.BytesIO()
+    for request in requests:
+        function = f"{prepare.__module__}:Stepper.{_METHODS[type(request)][0]}"
+        question = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
+        asked += msgspec.json.encode(question) + b"\n"
+    serve((io.BytesIO(asked), answers))
+    hello, *lines = answers.getvalue().strip().splitlines()
+    found = [msgspec.json.decode(hello, type=Hello)]
+    for request, line in zip(requests, lines, strict=True):
+        reply = msgspec.json.decode(line, type=Reply)
+        kind = _METHODS[type(request)][1]
+        found.append(reply.refused or msgspec.json.decode(reply.answer, type=kind))
+    return found
+
+
+@pytest.fixture
+def tiny(clean_registry, tiny_sources):
+    registry.add("architecture", TinyArchitecture())
+    return str(tiny_sources)
+
+
+def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
+    case = Case(task="shift", method="lora", architecture="tiny", rank=4)
+    hello, prepared, _, first, second, beyond = answers_of(
+        Prepare(case=case.id, baselines=tiny), Restart(seed=0), *[TimeSteps(steps=BLOCK_STEPS)] * 3
+    )
+    from peft_regress.measure import Recipe, define
+
+    assert hello.packages["torch"]
+    assert prepared == Prepared(definition=define(Recipe.of(case, Path(tiny))))
+    assert len(first.step_seconds) == len(second.step_seconds) == BLOCK_STEPS
+    assert all(seconds > 0 for seconds in first.step_seconds + second.step_seconds)
+    assert beyond == Timed(step_seconds=[])
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (Prepare(case="shift/lroa-r4/tiny", baselines="."), "Did you mean 'lora'"),
+        (Prepare(case="shift/lora-r4/tiny", baselines="/nowhere"), "SourceError"),
+        (Restart(seed=0), "AttributeError"),
+    ],
+)
+def test_a_request_that_the_worker_cannot_do_gets_an_answer(tiny, request_, error):
+    assert error in answers_of(request_)[1]
+
+
+_NOISY = """
+import os, sys
+from peft_regress.upgrades.worker import Restart, Restarted
+
+def restart(request: Restart) -> Restarted:
+    print("a library prints")
+    os.write(1, b"noise")
+    assert sys.stdin.read() == ""
+    return Restarted()
+"""
+
+
+def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
+    """Neither from Python nor through the file descriptor, at the start or later."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nprint('{\"type\": \"hello\"}')\nos.write(1, b'unfinished')\n"
+    )
+    (tmp_path / "noisy.py").write_text(_NOISY)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    noisy = write_program(
+        tmp_path / "python", f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
+    )
+    with WorkerProcess(noisy, time_limit=600) as worker:
+        for _ in range(2):
+            assert worker.ask("noisy:restart", Restart(seed=0), Restarted) == Restarted()
+
+
+# --- the whole of it -------------------------------------------------------------------------
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("share", "verdict"), [(0.0, "same"), (0.1, "slower")])
+def test_a_step_10_percent_slower_is_found_and_an_equal_one_is_quiet(tmp_path, share, verdict):
+    slow = str(write_slow_interpreter(tmp_path, share=share))
+    run = timed(sys.executable, slow, time_limit=600)
+    assert run.cases[0].verdict == verdict, run

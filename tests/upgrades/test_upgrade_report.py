@@ -1,0 +1,395 @@
+"""The reports of an upgrade and a bisection: short lines, an issue that no string breaks."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from builders import ENVIRONMENT, LEDGER, VALUES, make_record, make_run, observe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from package_world import SETUP
+from packaging.version import Version
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
+from peft_regress.report import as_markdown, as_text
+from peft_regress.report.document import case_set
+from peft_regress.report.layout import Layout
+from peft_regress.report.markdown import code_span, fenced
+from peft_regress.report.verdict.finding import finding_details, finding_title
+from peft_regress.runs.schema import Failure, Limits
+from peft_regress.upgrades.bisect import Bisection, BisectSettings, Transition
+from peft_regress.upgrades.bisect_report import (
+    bisection_document,
+    encode_bisection,
+)
+from peft_regress.upgrades.reproduction.reproduce import Reproduction
+from peft_regress.upgrades.responsible import ResponsiblePackages
+from peft_regress.upgrades.upgrade import Upgrade
+from peft_regress.upgrades.upgrade_report import (
+    advice_on,
+    encode_upgrade,
+    upgrade_document,
+)
+
+HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def made(old, new, *, changed=None, strict=False, **fields) -> Upgrade:
+    """Return what came of an upgrade that measured these records."""
+    environment = {**ENVIRONMENT, "peft": "0.20.0"} if changed is None else changed
+    references = {record.case.id: observe(record) for record in old}
+    candidate = make_run(*new, environment=environment)
+    observed = observations_of(candidate, "the candidate")
+    comparison = judge(references, observed, invocation=Invocation(strict=strict))
+    moved = {
+        name: (ENVIRONMENT.get(name), environment.get(name))
+        for name in sorted(ENVIRONMENT.keys() | environment.keys())
+        if ENVIRONMENT.get(name) != environment.get(name)
+    }
+    return Upgrade(
+        **{
+            "requirements": ("peft==0.20.0",),
+            "compared_with": "0001_peft-0.18.1",
+            "comparison": comparison,
+            "candidate": candidate,
+            "changed": moved,
+            "installed": (),
+            "suspected": tuple(
+                one for one in comparison.findings if one.is_failing or one.is_better
+            ),
+            "responsible": (),
+            "edited": "",
+            "remarks": (),
+            "saved": None,
+            **fields,
+        }
+    )
+
+
+def bisection(upgrade: Upgrade, **fields) -> Bisection:
+    """Return a bisection that found what an upgrade did."""
+    old, new = Version("0.18.1"), Version("0.20.0")
+    transition = Transition(
+        old=old,
+        new=new,
+        between=(Version("0.19.0"),),
+        comparison=upgrade.comparison,
+        changed=upgrade.changed,
+        responsible=(),
+    )
+    settings = BisectSettings(package="peft", good=str(old), bad=str(new), setup=SETUP)
+    return Bisection(
+        **{
+            "settings": settings,
+            "versions": (old, new),
+            "transitions": (transition,),
+            "skipped": {Version("0.19.0"): HOSTILE},
+            "tried": (old, new),
+            "cases": tuple(sorted(upgrade.comparison.observed)),
+            "trained": True,
+            **fields,
+        }
+    )
+
+
+def scripts(upgrade: Upgrade, text: str = HOSTILE) -> tuple[Reproduction, ...]:
+    return tuple(
+        Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text}, needs=text)
+        for one in upgrade.comparison.findings
+    )
+
+
+def hostile(text: str = HOSTILE) -> Upgrade:
+    """Return an upgrade in which each string that others choose is hostile."""
+    name = text.replace("/", " ").replace("\0", " ") or "x"
+    ids = [f"{name}/lora-r4/{name}", f"{name}/dora-r4/other", f"shift/head/{name}"]
+    new = [
+        make_record(ids[0], status="error", error=Failure(type=text, message=text)),
+        make_record(ids[1], {**VALUES, "backward_flops": 10**10, "accuracy": [0.1] * 3}),
+        make_record(ids[2], invariants={text: False}),
+    ]
+    old = [make_record(ids[0]), make_record(ids[1]), make_record(ids[2], invariants={text: True})]
+    environment = {**ENVIRONMENT, "peft": text, text: text}
+    upgrade = made(
+        old,
+        new,
+        changed=environment,
+        requirements=(text,),
+        compared_with=text,
+        remarks=(text,),
+        saved=Path(text.replace("\0", "") or "x"),
+    )
+    packages = ResponsiblePackages(alone=(), without_effect=(text,), untried=((text, text),))
+    return Upgrade(**{**vars(upgrade), "responsible": (packages,) * len(upgrade.suspected)})
+
+
+def flat(document: str) -> list:
+    tokens = MARKDOWN.parse(document)
+    return [*tokens, *(inner for token in tokens for inner in token.children or ())]
+
+
+def check_issue(document: str, *, headings: int, blocks: int) -> None:
+    """Hold that a document has the parts that were meant, and nothing that was smuggled in."""
+    tokens = flat(document)
+    kinds = [token.type for token in tokens]
+    assert not {"html_block", "html_inline", "link_open", "image", "code_block"} & set(kinds)
+    assert not {"em_open", "strong_open", "s_open", "hr"} & set(kinds)
+    assert kinds.count("heading_open") == headings
+    fences = [token for token in tokens if token.type == "fence"]
+    assert len(fences) == blocks
+    assert {token.info for token in fences} <= {"text", "python"}
+    rows = [token for token in tokens if token.type == "tr_open"]
+    lines = document.splitlines()
+    for token in rows:
+        cells = re.split(r"(?<!\\)\|", lines[token.map[0]])
+        assert len(cells) == 3 + 2, cells
+
+
+# --- nothing breaks out --------------------------------------------------------------------------
+
+
+def count_blocks(upgrade: Upgrade) -> int:
+    with_numbers = [
+        one
+        for one in upgrade.comparison.findings
+        if one.cause.strand not in {"invariant", "status", "coverage"}
+    ]
+    return len(with_numbers)
+
+
+def test_hostile_strings_stay_text_in_an_issue():
+    upgrade = hostile()
+    document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
+    found = len(upgrade.comparison.findings)
+    assert found == 4
+    check_issue(document, headings=1 + found + 1, blocks=count_blocks(upgrade) + 2 * found)
+
+
+def test_hostile_strings_stay_text_in_a_bisection_s_issue():
+    upgrade = hostile()
+    document = as_markdown(bisection_document(bisection(upgrade), {0: scripts(upgrade)}))
+    found = len(upgrade.comparison.findings)
+    check_issue(document, headings=1 + found, blocks=count_blocks(upgrade) + 2 * found)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.text(st.sampled_from("`~#|<>*_[]()!&\\ \n\r\t-+=1.:/@ab"), max_size=12))
+def test_no_string_breaks_out_of_an_issue(text):
+    upgrade = hostile(text)
+    document = as_markdown(upgrade_document(upgrade, ()))
+    check_issue(
+        document, headings=2 + len(upgrade.comparison.findings), blocks=count_blocks(upgrade)
+    )
+
+
+@given(st.text(st.sampled_from("`~ a\n")))
+def test_a_code_block_ends_where_it_is_meant_to(text):
+    (token,) = MARKDOWN.parse(fenced(text, "text"))
+    assert (token.type, token.content) == ("fence", f"{text}\n")
+
+
+@given(st.text(st.sampled_from("` a"), min_size=1).filter(str.strip))
+def test_a_code_span_is_its_text(text):
+    text = text.strip()
+    inner = MARKDOWN.parse(f"- {code_span(text)}")[3].children
+    assert [(token.type, token.content) for token in inner] == [("code_inline", text)]
+
+
+def test_no_control_character_reaches_a_terminal():
+    upgrade = hostile()
+    for document in (upgrade_document(upgrade), bisection_document(bisection(upgrade))):
+        shown = as_text(document)
+        assert all(character == "\n" or character.isprintable() for character in shown)
+
+
+def test_json_holds_any_string():
+    upgrade = hostile()
+    for value in (encode_upgrade(upgrade), encode_bisection(bisection(upgrade))):
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def whole_matrix() -> Upgrade:
+    """Return an upgrade in which everything moves in every case of the default matrix."""
+    moved = {
+        **{name: 3 * value for name, value in VALUES.items() if isinstance(value, int)},
+        "first_losses": [[3.0, 2.2, 2.1, 2.0]] * 3,
+        "accuracy": [0.2, 0.3, 0.2],
+    }
+    names = [case.id for case in matrix_cases("default")]
+    old = [make_record(name, invariants={"frozen_unchanged": True}) for name in names]
+    failure = Failure(type="RuntimeError", message="the size of tensor a must match " * 20)
+    new = [
+        make_record(name, status="error", error=failure)
+        if "mobilenet" in name
+        else make_record(name, moved, invariants={"frozen_unchanged": False}, ledger=LEDGER)
+        for name in names
+    ]
+    return made(old, new, remarks=("transformers<5 was added: peft imports HybridCache " * 3,))
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_is_longer_than_the_terminal_is_wide(width):
+    upgrade = whole_matrix()
+    for document in (upgrade_document(upgrade), bisection_document(bisection(upgrade, skipped={}))):
+        assert max(map(len, as_text(document, Layout(width=width)).splitlines())) <= width
+
+
+def test_each_finding_has_a_number_its_cases_and_its_numbers():
+    text = as_text(upgrade_document(whole_matrix()))
+    numbers = [int(one) for one in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert text.count("  cases: ") == len(numbers)
+    assert "newly failing in" in text
+    assert "invariant frozen_unchanged: true -> false" in text
+    assert "  for example shift/" in text
+    # A state and an invariant say everything in their title.
+    assert text.count("for example") == len(numbers) - 2
+
+
+def test_each_finding_names_the_package_that_causes_it():
+    upgrade = hostile("x")
+    packages = [f"package-{index}" for index in range(len(upgrade.suspected))]
+    assert len(packages) > 1
+    responsible = tuple(
+        ResponsiblePackages(alone=(name,), without_effect=(), untried=()) for name in packages
+    )
+    text = as_text(upgrade_document(Upgrade(**{**vars(upgrade), "responsible": responsible})))
+    found = re.findall(r"which package: (package-\d)", text)
+    assert found == packages
+
+
+def test_accuracy_changes_in_points_and_a_range_has_both_ends():
+    names = ("shift/lora-r4/resnet18", "shift/lora-r16/resnet18")
+    old = [make_record(name) for name in names]
+    new = [
+        make_record(name, {**VALUES, "accuracy": [value] * 3})
+        for name, value in zip(names, (0.5, 0.6), strict=True)
+    ]
+    (finding,) = made(old, new).comparison.findings
+    assert finding_title(finding) == "accuracy -41.0 points to -31.0 points"
+
+
+def test_metrics_that_move_together_are_named_once():
+    moved = {**VALUES, "backward_flops": 9 * 10**9, "peak_bytes": 10**9, "peak_bytes_b32": 10**10}
+    upgrade = made([make_record()], [make_record(metrics=moved)])
+    (finding,) = upgrade.comparison.findings
+    assert finding_title(finding).startswith("backward_flops +23.8 %, peak_bytes ")
+    assert finding_details(finding, upgrade.comparison) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (["a/b/c"], "a/b/c"),
+        (["a/b/c", "a/b/d"], "a/b/{c,d}"),
+        ([f"{t}/{m}/c" for t in "xy" for m in "mn"], "{x,y}/{m,n}/c"),
+        (["x/m/c", "y/n/c"], "x/m/c y/n/c"),
+    ],
+)
+def test_ids_that_form_a_product_are_written_briefly(ids, shown):
+    assert case_set(ids) == case_set(list(reversed(ids))) == shown
+
+
+# --- advice --------------------------------------------------------------------------------------
+
+
+def commands(upgrade: Upgrade) -> list[str]:
+    return [part for parts in advice_on(upgrade) for part in parts[1::2]]
+
+
+WORSE = {**VALUES, "backward_flops": 10**10}
+
+
+def bisections(upgrade: Upgrade) -> list[str]:
+    return [line for line in commands(upgrade) if line.startswith("peft-regress bisect")]
+
+
+@pytest.mark.parametrize(
+    ("new", "metric"),
+    [
+        (make_record(metrics=WORSE), "backward_flops"),
+        (make_record(metrics={**VALUES, "peak_bytes_b32": 10**11}), "peak_bytes_b32"),
+        (make_record(status="error"), "status"),
+        (make_record(invariants={"frozen_unchanged": False}), "frozen_unchanged"),
+        (make_record(metrics={**VALUES, "accuracy": [0.1] * 3}), "accuracy"),
+        (make_record(metrics={**VALUES, "first_losses": [[9, 9, 9, 9]] * 3}), "first_losses"),
+    ],
+)
+def test_a_bisection_asks_for_what_was_found(new, metric):
+    (command,) = bisections(made([make_record()], [new]))
+    assert command == (
+        "peft-regress bisect peft --good 0.18.1 --bad 0.20.0 --case shift/lora-r4/resnet18 "
+        f"--metric {metric}"
+    )
+
+
+@pytest.mark.parametrize("version", ["0.20.1.dev0", "0.20.0+mine", "<script>"])
+def test_a_checkout_is_no_release_to_bisect(version):
+    upgrade = made(
+        [make_record()], [make_record(metrics=WORSE)], changed={**ENVIRONMENT, "peft": version}
+    )
+    assert bisections(upgrade) == []
+
+
+def test_without_a_change_there_is_no_advice_and_without_a_comparison_one():
+    same = made([make_record()], [make_record()])
+    assert commands(same) == []
+    assert "nothing: no number changed" in as_text(upgrade_document(same))
+    unknown = made([], [make_record()])
+    assert commands(unknown) == ["--base run"]
+    assert "nothing: no number changed" not in as_text(upgrade_document(unknown))
+
+
+def test_a_saved_run_is_accepted_by_its_name():
+    upgrade = made([make_record()], [make_record(metrics=WORSE)], saved=Path("a b.json"))
+    assert commands(upgrade)[-1] == "peft-regress accept 'a b.json' --reason \"...\""
+
+
+def test_a_bisection_without_a_boundary_names_what_it_tried():
+    upgrade = made([make_record()], [make_record()])
+    found = bisection(upgrade, transitions=(), skipped={})
+    text = " ".join(as_text(bisection_document(found)).split())
+    assert "no boundary between peft 0.18.1 and 0.20.0: everything of shift/lora-r4/" in text
+    assert "tried 2 of 2 releases, by fine-tuning: 0.18.1, 0.20.0" in text
+
+
+def test_an_upgrade_tells_used_budgets_new_metrics_and_lost_fronts():
+    lora, other = "shift/lora-r4/resnet18", "shift/full/resnet18"
+    costs = {"accuracy": [0.8] * 3, "peak_bytes": 100}
+    dearer = {**costs, "accuracy": [0.9] * 3, "peak_bytes": 200}
+    old = [make_record(lora, costs), make_record(other, dearer)]
+    new = [
+        make_record(
+            lora, {**costs, "peak_bytes": 300, "inference_flops": 7}, budget=Limits(peak=240)
+        ),
+        make_record(other, dearer),
+    ]
+    upgrade = made(old, new)
+    text = flat_text(as_text(upgrade_document(upgrade)))
+    for part in (
+        "OVER BUDGET (1 over budget, 1 unchanged)",
+        "1. over budget in 1 case: budget peak: 300 B (budget 240 B, missed by 60 B, 25 %)",
+        "budgets: case budget of this run limit used",
+        f"{lora} peak 300 B 240 B 125 % over",
+        "inference_flops is new: the baseline could not know it in 1 case",
+        f"beaten by {other}: off the front of accuracy against peak_bytes in 1 case",
+    ):
+        assert part in text
+    encoded = encode_upgrade(upgrade)
+    assert encoded["exit_code"] == 1
+    assert encoded["lost_fronts"] == [{"case": lora, "cost": "peak_bytes", "beaten_by": other}]
+
+
+def flat_text(text):
+    return " ".join(text.split())
