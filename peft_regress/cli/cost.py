@@ -24,7 +24,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.errors import InputError
-from peft_regress.report.cost import (
+from peft_regress.report.results import (
     case_cost_section,
     cost_document,
     encode_case_cost,
