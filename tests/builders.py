@@ -115,13 +115,6 @@ SMALL_LEDGER = Ledger(
 )
 
 
-def forward_ledger(modules):
-    """Return a ledger of forward FLOPs alone, by module and operator."""
-    return Ledger(
-        modules={name: ModuleCosts(forward_flops=flops) for name, flops in modules.items()}
-    )
-
-
 def make_case(identifier=LORA):
     """Read a case id without asking the registry."""
     task, ranked, architecture = identifier.split("/")
