@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from hypothesis import strategies as st
-from msgspec.structs import replace as changed
 from torch import nn
 
-from peft_fuzz.acts.act import Act, Choices, Lines, addition
+from peft_fuzz.acts.act import Act, Lines, addition
 from peft_fuzz.methods.method import moves_base
 from peft_fuzz.oracle import library, owned
 from peft_fuzz.oracle.checks import fail
@@ -31,12 +29,9 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
 
     adapter: Name
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one)]
-
     def fitted(self, plan: Plan) -> Act:
-        return self if self.adapter not in plan.settings else addition(plan) or self
+        names = {adapter.name for adapter in plan.on.adapters} - {*plan.settings}
+        return self if self.adapter in names else addition(plan) or self
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in {adapter.name for adapter in plan.on.adapters}:
@@ -88,14 +83,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
     title: ClassVar = "deleting an adapter"
 
     adapter: Name
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.every)]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in plan.settings or not plan.enabled:
@@ -175,10 +162,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
 
     adapter: Name
     scale: float
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one, scale=st.sampled_from((1.0, 2.0, 0.5)))]
 
     def is_legal(self, plan: Plan) -> bool:
         return (

@@ -158,10 +158,10 @@ def draw_lokr(layers: Sequence[Layer]) -> Fields:
 
 
 LOHA: Final = Method(
-    name="loha",
-    config=CONFIGS["loha"],
-    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
-    draws=draw_loha,
+    "loha",
+    CONFIGS["loha"],
+    "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    draw_loha,
     kinds=frozenset({"conv1d", "conv2d", "linear"}),
     abilities=MERGES | {"scale"},
     formula=loha,

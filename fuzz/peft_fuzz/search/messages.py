@@ -8,7 +8,7 @@ from peft_fuzz.example import Example, Failure, Outcome
 from peft_fuzz.search.causes import Cause
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of JSON."""
 
 
