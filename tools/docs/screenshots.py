@@ -32,8 +32,8 @@ _TALLEST: Final = 2600
 """Pixels; a longer page is cut, or its picture could not be read."""
 
 _DRAWN: Final = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
-_VIEWS: Final = "VIEWS.filter(view => view.label).map(view => view.name)"
-_TELLING_CASE: Final = "d3.greatest(DATA.cases, item => item.transitions.length)?.id ?? null"
+_READY: Final = "() => globalThis.page !== undefined"
+_TELLING_CASE: Final = "d3.greatest(page.DATA.cases, item => item.marks.date.length)?.id ?? null"
 
 
 def routes_of(page: Any, case: str | None = None) -> dict[str, str]:
@@ -41,7 +41,8 @@ def routes_of(page: Any, case: str | None = None) -> dict[str, str]:
 
     `case` is its id, by default the case with the most changes.
     """
-    routes = {name or "overview": name for name in page.evaluate(_VIEWS)}
+    page.wait_for_function(_READY)
+    routes = {name: name for name in page.evaluate("page.views")}
     shown = case or page.evaluate(_TELLING_CASE)
     if shown is not None:
         routes["case"] = page.evaluate("id => `case/${encodeURIComponent(id)}`", shown)
@@ -64,6 +65,7 @@ def take_pictures(
                 continue
             page.goto("about:blank")
             page.goto(f"{file.resolve().as_uri()}#/{route}")
+            page.wait_for_function(_READY)
             page.wait_for_function(_DRAWN)
             height = page.evaluate("document.documentElement.scrollHeight")
             target = folder / f"{name}-{theme}-{width}.png"

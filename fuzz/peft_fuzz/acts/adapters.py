@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from hypothesis import strategies as st
-from msgspec.structs import replace as changed
+from torch import nn
 
-from peft_fuzz.acts.act import Act, Choices, Lines, addition
+from peft_fuzz.acts.act import Act, Lines, addition
 from peft_fuzz.methods.method import moves_base
+from peft_fuzz.oracle import library, owned
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan, adapted, trains_bias
+from peft_fuzz.oracle.state import check_all, check_output
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class Add(Act, frozen=True, kw_only=True, tag="add"):
@@ -30,12 +29,9 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
 
     adapter: Name
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one)]
-
     def fitted(self, plan: Plan) -> Act:
-        return self if self.adapter not in plan.settings else addition(plan) or self
+        names = {adapter.name for adapter in plan.on.adapters} - {*plan.settings}
+        return self if self.adapter in names else addition(plan) or self
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in {adapter.name for adapter in plan.on.adapters}:
@@ -56,7 +52,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         return plan.with_adapter(self.adapter, plan.on.settings_of(self.adapter))
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         config = library.configuration(life.method, life.on.settings_of(self.adapter))
         keywords = library.autocast_argument(life.model.add_adapter, autocast=life.autocast)
@@ -71,7 +66,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         life.adopt_base(self.adapter)
 
     def check_accepted(self, life: Life, reason: str) -> None:
-        from peft_fuzz.oracle.state import check_all
 
         if self.adapter not in life.plan.settings:
             super().check_accepted(life, reason)
@@ -89,14 +83,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
     title: ClassVar = "deleting an adapter"
 
     adapter: Name
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.every)]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in plan.settings or not plan.enabled:
@@ -149,7 +135,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             life.model.set_adapter(life.plan.active[0])
 
     def check_accepted(self, life: Life, reason: str) -> None:
-        from peft_fuzz.oracle.state import check_output
 
         # The library may take the weights out before it deletes.
         plan = replace(life.plan, merged=())
@@ -162,7 +147,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
 
 
 def _names(value: object) -> set[object]:
-    from torch import nn
 
     if isinstance(value, str):
         return {value}
@@ -179,10 +163,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
     adapter: Name
     scale: float
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one, scale=st.sampled_from((1.0, 2.0, 0.5)))]
-
     def is_legal(self, plan: Plan) -> bool:
         return (
             "scale" in plan.abilities
@@ -195,7 +175,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
         return replace(plan, scales={**plan.scales, self.adapter: self.scale})
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import owned
 
         for _, module in life.holders():
             if self.adapter in owned.adapters_of(module) and hasattr(module, "set_scale"):

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
+import torch
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from torch import Tensor
 
 from peft_fuzz.acts.act import MIXTURE, Act, Choices, Lines, addition
+from peft_fuzz.oracle import owned
 from peft_fuzz.oracle.checks import AbsentError, fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from torch import Tensor
-
-    from peft_fuzz.oracle.life import Life
 
 EXACT: Final = 1e-2
 """How far an entry may be off, of the largest one; bfloat16 has three digits."""
@@ -55,7 +54,7 @@ class Weighted(Act, frozen=True, kw_only=True, tag="weighted"):
         return [
             st.builds(
                 build,
-                st.lists(choices.one, min_size=1, max_size=2, unique=True),
+                st.lists(st.sampled_from(choices.names), min_size=1, max_size=2, unique=True),
                 st.lists(st.sampled_from(WEIGHTS), min_size=2, max_size=2),
                 st.sampled_from(COMBINATIONS),
                 st.sampled_from((0.5, 1.0)),
@@ -141,10 +140,6 @@ def _check_dare(life: Life, act: Weighted) -> None:
     arXiv:2311.03099, section 3). peft gives A and B the root of weight times scale each. Which
     entries are kept is not known: each must be one of the four sums. Negative weights are left out.
     """
-    import torch
-
-    from peft_fuzz.oracle import owned
-
     if min(act.weights) < 0 or not act.density:
         return
     for path, module in life.holders():

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import torch
 from hypothesis import strategies as st
 
 from peft_fuzz.acts.act import Act, Choices, Lines
+from peft_fuzz.networks.build import DTYPES, lay_out
 from peft_fuzz.networks.network import DType
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class Copy(Act, frozen=True, kw_only=True, tag="copy"):
@@ -56,9 +56,6 @@ class Convert(Act, frozen=True, kw_only=True, tag="convert"):
         )
 
     def carry_out(self, life: Life) -> None:
-        import torch
-
-        from peft_fuzz.networks.build import DTYPES, lay_out
 
         life.known.clear()
         for module in (life.model, life.origin, life.reference):

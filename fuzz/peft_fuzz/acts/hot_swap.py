@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
+import torch
 from hypothesis import strategies as st
-from msgspec.structs import replace as changed
 
-from peft_fuzz.acts.act import SWAP_RANK, Act, Choices, Lines, folder_of
+from peft_fuzz.acts.act import Act, Choices, Lines, folder_of
 from peft_fuzz.networks.network import Size
+from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import AbsentError, fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
+from peft_fuzz.oracle.state import check_output
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 PADDED_KINDS: Final = frozenset({"conv2d", "linear"})
 """Layers that hot-swapping pads (utils/hotswap.py)."""
@@ -41,14 +41,7 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
 
     @classmethod
     def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        if not can_swap():
-            return []
-        ranks = st.sampled_from((None, None, SWAP_RANK // 2, choices.swap_rank))
-        return [st.builds(cls, adapter=choices.one, target_rank=ranks)]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
+        return super().drawn(choices) if can_swap() else []
 
     def is_legal(self, plan: Plan) -> bool:
         name, rank = self.adapter, self.target_rank
@@ -74,9 +67,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return replace(plan, scales=plan.unscaled(self.adapter), padded=padded)
 
     def carry_out(self, life: Life) -> None:
-        import torch
-
-        from peft_fuzz.oracle import library
 
         try:
             from peft.utils import hotswap
@@ -115,7 +105,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return Change(adapters=frozenset({self.adapter}))
 
     def check_accepted(self, life: Life, reason: str) -> None:
-        from peft_fuzz.oracle.state import check_output
 
         check_output(life, self.change(life.plan))
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import torch
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from torch import Tensor, nn
 
 from peft_fuzz.acts.act import Act, Choices, Lines, present
+from peft_fuzz.oracle import owned
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from torch import Tensor, nn
-
-    from peft_fuzz.oracle.life import Life
 
 
 class Merge(Act, frozen=True, kw_only=True, tag="merge"):
@@ -40,7 +39,7 @@ class Merge(Act, frozen=True, kw_only=True, tag="merge"):
     def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
         return [
             st.builds(cls, adapters=st.none(), safe=st.booleans()),
-            st.builds(cls, adapters=choices.some, safe=st.booleans()),
+            st.builds(cls, adapters=choices.field("adapters"), safe=st.booleans()),
             st.just(cls(safe=True, broken=True)),
         ]
 
@@ -85,10 +84,6 @@ class Merge(Act, frozen=True, kw_only=True, tag="merge"):
 
     def _merge_broken(self, life: Life) -> None:
         """Raise NotHeldError unless a safe merge of a NaN is refused and leaves all as it was."""
-        import torch
-
-        from peft_fuzz.oracle import owned
-
         adapters = life.plan.active if self.adapters is None else self.adapters
         found = _first_layer(life, adapters)
         if found is None:
@@ -142,10 +137,6 @@ def _first_layer(life: Life, adapters: Sequence[str]) -> tuple[str, nn.Module, T
 
     What several layers hold is left out: a layer may hold what only another one computes with.
     """
-    from torch import nn
-
-    from peft_fuzz.oracle import owned
-
     held = [
         ((path, adapter), module, tensor)
         for path, module in life.holders()
@@ -201,10 +192,6 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
     merge: bool = False
     safe: bool = False
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, merge=st.booleans(), safe=st.booleans())]
-
     def is_legal(self, plan: Plan) -> bool:
         if not self.merge:
             return plan.is_open and bool(plan.active)
@@ -221,10 +208,6 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
 
     def carry_out(self, life: Life) -> None:
         """Unload, and check that the base has its function and nothing of peft."""
-        import torch
-
-        from peft_fuzz.oracle import owned
-
         effect = life.plan.active if self.merge else ()
         expected = life.known.get(effect) if effect else life.output_with_copies()
         if self.merge:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from peft_fuzz.acts.act import COPIED, MIXTURE, UNKNOWN, Act, Choices, Lines
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 BASE: Final = "__base__"
 COPIED_KINDS: Final = frozenset({"conv1d", "conv2d", "embedding", "linear"})

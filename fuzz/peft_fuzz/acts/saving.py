@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from hypothesis import strategies as st
-from msgspec.structs import replace as changed
+from safetensors import safe_open
 
-from peft_fuzz.acts.act import COPIED, Act, Choices, Lines, folder_of, named
+from peft_fuzz.acts.act import Act, Lines, folder_of, named
+from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
-
-if TYPE_CHECKING:  # it loads torch
-    from peft_fuzz.oracle.life import Life
 
 
 class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
@@ -26,10 +24,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
     title: ClassVar = "saving and loading"
 
     trainable: bool = False
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, trainable=st.booleans())]
 
     def is_legal(self, plan: Plan) -> bool:
         # No file has the biases of the base that a deleted adapter has trained.
@@ -48,7 +42,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
         )
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         folder = life.save()
         _check_saved_keys(life, folder)
@@ -119,10 +112,6 @@ def _check_configuration(life: Life, loaded: Any) -> None:
 
 def _check_saved_keys(life: Life, folder: Path) -> None:
     """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
-    from safetensors import safe_open
-
-    from peft_fuzz.oracle import library
-
     for name in life.plan.settings:
         path = library.saved_in(folder, name) / "adapter_model.safetensors"
         with safe_open(path, "pt") as file:
@@ -157,15 +146,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
     name: Name
     trainable: bool = False
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        every = choices.every
-        return [st.builds(cls, adapter=every, name=st.just(COPIED), trainable=st.booleans())]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
-
     def is_legal(self, plan: Plan) -> bool:
         return (
             plan.settings.get(self.adapter) is not None
@@ -185,7 +165,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
         )
 
     def carry_out(self, life: Life) -> None:
-        from peft_fuzz.oracle import library
 
         place = library.saved_in(life.save([self.adapter]), self.adapter)
         library.load_beside(

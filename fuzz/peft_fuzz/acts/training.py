@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Final
 
-from hypothesis import strategies as st
+import torch
 from msgspec import Meta
+from torch import Tensor
 
-from peft_fuzz.acts.act import Act, Choices, Lines
+from peft_fuzz.acts.act import Act, Lines
 from peft_fuzz.acts.merging import Unmerge
 from peft_fuzz.acts.switching import Enable
 from peft_fuzz.oracle.checks import fail
+from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
-
-if TYPE_CHECKING:  # it loads torch
-    from torch import Tensor
-
-    from peft_fuzz.oracle.life import Life
 
 STEP: Final = 0.05
 """How far the largest change of a training step goes; 12 steps of bfloat16 near 1."""
@@ -42,10 +39,6 @@ class Fill(Act, frozen=True, kw_only=True, tag="fill"):
     computes_as_filled: ClassVar = True
 
     seed: int = 0
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, seed=st.integers(0, 3))]
 
     def fitted(self, plan: Plan) -> Act:
         return _fitted(self, plan)
@@ -74,10 +67,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
     steps: Annotated[int, Meta(ge=1, le=4)] = 1
     keep_optimizer: bool = False
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, steps=st.integers(1, 2), keep_optimizer=st.booleans())]
-
     def fitted(self, plan: Plan) -> Act:
         return _fitted(self, plan)
 
@@ -85,7 +74,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         return plan.trains and plan.enabled
 
     def carry_out(self, life: Life) -> None:
-        import torch
 
         if life.optimizer is None or not self.keep_optimizer:
             life.optimizer = torch.optim.SGD(life.trainable_tensors(), lr=1.0)

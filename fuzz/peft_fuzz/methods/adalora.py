@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -24,9 +25,6 @@ from peft_fuzz.methods.method import (
     rows_of,
 )
 from peft_fuzz.networks.network import Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 
 def adalora(
@@ -78,10 +76,10 @@ def draw_adalora(_layers: Sequence[Layer]) -> Fields:
 
 
 ADALORA: Final = Method(
-    name="adalora",
-    config=CONFIGS["adalora"],
-    source="Zhang et al., arXiv:2303.10512, equation 3",
-    draws=draw_adalora,
+    "adalora",
+    CONFIGS["adalora"],
+    "Zhang et al., arXiv:2303.10512, equation 3",
+    draw_adalora,
     kinds=DENSE | {"conv2d"},
     abilities=frozenset({"merge", "unmerge"}),
     formula=adalora,
@@ -90,8 +88,8 @@ ADALORA: Final = Method(
     trains=("lora_A", "lora_B", "lora_E"),
     limits=(
         Limit(
-            message="supports only 1 trainable adapter",
-            source="error text of peft.tuners.adalora.model",
+            "supports only 1 trainable adapter",
+            "error text of peft.tuners.adalora.model",
             stage=None,
         ),
     ),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -28,9 +30,6 @@ from peft_fuzz.methods.method import (
     rows_of,
 )
 from peft_fuzz.networks.network import Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 
 def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
@@ -56,8 +55,6 @@ def fourierft(
     Gao et al., FourierFT, arXiv:2405.03003, equations 2 to 4. The transform is a product with two
     matrices of roots of unity; torch's inverse transform divides by their sizes.
     """
-    import torch
-
     weight = rows_of(base, layer)
     rows, columns = weight.shape
     for adapter in adapters:
@@ -71,8 +68,6 @@ def fourierft(
 
 def _roots(size: int) -> Tensor:
     """Return exp(2 pi i j k / size) at row j and column k."""
-    import torch
-
     steps = torch.arange(size, dtype=torch.float64)
     return torch.exp(2j * torch.pi * torch.outer(steps, steps) / size)
 
@@ -138,10 +133,10 @@ def draw_hira(layers: Sequence[Layer]) -> Fields:
 
 
 VERA: Final = Method(
-    name="vera",
-    config="VeraConfig",
-    source="Kopiczko et al., arXiv:2310.11454, equation 2",
-    draws=projected("vera_dropout", "vera_only", d_initial=values(0.5)),
+    "vera",
+    "VeraConfig",
+    "Kopiczko et al., arXiv:2310.11454, equation 2",
+    projected("vera_dropout", "vera_only", d_initial=values(0.5)),
     kinds=DENSE,
     formula=vera,
     flops=vera_flops,
@@ -149,32 +144,32 @@ VERA: Final = Method(
     trains=("vera_lambda_",),
     limits=(
         Limit(
-            message="or greater is required|PRNG key|projection_prng_key|save_projection",
-            source="error text of peft.tuners.vera: all adapters share the projections",
+            "or greater is required|PRNG key|projection_prng_key|save_projection",
+            "error text of peft.tuners.vera: all adapters share the projections",
         ),
     ),
 )
 FOURIERFT: Final = Method(
-    name="fourierft",
-    config="FourierFTConfig",
-    source="Gao et al., arXiv:2405.03003, equations 2 to 4",
-    draws=draw_fourierft,
+    "fourierft",
+    "FourierFTConfig",
+    "Gao et al., arXiv:2405.03003, equations 2 to 4",
+    draw_fourierft,
     kinds=DENSE,
     formula=fourierft,
     flops=fourierft_flops,
     trains=("fourierft_spectrum",),
     limits=(
         Limit(
-            message="`n_frequency` should be less than or equal",
-            source="error text of peft.tuners.fourierft.layer",
+            "`n_frequency` should be less than or equal",
+            "error text of peft.tuners.fourierft.layer",
         ),
     ),
 )
 HIRA: Final = Method(
-    name="hira",
-    config=CONFIGS["hira"],
-    source="Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
-    draws=draw_hira,
+    "hira",
+    CONFIGS["hira"],
+    "Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
+    draw_hira,
     kinds=DENSE | {"conv1d", "conv2d", "conv3d", "embedding"},
     formula=hira,
     flops=hira_flops,

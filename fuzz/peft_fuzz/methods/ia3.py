@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     Fields,
@@ -22,9 +23,6 @@ from peft_fuzz.methods.method import (
     rows_of,
 )
 from peft_fuzz.networks.network import Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 
 def is_feedforward(settings: Settings, layer: str) -> bool:
@@ -90,10 +88,10 @@ def _ia3_together(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 IA3: Final = Method(
-    name="ia3",
-    config=CONFIGS["ia3"],
-    source="Liu et al., arXiv:2205.05638, section 3.3",
-    draws=draw_ia3,
+    "ia3",
+    CONFIGS["ia3"],
+    "Liu et al., arXiv:2205.05638, section 3.3",
+    draw_ia3,
     kinds=DENSE | {"conv2d", "conv3d"},
     formula=ia3,
     flops=ia3_flops,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import lcm, sqrt
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -31,10 +32,6 @@ from peft_fuzz.methods.method import (
     moves_base,
 )
 from peft_fuzz.networks.network import DIMENSIONS, Kind, Layer
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
 
 _KINDS: Final = frozenset[Kind](get_args(Kind))
 
@@ -226,43 +223,37 @@ def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 LIMITS: Final = (
+    Limit("rank is divisible by groups", "error text of peft.tuners.lora.layer._ConvNd"),
     Limit(
-        message="rank is divisible by groups",
-        source="error text of peft.tuners.lora.layer._ConvNd",
-    ),
-    Limit(
-        message="Merging is not supported for _ConvNd layers with groups",
-        source="warning and error text of peft.tuners.lora.layer._ConvNd",
+        "Merging is not supported for _ConvNd layers with groups",
+        "warning and error text of peft.tuners.lora.layer._ConvNd",
         error="NotImplementedError",
         stage="call",
     ),
     Limit(
-        message="base layer has no bias",
-        source="warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
+        "base layer has no bias",
+        "warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
         "without a base bias",
         error="RuntimeError",
         stage="call",
     ),
+    Limit("lora_bias", "peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding"),
     Limit(
-        message="lora_bias",
-        source="peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding",
+        "Only same embed for query/key/value|does not support",
+        "error text of peft.tuners.lora.layer.MultiheadAttention",
     ),
     Limit(
-        message="Only same embed for query/key/value|does not support",
-        source="error text of peft.tuners.lora.layer.MultiheadAttention",
-    ),
-    Limit(
-        message="adapter_names.*(training|inference)|Cannot pass `adapter_names`",
-        source="docs: mixed batches, in inference and unmerged only",
+        "adapter_names.*(training|inference)|Cannot pass `adapter_names`",
+        "docs: mixed batches, in inference and unmerged only",
         stage="call",
     ),
 )
 
 LORA: Final = Method(
-    name="lora",
-    config=CONFIGS["lora"],
-    source="Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
-    draws=draw_lora,
+    "lora",
+    CONFIGS["lora"],
+    "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    draw_lora,
     kinds=_KINDS,
     abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
     formula=lora,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -28,9 +30,6 @@ from peft_fuzz.methods.method import (
 )
 from peft_fuzz.networks.network import Layer
 
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
 
 def _scaling(adapter: LayerAdapter) -> float:
     """Return alpha / r (Yeh et al., LyCORIS, arXiv:2309.14859)."""
@@ -45,8 +44,6 @@ def _core(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
     core: (r, r, *kernel), outer: (r, outputs), inner: (r, inputs); (outputs, inputs, *kernel).
     """
-    import torch
-
     return torch.einsum("ij...,ip,jq->pq...", core, outer, inner)
 
 
@@ -65,8 +62,6 @@ def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor
 
     w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
     """
-    import torch
-
     full = tensors.get("lokr_w1")
     w1 = tensors["lokr_w1_a"] @ tensors["lokr_w1_b"] if full is None else full
     w2 = tensors.get("lokr_w2")
@@ -163,10 +158,10 @@ def draw_lokr(layers: Sequence[Layer]) -> Fields:
 
 
 LOHA: Final = Method(
-    name="loha",
-    config=CONFIGS["loha"],
-    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
-    draws=draw_loha,
+    "loha",
+    CONFIGS["loha"],
+    "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    draw_loha,
     kinds=frozenset({"conv1d", "conv2d", "linear"}),
     abilities=MERGES | {"scale"},
     formula=loha,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
+
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import Drawing
 from peft_fuzz.networks.network import TRANSPOSED, Kind, Layer
 from peft_regress.catalogue.methods import ADAPTERS
-
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
 
 Ability: TypeAlias = Literal[
     "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"
@@ -63,7 +62,7 @@ width) of a convolution's output.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limit:
     """A documented limit: the library refuses clearly, and that is right.
 
@@ -121,7 +120,7 @@ def _dropout(settings: Settings) -> bool:
     return any(value for name, value in settings.items() if name.endswith("dropout"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method:
     """A method, for the fuzzer: all that it knows of it.
 
@@ -152,6 +151,7 @@ class Method:
     config: str
     source: str
     draws: Drawing
+    _: KW_ONLY
     kinds: frozenset[Kind] = LINEAR
     abilities: frozenset[Ability] = MERGES
     formula: Formula | None = None
@@ -226,22 +226,22 @@ class Method:
 
 COMMON_LIMITS: Final = (
     Limit(
-        message="Target modules .* not found in the base model|No modules were targeted",
-        source="error text of peft.tuners.tuners_utils: nothing to adapt",
+        "Target modules .* not found in the base model|No modules were targeted",
+        "error text of peft.tuners.tuners_utils: nothing to adapt",
     ),
     Limit(
-        message="not supported",
-        source="error text of each tuner: the types of layers that it can adapt",
+        "not supported",
+        "error text of each tuner: the types of layers that it can adapt",
         error="TypeError",
     ),
     Limit(
-        message="supports only 1 adapter with bias|only 1 adapter with bias",
-        source="peft.tuners.tuners_utils: one adapter with a bias other than none",
+        "supports only 1 adapter with bias|only 1 adapter with bias",
+        "peft.tuners.tuners_utils: one adapter with a bias other than none",
     ),
     Limit(
-        message="Only one adapter can be set at a time for modules_to_save|"
+        "Only one adapter can be set at a time for modules_to_save|"
         "more than one adapter.*modules_to_save|cannot.*modules_to_save",
-        source="peft.utils.other: several adapters with modules_to_save on one module",
+        "peft.utils.other: several adapters with modules_to_save on one module",
         stage=None,
     ),
 )
@@ -250,8 +250,8 @@ COMMON_LIMITS: Final = (
 def no_groups(method: str, module: str) -> Limit:
     """Return the limit of a method that adapts no grouped convolution."""
     return Limit(
-        message=f"{method} does not support .* layers with groups > 1",
-        source=f"error text of peft.tuners.{module}.layer",
+        f"{method} does not support .* layers with groups > 1",
+        f"error text of peft.tuners.{module}.layer",
         error="NotImplementedError",
     )
 

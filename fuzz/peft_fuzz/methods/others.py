@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     RANKS,
@@ -39,9 +41,6 @@ from peft_fuzz.methods.method import (
 )
 from peft_fuzz.networks.network import Layer
 
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
 
 def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
     """Return W with numbers added at fixed places; Bhardwaj et al., SHiRA, arXiv:2406.13175."""
@@ -58,8 +57,6 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
 
     Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
     """
-    import torch
-
     weight: Tensor = base.weight  # type: ignore[assignment]
     for adapter in adapters:
         kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
@@ -177,96 +174,65 @@ def _osf(layers: Sequence[Layer]) -> Fields:
 
 OTHERS: Final = (
     Method(
-        name="c3a",
-        config="C3AConfig",
-        source="arXiv:2407.19342",
-        draws=_c3a,
+        "c3a",
+        "C3AConfig",
+        "arXiv:2407.19342",
+        _c3a,
         formula=c3a,
         by_hand="added",
         trains=("c3a_kernel",),
         identity=starts_true,
     ),
     Method(
-        name="shira",
-        config="ShiraConfig",
-        source="arXiv:2406.13175",
-        draws=_shira,
+        "shira",
+        "ShiraConfig",
+        "arXiv:2406.13175",
+        _shira,
         formula=shira,
         by_hand="added",
         trains=("shira_weight",),
     ),
+    Method("vblora", "VBLoRAConfig", "arXiv:2405.15179", _vblora, kinds=DENSE, identity=never),
     Method(
-        name="vblora",
-        config="VBLoRAConfig",
-        source="arXiv:2405.15179",
-        draws=_vblora,
-        kinds=DENSE,
-        identity=never,
-    ),
-    Method(
-        name="randlora",
-        config="RandLoraConfig",
-        source="arXiv:2502.00987",
-        draws=projected("randlora_dropout", "randlora_only", randlora_alpha=values(8), sparse=on()),
+        "randlora",
+        "RandLoraConfig",
+        "arXiv:2502.00987",
+        projected("randlora_dropout", "randlora_only", randlora_alpha=values(8), sparse=on()),
         kinds=DENSE,
         by_hand="added",
         limits=(
             Limit(
-                message="or greater is required|PRNG key|save_projection",
-                source="error text of peft.tuners.randlora",
+                "or greater is required|PRNG key|save_projection",
+                "error text of peft.tuners.randlora",
             ),
         ),
     ),
     Method(
-        name="miss",
-        config="MissConfig",
-        source="arXiv:2409.15371",
-        draws=ranked(bias="MiSS_only", miss_dropout=values(0.5), init_weights=values("bat", False)),
+        "miss",
+        "MissConfig",
+        "arXiv:2409.15371",
+        ranked(bias="MiSS_only", miss_dropout=values(0.5), init_weights=values("bat", False)),
     ),
+    Method("bone", "BoneConfig", "arXiv:2409.15371", ranked(init_weights=values("bat", False))),
     Method(
-        name="bone",
-        config="BoneConfig",
-        source="arXiv:2409.15371",
-        draws=ranked(init_weights=values("bat", False)),
-    ),
-    Method(
-        name="ln_tuning",
-        config=CONFIGS["ln_tuning"],
-        source="arXiv:2312.11420",
-        draws=plain(),
+        "ln_tuning",
+        CONFIGS["ln_tuning"],
+        "arXiv:2312.11420",
+        plain(),
         kinds=frozenset({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
         exchanges=True,
         identity=always,
     ),
-    Method(name="road", config="RoadConfig", source="arXiv:2409.00119", draws=_road),
+    Method("road", "RoadConfig", "arXiv:2409.00119", _road),
+    Method("gralora", "GraloraConfig", "arXiv:2505.20355", _gralora, kinds=DENSE, by_hand="added"),
+    Method("delora", "DeloraConfig", "arXiv:2503.18225", _delora, by_hand="added"),
+    Method("waveft", "WaveFTConfig", "arXiv:2505.12532", _waveft, kinds=DENSE),
     Method(
-        name="gralora",
-        config="GraloraConfig",
-        source="arXiv:2505.20355",
-        draws=_gralora,
-        kinds=DENSE,
-        by_hand="added",
-    ),
-    Method(
-        name="delora",
-        config="DeloraConfig",
-        source="arXiv:2503.18225",
-        draws=_delora,
-        by_hand="added",
-    ),
-    Method(
-        name="waveft",
-        config="WaveFTConfig",
-        source="arXiv:2505.12532",
-        draws=_waveft,
-        kinds=DENSE,
-    ),
-    Method(
-        name="psoft",
-        config="PsoftConfig",
-        source="documentation of peft: PSOFT",
-        draws=ranked(
+        "psoft",
+        "PsoftConfig",
+        "documentation of peft: PSOFT",
+        ranked(
             psoft_alpha=values(1),
             psoft_orth=off(),
             psoft_mag_a=off(),
@@ -278,10 +244,10 @@ OTHERS: Final = (
         by_hand="added",
     ),
     Method(
-        name="tinylora",
-        config="TinyLoraConfig",
-        source="documentation of peft: TinyLoRA",
-        draws=ranked(
+        "tinylora",
+        "TinyLoraConfig",
+        "documentation of peft: TinyLoRA",
+        ranked(
             bias="tinylora_only",
             u=values(8),
             weight_tying=values(1.0),
@@ -294,75 +260,57 @@ OTHERS: Final = (
         identity=starts_true,
     ),
     Method(
-        name="frod",
-        config="FrodConfig",
-        source="documentation of peft: FRoD",
-        draws=_frod,
-        kinds=DENSE,
-        by_hand="added",
+        "frod", "FrodConfig", "documentation of peft: FRoD", _frod, kinds=DENSE, by_hand="added"
     ),
     Method(
-        name="peanut",
-        config="PeanutConfig",
-        source="documentation of peft: PEANuT",
-        draws=ranked(
-            depth=values(2), act_fn=values("tanh"), scaling=values(2.0), init_weights=off()
-        ),
+        "peanut",
+        "PeanutConfig",
+        "documentation of peft: PEANuT",
+        ranked(depth=values(2), act_fn=values("tanh"), scaling=values(2.0), init_weights=off()),
     ),
     Method(
-        name="glora",
-        config="GloraConfig",
-        source="arXiv:2306.07967",
-        draws=ranked(
+        "glora",
+        "GloraConfig",
+        "arXiv:2306.07967",
+        ranked(
             config_A_B=values("vector", "constant", "none"),
             config_C=values("vector", "none"),
             config_D_E=values("vector", "none"),
             init_weights=off(),
         ),
     ),
+    Method("osf", "OSFConfig", "documentation of peft: OSF", _osf, abilities=frozenset({"merge"})),
+    Method("beft", "BeftConfig", "documentation of peft: BEFT", plain(init_weights=off())),
     Method(
-        name="osf",
-        config="OSFConfig",
-        source="documentation of peft: OSF",
-        draws=_osf,
-        abilities=frozenset({"merge"}),
-    ),
-    Method(
-        name="beft",
-        config="BeftConfig",
-        source="documentation of peft: BEFT",
-        draws=plain(init_weights=off()),
-    ),
-    Method(
-        name="unilora",
-        config="UniLoraConfig",
-        source="documentation of peft: UniLoRA",
-        draws=ranked(theta_d_length=values(16), unilora_dropout=values(0.5), save_indices=on()),
+        "unilora",
+        "UniLoraConfig",
+        "documentation of peft: UniLoRA",
+        ranked(theta_d_length=values(16), unilora_dropout=values(0.5), save_indices=on()),
         kinds=DENSE,
         by_hand="added",
         identity=never,
     ),
     Method(
-        name="pvera",
-        config="PveraConfig",
-        source="documentation of peft: PVeRA",
-        draws=projected("pvera_dropout", "pvera_only"),
+        "pvera",
+        "PveraConfig",
+        "documentation of peft: PVeRA",
+        projected("pvera_dropout", "pvera_only"),
         kinds=DENSE,
         by_hand="added",
         random=always,
     ),
     Method(
-        name="lily",
-        config="LilyConfig",
-        source="documentation of peft: Lily",
-        draws=ranked(num_B=values(3), scaling=values(2.0), init_weights=off()),
+        "lily",
+        "LilyConfig",
+        "documentation of peft: Lily",
+        ranked(num_B=values(3), scaling=values(2.0), init_weights=off()),
         abilities=frozenset({"several_active"}),
     ),
     Method(
-        name="deft",
-        config="DeftConfig",
-        source="documentation of peft: DEFT",
-        draws=ranked(
+        "deft",
+        "DeftConfig",
+        "documentation of peft: DEFT",
+        ranked(
             bias="deft_only",
             decomposition_method=values("qr"),
             para=on(),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd, isqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import torch
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import (
     Fields,
@@ -26,10 +28,6 @@ from peft_fuzz.methods.method import (
 )
 from peft_fuzz.networks.network import Layer
 
-if TYPE_CHECKING:  # it is slow to load
-    from torch import Tensor, nn
-
-
 _MOST_HRA: Final = 4
 _NEUMANN_TERMS: Final = 4
 """From so many on, peft's series is that of the paper; with 2 and 3 it is another one."""
@@ -40,8 +38,6 @@ def _cayley(skew: Tensor) -> Tensor:
 
     Qiu et al., OFT, arXiv:2306.07280, with the sign of Q that peft has.
     """
-    import torch
-
     one = torch.eye(skew.shape[-1], dtype=skew.dtype)
     rotation: Tensor = (one - skew) @ torch.linalg.inv(one + skew)
     return rotation
@@ -52,8 +48,6 @@ def _cayley_neumann(skew: Tensor, terms: int) -> Tensor:
 
     Qiu et al., OFTv2, arXiv:2506.19847. Against the exact form Q has the other sign.
     """
-    import torch
-
     total = torch.eye(skew.shape[-1], dtype=skew.dtype).expand(skew.shape).clone()
     power = total.clone()
     for term in range(1, terms):
@@ -64,8 +58,6 @@ def _cayley_neumann(skew: Tensor, terms: int) -> Tensor:
 
 def _block_diagonal(blocks: Tensor, size: int) -> Tensor:
     """Return blocks (count, b, b) on the diagonal of (size, size), one shared block repeated."""
-    import torch
-
     count = size // blocks.shape[-1]
     matrix: Tensor = torch.block_diag(*blocks.expand(count, -1, -1))  # type: ignore[no-untyped-call]
     return matrix
@@ -76,8 +68,6 @@ def _oft_rotation(adapter: LayerAdapter, size: int) -> Tensor | None:
 
     The constrained form (coft) changes the stored parameters at each call.
     """
-    import torch
-
     settings = adapter.settings
     terms = settings.get("num_cayley_neumann_terms", 5)
     series = settings.get("use_cayley_neumann", False)
@@ -143,8 +133,6 @@ def boft(
 
 def _orthonormal(vectors: Tensor) -> Tensor:
     """Return the columns made orthonormal one after another (Gram-Schmidt)."""
-    import torch
-
     done: list[Tensor] = []
     for column in vectors.T:
         rest = column
@@ -162,8 +150,6 @@ def hra(
     Yuan et al., HRA, arXiv:2405.17484. None for vectors that cannot be made orthonormal, or are not
     finite.
     """
-    import torch
-
     del layer
 
     weight: Tensor = base.weight  # type: ignore[assignment]
@@ -304,27 +290,22 @@ def _size_or_number(
 
 
 OFT: Final = Method(
-    name="oft",
-    config=CONFIGS["oft"],
-    source="Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
-    draws=draw_oft,
+    "oft",
+    CONFIGS["oft"],
+    "Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
+    draw_oft,
     kinds=frozenset({"conv2d", "embedding", "linear"}),
     formula=oft,
     flops=oft_flops,
     by_hand="rotated",
     trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
-    limits=(
-        Limit(
-            message="dilation > 1 is not supported",
-            source="error text of peft.tuners.oft.layer.Conv2d",
-        ),
-    ),
+    limits=(Limit("dilation > 1 is not supported", "error text of peft.tuners.oft.layer.Conv2d"),),
 )
 BOFT: Final = Method(
-    name="boft",
-    config=CONFIGS["boft"],
-    source="Liu et al., arXiv:2311.06243",
-    draws=draw_boft,
+    "boft",
+    CONFIGS["boft"],
+    "Liu et al., arXiv:2311.06243",
+    draw_boft,
     kinds=frozenset({"conv2d", "linear"}),
     formula=boft,
     flops=boft_flops,
@@ -332,16 +313,16 @@ BOFT: Final = Method(
     limits=(
         no_groups("BOFT", "boft"),
         Limit(
-            message="must be divisible by|Invalid combination of|must be an even number",
-            source="error text of peft.tuners.boft.layer",
+            "must be divisible by|Invalid combination of|must be an even number",
+            "error text of peft.tuners.boft.layer",
         ),
     ),
 )
 HRA: Final = Method(
-    name="hra",
-    config=CONFIGS["hra"],
-    source="Yuan et al., arXiv:2405.17484",
-    draws=draw_hra,
+    "hra",
+    CONFIGS["hra"],
+    "Yuan et al., arXiv:2405.17484",
+    draw_hra,
     kinds=frozenset({"conv2d", "linear"}),
     formula=hra,
     flops=hra_flops,
