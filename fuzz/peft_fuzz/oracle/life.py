@@ -72,11 +72,14 @@ class Life:
 
     def wrap(self) -> None:
         """Put the first adapter on the network."""
+        import peft
+
         first = self.on.adapters[0]
         torch.default_generator.manual_seed(self.on.network.seed)
         config = library.configuration(self.method, first.settings)
+        keywords: Any = library.autocast_argument(peft.get_peft_model, autocast=self.autocast)
         origin = deepcopy(self.origin)
-        self.model = library.wrap(origin, config, first.name, autocast=self.autocast)
+        self.model = peft.get_peft_model(origin, config, adapter_name=first.name, **keywords)
         self.model.eval()
         self.adopt_base(first.name)
 

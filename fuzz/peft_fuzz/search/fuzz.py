@@ -16,10 +16,10 @@ import msgspec
 from peft_fuzz.methods import METHODS
 from peft_fuzz.search.corpus import read_corpus
 from peft_fuzz.search.findings import Finding, check_writable, read_finding, write_finding
-from peft_fuzz.search.messages import Counts, Found
 from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.ranges import Ranges
 from peft_fuzz.search.replay import Replay
+from peft_fuzz.search.worker import Counts, Found
 from peft_fuzz.search.workers import LIFE_SECONDS
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay
