@@ -120,10 +120,7 @@ SOUND = {
     ),
     "mixed batch": example(*SECOND, Mixed(adapters=("a", "__base__")), Mixed(adapters=("b",) * 2)),
     "refused with shared parameters": example(
-        FILL,
-        Merge(safe=True, broken=True),
-        method="tinylora",
-        target_modules=["lin0", "head"],
+        FILL, Merge(safe=True, broken=True), method="tinylora", target_modules=["lin0", "head"]
     ),
     "empty parameters": Example(
         network=Network(layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
@@ -196,12 +193,7 @@ SOUND = {
         Activate(adapters=("a",)),
         method="ln_tuning",
     ),
-    "merged under two names": example(
-        FILL,
-        Merge(),
-        Unmerge(),
-        layers=TWO_NAMES,
-    ),
+    "merged under two names": example(FILL, Merge(), Unmerge(), layers=TWO_NAMES),
     "unloaded under two names": example(FILL, Unload(merge=True), layers=TWO_NAMES),
     "saved": example(*SECOND, SaveLoad(trainable=True), Train(), SaveLoad(), Disable(within=True)),
     "loaded beside": example(FILL, LoadBeside(adapter="a", name="c"), Activate(adapters=("c",))),
@@ -210,12 +202,7 @@ SOUND = {
     ),
     "unloaded": example(FILL, Unload(merge=True, safe=True)),
     "a convolution": example(
-        FILL,
-        Merge(),
-        Unmerge(),
-        Convert(channels_last=True),
-        layers=CONVOLUTION,
-        sizes=(5, 2),
+        FILL, Merge(), Unmerge(), Convert(channels_last=True), layers=CONVOLUTION, sizes=(5, 2)
     ),
     "half precision": example(
         FILL, Merge(), Unmerge(), Train(), Convert(dtype="float32"), dtype="bfloat16"

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    on,
-    rank_patterns,
-    sizes_of,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     MERGES,

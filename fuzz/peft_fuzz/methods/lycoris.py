@@ -11,23 +11,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    off,
-    on,
-    rank_patterns,
-    values,
-)
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    MERGES,
-    Formula,
-    LayerAdapter,
-    Method,
-    Settings,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, off, on, rank_patterns, values
+from peft_fuzz.methods.method import CONFIGS, MERGES, Formula, LayerAdapter, Method, Settings
 from peft_fuzz.networks.network import Layer
 
 
@@ -79,9 +64,7 @@ def _factors(tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
         yield a @ b if core is None else core_product(core, a, b)
 
 
-def _sum(
-    product: Callable[[LayerAdapter, Layer], Tensor],
-) -> Formula:
+def _sum(product: Callable[[LayerAdapter, Layer], Tensor]) -> Formula:
     def formula(
         base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
     ) -> Mapping[str, Tensor]:

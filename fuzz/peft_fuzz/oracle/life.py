@@ -161,7 +161,7 @@ class Life:
         """Return whether dropout of an active adapter draws random numbers now."""
         settings = [self.plan.settings[name] for name in self.plan.active]
         return self.plan.training and any(
-            self.method.draws_in_training(each) for each in settings if each is not None
+            self.method.holds(self.method.random, each) for each in settings if each is not None
         )
 
     # What it computes, and must compute.
@@ -287,7 +287,7 @@ class Life:
 
     def adopt_base(self, name: str) -> None:
         """Take over the base weights if an adapter's method changes them at the start."""
-        if self.method.keeps_base(self.plan.settings.get(name) or {}):
+        if self.method.holds(self.method.same_base, self.plan.settings.get(name) or {}):
             return
         with torch.no_grad():
             for path, module in self.base_layers():

@@ -249,8 +249,7 @@ def test_hra_has_no_formula_for_vectors_that_are_not_finite():
 
 def test_shared_projections_do_not_put_an_adapter_on_a_layer():
     model = peft.get_peft_model(
-        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
-        peft.VeraConfig(r=2, target_modules=["0"]),
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), peft.VeraConfig(r=2, target_modules=["0"])
     )
     model.add_adapter("other", peft.VeraConfig(r=2, target_modules=["0", "1"]))
     first, second = model.base_model.model

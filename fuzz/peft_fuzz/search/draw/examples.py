@@ -233,10 +233,7 @@ def examples(draw: DrawFn, methods: Sequence[str]) -> Example:
     if rare == STRAY:
         adapters.append(Adapter(name="stray", settings=_elsewhere(first, "nowhere")))
     example = Example(
-        network=network,
-        method=method.name,
-        adapters=tuple(adapters),
-        autocast=draw(AUTOCAST),
+        network=network, method=method.name, adapters=tuple(adapters), autocast=draw(AUTOCAST)
     )
     if rare == UNMEANT:
         return _unmeant(draw, example, method)
