@@ -52,7 +52,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         return plan.with_adapter(self.adapter, plan.on.settings_of(self.adapter))
 
     def carry_out(self, life: Life) -> None:
-
         config = library.configuration(life.method, life.on.settings_of(self.adapter))
         keywords = library.autocast_argument(life.model.add_adapter, autocast=life.autocast)
         life.model.add_adapter(self.adapter, config, **keywords)
@@ -66,7 +65,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         life.adopt_base(self.adapter)
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         if self.adapter not in life.plan.settings:
             super().check_accepted(life, reason)
         check_all(life, self.change(life.plan))
@@ -135,7 +133,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             life.model.set_adapter(life.plan.active[0])
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         # The library may take the weights out before it deletes.
         plan = replace(life.plan, merged=())
         life.plan = self.after(plan)
@@ -175,7 +172,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
         return replace(plan, scales={**plan.scales, self.adapter: self.scale})
 
     def carry_out(self, life: Life) -> None:
-
         for _, module in life.holders():
             if self.adapter in owned.adapters_of(module) and hasattr(module, "set_scale"):
                 module.set_scale(self.adapter, self.scale)  # type: ignore[operator]

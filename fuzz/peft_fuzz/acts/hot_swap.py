@@ -67,7 +67,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return replace(plan, scales=plan.unscaled(self.adapter), padded=padded)
 
     def carry_out(self, life: Life) -> None:
-
         try:
             from peft.utils import hotswap
         except ImportError as error:
@@ -105,7 +104,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return Change(adapters=frozenset({self.adapter}))
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         check_output(life, self.change(life.plan))
 
     def lines(self, script: Lines) -> Iterator[str]:

@@ -42,12 +42,20 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
         )
 
     def carry_out(self, life: Life) -> None:
+        import peft
 
-        folder = life.save()
+        folder, names, active = life.save(), [*life.plan.settings], life.plan.active
         _check_saved_keys(life, folder)
-        names, active = [*life.plan.settings], life.plan.active
+        load: Any = peft.PeftModel.from_pretrained
+        keywords = library.autocast_argument(load, autocast=life.autocast)
+        loaded = load(
+            deepcopy(life.origin),
+            str(library.saved_in(folder, names[0])),
+            adapter_name=names[0],
+            is_trainable=self.trainable,
+            **keywords,
+        )
         how = {"trainable": self.trainable, "autocast": life.autocast}
-        loaded = library.load(deepcopy(life.origin), folder, names[0], **how)
         for name in names[1:]:
             library.load_beside(loaded, library.saved_in(folder, name), name, **how)
         if len(active) > 1:
@@ -165,7 +173,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
         )
 
     def carry_out(self, life: Life) -> None:
-
         place = library.saved_in(life.save([self.adapter]), self.adapter)
         library.load_beside(
             life.model, place, self.name, trainable=self.trainable, autocast=life.autocast

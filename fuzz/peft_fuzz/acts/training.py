@@ -74,7 +74,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         return plan.trains and plan.enabled
 
     def carry_out(self, life: Life) -> None:
-
         if life.optimizer is None or not self.keep_optimizer:
             life.optimizer = torch.optim.SGD(life.trainable_tensors(), lr=1.0)
             life.optimized = frozenset(life.plan.active)

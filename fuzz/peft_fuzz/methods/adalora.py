@@ -8,12 +8,7 @@ from typing import Final
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    off,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, off, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,

@@ -9,15 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    on,
-    pattern,
-    projected,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, pattern, projected, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,

@@ -9,10 +9,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    Fields,
-    off,
-)
+from peft_fuzz.methods.fields import Fields, off
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    on,
-    rank_patterns,
-    sizes_of,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     MERGES,
@@ -31,8 +23,10 @@ from peft_fuzz.methods.method import (
     dense,
     moves_base,
 )
-from peft_fuzz.networks.network import DIMENSIONS, Kind, Layer
+from peft_fuzz.networks.network import Kind, Layer
 
+_EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
+_OTHERS: Final = ("lora_A.weight", "lora_B.weight")
 _KINDS: Final = frozenset[Kind](get_args(Kind))
 
 
@@ -48,24 +42,19 @@ def scaling(adapter: LayerAdapter) -> float:
     return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
 
 
-def _product(tensors: Mapping[str, Tensor], kind: Kind, groups: int) -> Tensor:
+def low_rank_product(down: Tensor, up: Tensor, groups: int) -> Tensor:
     """Return B A as (outputs, inputs, *kernel); equation 3 of LoRA.
 
     A convolution's A has the kernel, its B is 1 x 1. B of a grouped convolution is grouped, A is
     not, so that the product is dense.
     """
-    if kind == "embedding":
-        return tensors["lora_embedding_B"] @ tensors["lora_embedding_A"]
-    down, up = tensors["lora_A.weight"], tensors["lora_B.weight"]
-    if kind not in DIMENSIONS:
-        return up @ down
     if up.shape[1] != down.shape[0]:
         up = dense(up, groups)
     product: Tensor = up.flatten(1) @ down.flatten(1)
     return product.reshape(up.shape[0], *down.shape[1:])
 
 
-def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """Return m (W + s B A) / ||W + s B A||, a norm for each output.
 
     Liu et al., DoRA, arXiv:2402.09353, equation 5; section 4.3: for the gradient the norm is a
@@ -85,7 +74,9 @@ def _layer(
     deltas = []
     for adapter in adapters:
         scale = scaling(adapter)
-        delta = scale * _product(adapter.tensors, layer.kind, layer.groups)
+        names = _EMBEDDING if layer.kind == "embedding" else _OTHERS
+        down, up = (adapter.tensors[name] for name in names)
+        delta = scale * low_rank_product(down, up, layer.groups)
         if layer.is_convolution and delta.shape != base.shape:
             base = dense(base, layer.groups)
         if adapter.settings.get("use_dora"):
@@ -93,7 +84,7 @@ def _layer(
             magnitude = tensors.get("lora_magnitude_vector.weight")
             if magnitude is None:  # before peft 0.12
                 magnitude = tensors["lora_magnitude_vector"]
-            delta = _dora(base, delta, magnitude) - base
+            delta = rescaled(base, delta, magnitude) - base
         deltas.append(delta)
         if adapter.settings.get("lora_bias"):
             extra = scale * adapter.tensors["lora_B.bias"]

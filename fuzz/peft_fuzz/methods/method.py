@@ -177,17 +177,9 @@ class Method:
         """Return an adapter's settings with the installed peft's defaults of all others."""
         return {**config_defaults(self.config), **self.fixed, **settings}
 
-    def starts_as_identity(self, settings: Settings) -> bool:
-        """Return whether the documentation promises the base's function for these settings."""
-        return self.identity(self.settings(settings))
-
-    def keeps_base(self, settings: Settings) -> bool:
-        """Return whether wrapping leaves the base weights as they are (PiSSA does not)."""
-        return self.same_base(self.settings(settings))
-
-    def draws_in_training(self, settings: Settings) -> bool:
-        """Return whether a call in training mode draws random numbers (dropout)."""
-        return self.random(self.settings(settings))
+    def holds(self, promise: Callable[[Settings], bool], settings: Settings) -> bool:
+        """Return whether `identity`, `same_base` or `random` is so for an adapter's settings."""
+        return promise(self.settings(settings))
 
     def parameters(
         self, base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]

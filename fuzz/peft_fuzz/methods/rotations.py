@@ -11,12 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    Fields,
-    off,
-    on,
-    values,
-)
+from peft_fuzz.methods.fields import Fields, off, on, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     LayerAdapter,
