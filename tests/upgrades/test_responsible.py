@@ -15,8 +15,8 @@ from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.upgrades import responsible as responsible_module
-from peft_regress.upgrades.keeping import version_in
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+from peft_regress.workers.keeper import version_in
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
