@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Final
 
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
@@ -27,6 +28,8 @@ from peft_regress.runs.journal import (
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
 from peft_regress.text import count_of
+
+_OF_SEARCH: Final = "--resume"
 
 
 def can_stand_beside(path: Path) -> bool:
@@ -51,7 +54,7 @@ class Keeper:
         save: Path | None,
         resume: Path | None,
         *,
-        option: str = "--resume",
+        option: str = _OF_SEARCH,
         shown: Callable[[Path], str] = str,
     ) -> None:
         """Read nothing yet.
@@ -67,7 +70,7 @@ class Keeper:
         self.writer = None
         if save is not None and can_stand_beside(save):
             self.writer = JournalWriter(journal_of(save))
-        elif save is None and resume is not None and option == "--resume":
+        elif save is None and resume is not None and option == _OF_SEARCH:
             self.writer = JournalWriter(resumed_journal(resume))
         self.parts = functools.cache(self._read_parts)
         self._earlier: list[tuple[Header, dict[str, list[KeptRecord]]]] = []
@@ -77,7 +80,12 @@ class Keeper:
         self._lock = threading.RLock()
 
     def _read_parts(self) -> list[Part]:
-        return [] if self.resume is None else read_parts(self.resume)
+        resume = self.resume
+        if resume is None:
+            return []
+        # A search may begin with the journal that it goes on with later.
+        is_absent = not (resume.exists() or resumed_journal(resume).exists())
+        return [] if is_absent and self.option == _OF_SEARCH else read_parts(resume)
 
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
@@ -134,12 +142,14 @@ class Keeper:
                 return known
             found: dict[str, list[KeptRecord]] = {}
             for part in self.parts():
-                there = {"version_of": version_of, "any_machine": any_machine}
-                reasons = differences(part, header, **there)
+                reasons = differences(part, header, version_of=version_of, any_machine=any_machine)
                 if reasons:
                     self.reasons.append((len(part.records), brief(reasons)))
                     continue
-                for name, kept in usable_records(part, header, **there).items():
+                usable = usable_records(
+                    part, header, version_of=version_of, any_machine=any_machine
+                )
+                for name, kept in usable.items():
                     found.setdefault(name, []).append(kept)
             self._earlier.append((header, found))
             return found
@@ -215,8 +225,6 @@ def kept_records(
         yield None
         return
     keeper = Keeper(save, resume)
-    if resume is not None and not (resume.exists() or resumed_journal(resume).exists()):
-        keeper.parts = list
     for line in keeper.prepare():
         say(line)
     if resume is not None:
