@@ -32,7 +32,6 @@ from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import ReplacesTorchError, clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.upgrades import upgrade_report
-from peft_regress.upgrades.keeping import kept_records
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import (
@@ -41,6 +40,7 @@ from peft_regress.upgrades.upgrade import (
     is_installed_here,
     upgrade,
 )
+from peft_regress.workers.keeper import kept_records
 
 
 @click.command(

@@ -43,8 +43,8 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
-from peft_regress.upgrades.keeping import RecordKeeper, version_in
 from peft_regress.upgrades.worker import Measure, Measured, prepare
+from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
     GivenUpError,
@@ -81,7 +81,7 @@ class MeasuringSetup:
     """Seconds that one case may take."""
     pip_seconds: float = PIP_SECONDS
     """Seconds that one call of pip may take."""
-    keeper: RecordKeeper | None = None
+    keeper: Keeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
     pool: Pool | None = None
     """What measures instead of workers of this machine."""
@@ -390,16 +390,20 @@ class _Work:
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
             assert keeper is not None  # noqa: S101  (it has the case)
-            kept = keeper.take(
-                case.id,
-                defined.definition,
-                self._header(defined.source),
-                trains=self.trains,
-                python=self.environment.python,
-                known=self.known.get(case.id, ()),
+            header = self._header(defined.source)
+            earlier = keeper.earlier(
+                header,
+                version_of=version_in(self.environment.python),
                 any_machine=self.pool.is_remote,
             )
+            kept = keeper.take(
+                earlier.get(case.id, ()),
+                defined.definition,
+                trains=self.trains,
+                known=self.known.get(case.id, ()),
+            )
             if kept is not None:
+                keeper.keep(header, kept)
                 taken.add(case.id)
                 found = kept.record.machine
                 machine = defined.source.machine if found is UNSET else found
