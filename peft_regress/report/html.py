@@ -157,11 +157,6 @@ class HtmlWriter:
         return f"<tr>{''.join(cells)}</tr>"
 
 
-def as_html(document: Document, cases: Collection[str] = (), *, top: int = 2) -> str:
-    """Return a document as HTML that links to `cases`; `top` is the level of its first heading."""
-    return HtmlWriter(cases, top=top).document(document)
-
-
 def folded(summary: str, content: str) -> str:
     """Return HTML that is shown when its summary, in HTML too, is opened."""
     return f"<details><summary>{summary}</summary>{content}</details>"

@@ -22,8 +22,7 @@ from peft_regress.report.page.words import (
     what_badge,
 )
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.budgets import budget_row, budgets_of
-from peft_regress.report.verdict.case_text import case_section
+from peft_regress.report.verdict.cases import budget_row, budgets_of, case_section
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean, count_of

@@ -33,7 +33,7 @@ from peft_regress.report.page.words import (
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.budgets import budget_row, budgets_of
+from peft_regress.report.verdict.cases import budget_row, budgets_of
 from peft_regress.report.verdict.document import Extent, outcome_section, verdict_sections
 from peft_regress.report.verdict.next_steps import compare_command
 from peft_regress.text import clean, count_of

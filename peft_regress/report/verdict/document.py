@@ -35,7 +35,7 @@ from peft_regress.report.sentences import (
     times_lines,
 )
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.budgets import budget_table
+from peft_regress.report.verdict.cases import budget_table, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
@@ -44,7 +44,6 @@ from peft_regress.report.verdict.finding import (
     suspected_packages,
 )
 from peft_regress.report.verdict.next_steps import is_of_training, next_steps
-from peft_regress.report.verdict.remarks import remarks
 from peft_regress.text import clean, count_of
 
 _LONGEST_LINE: Final = 400
@@ -136,11 +135,19 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[Section]:
         *page.folded(
             "better than the baseline", {finding_headline(one): one.cases for one in better}
         ),
+        *beside_sections(comparison, extent),
+        *_setting(comparison),
+        *_steps(comparison, failing, incomplete, extent),
+    ]
+
+
+def beside_sections(comparison: Comparison, extent: Extent) -> list[Section]:
+    """Return what stands beside the findings: known defects, budgets, remarks."""
+    page = _Findings(comparison, extent)
+    return [
         *page.folded("known defects, in the baseline too", _with_counts(known_defects(comparison))),
         *_budgets(comparison, extent),
         *page.folded("besides", _with_counts(remarks(comparison))),
-        *_setting(comparison),
-        *_steps(comparison, failing, incomplete, extent),
     ]
 
 

@@ -47,11 +47,6 @@ function lineOf(item, metricName) {
   return item.lines.find((line) => line.metric === metric) ?? null;
 }
 
-// To the last digit, as lines are not.
-function currentValue(item, metricName) {
-  return lineOf(item, metricName)?.now ?? null;
-}
-
 function orderBy(name) {
   return DATA.orders.find((order) => order.by === name) ?? DATA.orders[0];
 }
