@@ -63,13 +63,16 @@ class Commands:
             raise PublishError(f"`{shown}` failed (exit code {ended.returncode}): {output}")
         return ended.stdout.strip()
 
-    def answer(self, *command: str) -> list[Any]:
+    def answer(self, *command: str) -> list[dict[str, Any]]:
         """Return the list that `gh` prints as JSON; empty in a dry run."""
-        found = self.run("gh", *command)
+        text = self.run("gh", *command)
         try:
-            return list(json.loads(found or "[]"))
-        except (ValueError, TypeError) as error:
-            raise PublishError(f"`gh` did not print a list: {found[:200]!r}. Update gh.") from error
+            found = json.loads(text or "[]")
+        except ValueError:
+            found = None
+        if not isinstance(found, list):
+            raise PublishError(f"`gh` did not print a list: {text[:200]!r}. Update gh.")
+        return found
 
 
 def main(arguments: list[str] | None = None) -> int:

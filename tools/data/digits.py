@@ -73,7 +73,7 @@ def main(arguments: list[str], *, file: Path = DIGITS_FILE) -> int:
 
 def _has(file: Path, arrays: dict[str, NDArray[np.uint8]]) -> bool:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
             same = [np.array_equal(stored[name], array) for name, array in arrays.items()]
             return all(same) and len(stored.files) == len(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
