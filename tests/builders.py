@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import read_contents, write_current
+from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
@@ -41,12 +42,6 @@ from peft_regress.runs.schema import (
     Run,
     Selection,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from peft_regress.gate.comparison import Comparison
 
 LORA = "shift/lora-r4/resnet18"
 UNSEEN_LORA = "unseen/lora-r4/resnet18"
@@ -120,14 +115,7 @@ SMALL_LEDGER = Ledger(
 )
 
 
-def forward_ledger(modules: Mapping[str, dict[str, int]]) -> Ledger:
-    """Return a ledger of forward FLOPs alone, by module and operator."""
-    return Ledger(
-        modules={name: ModuleCosts(forward_flops=flops) for name, flops in modules.items()}
-    )
-
-
-def make_case(identifier: str = LORA) -> Case:
+def make_case(identifier=LORA):
     """Read a case id without asking the registry."""
     task, ranked, architecture = identifier.split("/")
     match = re.fullmatch(r"(.+)-r(\d+)", ranked)
@@ -135,7 +123,7 @@ def make_case(identifier: str = LORA) -> Case:
     return Case(task=task, method=method, architecture=architecture, rank=rank)
 
 
-def make_metric(name: str, value: Any) -> Metric:
+def make_metric(name, value):
     """Return a metric as the table declares it; a list is its samples."""
     spec = METRICS[name]
     samples = None
@@ -149,16 +137,16 @@ def make_metric(name: str, value: Any) -> Metric:
 
 
 def make_record(
-    identifier: str = LORA,
-    metrics: Mapping[str, Any] | None = None,
+    identifier=LORA,
+    metrics=None,
     *,
-    status: str = "ok",
-    error: Failure | None = None,
-    definition: str = "sha256:definition",
-    invariants: Mapping[str, bool | None] | None = None,
-    ledger: Ledger | None = None,
-    **more: Any,
-) -> Record:
+    status="ok",
+    error=None,
+    definition="sha256:definition",
+    invariants=None,
+    ledger=None,
+    **more,
+):
     """Return a record; `metrics` are values, lists of samples, or whole `Metric`s.
 
     `more` are other keys.
@@ -187,32 +175,24 @@ CURVE = Curve(
 )
 
 
-def curve(departs: int | None = None, *, by: float = 1e-4, **scores: float) -> Curve:
+def curve(departs=None, *, by=0.0001, **scores):
     """Return the usual curve, with another loss at one position, or with other scores."""
     losses = [loss + (step == departs) * by for step, loss in enumerate(CURVE.losses)]
     return Curve(losses=losses, scores={**CURVE.scores, **scores})
 
 
-def trained(
-    identifier: str = LORA, metrics: Mapping[str, Any] | None = None, **more: Any
-) -> Record:
+def trained(identifier=LORA, metrics=None, **more):
     """Return a record of a training in full, with its curve."""
     return make_record(identifier, metrics, **{"curve": CURVE, **more})
 
 
-def repeating(record: Record, *, by: str = "0001_peft-0.18.1") -> Record:
+def repeating(record, *, by="0001_peft-0.18.1"):
     """Return what a case has of which the first seed alone trained in full."""
     of_one = {n: m for n, m in record.metrics.items() if n in METRICS and n not in OF_ALL_SEEDS}
     return msgspec.structs.replace(record, metrics=of_one, repeats=by)
 
 
-def make_run(
-    *records: Record,
-    environment: Mapping[str, str] | None = None,
-    machine: Machine = MACHINE,
-    selection: Selection | None = None,
-    accepted: Acceptance | None = None,
-) -> Run:
+def make_run(*records, environment=None, machine=MACHINE, selection=None, accepted=None):
     """Return a run of these records, or of one default record."""
     return Run(
         schema_version=SCHEMA_VERSION,
@@ -225,7 +205,7 @@ def make_run(
     )
 
 
-def make_document(run: Run) -> dict[str, Any]:
+def make_document(run):
     """Return pytest-benchmark's part of a run file, with a timed entry for each case in order."""
     return {
         "machine_info": {
@@ -243,7 +223,7 @@ def make_document(run: Run) -> dict[str, Any]:
     }
 
 
-def _timed_entry(record: Record) -> dict[str, Any]:
+def _timed_entry(record):
     case = record.case
     seconds = 0.05
     stats = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "hd15iqr"), seconds)
@@ -272,30 +252,41 @@ def _timed_entry(record: Record) -> dict[str, Any]:
     }
 
 
-def write_run(path: Path, run: Run | None = None) -> Path:
+def write_run(path, run=None):
     """Write a run file as the tool does, and return its path."""
     run = make_run() if run is None else run
     write_run_file(path, run, make_document(run))
     return path
 
 
-def accept(source: Path, **how: Any) -> Path:
+def keep_weights(run_file, record, content=b"x"):
+    """Keep what a case ships beside a run file, as measuring it does."""
+    keep_adapter(
+        adapters_of_run(run_file),
+        record.case,
+        definition=record.definition,
+        output=[[0.5]],
+        save=lambda folder: (folder / "model.safetensors").write_bytes(content) and None,
+    )
+
+
+def accept(source, **how):
     """Accept a run, cases in error included, and return the entry."""
     return accept_run(source, **{"allow_errors": ["*"], **how}).path
 
 
 def write_entry(
-    root: Path,
-    number: int,
-    *records: Record,
-    date: str = "2026-01-01T00:00:00+00:00",
-    role: str = "baseline",
-    folder: str = "Linux-CPython-3.11-64bit",
-    title: str = "peft-0.18.1",
-    environment: Mapping[str, str] | None = None,
-    retired: Iterable[str] = (),
-    selection: Selection | None = None,
-) -> Path:
+    root,
+    number,
+    *records,
+    date="2026-01-01T00:00:00+00:00",
+    role="baseline",
+    folder="Linux-CPython-3.11-64bit",
+    title="peft-0.18.1",
+    environment=None,
+    retired=(),
+    selection=None,
+):
     """Write an accepted entry into a baseline storage, the newest, under a given number."""
     contents = read_contents(root, current=False)
     path = root / folder / f"{number:04d}_{title}.json"
@@ -321,13 +312,8 @@ def write_entry(
 
 
 def observe(
-    record: Record,
-    *,
-    environment: Mapping[str, str] | None = None,
-    machine: Machine = MACHINE,
-    run_name: str = "0001_peft-0.18.1",
-    known: Collection[str] = KNOWN_BEFORE,
-) -> Observation:
+    record, *, environment=None, machine=MACHINE, run_name="0001_peft-0.18.1", known=KNOWN_BEFORE
+):
     """Return a record as the gate sees it."""
     return Observation(
         record=record,
@@ -338,18 +324,12 @@ def observe(
     ).as_reference
 
 
-def observe_all(records: Iterable[Record], **where: Any) -> dict[str, Observation]:
+def observe_all(records, **where):
     """Return several records as the gate sees them, by case id."""
     return {record.case.id: observe(record, **where) for record in records}
 
 
-def compare(
-    old: Mapping[str, Observation] | Iterable[Record],
-    new: Run | Iterable[Record],
-    *,
-    environment: Mapping[str, str] | None = None,
-    **how: Any,
-) -> Comparison:
+def compare(old, new, *, environment=None, **how):
     """Judge a run, or the records of one, by references, or by the records of one entry."""
     references = old if isinstance(old, dict) else observe_all(old)
     run = new if isinstance(new, Run) else make_run(*new, environment=environment)
@@ -357,7 +337,12 @@ def compare(
     return judge(references, observed, complete=run.selection.complete, **how)
 
 
-def split_by(ledger: Ledger, values: Mapping[str, Any] = VALUES) -> dict[str, Any]:
+def forward_ledger(rows):
+    """Return a ledger of forward FLOPs: module -> operator -> number."""
+    return Ledger(modules={name: ModuleCosts(forward_flops=costs) for name, costs in rows.items()})
+
+
+def split_by(ledger, values=VALUES):
     """Return values that are what the rows of a ledger add up to."""
     rows = {name: rows_of(ledger, name) for name in values}
     return {
@@ -366,7 +351,7 @@ def split_by(ledger: Ledger, values: Mapping[str, Any] = VALUES) -> dict[str, An
     }
 
 
-def rich_run() -> Run:
+def rich_run():
     """Return a run with a value in every field."""
     return make_run(
         make_record(
@@ -385,7 +370,7 @@ def rich_run() -> Run:
 BOTH = {LORA, FULL}
 
 
-def shard(index: int, record: Any, *, complete: bool = False, **more: Any) -> Run:
+def shard(index, record, *, complete=False, **more):
     """Return a shard that measured one of two cases."""
     selection = Selection(
         complete=complete,
@@ -395,15 +380,7 @@ def shard(index: int, record: Any, *, complete: bool = False, **more: Any) -> Ru
     return make_run(record, selection=selection, **more)
 
 
-def write_shards(
-    folder: Path,
-    *,
-    cases: Sequence[Case] | None = None,
-    lost: Collection[str] = (),
-    skipped: Collection[int] = (),
-    count: int = 4,
-    metrics: Mapping[str, Any] = VALUES,
-) -> Path:
+def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VALUES):
     """Write a matrix as the files of its shards, the second of another machine.
 
     The cases `lost` are in no file, and the shards `skipped` have none.
@@ -426,5 +403,5 @@ def write_shards(
     return folder
 
 
-def full_disk(*_: Any, **__: Any) -> None:
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

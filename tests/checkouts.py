@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = ["write_checkout"]
 
 _PROJECT = """[build-system]
@@ -34,7 +29,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
-def write_checkout(folder: Path, name: str, version: str) -> Path:
+def write_checkout(folder, name, version):
     """Write a checkout of a package of one module, and return its folder."""
     folder.mkdir(parents=True)
     module = name.replace("-", "_")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest_plugins = ["pytester", "shared_fixtures", "built_site", "page_browser"]
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_runtest_setup(item):
     """Skip what needs ExecuTorch where it cannot be used, or fail."""
     if item.get_closest_marker("executorch"):
         from edge_programs import require  # torch
@@ -22,7 +17,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_sources(tmp_path_factory):
     """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
     from tiny_architecture import TinyArchitecture
 

@@ -1,16 +1,12 @@
 """Programs of tiny networks, exported once, and when there is no runtime to export for."""
 
-from __future__ import annotations
-
 import functools
 import os
-from typing import TYPE_CHECKING
 
 import peft
 import pytest
 import torch
 from tiny_network import tiny_network
-from torch import Tensor, nn
 
 from peft_regress.errors import InputError
 from peft_regress.measure.edge import training_program
@@ -18,14 +14,11 @@ from peft_regress.measure.edge.costs import EdgeModel
 from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.objective import Objective
 
-if TYPE_CHECKING:
-    from peft_regress.measure.edge import Program
-
 loss = Objective().loss
 
 
 @functools.cache
-def problem() -> str:
+def problem():
     """Return why ExecuTorch cannot be used here; '' if it can."""
     try:
         require_executorch(runs=True)
@@ -34,7 +27,7 @@ def problem() -> str:
     return ""
 
 
-def require() -> None:
+def require():
     """Skip a test that exports where ExecuTorch cannot be used; in CI, fail."""
     if not problem():
         return
@@ -43,14 +36,14 @@ def require() -> None:
     pytest.skip(problem())
 
 
-def batch(*, seed: int = 0, count: int = 2) -> tuple[Tensor, Tensor]:
+def batch(*, seed=0, count=2):
     """Return images (count, 3, 12, 12) and labels (count,)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, 12, 12, generator=generator)
     return images, torch.randint(4, (count,), generator=generator)
 
 
-def lora_model() -> nn.Module:
+def lora_model():
     """Return the tiny network with LoRA on two layers, and its head trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,7 +53,7 @@ def lora_model() -> nn.Module:
         return peft.get_peft_model(tiny_network(), config).eval()
 
 
-def subject(model: nn.Module, *, merged: nn.Module | None = None, steps: int = 3) -> EdgeModel:
+def subject(model, *, merged=None, steps=3):
     """Return a model to measure, on images."""
     batches = [batch(seed=step) for step in range(steps)]
     return EdgeModel(
@@ -74,6 +67,6 @@ def subject(model: nn.Module, *, merged: nn.Module | None = None, steps: int = 3
 
 
 @functools.cache
-def tiny_training() -> Program:
+def tiny_training():
     """Return the training program of the tiny network with LoRA, exported once."""
     return training_program(lora_model(), batch(), loss=loss)

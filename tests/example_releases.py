@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 from package_world import COSTS, World, set_world
@@ -18,14 +17,7 @@ from packaging.version import Version
 
 from peft_regress.errors import InputError
 from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import pytest
-
-    from peft_regress.overlay.overlay import Overlay
-    from peft_regress.runs.schema import Record, Run
+from peft_regress.runs.schema import Record
 
 __all__ = ["use_recorded_releases"]
 
@@ -44,12 +36,12 @@ OLD_TRANSFORMERS = {"0.16.0", "0.17.0", "0.17.1"}
 
 
 @cache
-def _runs() -> tuple[Run, ...]:
+def _runs():
     return tuple(read_run_file(path).run for path in (*RECORDED, *STORED))
 
 
 @cache
-def _measured(name: str, *, trains: bool) -> dict[Version, Record]:
+def _measured(name, *, trains):
     """Return what each recorded release measures for a case."""
     found: dict[Version, Record] = {}
     for run in _runs():
@@ -59,12 +51,12 @@ def _measured(name: str, *, trains: bool) -> dict[Version, Record]:
     return found
 
 
-def _installed() -> dict[str, str]:
+def _installed():
     """Return the environment in which the releases were recorded, with the newest peft."""
     return {**read_run_file(RECORDED[0]).run.environment, "peft": NEWEST}
 
 
-def _broken(packages: Mapping[str, Version]) -> InputError | None:
+def _broken(packages):
     if str(packages["peft"]) in OLD_TRANSFORMERS and packages["transformers"].major >= 5:
         return InputError("ImportError: cannot import name 'HybridCache' from 'transformers' (...)")
     return None
@@ -74,13 +66,13 @@ class RecordedWorld(World):
     """A world whose releases measure what was recorded."""
 
     @contextlib.contextmanager
-    def opened_overlay(self, requirements: Sequence[str], **settings: Any) -> Iterator[Overlay]:
+    def opened_overlay(self, requirements, **settings):
         """Take the newest release of a requirement without a version."""
         pinned = [text if "==" in text else f"{text}=={NEWEST}" for text in requirements]
         with super().opened_overlay(pinned, **settings) as overlay:
             yield overlay
 
-    def measure_cases(self, *args: Any, **settings: Any) -> Run:
+    def measure_cases(self, *args, **settings):
         """Give a release its own environment if it was recorded with other packages."""
         run = super().measure_cases(*args, **settings)
         version = run.environment["peft"]
@@ -89,7 +81,7 @@ class RecordedWorld(World):
         (recorded,) = (one for one in _runs() if one.environment["peft"] == "0.16.0")
         return msgspec.structs.replace(run, environment={**recorded.environment, "peft": version})
 
-    def record(self, packages: Mapping[str, str], name: str, *, trains: bool = True) -> Record:
+    def record(self, packages, name, *, trains=True):
         version = Version(packages["peft"])
         known = _measured(name, trains=trains) or _measured(name, trains=False)
         older = [one for one in known if one <= version]
@@ -100,7 +92,7 @@ class RecordedWorld(World):
         return msgspec.structs.replace(record, metrics=costs, invariants={})
 
 
-def use_recorded_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_recorded_releases(monkeypatch):
     """Let `upgrade` and `bisect` measure recorded releases instead of installing any."""
     index = {"peft": RELEASES, "transformers": ["5.20.0"]}
     for name, version in COMPANIONS.items():

@@ -6,19 +6,14 @@ import os
 import shutil
 import stat
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 from builders import make_case
 from examples import ROOT
 
 from peft_regress.runs.run_file import read_run_file, write_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from examples import Block
 
 __all__ = ["FIRST", "NEWEST", "environment", "prepare", "setup_of"]
 
@@ -29,7 +24,7 @@ NEWEST = ENTRIES / "0022_peft-0.21.2.json"
 OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder):
     """Fill a folder with what the examples need, at the names that they use."""
     for name in ("benchmarks", "examples", "tests", "tools", "docs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
@@ -68,7 +63,7 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def write_shards(folder: Path) -> None:
+def write_shards(folder):
     """Write the newest record of each case as two shards."""
     file = read_run_file(NEWEST)
     names = sorted(file.run.cases)
@@ -78,13 +73,13 @@ def write_shards(folder: Path) -> None:
         write_run_file(folder / f"shard-{index + 1}.json", run, file.document)
 
 
-def write_program(path: Path, line: str) -> None:
+def write_program(path, line):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder):
     """Return the environment of a shell: the programs in front, no worker of pytest-xdist."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
@@ -101,7 +96,7 @@ def environment(folder: Path) -> dict[str, str]:
     )
 
 
-def first_baseline(folder: Path) -> None:
+def first_baseline(folder):
     """Leave nothing of the storage but the source models."""
     for path in (folder / "baselines").iterdir():
         if path.is_file():
@@ -110,7 +105,7 @@ def first_baseline(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def without_resnet18(folder: Path) -> None:
+def without_resnet18(folder):
     """Remove the cases that the example retires from the run."""
     file = read_run_file(folder / "runs" / "bench.json")
     for name in list(file.run.cases):
@@ -126,5 +121,5 @@ SETUPS: dict[str, Callable[[Path], None]] = {
 """How a copy is prepared, by words of the block."""
 
 
-def setup_of(block: Block) -> Callable[[Path], None] | None:
+def setup_of(block):
     return next((setup for words, setup in SETUPS.items() if words in block.text), None)

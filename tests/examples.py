@@ -7,12 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["PAGES", "ROOT", "Block", "Command", "blocks", "differences", "renewed"]
 
@@ -40,7 +36,7 @@ class Command:
     first_line: int = 0
     """Where the shown output starts among the lines of the block."""
 
-    def __str__(self) -> str:
+    def __str__(self):
         return self.typed
 
 
@@ -53,11 +49,11 @@ class Block:
     language: str
     text: str
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.page}:{self.line}"
 
     @property
-    def commands(self) -> list[Command]:
+    def commands(self):
         """Return the commands of a console block in order; `a && b` is two, `b` shows the lines."""
         lines = self.text.splitlines()
         starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
@@ -74,7 +70,7 @@ class Block:
             found.append(Command(typed=last, shown=shown, first_line=first))
         return found
 
-    def with_outputs(self, outputs: Mapping[Command, Sequence[str]]) -> str:
+    def with_outputs(self, outputs):
         """Return the text of the block with new output below some of its commands."""
         lines = self.text.splitlines()
         for command, output in sorted(outputs.items(), key=lambda item: -item[0].first_line):
@@ -82,7 +78,7 @@ class Block:
         return "".join(f"{line}\n" for line in lines)
 
 
-def blocks() -> Iterator[Block]:
+def blocks():
     """Find every fenced block of every page."""
     for page in PAGES:
         for token in MarkdownIt().parse(page.read_text()):
@@ -95,18 +91,18 @@ def blocks() -> Iterator[Block]:
                 )
 
 
-def _without_comment(typed: str) -> str:
+def _without_comment(typed):
     """Leave out what a shell would: a `#` after blanks, outside quotes."""
     return re.sub(r"""^((?:[^'"#]|'[^']*'|"[^"]*"|(?<=\S)#)*?)\s+#.*$""", r"\1", typed).rstrip()
 
 
-def _fits(line: str, printed: str) -> bool:
+def _fits(line, printed):
     """Return whether a shown line is the printed one, `...` standing for anything."""
     pattern = ".*".join(map(re.escape, line.rstrip().split(CUT)))
     return re.fullmatch(pattern, printed.rstrip()) is not None
 
 
-def differences(shown: Sequence[str], printed: Sequence[str], *, some: bool = False) -> str | None:
+def differences(shown, printed, *, some=False):
     """Describe the first line of a page that was not printed; None if the page is right.
 
     With `some` the page shows a choice of the lines, in their order.
@@ -131,7 +127,7 @@ def differences(shown: Sequence[str], printed: Sequence[str], *, some: bool = Fa
     return None
 
 
-def renewed(shown: Sequence[str], printed: Sequence[str], *, some: bool = False) -> list[str]:
+def renewed(shown, printed, *, some=False):
     """Return what a page shall show now: the printed lines, cut where it cuts them today.
 
     Each shown line is paired with the printed line that it is most like. Lines between two pairs
@@ -162,14 +158,14 @@ def renewed(shown: Sequence[str], printed: Sequence[str], *, some: bool = False)
 
 
 @cache
-def _likeness(one: str, other: str) -> float:
+def _likeness(one, other):
     if one == other or _fits(one, other):
         return 1.0
     found = difflib.SequenceMatcher(None, one, other).ratio()
     return found if found >= _ALIKE else 0.0
 
 
-def _paired(shown: Sequence[str], printed: Sequence[str]) -> list[int | None]:
+def _paired(shown, printed):
     """Pair lines in their order so that the sum of their likeness is as large as can be."""
     best = [[0.0] * (len(printed) + 1) for _ in range(len(shown) + 1)]
     for row in range(len(shown) - 1, -1, -1):

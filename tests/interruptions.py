@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _CHANGING = (
     "chmod",
@@ -32,12 +28,12 @@ _KILLED_CODE = 77
 class _Calls:
     """Counts changing calls; at one of them something happens."""
 
-    def __init__(self, how: str, at: int) -> None:
+    def __init__(self, how, at):
         self.how = how
         self.at = at
         self.count = 0
 
-    def meet(self, name: str) -> None:
+    def meet(self, name):
         """Count a call, before it is made."""
         self.count += 1
         if self.how == KILLED and self.count == self.at:
@@ -50,33 +46,33 @@ class _Calls:
 class _Stream:
     """A stream that meets the calls on writing; half of what it writes is written before."""
 
-    def __init__(self, stream: Any, calls: _Calls) -> None:
+    def __init__(self, stream, calls):
         self._stream = stream
         self._calls = calls
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._stream.close()
 
-    def write(self, content: bytes) -> None:
+    def write(self, content):
         half = len(content) // 2
         self._stream.write(content[:half])
         self._stream.flush()
         self._calls.meet("write")
         self._stream.write(content[half:])
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         return getattr(self._stream, name)
 
 
-def _install(patch: pytest.MonkeyPatch, calls: _Calls) -> None:
+def _install(patch, calls):
     for name in _CHANGING:
         patch.setattr(os, name, _met(getattr(os, name), name, calls))
     opened, streamed = os.open, os.fdopen
 
-    def open_(path: Any, flags: int, *args: Any, **how: Any) -> int:
+    def open_(path, flags, *args, **how):
         if flags & (os.O_CREAT | os.O_TRUNC):
             calls.meet("open")
         return opened(path, flags, *args, **how)
@@ -85,15 +81,15 @@ def _install(patch: pytest.MonkeyPatch, calls: _Calls) -> None:
     patch.setattr(os, "fdopen", lambda *args: _Stream(streamed(*args), calls))
 
 
-def _met(function: Callable[..., Any], name: str, calls: _Calls) -> Callable[..., Any]:
-    def call(*args: Any, **how: Any) -> Any:
+def _met(function, name, calls):
+    def call(*args, **how):
         calls.meet(name)
         return function(*args, **how)
 
     return call
 
 
-def changing_calls(action: Callable[[], object]) -> int:
+def changing_calls(action):
     """Return how many changing calls an action makes."""
     calls = _Calls("counted", 0)
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +98,7 @@ def changing_calls(action: Callable[[], object]) -> int:
     return calls.count
 
 
-def interrupted(action: Callable[[], int], *, how: str, at: int) -> int | None:
+def interrupted(action, *, how, at):
     """Return the exit code of an action in a process of its own; None if it was killed there.
 
     At its changing call of this number it is killed, or the disk is full, from then on or once.
@@ -120,7 +116,7 @@ def interrupted(action: Callable[[], int], *, how: str, at: int) -> int | None:
     return None if code == _KILLED_CODE else code
 
 
-def in_processes(actions: list[Callable[[], int]]) -> list[int]:
+def in_processes(actions):
     """Run actions at the same time, each in a process of its own; return their exit codes."""
     children = []
     for action in actions:

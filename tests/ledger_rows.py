@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hypothesis import strategies as st
 
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.runs.ledger import LEDGER_METRICS
-
-if TYPE_CHECKING:
-    from peft_regress.runs.ledger import Rows
 
 CATEGORIES = ("param", "buffer", "grad", "activation", "temp", "optimizer")
 OPERATORS = ("aten.convolution", "aten.mm", "activation")
@@ -42,7 +37,7 @@ amounts = st.sampled_from([0, 1, 2, 32, 64]) | st.integers(0, 2**56)
 
 
 @st.composite
-def all_rows(draw: st.DrawFn) -> dict[str, Rows]:
+def all_rows(draw):
     """Draw rows of any of the metrics."""
     return {
         metric + suffix: draw(

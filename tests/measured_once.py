@@ -13,7 +13,6 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 
@@ -28,10 +27,10 @@ FOLDER = "PEFT_REGRESS_MEASURED_ONCE"
 """The environment variable that names the folder of records."""
 
 
-def install(conftest: str) -> None:
+def install(conftest):
     """Replay the records that were measured under a conftest.py with this text."""
 
-    def replayed(self: RegressSession, case: Any, run_rounds: Any, *, timed: bool) -> Any:
+    def replayed(self, case, run_rounds, *, timed):
         files = _files(self.options.baselines, case.method)
         kept = Path(os.environ[FOLDER]) / _digest(conftest, case.id, *files)
         if not (kept / "record.json").exists():
@@ -45,7 +44,7 @@ def install(conftest: str) -> None:
         record = _at_one_speed(record, timed=timed)
         return SimpleNamespace(record=record, status=record.status)
 
-    def defined(self: RegressSession, case: Any) -> str:
+    def defined(self, case):
         files = _files(self.options.baselines, case.method)
         kept = Path(os.environ[FOLDER]) / _digest(conftest, case.id, *files) / "record.json"
         if not kept.exists():
@@ -60,7 +59,7 @@ def install(conftest: str) -> None:
 _define = RegressSession.define
 
 
-def _measure(gate: RegressSession, case: Any, run_rounds: Any, kept: Path) -> None:
+def _measure(gate, case, run_rounds, kept):
     from peft_regress.measure import Recipe, measure
 
     recipe = Recipe.of(case, gate.options.baselines)
@@ -71,7 +70,7 @@ def _measure(gate: RegressSession, case: Any, run_rounds: Any, kept: Path) -> No
     (kept / "record.json").write_bytes(msgspec.json.encode(found.record))
 
 
-def _at_one_speed(record: Record, *, timed: bool) -> Record:
+def _at_one_speed(record, *, timed):
     """Return the record as if each step had taken 2 ms: a busy machine must not fail a test."""
     metrics = dict(record.metrics)
     if metrics.pop("step_seconds", None) and timed:
@@ -79,7 +78,7 @@ def _at_one_speed(record: Record, *, timed: bool) -> Record:
     return msgspec.structs.replace(record, metrics=metrics)
 
 
-def _machine() -> Machine:
+def _machine():
     """Describe the machine, which imports torch, once."""
     kept = Path(os.environ[FOLDER]) / "machine.json"
     if not kept.exists():
@@ -87,7 +86,7 @@ def _machine() -> Machine:
     return msgspec.json.decode(kept.read_bytes(), type=Machine)
 
 
-def _files(baselines: Path, method: str) -> list[str]:
+def _files(baselines, method):
     """Return the digests of the stored files that a measurement reads."""
     folders = [baselines / "sources"]
     for manifest in sorted(baselines.glob("adapters/*/stored.json")):
@@ -98,5 +97,5 @@ def _files(baselines: Path, method: str) -> list[str]:
     return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
 
 
-def _digest(*parts: str) -> str:
+def _digest(*parts):
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,7 +1,5 @@
 """Small fine-tunings of one's own, and measuring them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
 
 
-def images(count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+def images(count=16):
     """Return images of 3 x 8 x 8 in 3 classes, which differ in one channel."""
     generator = torch.Generator().manual_seed(7)
     labels = torch.arange(count) % 3
@@ -23,13 +21,13 @@ def images(count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     return found, labels
 
 
-def image_data() -> tuple[Any, Any]:
+def image_data():
     """Return 16 training and 6 test images."""
     inputs, labels = images(22)
     return (inputs[:16], labels[:16]), (inputs[16:], labels[16:])
 
 
-def convolutional() -> nn.Module:
+def convolutional():
     """Return a convolution, BatchNorm, dropout and two linear layers."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -44,7 +42,7 @@ def convolutional() -> nn.Module:
     )
 
 
-def fine_tune(adapter: Any, **settings: Any) -> FineTune:
+def fine_tune(adapter, **settings):
     """Return a fine-tuning of the convolutional network for 4 steps of 4 images, one seed."""
     usual: dict[str, Any] = {
         "model": convolutional, "data": image_data, "steps": 4, "batch": 4, "seeds": 1,
@@ -52,12 +50,12 @@ def fine_tune(adapter: Any, **settings: Any) -> FineTune:
     return FineTune(settings.pop("id", "own/x/net"), adapter=adapter, **{**usual, **settings})
 
 
-def measured(of: FineTune, root: Path = Path("absent"), **options: Any) -> Any:
+def measured(of, root=Path("absent"), **options):
     """Return the record of a case."""
     return measure(Recipe.of(of, root), profiles=ProfileCache(), **options).record
 
 
-def false_facts(record: Any) -> dict[str, str]:
+def false_facts(record):
     """Return the notes of the invariants that do not hold."""
     return {
         name: record.invariant_notes[name]

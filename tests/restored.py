@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
 
 from peft_regress import registry
 from peft_regress.catalogue import own_cases
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @contextlib.contextmanager
-def registry_restored() -> Iterator[None]:
+def registry_restored():
     """Give back the registry as it was, whatever a test or an inner pytest run does to it."""
     added, loaded = registry._added, set(registry._loaded)
     registry._added = {kind: dict(found) for kind, found in added.items()}

@@ -10,10 +10,7 @@ import re
 import struct
 import subprocess
 import termios
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Final
 
 _OF_OTHERS: Final = {
     "CI",
@@ -43,14 +40,14 @@ class Screen:
     An unknown sequence raises an error, so that no test passes because a code was overlooked.
     """
 
-    def __init__(self, *, rows: int, columns: int) -> None:
+    def __init__(self, *, rows, columns):
         self.rows, self.columns = rows, columns
         self.lines = [[" "] * columns for _ in range(rows)]
         self.above: list[str] = []
         self.row = self.column = 0
         self.saved = (0, 0)
 
-    def feed(self, text: str) -> None:
+    def feed(self, text):
         position = 0
         while position < len(text):
             match = _TOKEN.match(text, position)
@@ -60,14 +57,14 @@ class Screen:
             position = match.end()
 
     @property
-    def text(self) -> list[str]:
+    def text(self):
         """All text that was shown and not erased, without blanks at the ends of lines."""
         shown = [*self.above, *("".join(line).rstrip() for line in self.lines)]
         while shown and not shown[-1]:
             shown.pop()
         return shown
 
-    def _apply(self, match: re.Match[str]) -> None:
+    def _apply(self, match):
         if match["letter"]:
             self._put(match["letter"])
         elif match["control"]:
@@ -81,14 +78,14 @@ class Screen:
         elif match["final"]:
             self._move(match["final"], match["numbers"])
 
-    def _put(self, letter: str) -> None:
+    def _put(self, letter):
         if self.column == self.columns:
             self.column = 0
             self._down()
         self.lines[self.row][self.column] = letter
         self.column += 1
 
-    def _control(self, control: str) -> None:
+    def _control(self, control):
         if control == "\r":
             self.column = 0
         elif control == "\n":
@@ -96,14 +93,14 @@ class Screen:
         elif control == "\x08":
             self.column = max(self.column - 1, 0)
 
-    def _down(self) -> None:
+    def _down(self):
         if self.row < self.rows - 1:
             self.row += 1
             return
         self.above.append("".join(self.lines.pop(0)).rstrip())
         self.lines.append([" "] * self.columns)
 
-    def _move(self, final: str, numbers: str) -> None:
+    def _move(self, final, numbers):
         count = int(numbers or 1) if final in "AB" else int(numbers or 0) if final == "K" else 0
         if final == "A":
             self.row = max(self.row - count, 0)
@@ -119,11 +116,11 @@ class Screen:
 class Terminal:
     """Run a command in a terminal of a given size, and read the screen."""
 
-    def __init__(self, *, rows: int = 24, columns: int = 80) -> None:
+    def __init__(self, *, rows=24, columns=80):
         self.rows, self.columns = rows, columns
         self.output = ""
 
-    def run(self, *command: str, cwd: Path, environment: dict[str, str] | None = None) -> int:
+    def run(self, *command, cwd, environment=None):
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", self.rows, self.columns, 0, 0))
         kept = {name: text for name, text in os.environ.items() if name not in _OF_OTHERS}
@@ -145,13 +142,13 @@ class Terminal:
         self.output = b"".join(chunks).decode()
         return process.wait()
 
-    def screen(self) -> list[str]:
+    def screen(self):
         """Return the final screen."""
         screen = Screen(rows=self.rows, columns=self.columns)
         screen.feed(self.output)
         return screen.text
 
-    def moments(self) -> list[list[str]]:
+    def moments(self):
         """Return the screen after each time that the cursor was restored."""
         screen = Screen(rows=self.rows, columns=self.columns)
         shown = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import settings
 from restored import registry_restored
 
 from peft_regress.catalogue import own_cases
+from peft_regress.cli.main import main
 from peft_regress.report.layout import PLAIN
 
 # On a busy machine one example may take long, and every run tries the same examples.
@@ -20,19 +19,32 @@ settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
-def settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_of_the_working_folder(monkeypatch):
     """Let commands in this process find settings as in one of their own, not those of this run."""
     monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
 
 
 @pytest.fixture(autouse=True)
-def width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def width_of_a_pipe(monkeypatch):
     """Lay text out as in a pipe, however wide the terminal is in which the tests run."""
     monkeypatch.setenv("COLUMNS", str(PLAIN.width))
 
 
 @pytest.fixture
-def clean_registry() -> Iterator[None]:
+def clean_registry():
     """Leave no trace of what a test registers."""
     with registry_restored():
         yield
+
+
+@pytest.fixture
+def command(capsys):
+    """Call `peft-regress` and return (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call

@@ -1,9 +1,6 @@
 """Records with the costs and the ledgers of real steps, profiled once a session."""
 
-from __future__ import annotations
-
 import functools
-from typing import TYPE_CHECKING, Any
 
 from builders import LORA, make_record
 
@@ -16,11 +13,8 @@ from peft_regress.measure.step_profile import (
 )
 from peft_regress.metrics import BATCH_SUFFIX
 
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Record
 
-
-def profile(method: str, architecture: str, rank: int | None = None, **settings: Any) -> Record:
+def profile(method, architecture, rank=None, **settings):
     """Return a record with the costs of a real step, at 64x64 and both batch sizes."""
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     one, many = (

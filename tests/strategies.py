@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import pytest
 from builders import (
@@ -41,26 +41,19 @@ from peft_regress.runs.schema import (
     TensorSummary,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Record, Run
-
 SHARE = 10
 """The fast suite tries one example of so many; the nightly run tries twice as many, drawn anew."""
 
 
-def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
+def fuzz(*drawn, examples):
     """Test a property with the same few examples in every run, and nightly with many new ones."""
     few = max(1, examples // SHARE)
 
-    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+    def decorate(check):
         @pytest.mark.parametrize(
             "number", [few, pytest.param(2 * examples, marks=pytest.mark.nightly)]
         )
-        def test(number: int) -> None:
+        def test(number):
             how = settings(
                 deadline=None,
                 derandomize=number == few,
@@ -90,7 +83,7 @@ _losses = st.sampled_from([0.0, -0.5, 0.009, 2.0]) | st.floats(-10, 1e6)
 _mixed = Machine(digest=MIXED_MACHINES, cpu="several", cores=1, threads=1, instruction_set="")
 
 
-def _seeds(item: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+def _seeds(item):
     return st.lists(item, min_size=SEEDS, max_size=SEEDS)
 
 
@@ -103,7 +96,7 @@ _BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def metrics_of(name: str) -> st.SearchStrategy[Metric]:
+def metrics_of(name):
     """Return a metric of the table with any value that it can have."""
     spec = METRICS[name]
     if spec.kind == "score":
@@ -160,7 +153,7 @@ BOARD = DeviceClass(
 
 
 @st.composite
-def _keys_of_schema_2(draw: st.DrawFn) -> dict[str, Any]:
+def _keys_of_schema_2(draw):
     """Return some of the keys that a record may have; half the records have none."""
     if draw(st.booleans()):
         return {}
@@ -177,7 +170,7 @@ def _keys_of_schema_2(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
+def records(draw, identifier=LORA):
     """Return a record of one case, in any state."""
     more = draw(_keys_of_schema_2())
     definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
@@ -216,7 +209,7 @@ machines = st.sampled_from([MACHINE, MACHINE, OTHER_MACHINE, _mixed])
 
 
 @st.composite
-def observations(draw: st.DrawFn, identifier: str = LORA) -> Observation:
+def observations(draw, identifier=LORA):
     """Return a record of one case as the gate sees it, made anywhere."""
     return observe(
         draw(records(identifier)), environment=draw(environments), machine=draw(machines)
@@ -224,7 +217,7 @@ def observations(draw: st.DrawFn, identifier: str = LORA) -> Observation:
 
 
 @st.composite
-def runs(draw: st.DrawFn, *, ids: tuple[str, ...] = IDS) -> Run:
+def runs(draw, *, ids=IDS):
     """Return a run of some of these cases, complete or not, accepted or not."""
     chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     narrowed = draw(st.lists(_text, max_size=2))

@@ -12,16 +12,14 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 from builders import MACHINE, make_record, repeating, trained
+from restored import registry_restored
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.resuming import read_parts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
 TESTS = Path(__file__).parent
@@ -55,10 +53,10 @@ IDS = sorted(
 )
 
 
-def install() -> None:
+def install():
     """Measure nothing: sleep, note the case, die if it is a deadly one; repeat what is known."""
 
-    def measured(self: RegressSession, case: Any, run_rounds: Any, *, timed: bool) -> Any:
+    def measured(self, case, run_rounds, *, timed):
         with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
             log.write(f"{case.id}\n")
         time.sleep(float(os.environ.get(SECONDS, "0")))
@@ -71,7 +69,7 @@ def install() -> None:
         record = repeating(record, by=same[0].run_name) if same else record
         return SimpleNamespace(record=record, status=record.status)
 
-    def defined(self: RegressSession, case: Any) -> str:
+    def defined(self, case):
         return make_record(case.id).definition
 
     RegressSession._measured = measured  # type: ignore[assignment, method-assign]
@@ -82,7 +80,7 @@ def install() -> None:
 class StubProject:
     """A folder with eight cases, whose pytest runs in processes of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.root = root
         self.save = root / "runs" / "run.json"
         self.journal = root / "runs" / "run.json.journal"
@@ -90,9 +88,7 @@ class StubProject:
         (root / "conftest.py").write_text(CONFTEST)
         (root / "test_suite.py").write_text(SUITE)
 
-    def start(
-        self, *arguments: str, seconds: float = 0, deadly: str = "no case", **streams: Any
-    ) -> Any:
+    def start(self, *arguments, seconds=0, deadly="no case", **streams):
         """Start pytest in a session of its own."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         environment |= {LOG: str(self.root / "log"), SECONDS: str(seconds), DEADLY: deadly}
@@ -106,26 +102,43 @@ class StubProject:
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **streams},
         )
 
-    def run(self, *arguments: str, seconds: float = 0, deadly: str = "no case") -> tuple[int, str]:
+    def run(self, *arguments, seconds=0, deadly="no case"):
         """Return the exit code and what pytest printed."""
         process = self.start(*arguments, seconds=seconds, deadly=deadly)
         out, _ = process.communicate(timeout=120)
         return process.returncode, out
 
     @property
-    def log(self) -> list[str]:
+    def log(self):
         """The cases that were begun, in order."""
         path = self.root / "log"
         return path.read_text().split() if path.exists() else []
 
     @property
-    def kept(self) -> set[str]:
+    def kept(self):
         """The cases in the run file and in the journal beside it."""
         parts = read_parts(self.save) if self.save.exists() or self.journal.exists() else []
         return {kept.record.case.id for part in parts for kept in part.records}
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+class InnerProject(StubProject):
+    """The same, with runs in this process, which the fixture `stubbed` takes back."""
+
+    def __init__(self, pytester):
+        super().__init__(pytester.path)
+        self.pytester = pytester
+
+    def inner(self, *arguments):
+        """Return the exit code and what pytest printed."""
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return int(done.ret), done.stdout.str() + done.stderr.str()
+
+    def saved(self):
+        return read_run_file(self.save).run
+
+
+def wait_until(is_so, seconds=60):
     """Wait for a condition; fail after a time."""
     deadline = time.monotonic() + seconds
     while not is_so():

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
 
 from peft_regress.devices import load_devices
 from peft_regress.errors import InputError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 MINE = {"title": "Mine", "memory": "64 MiB", "compute": "one core", "source": "the data sheet"}
 
 
-def test_the_package_has_some_ten_real_devices_from_microcontrollers_to_boards() -> None:
+def test_the_package_has_some_ten_real_devices_from_microcontrollers_to_boards():
     devices = load_devices()
     assert len(devices) >= 10
     sizes = [device.memory_bytes for device in devices]
@@ -26,13 +21,13 @@ def test_the_package_has_some_ten_real_devices_from_microcontrollers_to_boards()
 
 
 @pytest.mark.parametrize("device", load_devices(), ids=lambda device: device.name)
-def test_each_device_names_the_source_of_its_figures(device: Any) -> None:
+def test_each_device_names_the_source_of_its_figures(device):
     assert all(part.startswith("https://") for part in device.source.split("; "))
     assert device.title
     assert device.compute
 
 
-def test_a_table_of_ones_own_adds_to_it_and_replaces(tmp_path: Path) -> None:
+def test_a_table_of_ones_own_adds_to_it_and_replaces(tmp_path):
     path = tmp_path / "devices.toml"
     path.write_text(
         '[mine]\ntitle = "Mine"\nmemory = "64 MiB"\nstorage = "1 GB"\ncompute = "c"\nsource = "s"\n'
@@ -44,7 +39,7 @@ def test_a_table_of_ones_own_adds_to_it_and_replaces(tmp_path: Path) -> None:
     assert len(found) == len(load_devices()) + 1
 
 
-def test_a_table_may_be_parsed_already() -> None:
+def test_a_table_may_be_parsed_already():
     assert {"mine"} == {one.name for one in load_devices({"mine": MINE})} - {
         one.name for one in load_devices()
     }
@@ -53,16 +48,16 @@ def test_a_table_may_be_parsed_already() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"mine": {**MINE, "ram": "1 GB"}}, "devices: mine has an unknown key 'ram'"),
-        ({"mine": {"title": "x"}}, "devices: mine has no 'memory'"),
+        ({"mine": {**MINE, "ram": "1 GB"}}, "unknown key of devices: mine 'ram'"),
+        ({"mine": {"title": "x"}}, "devices: mine: Object missing required field `memory`"),
         ({"mine": {**MINE, "memory": "64"}}, "devices: mine: memory='64' is not an amount"),
-        ({"mine": {**MINE, "memory": 64}}, "devices: mine: memory=64 is not a text"),
+        ({"mine": {**MINE, "memory": 64}}, "devices: mine: Expected `str`, got `int`"),
         ({"mine": {**MINE, "storage": "1 GFLOP"}}, "devices: mine: storage='1 GFLOP' is not"),
-        ({"mine": 3}, r"devices: mine is not a table: write \[mine\]"),
+        ({"mine": 3}, "devices: mine: Expected `object`, got `int`"),
         ({"my board": MINE}, "devices: my board is not a name"),
     ],
 )
-def test_a_table_that_is_wrong_is_refused_by_device_and_key(table: Any, message: str) -> None:
+def test_a_table_that_is_wrong_is_refused_by_device_and_key(table, message):
     with pytest.raises(InputError, match=message):
         load_devices(table)
 
@@ -70,9 +65,7 @@ def test_a_table_that_is_wrong_is_refused_by_device_and_key(table: Any, message:
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot be read"), (b"[", "not valid TOML"), (b"\xff", "TOML")]
 )
-def test_a_file_that_cannot_be_read_is_refused_by_name(
-    tmp_path: Path, content: bytes | None, message: str
-) -> None:
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, content, message):
     path = tmp_path / "devices.toml"
     if content is not None:
         path.write_bytes(content)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import (
@@ -18,12 +17,8 @@ from builders import (
 from peft_regress.errors import InputError
 from peft_regress.files import append_bytes, write_atomic
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
-
-def interrupt(*_: Any, **__: Any) -> None:
+def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -32,12 +27,8 @@ def interrupt(*_: Any, **__: Any) -> None:
     ("failure", "expected"), [(full_disk, InputError), (interrupt, KeyboardInterrupt)]
 )
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    failure: Callable[..., None],
-    expected: type[BaseException],
-) -> None:
+    tmp_path, monkeypatch, function, failure, expected
+):
     path = write_run(tmp_path / "run.json")
     before = path.read_bytes()
     with monkeypatch.context() as patch:
@@ -48,23 +39,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(InputError, match=r"run\.json: cannot be written \(No space left.*Free"):
         write_atomic(tmp_path / "run.json", b"{}")
 
 
-def test_a_folder_cannot_be_written_over(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        write_atomic(tmp_path, b"{}")
-
-
-def test_a_folder_that_is_a_file_is_no_place_to_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_atomic, ""), (write_atomic, "file/run.json"), (append_bytes, "")],
+)
+def test_what_cannot_be_written_is_a_clear_error(tmp_path, write, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write_atomic(tmp_path / "file" / "run.json", b"{}")
+        write(tmp_path / name, b"{}")
+
+
+def test_what_is_appended_stands_after_what_was_there(tmp_path):
+    path = tmp_path / "new" / "summary.md"
+    append_bytes(path, b"one\n")
+    append_bytes(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
 
 
 # --- Killed writers ---
@@ -79,10 +74,8 @@ write_atomic(Path(sys.argv[1]), b"{}")
 """
 
 
-def test_a_writer_removes_what_killed_ones_left_and_nothing_of_those_at_work(
-    tmp_path: Path,
-) -> None:
-    def start() -> subprocess.Popen[str]:
+def test_a_writer_removes_what_killed_ones_left_and_nothing_of_those_at_work(tmp_path):
+    def start():
         command = (sys.executable, "-c", WRITE_SLOWLY, tmp_path / "other.json")
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
@@ -114,7 +107,7 @@ print("after")
 """
 
 
-def in_a_process(where: str, **streams: Any) -> str:
+def in_a_process(where, **streams):
     done = subprocess.run(
         (sys.executable, "-c", WRITE, where),
         check=False,
@@ -126,39 +119,21 @@ def in_a_process(where: str, **streams: Any) -> str:
     return done.stdout or ""
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_the_output_stream_is_written_to_whether_pipe_or_file(tmp_path: Path, name: str) -> None:
-    assert os.path.islink("/dev/stdout")  # noqa: PTH114
-    assert in_a_process(name, stdout=subprocess.PIPE) == "before\nsummary\nafter\n"
-    with (tmp_path / "out.txt").open("w") as out:
-        in_a_process(name, stdout=out)
-    assert (tmp_path / "out.txt").read_text() == "before\nsummary\nafter\n"
-    assert os.path.islink("/dev/stdout")  # noqa: PTH114
-
-
-def test_the_file_that_output_goes_to_is_not_replaced_by_its_own_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "out.txt"])
+def test_the_output_stream_is_written_to_whether_pipe_or_file(tmp_path, name):
+    if name.startswith("/"):
+        assert in_a_process(name, stdout=subprocess.PIPE) == "before\nsummary\nafter\n"
     path = tmp_path / "out.txt"
     with path.open("w") as out:
-        in_a_process(str(path), stdout=out)
+        in_a_process(str(tmp_path / name), stdout=out)
     assert path.read_text() == "before\nsummary\nafter\n"
+    assert os.path.islink("/dev/stdout")  # noqa: PTH114
 
 
-def test_a_fifo_is_written_to_and_stays_one(tmp_path: Path) -> None:
+def test_a_fifo_is_written_to_and_stays_one(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with ThreadPoolExecutor() as pool:
         read = pool.submit((tmp_path / "fifo").read_bytes)
         write_atomic(tmp_path / "fifo", b"summary")
         assert read.result(10) == b"summary"
     assert (tmp_path / "fifo").is_fifo()
-
-
-def test_what_is_appended_stands_after_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "summary.md"
-    append_bytes(path, b"one\n")
-    append_bytes(path, b"two\n")
-    assert path.read_bytes() == b"one\ntwo\n"
-
-
-def test_what_cannot_be_appended_to_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        append_bytes(tmp_path, b"one\n")

@@ -6,26 +6,22 @@ import importlib
 import logging
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
 from peft_regress.errors import InputError
 from peft_regress.imports import told
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @pytest.fixture
-def told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def told_of(tmp_path, monkeypatch):
     """Return a function that writes modules, calls `run` of one, and returns what is told."""
     installed = tmp_path / "lib" / "site-packages"
     installed.mkdir(parents=True)
     monkeypatch.syspath_prepend(installed)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def tell(module: str, **sources: str) -> str:
+    def tell(module, **sources):
         for name, source in sources.items():
             folder = installed if name.startswith("zoo") else tmp_path
             (folder / f"{name}.py").write_text(source)
@@ -42,18 +38,18 @@ def told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 FAILS = "def run(*given):\n    raise ValueError('two\\nlines')\n"
 
 
-def test_the_users_line_comes_before_the_librarys_that_it_calls(told_of) -> None:
+def test_the_users_line_comes_before_the_librarys_that_it_calls(told_of):
     mine = "import zoo_inner\ndef run():\n    zoo_inner.run()\n"
     assert told_of("mine", mine=mine, zoo_inner=FAILS) == "ValueError: two lines (mine.py, line 3)"
 
 
-def test_without_a_line_of_the_user_it_is_the_innermost_of_a_package(told_of) -> None:
+def test_without_a_line_of_the_user_it_is_the_innermost_of_a_package(told_of):
     outer = "import zoo_inner\ndef run():\n    zoo_inner.run()\n"
     found = told_of("zoo_outer", zoo_outer=outer, zoo_inner=FAILS)
     assert found == "ValueError: two lines (zoo_inner.py, line 2)"
 
 
-def test_a_place_has_no_folder_that_differs_between_machines(told_of, tmp_path: Path) -> None:
+def test_a_place_has_no_folder_that_differs_between_machines(told_of, tmp_path):
     assert str(tmp_path) not in told_of("mine", mine=FAILS)
     nested = tmp_path / "lib" / "site-packages" / "zoo_package" / "inner"
     nested.mkdir(parents=True)
@@ -71,13 +67,13 @@ def test_a_place_has_no_folder_that_differs_between_machines(told_of, tmp_path: 
         (f"def run():\n    raise ValueError({'x' * 999!r})\n", "... (mine.py, line 2)"),
     ],
 )
-def test_the_message_is_one_short_line_with_a_place(told_of, source: str, expected: str) -> None:
+def test_the_message_is_one_short_line_with_a_place(told_of, source, expected):
     found = told_of("mine", mine=source)
     assert found.endswith(expected)
     assert len(found) < 300
 
 
-def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None:
+def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place():
     assert told(InputError("the budget is negative")) == "the budget is negative"
     assert told(ValueError("bad")) == "ValueError: bad"
 
@@ -98,9 +94,7 @@ def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None
         ("torch.utils._pytree", "%s is an Enum subclass and is now natively supported by"),
     ],
 )
-def test_of_a_noisy_logger_only_the_known_line_is_dropped(
-    caplog: pytest.LogCaptureFixture, name: str, noise: str
-) -> None:
+def test_of_a_noisy_logger_only_the_known_line_is_dropped(caplog, name, noise):
     logger = logging.getLogger(name)
     logger.warning(noise)
     logger.warning("a real problem")
@@ -136,7 +130,7 @@ print(done.stderr, end="")
     ],
     ids=["script", "torchao", "worker", "cost", "list"],
 )
-def test_nothing_but_the_result_is_printed(command: list[str]) -> None:
+def test_nothing_but_the_result_is_printed(command):
     done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
     assert done.stderr == ""
     if "-c" in command:
@@ -145,9 +139,7 @@ def test_nothing_but_the_result_is_printed(command: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["conftest.py", "test_one.py"])
-def test_under_pytest_nothing_is_warned_of_wherever_the_libraries_are_imported(
-    tmp_path: Path, where: str
-) -> None:
+def test_under_pytest_nothing_is_warned_of_wherever_the_libraries_are_imported(tmp_path, where):
     (tmp_path / "test_one.py").write_text("def test_one():\n    import peft\n")
     file = tmp_path / where
     file.write_text(IMPORTS + (file.read_text() if file.exists() else ""))

@@ -10,7 +10,7 @@ from peft_regress.interrupts import EndingSignal, ending_signals_interrupt, held
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_held_signal_interrupts_afterwards(name: str) -> None:
+def test_a_held_signal_interrupts_afterwards(name):
     """C code that imports a module drops what a handler raises there."""
     number = signal.Signals[name]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,7 +18,7 @@ def test_a_held_signal_interrupts_afterwards(name: str) -> None:
     done = []
 
     @held_signals()
-    def work() -> None:
+    def work():
         signal.raise_signal(number)
         done.append("all")
 

@@ -7,16 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from peft_regress.errors import InputError
 from peft_regress.locks import opened_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 HOLD = """
 import sys
@@ -30,7 +25,7 @@ with opened_lock(Path(sys.argv[1])) as lock:
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def held(tmp_path):
     """A process that owns a lock until it reads a line."""
     command = (sys.executable, "-c", HOLD, tmp_path / "lock")
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -41,9 +36,7 @@ def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     holder.communicate()
 
 
-def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(
-    tmp_path: Path, held: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(tmp_path, held, capsys):
     held.send_signal(signal.SIGSTOP)
     started = time.monotonic()
     message = rf"lock: locked by process {held.pid} \(-c .*for 2 seconds\. Wait"
@@ -58,9 +51,7 @@ def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(
     assert err.count("\n") == 1
 
 
-def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(
-    tmp_path: Path, held: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(tmp_path, held, capsys):
     held.kill()
     held.communicate()
     with opened_lock(tmp_path / "lock") as lock:
@@ -70,7 +61,7 @@ def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(
     assert capsys.readouterr().err == ""
 
 
-def test_a_link_is_no_lock_and_what_it_leads_to_keeps_its_content(tmp_path: Path) -> None:
+def test_a_link_is_no_lock_and_what_it_leads_to_keeps_its_content(tmp_path):
     other = tmp_path / "other"
     other.write_text("dear")
     (tmp_path / "lock").symlink_to(other)

@@ -59,59 +59,42 @@ ADDED = {
 }
 
 
-def test_names_are_those_of_the_contract() -> None:
+def test_names_are_those_of_the_contract():
     assert {name.removesuffix(BATCH_SUFFIX) for name in METRICS} == CONTRACT | ADDED
 
 
-def test_each_metric_has_a_sentence_for_people_that_makes_it_no_other_metric() -> None:
+def test_each_metric_has_a_sentence_for_people_that_makes_it_no_other_metric():
     for name, spec in METRICS.items():
         assert spec.about.endswith("."), name
         assert len(spec.about) <= 90, name
         assert make_metric(name, 1).spec == spec, name
 
 
-def test_each_cost_metric_stands_at_both_batch_sizes() -> None:
+def test_cost_metrics_and_no_others_stand_at_both_batch_sizes():
+    suffixed = {name for name in METRICS if name.endswith(BATCH_SUFFIX)}
+    assert suffixed == {name + BATCH_SUFFIX for name in COST_METRICS}
     for name, spec in COST_METRICS.items():
         assert METRICS[name] == METRICS[name + BATCH_SUFFIX] == spec
 
 
-def test_only_cost_metrics_have_a_batch_size() -> None:
-    suffixed = {name for name in METRICS if name.endswith(BATCH_SUFFIX)}
-    assert suffixed == {name + BATCH_SUFFIX for name in COST_METRICS}
-
-
 @pytest.mark.parametrize("name", METRICS)
-def test_unit_direction_and_kind_are_known_words(name: str) -> None:
+def test_unit_direction_and_kind_are_known_words_that_fit_the_name(name):
     spec = METRICS[name]
     assert spec.unit in get_args(Unit)
     assert spec.direction in get_args(Direction)
     assert spec.kind in get_args(Kind)
+    assert (spec.unit == "byte") == ("_bytes" in name)
+    assert (spec.unit == "flop") == ("_flops" in name)
+    assert spec.direction != "none" or spec.kind == "info"
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name.endswith("_bytes")])
-def test_bytes_are_bytes(name: str) -> None:
-    assert METRICS[name].unit == "byte"
-
-
-@pytest.mark.parametrize("name", [name for name in METRICS if "_flops" in name])
-def test_flops_are_flops(name: str) -> None:
-    assert METRICS[name].unit == "flop"
-
-
-def test_a_changed_number_of_trained_parameters_is_no_improvement() -> None:
+def test_more_accuracy_and_score_are_better_and_more_trained_parameters_neither():
+    higher = {name for name, spec in METRICS.items() if spec.direction == "higher"}
+    assert higher == {"accuracy", "score"}
     assert METRICS["trainable_params"].direction == "same"
 
 
-def test_more_accuracy_and_score_are_better_and_less_of_the_rest() -> None:
-    higher = {name for name, spec in METRICS.items() if spec.direction == "higher"}
-    assert higher == {"accuracy", "score"}
-
-
-def test_what_is_judged_has_a_direction() -> None:
-    assert all(spec.direction != "none" for spec in METRICS.values() if spec.kind != "info")
-
-
-def test_the_papers_counters_relative_time_and_a_processs_memory_are_informative() -> None:
+def test_the_papers_counters_relative_time_and_a_processs_memory_are_informative():
     informative = {
         name.removesuffix(BATCH_SUFFIX) for name, s in METRICS.items() if s.kind == "info"
     }
@@ -123,6 +106,6 @@ def test_the_papers_counters_relative_time_and_a_processs_memory_are_informative
     }
 
 
-def test_metrics_of_ones_own_are_sorted_last_by_name() -> None:
+def test_metrics_of_ones_own_are_sorted_last_by_name():
     names = ["zebra", "loss", "mean_iou", "total_params"]
     assert sorted(names, key=metric_order) == ["total_params", "loss", "mean_iou", "zebra"]

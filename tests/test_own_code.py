@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,9 +12,6 @@ from package_index import wheel_bytes
 from peft_regress import own_code
 from peft_regress.own_code import own_modules
 from peft_regress.runs.environment import is_from_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILES = {
     "gates/cases.py": "import torch, numpy\nimport peft_regress\nfrom ours import net\n",
@@ -30,7 +26,7 @@ FILES = {
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -40,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_own_modules_are_found_by_imports_also_those_inside_functions(project: Path) -> None:
+def test_own_modules_are_found_by_imports_also_those_inside_functions(project):
     found = own_modules("gates.cases")
     assert list(found) == ["gates.cases", "ours", "ours.late", "ours.net", "ours.sizes"]
     (project / "ours" / "sizes.py").write_text("WIDE = 4\n")
@@ -49,7 +45,7 @@ def test_own_modules_are_found_by_imports_also_those_inside_functions(project: P
     assert not {"gates", "ours"} & sys.modules.keys()
 
 
-def test_code_that_never_runs_may_be_wrong(project: Path) -> None:
+def test_code_that_never_runs_may_be_wrong(project):
     assert list(own_modules("ours.old")) == ["ours", "ours.old", "ours.sizes"]
 
 
@@ -63,8 +59,8 @@ def test_code_that_never_runs_may_be_wrong(project: Path) -> None:
     ],
 )
 def test_a_package_that_was_installed_from_this_machine_is_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, installer: str, *, is_ours: bool
-) -> None:
+    tmp_path, monkeypatch, url, installer, *, is_ours
+):
     site = tmp_path / "site-packages"
     _unpack(site, wheel_bytes("candy", "1.0"))
     info = site / "candy-1.0.dist-info"
@@ -76,7 +72,7 @@ def test_a_package_that_was_installed_from_this_machine_is_own(
     assert is_from_folder.__wrapped__("candy") == (is_ours and kind == "dir_info")
 
 
-def test_a_namespace_that_installed_packages_share_makes_no_module_foreign(project: Path) -> None:
+def test_a_namespace_that_installed_packages_share_makes_no_module_foreign(project):
     (project / "site-packages" / "corp").mkdir(parents=True)
     (project / "site-packages" / "corp" / "library.py").touch()
     (project / "corp").mkdir()
@@ -85,14 +81,14 @@ def test_a_namespace_that_installed_packages_share_makes_no_module_foreign(proje
     assert list(own_modules("corp.cases")) == ["corp.cases"]
 
 
-def _unpack(folder: Path, wheel: bytes) -> None:
+def _unpack(folder, wheel):
     import io
     import zipfile
 
     zipfile.ZipFile(io.BytesIO(wheel)).extractall(folder)
 
 
-def test_what_this_project_depends_on_is_never_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_project_depends_on_is_never_own(monkeypatch):
     every = MagicMock()
     every.__contains__.return_value = True
     monkeypatch.setattr(own_code, "files_from_here", lambda **_: every)

@@ -32,7 +32,7 @@ class Thing:
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(clean_registry: None) -> None:
+def _own_registry(clean_registry):
     """Leave no trace in the registry of the other tests."""
 
 
@@ -44,18 +44,18 @@ class Distribution(NamedTuple):
 class Point:
     """An entry point that loads an item, or raises it."""
 
-    def __init__(self, name: str, item: Any) -> None:
+    def __init__(self, name, item):
         self.name, self.value, self._item = name, f"package:{name}", item
         self.group, self.dist = "peft_regress.tasks", Distribution("zoo", "1.2")
 
-    def load(self) -> Any:
+    def load(self):
         if isinstance(self._item, Exception):
             raise self._item
         return self._item
 
 
 @pytest.fixture
-def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def no_entry_points_yet(monkeypatch):
     """Start from an empty registry; entry points of items come from the dict, by name."""
     found: dict[str, Any] = {}
     _replace_entry_points(monkeypatch, items=found, families={})
@@ -65,29 +65,27 @@ def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 class Recording:
     """A family of some names that notes what it is asked."""
 
-    def __init__(self, *known: str) -> None:
+    def __init__(self, *known):
         self.known, self.asked = known, []
 
-    def names(self) -> tuple[str, ...]:
+    def names(self):
         return self.known
 
-    def find(self, name: str) -> Thing | None:
+    def find(self, name):
         self.asked.append(name)
         return Thing(name) if name in self.known else None
 
 
 @pytest.fixture
-def families(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def families(monkeypatch):
     """Start from an empty registry; families of architectures come from the dict, by name."""
     found: dict[str, Any] = {}
     _replace_entry_points(monkeypatch, items={}, families=found)
     return found
 
 
-def _replace_entry_points(
-    monkeypatch: pytest.MonkeyPatch, *, items: dict[str, Any], families: dict[str, Any]
-) -> None:
-    def entry_points(group: str) -> list[Point]:
+def _replace_entry_points(monkeypatch, *, items, families):
+    def entry_points(group):
         if not group.endswith("_families"):
             return [Point(*pair) for pair in items.items()]
         known = families if group == "peft_regress.architecture_families" else {}
@@ -100,127 +98,95 @@ def _replace_entry_points(
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
-def test_built_ins_come_through_the_entry_points(kind: Any) -> None:
+def test_built_ins_come_through_the_entry_points(kind):
     assert BUILT_IN[kind] <= set(registry.names(kind))
     assert all(item.name == name for item, name in zip(*_both(kind), strict=True))
 
 
-def _both(kind: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+def _both(kind):
     return registry.items(kind), registry.names(kind)
 
 
-def test_what_was_added_is_found() -> None:
+def test_what_was_added_is_found_until_it_is_removed():
     thing = Thing("mine")
     registry.add("task", thing)
+    registry.add("method", Thing("mine"))  # two kinds may share a name
     assert registry.get("task", "mine") is thing
     assert registry.names("task")[-1] == "mine"
     assert registry.items("task")[-1] is thing
-
-
-def test_a_name_taken_twice_is_refused() -> None:
+    registry.remove("task", "mine")
+    with pytest.raises(UnknownNameError):
+        registry.get("task", "mine")
+    with pytest.raises(UnknownNameError):
+        registry.remove("task", "mine")
     registry.add("task", Thing("mine"))
     with pytest.raises(InputError, match="'mine' is already registered"):
         registry.add("task", Thing("mine"))
 
 
-def test_a_built_in_cannot_be_replaced() -> None:
-    with pytest.raises(InputError, match="'lora' is already registered"):
-        registry.add("method", Thing("lora"))
-
-
-def test_two_kinds_may_share_a_name() -> None:
-    registry.add("task", Thing("mine"))
-    registry.add("method", Thing("mine"))
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'method'"):
-        registry.add("methods", Thing("mine"))
-
-
 @pytest.mark.parametrize(
-    "name", ["", "a/b", "a*", "a?", "[a]", "a b", "a\tb", "a\nb", "a\rb", "a\x00b", "a\x1b[0m"]
+    ("kind", "name", "message"),
+    [
+        ("method", "lora", "'lora' is already registered"),
+        ("methods", "mine", "Did you mean 'method'"),
+        # `lora-r4` without a rank and `lora` with rank 4 would be one id.
+        ("method", "lora-r4", "could not be part of a case id"),
+        *(
+            ("task", name, "could not be part of a case id")
+            for name in ("", "a/b", "a*", "a?", "[a]", "a b", "a\tb", "a\nb", "a\x00b", "a\x1b[0m")
+        ),
+    ],
 )
-def test_a_name_that_would_spoil_an_id_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="could not be part of a case id"):
-        registry.add("task", Thing(name))
+def test_what_is_taken_or_would_spoil_an_id_is_refused(kind, name, message):
+    with pytest.raises(InputError, match=message):
+        registry.add(kind, Thing(name))
 
 
-def test_a_method_named_like_another_with_a_rank_is_refused() -> None:
-    """`lora-r4` without a rank and `lora` with rank 4 would be one id."""
-    with pytest.raises(InputError, match="could not be part of a case id"):
-        registry.add("method", Thing("lora-r4"))
-
-
-def test_an_architecture_may_end_like_a_rank() -> None:
+def test_an_architecture_may_end_like_a_rank():
     registry.add("architecture", Thing("net-r4"))
 
 
-def test_unknown_name_lists_the_known_ones() -> None:
+def test_unknown_name_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match=r"unknown task 'shif'\. Did you mean 'shift'\?"):
         registry.get("task", "shif")
 
 
-def test_removed_is_unknown_and_can_be_added_again() -> None:
-    registry.add("task", Thing("mine"))
-    registry.remove("task", "mine")
-    with pytest.raises(UnknownNameError):
-        registry.get("task", "mine")
-    registry.add("task", Thing("mine"))
-
-
-def test_removing_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UnknownNameError):
-        registry.remove("task", "nothing")
-
-
-def test_entry_point_under_another_name_is_refused(no_entry_points_yet: dict[str, Any]) -> None:
-    no_entry_points_yet["here"] = Thing("there")
-    with pytest.raises(InputError, match="has the name 'here', its task 'there'"):
-        registry.names("task")
-
-
-def test_entry_point_whose_name_would_spoil_an_id_is_refused(
-    no_entry_points_yet: dict[str, Any],
-) -> None:
-    no_entry_points_yet["a/b"] = Thing("a/b")
-    with pytest.raises(InputError, match="could not be part of a case id"):
-        registry.names("task")
-
-
-def test_entry_point_that_fails_to_load_is_named_each_time_and_never_left_out(
-    no_entry_points_yet: dict[str, Any],
-) -> None:
-    expected = (
-        r"entry point 'broken' \(peft_regress.tasks: package:broken\) of zoo 1.2 does not load: "
-        r"ImportError: no such module \(.*test_registry.py, line \d+\). Repair that package"
-    )
-    no_entry_points_yet.update(good=Thing("good"), broken=ImportError("no such module"))
+@pytest.mark.parametrize(
+    ("name", "item", "message"),
+    [
+        ("here", Thing("there"), "has the name 'here', its task 'there'"),
+        ("a/b", Thing("a/b"), "could not be part of a case id"),
+        (
+            "broken",
+            ImportError("no such module"),
+            (
+                r"'broken' \(peft_regress.tasks: package:broken\) of zoo 1.2 does not load: "
+                r"ImportError: no such module \(.*test_registry.py, line \d+\). Repair that package"
+            ),
+        ),
+        *(
+            ("broken", item, r"entry point 'package:broken': .* is no task")
+            for item in (object(), None, 3, (Thing("good"), "bad"), Thing(3))
+        ),
+    ],
+)
+def test_an_entry_point_that_registers_nothing_usable_is_named_each_time(
+    no_entry_points_yet, name, item, message
+):
+    no_entry_points_yet.update(good=Thing("good"), **{name: item})
     for _ in range(2):
-        with pytest.raises(InputError, match=expected):
+        with pytest.raises(InputError, match=message):
             registry.names("task")
 
 
-@pytest.mark.parametrize("item", [object(), None, 3, (Thing("good"), "bad"), Thing(3)])  # type: ignore[arg-type]
-def test_an_entry_point_of_something_else_is_named_each_time(
-    no_entry_points_yet: dict[str, Any], item: Any
-) -> None:
-    no_entry_points_yet.update(good=Thing("good"), broken=item)
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"entry point 'package:broken': .* is no task"):
-            registry.names("task")
-
-
-def test_entry_points_are_loaded_once(no_entry_points_yet: dict[str, Any]) -> None:
+def test_entry_points_are_loaded_once(no_entry_points_yet):
     no_entry_points_yet["one"] = Thing("one")
     assert registry.names("task") == registry.names("task") == ("one",)
 
 
-def test_a_package_may_register_more_while_its_entry_point_loads(
-    no_entry_points_yet: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_may_register_more_while_its_entry_point_loads(no_entry_points_yet, monkeypatch):
     class Loading(EntryPoint):
-        def load(self) -> Thing:
+        def load(self):
             registry.add("task", Thing("extra"))
             return Thing(self.name)
 
@@ -232,31 +198,31 @@ def test_a_package_may_register_more_while_its_entry_point_loads(
 # --- Families -------------------------------------------------------------------------------------
 
 
-def test_a_family_gives_what_is_not_registered_and_is_asked_once(families: dict[str, Any]) -> None:
+def test_a_family_gives_what_is_not_registered_in_no_list_and_is_asked_once(families):
     families["zoo"] = Recording("lion", "tiger")
     lion = registry.get("architecture", "lion")
     assert lion == Thing("lion")
     assert registry.get("architecture", "lion") is lion
     assert families["zoo"].asked == ["lion"]
+    assert registry.names("architecture") == registry.items("architecture") == ()
+    for act, kind in ((registry.get, "method"), (registry.remove, "architecture")):
+        with pytest.raises(UnknownNameError, match=f"unknown {kind} 'lion'"):
+            act(kind, "lion")
 
 
-def test_what_a_family_gives_is_in_no_list(families: dict[str, Any]) -> None:
-    families["zoo"] = Recording("lion")
-    registry.get("architecture", "lion")
-    assert registry.names("architecture") == ()
-    assert registry.items("architecture") == ()
-
-
-def test_listing_and_registered_names_ask_no_family(families: dict[str, Any]) -> None:
+def test_neither_listing_nor_registered_names_nor_a_matrix_ask_a_family(families):
+    """A case of a stored baseline may name anything; collection must not import torch for it."""
     families["zoo"] = ImportError("a family was loaded")
     registry.add("architecture", Thing("mine"))
     assert registry.get("architecture", "mine") == Thing("mine")
     assert registry.names("architecture") == ("mine",)
+    registry.add("task", Thing("shift"))
+    registry.add("method", Thing("head"))
+    case = Case(task="shift", method="head", architecture="lion", rank=None)
+    assert matrices_of(case) == frozenset()
 
 
-def test_registering_a_name_wins_over_a_family_that_gave_it_before(
-    families: dict[str, Any],
-) -> None:
+def test_registering_a_name_wins_over_a_family_that_gave_it_before(families):
     families["zoo"] = Recording("lion")
     given = registry.get("architecture", "lion")
     mine = Thing("lion")
@@ -266,7 +232,7 @@ def test_registering_a_name_wins_over_a_family_that_gave_it_before(
     assert registry.get("architecture", "lion") is given
 
 
-def test_of_two_families_the_first_by_name_gives_it(families: dict[str, Any]) -> None:
+def test_of_two_families_the_first_by_name_gives_it(families):
     families["zoo"] = Recording("lion")
     families["aviary"] = Recording("lion", "eagle")
     registry.get("architecture", "lion")
@@ -274,15 +240,7 @@ def test_of_two_families_the_first_by_name_gives_it(families: dict[str, Any]) ->
     assert families["zoo"].asked == []
 
 
-def test_a_family_is_of_one_kind(families: dict[str, Any]) -> None:
-    families["zoo"] = Recording("lion")
-    with pytest.raises(UnknownNameError, match="unknown method 'lion'"):
-        registry.get("method", "lion")
-
-
-def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(
-    families: dict[str, Any],
-) -> None:
+def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(families):
     families["zoo"] = Recording("lion", "tiger")
     registry.add("architecture", Thing("mouse"))
     with pytest.raises(UnknownNameError) as raised:
@@ -293,40 +251,21 @@ def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(
     assert raised.value.unlisted == {"zoo": ("lion", "tiger")}
 
 
-def test_a_family_that_gives_another_name_is_refused(families: dict[str, Any]) -> None:
-    class Confused(Recording):
-        def find(self, name: str) -> Thing:
-            return Thing("cat")
-
-    families["zoo"] = Confused("lion")
-    with pytest.raises(InputError, match="family 'zoo' returned 'cat' for 'lion'"):
-        registry.get("architecture", "lion")
+class Confused(Recording):
+    def find(self, name):
+        return Thing("cat")
 
 
-def test_a_name_of_a_family_that_would_spoil_an_id_is_refused(families: dict[str, Any]) -> None:
-    families["zoo"] = Recording("big/lion")
-    with pytest.raises(InputError, match="'big/lion' cannot be registered"):
-        registry.get("architecture", "big/lion")
-
-
-def test_removing_what_only_a_family_has_is_refused(families: dict[str, Any]) -> None:
-    families["zoo"] = Recording("lion")
-    registry.get("architecture", "lion")
-    with pytest.raises(UnknownNameError, match="unknown architecture 'lion'"):
-        registry.remove("architecture", "lion")
-
-
-def test_a_family_that_fails_to_load_fails_again(families: dict[str, Any]) -> None:
-    families["zoo"] = ImportError("no such module")
+@pytest.mark.parametrize(
+    ("family", "name", "message"),
+    [
+        (Confused("lion"), "lion", "family 'zoo' returned 'cat' for 'lion'"),
+        (Recording("big/lion"), "big/lion", "'big/lion' cannot be registered"),
+        (ImportError("no module"), "lion", r"entry point 'zoo' .* ImportError: no module"),
+    ],
+)
+def test_a_family_that_gives_nothing_usable_is_refused_each_time(families, family, name, message):
+    families["zoo"] = family
     for _ in range(2):
-        with pytest.raises(InputError, match=r"entry point 'zoo' .* ImportError: no such module"):
-            registry.get("architecture", "lion")
-
-
-def test_no_matrix_asks_a_family(families: dict[str, Any]) -> None:
-    """A case of a stored baseline may name anything; collection must not import torch for it."""
-    families["zoo"] = ImportError("a family was loaded")
-    registry.add("task", Thing("shift"))
-    registry.add("method", Thing("head"))
-    case = Case(task="shift", method="head", architecture="lion", rank=None)
-    assert matrices_of(case) == frozenset()
+        with pytest.raises(InputError, match=message):
+            registry.get("architecture", name)

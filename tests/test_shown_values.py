@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.metrics import Unit, format_change, format_value
+from peft_regress.metrics import format_change, format_value
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from peft_regress.metrics import Unit, format_change, format_value
         (1.84, "ratio", "1.840"),
     ],
 )
-def test_value_is_shown_in_the_unit_people_read(value: float, unit: Unit, shown: str) -> None:
+def test_value_is_shown_in_the_unit_people_read(value, unit, shown):
     assert format_value(value, unit) == shown
 
 
@@ -52,13 +52,13 @@ def test_value_is_shown_in_the_unit_people_read(value: float, unit: Unit, shown:
         (1e-4, "+0.01 %"),
     ],
 )
-def test_change_is_shown_with_its_sign(change: float | None, shown: str) -> None:
+def test_change_is_shown_with_its_sign(change, shown):
     assert format_change(change) == shown
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.floats(min_value=-1e200, max_value=1e200).filter(bool))
-def test_a_change_never_looks_like_none(change: float) -> None:
+def test_a_change_never_looks_like_none(change):
     shown = format_change(change)
     assert shown[0] == ("+" if change > 0 else "-")
     assert any(digit in shown.partition("e")[0] for digit in "123456789")
@@ -69,7 +69,7 @@ def test_a_change_never_looks_like_none(change: float) -> None:
     st.floats(min_value=0, max_value=1e15),
     st.sampled_from(["count", "flop", "byte", "second", "fraction", "nat", "ratio"]),
 )
-def test_shown_value_is_short_and_one_line(value: float, unit: Unit) -> None:
+def test_shown_value_is_short_and_one_line(value, unit):
     shown = format_value(value, unit)
     assert len(shown) <= 26
     assert shown.isprintable()
@@ -77,7 +77,7 @@ def test_shown_value_is_short_and_one_line(value: float, unit: Unit) -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(st.integers(min_value=0, max_value=2**50))
-def test_shown_bytes_are_the_stored_bytes_to_half_a_percent(value: int) -> None:
+def test_shown_bytes_are_the_stored_bytes_to_half_a_percent(value):
     number, unit = format_value(value, "byte").split()
     scale = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
     assert math.isclose(float(number.replace(",", "")) * scale, value, rel_tol=0.005, abs_tol=0.5)

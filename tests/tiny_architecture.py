@@ -1,12 +1,6 @@
 """`TinyNetwork` as an architecture; imports no torch until it is built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +11,7 @@ class TinyArchitecture:
     head: str = "head"
     matrices: tuple[str, ...] = ()
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes, seed):
         """Build under a seed."""
         from tiny_network import tiny_network
 

@@ -1,10 +1,7 @@
 """Every method on the tiny network: adapted, and trained as far as its schedule goes."""
 
-from __future__ import annotations
-
 import copy
 import functools
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_network import tiny_data, tiny_network
@@ -12,12 +9,7 @@ from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
-from peft_regress.catalogue.methods.parts import cast_base
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import nn
+from peft_regress.catalogue.methods.method import cast_base
 
 __all__ = [
     "ALL",
@@ -40,34 +32,34 @@ ALL: tuple[Method, ...] = tuple(
 )
 
 
-def each(*methods: Method) -> pytest.MarkDecorator:
+def each(*methods):
     """Parametrize a test over methods, by name."""
     return pytest.mark.parametrize("method", methods, ids=[method.name for method in methods])
 
 
-def method_named(name: str) -> Any:
+def method_named(name):
     return {method.name: method for method in (*ALL, *ADAPTERS)}[name]
 
 
-def rank_of(method: Method) -> int | None:
+def rank_of(method):
     """Return the rank on the tiny network: of its depthwise layer a multiple of the groups."""
     if method.name.endswith("-grouped"):
         return 8
     return RANK if method.ranks else None
 
 
-def adapted(method: Method, *, rank: int | None = None, seed: int = 0) -> nn.Module:
+def adapted(method, *, rank=None, seed=0):
     base = cast_base(tiny_network(), method.base_dtype)
     return method.adapt(base, heads=("head",), rank=rank or rank_of(method), seed=seed)
 
 
-def trained(method: Method, *, steps: int | None = None) -> nn.Module:
+def trained(method, *, steps=None):
     """Train for three steps, or to the end of a schedule that prunes; every caller gets a copy."""
     return copy.deepcopy(_trained(method.name, steps or (22 if method.prunes else 3)))
 
 
 @functools.cache
-def _trained(name: str, steps: int) -> nn.Module:
+def _trained(name, steps):
     method = method_named(name)
     model = adapted(method)
     finetune(
@@ -83,13 +75,13 @@ def _trained(name: str, steps: int) -> nn.Module:
     return model.eval()
 
 
-def loaded(method: Method, folder: Path, *, train: bool = False) -> nn.Module:
+def loaded(method, folder, *, train=False):
     """Load what was saved in a folder into a fresh network."""
     base = cast_base(tiny_network(), method.base_dtype)
     return method.load(base, folder, heads=("head",), trainable=train).eval()
 
 
-def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def trainable(model):
     return {
         name: tuple(parameter.shape)
         for name, parameter in model.named_parameters()

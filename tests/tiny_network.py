@@ -1,9 +1,7 @@
 """A network of a few thousand parameters with every kind of layer that the methods tell apart."""
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress.catalogue.tasks import TaskData
 
@@ -11,7 +9,7 @@ from peft_regress.catalogue.tasks import TaskData
 class TinyNetwork(nn.Module):
     """An ungrouped and a depthwise convolution, BatchNorm, dropout, a linear layer, a head."""
 
-    def __init__(self, *, num_classes: int = 4) -> None:
+    def __init__(self, *, num_classes=4):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, kernel_size=3, stride=2, bias=False)
         self.norm = nn.BatchNorm2d(8)
@@ -20,7 +18,7 @@ class TinyNetwork(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.head = nn.Linear(12, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         """Return logits (batch, num_classes) for images (batch, 3, height, width)."""
         hidden = torch.relu(self.norm(self.conv(images)))  # (batch, 8, h, w)
         hidden = self.depthwise(hidden).mean(dim=(2, 3))  # (batch, 8)
@@ -28,14 +26,14 @@ class TinyNetwork(nn.Module):
         return self.head(self.dropout(hidden))  # (batch, num_classes)
 
 
-def tiny_network(*, num_classes: int = 4, seed: int = 0) -> TinyNetwork:
+def tiny_network(*, num_classes=4, seed=0):
     """Return a seeded network in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TinyNetwork(num_classes=num_classes).eval()
 
 
-def tiny_data(*, count: int = 64, size: int = 12, seed: int = 0) -> TaskData:
+def tiny_data(*, count=64, size=12, seed=0):
     """Return noise images, brighter by class, so that the classes can be learnt."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (count,), generator=generator)

@@ -1,9 +1,5 @@
 """The classifiers of torchvision as test parameters."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from peft_regress.catalogue.architectures import TORCHVISION
@@ -35,7 +31,7 @@ ONE_OF_A_KIND = (
 """One of each class of model, or more if its blocks differ."""
 
 
-def every_classifier() -> list[Any]:
+def every_classifier():
     """List the names, those that repeat a kind marked as nightly."""
     return [
         pytest.param(name, marks=() if name in ONE_OF_A_KIND else pytest.mark.nightly)

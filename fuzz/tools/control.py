@@ -2,7 +2,6 @@
 
     python fuzz/tools/control.py                  an hour on two cores
     python fuzz/tools/control.py --minutes 5      shorter
-    python fuzz/tools/control.py --add --seed 1   add to the result of an earlier call
     python fuzz/tools/control.py --write          write the result into docs/fuzz-evidence.md
     python fuzz/tools/control.py --check          exit 1 if the page has another result
 
@@ -34,9 +33,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_fuzz.causes import Cause
     from peft_fuzz.example import Example, Outcome
-    from peft_fuzz.messages import Found, Sought
+    from peft_fuzz.search.causes import Cause
+    from peft_fuzz.search.messages import Found, Sought
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "fuzz" / "docs" / "fuzz-evidence.md"
@@ -62,16 +61,6 @@ class Controlled(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, int]
     findings: list[str]
 
-    def plus(self, other: Controlled) -> Controlled:
-        """Return two controls with as many processes as one."""
-        return Controlled(
-            minutes=self.minutes + other.minutes,
-            jobs=self.jobs,
-            lives=dict(Counter(self.lives) + Counter(other.lives)),
-            refused=dict(Counter(self.refused) + Counter(other.refused)),
-            findings=[*self.findings, *other.findings],
-        )
-
     @property
     def sentence(self) -> str:
         """Say it in one sentence."""
@@ -89,15 +78,15 @@ def use_reference() -> list[str]:
     if "peft" in sys.modules:
         raise RuntimeError("peft is imported already")
     sys.path.insert(0, str(REFERENCE))
-    from peft_fuzz.methods import available
+    from peft_fuzz.methods import METHODS
 
-    return list(available())
+    return [name for name, method in METHODS.items() if method.available]
 
 
 def searches(methods: Sequence[str], *, seed: int, job: int, seconds: float) -> Iterator[Sought]:
     """Search one slice after another until the time is over; yield what each brought."""
-    from peft_fuzz.draw.examples import examples
-    from peft_fuzz.search import Search
+    from peft_fuzz.search.draw.examples import examples
+    from peft_fuzz.search.search import Search
 
     known: list[Cause] = []
     end = time.monotonic() + seconds
@@ -234,9 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--add", action="store_true", help="to the result of a call with another seed"
-    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     chosen = parser.parse_args(arguments)
     if chosen.write or chosen.check:
@@ -244,13 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from peft_regress.files import write_atomic
     from peft_regress.interrupts import ending_signals_interrupt
 
-    earlier = _read(chosen.results) if chosen.add else None
-    if earlier is not None and earlier.jobs != chosen.jobs:
-        sys.exit(f"the earlier result is of --jobs {earlier.jobs}: add to it with as many")
     with ending_signals_interrupt():
         result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
-    if earlier is not None:
-        result = earlier.plus(result)
     write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     print(result.sentence)
     return int(bool(result.findings))

@@ -8,29 +8,24 @@ literals, and only the classes of the networks are executed.
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.overlay.pip_command import NO_PIP, NO_PIP_REMEDY, pip_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-__all__ = ["Row", "UpstreamCases", "cases_in", "download", "read_tests"]
+__all__ = ["Row", "UpstreamCases", "cases_in", "read_tests"]
 
 TESTS: Final = "tests/test_custom_models.py"
 _ROWS: Final = "TEST_CASES"
 _BUILDER: Final = "from_pretrained"
 _CONVOLUTIONS: Final = frozenset({"Conv1d", "Conv2d", "Conv3d"})
-_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,32 +62,6 @@ class UpstreamCases:
     unread: tuple[str, ...] = ()
 
 
-def download(version: str, folder: Path) -> Path:
-    """Download the source distribution of a release of peft with pip, and return its file.
-
-    Raises `AbsentError` if there is no pip, or pip does not find the release.
-    """
-    pip = pip_command(Path(sys.executable))
-    if pip is None:
-        raise AbsentError(f"{NO_PIP}. {NO_PIP_REMEDY}; or give the source by --source")
-    what = ["--no-deps", "--no-binary", "peft", "--dest", str(folder), f"peft=={version}"]
-    ran = subprocess.run(
-        [*pip, "download", "--quiet", *what],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SECONDS,
-    )
-    found = sorted(folder.glob("peft-*.tar.gz"))
-    if ran.returncode or not found:
-        said = ran.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise AbsentError(
-            f"pip downloads no source distribution of peft {version}: {said[0]}. "
-            "Give one by --source: a .tar.gz, or a folder with a checkout"
-        )
-    return found[0]
-
-
 def read_tests(source: Path) -> str:
     """Return the file of tests in a source distribution or in a checkout.
 
@@ -111,12 +80,6 @@ def read_tests(source: Path) -> str:
     except (OSError, tarfile.TarError) as error:
         raise AbsentError(f"{msg} ({error})") from error
     raise AbsentError(msg)
-
-
-def read_release(version: str) -> str:
-    """Return the file of tests of a release; raises `AbsentError` as `download` does."""
-    with tempfile.TemporaryDirectory() as folder:
-        return read_tests(download(version, Path(folder)))
 
 
 def cases_in(text: str) -> UpstreamCases:

@@ -76,8 +76,8 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
             "Name another storage with --baselines, or name run files. `peft-regress accept` makes "
-            "the first entry; those of the built-in cases are in the repository, "
-            "https://github.com/OWNER/peft_regress."
+            "the first entry; those of the built-in cases are in a checkout of "
+            "peft_regress."
         )
     return entries
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 CLONE_REMEDY: Final = (
-    "The built-in cases start from models in the repository: `git clone "
-    "https://github.com/OWNER/peft_regress`, and work there or name its folder with --baselines. "
+    "The built-in cases start from models in the repository: work in a checkout of peft_regress, "
+    "or name its folder baselines with --baselines. "
     "Or train models of your own with `peft-regress sources`. `peft-regress init` writes a suite "
     "for your own fine-tuning, which needs neither"
 )

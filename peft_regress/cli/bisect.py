@@ -18,7 +18,7 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
-    opened_engine,
+    opened_pool,
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
@@ -97,10 +97,10 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     with (
         ending_signals_interrupt(),
-        opened_engine(on, uses_gpus=uses_gpus, baselines=setup.baselines, say=say) as engine,
+        opened_pool(on, setup, uses_gpus=uses_gpus, say=say) as pool,
         kept_records(None, resume, say) as keeper,
     ):
-        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
+        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
         found = bisect(BisectSettings(setup=setup, case=cases, **settings), progress=say)
     wants_scripts = summary is not None or output == "markdown"
     issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})

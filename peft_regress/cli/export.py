@@ -7,7 +7,12 @@ from pathlib import Path
 import click
 
 from peft_regress.baselines.named_runs import check_output, find_input
-from peft_regress.cli.options import baselines_option, cases_option, examples, output_file
+from peft_regress.cli.options import (
+    baselines_option,
+    cases_option,
+    examples,
+    output_file,
+)
 from peft_regress.files import write_atomic
 from peft_regress.report.csv_table import csv_table, narrow
 from peft_regress.report.terminal import say, standard_output

@@ -1,17 +1,17 @@
 """Turn verdicts and explanations into text, Markdown or JSON values. No IO, no judgement."""
 
-from peft_regress.report.document import as_markdown, as_text
+from peft_regress.report.document import as_text
 from peft_regress.report.explain import explanation
 from peft_regress.report.history import encode_history, history_document
+from peft_regress.report.markdown import as_markdown
 from peft_regress.report.moves import encode_moves, moves_document, overview_document
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.case_text import case_text
+from peft_regress.report.verdict.document import verdict_text
 from peft_regress.report.verdict.markdown import verdict_markdown
-from peft_regress.report.verdict.remarks import encode_fronts
-from peft_regress.report.verdict.text import verdict_text
-from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
+from peft_regress.report.verdict.to_json import encode_explanation, encode_fronts, encode_verdict
 
 __all__ = [
     "as_markdown",

@@ -1,22 +1,69 @@
-"""A report as a document: its content is made once, and rendered as text and as Markdown."""
+"""A report as a document: its content is made once; this module writes it as text.
+
+`markdown` and `html` write the same document in their syntax.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import product
+from typing import Final, Literal, NamedTuple, Self, cast
 
 from peft_regress.report.layout import PLAIN, Layout, Style
-from peft_regress.report.markdown_syntax import bullets, code_span, escape_markdown, fenced, table
 from peft_regress.report.table import Table, table_text
+from peft_regress.text import clean
 
-_INDENT = "  "
+_INDENT: Final = "  "
+_LONGEST_SET: Final = 2000
+_LONGEST_WORD: Final = 50
 
 
 class Code(str):
     """Words to copy exactly, such as a command."""
 
     __slots__ = ()
+
+
+class CaseId(str):
+    """A case as it is shown; the page links to it by its id."""
+
+    __slots__ = ("id",)
+    id: str
+
+    def __new__(cls, shown: str, name: str | None = None) -> Self:
+        """Make one; `name` is the id if `shown` is shortened."""
+        made = super().__new__(cls, shown)
+        made.id = shown if name is None else name
+        return made
+
+
+class Badge(str):
+    """A state in a word; the page colours it."""
+
+    __slots__ = ("kind",)
+    kind: Style | Literal["plain"]
+
+    def __new__(cls, shown: str, kind: Style | Literal["plain"]) -> Self:
+        """Make one."""
+        made = super().__new__(cls, shown)
+        made.kind = kind
+        return made
+
+
+class Number(str):
+    """A number as it is shown; the page sorts by its value, and shows it exactly on demand."""
+
+    __slots__ = ("exact", "value")
+    value: float | None
+    exact: str
+
+    def __new__(cls, shown: str, value: float | None, unit: str = "") -> Self:
+        """Make one; `unit` stands behind the exact value."""
+        made = super().__new__(cls, shown)
+        made.value = value
+        made.exact = "" if value is None else f"{value:,} {unit}".strip()
+        return made
 
 
 Words = str | tuple[str, ...]
@@ -28,7 +75,10 @@ class Line(NamedTuple):
 
     words: Words
     most_lines: int | None = None
-    """As text, lines beyond so many are cut off."""
+    """As text, lines beyond so many are cut off; those of the cases, if there are any."""
+    cases: tuple[str, ...] = ()
+    """What the line is about: named below it, as briefly as possible."""
+    style: Style | None = None
 
 
 class Listing(NamedTuple):
@@ -45,19 +95,51 @@ class Box(NamedTuple):
     is_ticked: bool
 
 
+class Cases(NamedTuple):
+    """Cases, each by its name; as text as briefly as possible."""
+
+    ids: tuple[str, ...]
+
+
+class Command(NamedTuple):
+    """What to type."""
+
+    purpose: str
+    words: Sequence[str]
+    """Quoted for a shell, each option with its value."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A title and what belongs to it. Strings are clean, and in no syntax."""
 
     title: Words
-    body: tuple[Words | Line | Box | Table | Listing, ...] = ()
+    """Empty if the body stands alone."""
+    body: tuple[Block, ...] = ()
     level: int = 0
     """Of a heading in Markdown; at 0 the title is a paragraph."""
     style: Style | None = None
     """Of the title in a terminal."""
+    folded: bool = False
+    """Whether Markdown and the page show the title alone, until it is opened."""
+    in_text: bool = True
+    """Whether a terminal shows it."""
 
 
+Block = Words | Line | Box | Table | Listing | Cases | Command | Section
 Document = Sequence[Section | Table]
+
+
+def kind_of(part: Block) -> type:
+    """Return what a block is; all sorts of lines are `Line`."""
+    return part.__class__ if isinstance(part, Command | Listing | Cases | Section | Table) else Line
+
+
+def line_of(part: Block) -> Line:
+    """Return a block of the kind `Line` as one."""
+    if isinstance(part, Line):
+        return part
+    return Line(part.words if isinstance(part, Box) else cast("Words", part))
 
 
 def plain(words: Words) -> str:
@@ -66,88 +148,66 @@ def plain(words: Words) -> str:
     return " ".join(f"`{part}`" if isinstance(part, Code) else part for part in parts if part)
 
 
+def case_set(ids: Sequence[str]) -> str:
+    """Write ids as briefly as possible: `{shift,unseen}/dora-r4/{resnet18,mobilenet_v2}`.
+
+    Ids that are no such product are listed.
+    """
+    parts = {tuple(name.split("/")) for name in ids}
+    columns = [sorted(set(column)) for column in zip(*parts, strict=False)]
+    if set(product(*columns)) != parts:
+        return " ".join(clean(name) for name in sorted(ids))
+    named = [[clean(name) for name in column] for column in columns]
+    shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in named)
+    brief = clean("/".join(shown), longest=_LONGEST_SET)
+    # A set that fits on no line needs blanks to break it at.
+    return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")
+
+
 def as_text(document: Document, layout: Layout = PLAIN) -> str:
     """Return a document as text that fits the layout, with a blank line between its parts."""
     return "\n\n".join(
         table_text(part, layout)
         if isinstance(part, Table)
-        else "\n".join(_text_lines(part, layout))
+        else "\n".join(_section_lines(part, layout, ""))
         for part in document
+        if isinstance(part, Table) or part.in_text
     )
 
 
-def _text_lines(section: Section, layout: Layout) -> Iterator[str]:
-    title = layout.wrapped(plain(section.title), indent=_INDENT)
-    yield layout.styled(title, section.style)
+def _section_lines(section: Section, layout: Layout, indent: str) -> Iterator[str]:
+    below = indent + _INDENT if section.title else indent
+    if section.title:
+        title = layout.wrapped(f"{indent}{plain(section.title)}", indent=below)
+        yield layout.styled(title, section.style)
     for part in section.body:
-        if isinstance(part, Table):
-            yield table_text(part, layout, indent=2 * _INDENT)
-        elif isinstance(part, Listing):
-            for line in part.text.splitlines():
-                own = line[: len(line) - len(line.lstrip())]
-                yield layout.wrapped(f"{2 * _INDENT}{line}", indent=f"{3 * _INDENT}{own}")
-        elif isinstance(part, Box):
-            mark = "x" if part.is_ticked else " "
-            text = f"{_INDENT}[{mark}] {plain(part.words)}"
-            yield layout.wrapped(text, indent=3 * _INDENT)
-        else:
-            words, most_lines = part if isinstance(part, Line) else (part, None)
-            text = f"{_INDENT}{plain(words)}"
-            yield layout.wrapped(text, indent=2 * _INDENT, most_lines=most_lines)
+        yield from _block_lines(part, layout, below)
 
 
-def as_markdown(document: Document) -> str:
-    """Return a document as GitHub-flavoured Markdown, in which no string becomes syntax."""
-    blocks: list[str] = []
-    for part in document:
-        if isinstance(part, Table):
-            blocks.append(_markdown_table(part))
-        else:
-            blocks += _markdown_blocks(part)
-    return "\n\n".join(blocks)
-
-
-def _markdown_blocks(section: Section) -> Iterator[str]:
-    yield f"{'#' * section.level} {_markdown_words(section.title)}".strip()
-    listed: list[str] = []
-    for part in section.body:
-        if isinstance(part, Table | Listing):
-            if listed:
-                yield bullets(listed)
-                listed = []
-            yield (
-                _markdown_table(part)
-                if isinstance(part, Table)
-                else fenced(part.text, part.language)
-            )
-        else:
-            words = _markdown_words(part.words if isinstance(part, Line | Box) else part)
-            mark = f"[{'x' if part.is_ticked else ' '}] " if isinstance(part, Box) else ""
-            listed.append(f"{mark}{words.lstrip()}")
-    if listed:
-        yield bullets(listed)
-
-
-def _markdown_words(words: Words) -> str:
-    parts = (words,) if isinstance(words, str) else words
-    return " ".join(
-        code_span(part) if isinstance(part, Code) else escape_markdown(part)
-        for part in parts
-        if part
-    )
-
-
-def _markdown_table(content: Table) -> str:
-    columns = content.columns()
-    with_notes = any(row.notes for row in content.rows)
-    rows = []
-    for row in content.rows:
-        first, *rest = (escape_markdown(row.cells[at]) for at in columns)
-        notes = [escape_markdown("; ".join(row.notes))] if with_notes else []
-        rows.append(("&nbsp;&nbsp;" * row.is_part + first, *rest, *notes))
-    units = content.units or [""] * len(content.headings)
-    named = (f"{content.headings[at]} {units[at]}".strip() for at in columns)
-    heading = [*named, *([""] if with_notes else [])]
-    return table(
-        heading, rows, numbers=[columns.index(at) for at in content.numbers if at in columns]
-    )
+def _block_lines(part: Block, layout: Layout, indent: str) -> Iterator[str]:
+    below = indent + _INDENT
+    if isinstance(part, Section):
+        if part.in_text:
+            yield from _section_lines(part, layout, indent)
+    elif isinstance(part, Table):
+        yield table_text(part, layout, indent=below)
+    elif isinstance(part, Listing):
+        for line in part.text.splitlines():
+            own = line[: len(line) - len(line.lstrip())]
+            yield layout.wrapped(f"{below}{line}", indent=f"{below}{_INDENT}{own}")
+    elif isinstance(part, Box):
+        text = f"{indent}[{'x' if part.is_ticked else ' '}] {plain(part.words)}"
+        yield layout.wrapped(text, indent=below + _INDENT)
+    elif isinstance(part, Cases):
+        yield layout.wrapped(f"{indent}{case_set(part.ids)}", indent=below)
+    elif isinstance(part, Command):
+        yield layout.wrapped(f"{indent}{part.purpose}:", indent=below)
+        yield layout.command(part.words, indent=below)
+    else:
+        shown = line_of(part)
+        most = None if shown.cases else shown.most_lines
+        text = layout.wrapped(f"{indent}{plain(shown.words)}", indent=below, most_lines=most)
+        yield layout.styled(text, shown.style)
+        if shown.cases:
+            named = f"{below}{case_set(shown.cases)}"
+            yield layout.wrapped(named, indent=below, most_lines=shown.most_lines)

@@ -11,10 +11,9 @@ from peft_regress.baselines.history import Moves
 from peft_regress.baselines.lines import Entry
 from peft_regress.baselines.moves import Move
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.document import Code, Line, Section, Words
+from peft_regress.report.document import Code, Line, Section, Words, case_set
 from peft_regress.report.sentences import environment_lines, shown_change, shown_value
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.finding import case_set
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import clean, count_of

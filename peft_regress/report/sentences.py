@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -18,6 +19,7 @@ from peft_regress.gate.verdicts import (
 )
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
+from peft_regress.report.document import Code, Words
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES, Record, Run, Selection
 from peft_regress.text import clean, count_of
@@ -209,7 +211,7 @@ def contents_line(run: Run) -> str:
     return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{repeated}{times}"
 
 
-def times_lines(comparison: Comparison) -> list[str]:
+def times_lines(comparison: Comparison) -> list[Words]:
     """Return why times are not judged, in how many cases, and the command that judges them."""
     reasons: Counter[str] = Counter()
     for name, new in comparison.observed.items():
@@ -230,7 +232,10 @@ def times_lines(comparison: Comparison) -> list[str]:
     counted = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
     return [
         f"times not judged: {counted}",
-        "`peft-regress time BASE CANDIDATE --cases GLOB` judges two environments on this machine",
+        (
+            Code("peft-regress time BASE CANDIDATE --cases GLOB"),
+            "judges two environments on this machine",
+        ),
     ]
 
 
@@ -288,3 +293,24 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     if others:
         lines.append(f"{count_of(others, 'package')} recorded on one side only")
     return lines
+
+
+_DIGITS: Final = 8
+
+
+def short_names(ids: Iterable[str], *, longest: int = 160) -> dict[str, str]:
+    """Return each id in at most `longest` characters; ids that would look alike get a digest.
+
+    Ids look alike if they have the same beginning, or differ only in control characters.
+    """
+    shown = {name: clean(name, longest=longest) for name in ids}
+    seen = Counter(shown.values())
+    return {
+        name: text if text and seen[text] == 1 else _with_digest(name, longest)
+        for name, text in shown.items()
+    }
+
+
+def _with_digest(name: str, longest: int) -> str:
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
+    return f"{clean(name, longest=longest - _DIGITS - 1)}~{digest}"

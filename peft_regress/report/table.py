@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,6 +38,14 @@ class Table:
     """What the numbers of each column are in; '' for those that say so themselves, or for none."""
     droppable: tuple[int, ...] = ()
     """Columns to leave out where there is no room, the first of them first; a line names them."""
+    not_in_text: tuple[int, ...] = ()
+    """Columns for which a terminal has no room."""
+    about: tuple[str, ...] = ()
+    """What each column is; the page says it on demand."""
+    caption: str = ""
+    """Names the table to those who hear the page."""
+    most_rows: int | None = None
+    """Beyond so many rows, Markdown and the page fold the rest."""
 
     def columns(self) -> list[int]:
         """Return the columns that are not empty."""
@@ -47,8 +55,17 @@ class Table:
             if any(row.cells[index] for row in self.rows)
         ]
 
+    def without(self, columns: Collection[int]) -> Table:
+        """Return the table with some columns empty."""
+        count = len(self.headings)
+        rows = (
+            replace(row, cells=tuple("" if at in columns else row.cells[at] for at in range(count)))
+            for row in self.rows
+        )
+        return replace(self, rows=tuple(rows), droppable=(), not_in_text=())
 
-def column_widths(table: Table, layout: Layout = PLAIN) -> tuple[int, ...]:
+
+def _column_widths(table: Table, layout: Layout) -> tuple[int, ...]:
     """Return how wide each column of a table is; 0 if it is empty."""
     lines = [table.headings, *([table.units] if table.units else []), *map(_named, table.rows)]
     shown = table.columns()
@@ -58,20 +75,15 @@ def column_widths(table: Table, layout: Layout = PLAIN) -> tuple[int, ...]:
     )
 
 
-def table_text(
-    table: Table, layout: Layout = PLAIN, *, indent: str = "", least: Sequence[int] = ()
-) -> str:
-    """Return a table as text that fits the layout.
-
-    `least` are widths that the columns have at least, if there is room: several tables with the
-    same `least` look like one.
-    """
+def table_text(table: Table, layout: Layout = PLAIN, *, indent: str = "") -> str:
+    """Return a table as text that fits the layout."""
+    if table.not_in_text:
+        table = replace(table.without(table.not_in_text), droppable=table.droppable)
     if table.droppable:
         return _fitted(table, layout, indent=indent)
-    own = column_widths(table, layout)
-    common = tuple(map(max, own, least)) if least else own
+    widths = _column_widths(table, layout)
     # If the columns don't fit, each name gets a line of its own.
-    for widths, is_apart in ((common, False), (own, False), (own, True)):
+    for is_apart in (False, True):
         columns = table.columns()[is_apart:]
         inset = indent + PART if is_apart else indent
         for gap in _GAPS:
@@ -86,7 +98,7 @@ def _fitted(table: Table, layout: Layout, *, indent: str) -> str:
     """Return a table with as many columns as fit, and a line on those that do not."""
     columns = table.columns()
     droppable = [at for at in table.droppable if at in columns]
-    widths = column_widths(table, layout)
+    widths = _column_widths(table, layout)
 
     def least(left_out: Sequence[int]) -> int:
         kept = [widths[at] for at in columns if at not in left_out]
@@ -97,13 +109,7 @@ def _fitted(table: Table, layout: Layout, *, indent: str) -> str:
     if not left_out:
         # All fit, or not even the fewest do: then each name gets a line of its own.
         return table_text(replace(table, droppable=()), layout, indent=indent)
-    rows = tuple(
-        replace(
-            row, cells=tuple("" if at in left_out else cell for at, cell in enumerate(row.cells))
-        )
-        for row in table.rows
-    )
-    shown = table_text(replace(table, rows=rows, droppable=()), layout, indent=indent)
+    shown = table_text(table.without(left_out), layout, indent=indent)
     names = ", ".join(table.headings[at] for at in sorted(left_out))
     note = f"left out for lack of room: {names} (COLUMNS={least([])} shows all)"
     return f"{shown}\n{layout.wrapped(f'{indent}{note}', indent=f'{indent}  ')}"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peft_regress.files import write_atomic
-from peft_regress.report.document import Document, as_markdown, as_text
+from peft_regress.report.document import Document, as_text
 from peft_regress.report.github import in_log
 from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.report.markdown import as_markdown
 from peft_regress.text import printable
 
 _NARROWEST = 20

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from packaging.version import Version
 
-from peft_regress.report.document import Section
+from peft_regress.report.document import Section, case_set
 from peft_regress.report.sentences import environment_lines
-from peft_regress.report.verdict.finding import case_set, encode_finding
+from peft_regress.report.verdict.to_json import encode_finding
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
-from peft_regress.report.document import Line, Listing, Section
+from peft_regress.report.document import Line, Listing, Section, case_set
 from peft_regress.report.verdict.finding import (
-    case_set,
     example_lines,
     finding_details,
     finding_title,

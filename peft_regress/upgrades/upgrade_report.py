@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from peft_regress.gate.findings import Finding
-from peft_regress.report.document import Code, Line, Section, plain
+from peft_regress.report.document import Code, Line, Section, case_set, plain
 from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.budgets import budget_table
-from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
+from peft_regress.report.verdict.document import style_of
+from peft_regress.report.verdict.finding import strictness
 from peft_regress.report.verdict.next_steps import bisection, quoted
-from peft_regress.report.verdict.remarks import encode_fronts, remarks_lines
-from peft_regress.report.verdict.shown import style_of
-from peft_regress.report.verdict.to_json import encode_case
+from peft_regress.report.verdict.remarks import remarks_lines
+from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -12,6 +11,7 @@ from builders import (
     FULL,
     LEDGER,
     LORA,
+    keep_weights,
     make_record,
     make_run,
     repeating,
@@ -21,14 +21,11 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.baselines.storage import baseline_files, read_runs
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Failure, ModuleCosts
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HEAD = "shift/head/resnet18"
 
@@ -49,18 +46,12 @@ def accepts(command, tmp_path, root):
     return call
 
 
-def write_kept(path: Path, *names: str, size: int = 1) -> Path:
+def write_kept(path, *names, size=1):
     """Write a run that kept what its cases ship."""
     records = [make_record(name, invariants={"saved_adapter_reloads": True}) for name in names]
     write_run(path, make_run(*records))
     for record in records:
-        keep_adapter(
-            adapters_of_run(path),
-            record.case,
-            definition=record.definition,
-            output=[[0.5]],
-            save=lambda folder: (folder / "a.safetensors").write_bytes(b"x" * size) and None,
-        )
+        keep_weights(path, record, b"x" * size)
     return path
 
 

@@ -5,35 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from builders import LORA, make_record, make_run, write_run
+from builders import LORA, keep_weights, make_record, make_run, write_run
 
-from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.files import is_file, is_folder, path_problem, resolved
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A folder with a run file and its adapters, a folder of shards and a link to itself."""
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "run.json", tmp_path / "shards" / "a.json"):
         write_run(path, make_run(make_record(LORA)))
-        keep_adapter(
-            adapters_of_run(path),
-            make_record(LORA).case,
-            definition="sha256:definition",
-            output=[[0.0]],
-            save=lambda folder: (folder / "config.json").write_text("{}"),
-        )
+        keep_weights(path, make_record(LORA))
     (tmp_path / "loop").symlink_to("loop")
     return tmp_path
 
 
-def test_the_folder_that_one_is_in_is_accepted(
-    command: Any, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_that_one_is_in_is_accepted(command, here, monkeypatch):
     monkeypatch.chdir(here / "shards")
     code, out, err = command("accept", ".", "--reason", "r", "--baselines", here / "baselines")
     assert (code, err) == (0, "")
@@ -58,9 +49,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("words", REFUSED, ids=lambda words: f"{words[0]}-{words[-1][:9]}")
-def test_a_path_that_the_system_refuses_is_one_line(
-    command: Any, here: Path, words: tuple[str, ...]
-) -> None:
+def test_a_path_that_the_system_refuses_is_one_line(command, here, words):
     code, out, err = command(*words)
     assert code in (
         {3} if words[0] in {"accept", "explain"} and "--baselines" not in words else {2}
@@ -71,14 +60,12 @@ def test_a_path_that_the_system_refuses_is_one_line(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_page_replaces_a_link_to_itself(command: Any) -> None:
+def test_a_page_replaces_a_link_to_itself(command):
     assert command("report", "run.json", "--html", "loop")[0] == 0
 
 
 @pytest.mark.parametrize("content", [b'{"case": "\xff"}', b'{"\xff": 1}', b"[" * 100_000])
-def test_an_invalid_byte_in_a_manifest_is_one_line(
-    command: Any, here: Path, content: bytes
-) -> None:
+def test_an_invalid_byte_in_a_manifest_is_one_line(command, here, content):
     (adapter,) = adapters_of_run(here / "run.json").iterdir()
     (adapter / "stored.json").write_bytes(content)
     code, _, err = command("accept", "run.json", "--reason", "r")
@@ -93,7 +80,7 @@ def test_an_invalid_byte_in_a_manifest_is_one_line(
     assert err.count("\n") == 1
 
 
-def test_without_torch_a_command_that_needs_it_is_one_line(tmp_path: Path) -> None:
+def test_without_torch_a_command_that_needs_it_is_one_line(tmp_path):
     code = """
 import sys
 sys.modules["torch"] = None
@@ -112,7 +99,7 @@ for words in (["cost", "--architecture", "resnet18", "--method", "full"], ["sour
     assert second.endswith("Repair or install that package.")
 
 
-def test_what_is_asked_of_a_path_raises_nothing(tmp_path: Path) -> None:
+def test_what_is_asked_of_a_path_raises_nothing(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     odd = {"x" * 300: "File name too long", "loop/x": "Too many levels", "a\0b": "NUL"}
     for name, problem in odd.items():

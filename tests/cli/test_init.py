@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
@@ -19,10 +18,6 @@ import yaml
 from command_words import check_command
 
 from peft_regress.cli import init
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CASE = "digits/lora-r4/small"
 WRITTEN = (
@@ -35,22 +30,20 @@ WRITTEN = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> Path:
+def folder(tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_suite_is_red_then_accepted_then_green(
-    pytester: pytest.Pytester, command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_the_suite_is_red_then_accepted_then_green(pytester, command):
     root = pytester.path
     code, out, _ = command("init")
     assert code == 0
     assert [name for name in WRITTEN if f"wrote {name}" in out] == [*WRITTEN]
     assert "1. pytest gates --regress-save runs/first.json" in out
 
-    def run(*arguments: str) -> pytest.RunResult:
+    def run(*arguments):
         # Untimed, since a busy machine would be slower than the baseline.
         return pytester.runpytest_inprocess(
             "-p", "no:cacheprovider", "--benchmark-disable", "gates", *arguments
@@ -97,9 +90,7 @@ def test_the_suite_is_red_then_accepted_then_green(
     assert CASE in (root / "below" / "page.html").read_text()
 
 
-def test_a_first_run_without_a_file_says_how_to_write_one(
-    pytester: pytest.Pytester, command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_a_first_run_without_a_file_says_how_to_write_one(pytester, command):
     command("init")
     # With benchmarks on, pytest-benchmark warns about xdist at the very end; in this suite that is
     # an error, which leaves the inner run's log file open.
@@ -111,42 +102,42 @@ def test_a_first_run_without_a_file_says_how_to_write_one(
     )
 
 
-def test_settings_go_after_what_pyproject_holds(
-    folder: Path, command: Callable[..., tuple[int, str, str]]
-) -> None:
-    before = "[project]\nname = 'mine'"
+TABLE = '[tool.peft_regress]\ncases = ["gates.cases:GATES"]\nbaselines = "baselines"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [
+        ("[project]\nname = 'mine'", "\n[tool.setuptools]\npackages = [] # "),
+        ("[build-system]\nbuild-backend = 'hatchling.build'\n", "\n[tool.peft_regress]\n"),
+        (
+            "[project]\nname = 'mine'\n[tool.setuptools]\npackages = ['mine']\n",
+            "\n[tool.peft_regress]\n",
+        ),
+    ],
+)
+def test_settings_go_after_what_pyproject_holds(folder, command, before, between):
     (folder / "pyproject.toml").write_text(before)
     code, out, _ = command("init")
     assert (code, "added [tool.peft_regress] to pyproject.toml" in out) == (0, True)
     text = (folder / "pyproject.toml").read_text()
-    assert text.startswith(f"{before}\n\n[tool.setuptools]\npackages = [] #")
-    assert text.endswith(
-        '\n[tool.peft_regress]\ncases = ["gates.cases:GATES"]\nbaselines = "baselines"\n'
-    )
+    assert text.removeprefix(before).lstrip("\n").startswith(between.lstrip("\n"))
+    assert text.endswith(f"\n{TABLE}")
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        "[build-system]\nbuild-backend = 'hatchling.build'\n",
-        "[project]\nname = 'mine'\n[tool.setuptools]\npackages = ['mine']\n",
-    ],
-)
-def test_packages_that_nobody_guesses_stay_as_they_are(
-    folder: Path, command: Callable[..., tuple[int, str, str]], before: str
-) -> None:
-    (folder / "pyproject.toml").write_text(before)
-    command("init")
-    assert (folder / "pyproject.toml").read_text().startswith(f"{before}\n[tool.peft_regress]\n")
+def test_without_setuptools_init_says_what_to_add(folder, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "setuptools.discovery", None)
+    (folder / "pyproject.toml").write_text(MINE)
+    out = command("init")[1]
+    assert "add your `packages` or `py-modules` to [tool.setuptools] in pyproject.toml: " in out
+    assert (folder / "pyproject.toml").read_text() == f"{MINE}\n{TABLE}"
 
 
 MINE = "[project]\nname = 'mine'\nversion = '1'\n"
 
 
 @pytest.mark.parametrize("before", [None, MINE])
-def test_pip_can_install_the_project_beside_its_baselines(
-    folder: Path, command: Callable[..., tuple[int, str, str]], before: str | None
-) -> None:
+def test_pip_can_install_the_project_beside_its_baselines(folder, command, before):
     for name in ("mine", "baselines", "runs"):
         (folder / name).mkdir()
     (folder / "mine" / "__init__.py").touch()
@@ -158,9 +149,7 @@ def test_pip_can_install_the_project_beside_its_baselines(
 
 @pytest.mark.parametrize("more", ["", "[tool.setuptools]\ninclude-package-data = true\n"])
 @pytest.mark.parametrize("files", [["größe.py"], ["mine/a.py", "mine/größe/b.py"], []])
-def test_a_wheel_has_the_same_code_after_init(
-    folder: Path, command: Callable[..., tuple[int, str, str]], files: list[str], more: str
-) -> None:
+def test_a_wheel_has_the_same_code_after_init(folder, command, files, more):
     for name in (*files, "scripts/__init__.py", "tools/__init__.py", "tests/test_it.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -172,7 +161,7 @@ def test_a_wheel_has_the_same_code_after_init(
     assert _shipped(folder) == {*files}
 
 
-def _shipped(folder: Path) -> set[str]:
+def _shipped(folder):
     """Return the code of the project's wheel, made in the way in which pip makes it."""
     make = "import setuptools.build_meta as m; print(m.build_wheel('.ship'))"
     made = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=False)
@@ -181,49 +170,56 @@ def _shipped(folder: Path) -> set[str]:
         return {name for name in wheel.namelist() if name.endswith(".py")}
 
 
-def test_without_setuptools_init_says_what_to_add(
-    folder: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "setuptools.discovery", None)
-    (folder / "pyproject.toml").write_text(MINE)
-    out = command("init")[1]
-    assert "add your `packages` or `py-modules` to [tool.setuptools] in pyproject.toml: " in out
-    assert (folder / "pyproject.toml").read_text().startswith(f"{MINE}\n[tool.peft_regress]\n")
+HOME = "Project-URL: Homepage, https://host/home\n"
 
 
 @pytest.mark.parametrize(
-    ("origin", "requirement"),
+    ("origin", "home", "requirement"),
     [
-        (None, "peft-regress==1.2"),
+        (None, HOME, "peft-regress==1.2"),
         (
             {"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
+            HOME,
             "peft-regress @ git+https://host/a@c0ffee",
         ),
-        ({"url": "https://host/a.whl", "archive_info": {}}, "peft-regress @ https://host/a.whl"),
-        ({"url": "file:///home/me/a", "dir_info": {}}, "peft-regress @ git+https://host/home"),
+        (
+            {"url": "https://host/a.whl", "archive_info": {}},
+            HOME,
+            "peft-regress @ https://host/a.whl",
+        ),
+        (
+            {"url": "file:///home/me/a", "dir_info": {}},
+            HOME,
+            "peft-regress @ git+https://host/home",
+        ),
+        ({"url": "file:///home/me/a", "dir_info": {}}, "", "peft-regress==1.2"),
     ],
 )
-def test_the_workflow_installs_the_project_and_the_gate_from_where_it_was_installed(
-    folder: Path,
-    command: Callable[..., tuple[int, str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-    origin: dict[str, Any] | None,
-    requirement: str,
-) -> None:
+def test_the_workflow_installs_the_project_and_the_gate_and_runs_the_suite(
+    folder, command, monkeypatch, *, origin, home, requirement
+):
     class Installed(metadata.Distribution):
-        def read_text(self, filename: str) -> str | None:
+        def read_text(self, filename):
             if filename == "direct_url.json":
                 return None if origin is None else json.dumps(origin)
-            return "Name: peft-regress\nVersion: 1.2\nProject-URL: Homepage, https://host/home\n"
+            return f"Name: peft-regress\nVersion: 1.2\n{home}"
 
-        def locate_file(self, path: Any) -> Any:
+        def locate_file(self, path):
             raise NotImplementedError
 
     monkeypatch.setattr(init, "distribution", lambda _: Installed())
     command("init")
     job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
-    installs = [step["run"] for step in job["steps"] if "pip install" in step.get("run", "")]
-    assert installs == [f'python -m pip install . "{requirement}"']
+    scripts = [step["run"] for step in job["steps"] if "run" in step]
+    assert [script for script in scripts if "pip install" in script] == [
+        f'python -m pip install . "{requirement}"'
+    ]
+    assert any(script.startswith("python -m pytest gates ") for script in scripts)
+    commands = [shlex.split(script)[1:] for script in scripts if script.startswith("peft-regress")]
+    assert [words[0] for words in commands] == ["compare", "report"]
+    page = check_command(commands[1])["page"]
+    kept = next(step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert str(page).startswith(f"{kept['with']['path']}/")
 
 
 @pytest.mark.parametrize(
@@ -235,9 +231,7 @@ def test_the_workflow_installs_the_project_and_the_gate_from_where_it_was_instal
         ("/baselines/.lock\n/runs/\n", "/baselines/.lock\n/runs/\n"),
     ],
 )
-def test_git_ignores_run_files_and_the_lock_of_the_storage(
-    folder: Path, command: Callable[..., tuple[int, str, str]], before: str | None, after: str
-) -> None:
+def test_git_ignores_run_files_and_the_lock_of_the_storage(folder, command, before, after):
     if before is not None:
         (folder / ".gitignore").write_text(before)
     code, out, _ = command("init")
@@ -247,9 +241,7 @@ def test_git_ignores_run_files_and_the_lock_of_the_storage(
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_nothing_is_overwritten_and_then_nothing_is_written(
-    folder: Path, command: Callable[..., tuple[int, str, str]], name: str
-) -> None:
+def test_nothing_is_overwritten_and_then_nothing_is_written(folder, command, name):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[tool.peft_regress]\n")
@@ -258,17 +250,3 @@ def test_nothing_is_overwritten_and_then_nothing_is_written(
     assert name in err
     assert [file for file in folder.rglob("*") if file.is_file()] == [path]
     assert path.read_text() == "[tool.peft_regress]\n"
-
-
-def test_the_workflow_runs_the_suite(
-    folder: Path, command: Callable[..., tuple[int, str, str]]
-) -> None:
-    command("init")
-    job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
-    scripts = [step["run"] for step in job["steps"] if "run" in step]
-    assert any(script.startswith("python -m pytest gates ") for script in scripts)
-    commands = [shlex.split(script)[1:] for script in scripts if script.startswith("peft-regress")]
-    assert [words[0] for words in commands] == ["compare", "report"]
-    page = check_command(commands[1])["page"]
-    kept = next(step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
-    assert str(page).startswith(f"{kept['with']['path']}/")

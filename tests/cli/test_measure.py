@@ -140,7 +140,7 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(
         (["--cases", "nothing/*"], 2, "unknown case pattern 'nothing/*'"),
         (["--matrix", "nothing"], 2, "unknown matrix 'nothing'"),
         (["--jobs", "0"], 2, "0 is not in the range"),
-        (["--baselines", "nowhere"], 3, "git clone"),
+        (["--baselines", "nowhere"], 3, "a checkout of peft_regress"),
         (["--save", str(ROOT / "baselines" / "run.json")], 2, "lies in the baseline storage"),
         (["--resume", "nowhere/a.json"], 0, "resuming nowhere/a.json: 0 records"),
     ],

@@ -23,9 +23,9 @@ def verdict(command, tmp_path, monkeypatch):
         code, out, err = command("report", "--format", "json", *arguments)
         assert (code, err) == (0, "")
         data = json.loads(out)
-        found = data["comparisons"]["verdict"]
+        found = data["verdict"]
         cases = {case["id"]: case.get("verdict") for case in data["cases"]}
-        return found, data["comparisons"]["texts"][found["outcome"]], cases
+        return found, found["outcome"], cases
 
     return call
 
@@ -35,27 +35,28 @@ def run_of(tmp_path, *records, **fields):
 
 
 def command_of(command, *arguments):
-    data = json.loads(command("report", "--format", "json", *arguments)[1])["comparisons"]
-    return data["texts"][data["verdict"]["command"]]
+    return json.loads(command("report", "--format", "json", *arguments)[1])["verdict"]["command"]
+
+
+NARROWED = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
 
 
 @pytest.mark.parametrize(
-    ("records", "expected"),
+    ("records", "fields", "code", "words"),
     [
-        ([make_record(name) for name in IDS], (0, "no regression")),
-        ([make_record(LORA, SLOWER), make_record(FULL)], (1, "REGRESSED")),
-        ([make_record(LORA)], (3, "INCOMPLETE")),
-        (
-            [make_record(LORA, budget=Limits(peak=1)), make_record(FULL)],
-            (1, "OVER BUDGET"),
-        ),
+        ([make_record(name) for name in IDS], {}, 0, "no regression"),
+        ([make_record(LORA, SLOWER), make_record(FULL)], {}, 1, "REGRESSED"),
+        ([make_record(LORA)], {}, 3, "INCOMPLETE"),
+        ([make_record(LORA)], {"selection": NARROWED}, 3, "INCOMPLETE"),
+        ([make_record(LORA, budget=Limits(peak=1)), make_record(FULL)], {}, 1, "OVER BUDGET"),
     ],
-    ids=["unchanged", "worse", "missing", "over budget"],
+    ids=["unchanged", "worse", "missing", "narrowed", "over budget"],
 )
-def test_a_run_gets_the_verdict_of_compare(command, verdict, tmp_path, records, expected):
-    code, words = expected
+def test_a_run_gets_the_verdict_of_compare(
+    command, verdict, tmp_path, *, records, fields, code, words
+):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    run_of(tmp_path, *records)
+    run_of(tmp_path, *records, **fields)
     found, outcome, _ = verdict("run.json")
     assert found["exit_code"] == code
     assert outcome.startswith(words)
@@ -63,30 +64,16 @@ def test_a_run_gets_the_verdict_of_compare(command, verdict, tmp_path, records, 
     assert (again, out.splitlines()[-1]) == (code, outcome)
 
 
-def test_a_narrowed_run_is_incomplete(verdict, tmp_path):
-    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
-    run_of(tmp_path, make_record(LORA), selection=narrowed)
-    found, _, cases = verdict("run.json")
-    assert found["exit_code"] == 3
-    assert cases == {LORA: "unchanged", FULL: None}
-
-
-def test_cases_narrow_what_is_judged(verdict, tmp_path):
+def test_a_verdict_narrowed_by_cases_is_that_of_only_and_counts_the_others(
+    command, verdict, tmp_path
+):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
     run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
-    found, _, cases = verdict("run.json", "--cases", "*/lora-*")
+    found, outcome, cases = verdict("run.json", "--cases", "*/lora-*")
     assert (found["exit_code"], found["counts"]) == (0, {"unchanged": 1})
     assert cases == {LORA: "unchanged"}
-
-
-def test_a_narrowed_verdict_is_that_of_only_and_counts_the_others(command, verdict, tmp_path):
-    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
-    found, outcome, _ = verdict("run.json", "--cases", "*/lora-*")
-    again, out, _ = command(
-        "compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*"
-    )
+    words = ("compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*")
+    again, out, _ = command(*words)
     assert (again, out.splitlines()[-1]) == (found["exit_code"], outcome)
     assert outcome.endswith("left out: 1 regressed")
     assert found["style"] == "open"
@@ -113,12 +100,11 @@ def test_the_first_entry_with_its_cases_has_no_verdict(verdict, command, tmp_pat
     for number, case in enumerate((LORA, FULL), start=1):
         write_entry(storage, number, make_record(case))
         data = json.loads(command("report", "--format", "json")[1])
-        assert data["comparisons"]["verdict"] is None
+        assert data["verdict"] is None
         assert {case.get("verdict") for case in data["cases"]} == {None}
     write_entry(storage, 3, make_record(LORA), make_record(UNSEEN_LORA))
     found, _, _ = verdict()
-    new = next(finding for finding in found["findings"] if finding["verdict"] == "new")
-    assert new["about"] == []
+    assert found["counts"]["new"] == 1
 
 
 def test_a_case_may_be_retired_after_the_newest_entry_that_holds_one(verdict, tmp_path):
@@ -155,12 +141,16 @@ def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it
     assert (found["exit_code"], outcome) == (0, "no regression (2 unchanged)")
 
 
-def test_the_newest_entry_is_judged_by_drift_too(verdict, tmp_path):
-    for number, size in enumerate((120_000_000, 120_108_000, 120_216_000), start=1):
+def test_the_newest_entry_is_judged_by_drift_too_and_a_retired_case_is_not_missing(
+    verdict, tmp_path
+):
+    root = tmp_path / "baselines"
+    write_entry(root, 1, *map(make_record, IDS))
+    for number, size in enumerate((120_000_000, 120_108_000, 120_216_000), start=2):
         record = make_record(LORA, {**VALUES, "peak_bytes": size})
-        write_entry(tmp_path / "baselines", number, record)
-    found, _, cases = verdict()
-    assert found["exit_code"] == 1
+        write_entry(root, number, record, retired=[FULL] if number == 2 else [])
+    found, outcome, cases = verdict()
+    assert (found["exit_code"], outcome) == (1, "REGRESSED (1 regressed)")
     assert cases == {LORA: "regressed"}
 
 
@@ -173,14 +163,6 @@ def test_an_entry_of_some_cases_leaves_the_others_to_older_entries(verdict, tmp_
     assert outcome == "no regression in what was selected (1 unchanged)"
     assert found["exit_code"] == 3
     assert cases == {LORA: "unchanged", FULL: None}
-
-
-def test_a_retired_case_is_not_missing(verdict, tmp_path):
-    storage = tmp_path / "baselines"
-    write_entry(storage, 1, *map(make_record, IDS))
-    write_entry(storage, 2, make_record(LORA), retired=[FULL])
-    found, outcome, _ = verdict()
-    assert (found["exit_code"], outcome) == (0, "no regression (1 unchanged)")
 
 
 def test_a_run_without_a_baseline_is_incomplete(verdict, tmp_path):

@@ -125,18 +125,12 @@ def test_progress_that_cannot_be_written_does_not_end_the_work():
 # --- processes ------------------------------------------------------------------------------------
 
 
-def test_python_does_not_complain_at_exit_if_the_reader_has_gone(run_file):
+def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_full(run_file):
     words = f"{sys.executable} -m peft_regress history {run_file} --all --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{LORA}\n", "")
-
-
-def test_python_does_not_complain_at_exit_if_nobody_reads_errors():
     with unread_pipe() as pipe:
         assert process("list", "--cases", "shfit/*", stdout=pipe, stderr=pipe).returncode == 141
-
-
-def test_python_does_not_complain_at_exit_if_the_disk_is_full():
     with Path("/dev/full").open("w") as full:
         done = process("list", stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")

@@ -87,7 +87,7 @@ def test_outside_a_clone_it_says_how_to_get_the_models_before_it_installs_anythi
     shutil.rmtree(storage)
     code, _, err = upgrade()
     assert code == 3
-    assert "git clone" in err
+    assert "a checkout of peft_regress" in err
     assert "`peft-regress init`" in err
     assert "candidate:" not in err
 

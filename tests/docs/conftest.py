@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     """Take `--write-examples`, for `python -m pytest tests/docs/test_examples.py`."""
     parser.addoption(
         "--write-examples",

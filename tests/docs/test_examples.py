@@ -12,15 +12,14 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
-from example_rules import RULES, Rule, constant, find_rule
+from example_rules import ELSEWHERE, RULES, constant, find_rule
 from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
-from examples import PAGES, ROOT, Block, Command, blocks, differences, renewed
+from examples import ROOT, Block, Command, blocks, differences, renewed
 from jsonschema import validators
 
 from peft_regress.catalogue.budget_file import read_budgets
@@ -30,17 +29,13 @@ from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.run_file import read_run_file, run_document
 from peft_regress.settings import read_settings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 BLOCKS = list(blocks())
 
 
 # --- The rules: how each command runs ------------------------------------------------------
 
 
-def rule_of(command: Command) -> Rule:
+def rule_of(command):
     """Return the rule of a command; fail without one."""
     rule = find_rule(command)
     if rule is None:
@@ -49,7 +44,7 @@ def rule_of(command: Command) -> Rule:
     return rule
 
 
-def is_slow(command: Command) -> bool:
+def is_slow(command):
     rule = find_rule(command)
     return rule is not None and rule.is_slow
 
@@ -58,13 +53,13 @@ def is_slow(command: Command) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Path:
+def shared(tmp_path_factory):
     """The copy for examples that leave the baselines as they are."""
     return prepare(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.fixture
-def sandbox(request, tmp_path, shared) -> Path:
+def sandbox(request, tmp_path, shared):
     """Return the shared copy, or a copy of its own for a block that changes the baselines."""
     block = request.getfixturevalue("block")
     setup = setup_of(block)
@@ -79,14 +74,14 @@ def sandbox(request, tmp_path, shared) -> Path:
 # --- Console blocks -------------------------------------------------------------------------------
 
 
-def of_language(language: str) -> list[Block]:
+def of_language(language):
     return [block for block in BLOCKS if block.language == language]
 
 
 INSTALLS = {"upgrade", "bisect"}
 
 
-def shell_blocks() -> list[Any]:
+def shell_blocks():
     """Return the slow blocks; those that install releases are for the night."""
     return [
         pytest.param(
@@ -97,12 +92,12 @@ def shell_blocks() -> list[Any]:
     ]
 
 
-def words_of(block: Block) -> set[str]:
+def words_of(block):
     """Return the words of the block's commands."""
     return {word for command in block.commands for word in command.typed.split()}
 
 
-def console_blocks(*, slow: bool) -> list[Block]:
+def console_blocks(*, slow):
     """Return the blocks that have a command of the kind; one without a rule is not slow."""
     return [
         block
@@ -111,7 +106,7 @@ def console_blocks(*, slow: bool) -> list[Block]:
     ]
 
 
-def command_line(typed: str) -> tuple[int, str]:
+def command_line(typed):
     """Run `peft-regress ...` in this process; return exit code and standard output."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
     with contextlib.redirect_stdout(stream), pytest.raises(SystemExit) as ended:
@@ -120,7 +115,7 @@ def command_line(typed: str) -> tuple[int, str]:
     return int(ended.value.code or 0), stream.buffer.getvalue().decode()
 
 
-def shell(typed: str, folder: Path) -> tuple[int, str]:
+def shell(typed, folder):
     """Run a line by bash; return exit code and standard output, or the errors if there is none."""
     done = subprocess.run(
         ["bash", "-c", typed],
@@ -135,7 +130,7 @@ command_line_once = functools.cache(command_line)
 shell_once = functools.cache(shell)
 
 
-def execute(command: Command, rule: Rule, folder: Path) -> list[str]:
+def execute(command, rule, folder):
     """Run a command by its rule, check its exit code, and return the lines that it printed."""
     typed = command.typed
     if rule.instead is not None:
@@ -149,12 +144,12 @@ def execute(command: Command, rule: Rule, folder: Path) -> list[str]:
     return printed.splitlines()
 
 
-def check_block(block: Block, folder: Path, *, slow: bool, writes: bool) -> None:
+def check_block(block, folder, *, slow, writes):
     """Run the commands of a kind, and compare what they print with the page, or write it there."""
     outputs = {}
     for command in block.commands:
         rule = rule_of(command)
-        if rule.how == "by" or rule.is_slow is not slow:
+        if rule.how == "elsewhere" or rule.is_slow is not slow:
             continue
         printed = execute(command, rule, folder)
         if not command.shown:
@@ -172,7 +167,7 @@ def check_block(block: Block, folder: Path, *, slow: bool, writes: bool) -> None
         write_block(block, block.with_outputs(outputs))
 
 
-def write_block(block: Block, text: str) -> None:
+def write_block(block, text):
     page = ROOT / block.page
     before = page.read_text()
     assert block.text in before, f"{block}: is indented, so that it must be renewed by hand"
@@ -180,7 +175,7 @@ def write_block(block: Block, text: str) -> None:
 
 
 @pytest.fixture
-def writes(request) -> bool:
+def writes(request):
     """Whether the pages shall be renewed."""
     return request.config.getoption("--write-examples", default=False)
 
@@ -206,15 +201,7 @@ def test_one_search_and_one_upgrade_use_the_package_index():
 
 
 def test_what_runs_a_command_elsewhere_exists():
-    for block, command in itertools.chain.from_iterable(
-        ((block, command) for command in block.commands) for block in of_language("console")
-    ):
-        rule = rule_of(command)
-        if rule.how == "by":
-            file, *words = rule.by
-            text = (ROOT / file).read_text()
-            for word in words:
-                assert word in text, f"{block}: the rule says that {file} runs `{command}`"
+    assert [name for name in ELSEWHERE if not (ROOT / name).is_file()] == []
 
 
 def test_no_rule_is_without_a_command():
@@ -281,20 +268,21 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
     schema = get_builtin_schema("vendor.github-workflows")
     validators.validator_for(schema)(schema).validate(document)
     for step in uses_of(document):
-        name = step["uses"].rpartition("@")[0].removeprefix("OWNER/peft_regress").strip("/")
-        if step["uses"].startswith("OWNER/peft_regress"):
-            assert step.get("with", {}).keys() <= inputs_of(name), str(block)
+        _, ours, name = step["uses"].partition("/.github/")
+        if ours:
+            inputs = inputs_of(f".github/{name.partition('@')[0]}")
+            assert step.get("with", {}).keys() <= inputs, str(block)
     for run in runs_of(block):
         rule_of(Command(typed=run, shown=()))
 
 
-def runs_of(block: Block) -> list[str]:
+def runs_of(block):
     """Return the commands that a block of YAML runs."""
     jobs = whole_workflow(yaml.safe_load(block.text))["jobs"].values()
     return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 
 
-def whole_workflow(document: dict | list) -> dict:
+def whole_workflow(document):
     """Put steps into a job and jobs into a workflow, so that the schema applies."""
     if isinstance(document, list):
         document = {"jobs": {"job": {"runs-on": "ubuntu-24.04", "steps": document}}}
@@ -302,12 +290,12 @@ def whole_workflow(document: dict | list) -> dict:
     return {"on": document.pop(True, "push"), **document}
 
 
-def uses_of(document: dict) -> Iterator[dict]:
+def uses_of(document):
     for job in document["jobs"].values():
         yield from (step for step in (job, *job.get("steps", ())) if "uses" in step)
 
 
-def inputs_of(path: str) -> set[str]:
+def inputs_of(path):
     """Return the inputs of an action in a folder, or of a workflow that is called."""
     if (ROOT / path).is_dir():
         return set(yaml.safe_load((ROOT / path / "action.yml").read_text())["inputs"])
@@ -361,33 +349,13 @@ def test_the_table_of_numbers_is_that_of_a_stored_run(writes):
 # --- The reading ----------------------------------------------------------------------------------
 
 
-def test_the_pages_have_examples_of_every_kind():
-    assert len(PAGES) > 10
-    assert {"console", "python", "yaml", "json"} <= {block.language for block in BLOCKS}
-
-
-def console(text: str) -> list[Command]:
+def console(text):
     return Block(page="a.md", line=1, language="console", text=text).commands
 
 
 def test_a_command_goes_on_after_a_backslash_and_ends_before_its_comment():
     (command,) = console("$ a 'b # c' \\\n      d#e  # a comment\nshown\n")
     assert command == Command(typed="a 'b # c'       d#e", shown=("shown",), first_line=2)
-
-
-def test_commands_joined_are_two_and_the_last_one_prints():
-    first, last = console("$ a && b\nshown\n")
-    assert (first.typed, first.shown, last.typed, last.shown) == ("a", (), "b", ("shown",))
-
-
-def test_a_block_without_a_prompt_is_refused():
-    with pytest.raises(ValueError, match="starts with a line"):
-        console("a\n")
-
-
-def test_a_command_that_no_rule_knows_fails():
-    with pytest.raises(pytest.fail.Exception, match="no rule for `rm -rf /`"):
-        rule_of(Command(typed="rm -rf /", shown=()))
 
 
 @pytest.mark.parametrize(
@@ -409,18 +377,6 @@ def test_what_is_shown_is_what_was_printed(shown, printed, right):
     assert (differences(shown, printed) is None) is right
 
 
-@pytest.mark.parametrize(
-    ("shown", "right"), [(["a", "c"], True), (["c", "a"], False), (["a", "x"], False), ([], True)]
-)
-def test_chosen_lines_keep_their_order(shown, right):
-    assert (differences(shown, ["a", "b", "c"], some=True) is None) is right
-
-
-def test_lines_that_vary_are_left_out_with_what_is_below_them():
-    lines = ["x", "  environment: a", "    b", "  y", "    z", "tried 2 of 3 releases:", "  c"]
-    assert constant(lines) == ["x", "  y", "    z", "tried 2 of 3 releases:", "  c"]
-
-
 # --- The writing ----------------------------------------------------------------------------------
 
 
@@ -439,17 +395,3 @@ def test_a_renewed_example_is_cut_where_it_was(shown, new):
     printed = ["1 case", "2 cases", "3 cases moved", "the end"]
     assert renewed(shown, printed) == new
     assert differences(new, printed) is None
-
-
-def test_a_renewed_choice_of_lines_stays_a_choice():
-    assert renewed(["2 case", "the end"], ["1 case", "2 cases", "the end"], some=True) == [
-        "2 cases",
-        "the end",
-    ]
-
-
-def test_a_block_gets_the_outputs_of_its_commands():
-    block = Block(page="a.md", line=1, language="console", text="$ a \\\n  b\nold\n$ c\nold\n")
-    first, second = block.commands
-    assert block.with_outputs({first: ["new", "lines"]}) == ("$ a \\\n  b\nnew\nlines\n$ c\nold\n")
-    assert block.with_outputs({first: [], second: ["new"]}) == "$ a \\\n  b\n$ c\nnew\n"

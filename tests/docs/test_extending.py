@@ -89,7 +89,7 @@ def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):
     )  # `peft_regress.cli.main` is a function
 
     @click.command("hello")
-    def command() -> None:
+    def command():
         """Greet."""
         click.echo("hello")
 

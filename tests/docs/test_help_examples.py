@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -11,13 +10,10 @@ from example_sandbox import prepare
 
 from peft_regress.cli.main import cli, main
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 READERS = ("compare", "explain", "report", "history", "export")
 
 
-def examples() -> list[str]:
+def examples():
     """Return the examples of these commands."""
     found = [
         str(getattr(cli.get_command(click.Context(cli), one), "epilog", "")) for one in READERS
@@ -27,14 +23,12 @@ def examples() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("help"))
 
 
 @pytest.mark.parametrize("line", examples())
-def test_an_example_of_the_help_works(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, line: str
-) -> None:
+def test_an_example_of_the_help_works(repository, monkeypatch, line):
     monkeypatch.chdir(repository)
     with pytest.raises(SystemExit) as stopped:
         main(shlex.split(line)[1:])

@@ -20,7 +20,7 @@ MODULES = [path.split(":")[0].rpartition(".")[2] for path in SETTINGS["cases"]]
 MOST_LINES = 20
 
 
-def lines_of_code(file: Path) -> int:
+def lines_of_code(file):
     """Count lines that are not blank, a comment, or the module's docstring."""
     text = file.read_text()
     first = ast.parse(text).body[0]
@@ -29,7 +29,7 @@ def lines_of_code(file: Path) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
 
 
-def run(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict]:
+def run(folder, *arguments):
     """Measure examples in a process of their own; return it and the run's records."""
     saved = folder / "run.json"
     done = subprocess.run(

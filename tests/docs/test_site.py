@@ -93,7 +93,6 @@ def test_links_out_of_docs_lead_to_the_repository(site):
     links = tags_of(site / "contributing.html").links
     assert "https://github.com/Team/gate/blob/main/.ci/run" in links
     assert "architecture.html" in links
-    assert "contributing.html" in tags_of(site / "index.html").links
 
 
 def test_the_schema_of_the_run_file_is_published(site):
@@ -104,7 +103,7 @@ def test_the_schema_of_the_run_file_is_published(site):
 
 def test_the_addresses_are_those_of_the_repository_that_builds(site, monkeypatch):
     assert "https://team.github.io/gate/own-model.html" in (site / "sitemap.xml").read_text()
-    text = re.sub(r"<[^>]+>", "", (site / "ci.html").read_text())
+    text = re.sub(r"<[^>]+>", "", (site / "publishing.html").read_text())
     assert "uses: Team/gate/.github/actions/gate@REF" in text
     assert "OWNER/" not in text
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)

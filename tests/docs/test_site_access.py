@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["index", "own-model", "commands", "metrics", "findings/index"]
+PAGES = ["index", "own-model", "commands", "metrics", "upgrading"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 import pytest
 from builders import LORA, VALUES, make_record, observe
@@ -17,10 +16,6 @@ from peft_regress.gate.verdicts import FAILING, UNACCEPTED
 from peft_regress.metrics import Metric
 from peft_regress.runs.schema import Failure, Ledger, ModuleCosts
 
-if TYPE_CHECKING:
-    from peft_regress.gate.findings import Finding
-    from peft_regress.runs.schema import Record
-
 CONVOLUTION = "aten.convolution"
 DORA = [
     f"{task}/dora-r{rank}/{architecture}"
@@ -30,7 +25,7 @@ DORA = [
 ]
 
 
-def found(old: list[Record], new: list[Record], **sides) -> tuple[Finding, ...]:
+def found(old, new, **sides):
     before = {one.case.id: observe(one, **sides) for one in old}
     after = {one.case.id: observe(one) for one in new}
     names = sorted(before.keys() | after.keys())
@@ -38,7 +33,7 @@ def found(old: list[Record], new: list[Record], **sides) -> tuple[Finding, ...]:
     return find_causes(verdicts, before, after)
 
 
-def dora(name: str, *, runs: int, **values) -> Record:
+def dora(name, *, runs, **values):
     """Return a record in which each layer runs its base convolution `runs` times in `forward`."""
     rank = int(name.split("/")[1].rpartition("r")[2])
     layers = {"resnet18": 20, "mobilenet_v2": 52}[name.rpartition("/")[2]]
@@ -53,7 +48,7 @@ def dora(name: str, *, runs: int, **values) -> Record:
     return make_record(name, metrics, ledger=Ledger(modules=modules))
 
 
-def valued(name: str, **values) -> Record:
+def valued(name, **values):
     return make_record(name, {**VALUES, **values})
 
 
@@ -171,7 +166,7 @@ def test_accuracy_without_a_changed_function_is_quality():
     assert (finding.cause.strand, finding.cause.where) == ("quality", ("dora",))
 
 
-def failed(name: str, message: str, *, kind: str = "ValueError", status: str = "error") -> Record:
+def failed(name, message, *, kind="ValueError", status="error"):
     return make_record(name, status=status, error=Failure(type=kind, message=message))
 
 

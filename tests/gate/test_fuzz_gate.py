@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 from builders import (
@@ -42,8 +41,13 @@ from peft_regress.budgets import LEAST_SHARE, SHARES
 from peft_regress.errors import InputError
 from peft_regress.gate.budgets import Others
 from peft_regress.gate.judge import judge, judge_case
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, CaseVerdict, observations_of
-from peft_regress.metrics import METRICS, OF_ALL_SEEDS, Metric
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    VERDICTS,
+    observations_of,
+)
+from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.report import (
     case_text,
     encode_verdict,
@@ -52,29 +56,24 @@ from peft_regress.report import (
 )
 from peft_regress.runs.schema import Failure, OwnBound, check_finite
 
-if TYPE_CHECKING:
-    from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Inputs, Limits, Record, Run
-
-
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
 """How far a metric changes: fractions in points, others relative to their size, at least 1."""
 
 
-def severity(case: CaseVerdict) -> int:
+def severity(case):
     """Return 0 if a run with this case passes, 1 if it is incomplete, 2 if it fails."""
     return 2 if case.verdict in FAILING else int(case.verdict in INCOMPLETE)
 
 
-def with_record(observed: Observation, record: Record) -> Observation:
+def with_record(observed, record):
     return dataclasses.replace(observed, record=record)
 
 
-def replaced(observed: Observation, **fields: Any) -> Observation:
+def replaced(observed, **fields):
     return with_record(observed, msgspec.structs.replace(observed.record, **fields))
 
 
-def with_metric(observed: Observation, name: str, metric: Metric | None) -> Observation:
+def with_metric(observed, name, metric):
     metrics = {key: value for key, value in observed.record.metrics.items() if key != name}
     if metric is not None:
         metrics[name] = metric
@@ -85,9 +84,7 @@ def with_metric(observed: Observation, name: str, metric: Metric | None) -> Obse
 
 
 @fuzz(observations(), observations(), examples=400)
-def test_any_two_records_have_a_verdict_that_can_be_shown(
-    old: Observation, new: Observation
-) -> None:
+def test_any_two_records_have_a_verdict_that_can_be_shown(old, new):
     case = judge_case(LORA, old, new)
     assert case.verdict in VERDICTS
     gravest = min([reason.verdict for reason in case.reasons] or ["unchanged"], key=VERDICTS.index)
@@ -100,7 +97,7 @@ def test_any_two_records_have_a_verdict_that_can_be_shown(
 
 
 @fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
-def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: set[str]) -> None:
+def test_any_two_runs_have_a_verdict_in_every_format(old, new, more):
     references, expected = observations_of(old, "old"), {*old.cases, *more}
     comparison = compare(references, new, expected=expected)
     assert {case.id for case in comparison.cases} == {*old.cases, *new.cases, *more}
@@ -111,7 +108,7 @@ def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: s
 
 
 @fuzz(observations(), examples=200)
-def test_any_record_against_itself_passes(observed: Observation) -> None:
+def test_any_record_against_itself_passes(observed):
     case = judge_case(LORA, observed, observed, devices=[BOARD])
     if any(use.is_over for use in case.budgets):
         assert case.verdict == "over_budget"
@@ -123,12 +120,12 @@ def test_any_record_against_itself_passes(observed: Observation) -> None:
 
 
 @fuzz(observations(), observations(), examples=400)
-def test_a_repeating_run_fails_where_one_in_full_does(old: Observation, new: Observation) -> None:
+def test_a_repeating_run_fails_where_one_in_full_does(old, new):
     assume(old.record.status == new.record.status == "ok")
     scores = {name: make_metric(name, VALUES[name]) for name in ("loss", "accuracy")}
     scores |= {name: m for name, m in old.record.metrics.items() if name in OF_ALL_SEEDS}
 
-    def repeatable(side: Observation) -> Observation:
+    def repeatable(side):
         costs = {n: m for n, m in side.record.metrics.items() if n not in OF_ALL_SEEDS}
         fields = {"curve": CURVE, "definition": "sha256:a", "metrics": {**costs, **scores}}
         return dataclasses.replace(replaced(side, **fields), machine=MACHINE).as_reference
@@ -143,10 +140,10 @@ def test_a_repeating_run_fails_where_one_in_full_does(old: Observation, new: Obs
 # --- worse is never milder, better never graver ---------------------------------------------
 
 
-def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Metric:
+def worse(metric, old, by, seeds):
     """Return a metric changed in its bad direction: all of it, or the samples of some seeds."""
 
-    def move(value: Any, reference: Any) -> Any:
+    def move(value, reference):
         if isinstance(value, list):
             # A metric without a counterpart of its shape has no side to move away to.
             fits = isinstance(reference, list) and len(reference) == len(value)
@@ -185,14 +182,7 @@ def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Met
     st.sets(st.integers(0, 2), min_size=1),
     examples=400,
 )
-def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917 - each is drawn
-    old: Observation,
-    new: Observation,
-    name: str,
-    data: st.DataObject,
-    by: float,
-    seeds: set[int],
-) -> None:
+def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(old, new, name, data, by, seeds):  # noqa: PLR0917 - each is drawn
     """Read from right to left: one that gets better never makes it graver."""
     assume(old.record.status == new.record.status == "ok")
     if data.draw(st.booleans(), label="of the same definition"):
@@ -221,9 +211,7 @@ def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
 
 
 @fuzz(metric_names, st.data(), moves, moves, st.sets(st.integers(0, 2), min_size=1), examples=800)
-def test_a_single_metric_that_gets_worse_is_never_judged_milder(
-    name: str, data: st.DataObject, first: float, then: float, seeds: set[int]
-) -> None:
+def test_a_single_metric_that_gets_worse_is_never_judged_milder(name, data, first, then, seeds):
     """With nothing beside it that fails anyway."""
     before = data.draw(metrics_of(name))
     start = worse(before, None, first, {0, 1, 2})
@@ -243,9 +231,7 @@ def test_a_single_metric_that_gets_worse_is_never_judged_milder(
 
 
 @fuzz(observations(), observations(), metric_names, st.data(), examples=250)
-def test_a_metric_that_vanishes_never_makes_a_verdict_milder(
-    old: Observation, new: Observation, name: str, data: st.DataObject
-) -> None:
+def test_a_metric_that_vanishes_never_makes_a_verdict_milder(old, new, name, data):
     before = data.draw(metrics_of(name))
     # A budget on what was not measured is not judged, and the report says so.
     old, new = (with_metric(replaced(side, budget=UNSET), name, before) for side in (old, new))
@@ -261,9 +247,7 @@ def test_a_metric_that_vanishes_never_makes_a_verdict_milder(
     st.sampled_from([(True, False), (True, None), (None, False)]),
     examples=300,
 )
-def test_an_invariant_that_holds_no_longer_never_makes_a_verdict_milder(
-    old: Observation, new: Observation, name: str, pair: tuple[bool | None, bool | None]
-) -> None:
+def test_an_invariant_that_holds_no_longer_never_makes_a_verdict_milder(old, new, name, pair):
     before = old.record.invariants.get(name)
     # Neither of the two is the worse where that is what it always was: a fact that does not apply,
     # or a known defect, which to check no longer is a regression.
@@ -280,9 +264,7 @@ def test_an_invariant_that_holds_no_longer_never_makes_a_verdict_milder(
 
 
 @fuzz(observations(), records(), st.sampled_from(["unsupported", "error"]), examples=300)
-def test_a_case_that_fails_never_makes_a_verdict_milder(
-    old: Observation, record: Record, status: Any
-) -> None:
+def test_a_case_that_fails_never_makes_a_verdict_milder(old, record, status):
     # What a case without numbers costs, no budget can judge.
     record = msgspec.structs.replace(record, budget=UNSET)
     failed = msgspec.structs.replace(
@@ -297,9 +279,7 @@ def test_a_case_that_fails_never_makes_a_verdict_milder(
 
 
 @fuzz(observations(), observations(), st.data(), examples=300)
-def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(
-    old: Observation, new: Observation, data: st.DataObject
-) -> None:
+def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(old, new, data):
     limits = data.draw(budgets)
     tighter = msgspec.structs.replace(
         limits,
@@ -332,9 +312,7 @@ def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(
 
 
 @fuzz(observations(), observations(), budgets, st.none() | records(FULL), examples=300)
-def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(
-    old: Observation, new: Observation, limits: Limits, full: Record | None
-) -> None:
+def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(old, new, limits, full):
     others = Others(old=full, new=full)
     free, bound = (
         judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD], others=others)
@@ -348,9 +326,7 @@ def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(
 
 
 @fuzz(observations(), observations(), inputs, inputs, examples=300)
-def test_other_inputs_never_let_a_run_pass_that_fails_or_was_not_compared(
-    old: Observation, new: Observation, before: Inputs, after: Inputs
-) -> None:
+def test_other_inputs_never_let_a_run_pass_that_fails_or_was_not_compared(old, new, before, after):
     """Losses of other inputs are not compared, so the case is incomplete; costs fail as ever."""
     old = replaced(old, inputs=before)
     same, other = (judge_case(LORA, old, replaced(new, inputs=given)) for given in (before, after))
@@ -368,9 +344,7 @@ def test_other_inputs_never_let_a_run_pass_that_fails_or_was_not_compared(
 
 
 @fuzz(observations(), observations(), shapes, shapes, examples=200)
-def test_another_trained_set_never_makes_a_verdict_milder(
-    old: Observation, new: Observation, before: dict[str, Any], after: dict[str, Any]
-) -> None:
+def test_another_trained_set_never_makes_a_verdict_milder(old, new, before, after):
     old = replaced(old, trained=before)
     same, other = (judge_case(LORA, old, replaced(new, trained=now)) for now in (before, after))
     assert severity(same) <= severity(other)
@@ -391,7 +365,7 @@ BOUND_TO_THE_OLD_VALUE = ("bytes", "fingerprint", "accuracy")
 
 
 @fuzz(metric_names, st.data(), examples=400)
-def test_swapping_the_sides_mirrors_the_verdict(name: str, data: st.DataObject) -> None:
+def test_swapping_the_sides_mirrors_the_verdict(name, data):
     spec = METRICS[name]
     assume(spec.kind not in BOUND_TO_THE_OLD_VALUE or spec.unit == "fraction")
     one, other = (observe(make_record(LORA, {name: data.draw(metrics_of(name))})) for _ in "ab")
@@ -402,9 +376,7 @@ def test_swapping_the_sides_mirrors_the_verdict(name: str, data: st.DataObject) 
 
 
 @fuzz(observations(), observations(), examples=200)
-def test_incomparable_definitions_and_passing_states_mirror(
-    old: Observation, new: Observation
-) -> None:
+def test_incomparable_definitions_and_passing_states_mirror(old, new):
     there, back = (
         {reason.metric: reason.verdict for reason in judge_case(LORA, *pair).reasons}
         for pair in ((old, new), (new, old))
@@ -420,9 +392,7 @@ def test_incomparable_definitions_and_passing_states_mirror(
 
 
 @fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
-def test_a_run_passes_only_if_every_expected_case_was_compared(
-    old: Run, new: Run, expected: set[str]
-) -> None:
+def test_a_run_passes_only_if_every_expected_case_was_compared(old, new, expected):
     verdict = compare(observations_of(old, "old"), new, expected=expected)
     if verdict.exit_code == 0:
         assert new.selection.complete
@@ -433,7 +403,7 @@ def test_a_run_passes_only_if_every_expected_case_was_compared(
 
 
 @fuzz(runs(), runs(), st.sampled_from(IDS), examples=120)
-def test_a_run_without_one_of_its_cases_passes_no_sooner(old: Run, new: Run, lost: str) -> None:
+def test_a_run_without_one_of_its_cases_passes_no_sooner(old, new, lost):
     references = observations_of(old, "old")
     assume(lost in new.cases)
     cases = {name: record for name, record in new.cases.items() if name != lost}
@@ -444,8 +414,8 @@ def test_a_run_without_one_of_its_cases_passes_no_sooner(old: Run, new: Run, los
 
 
 @fuzz(runs(), runs(), st.randoms(use_true_random=False), examples=80)
-def test_no_order_of_cases_metrics_or_invariants_matters(old: Run, new: Run, random: Any) -> None:
-    def shuffled(mapping: dict[str, Any]) -> dict[str, Any]:
+def test_no_order_of_cases_metrics_or_invariants_matters(old, new, random):
+    def shuffled(mapping):
         return dict(random.sample(sorted(mapping.items(), key=lambda item: item[0]), len(mapping)))
 
     other = make_run(

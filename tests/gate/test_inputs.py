@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 from builders import LORA, VALUES, compare, make_record, observe
@@ -12,10 +10,10 @@ from peft_regress.gate.changes import find_origins
 from peft_regress.gate.inputs import first_difference, shape_changes
 from peft_regress.gate.judge import judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text
-from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, Record, TensorSummary
+from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, TensorSummary
 
 
-def summary(*shape: int, mean: float = 0.1, norm: float = 4.0, dtype: str = "float32") -> Any:
+def summary(*shape, mean=0.1, norm=4.0, dtype="float32"):
     return TensorSummary(shape=list(shape), dtype=dtype, mean=mean, norm=norm)
 
 
@@ -27,15 +25,15 @@ INPUTS = Inputs(
 )
 
 
-def changed(**parts: Any) -> Inputs:
+def changed(**parts):
     return msgspec.structs.replace(INPUTS, **parts)
 
 
-def record(inputs: Inputs | None = INPUTS, metrics: Any = VALUES, **more: Any) -> Record:
+def record(inputs=INPUTS, metrics=VALUES, **more):
     return make_record(LORA, metrics, **({} if inputs is None else {"inputs": inputs}), **more)
 
 
-def weights(**others: Any) -> dict[str, Any]:
+def weights(**others):
     return {**INPUTS.weights, **{name.replace("_", "."): value for name, value in others.items()}}
 
 
@@ -63,9 +61,7 @@ def weights(**others: Any) -> dict[str, Any]:
         (changed(weights=weights(neck_extra=summary(3))), "weights neck.extra", "absent", "3"),
     ],
 )  # fmt: skip
-def test_the_first_difference_of_the_inputs_is_named(
-    inputs: Inputs, where: str, old: str, new: str
-) -> None:
+def test_the_first_difference_of_the_inputs_is_named(inputs, where, old, new):
     assert first_difference(record(), record(inputs)) == (where, old, new)
 
 
@@ -82,12 +78,12 @@ def test_the_first_difference_of_the_inputs_is_named(
         changed(weights={}, optimizer=[]),
     ],
 )
-def test_noise_and_what_only_one_side_knows_are_no_difference(inputs: Inputs | None) -> None:
+def test_noise_and_what_only_one_side_knows_are_no_difference(inputs):
     assert first_difference(record(), record(inputs)) is None
     assert first_difference(record(inputs), record()) is None
 
 
-def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged() -> None:
+def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged():
     other = changed(optimizer=[{"lr": 0.01}])
     worse = {**VALUES, "loss": [9.0] * 3, "first_losses": [[9.0] * 4] * 3, "accuracy": [0.1] * 3}
     case = judge_case(LORA, observe(record()), observe(record(other, worse)))
@@ -108,21 +104,21 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
     }
 
 
-def test_costs_alone_do_not_depend_on_the_inputs() -> None:
+def test_costs_alone_do_not_depend_on_the_inputs():
     old, new = (
         record(inputs, {"peak_bytes": 1}) for inputs in (INPUTS, changed(optimizer=[{"lr": 9.0}]))
     )
     assert judge_case(LORA, observe(old), observe(new)).verdict == "unchanged"
 
 
-def test_a_loss_that_is_gone_is_a_regression_whatever_went_in() -> None:
+def test_a_loss_that_is_gone_is_a_regression_whatever_went_in():
     other = changed(optimizer=[{"lr": 0.01}])
     metrics = {name: value for name, value in VALUES.items() if name != "loss"}
     case = judge_case(LORA, observe(record()), observe(record(other, metrics)))
     assert case.verdict == "regressed"
 
 
-def test_drift_counts_from_the_first_entry_with_the_same_inputs() -> None:
+def test_drift_counts_from_the_first_entry_with_the_same_inputs():
     old = record(INPUTS, {"accuracy": [0.90], "peak_bytes": 1_000_000})
     lower = record(changed(optimizer=[{"lr": 0.5}]), {"accuracy": [0.87], "peak_bytes": 1_000_900})
     newest = record(lower.inputs, {"accuracy": [0.86], "peak_bytes": 1_000_950})
@@ -150,9 +146,7 @@ TRAINED = {"a.lora_A": [4, 8], "a.lora_B": [8, 4], "head.weight": [10, 8]}
         ),
     ],
 )
-def test_another_set_of_trained_parameters_is_a_regression_that_names_them(
-    new: dict[str, list[int]], words: str
-) -> None:
+def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, words):
     old, after = (observe(make_record(LORA, trained=trained)) for trained in (TRAINED, new))
     case = judge_case(LORA, old, after)
     (reason,) = case.reasons
@@ -160,18 +154,18 @@ def test_another_set_of_trained_parameters_is_a_regression_that_names_them(
     assert reason.new == words
 
 
-def test_the_same_parameters_in_another_order_are_the_same() -> None:
+def test_the_same_parameters_in_another_order_are_the_same():
     new = observe(make_record(LORA, trained=dict(reversed(TRAINED.items()))))
     assert judge_case(LORA, observe(make_record(LORA, trained=TRAINED)), new).reasons == ()
 
 
-def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none() -> None:
+def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none():
     old, new = observe(make_record(LORA, trained=TRAINED)), observe(make_record(LORA))
     assert judge_case(LORA, old, new).verdict == "regressed"
     assert judge_case(LORA, new, old).verdict == "unchanged"
 
 
-def test_cases_that_train_other_parameters_alike_are_one_finding() -> None:
+def test_cases_that_train_other_parameters_alike_are_one_finding():
     ids = [LORA, "unseen/lora-r4/resnet18"]
     old = [make_record(name, trained=TRAINED) for name in ids]
     new = [make_record(name, trained={"a.lora_A": [4, 8]}) for name in ids]
@@ -186,11 +180,11 @@ def test_cases_that_train_other_parameters_alike_are_one_finding() -> None:
 # --- another model --------------------------------------------------------------------------
 
 
-def ledger(flops: int) -> Ledger:
+def ledger(flops):
     return Ledger(modules={"neck": ModuleCosts(forward_flops={"aten.convolution": flops})})
 
 
-def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the_model() -> None:
+def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the_model():
     wider = changed(weights=weights(neck_weight=summary(8, 32)))
     holds = {"stored_adapter_loads": True, "merge_equals_unmerged": True}
     old = record(
@@ -234,14 +228,14 @@ def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the
     ],
     ids=["weights", "test data"],
 )
-def test_a_stored_adapter_of_other_weights_or_test_data_says_nothing(inputs: Inputs) -> None:
+def test_a_stored_adapter_of_other_weights_or_test_data_says_nothing(inputs):
     old = record(invariants={"stored_adapter_loads": True})
     new = record(inputs, invariants={"stored_adapter_loads": None})
     case = judge_case(LORA, observe(old), observe(new))
     assert {reason.metric: reason.verdict for reason in case.reasons} == {"inputs": "incomparable"}
 
 
-def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression() -> None:
+def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression():
     old, new = (
         observe(record(invariants={"stored_adapter_loads": value})) for value in (True, None)
     )
@@ -255,5 +249,5 @@ def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression() -
     assert judge_case(LORA, old, observe(broken)).verdict == "regressed"
 
 
-def test_equal_shapes_have_no_changes() -> None:
+def test_equal_shapes_have_no_changes():
     assert shape_changes({"a": [1]}, {"a": [1]}) is None

@@ -31,7 +31,7 @@ from msgspec import UNSET
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
@@ -42,7 +42,7 @@ from peft_regress.gate.verdicts import (
 )
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import verdict_text
-from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Machine, Record, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -50,13 +50,13 @@ MIXED = msgspec.structs.replace(MACHINE, digest=MIXED_MACHINES)
 
 
 def compare(
-    old: dict[str, Any],
-    new: dict[str, Any],
+    old,
+    new,
     *,
-    policy: Policy = DEFAULT_POLICY,
-    environments: tuple[dict[str, str], dict[str, str]] = (ENVIRONMENT, ENVIRONMENT),
-    machines: tuple[Machine, Machine] = (MACHINE, MACHINE),
-) -> CaseVerdict:
+    policy=DEFAULT_POLICY,
+    environments=(ENVIRONMENT, ENVIRONMENT),
+    machines=(MACHINE, MACHINE),
+):
     """Judge one case whose sides differ only in their metrics."""
     before, after = (
         observe(make_record(LORA, metrics), environment=environment, machine=machine)
@@ -65,15 +65,15 @@ def compare(
     return judge_case(LORA, before, after, policy=policy)
 
 
-def judged(old: Record | None, new: Record | None) -> CaseVerdict:
+def judged(old, new):
     return judge_case(LORA, *(None if one is None else observe(one) for one in (old, new)))
 
 
-def of_cases(cases: Any, **more: Any) -> Comparison:
+def of_cases(cases, **more):
     return Comparison(cases=tuple(cases), findings=(), references={}, observed={}, **more)
 
 
-def verdict_of(old: dict[str, Any], new: dict[str, Any], **how: Any) -> str:
+def verdict_of(old, new, **how):
     return compare(old, new, **how).verdict
 
 
@@ -92,7 +92,7 @@ values = {
 
 @quickly
 @given(st.data())
-def test_an_identical_run_is_unchanged_for_any_numbers(data: st.DataObject) -> None:
+def test_an_identical_run_is_unchanged_for_any_numbers(data):
     metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
     run = make_run(make_record(LORA, metrics))
     verdict = compare_runs(observations_of(run, "old"), run)
@@ -103,7 +103,7 @@ def test_an_identical_run_is_unchanged_for_any_numbers(data: st.DataObject) -> N
 GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
 
 
-def moved(name: str, value: Any, by: float) -> Any:
+def moved(name, value, by):
     """Return a value changed by an amount in the bad direction (any, if none is bad)."""
     if isinstance(value, list):
         return [moved(name, item, by) for item in value]
@@ -126,9 +126,7 @@ AMOUNTS = {
 @pytest.mark.parametrize("name", AMOUNTS)
 @quickly
 @given(data=st.data())
-def test_further_in_the_bad_direction_is_never_judged_milder(
-    name: str, data: st.DataObject
-) -> None:
+def test_further_in_the_bad_direction_is_never_judged_milder(name, data):
     amounts = data.draw(st.tuples(AMOUNTS[name], AMOUNTS[name]))
     less, more = (
         verdict_of({name: VALUES[name]}, {name: moved(name, VALUES[name], by)})
@@ -141,9 +139,7 @@ def test_further_in_the_bad_direction_is_never_judged_milder(
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @quickly
 @given(by=st.floats(0, 0.8), start=st.floats(-0.05, 0.2))
-def test_one_seed_getting_worse_never_makes_the_verdict_milder(
-    name: str, seed: int, by: float, start: float
-) -> None:
+def test_one_seed_getting_worse_never_makes_the_verdict_milder(name, seed, by, start):
     before = moved(name, VALUES[name], start * VALUES[name][0])
     worse = [moved(name, v, by) if i == seed else v for i, v in enumerate(before)]
     first = verdict_of({name: VALUES[name]}, {name: before})
@@ -154,7 +150,7 @@ def test_one_seed_getting_worse_never_makes_the_verdict_milder(
 @pytest.mark.parametrize(
     "name", [name for name in AMOUNTS if name not in {"first_losses", "step_seconds"}]
 )
-def test_a_change_by_twenty_times_in_the_bad_direction_fails(name: str) -> None:
+def test_a_change_by_twenty_times_in_the_bad_direction_fails(name):
     value = VALUES[name]
     largest = max(value) if isinstance(value, list) else value
     new = [0.0] * 3 if name == "accuracy" else moved(name, value, 20 * largest)
@@ -164,7 +160,7 @@ def test_a_change_by_twenty_times_in_the_bad_direction_fails(name: str) -> None:
 @pytest.mark.parametrize("name", ["forward_flops", "adapter_bytes", "peak_bytes", "total_params"])
 @quickly
 @given(pair=st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)))
-def test_swapping_the_sides_turns_regressed_into_improved(name: str, pair: tuple[int, int]) -> None:
+def test_swapping_the_sides_turns_regressed_into_improved(name, pair):
     low, high = sorted(pair)
     if high - low <= high * 0.002:
         return
@@ -174,7 +170,7 @@ def test_swapping_the_sides_turns_regressed_into_improved(name: str, pair: tuple
 
 @quickly
 @given(st.sets(st.sampled_from(sorted(AMOUNTS))), st.sampled_from(sorted(AMOUNTS)))
-def test_one_more_bad_metric_never_lowers_the_exit_code(bad: set[str], one_more: str) -> None:
+def test_one_more_bad_metric_never_lowers_the_exit_code(bad, one_more):
     codes = []
     for names in (bad, bad | {one_more}):
         new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
@@ -190,7 +186,7 @@ NAN = math.nan
 SLOW, FAST = [5.0] * 3, [0.05] * 3
 
 
-def of_seed(*losses: float) -> list[list[float]]:
+def of_seed(*losses):
     return [[*losses]]
 
 
@@ -264,12 +260,12 @@ def of_seed(*losses: float) -> list[list[float]]:
           for name in ("peak_bytes", "first_losses", "accuracy")),
     ],
 )  # fmt: skip
-def test_the_verdict_on_a_metric(name: str, old: Any, new: Any, verdict: str) -> None:
+def test_the_verdict_on_a_metric(name, old, new, verdict):
     sides = ({} if value is None else {name: value} for value in (old, new))
     assert verdict_of(*sides) == verdict
 
 
-def test_one_flop_more_is_a_regression_with_its_numbers() -> None:
+def test_one_flop_more_is_a_regression_with_its_numbers():
     (reason,) = compare({"forward_flops": 10**12}, {"forward_flops": 10**12 + 1}).reasons
     assert (reason.old, reason.new, reason.bound) == (10**12, 10**12 + 1, 0)
     assert reason.relative_change == pytest.approx(1e-12)
@@ -279,14 +275,12 @@ def test_one_flop_more_is_a_regression_with_its_numbers() -> None:
     ("old", "new"),
     [({"peak_bytes": 0}, {"peak_bytes": 1}), ({"loss": [0.0] * 3}, {"loss": [1e307] * 3})],
 )
-def test_a_ratio_that_json_cannot_hold_is_left_out(
-    old: dict[str, Any], new: dict[str, Any]
-) -> None:
+def test_a_ratio_that_json_cannot_hold_is_left_out(old, new):
     (reason,) = compare(old, new).reasons
     assert (reason.verdict, reason.relative_change) == ("regressed", None)
 
 
-def test_what_fails_stands_before_what_got_better_and_is_not_excused_by_it() -> None:
+def test_what_fails_stands_before_what_got_better_and_is_not_excused_by_it():
     old = make_record(invariants={"merge": True})
     new = make_record(
         LORA,
@@ -303,7 +297,7 @@ def test_what_fails_stands_before_what_got_better_and_is_not_excused_by_it() -> 
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_each_loss_has_the_bound_of_its_step(step: int) -> None:
+def test_each_loss_has_the_bound_of_its_step(step):
     bound = DEFAULT_POLICY.fingerprint("first_losses", "usual", step=step)
     old = {"first_losses": [[2.0] * 4] * 3}
     for factor, verdict in ((0.9, "unchanged"), (1.1, "regressed")):
@@ -315,7 +309,7 @@ def test_each_loss_has_the_bound_of_its_step(step: int) -> None:
 
 @pytest.mark.parametrize("fill", [0, 2])
 @pytest.mark.parametrize("times", [0.9, 1.1, -0.9, -1.1])
-def test_each_fill_has_the_bound_of_fills(fill: int, times: float) -> None:
+def test_each_fill_has_the_bound_of_fills(fill, times):
     before = [2.5, 3.0, 3.5]
     after = list(before)
     after[fill] *= 1 + times * DEFAULT_POLICY.filled_bound
@@ -323,7 +317,7 @@ def test_each_fill_has_the_bound_of_fills(fill: int, times: float) -> None:
     assert verdict == ("regressed" if abs(times) > 1 else "unchanged")
 
 
-def test_the_reason_shows_the_loss_nearest_to_its_bound() -> None:
+def test_the_reason_shows_the_loss_nearest_to_its_bound():
     first, later = (
         DEFAULT_POLICY.fingerprint("first_losses", "usual", step=step) for step in (0, 3)
     )
@@ -335,7 +329,7 @@ def test_the_reason_shows_the_loss_nearest_to_its_bound() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-4, 2.0])
-def test_a_loss_near_zero_is_measured_by_the_largest_of_the_first_losses(scale: float) -> None:
+def test_a_loss_near_zero_is_measured_by_the_largest_of_the_first_losses(scale):
     old = {"first_losses": [[scale, scale, 0.0]], "loss": [0.0]}
     new = {"first_losses": [[scale, scale, scale / 2000]], "loss": [scale / 2000]}
     for reason in compare(old, new).reasons:
@@ -343,16 +337,14 @@ def test_a_loss_near_zero_is_measured_by_the_largest_of_the_first_losses(scale: 
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-2, 2.0])
-def test_a_tenfold_test_loss_regresses_however_small_the_losses_of_the_case_are(
-    scale: float,
-) -> None:
+def test_a_tenfold_test_loss_regresses_however_small_the_losses_of_the_case_are(scale):
     losses = {"first_losses": [[scale, 0.9 * scale]]}
     old = {**losses, "loss": [scale / 1000]}
     assert verdict_of(old, {**losses, "loss": [scale / 100]}) == "regressed"
     assert verdict_of(old, {**losses, "loss": [1.1 * scale / 1000]}) == "unchanged"
 
 
-def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference() -> None:
+def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference():
     old, new = (
         make_record(metrics={"first_losses": [[loss]]}, numerics=numerics)
         for loss, numerics in ((2.3, "usual"), (2.3 * (1 + 1e-4), "bfloat16"))
@@ -365,7 +357,7 @@ def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference(
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
-def test_another_number_of_seeds_is_incomparable(name: str, count: int) -> None:
+def test_another_number_of_seeds_is_incomparable(name, count):
     new = make_metric(name, VALUES[name])
     new = msgspec.structs.replace(new, samples=([0.9] * count) or None)
     case = compare({name: VALUES[name]}, {name: new})
@@ -374,7 +366,7 @@ def test_another_number_of_seeds_is_incomparable(name: str, count: int) -> None:
     assert (reason.metric, reason.old, reason.new) == (f"{name}.samples", 3, count)
 
 
-def test_samples_that_hold_no_number_neither_compare_nor_hide_a_changed_value() -> None:
+def test_samples_that_hold_no_number_neither_compare_nor_hide_a_changed_value():
     for name in ("first_losses", "accuracy", "loss"):
         spec = METRICS[name]
         old, new = (
@@ -389,16 +381,14 @@ def test_samples_that_hold_no_number_neither_compare_nor_hide_a_changed_value() 
 
 
 @pytest.mark.parametrize("machines", [(MACHINE, OTHER_MACHINE), (MIXED, MIXED), (MACHINE, MIXED)])
-def test_the_wall_time_of_one_run_is_no_verdict_on_any_machine(
-    machines: tuple[Machine, Machine],
-) -> None:
+def test_the_wall_time_of_one_run_is_no_verdict_on_any_machine(machines):
     fast, slow = {"step_seconds": FAST}, {"step_seconds": SLOW}
     assert verdict_of(fast, slow, machines=machines) == "unchanged"
     assert verdict_of(fast, {}, machines=machines) == "unchanged"
 
 
 @pytest.mark.parametrize("other", [{**ENVIRONMENT, "torch": "2.12.0"}, {"peft": "0.18.1"}])
-def test_only_operators_depend_on_the_release_of_torch(other: dict[str, str]) -> None:
+def test_only_operators_depend_on_the_release_of_torch(other):
     for environments in ((ENVIRONMENT, other), (other, ENVIRONMENT)):
         for name in ("aten_ops", "aten_ops_b32"):
             assert verdict_of({name: 900}, {name: 999}, environments=environments) == "unchanged"
@@ -408,7 +398,7 @@ def test_only_operators_depend_on_the_release_of_torch(other: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("name", sorted(VALUES.keys() - {"step_seconds"}))
-def test_a_metric_that_vanished_is_a_regression(name: str) -> None:
+def test_a_metric_that_vanished_is_a_regression(name):
     new = {key: value for key, value in VALUES.items() if key != name}
     (reason,) = compare(VALUES, new).reasons
     assert (reason.metric, reason.new, reason.verdict) == (name, None, "regressed")
@@ -417,9 +407,7 @@ def test_a_metric_that_vanished_is_a_regression(name: str) -> None:
 @pytest.mark.parametrize(
     "change", [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}, {"kind": "seconds"}]
 )
-def test_a_metric_of_another_unit_direction_or_kind_is_incomparable(
-    change: dict[str, Any],
-) -> None:
+def test_a_metric_of_another_unit_direction_or_kind_is_incomparable(change):
     old = make_metric("forward_flops", 10)
     sides = [{"forward_flops": one} for one in (old, msgspec.structs.replace(old, **change))]
     for machine in (MACHINE, OTHER_MACHINE):
@@ -428,7 +416,7 @@ def test_a_metric_of_another_unit_direction_or_kind_is_incomparable(
             assert verdict_of(*pair, machines=(MACHINE, machine)) == "incomparable"
 
 
-def test_the_given_policy_decides() -> None:
+def test_the_given_policy_decides():
     lax = dataclasses.replace(DEFAULT_POLICY, bytes_bound=0.5, accuracy_margin=0.9)
     assert verdict_of({"peak_bytes": 10}, {"peak_bytes": 14}, policy=lax) == "unchanged"
     assert verdict_of({"accuracy": [0.9]}, {"accuracy": [0.1]}, policy=lax) == "unchanged"
@@ -450,17 +438,17 @@ TRANSITIONS = {
 
 
 @pytest.mark.parametrize("pair", TRANSITIONS, ids="-to-".join)
-def test_status_transition(pair: tuple[str, str]) -> None:
+def test_status_transition(pair):
     assert judged(*(make_record(status=status) for status in pair)).verdict == TRANSITIONS[pair]
 
 
-def test_newly_failing_says_with_what_error() -> None:
+def test_newly_failing_says_with_what_error():
     broken = make_record(status="error", error=Failure(type="KeyError", message="'conv1'"))
     (reason,) = judged(make_record(), broken).reasons
     assert (reason.old, reason.new) == ("ok", "error (KeyError: 'conv1')")
 
 
-def failed(kind: str, message: str, after_steps: Any = UNSET) -> Any:
+def failed(kind, message, after_steps=UNSET):
     error = Failure(type=kind, message=message, after_steps=after_steps)
     return make_record(LORA, status="error", error=error)
 
@@ -477,19 +465,17 @@ def failed(kind: str, message: str, after_steps: Any = UNSET) -> Any:
         (("ValueError", "bad"), ("ValueError", "bad", 1), "known_defect"),
     ],
 )
-def test_an_error_is_known_by_its_type_its_message_and_its_step(
-    old: Any, new: Any, verdict: str
-) -> None:
+def test_an_error_is_known_by_its_type_its_message_and_its_step(old, new, verdict):
     assert judged(failed(*old), failed(*new)).verdict == verdict
 
 
-def test_an_error_at_another_step_says_so() -> None:
+def test_an_error_at_another_step_says_so():
     (reason,) = judged(*(failed("ValueError", "bad", steps) for steps in (5, 1))).reasons
     assert reason.old == "error (ValueError: bad) after 5 steps"
     assert reason.new == "error (ValueError: bad) after 1 step"
 
 
-def test_metrics_of_a_failing_case_are_not_compared() -> None:
+def test_metrics_of_a_failing_case_are_not_compared():
     """A library may stop half-way: then only the status counts."""
     sides = (make_record(LORA, {"forward_flops": flops}, status="error") for flops in (1, 2))
     assert judged(*sides).verdict == "known_defect"
@@ -513,12 +499,12 @@ INVARIANTS = {
 
 
 @pytest.mark.parametrize("pair", INVARIANTS, ids=str)
-def test_invariant_transition(pair: tuple[Any, Any]) -> None:
+def test_invariant_transition(pair):
     sides = (make_record(invariants={} if fact == "absent" else {"merge": fact}) for fact in pair)
     assert judged(*sides).verdict == INVARIANTS[pair]
 
 
-def test_a_known_defect_does_not_hide_a_new_one() -> None:
+def test_a_known_defect_does_not_hide_a_new_one():
     old = make_record(invariants={"merge": False, "frozen": True})
     case = judged(old, make_record(invariants={"merge": False, "frozen": False}))
     assert case.verdict == "regressed"
@@ -528,7 +514,7 @@ def test_a_known_defect_does_not_hide_a_new_one() -> None:
 KEY, TYPE = (Failure(type=kind, message="'neck'") for kind in ("KeyError", "TypeError"))
 
 
-def broken(note: str = "", **defect: Any) -> Any:
+def broken(note="", **defect):
     return make_record(
         invariants={"merge": False},
         invariant_notes={"merge": note},
@@ -553,13 +539,11 @@ def broken(note: str = "", **defect: Any) -> Any:
         ({"note": "it depends on a second one"}, {"note": "it names a second one"}, "regressed"),
     ],
 )
-def test_a_false_invariant_is_known_by_its_error_its_tensors_and_its_size(
-    old: Any, new: Any, verdict: str
-) -> None:
+def test_a_false_invariant_is_known_by_its_error_its_tensors_and_its_size(old, new, verdict):
     assert judged(broken(**old), broken(**new)).verdict == verdict
 
 
-def test_another_defect_of_an_invariant_shows_both_notes() -> None:
+def test_another_defect_of_an_invariant_shows_both_notes():
     old, new = (
         broken(f"the outputs differ by {size} of the largest", size=size) for size in (4e-5, 3.0)
     )
@@ -569,7 +553,7 @@ def test_another_defect_of_an_invariant_shows_both_notes() -> None:
     ) in " ".join(verdict_text(compare_runs([old], [new])).split())
 
 
-def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference() -> None:
+def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference():
     old = msgspec.structs.replace(broken("off by 1e-4"), defects=UNSET)
     assert judged(old, broken("off by 3.0", size=3.0)).verdict == "known_defect"
 
@@ -587,8 +571,8 @@ def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference() -> None:
     ],
 )
 def test_a_changed_definition_is_incomparable_and_names_the_settings_that_both_sides_recorded(
-    old: Any, new: Any, changed: dict[str, tuple[str | None, str]]
-) -> None:
+    old, new, changed
+):
     sides = [
         make_record(LORA, {"forward_flops": flops}, definition=digest, settings=settings)
         for digest, settings, flops in (("sha256:a", old, 1), ("sha256:b", new, 9))
@@ -601,17 +585,17 @@ def test_a_changed_definition_is_incomparable_and_names_the_settings_that_both_s
     assert found == (named or {"definition": ("sha256:a", "sha256:b")})
 
 
-def test_settings_alone_are_no_difference() -> None:
+def test_settings_alone_are_no_difference():
     sides = (make_record(settings={"adapter r": rank}) for rank in "48")
     assert judged(*sides).verdict == "unchanged"
 
 
-def test_a_changed_definition_does_not_excuse_a_crash() -> None:
+def test_a_changed_definition_does_not_excuse_a_crash():
     new = make_record(definition="sha256:b", status="error")
     assert judged(make_record(definition="sha256:a"), new).verdict == "newly_failing"
 
 
-def test_a_case_without_a_record_is_missing_and_one_without_a_reference_new() -> None:
+def test_a_case_without_a_record_is_missing_and_one_without_a_reference_new():
     assert judged(make_record(), None).verdict == "missing"
     assert judged(None, None).verdict == "missing"
     new = make_record(
@@ -629,7 +613,7 @@ def test_a_case_without_a_record_is_missing_and_one_without_a_reference_new() ->
 # --- runs -----------------------------------------------------------------------------------
 
 
-def test_every_verdict_either_fails_is_incomplete_or_passes() -> None:
+def test_every_verdict_either_fails_is_incomplete_or_passes():
     assert not FAILING & INCOMPLETE
     assert not (FAILING | INCOMPLETE) & UNACCEPTED
     assert set(VERDICTS) - FAILING - INCOMPLETE - UNACCEPTED == {"known_defect", "unchanged"}
@@ -657,7 +641,7 @@ def test_every_verdict_either_fails_is_incomplete_or_passes() -> None:
         (["newly_failing", "incomparable", "new"], True, 1, 1),
     ],
 )
-def test_exit_code(verdicts: list[Any], complete: bool, lenient: int, strict: int) -> None:
+def test_exit_code(verdicts, complete, lenient, strict):
     cases = [CaseVerdict(id=verdict, verdict=verdict) for verdict in verdicts]
     comparison = of_cases(cases, complete=complete, invocation=Invocation(strict=True))
     assert (comparison.lenient_exit_code, comparison.exit_code) == (lenient, strict)
@@ -678,9 +662,7 @@ def test_exit_code(verdicts: list[Any], complete: bool, lenient: int, strict: in
         ([], [], {}, 3),
     ],
 )
-def test_all_that_was_expected_or_ran_is_judged(
-    ran: list[str], expected: Any, verdicts: dict[str, str], code: int
-) -> None:
+def test_all_that_was_expected_or_ran_is_judged(ran, expected, verdicts, code):
     old = observe_all([make_record(LORA, {"forward_flops": 1}), make_record(FULL)])
     records = {LORA: make_record(LORA, {"forward_flops": 2}), FULL: make_record(FULL)}
     run = msgspec.structs.replace(make_run(), cases={name: records[name] for name in ran})
@@ -697,12 +679,12 @@ def test_all_that_was_expected_or_ran_is_judged(
     assert msgspec.json.encode(run) == before
 
 
-def test_a_partial_run_is_incomplete_even_if_all_of_it_is_unchanged() -> None:
+def test_a_partial_run_is_incomplete_even_if_all_of_it_is_unchanged():
     run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
     assert compare_runs(observe_all([make_record(LORA)]), run).exit_code == 3
 
 
-def test_counts_add_up_gravest_first() -> None:
+def test_counts_add_up_gravest_first():
     verdicts = ("unchanged", "regressed", "unchanged", "new")
     counts = of_cases(CaseVerdict(id=str(i), verdict=v) for i, v in enumerate(verdicts)).counts
     assert list(counts.items()) == [("regressed", 1), ("new", 1), ("unchanged", 2)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
 from builders import CURVE, LORA, OTHER_MACHINE, make_record, observe, repeating, trained
 
@@ -14,46 +12,42 @@ from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
 from peft_regress.gate.repeats import completed
 from peft_regress.report import verdict_text
 
-if TYPE_CHECKING:
-    from peft_regress.gate.verdicts import CaseVerdict
-    from peft_regress.runs.schema import Record
-
 LOSSES = [[2.0, 1.0, 0.5, 0.25], [2.0, 1.0, 0.5, 0.25]]
 LEAST = DEFAULT_POLICY.nearby_least
 USUAL = DEFAULT_POLICY.fingerprint_bound
 
 
-def record(losses: Any = LOSSES, **more: Any) -> Record:
+def record(losses=LOSSES, **more):
     return make_record(LORA, {"first_losses": losses}, **more)
 
 
-def bounds_of(one: Record) -> list[float]:
+def bounds_of(one):
     return [*Bounds.of(one).on("first_losses", one.metrics["first_losses"])]
 
 
-def moved(*shares: float) -> list[list[float]]:
+def moved(*shares):
     """Return the losses, those of the second seed moved by these shares."""
     return [LOSSES[0], [a * (1 + b) for a, b in zip(LOSSES[1], shares, strict=True)]]
 
 
-def judged(old: Record, new: Record) -> CaseVerdict:
+def judged(old, new):
     return judge_case(LORA, observe(old), observe(new, machine=OTHER_MACHINE))
 
 
 # --- Nearby weights -------------------------------------------------------------------------
 
 
-def test_losses_are_bounded_by_those_of_nearby_weights() -> None:
+def test_losses_are_bounded_by_those_of_nearby_weights():
     one = record(nearby_losses=moved(1e-4, 1e-4, -1e-3, 1e-2))
     assert bounds_of(one) == pytest.approx([USUAL[0], 1e-4, 1e-3, 1e-2])
 
 
-def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usual() -> None:
+def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usual():
     assert bounds_of(record(nearby_losses=moved(0, 0, 1e-9, 0))) == [LEAST] * 4
     assert bounds_of(record(nearby_losses=moved(9, 9, 9, 9))) == [*USUAL]
 
 
-def test_a_step_that_was_accepted_by_wider_bounds_is_no_drift_for_ever() -> None:
+def test_a_step_that_was_accepted_by_wider_bounds_is_no_drift_for_ever():
     first, other = [[2.0, 1.0, 0.5, 0.25]], [[2.0, 1.0, 0.5, 0.2505]]
     wide = record(first, nearby_losses=[[2.0, 1.0, 0.5, 0.26]])
     tight = record(other, nearby_losses=[[2.0, 1.0, 0.5, 0.25051]])
@@ -63,7 +57,7 @@ def test_a_step_that_was_accepted_by_wider_bounds_is_no_drift_for_ever() -> None
         assert origin is None or origin.metric == tight.metrics["first_losses"]
 
 
-def test_rounding_of_what_cancels_out_is_no_change() -> None:
+def test_rounding_of_what_cancels_out_is_no_change():
     """As of a distance to the model that training starts from."""
     start = [[3e-9, 2e-6, 1e-4, 1.1e-3]]
     assert judged(record(start), record([[5e-9, *start[0][1:]]])).verdict == "unchanged"
@@ -72,12 +66,12 @@ def test_rounding_of_what_cancels_out_is_no_change() -> None:
     assert judged(record(start), record([[3e-9, 4e-6, 1e-4, 1.1e-3]])).verdict == "regressed"
 
 
-def test_in_half_precision_no_weights_are_nearby() -> None:
+def test_in_half_precision_no_weights_are_nearby():
     one = record(nearby_losses=LOSSES, numerics="bfloat16")
     assert bounds_of(one) == [*DEFAULT_POLICY.bfloat16_fingerprint_bound]
 
 
-def test_the_reference_decides_and_one_without_nearby_losses_has_the_usual_bounds() -> None:
+def test_the_reference_decides_and_one_without_nearby_losses_has_the_usual_bounds():
     smooth, rough = ({"nearby_losses": moved(0, 0, 0, share)} for share in (1e-5, 0.1))
     new = moved(0, 0, 0, 1e-3)
     assert judged(record(**smooth), record(new, **rough)).verdict == "regressed"
@@ -85,7 +79,7 @@ def test_the_reference_decides_and_one_without_nearby_losses_has_the_usual_bound
     assert judged(record(), record(new, **smooth)).verdict == "unchanged"
 
 
-def test_a_repeating_case_is_stored_with_the_nearby_losses_of_its_training() -> None:
+def test_a_repeating_case_is_stored_with_the_nearby_losses_of_its_training():
     full = trained(nearby_losses=LOSSES)
     assert completed(repeating(trained()), full).nearby_losses == LOSSES
 
@@ -104,9 +98,7 @@ def test_a_repeating_case_is_stored_with_the_nearby_losses_of_its_training() -> 
         (597, 3, 90, "regressed"),
     ],
 )
-def test_two_answers_are_chance_however_few_test_items_there_are(
-    items: int, seeds: int, answers: int, verdict: str
-) -> None:
+def test_two_answers_are_chance_however_few_test_items_there_are(items, seeds, answers, verdict):
     old, new = ([0.75 - lost / items] * seeds for lost in (0, answers / seeds))
     sides = (make_record(LORA, {"accuracy": one}, test_items=items) for one in (old, new))
     assert judged(*sides).verdict == verdict
@@ -115,7 +107,7 @@ def test_two_answers_are_chance_however_few_test_items_there_are(
 # --- Rates ----------------------------------------------------------------------------------
 
 
-def test_another_rate_is_named_with_its_step_and_both_rates() -> None:
+def test_another_rate_is_named_with_its_step_and_both_rates():
     old, new = (trained(rates=rates) for rates in ([[0.5, 0.4, 0.2]], [[0.5, 0.3]]))
     case = judged(old, new)
     (reason,) = case.reasons
@@ -139,13 +131,13 @@ def test_another_rate_is_named_with_its_step_and_both_rates() -> None:
         ([], [[0.5]], "the number of learning rates: 1"),
     ],
 )
-def test_rates_are_compared_but_for_their_last_bits(old: Any, new: Any, found: Any) -> None:
+def test_rates_are_compared_but_for_their_last_bits(old, new, found):
     sides = (trained(**({} if rates is None else {"rates": rates})) for rates in (old, new))
     reasons = [reason.new for reason in judged(*sides).reasons]
     assert reasons == ([] if found is None else [found])
 
 
-def test_an_equal_curve_does_not_hide_another_rate() -> None:
+def test_an_equal_curve_does_not_hide_another_rate():
     """After the last step a rate decides no loss any more."""
     sides = [observe(trained(rates=[[0.5] * 11 + [last]], curve=CURVE)) for last in (0.1, 0.2)]
     assert judge_case(LORA, *sides).verdict == "regressed"

@@ -17,21 +17,6 @@ def compared():
     )
 
 
-def test_what_is_left_keeps_its_verdict_and_its_finding():
-    found = narrow(compared(), "*/lora-*/*", complete=True)
-    assert [case.verdict for case in found.cases] == ["regressed"]
-    assert [finding.cases for finding in found.findings] == [(LORA,)]
-    assert found.left_out == {"unchanged": 1}
-    assert (found.exit_code, found.can_be_accepted) == (1, False)
-
-
-def test_what_is_left_out_decides_nothing_but_is_counted():
-    found = narrow(compared(), "*/full/*", complete=True)
-    assert (found.exit_code, found.findings) == (0, ())
-    assert found.left_out == {"regressed": 1}
-    assert found.references.keys() == found.observed.keys() == {FULL}
-
-
 def test_a_last_line_that_leaves_out_a_regression_is_not_green():
     coloured = Layout(colour=True)
     green, yellow = "\x1b[32m", "\x1b[1;33m"

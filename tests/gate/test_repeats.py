@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -27,18 +26,15 @@ from peft_regress.budgets import Budget
 from peft_regress.gate import judge_case
 from peft_regress.gate.policy import Policy
 from peft_regress.gate.repeats import known_curves
+from peft_regress.gate.verdicts import Observation
 from peft_regress.report import verdict_markdown, verdict_text
 from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary, limits_of
-
-if TYPE_CHECKING:
-    from peft_regress.gate.verdicts import CaseVerdict, Observation
-    from peft_regress.runs.schema import Record
 
 THERE = {"machine": OTHER_MACHINE}
 NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}
 
 
-def reference(*entries: tuple[Record, dict[str, Any]]) -> Observation:
+def reference(*entries):
     """Return what judges a case after these entries, each a record and where it was made."""
     curves: dict[str, Observation] = {}
     for number, (record, where) in enumerate(entries, 1):
@@ -47,7 +43,7 @@ def reference(*entries: tuple[Record, dict[str, Any]]) -> Observation:
     return replace(newest, curves=curves)
 
 
-def said(case: CaseVerdict) -> tuple[str, list[str], list[str]]:
+def said(case):
     """Return the verdict, the subjects of the reasons, and the kinds of the remarks."""
     return case.verdict, [one.metric for one in case.reasons], [one.kind for one in case.remarks]
 
@@ -78,13 +74,11 @@ CURVE_DEPARTS = ("regressed", ["curve"], [])
         (make_record(status="error"), trained(), ("fixed", ["status"], [])),
     ],
 )
-def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(
-    old: Record, new: Record, expected: Any
-) -> None:
+def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(old, new, expected):
     assert said(judge_case(LORA, observe(old), observe(new))) == expected
 
 
-def test_no_margin_allows_a_late_departure_or_another_evaluation() -> None:
+def test_no_margin_allows_a_late_departure_or_another_evaluation():
     lax = Policy(accuracy_margin=9.0, fingerprint_bound=(9.0,) * 4)
     bounds = {name: OwnBound(bound=9.0, reason="noise") for name in ("loss", "first_losses")}
     for other in (curve(11), curve(accuracy=0.901)):
@@ -104,19 +98,19 @@ def test_no_margin_allows_a_late_departure_or_another_evaluation() -> None:
         ([(trained(definition="before", curve=curve(11)), {}), (trained(), THERE)], BOUNDS),
     ],
 )
-def test_the_newest_curve_of_this_kind_of_machine_counts(entries: Any, expected: Any) -> None:
+def test_the_newest_curve_of_this_kind_of_machine_counts(entries, expected):
     """It says what must be computed as long as no other package was accepted elsewhere."""
     assert said(judge_case(LORA, reference(*entries), observe(trained()))) == expected
 
 
-def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages() -> None:
+def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages():
     """By its environment a reference is current, or by being the one that judges."""
     old = reference((trained(curve=curve(7)), {}), (trained(), NEWER))
     assert said(judge_case(LORA, old, observe(trained(curve=curve(9))))) == CURVE_DEPARTS
 
 
-def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve() -> None:
-    def own(norm: float, **more: Any) -> Observation:
+def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
+    def own(norm, **more):
         weight = TensorSummary(shape=[1], dtype="float32", mean=0.0, norm=norm)
         return observe(trained(inputs=Inputs(weights={"w": weight}), **more))
 
@@ -143,13 +137,11 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve() -> None:
         (trained(definition="d"), repeating(trained()), ("incomparable", ["definition"], [])),
     ],
 )
-def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(
-    old: Record, new: Record, expected: Any
-) -> None:
+def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(old, new, expected):
     assert said(judge_case(LORA, observe(old), observe(new))) == expected
 
 
-def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats() -> None:
+def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
     lower = trained(metrics={**VALUES, "accuracy": [0.5] * 3})
     entries = (lower, {}), (trained(), THERE)
     case = judge_case(LORA, reference(*entries), observe(repeating(lower)))
@@ -163,7 +155,7 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats() -> None
 
 
 @pytest.mark.parametrize("name", [*repeating(trained()).metrics])
-def test_what_a_repeating_case_measures_is_judged_as_ever(name: str) -> None:
+def test_what_a_repeating_case_measures_is_judged_as_ever(name):
     new = repeating(trained())
     kept = {key: metric for key, metric in new.metrics.items() if key != name}
     case = judge_case(LORA, observe(trained()), observe(msgspec.structs.replace(new, metrics=kept)))
@@ -173,13 +165,13 @@ def test_what_a_repeating_case_measures_is_judged_as_ever(name: str) -> None:
     )
 
 
-def test_a_metric_of_one_s_own_is_of_all_seeds() -> None:
+def test_a_metric_of_one_s_own_is_of_all_seeds():
     iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
     old = trained(metrics={**VALUES, "mean_iou": iou})
     assert said(judge_case(LORA, observe(old), observe(repeating(old)))) == SAME
 
 
-def test_fronts_and_findings_are_those_of_a_run_in_full() -> None:
+def test_fronts_and_findings_are_those_of_a_run_in_full():
     rival = "shift/lora-r16/resnet18"
     old = [
         trained(name, {**VALUES, "accuracy": [share] * 3, "peak_bytes": peak})
@@ -192,7 +184,7 @@ def test_fronts_and_findings_are_those_of_a_run_in_full() -> None:
     assert (full.repeating, repeats.repeating) == (frozenset(), {LORA, rival})
 
 
-def test_cases_that_compute_something_else_are_one_finding() -> None:
+def test_cases_that_compute_something_else_are_one_finding():
     ids = (LORA, "unseen/lora-r4/resnet18")
     comparison = compare(map(trained, ids), [trained(name, curve=curve(10)) for name in ids])
     (finding,) = comparison.findings
@@ -201,7 +193,7 @@ def test_cases_that_compute_something_else_are_one_finding() -> None:
         assert "computes something else from step 11 on: loss" in text
 
 
-def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds() -> None:
+def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds():
     records = map(trained, (LORA, FULL))
     comparison = compare(records, [repeating(trained(n, curve=curve(2))) for n in (LORA, FULL)])
     (finding,) = comparison.findings
@@ -214,6 +206,6 @@ def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds() -
     ("name", "shown"),
     [("0003_peft-0.21.2", "0003_peft-0.21.2"), ("/home/me/a run.json", "a run.json"), ("s/", "s")],
 )
-def test_a_record_names_no_folder_of_the_machine(name: str, shown: str) -> None:
+def test_a_record_names_no_folder_of_the_machine(name, shown):
     (known,) = known_curves({LORA: observe(trained(), run_name=name)})[LORA]
     assert (known.run_name, known.curve) == (shown, CURVE)

@@ -10,16 +10,14 @@ from peft_regress.plugin.session import RegressSession
 
 
 @pytest.fixture
-def outside_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+def outside_xdist(monkeypatch):
     """Hide that this is a worker of pytest-xdist, in which the timer would be off."""
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def stubbed(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, outside_xdist: None
-) -> pytest.Pytester:
+def stubbed(pytester, monkeypatch, outside_xdist):
     """Take back what the stub of `stub_measuring` replaces in an inner run, and set its log."""
     monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
     monkeypatch.setattr(RegressSession, "define", RegressSession.define)

@@ -27,7 +27,7 @@ def project(pytester, outside_xdist):
     return pytester
 
 
-def run(project, *arguments: str) -> tuple[int, str]:
+def run(project, *arguments):
     done = project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
     return int(done.ret), " ".join((done.stdout.str() + done.stderr.str()).split())
 
@@ -112,38 +112,40 @@ def test_with_ci_set_a_file_does_not_say_which_folders_have_cases(project, monke
     assert run(project, "tests", "-o", suites)[0] == 0
 
 
-def test_a_suite_that_is_no_folder_is_wrong_use(project):
-    project.makeini("[pytest]\nregress_suites = tests bench\n")
-    code, out = run(project, "tests")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--regress-off", "--regress-strict"), "drop one of them"),
+        (("--regress-off", "--regress-full"), "--regress-off leaves nothing"),
+        (("-o", "regress_suites=tests bench"), "bench is no folder; name folders of tests that"),
+    ],
+)
+def test_what_contradicts_itself_is_wrong_use(project, monkeypatch, options, message):
+    monkeypatch.delenv("CI", raising=False)
+    code, out = run(project, *options)
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert "bench is no folder; name folders of tests that measure cases" in out
+    assert message in out
 
 
 @pytest.mark.parametrize(
-    ("asked", "code"),
+    ("asked", "ini", "code"),
     [
-        (("tests",), 0),
-        (("tests/deep",), 0),
-        (("benchmarks",), 1),
-        (("benchmarks/deep",), 1),
-        ((), 1),
+        (("tests",), "regress_suites = benchmarks", 0),
+        (("tests/deep",), "regress_suites = benchmarks", 0),
+        (("benchmarks",), "regress_suites = benchmarks", 1),
+        (("benchmarks/deep",), "regress_suites = benchmarks", 1),
+        ((), "regress_suites = benchmarks", 1),
+        ((), "regress_suites = benchmarks\ntestpaths = tests", 0),
+        ((), "testpaths = tests", 1),
     ],
 )
-def test_the_folders_of_cases_can_be_named(project, monkeypatch, asked, code):
+def test_the_folders_of_cases_can_be_named(project, monkeypatch, asked, ini, code):
     monkeypatch.delenv("CI", raising=False)
     for name in ("tests/deep", "benchmarks/deep"):
         (project.path / name).mkdir()
         (project.path / name / f"test_{name[:3]}.py").write_text(PLAIN)
-    project.makeini("[pytest]\nregress_suites = benchmarks\n")
+    project.makeini(f"[pytest]\n{ini}\n")
     assert run(project, *asked)[0] == code
-
-
-def test_testpaths_outside_the_named_folders_need_no_case(project, monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    project.makeini("[pytest]\ntestpaths = tests\nregress_suites = benchmarks\n")
-    assert run(project)[0] == 0
-    project.makeini("[pytest]\ntestpaths = tests\n")
-    assert run(project)[0] == 1
 
 
 @pytest.mark.parametrize("content", [None, "{}"])
@@ -163,12 +165,6 @@ def test_under_regress_off_a_case_is_skipped_and_said_to_be(project):
     assert "1 skipped" in out
     assert "--regress-off" in out.partition("short test summary")[2]
     assert "= peft_regress =" not in out
-
-
-def test_off_and_another_option_contradict_each_other(project):
-    code, out = run(project, "--regress-off", "--regress-strict")
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert "drop one of them" in out
 
 
 @pytest.mark.parametrize("option", ["save", "summary"])

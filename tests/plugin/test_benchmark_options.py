@@ -3,81 +3,51 @@
 from __future__ import annotations
 
 import pytest
-from restored import registry_restored
-from stub_measuring import StubProject
+from stub_measuring import InnerProject
 
 PLAIN = "def test_plain(benchmark):\n    benchmark(int)\n"
 
 
-class InnerProject(StubProject):
-    """A project with runs in this process."""
-
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        super().__init__(pytester.path)
-        self.pytester = pytester
-        (self.root / "baselines").mkdir()
-
-    def inner(self, *arguments: str) -> tuple[int, str]:
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-        return int(done.ret), done.stdout.str() + done.stderr.str()
-
-
 @pytest.fixture
 def project(stubbed):
+    (stubbed.path / "baselines").mkdir()
     return InnerProject(stubbed)
 
 
 ONE_ROUND = "a case has one round for each seed: drop "
-REFUSED = {
-    "--benchmark-min-rounds=7": f"{ONE_ROUND}--benchmark-min-rounds",
-    "--benchmark-max-time=2": f"{ONE_ROUND}--benchmark-max-time",
-    "--benchmark-warmup": f"{ONE_ROUND}--benchmark-warmup",
-    "--benchmark-skip": "--benchmark-skip measures no case: drop it, or skip the cases with",
-    "--benchmark-compare=0099": "--benchmark-compare: '0099' is no file and no entry of",
-}
-
-
-@pytest.mark.parametrize("option", REFUSED)
-def test_what_cannot_be_done_for_a_case_is_refused_before_anything_is_measured(project, option):
-    code, out = project.inner(option)
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert REFUSED[option] in out
-    assert project.log == []
-
-
-def test_an_option_of_an_ini_file_is_refused_with_its_place(project):
-    (project.root / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-min-time 1\n")
-    code, out = project.inner()
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert f"{ONE_ROUND}--benchmark-min-time from addopts of pytest.ini" in out
+STORED = "lies in the baseline storage"
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "message"),
     [
-        ("--benchmark-json=baselines/run.json",),
-        ("--benchmark-save=mine", "--benchmark-storage=baselines"),
-        ("--benchmark-autosave", "--benchmark-storage=file://baselines"),
+        (("--benchmark-min-rounds=7",), f"{ONE_ROUND}--benchmark-min-rounds"),
+        (("--benchmark-max-time=2",), f"{ONE_ROUND}--benchmark-max-time"),
+        (("--benchmark-warmup",), f"{ONE_ROUND}--benchmark-warmup"),
+        (
+            ("-o", "addopts=--benchmark-min-time=1"),
+            f"{ONE_ROUND}--benchmark-min-time from addopts of pytest.ini",
+        ),
+        (("--benchmark-skip",), "--benchmark-skip measures no case: drop it, or skip the cases"),
+        (("--benchmark-compare=0099",), "--benchmark-compare: '0099' is no file and no entry of"),
+        (("--benchmark-json=baselines/run.json",), f"baselines/run.json: {STORED}"),
+        (("--benchmark-save=mine", "--benchmark-storage=baselines"), STORED),
+        (("--benchmark-autosave", "--benchmark-storage=file://baselines"), STORED),
     ],
 )
-def test_nothing_is_saved_into_the_baselines(project, options):
+def test_what_cannot_be_done_for_a_case_is_refused_before_anything_is_measured(
+    project, options, message
+):
     code, out = project.inner(*options)
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert f"{options[-1].partition('=')[0]} " in out
-    assert "lies in the baseline storage" in out
+    assert message in out
     assert project.log == []
 
 
-@pytest.mark.parametrize("option", ["--benchmark-min-rounds=7", "--benchmark-skip"])
-def test_a_run_without_cases_takes_all_options(project, option):
+def test_a_run_without_cases_takes_all_options_and_compares_with_what_was_saved(project):
     (project.root / "test_suite.py").write_text(PLAIN)
-    assert project.inner(option)[0] == 0
-
-
-def test_a_run_without_cases_compares_with_what_pytest_benchmark_saved(project):
-    (project.root / "test_suite.py").write_text(PLAIN)
-    assert project.inner("--benchmark-save=mine")[0] == 0
+    assert project.inner("--benchmark-min-rounds=7", "--benchmark-save=mine")[0] == 0
+    assert project.inner("--benchmark-skip")[0] == 0
     code, out = project.inner("--benchmark-compare")
     assert code == 0
     assert "0001_mine.json" in out

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
 from builders import make_record, make_run, write_run
-from restored import registry_restored
-from stub_measuring import CONFTEST, StubProject
+from stub_measuring import CONFTEST, InnerProject
 
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits
@@ -30,42 +27,36 @@ cases."*/lora-r*/tiny" = {peak_of_full = 1}
 OVER = KEPT + '[over]\nreason = "r"\ncases."*/lora-r4/*" = {peak_of_full = 0.8}\n'
 
 
-class Project(StubProject):
+class Project(InnerProject):
     """Full fine-tuning and LoRA on two tiny architectures, judged by a run without budgets."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        super().__init__(pytester.path)
-        self.pytester = pytester
+    def __init__(self, pytester):
+        super().__init__(pytester)
         kept = '("head", "lora")'
         assert kept in CONFTEST
         (self.root / "conftest.py").write_text(CONFTEST.replace(kept, '("full", "lora")'))
         (self.root / "benchmarks").mkdir()
         self.store(*IDS)
 
-    def store(self, *ids: str, **more: Any) -> None:
+    def store(self, *ids, **more):
         """Write the run that judges."""
         write_run(
             self.root / "runs" / "base.json", make_run(*(make_record(x, **more) for x in ids))
         )
 
-    def inner(self, *arguments: str) -> tuple[int, str]:
-        options = ("-p", "no:cacheprovider", "--benchmark-disable", BASE)
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess(*options, *arguments)
-        return done.ret, done.stdout.str() + done.stderr.str()
+    def inner(self, *arguments):
+        return super().inner("--benchmark-disable", BASE, *arguments)
 
-    def write(self, text: str) -> None:
+    def write(self, text):
         (self.root / "benchmarks" / "budgets.toml").write_text(text)
 
 
 @pytest.fixture
-def project(stubbed: pytest.Pytester) -> Project:
+def project(stubbed):
     return Project(stubbed)
 
 
-def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(
-    project: Project,
-) -> None:
+def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(project):
     project.write(KEPT)
     code, out = project.inner(SAVE)
     assert code == 0, out
@@ -73,7 +64,7 @@ def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(
     assert cases[LORA].budget == Limits(of=FULL, peak_of=1.0)
 
 
-def test_a_share_above_its_limit_fails_the_case_and_the_run(project: Project) -> None:
+def test_a_share_above_its_limit_fails_the_case_and_the_run(project):
     project.write(OVER)
     code, out = project.inner(SAVE)
     assert code == 1
@@ -84,18 +75,14 @@ def test_a_share_above_its_limit_fails_the_case_and_the_run(project: Project) ->
     assert "FAILED test_suite.py::test_case[shift/lora-r1/tiny]" not in out
 
 
-def test_the_reference_of_full_fine_tuning_judges_a_run_that_did_not_select_it(
-    project: Project,
-) -> None:
+def test_the_reference_of_full_fine_tuning_judges_a_run_that_did_not_select_it(project):
     project.write(OVER)
     code, out = project.inner(SAVE, "-k", "lora-r4 and tiny2")
     assert code == 1
     assert "shift/lora-r4/tiny2: over budget" in out
 
 
-def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(
-    project: Project,
-) -> None:
+def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(project):
     project.write(OVER)
     project.store(LORA)
     code, out = project.inner(SAVE, "-k", "lora-r4 and not tiny2")
@@ -105,7 +92,7 @@ def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(
     assert text in flat
 
 
-def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project: Project) -> None:
+def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project):
     project.store(LORA, budget=Limits(of=FULL, peak_of=1.0))
     project.write(KEPT.replace("= 1}", "= 1.5}"))
     code, out = project.inner("--regress-strict", "-k", "lora-r4 and not tiny2")
@@ -113,7 +100,7 @@ def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project:
     assert f"budget peak_of {FULL} is looser than the baseline's: 100.0 % -> 150.0 %" in out
 
 
-def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project: Project) -> None:
+def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project):
     project.write(KEPT.replace("peak_of_full", "peek_of_full"))
     code, out = project.inner(SAVE)
     assert code == pytest.ExitCode.USAGE_ERROR
@@ -122,7 +109,7 @@ def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project: Pro
     assert project.log == []
 
 
-def test_the_settings_may_name_another_file(project: Project) -> None:
+def test_the_settings_may_name_another_file(project):
     project.write(KEPT)
     (project.root / "mine.toml").write_text(OVER)
     (project.root / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")

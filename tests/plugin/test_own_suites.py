@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
 
 from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from peft_regress.runs.schema import Run
 
 CASES = """\
 import torch
@@ -54,7 +46,7 @@ IDS = ["toy/full/one", "toy/head/one", "toy/lora-r1/two"]
 class Suite:
     """A project with settings at its top and the tests in a package below."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
+    def __init__(self, pytester):
         self.pytester, self.root = pytester, pytester.path
         (self.root / "toy_gates.py").write_text(CASES)
         (self.root / "pyproject.toml").write_text(TABLE)
@@ -62,27 +54,27 @@ class Suite:
         self.tests.mkdir(parents=True)
         self.write()
 
-    def write(self, *, given: str = "", more: str = "") -> None:
+    def write(self, *, given="", more=""):
         (self.tests / "test_toy.py").write_text(SUITE.format(given=given, more=more))
 
-    def run(self, *arguments: str) -> pytest.RunResult:
+    def run(self, *arguments):
         options = ("-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning")
         saving = f"--regress-save={self.root / 'run.json'}"
         return self.pytester.runpytest_inprocess(*options, saving, *arguments)
 
-    def saved(self) -> Run:
+    def saved(self):
         return read_run_file(self.root / "run.json").run
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, outside_xdist: None) -> Suite:
+def suite(pytester, outside_xdist):
     return Suite(pytester)
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.nightly)])
 def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
-    suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
-) -> None:
+    suite, command, workers
+):
     """From a folder below: pytest and the commands find the same storage."""
     (suite.root / ".git").mkdir()
     first = suite.run(*workers)
@@ -101,8 +93,8 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
 
 
 def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accepted_unasked(
-    suite: Suite, command: Callable[..., tuple[int, str, str]]
-) -> None:
+    suite, command
+):
     wrong = 'case("toy/own/one", lambda model: model.nowhere),\n    case("toy/full/one"'
     (suite.root / "toy_gates.py").write_text(CASES.replace('case("toy/full/one"', wrong))
     done = suite.run("--regress-cases=*/one")
@@ -125,9 +117,7 @@ def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accept
 
 
 @pytest.mark.parametrize("asked", ["", "packages/one", "packages/one/test_toy.py"])
-def test_a_project_inside_another_one_has_its_own_settings(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch, asked: str
-) -> None:
+def test_a_project_inside_another_one_has_its_own_settings(suite, monkeypatch, asked):
     inner = suite.root / "inner"
     inner.mkdir()
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
@@ -140,7 +130,7 @@ def test_a_project_inside_another_one_has_its_own_settings(
     assert len(done.stdout.str().split("test_toy.py::")) == 1 + len(IDS)
 
 
-def test_shards_and_globs_narrow_a_run(suite: Suite) -> None:
+def test_shards_and_globs_narrow_a_run(suite):
     suite.run("--regress-shard=1/2")
     part = suite.saved()
     assert not part.selection.complete
@@ -152,16 +142,31 @@ def test_shards_and_globs_narrow_a_run(suite: Suite) -> None:
     assert suite.saved().selection.not_selected == IDS[2:]
 
 
-def test_a_glob_without_a_match_stops_the_run(suite: Suite) -> None:
-    done = suite.run("--regress-cases=toy/lora/*")
+@pytest.mark.parametrize(
+    ("option", "table", "message"),
+    [
+        ("--regress-cases=toy/lora/*", TABLE, "unknown case pattern 'toy/lora/*'"),
+        ("--regress-cases=shift/lora-r4/*", TABLE, "choose it with --regress-matrix default"),
+        ("-q", f"{TABLE}matrx = 'own'\n", "Did you mean 'matrix'?"),
+    ],
+)
+def test_globs_without_a_match_and_wrong_settings_are_wrong_use(suite, option, table, message):
+    (suite.root / "pyproject.toml").write_text(table)
+    done = suite.run(option)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "unknown case pattern 'toy/lora/*'" in done.stderr.str()
-    done = suite.run("--regress-cases=shift/lora-r4/*")
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "choose it with --regress-matrix default" in done.stderr.str()
+    assert message in done.stderr.str()
+    assert "Traceback" not in done.stderr.str()
 
 
-def test_a_suite_without_settings_gives_its_cases_itself(suite: Suite) -> None:
+def test_settings_above_the_root_folder_are_refused_without_git(suite, monkeypatch):
+    (suite.tests / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.chdir(suite.tests)
+    done = suite.run()
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
+
+
+def test_a_suite_without_settings_gives_its_cases_itself(suite):
     (suite.root / "pyproject.toml").unlink()
     (suite.root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     suite.write(given="GATES", more="from toy_gates import GATES")
@@ -180,8 +185,8 @@ def test_a_suite_without_settings_gives_its_cases_itself(suite: Suite) -> None:
     ],
 )
 def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
-    suite: Suite, file: str, text: str, message: str
-) -> None:
+    suite, file, text, message
+):
     (suite.root / file).write_text(text)
     done = suite.run()
     assert done.ret == pytest.ExitCode.INTERRUPTED
@@ -192,41 +197,8 @@ def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
     assert "Traceback" not in done.stdout.str()
 
 
-def test_settings_that_cannot_be_used_are_wrong_use(suite: Suite) -> None:
-    (suite.root / "pyproject.toml").write_text(f"{TABLE}matrx = 'own'\n")
-    done = suite.run()
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert "Did you mean 'matrix'?" in done.stderr.str()
-    assert "Traceback" not in done.stderr.str()
-
-
-def test_settings_above_the_root_folder_are_refused_without_git(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (suite.tests / "pytest.ini").write_text("[pytest]\n")
-    monkeypatch.chdir(suite.tests)
-    done = suite.run()
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
-
-
-def test_a_run_without_a_case_imports_no_module_of_cases(suite: Suite) -> None:
+def test_a_run_without_a_case_imports_no_module_of_cases(suite):
     (suite.root / "toy_gates.py").write_text("raise RuntimeError\n")
     (suite.tests / "test_toy.py").write_text("def test_nothing():\n    pass\n")
     options = ("-p", "no:cacheprovider")
     assert suite.pytester.runpytest_inprocess(*options).ret == 0
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Call `peft-regress` and return (exit code, stdout, stderr)."""
-    from peft_regress.cli.main import main
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call

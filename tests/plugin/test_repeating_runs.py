@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
-from builders import MACHINE, accept, curve, make_run, trained, write_run
+from builders import accept, curve, make_run, trained, write_run
 from restored import registry_restored
-from stub_measuring import IDS, LOG, StubProject
+from stub_measuring import IDS, InnerProject
 
 from peft_regress.cli.main import main
-from peft_regress.plugin import session
-from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file
-
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Record
 
 SAVE = "--regress-save=runs/run.json"
 RESUME = "--regress-resume=runs/run.json"
@@ -27,40 +21,27 @@ OTHER = "shift/head/tiny2"
 """The case that computes something else than its baseline."""
 
 
-class Project(StubProject):
-    """A project with a baseline that all cases but one repeat, with runs in this process."""
+class Project(InnerProject):
+    """A project with a baseline that all cases but one repeat."""
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        super().__init__(pytester.path)
-        self.pytester = pytester
+    def __init__(self, pytester):
+        super().__init__(pytester)
         self.accept(*(trained(name, curve=curve(2 if name == OTHER else None)) for name in IDS))
 
-    def accept(self, *records: Record) -> None:
+    def accept(self, *records):
         full = write_run(self.root / "full.json", make_run(*records))
         date = "2026-01-01T00:00:00+00:00"
         accept(full, root=self.root / "baselines", reason="for a test", date=date)
 
-    def inner(self, *arguments: str) -> tuple[int, str]:
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-        return done.ret, done.stdout.str() + done.stderr.str()
-
     @property
-    def repeating(self) -> set[str]:
+    def repeating(self):
         """The cases of the run file of which one seed alone trained in full."""
-        run = read_run_file(self.save).run
-        return {name for name, record in run.cases.items() if record.is_repeat}
+        return {name for name, record in self.saved().cases.items() if record.is_repeat}
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
-    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
-    monkeypatch.setattr(session, "describe_machine", lambda: MACHINE)
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(LOG, str(pytester.path / "log"))
-    return Project(pytester)
+def project(stubbed):
+    return Project(stubbed)
 
 
 def test_what_equals_its_baseline_repeats_it_and_the_run_passes(project):
@@ -80,16 +61,11 @@ def test_with_full_all_seeds_train(project):
     assert "training of 7 cases: equal to 0001_peft-0.18.1 bit for bit" in out
 
 
-def test_full_leaves_nothing_to_off(project):
-    code, out = project.inner("--regress-full", "--regress-off")
-    assert (code, "--regress-off leaves nothing" in out) == (4, True)
-
-
 def test_a_repeat_is_taken_while_what_it_repeats_is_known(project):
     project.inner(SAVE, "-k", "head")
     repeating = project.save.read_bytes()
 
-    def resumed(*more: str) -> str:
+    def resumed(*more):
         project.save.write_bytes(repeating)
         return project.inner(RESUME, SAVE, "-k", "head", *more)[1]
 
@@ -130,13 +106,13 @@ def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, 
     pytester.makepyfile(test_gate=CASES)
     saved = pytester.path / "run.json"
 
-    def run(*more: str) -> str:
+    def run(*more):
         saving = f"--regress-save={saved}"
         with registry_restored():
             done = pytester.runpytest_inprocess("-p", "no:cacheprovider", saving, *more)
         return done.stdout.str()
 
-    def accepted(reason: str) -> str:
+    def accepted(reason):
         with pytest.raises(SystemExit) as ended:
             main(["accept", str(saved), "--reason", reason])
         assert not ended.value.code

@@ -16,8 +16,7 @@ import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
 from msgspec.json import decode
-from restored import registry_restored
-from stub_measuring import CONFTEST, IDS, SUITE, StubProject, wait_until
+from stub_measuring import CONFTEST, IDS, SUITE, InnerProject, wait_until
 
 from peft_regress.plugin import session
 from peft_regress.runs.journal import Header, _line_of, read_journal
@@ -27,24 +26,8 @@ SAVE = "--regress-save=runs/run.json"
 RESUME = "--regress-resume=runs/run.json"
 
 
-class InnerProject(StubProject):
-    """The same project, with runs in this process."""
-
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        super().__init__(pytester.path)
-        self.pytester = pytester
-
-    def inner(self, *arguments: str) -> tuple[int, str]:
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-        return done.ret, done.stdout.str() + done.stderr.str()
-
-    def saved(self):
-        return read_run_file(self.save).run
-
-
 @pytest.fixture
-def project(stubbed) -> InnerProject:
+def project(stubbed):
     return InnerProject(stubbed)
 
 
@@ -58,7 +41,7 @@ def pytest_runtest_teardown(item):
 
 
 @pytest.fixture
-def dead(project) -> InnerProject:
+def dead(project):
     """A project beside a journal that has five of the eight cases, as of a run that was killed."""
     (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
     project.inner(SAVE, "-k", "head or lora-r16 or (lora-r1 and tiny2)")
@@ -67,11 +50,6 @@ def dead(project) -> InnerProject:
     (project.root / "conftest.py").write_text(CONFTEST)
     (project.root / "log").unlink()
     return project
-
-
-def test_a_run_that_ends_leaves_no_journal(project):
-    project.inner(SAVE)
-    assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]
 
 
 def test_the_commit_is_that_of_the_root_folder_wherever_a_test_goes(project, monkeypatch):
@@ -152,7 +130,7 @@ def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
     assert sorted(dead.log) == IDS
 
 
-def _with_header(journal: bytes, old: str, new: str) -> bytes:
+def _with_header(journal, old, new):
     """Return a journal whose header says something else, with its digest."""
     head, _, rest = journal.partition(b"\n")
     content = json.dumps(json.loads(head)["content"], separators=(",", ":"))
@@ -185,13 +163,6 @@ def test_a_run_file_is_resumed_too_and_a_resumed_run_that_dies_has_lost_nothing(
     code, out = dead.run(SAVE, RESUME)
     assert code == pytest.ExitCode.INTERRUPTED
     assert len(dead.kept) == 4  # no case was reached, and those of the run file are still there
-
-
-def test_nothing_to_resume_is_wrong_use(project):
-    code, out = project.inner("--regress-resume=absent.json")
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert "absent.json: no such run file or journal" in out
-    assert project.log == []
 
 
 def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
@@ -368,8 +339,13 @@ def test_a_case_that_ends_a_serial_run_leaves_the_journal(project):
 
 
 @pytest.mark.parametrize("options", [("--strict-markers",), ("-W", "error")])
-def test_without_pytest_xdist_a_strict_run_measures(project, options):
+def test_without_pytest_xdist_a_strict_run_measures_and_leaves_no_journal(project, options):
+    code, out = project.inner("--regress-resume=absent.json", SAVE)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "absent.json: no such run file or journal" in out
+    assert project.log == []
     code, out = project.inner("-p", "no:xdist", *options, SAVE)
     assert "INTERNALERROR" not in out
     assert code == 1  # no baseline
     assert sorted(project.saved().cases) == IDS
+    assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from screen import Screen, Terminal
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from peft_regress.plugin.status_line import Progress
+from peft_regress.report.layout import Layout
 
 # Without the gate, whose measuring takes seconds.
 CONFTEST = """
@@ -54,24 +55,24 @@ def suite(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments):
     plugins = ["-p", "no:peft_regress", "-p", "no:benchmark", "-p", "no:hypothesispytest"]
     return [sys.executable, "-m", "pytest", *plugins, *arguments]
 
 
-def shown_by(suite: Path, *arguments: str, **environment: str) -> Terminal:
+def shown_by(suite, *arguments, **environment):
     terminal = Terminal(rows=8)
     terminal.run(*command(*arguments), cwd=suite, environment=environment)
     return terminal
 
 
-def lines_of_progress(terminal: Terminal) -> list[str]:
+def lines_of_progress(terminal):
     """Return what the line said, each time that it said something new."""
     said = [line for moment in terminal.moments() for line in moment if " cases done, " in line]
     return list(dict.fromkeys(said))
 
 
-def without_times(lines: list[str]) -> list[str]:
+def without_times(lines):
     return [re.sub(r"[0-9.]+s\b", "#s", line).strip("= ") for line in lines]
 
 
@@ -141,27 +142,15 @@ def test_where_it_would_disturb_or_be_kept_there_is_no_line(suite, arguments, en
     assert "\x1b7" not in shown_by(suite, *arguments, **environment).output
 
 
-def test_in_a_pipe_there_is_no_line(suite):
+def test_in_a_pipe_and_in_a_suite_without_cases_there_is_no_line(suite):
     done = subprocess.run(command("--color=yes"), cwd=suite, capture_output=True, check=False)
     assert done.returncode == 0
     assert b"\x1b7" not in done.stdout
-
-
-@pytest.mark.nightly
-def test_a_suite_without_cases_has_no_line(suite):
     assert "\x1b7" not in shown_by(suite, "-k", "plain").output
-    assert "\x1b7" not in shown_by(suite, "-k", "plain", "-n", "2").output
 
 
 def test_without_pytest_s_logging_there_is_a_line(suite):
     assert FIRST in lines_of_progress(shown_by(suite, "-p", "no:logging"))
-
-
-def test_the_line_fits_a_narrow_terminal(suite):
-    terminal = Terminal(rows=8, columns=30)
-    terminal.run(*command(), cwd=suite)
-    said = [line for moment in terminal.moments() for line in moment if line.startswith("1/4")]
-    assert "1/4; now shift/a-r1/net" in said
 
 
 def test_the_screen_of_these_tests_does_what_terminals_do():
@@ -172,3 +161,52 @@ def test_the_screen_of_these_tests_does_what_terminals_do():
     assert screen.text == ["abcde", "fg", "hi!?x"]
     with pytest.raises(ValueError, match="unknown"):
         screen.feed("\x1b[2J")
+
+
+# --- the line itself -------------------------------------------------------------------------
+
+
+def progress(*, count=96, done=12, running=1):
+    """Return a run of which some cases are done, and some run."""
+    found = Progress(cases={f"t{i}": f"shift/lora-r{i}/resnet18" for i in range(count)})
+    for i in range(done):
+        found.start(f"t{i}")
+        found.finish(f"t{i}")
+    for i in range(done, done + running):
+        found.start(f"t{i}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("running", "width", "line"),
+    [
+        (1, 100, "12 of 96 cases done, 84 left; now shift/lora-r12/resnet18"),
+        (2, 100, "12 of 96 cases done, 84 left; 2 now: shift/lora-r12/resnet18, ..."),
+        (0, 100, "12 of 96 cases done, 84 left"),
+        (1, 40, "12/96; now shift/lora-r12/resnet18"),
+        (1, 30, "12/96; now shift/lora-r12/..."),
+    ],
+)
+def test_the_line_has_counts_and_case_as_far_as_they_fit(running, width, line):
+    assert progress(running=running).line(Layout(width=width)) == line
+    assert len(line) < width
+
+
+def test_tests_without_a_case_are_ignored():
+    found = progress(count=3, done=1, running=0)
+    before = found.line(Layout())
+    found.start("other")
+    found.finish("other")
+    assert found.line(Layout()) == before
+    assert found.left == 2
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.text(st.characters(), max_size=60), st.integers(20, 120))
+def test_the_line_fits_with_any_name_of_a_case(name, width):
+    found = Progress(cases={"t": name, "u": "v"})
+    found.start("t")
+    line = found.line(Layout(width=width, encoding="ascii"))
+    assert line.isprintable()
+    assert line.isascii()
+    assert len(line) < width

@@ -9,9 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from peft_regress.report.document import Code, Line, Listing, Section, as_markdown, as_text
+from peft_regress.report.document import (
+    Badge,
+    CaseId,
+    Cases,
+    Code,
+    Command,
+    Line,
+    Listing,
+    Number,
+    Section,
+    as_text,
+)
+from peft_regress.report.html import as_html
 from peft_regress.report.layout import Layout, cells
-from peft_regress.report.table import Row, Table, column_widths, table_text
+from peft_regress.report.markdown import as_markdown
+from peft_regress.report.table import Row, Table, table_text
 from peft_regress.text import clean
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -29,6 +42,32 @@ DOCUMENT = [
     TABLE,
     Section(title="done", style="good"),
 ]
+_CASES = tuple(CaseId(f"t/m-r{rank}/a", f"t/m-r{rank}/a") for rank in range(8))
+FOLDED = [
+    Section(title="", body=("no title", Line("what some cases have", 1, _CASES))),
+    Section(title="not compared", body=(Cases(_CASES), "a <b>remedy</b>"), level=3, style="bad"),
+    Section(title="rows: 9", body=(
+        Table(
+            headings=("case", "x", "state", "why"),
+            rows=tuple(
+                Row(cells=(one, Number("1.0", 1.02, "MiB"), Badge("over", "bad"), "w & y"))
+                for one in _CASES
+            ),
+            numbers=(1,),
+            not_in_text=(3,),
+            most_rows=2,
+        ),
+    ), folded=True),
+    Section(title="what to type:", body=(
+        Command("see more", ["show", "'a b'"]), Command("accept", ["accept", "--all"]),
+        Section(title="only where there is room", in_text=False, folded=True, body=("x",)),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [as_text, as_markdown, lambda d: as_html(d, _CASES[:1])])
+def test_cases_states_and_commands_in_every_syntax(snapshot, write):
+    assert write(FOLDED).replace("><", ">\n<") == snapshot
 
 
 @pytest.mark.parametrize("width", [60, 24, 12])
@@ -57,14 +96,6 @@ def test_a_line_beyond_its_most_lines_is_cut_in_text_only():
     document = [Section(title="t", body=(Line("word " * 50, most_lines=2),))]
     assert as_text(document).splitlines()[-1].endswith(" ...")
     assert as_markdown(document).count("word") == 50
-
-
-def test_tables_with_the_same_least_widths_have_the_same_columns():
-    wide = Table(headings=("name", "old"), rows=(Row(cells=("a longer name", "1")),), numbers=(1,))
-    slim = Table(headings=("name", "old"), rows=(Row(cells=("b", "10,000")),), numbers=(1,))
-    least = tuple(map(max, column_widths(wide), column_widths(slim)))
-    lines = [line for one in (wide, slim) for line in table_text(one, least=least).splitlines()]
-    assert {len(line) for line in lines} == {sum(least) + 2}
 
 
 letters = st.text(st.sampled_from("ab1 ,|\\`*_<>#é漢\u0301"), max_size=12).map(clean)

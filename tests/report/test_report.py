@@ -104,7 +104,7 @@ def test_a_failure_names_metric_module_environment_and_command() -> None:
     assert text_of(old, new).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
         "  forward_flops: 3.000 GFLOP -> 3.706 GFLOP  +23.54 % (bound 0 %)",
-        "      layer1.conv.lora_A convolution: +706.1 MFLOP",
+        "    layer1.conv.lora_A convolution: +706.1 MFLOP",
         "  environment: peft 0.18.1 -> 0.19.1",
         "  baseline: 0001_peft-0.18.1",
         '  if the new numbers are right: `peft-regress accept run.json --reason "..."`',
@@ -216,8 +216,8 @@ def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
     assert "invariant merge is false in 2 cases\n    shift/{full,lora-r4}/resnet18\n" in text
     assert f"error (KeyError: conv1) in 1 case\n    {GALORE}\n" in text
     assert text.splitlines()[-1] == "no regression (3 known defects)"
-    assert "invariant merge is false (2)" in markdown
-    assert "error (KeyError: conv1) (1)" in markdown
+    assert "invariant merge is false in 2 cases: `shift/{full,lora-r4}/resnet18`" in markdown
+    assert f"error (KeyError: conv1) in 1 case: `{GALORE}`" in markdown
 
 
 def test_known_defects_of_a_whole_matrix_fit() -> None:

@@ -14,13 +14,11 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Cause, Finding, Member
-from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Reason
-from peft_regress.report.verdict.next_steps import accept_command
-from peft_regress.report.verdict.reproducing import (
+from peft_regress.report.verdict.next_steps import (
     compare_command,
     marker_expression,
-    reproducing_commands,
+    next_steps,
 )
 
 CASES = tuple(matrix_cases("default"))
@@ -100,13 +98,14 @@ def commands_for(findings, known, **invocation):
         observed=known,
         invocation=Invocation(**invocation),
     )
-    return reproducing_commands(comparison, findings)
+    steps = next_steps(comparison, findings, [], is_away=True)
+    return [" ".join(words) for _, words in steps]
 
 
 def test_a_run_with_blanks_and_quotes_survives_a_shell():
     typed = {"old": "the base", "new": "it's $HOME.json", "baselines": "b;c"}
     known = observe_all([make_record(LORA), make_record(FULL)])
-    pytest_, compare, explain = commands_for([finding(LORA)], known, **typed)
+    pytest_, compare, explain, accept = commands_for([finding(LORA)], known, **typed)
     assert shlex.split(pytest_) == ["pytest", "benchmarks", "-m", "case(method='lora')"]
     storage = ["--baselines", "b;c"]
     assert shlex.split(compare) == [
@@ -114,22 +113,16 @@ def test_a_run_with_blanks_and_quotes_survives_a_shell():
     ]  # fmt: skip
     assert shlex.split(explain)[3] == "it's $HOME.json"
     assert shlex.split(explain)[-2:] == storage
-    words = shlex.split(accept_command(judge({}, {}, invocation=Invocation(**typed))))
+    words = shlex.split(accept)
     assert words == ["peft-regress", "accept", "it's $HOME.json", "--reason", "...", *words[-2:]]
     assert words[-2:] == ["--baselines", "b;c"]
-
-
-def test_explain_is_not_proposed_for_a_metric_without_a_ledger():
-    known = observe_all([make_record(LORA), make_record(FULL)])
-    commands = commands_for([finding(LORA, metric="accuracy")], known)
-    assert not any("explain" in command for command in commands)
 
 
 def test_a_drift_is_shown_by_the_history():
     known = observe_all([make_record(LORA), make_record(FULL)])
     drifted = finding(LORA, metric="peak_bytes", since="0001")
     commands = commands_for([drifted], known)
-    assert commands[-1] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
+    assert commands[3] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
 
 
 def test_matrix_and_strictness_are_repeated():

@@ -105,11 +105,13 @@ def test_an_improvement_is_folded_and_has_a_row_if_it_fails():
     old, new = make_record(LORA), make_record(LORA, {"forward_flops": 3_000_000_000})
     old = make_record(LORA, {"forward_flops": 3_638_000_000})
     folded = text_of([old], [new])
-    assert "better than the baseline:\n  improved in 1 case: forward_flops -17.54 %" in folded
+    assert (
+        "better than the baseline: 1 case\n  improved in 1 case: forward_flops -17.54 %" in folded
+    )
     assert folded.splitlines()[-1] == "no regression (1 improved)"
     strict = text_of([old], [new], invocation={"strict": True})
     assert strict.startswith("1. improved in 1 case: forward_flops -17.54 %")
-    assert re.search(r"^   shift/lora-r4/resnet18 +3.638 GFLOP +3.000 GFLOP", strict, re.MULTILINE)
+    assert re.search(r"^ +shift/lora-r4/resnet18 +3.638 GFLOP +3.000 GFLOP", strict, re.MULTILINE)
     assert "FAILED by strictness: 1 case better than the baseline" in strict
 
 
@@ -130,7 +132,7 @@ def test_a_finding_is_split_into_failing_rows_and_folded_improvements():
 def test_a_metric_without_a_ratio_is_named():
     old = make_record(LORA, {"forward_flops": 4})
     text = text_of([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
-    assert "   new, gone, or zero in the baseline: projection_flops\n" in text
+    assert "  new, gone, or zero in the baseline: projection_flops\n" in text
 
 
 NEW_METRIC = (
@@ -196,7 +198,7 @@ def test_a_case_that_newly_fails_has_a_row_with_its_error():
 )
 def test_a_case_that_was_not_compared_is_named_with_its_remedy(old, new, verdict, remedy):
     text = text_of([make_record(name) for name in old], [make_record(name) for name in new])
-    assert f"{verdict}\n   {FULL}\n" in text
+    assert f"{verdict}\n  {FULL}\n" in text
     assert remedy in " ".join(text.split())
     assert "peft-regress accept run.json" in text
 
@@ -232,7 +234,7 @@ def test_where_an_invariant_is_false_is_shown_of_regressions_and_of_known_defect
         return make_record(invariants={"frozen": holds}, invariant_notes=notes)
 
     regressed = compare([record(True)], [record(False, frozen="conv1.weight moved")])
-    assert "   where: conv1.weight moved\n" in verdict_text(regressed)
+    assert "  where: conv1.weight moved\n" in verdict_text(regressed)
     known = compare([record(False)], [record(False, frozen="conv1.weight moved")])
     assert "invariant frozen is false (conv1.weight moved) in 1 case" in verdict_text(known)
     (old,) = observe_all([make_record()]).values()
@@ -315,9 +317,7 @@ def test_the_release_that_doubled_a_convolution_is_shown_at_any_width(width):
     assert "REGRESSED (24 regressed, 72 unchanged)" in flat
     assert not too_wide(text, width)
     if width >= 80:
-        assert re.search(
-            r"^   shift/dora-r4/resnet18 +3.854 GFLOP +7.481 GFLOP", text, re.MULTILINE
-        )
+        assert re.search(r"^ +shift/dora-r4/resnet18 +3.854 GFLOP +7.481 GFLOP", text, re.MULTILINE)
 
 
 # --- any two run files -------------------------------------------------------------------------

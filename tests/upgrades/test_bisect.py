@@ -61,7 +61,7 @@ def test_a_budget_that_every_release_exceeds_is_no_change(world):
     assert boundaries(found(every=True)) == [("0.19.0", "0.20.0")]
 
 
-# --- on an engine ---------------------------------------------------------------------------------
+# --- on a cluster ---------------------------------------------------------------------------------
 
 
 class AtOnce:
@@ -89,7 +89,7 @@ def test_on_a_cluster_all_releases_are_measured_at_once_with_the_same_result(wor
         return measure(*given, **settings)
 
     monkeypatch.setattr(releases, "measure_cases", meeting)
-    setup = dataclasses.replace(SETUP, engine=AtOnce())
+    setup = dataclasses.replace(SETUP, pool=AtOnce())
     result = found(every=True, setup=setup)
     assert boundaries(result) == boundaries(alone) == [("0.19.0", "0.20.0")]
     assert result.tried == alone.tried
@@ -99,17 +99,17 @@ def test_on_a_cluster_all_releases_are_measured_at_once_with_the_same_result(wor
 def test_on_a_cluster_a_release_that_cannot_be_measured_is_skipped_and_an_error_ends_all(
     world, monkeypatch
 ):
-    engine = AtOnce()
-    setup = dataclasses.replace(SETUP, engine=engine)
+    pool = AtOnce()
+    setup = dataclasses.replace(SETUP, pool=pool)
     bad = Version("0.20.0")
     world.broken = lambda packages: InputError("broken") if packages["peft"] == bad else None
     result = found(every=True, setup=setup)
     assert {str(version) for version in result.skipped} == {"0.20.0"}
-    assert not engine.was_stopped
+    assert not pool.was_stopped
     world.replaces_torch = True
     with pytest.raises(ReplacesTorchError):
         found(every=True, setup=setup)
-    assert engine.was_stopped
+    assert pool.was_stopped
 
 
 def test_a_release_whose_cases_were_lost_is_skipped(world, monkeypatch):

@@ -19,9 +19,10 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report import as_markdown, as_text
+from peft_regress.report.document import case_set
 from peft_regress.report.layout import Layout
-from peft_regress.report.markdown_syntax import code_span, fenced
-from peft_regress.report.verdict.finding import case_set, finding_details, finding_title
+from peft_regress.report.markdown import code_span, fenced
+from peft_regress.report.verdict.finding import finding_details, finding_title
 from peft_regress.runs.schema import Failure, Limits
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, Transition
 from peft_regress.upgrades.bisect_report import (

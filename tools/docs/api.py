@@ -10,12 +10,13 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from field_docs import documented_fields, one_line
-from written_file import write_or_check
+from page_tables import write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +29,7 @@ _INTRODUCTION: Final = """\
 
 For users who write cases or count costs in Python: the public names of `peft_regress` and
 `peft_regress.cost`. [`api.py`](../tools/docs/api.py) writes this page from their docstrings.
-[Gate your own model](own-model.md) is the tutorial; [FineTune and its settings](fine-tune.md)
-explains each field.
+[Gate your own model](own-model.md) explains each field of a case.
 """
 
 
@@ -122,4 +122,4 @@ def _paragraph(part: str) -> str:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
-from written_file import write_or_check
+from page_tables import write_or_check
 
 from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
@@ -47,7 +48,7 @@ _VARIABLES: Final = """\
   user's cache folder.
 - `NO_COLOR`: print without colours, if it is set to anything.
 - `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has
-  no pip, uv's settings of indexes hold too ([install](install.md#in-a-project-of-uv)).
+  no pip, uv's settings of indexes hold too ([environments](upgrading.md#environments)).
 - `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`: in a job of GitHub Actions, failing tests are annotated;
   `--regress-summary` appends to the summary of the job.
 """
@@ -148,4 +149,4 @@ class _Declared:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

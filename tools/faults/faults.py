@@ -4,12 +4,12 @@
     python tools/faults/faults.py --only 'dora-*'    the faults that match a glob
     python tools/faults/faults.py --full             and compare with runs that train all seeds
     python tools/faults/faults.py --list             their names, and what is wrong
-    python tools/faults/faults.py --write            write the table into docs/detection.md
+    python tools/faults/faults.py --write            write the table into docs/evidence.md
 
 First the cases are measured without a fault, in full: they are the references. Then each fault
 replaces a function in a separate process, which measures the fault's case as users do. Exit code 1
 if no signal sees a fault, if a fault no longer fits the code, if a case does not repeat its
-reference without a fault, or if a full run sees what this one does not. More in docs/detection.md.
+reference without a fault, or if a full run sees what this one does not. More in docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.verdicts import Reason
 
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "detection.md"
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
 _MOST_SIGNALS: Final = 5
 _SEEN: Final = ("caught", "strict")
 
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, try none")
-    mode.add_argument("--write", action="store_true", help="write the table into docs/detection.md")
+    mode.add_argument("--write", action="store_true", help="write the table into docs/evidence.md")
     parser.add_argument("--full", action="store_true", help="compare with training all seeds")
     chosen = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)

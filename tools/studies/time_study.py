@@ -3,8 +3,8 @@
     python tools/studies/time_study.py --repetitions 20
 
 Times one case again and again: this interpreter against itself, and against itself with every step
-made slower (`slow_interpreter.py`). Prints each estimate and, at the end, the rates. docs/timing.md
-has the results.
+made slower (`slow_interpreter.py`). Prints each estimate and, at the end, the rates.
+docs/upgrading.md has the results.
 """
 
 from __future__ import annotations

@@ -21,21 +21,21 @@ SECONDS = 60
 each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 
 
-def _front(path: Path) -> tuple[str, str]:
+def _front(path):
     """Return the library and the release of a finding."""
     found = FRONT_LINE.match(path.read_text())
     assert found, f"{path.name} does not start with <!-- library==release --> and a title"
     return found[1], found[2]
 
 
-def _block(path: Path, language: str) -> str:
+def _block(path, language):
     """Return the first block of code in this language: the script, or its output."""
     found = re.search(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
     assert found, f"{path.name} has no block of {language}"
     return found[1]
 
 
-def _run_as_main(script: Path, stdout: Path, stderr: Path) -> None:
+def _run_as_main(script, stdout, stderr):
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     runpy.run_path(str(script), run_name="__main__")

@@ -7,7 +7,7 @@ import pytest
 from adapted_layers import apart, layer, run
 from torch import nn
 
-from peft_fuzz.methods import METHODS, adapter_tensors
+from peft_fuzz.oracle.owned import adapter_tensors
 
 CLOSE = 2e-5
 
@@ -40,10 +40,3 @@ def test_shared_projections_do_not_put_an_adapter_on_a_layer():
     assert "vera_lambda_b" in adapter_tensors(first, "default")
     assert adapter_tensors(second, "default") == {}
     assert "vera_A" in adapter_tensors(second, "other")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_of_the_installed_peft_says_which_fields_it_needs(name):
-    method = METHODS[name]
-
-    assert not method.available or set(method.needed) <= set(method.settings({}))

@@ -92,26 +92,6 @@ def test_a_defect_of_the_reference_is_found(tmp_path):
     assert "lora-" in run("20", reference=reference)
 
 
-def test_a_control_adds_to_an_earlier_one(monkeypatch, tmp_path, capsys):
-    results = tmp_path / "results.json"
-
-    def run(*options, **found):
-        result = control.Controlled(minutes=30, jobs=2, **found)
-        monkeypatch.setattr(control, "control", lambda **_: result)
-        return control.main(["--results", str(results), *options])
-
-    assert run(lives={"lora": 5}, refused={}, findings=["a"]) == 1
-    # What was found once is not forgotten.
-    assert run("--add", lives={"lora": 2, "ia3": 3}, refused={"lora": 1}, findings=[]) == 1
-    assert "In 10 lives (ia3 3, lora 7) it found **a**; 1 " in capsys.readouterr().out
-    assert "for 60 minutes in 2 processes" in control._read(results).sentence
-    with pytest.raises(SystemExit, match="--jobs 2"):
-        run("--add", "--jobs", "1", lives={}, refused={}, findings=[])
-    results.unlink()
-    with pytest.raises(SystemExit, match="Make it with"):
-        run("--add", lives={}, refused={}, findings=[])
-
-
 @pytest.mark.nightly
 def test_the_command_counts_the_lives(capsys, tmp_path):
     options = ["--minutes", "0.1", "--jobs", "1", "--results", str(tmp_path / "results.json")]

@@ -13,8 +13,7 @@ from typing import Final, Literal, NamedTuple
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import narrowed
 from peft_regress.gate.verdicts import CaseVerdict
-from peft_regress.report.sentences import short_verdict
-from peft_regress.report.short_names import short_names
+from peft_regress.report.sentences import short_names, short_verdict
 from peft_regress.report.verdict.finding import finding_headline, package_changes
 from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of

@@ -9,6 +9,7 @@ from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, CaseVerdict, Reason
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
+from peft_regress.report.document import Line, Section, as_text
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.sentences import (
     against,
@@ -29,52 +30,56 @@ _MOST_LINES = 8
 
 def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
     """Explain one case's verdict: each reason with its modules, the environment, what to type."""
+    return as_text([case_section(case, comparison)], layout)
+
+
+def case_section(case: CaseVerdict, comparison: Comparison) -> Section:
+    """Return one case's verdict, as its test and its page show it."""
     old, new = comparison.references.get(case.id), comparison.observed.get(case.id)
-    lines = [f"{clean(case.id)}: {short_verdict(case.verdict)}"]
+    body: list[str | Section] = []
     if old is None and new is not None:
-        lines.append("  no accepted baseline has this case, so nothing judges it")
+        body.append("no accepted baseline has this case, so nothing judges it")
         if new.record.error is not None:
             error = new.record.error
-            lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
+            body.append(f"{new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
-        lines.append("  it was expected but has no record: it did not run, or it was renamed")
-    lines += _reasons_lines(case, comparison)
-    lines += [f"  {remark_line(one)}" for one in case.remarks if not one.fails_strictly]
+        body.append("it was expected but has no record: it did not run, or it was renamed")
+    body += _reasons(case, comparison)
+    body += [remark_line(one) for one in case.remarks if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
-    lines += [f"  {strictly}{line}" for line in strict_lines(comparison, {case.id})]
+    body += [f"{strictly}{line}" for line in strict_lines(comparison, {case.id})]
     if old is not None and new is not None:
         if case.reasons:
             changes = environment_lines(old.environment, new.environment)
-            lines.append("  environment: " + ("; ".join(changes) or "as in the baseline"))
-        lines.append(f"  baseline: {clean(old.run_name)}")
+            body.append("environment: " + ("; ".join(changes) or "as in the baseline"))
+        body.append(f"baseline: {clean(old.run_name)}")
     if case.verdict == "over_budget":
-        lines.append("  accepting does not change this: reduce the cost, or change the budget")
+        body.append("accepting does not change this: reduce the cost, or change the budget")
     elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
-        lines.append(f"  if the new numbers are right: {accept_hint(comparison)}")
-    return "\n".join(
-        layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
+        body.append(f"if the new numbers are right: {accept_hint(comparison)}")
+    return Section(
+        title=f"{clean(case.id)}: {short_verdict(case.verdict)}",
+        body=tuple(Line(one, _MOST_LINES) if isinstance(one, str) else one for one in body),
     )
 
 
-def _reasons_lines(case: CaseVerdict, comparison: Comparison) -> Iterator[str]:
-    """Yield one line for each reason, and the modules behind it."""
+def _reasons(case: CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
+    """Yield each reason with the modules behind it."""
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
     metrics = {reason.metric for reason in shown}
     for reason in shown[:_MOST_REASONS]:
-        yield f"  {_reason_line(reason)}"
+        below: list[str] = []
         if reason.since is not None:
-            yield from (f"      {line}" for line in _drift_lines(reason, case.id, comparison))
+            below = _drift_lines(reason, case.id, comparison)
         elif reason.metric.removesuffix(BATCH_SUFFIX) not in metrics - {reason.metric}:
             # At batch 32 the modules are the same as at batch 1.
-            yield from (f"      {line}" for line in module_lines(reason, case.id, comparison))
+            below = module_lines(reason, case.id, comparison)
+        line = _reason_line(reason)
+        yield Section(title=line, body=tuple(below)) if below else line
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
-        yield f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
-    yield from (f"  {line}" for line in new_metric_lines(shown, comparison))
-
-
-def _indent(line: str) -> str:
-    return " " * (len(line) - len(line.lstrip(" ")))
+        yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
+    yield from new_metric_lines(shown, comparison)
 
 
 def _reason_line(reason: Reason) -> str:

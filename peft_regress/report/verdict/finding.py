@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
@@ -22,13 +21,10 @@ from peft_regress.report.sentences import (
     where_false,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
-from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
-_LONGEST_SET: Final = 2000
-_LONGEST_WORD: Final = 50
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
     "new": "no accepted baseline has it",
@@ -135,22 +131,6 @@ def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list
     return [*sorted(model)[:1], *sorted(trained)[:1]]
 
 
-def case_set(ids: Sequence[str]) -> str:
-    """Write ids as briefly as possible: `{shift,unseen}/dora-r4/{resnet18,mobilenet_v2}`.
-
-    Ids that are no such product are listed.
-    """
-    parts = {tuple(name.split("/")) for name in ids}
-    columns = [sorted(set(column)) for column in zip(*parts, strict=False)]
-    if set(product(*columns)) != parts:
-        return " ".join(clean(name) for name in sorted(ids))
-    named = [[clean(name) for name in column] for column in columns]
-    shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in named)
-    brief = clean("/".join(shown), longest=_LONGEST_SET)
-    # A set that fits on no line needs blanks to break it at.
-    return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")
-
-
 def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
     """Return the numbers of a finding's example, with the modules behind each change.
 
@@ -217,25 +197,6 @@ def strictness(comparison: Comparison) -> list[str]:
         for what, count in found.items()
         if count
     ]
-
-
-def encode_finding(finding: Finding) -> dict[str, Any]:
-    """Return a finding as JSON values."""
-    return {
-        "verdict": finding.verdict,
-        "title": finding_title(finding),
-        "kind": finding.cause.strand,
-        "what": finding.cause.what,
-        "where": list(finding.cause.where),
-        "base_runs": finding.cause.base_runs,
-        "cases": list(finding.cases),
-        "example": finding.example.case,
-        "relative_changes": {
-            name: {"smallest": low, "largest": high}
-            for name, (low, high) in finding.ranges().items()
-        },
-        "reasons": [encode_reason(reason) for reason in finding.example.reasons],
-    }
 
 
 def _status_title(member: Member) -> str:

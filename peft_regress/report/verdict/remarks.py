@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.fronts import LostFront
@@ -53,27 +52,6 @@ def remarks_lines(comparison: Comparison) -> list[str]:
     return [
         f"{what} in {count_of(len(cases), 'case')}" for what, cases in remarks(comparison).items()
     ]
-
-
-def encode_remark(remark: Remark) -> dict[str, Any]:
-    """Return `{kind, subject, old, new, text}`."""
-    return {
-        "kind": remark.kind,
-        "subject": remark.subject,
-        "old": remark.old,
-        "new": remark.new,
-        "text": remark.text,
-    }
-
-
-def encode_fronts(comparison: Comparison) -> dict[str, Any]:
-    """Return `{lost_fronts: [{case, cost, beaten_by}]}`."""
-    return {
-        "lost_fronts": [
-            {"case": lost.case, "cost": lost.cost, "beaten_by": lost.beaten_by}
-            for lost in comparison.fronts
-        ]
-    }
 
 
 def _all(comparison: Comparison) -> list[tuple[str, Remark]]:

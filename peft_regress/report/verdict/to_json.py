@@ -8,10 +8,10 @@ from typing import Any
 from peft_regress.gate.attribution import Breakdown, MetricChange
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.facts import changed_settings
-from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
+from peft_regress.gate.findings import Finding
+from peft_regress.gate.verdicts import BudgetUse, CaseVerdict, Observation, Reason, Remark
 from peft_regress.report.sentences import false_on_a_side
-from peft_regress.report.verdict.budgets import encode_budget
-from peft_regress.report.verdict.remarks import encode_remark
+from peft_regress.report.verdict.finding import finding_title
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 
@@ -69,6 +69,57 @@ def encode_reason(reason: Reason) -> dict[str, Any]:
     if reason.note:
         encoded["note"] = reason.note
     return encoded
+
+
+def encode_finding(finding: Finding) -> dict[str, Any]:
+    """Return a finding as JSON values."""
+    return {
+        "verdict": finding.verdict,
+        "title": finding_title(finding),
+        "kind": finding.cause.strand,
+        "what": finding.cause.what,
+        "where": list(finding.cause.where),
+        "base_runs": finding.cause.base_runs,
+        "cases": list(finding.cases),
+        "example": finding.example.case,
+        "relative_changes": {
+            name: {"smallest": low, "largest": high}
+            for name, (low, high) in finding.ranges().items()
+        },
+        "reasons": [encode_reason(reason) for reason in finding.example.reasons],
+    }
+
+
+def encode_budget(use: BudgetUse) -> dict[str, Any]:
+    """Return `{budget, value, limit, used, over}`."""
+    return {
+        "budget": use.name,
+        "value": use.value,
+        "limit": use.limit,
+        "used": use.share,
+        "over": use.is_over if use.is_judged else None,
+    }
+
+
+def encode_remark(remark: Remark) -> dict[str, Any]:
+    """Return `{kind, subject, old, new, text}`."""
+    return {
+        "kind": remark.kind,
+        "subject": remark.subject,
+        "old": remark.old,
+        "new": remark.new,
+        "text": remark.text,
+    }
+
+
+def encode_fronts(comparison: Comparison) -> dict[str, Any]:
+    """Return `{lost_fronts: [{case, cost, beaten_by}]}`."""
+    return {
+        "lost_fronts": [
+            {"case": lost.case, "cost": lost.cost, "beaten_by": lost.beaten_by}
+            for lost in comparison.fronts
+        ]
+    }
 
 
 def encode_explanation(

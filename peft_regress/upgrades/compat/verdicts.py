@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.compat.messages import (
+from peft_regress.upgrades.compat.releases import (
     BaseMade,
     Loaded,
 )
@@ -44,8 +44,8 @@ TOLERANCE: Final = 3e-5
 """The largest difference of two outputs that count as the same, relative to the largest number.
 
 It is `STORED_TOLERANCE` of the invariants: a certificate may be checked on another machine. Over
-releases on one machine, docs/compat.md has the largest difference of an adapter that computes the
-same, and the smallest of one that computes something else.
+releases on one machine, docs/upgrading.md has the largest difference of an adapter that computes
+the same, and the smallest of one that computes something else.
 """
 
 VISIBLE: Final = 10 * TOLERANCE

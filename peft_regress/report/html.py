@@ -1,0 +1,181 @@
+"""Write a document as HTML for the page, in which no string becomes an element."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Final
+from urllib.parse import quote
+
+from peft_regress.report.document import (
+    Badge,
+    Block,
+    CaseId,
+    Cases,
+    Code,
+    Command,
+    Document,
+    Line,
+    Listing,
+    Number,
+    Section,
+    Words,
+    kind_of,
+    line_of,
+)
+from peft_regress.report.markdown import MOST_CASES, folded_rows, more_rows
+from peft_regress.report.table import Row, Table
+from peft_regress.text import count_of
+
+_LONG: Final = 40
+"""Beyond so many letters, a cell has several lines."""
+_BREAKS: Final = re.compile(r"(?<=[/-])(?=.)")
+"""Where a line may break within a name."""
+
+
+class HtmlWriter:
+    """Write documents for a page that has some cases."""
+
+    def __init__(self, cases: Collection[str] = (), *, top: int = 2) -> None:
+        """Link to `cases`, by their ids; `top` is the level of the highest heading."""
+        self._cases = cases
+        self._up = 2 - top
+
+    def document(self, document: Document) -> str:
+        """Return a document as HTML."""
+        return "".join(self._blocks(document))
+
+    def _blocks(self, parts: Iterable[Block]) -> Iterator[str]:
+        for kind, group in groupby(parts, key=kind_of):
+            if kind is Command:
+                steps = (self._step(part) for part in group if isinstance(part, Command))
+                yield f'<dl class="steps">{"".join(steps)}</dl>'
+            elif kind is Line:
+                yield f'<ul class="about">{"".join(map(self._line, group))}</ul>'
+            else:
+                yield from map(self._block, group)
+
+    def _block(self, part: Block) -> str:
+        if isinstance(part, Section):
+            return self._section(part)
+        if isinstance(part, Table):
+            return self._tables(part)
+        if isinstance(part, Cases):
+            return self._names(part.ids)
+        assert isinstance(part, Listing)  # noqa: S101  (the others are grouped)
+        return f"<pre>{html.escape(part.text)}</pre>"
+
+    def _section(self, section: Section) -> str:
+        title, body = self._words(section.title), "".join(self._blocks(section.body))
+        if section.folded:
+            return folded(title, body)
+        tag = f"h{section.level - self._up}" if section.level else "p"
+        style = "" if section.style is None else f' class="{section.style}"'
+        return f"<{tag}{style}>{title}</{tag}>{body}" if title else body
+
+    def _line(self, part: Block) -> str:
+        line = line_of(part)
+        words = self._words(line.words)
+        return f"<li>{folded(words, self._names(line.cases)) if line.cases else words}</li>"
+
+    def _step(self, step: Command) -> str:
+        command = html.escape(" ".join(step.words))
+        return f"<dt>{html.escape(step.purpose)}</dt><dd><code>{command}</code></dd>"
+
+    def _names(self, names: Sequence[str]) -> str:
+        shown, rest = folded_rows(names, MOST_CASES)
+        more = folded(count_of(len(rest), "more case"), self._list(rest)) if rest else ""
+        return self._list(shown) + more
+
+    def _list(self, names: Iterable[str]) -> str:
+        items = "".join(f"<li>{self._case(name)}</li>" for name in names)
+        return f'<ul class="case-list">{items}</ul>'
+
+    def _case(self, shown: str) -> str:
+        name = shown.id if isinstance(shown, CaseId) else shown
+        text = _BREAKS.sub("<wbr>", html.escape(shown, quote=False))
+        if name not in self._cases:
+            return f'<span class="mono">{text}</span>'
+        return f'<a class="case" href="{case_address(name)}">{text}</a>'
+
+    def _words(self, words: Words) -> str:
+        parts = (words,) if isinstance(words, str) else words
+        return " ".join(map(self._inline, filter(None, parts)))
+
+    def _inline(self, text: str) -> str:
+        if isinstance(text, CaseId):
+            return self._case(text)
+        shown = html.escape(text)
+        if isinstance(text, Badge):
+            return f'<span class="badge {text.kind}">{shown}</span>'
+        return f"<code>{shown}</code>" if isinstance(text, Code) else shown
+
+    def _tables(self, content: Table) -> str:
+        shown, rest = folded_rows(content.rows, content.most_rows)
+        more = folded(more_rows(rest), self._table(content, rest)) if rest else ""
+        return self._table(content, shown) + more
+
+    def _table(self, content: Table, rows: Sequence[Row]) -> str:
+        frame, written = self.parts(content, rows)
+        return frame.replace("<tbody>", f"<tbody>{''.join(written)}", 1)
+
+    def parts(self, content: Table, rows: Sequence[Row] | None = None) -> tuple[str, list[str]]:
+        """Return a table without rows, and its rows, each as HTML."""
+        columns = content.columns()
+        units = content.units or ("",) * len(content.headings)
+        names = [f"{content.headings[at]} {units[at]}".strip() for at in columns]
+        with_notes = any(row.notes for row in content.rows)
+        heads = "".join(
+            f'<th scope="col"{_class(content, at)}{_about(content, at)}>{html.escape(name)}</th>'
+            for at, name in zip(columns, names, strict=True)
+        )
+        label = html.escape(content.caption or ", ".join(filter(None, names)))
+        frame = (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+            f'<caption class="unseen">{label}</caption>'
+            f"<thead><tr>{heads}{'<td></td>' * with_notes}</tr></thead>"
+            "<tbody></tbody></table></div>"
+        )
+        chosen = content.rows if rows is None else rows
+        return frame, [self._row(content, row, columns, with_notes) for row in chosen]
+
+    def _row(self, content: Table, row: Row, columns: Sequence[int], with_notes: bool) -> str:  # noqa: FBT001
+        first, *others = columns
+        part = ' class="part"' if row.is_part else ""
+        cells = [f'<th scope="row"{part}>{self._inline(row.cells[first])}</th>']
+        for at in others:
+            text = row.cells[at]
+            exact = ""
+            if isinstance(text, Number) and text.value is not None:
+                exact = f' title="{html.escape(text.exact)}" data-value="{text.value!r}"'
+            kind = _class(content, at) or (' class="words"' if len(text) > _LONG else "")
+            cells.append(f"<td{kind}{exact}>{self._inline(text)}</td>")
+        if with_notes:
+            cells.append(f'<td class="words">{html.escape("; ".join(row.notes))}</td>')
+        return f"<tr>{''.join(cells)}</tr>"
+
+
+def as_html(document: Document, cases: Collection[str] = (), *, top: int = 2) -> str:
+    """Return a document as HTML that links to `cases`; `top` is the level of its first heading."""
+    return HtmlWriter(cases, top=top).document(document)
+
+
+def folded(summary: str, content: str) -> str:
+    """Return HTML that is shown when its summary, in HTML too, is opened."""
+    return f"<details><summary>{summary}</summary>{content}</details>"
+
+
+def case_address(name: str) -> str:
+    """Return where the page shows a case."""
+    return f"#/case/{quote(name, safe='', errors='replace')}"
+
+
+def _class(content: Table, at: int) -> str:
+    return ' class="number"' if at in content.numbers else ""
+
+
+def _about(content: Table, at: int) -> str:
+    about = content.about[at] if content.about else ""
+    return f' title="{html.escape(about)}"' if about else ""

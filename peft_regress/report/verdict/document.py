@@ -1,0 +1,373 @@
+"""A comparison as a document, made once: the terminal, GitHub and the page show the same."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from peft_regress.gate.attribution import COSTS, explain_metric
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.finding_order import leading_reason, sort_findings
+from peft_regress.gate.findings import NOT_MEASURED, Finding
+from peft_regress.gate.verdicts import Observation, Reason
+from peft_regress.metrics import METRICS, format_value
+from peft_regress.report.document import (
+    CaseId,
+    Cases,
+    Code,
+    Command,
+    Line,
+    Listing,
+    Section,
+    as_text,
+)
+from peft_regress.report.layout import PLAIN, Layout, Style
+from peft_regress.report.markdown import MOST_CASES
+from peft_regress.report.sentences import (
+    environment_lines,
+    known_defects,
+    outcome_line,
+    reason_cells,
+    short_names,
+    times_lines,
+)
+from peft_regress.report.table import Row, Table
+from peft_regress.report.verdict.budgets import budget_table
+from peft_regress.report.verdict.finding import (
+    example_lines,
+    finding_details,
+    finding_headline,
+    strictness,
+    suspected_packages,
+)
+from peft_regress.report.verdict.next_steps import is_of_training, next_steps
+from peft_regress.report.verdict.remarks import remarks
+from peft_regress.text import clean, count_of
+
+_LONGEST_LINE: Final = 400
+_LONGEST_VALUE: Final = 60
+_MOST_BUDGETS: Final = 40
+_MOST_ENVIRONMENT_LINES: Final = 8
+_MOST_NAME_LINES: Final = 2
+_REMEDIES: Final = {
+    "missing": "they did not run, or were renamed; if they are gone for good, add `--retire ID` "
+    "(or a glob) for each to `accept`",
+    "new": "nothing judges them until their numbers are accepted",
+    "incomparable": "nothing judges them until the new numbers are accepted",
+}
+_TRAIN_BOTH: Final = (
+    "nothing judges their scores: compare with the storage whose entry they repeat, or with runs "
+    "made with --regress-full"
+)
+_DEFECT_FROM_THE_START: Final = "once accepted it is a known defect, which fails no later run"
+_MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much of a comparison is written."""
+
+    details: bool = True
+    """An example and the other metrics of each finding."""
+    modules: bool = True
+    """The module behind each row."""
+    most: int | None = None
+    """How many lines a folded list has."""
+    all_names: bool = False
+    """Whether a terminal names every case, and all budgets."""
+    is_away: bool = True
+    """Whether the reader is not where the run was made: then the first steps make it again."""
+    is_accepted: bool = False
+    """Whether the run was accepted since: then there is nothing to type."""
+
+
+TERMINAL: Final = Extent(details=False, modules=False, is_away=False)
+VERBOSE: Final = Extent(details=False, modules=False, is_away=False, all_names=True)
+
+
+def verdict_text(
+    comparison: Comparison,
+    *,
+    layout: Layout = PLAIN,
+    verbose: bool = False,
+    notes: Sequence[str] = (),
+    problems: Sequence[str] = (),
+) -> str:
+    """Return what failed, what was not compared, the rest as counts, what to type, the outcome.
+
+    `verbose`: name every case that is otherwise folded. `notes`: sentences before the outcome.
+    `problems`: sentences after it on what else fails the run.
+    """
+    more = [Section(title="", body=tuple(notes))] if notes else []
+    outcome = outcome_section(comparison, problems)
+    sections = verdict_sections(comparison, VERBOSE if verbose else TERMINAL)
+    return as_text([*sections, *more, outcome], layout)
+
+
+def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> Section:
+    """Return the headline: what the exit code means, with the counts, and what else fails."""
+    failures = (*strictness(comparison), *problems)
+    return Section(
+        title=outcome_line(comparison),
+        body=tuple(Line(sentence, style="bad") for sentence in failures),
+        level=2,
+        style=style_of(comparison),
+    )
+
+
+def style_of(comparison: Comparison) -> Style:
+    """Return the style of the outcome, by its exit code."""
+    styles: dict[int, Style] = {0: "good", 1: "bad"}
+    if comparison.left_out_red:
+        styles[0] = "open"
+    return styles.get(comparison.lenient_exit_code, "open")
+
+
+def verdict_sections(comparison: Comparison, extent: Extent) -> list[Section]:
+    """Return all but the outcome: findings, what is folded, what was compared, what to type."""
+    failing, incomplete, better = sort_findings(comparison)
+    page = _Findings(comparison, extent)
+    return [
+        *(page.failing(number, finding) for number, finding in enumerate(failing, start=1)),
+        *(page.incomplete(finding) for finding in incomplete),
+        *page.folded(
+            "better than the baseline", {finding_headline(one): one.cases for one in better}
+        ),
+        *page.folded("known defects, in the baseline too", _with_counts(known_defects(comparison))),
+        *_budgets(comparison, extent),
+        *page.folded("besides", _with_counts(remarks(comparison))),
+        *_setting(comparison),
+        *_steps(comparison, failing, incomplete, extent),
+    ]
+
+
+class _Findings:
+    """Write the findings of one comparison."""
+
+    def __init__(self, comparison: Comparison, extent: Extent) -> None:
+        self._comparison = comparison
+        self._extent = extent
+        shown = short_names(case.id for case in comparison.cases)
+        self._names = {name: CaseId(text, name) for name, text in shown.items()}
+
+    def failing(self, number: int, finding: Finding) -> Section:
+        """Return a finding that fails the run, with a row for each of its cases."""
+        why = suspected_packages(finding, self._comparison)
+        leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
+        leading.sort(key=lambda one: _reading_order(*one))
+        lines = [
+            *finding_details(finding, self._comparison),
+            *_without_ratio(finding, {reason.title for _, reason in leading}),
+            *([f"why: {why}"] if why else []),
+        ]
+        return Section(
+            title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
+            body=(
+                *(clean(line, longest=_LONGEST_LINE) for line in lines),
+                self._table(leading, caption="cases of the finding"),
+                *self._folds(finding),
+            ),
+            level=3,
+            style="bad" if finding.is_failing else "open",
+        )
+
+    def incomplete(self, finding: Finding) -> Section:
+        """Return a finding on cases that were not compared, with its remedy."""
+        remedy = _REMEDIES[finding.verdict]
+        if finding.cause.strand == "invariant":
+            remedy = _DEFECT_FROM_THE_START
+        elif is_of_training(finding):
+            remedy = _TRAIN_BOTH
+        elif finding.cause.what == NOT_MEASURED:
+            remedy = _MEASURE_AGAIN
+        remedies = [] if self._extent.is_accepted else [remedy]
+        lines = (*finding_details(finding, self._comparison), *remedies)
+        return Section(
+            title=clean(finding_headline(finding), longest=_LONGEST_LINE),
+            body=(
+                Cases(tuple(self._names[case] for case in finding.cases)),
+                *(clean(line, longest=_LONGEST_LINE) for line in lines),
+            ),
+            level=3,
+            style="open",
+        )
+
+    def folded(self, title: str, found: Mapping[str, Sequence[str]]) -> Iterator[Section]:
+        """Yield sentences with the cases that each is about."""
+        if not found:
+            return
+        most_lines = None if self._extent.all_names else _MOST_NAME_LINES
+        lines: list[Line] = []
+        for what, ids in list(found.items())[: self._extent.most]:
+            names = tuple(self._names.get(one) or CaseId(clean(one), one) for one in ids)
+            lines.append(Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
+        if len(found) > len(lines):
+            lines.append(Line(f"and {len(found) - len(lines)} more"))
+        count = len({one for ids in found.values() for one in ids})
+        yield Section(title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True)
+
+    def _folds(self, finding: Finding) -> Iterator[Section]:
+        """Yield an example with the modules behind it, and the other metrics of every case."""
+        if not self._extent.details:
+            return
+        lines = example_lines(finding, self._comparison)
+        if lines:
+            text = "\n".join([self._names[finding.example.case], *lines])
+            title = "An example, with the modules behind it"
+            yield Section(title=title, body=(Listing(text),), folded=True, in_text=False)
+        others = [
+            (member.case, reason)
+            for member in finding.members
+            for reason in member.reasons
+            if reason is not leading_reason(finding, member)
+        ]
+        if others:
+            metrics = len({reason.title for _, reason in others})
+            title = f"{count_of(metrics, 'more metric')} of these cases"
+            table = self._table(others, caption=title, most_rows=None)
+            yield Section(title=title, body=(table,), folded=True, in_text=False)
+
+    def _table(
+        self,
+        reasons: Sequence[tuple[str, Reason]],
+        *,
+        caption: str,
+        most_rows: int | None = MOST_CASES,
+    ) -> Table:
+        """Return a row for each case and reason; a metric that all share stands in the heading."""
+        titles = {clean(reason.title, longest=_LONGEST_VALUE) for _, reason in reasons}
+        shared = titles.pop() if len(titles) == 1 else ""
+        rows = []
+        for case, reason in reasons:
+            metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
+            why = self._module_behind(case, reason.metric) if self._extent.modules else ""
+            rows.append(
+                Row(cells=(self._names[case], "" if shared else Code(metric), *values, why))
+            )
+        return Table(
+            headings=(
+                *(f"{shared} of" if shared else "case", "metric"),
+                *("baseline", "this run", "change", "bound", "why"),
+            ),
+            rows=tuple(rows),
+            numbers=(2, 3, 4, 5),
+            not_in_text=(6,),
+            caption=caption,
+            most_rows=most_rows,
+        )
+
+    def _module_behind(self, case: str, metric: str) -> str:
+        """Return the module with the largest part of a change, and how many more there are."""
+        old = self._comparison.references.get(case)
+        new = self._comparison.observed.get(case)
+        if old is None or new is None or metric not in COSTS:
+            return ""
+        change = explain_metric(metric, old.record, new.record)
+        if not change.shortest:
+            return ""
+        # Only a change in the same direction as the whole explains it.
+        same = [row for row in change.shortest if (row.change > 0) == ((change.change or 0) > 0)]
+        row = (same or change.shortest)[0]
+        value = format_value(abs(row.change), METRICS[metric].unit)
+        left = len(change.shortest) - 1
+        more = f", and {left} more" if left else ""
+        module = clean(row.module) or "(no module)"
+        return f"{module} {clean(row.what)} {'+' if row.change > 0 else '-'}{value}{more}"
+
+
+def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str], ...]]:
+    """Return the key that sorts rows: by metric, and r4 before r16."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", case)
+    return reason.title, tuple(
+        (len(part) if part[0] in "0123456789" else 0, part) for part in parts
+    )
+
+
+def _without_ratio(finding: Finding, shown: set[str]) -> list[str]:
+    """Name the metrics that have no ratio, because they are new, gone, or were zero."""
+    found = {
+        reason.title
+        for member in finding.members
+        for reason in member.reasons
+        if reason.relative_change is None
+    }
+    left = sorted(map(clean, found - shown))
+    return [f"new, gone, or zero in the baseline: {', '.join(left)}"] if left else []
+
+
+def _with_counts(found: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    return {f"{what} in {count_of(len(ids), 'case')}": ids for what, ids in found.items()}
+
+
+def _budgets(comparison: Comparison, extent: Extent) -> Iterator[Section]:
+    """Yield the budgets of cases that are over one; folded, or if asked for, all of them."""
+    over = budget_table(comparison, over_alone=True, most=_MOST_BUDGETS)
+    if over.rows and not extent.all_names:
+        yield Section(title="over budget:", body=(over,), level=3)
+    every = budget_table(comparison, most=None if extent.all_names else _MOST_BUDGETS)
+    left = sum(len(case.budgets) for case in comparison.cases) - len(every.rows)
+    more = [f"and {left} more, of which less is used"] if left else []
+    if every.rows:
+        title = "budgets: how much of each is used"
+        yield Section(title=title, body=(every, *more), folded=True, in_text=extent.all_names)
+
+
+def _setting(comparison: Comparison) -> Iterator[Section]:
+    """Yield what was compared with what: entries, environments, and why times were not judged."""
+    references = comparison.references
+    pairs = [
+        (references[name], new) for name, new in comparison.observed.items() if name in references
+    ]
+    lines: list[Line] = []
+    if pairs:
+        run_names = Counter(clean(_named(old), longest=_LONGEST_LINE) for old, _ in pairs)
+        environments = Counter(
+            "; ".join(environment_lines(old.environment, new.environment)) or "as in the baseline"
+            for old, new in pairs
+        )
+        lines += _counted("baseline", run_names)
+        lines += _counted("environment", environments)
+    lines += map(Line, (*_trainings(comparison), *times_lines(comparison)))
+    if lines:
+        yield Section(title="", body=tuple(lines))
+
+
+def _named(old: Observation) -> str:
+    return old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
+
+
+def _trainings(comparison: Comparison) -> Iterator[str]:
+    """Yield what judged the trainings: curves, which are exact, or bounds."""
+    about = [remark for case in comparison.cases for remark in case.remarks]
+    equal = Counter(clean(one.text) for one in about if one.kind == "same curve")
+    bounded = Counter(clean(one.text) for one in about if one.kind == "by bounds")
+    for name, count in equal.items():
+        yield f"training of {count_of(count, 'case')}: equal to {name} bit for bit"
+    for why, count in bounded.items():
+        yield f"training of {count_of(count, 'case')}: judged by bounds, {why}"
+
+
+def _counted(title: str, found: Mapping[str, int]) -> list[Line]:
+    most = _MOST_ENVIRONMENT_LINES
+    if len(found) == 1:
+        return [Line(f"{title}: {text}", most) for text in found]
+    return [
+        Line(f"{title} of {count_of(count, 'case')}: {text}", most) for text, count in found.items()
+    ]
+
+
+def _steps(
+    comparison: Comparison,
+    failing: Sequence[Finding],
+    incomplete: Sequence[Finding],
+    extent: Extent,
+) -> Iterator[Section]:
+    if extent.is_accepted:
+        return
+    steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
+    commands = tuple(Command(purpose, words) for purpose, words in steps)
+    if commands:
+        yield Section(title="what to type:", body=commands, level=3)
