@@ -8,42 +8,30 @@ import linecache
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from peft_fuzz import example as e
-from peft_fuzz.checks import AbsentError, NotHeldError, RefusedError, fail
+from peft_fuzz.acts import AnyAct, Wrap
+from peft_fuzz.acts.act import is_legal
 from peft_fuzz.example import Example, Failure, Outcome
-from peft_fuzz.life import state
-from peft_fuzz.life.cost import check_cost
-from peft_fuzz.life.ends import (
-    check_delete,
-    check_mixed,
-    check_unload,
-    check_within,
-    merge_broken,
-)
-from peft_fuzz.life.gradients import check_gradients
-from peft_fuzz.life.legal import legal
-from peft_fuzz.life.life import Life
-from peft_fuzz.life.plan import adapted, after, refusal
-from peft_fuzz.life.weights import check_weights
 from peft_fuzz.methods import METHODS
-from peft_fuzz.methods.method import Stage
-from peft_fuzz.networks import without_onednn
-from peft_fuzz.oracle import check_copies
+from peft_fuzz.networks.build import without_onednn
+from peft_fuzz.oracle.checks import AbsentError, NotHeldError, RefusedError
+from peft_fuzz.oracle.cost import check_cost
+from peft_fuzz.oracle.life import Life
+from peft_fuzz.oracle.plan import adapted
+from peft_fuzz.oracle.state import check_all, check_untouched
 
 CLEAR: Final = (NotImplementedError, ValueError)
 """What a library may raise to refuse something."""
 ON_PURPOSE: Final = (*CLEAR, RuntimeError, TypeError)
 """The same, where the library itself raises it in a `raise` statement."""
-MAY_REFUSE: Final = (e.Add, e.HotSwap, e.LoadBeside, e.Merge, e.Unload, e.Weighted)
 HERE: Final = Path(__file__).parent
-OWN: Final = ("bounds.py", "oracle.py", "owned.py", "plan.py")
+OWN: Final = ("bounds.py", "expected.py", "owned.py", "plan.py")
 DEFECT: Final = ("open an issue", "report this", "something went wrong")
 """What the library says of errors that it holds for its own."""
 
@@ -57,12 +45,12 @@ def run(example: Example, folder: Path) -> Outcome:
     """
     method = METHODS.get(example.method)
     if method is None or not method.available:
-        return e.Outcome(absent=f"the installed peft has no method {example.method}")
+        return Outcome(absent=f"the installed peft has no method {example.method}")
     with _quiet():
         try:
-            life = Life(example, method, folder)
+            life = Life(example, method, folder, autocast=example.autocast)
         except AbsentError as error:
-            return e.Outcome(absent=str(error))
+            return Outcome(absent=str(error))
         return _live(life, example)
 
 
@@ -74,7 +62,7 @@ def _live(life: Life, example: Example) -> Outcome:  # noqa: C901
         if not _wrap(life):
             return
         for done, act in enumerate(example.acts):
-            if not legal(life.plan, act):
+            if not is_legal(life.plan, act):
                 message = f"act {done} has no meaning here"
                 raise RefusedError(message)
             _act(life, act)
@@ -88,7 +76,7 @@ def _live(life: Life, example: Example) -> Outcome:  # noqa: C901
     except RefusedError as error:
         refused = str(error)
     except NotHeldError as error:
-        failure = e.Failure(check=error.check, act=done, message=str(error))
+        failure = Failure(check=error.check, act=done, message=str(error))
     except Exception as error:
         if _own(error):
             raise
@@ -96,10 +84,16 @@ def _live(life: Life, example: Example) -> Outcome:  # noqa: C901
         if source:
             refused = f"{_sentence(error)} ({source})"
         else:
-            failure = _raised(error, done)
+            failure = Failure(
+                check="exception",
+                act=done,
+                message=_sentence(error),
+                error=type(error).__name__,
+                where=_where(error),
+            )
     complete = not (failure or refused or absent)
     acts = len(example.acts) if complete else max(done, 0)
-    return e.Outcome(failure=failure, refused=refused, absent=absent, acts=acts)
+    return Outcome(failure=failure, refused=refused, absent=absent, acts=acts)
 
 
 def _wrap(life: Life) -> bool:
@@ -113,115 +107,54 @@ def _wrap(life: Life) -> bool:
         if source or isinstance(error, CLEAR) or _on_purpose(error):
             raise RefusedError(_sentence(error)) from error
         raise
-    network = life.example.network
-    targets = adapted(life.example.adapters[0].settings, network)
+    network = life.on.network
+    targets = adapted(life.on.adapters[0].settings, network)
     if any(each.name in targets and each.kind not in life.method.kinds for each in network.layers):
         return False
-    _check(life, None)
+    check_all(life, Wrap().change(life.plan))
     return True
 
 
-def _act(life: Life, act: e.Act) -> None:
+def _act(life: Life, act: AnyAct) -> None:
     """Carry out one act, let the plan follow, and check."""
-    plan, reason = life.plan, refusal(life.plan, act)
-    before = state.snapshot(life)
+    plan, reason = life.plan, act.refusal(life.plan)
+    before, change = life.snapshot(), act.change(life.plan)
+    torch.default_generator.manual_seed(life.on.network.seed)
     if reason is not None:
         _must_refuse(life, act, reason, before)
         return
-    match act:
-        case e.Mixed():
-            check_mixed(life, act)
-        case e.Merge(broken=True):
-            _allowing(life, act, merge_broken)
-        case e.Disable(within=True):
-            check_within(life)
-        case e.Unload():
-            _allowing(life, act, check_unload)
-            life.plan = after(life.plan, act)
-            return
-        case _:
-            _allowing(life, act, Life.carry_out)
-    if isinstance(act, e.Delete):
-        life.plan = after(life.plan, act)
-        check_delete(life, act, plan)
-    else:
-        life.plan = after(life.plan, act)
-    if isinstance(act, e.Add):
-        life.adopt_base(act.adapter)
-    state.check_untouched(life, act, before, plan)
-    state.check_trained(life, act, before, plan)
-    _check(life, act)
+    _carry_out(life, act)
+    life.plan = act.after(plan)
+    act.finish(life, plan)
+    check_untouched(life, change, before, plan)
+    act.check(life, plan, before)
+    check_all(life, change)
 
 
-def _allowing(life: Life, act: e.Act, function: Callable[..., None]) -> None:
-    """Call a function; raise RefusedError where the library may refuse an act, and clearly does."""
+def _carry_out(life: Life, act: AnyAct) -> None:
+    """Carry out an act; raise RefusedError where the library may refuse it, and clearly does."""
     try:
-        function(life, act)
-    except NotHeldError:
+        act.carry_out(life)
+    except (AbsentError, NotHeldError):
         raise
     except Exception as error:
-        stage: Stage = "wrap" if isinstance(act, (e.Add, e.LoadBeside)) else "call"
-        source = life.method.refusal(error, stage)
+        source = life.method.refusal(error, act.stage)
         own_fault = any(text in str(error).lower() for text in DEFECT)
-        if source or (isinstance(act, MAY_REFUSE) and _on_purpose(error) and not own_fault):
+        if source or (act.may_refuse and _on_purpose(error) and not own_fault):
             raise RefusedError(_sentence(error)) from error
         raise
 
 
-def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch.Tensor]) -> None:
+def _must_refuse(life: Life, act: AnyAct, reason: str, before: Mapping[str, torch.Tensor]) -> None:
     """Raise NotHeldError if the library carries out what it must refuse, and that does harm."""
-    if isinstance(act, e.HotSwap) and act.target_rank is not None:
-        # Preparing for swaps comes before the swap that is refused.
-        life.plan = replace(life.plan, padded=True)
+    change = act.change(life.plan)
     try:
-        if isinstance(act, e.Mixed):
-            life.observe(adapter_names=[*act.adapters])
-        else:
-            life.carry_out(act)
-    except Exception as error:
-        if isinstance(error, ON_PURPOSE):
-            _check(life, act, is_refused=True)
-            return
-        raise
-    if isinstance(act, e.Delete):
-        life.plan = replace(life.plan, merged=())
-        plan = life.plan
-        life.plan = after(plan, act)
-        state.check_output(life, act)
+        act.attempt(life)
+    except ON_PURPOSE:
+        check_all(life, replace(change, puts_in=()))  # no adapter was put in
         return
-    state.check_untouched(life, act, before, life.plan)
-    if isinstance(act, e.HotSwap):
-        state.check_output(life, act)
-        return
-    if isinstance(act, e.Add) and act.adapter in life.plan.settings:
-        _check(life, act)
-        return
-    fail("accepted", f"No error was raised, though {reason}.")
-
-
-def _check(life: Life, act: e.Act | None, *, is_refused: bool = False) -> None:
-    if life.plan.ended:
-        return
-    if isinstance(act, e.Disable):
-        life.observe()  # a disabled layer takes merged weights out when it is called
-    check_copies(life.model, life.example.network)
-    check_weights(life)
-    state.check_trainable(life)
-    if not is_refused:  # then no adapter was put in
-        state.check_adapter_type(life, act)
-    state.check_output(life, act)
-    if isinstance(act, e.Fill):
-        check_gradients(life)
-
-
-def _raised(error: BaseException, position: int) -> Failure:
-    return e.Failure(
-        check="exception",
-        act=position,
-        message=_sentence(error),
-        error=type(error).__name__,
-        where=_where(error),
-    )
+    check_untouched(life, change, before, life.plan)
+    act.check_accepted(life, reason)
 
 
 def _own(error: BaseException) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods import METHODS, LayerAdapter, adapter_tensors
-from peft_fuzz.networks import build_layer
+from peft_fuzz.methods import METHODS, LayerAdapter
+from peft_fuzz.networks.build import build_layer
+from peft_fuzz.networks.network import Layer
+from peft_fuzz.oracle.owned import adapter_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

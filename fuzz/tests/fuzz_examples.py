@@ -7,21 +7,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from peft_fuzz.causes import cause_of
-from peft_fuzz.example import (
-    Adapter,
-    Disable,
-    Enable,
-    Example,
-    Failure,
-    Fill,
-    Layer,
-    Merge,
-    Network,
-    Outcome,
-    Unmerge,
-)
-from peft_fuzz.findings import Finding
+from peft_fuzz.acts import Disable, Enable, Fill, Merge, Unmerge
+from peft_fuzz.example import Example, Failure, Outcome
+from peft_fuzz.networks.network import Adapter, Layer, Network
+from peft_fuzz.scripts.script import script_of
+from peft_fuzz.search.causes import cause_of
+from peft_fuzz.search.findings import Finding
 
 _MERGED = (Fill(), Merge())
 PACKAGES = {"peft": "0.21.2", "torch": "2.13.0"}
@@ -49,6 +40,12 @@ def finding(one: Example | None = None, failed: Failure | None = None, **fields:
     one, failed = one or example(), failed or failure()
     cause = cause_of(one, failed)
     return Finding(cause=cause, example=one, failure=failed, packages=PACKAGES, **fields)
+
+
+def script(*given: Any, **fields: Any) -> str:
+    """Return the script of a finding."""
+    made = given[0] if given and isinstance(given[0], Finding) else finding(*given, **fields)
+    return script_of(made.example, made.failure, made.packages)
 
 
 @st.composite

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from fuzz_examples import example, failure, layer
 
-from peft_fuzz.causes import cause_of, is_known
-from peft_fuzz.example import (
+from peft_fuzz.acts import (
     Activate,
-    Adapter,
     Add,
     Convert,
     Delete,
@@ -23,6 +21,8 @@ from peft_fuzz.example import (
     Unload,
     Unmerge,
 )
+from peft_fuzz.networks.network import Adapter
+from peft_fuzz.search.causes import cause_of, is_known
 
 CONV = layer("conv2d")
 PAIR = (Adapter(name="default", settings={}), Adapter(name="other", settings={}))

@@ -7,15 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz_examples import PACKAGES, example, failure, finding, layer
+from fuzz_examples import PACKAGES, example, failure, finding, layer, script
 from msgspec.structs import replace
 
-from peft_fuzz.causes import cause_of
-from peft_fuzz.checks import CHECKS
-from peft_fuzz.corpus import read_corpus
-from peft_fuzz.example import (
+from peft_fuzz.acts import (
     Activate,
-    Adapter,
     Add,
     Convert,
     Copy,
@@ -35,10 +31,13 @@ from peft_fuzz.example import (
     Unmerge,
     Weighted,
 )
-from peft_fuzz.findings import Finding
-from peft_fuzz.reproduce import output_of
-from peft_fuzz.script import script_of
-from peft_fuzz.workers import LifeWorker
+from peft_fuzz.networks.network import Adapter
+from peft_fuzz.oracle.checks import CHECKS
+from peft_fuzz.search.causes import cause_of
+from peft_fuzz.search.corpus import read_corpus
+from peft_fuzz.search.findings import Finding
+from peft_fuzz.search.reproduce import output_of
+from peft_fuzz.search.workers import LifeWorker
 
 PAIR = tuple(
     Adapter(name=name, settings={"r": 2, "target_modules": ["layer0"]})
@@ -80,7 +79,7 @@ EVERY_ACT = (
 
 
 def test_a_script_has_only_what_its_example_uses() -> None:
-    text = script_of(finding(example(layer("conv2d", padding="same"), **CONV)))
+    text = script(finding(example(layer("conv2d", padding="same"), **CONV)))
     assert "peft_regress" not in text
     assert "nn.Conv2d(4, 4, 3, padding='same')" in text
     assert "model.merge_adapter()" in text
@@ -102,7 +101,7 @@ def test_a_script_has_only_what_its_example_uses() -> None:
 def test_convolutions_in_half_precision_run_without_onednn(kind, dtype, acts, switched) -> None:
     sizes = (5, 5) if kind == "conv2d" else ()
     one = example(layer(kind), acts=acts, network={"sizes": sizes, "dtype": dtype})
-    text = script_of(finding(one, failure("merged", len(acts) - 1)))
+    text = script(finding(one, failure("merged", len(acts) - 1)))
     assert ("torch.backends.mkldnn.enabled = False" in text) == switched
 
 
@@ -112,7 +111,7 @@ def test_nested_odd_and_shared_names_are_code() -> None:
         layer(name="copy", same_as="net.0.weight"),
         layer("embedding", name="default"),
     )
-    text = script_of(finding(example(*layers)))
+    text = script(finding(example(*layers)))
     assert "self.net._modules['0'].weight = nn.Linear(4, 4)" in text
     assert "self.copy = self.net._modules['0'].weight" in text
     compile(text, "script", "exec")
@@ -121,14 +120,14 @@ def test_nested_odd_and_shared_names_are_code() -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("act", [-1, 1])
 def test_the_script_of_every_check_is_python(check, act) -> None:
-    text = script_of(finding(failed=failure(check, act)))
+    text = script(finding(failed=failure(check, act)))
     compile(text, "script", "exec")
     assert not [line for line in text.splitlines() if len(line) > 100]
 
 
 def test_a_message_cannot_end_the_docstring() -> None:
     failed = replace(failure(), message='a """ b \\" \n import os')
-    compile(script_of(finding(failed=failed)), "script", "exec")
+    compile(script(finding(failed=failed)), "script", "exec")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_a_message_cannot_end_the_docstring() -> None:
 )  # fmt: skip
 def test_what_a_message_says_is_what_the_script_expects(check, message, call) -> None:
     failed = replace(failure(check), message=message)
-    assert call in script_of(finding(failed=failed))
+    assert call in script(finding(failed=failed))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_what_a_message_says_is_what_the_script_expects(check, message, call) ->
     ],
 )
 def test_a_formula_that_the_script_does_not_compute_is_not_judged(fields, is_computed) -> None:
-    text = script_of(finding(example(**fields), failure("function")))
+    text = script(finding(example(**fields), failure("function")))
     assert ("merged_by_hand(" in text) == is_computed
     assert ("does not compute" in text) != is_computed
     assert ("nothing differs" in text) == is_computed
@@ -175,13 +174,13 @@ def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them() -> No
         Adapter(name=one, settings={"target_modules": ["layer0"], "feedforward_modules": forward})
         for one, forward in names.items()
     )
-    text = script_of(finding(example(method="ia3", adapters=adapters), failure("function")))
+    text = script(finding(example(method="ia3", adapters=adapters), failure("function")))
     assert f"scaled_by_hand(model, original, x, {names})" in text
 
 
 def test_an_unloaded_model_is_compared_with_one_without_its_adapters() -> None:
     unloaded, merged = (
-        script_of(finding(example(acts=(Fill(), Unload(merge=merge))), failure("leftover")))
+        script(finding(example(acts=(Fill(), Unload(merge=merge))), failure("leftover")))
         for merge in (False, True)
     )
     assert "before = output(without_adapters(model), x)" in unloaded
@@ -190,7 +189,7 @@ def test_an_unloaded_model_is_compared_with_one_without_its_adapters() -> None:
 
 def test_what_a_way_back_leads_to_is_compared_with_what_was_there_before() -> None:
     acts = (Fill(), Add(adapter="other"), *(Activate(adapters=(n,)) for n in ("other", "default")))
-    text = script_of(finding(example(adapters=PAIR, acts=acts), failure("two_ways", act=3)))
+    text = script(finding(example(adapters=PAIR, acts=acts), failure("two_ways", act=3)))
     assert text.index("before = output(") < text.index("set_adapter('other')")
     assert text.count("before = output(") == 1
 
@@ -231,7 +230,7 @@ def test_every_script_of_the_corpus_shows_its_failure(tmp_path) -> None:
     (tmp_path / "scripts").mkdir()
     corpus = read_corpus(Path(__file__).parents[1] / "corpus")
     for one in corpus:
-        (tmp_path / "scripts" / f"{one.name}.py").write_text(script_of(one))
+        (tmp_path / "scripts" / f"{one.name}.py").write_text(script(one))
     assert exit_codes(tmp_path / "scripts") == {one.name: 1 for one in corpus}
 
 
@@ -251,7 +250,7 @@ def test_a_formula_that_holds_is_not_shown_as_a_failure(tmp_path) -> None:
         if kind == "conv2d" and method == "lora":
             layers = (layer(kind, groups=2),)
         one = example(*layers, method=method, acts=(Fill(),), network=network)
-        text = script_of(finding(one, failure("function", 0)))
+        text = script(finding(one, failure("function", 0)))
         (tmp_path / "scripts" / f"{method}-{kind}.py").write_text(text)
     codes = exit_codes(tmp_path / "scripts")
     assert set(codes.values()) == {0}, codes
@@ -271,7 +270,7 @@ def test_a_script_shows_its_finding(worker, name) -> None:
     failed = worker.live(one).failure
     assert failed is not None
     found = Finding(cause=cause_of(one, failed), example=one, failure=failed, packages=PACKAGES)
-    shown = output_of(script_of(found), Path(sys.executable))
+    shown = output_of(script(found), Path(sys.executable))
     assert shown.exit_code == 1, shown.printed
     assert "expected:" in shown.printed
 
@@ -283,5 +282,5 @@ def test_a_script_of_what_holds_says_that_it_does(worker, one) -> None:
     assert (outcome.failure, outcome.refused) == (None, None)
     last = len(one.acts) - 1
     found = finding(one, failure("exception", last))
-    shown = output_of(script_of(found), Path(sys.executable))
+    shown = output_of(script(found), Path(sys.executable))
     assert (shown.exit_code, shown.printed) == (0, "expected: no error\ncame: no error")

@@ -7,10 +7,11 @@ import itertools
 import pytest
 from fuzz_examples import Library, drawn, example, failure, layer, loses_bias, reflects
 
-from peft_fuzz.causes import cause_of
-from peft_fuzz.example import Disable, Enable, Example, Fill, Merge, Outcome
-from peft_fuzz.search import Search
-from peft_fuzz.shrink import shrink
+from peft_fuzz.acts import Disable, Enable, Fill, Merge
+from peft_fuzz.example import Example, Outcome
+from peft_fuzz.search.causes import cause_of
+from peft_fuzz.search.search import Search
+from peft_fuzz.search.shrink import shrink
 
 
 def sought(library: Library, known=(), *, seconds: float = 20.0, run=None, **options):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fuzz_examples import example, layer
 
-from peft_fuzz.causes import cause_of
-from peft_fuzz.findings import Finding, Range
-from peft_fuzz.report import finding_section
 from peft_fuzz.run import run
+from peft_fuzz.search.causes import cause_of
+from peft_fuzz.search.findings import Finding, Range
+from peft_fuzz.search.report import finding_section
 from peft_regress.report.document import as_text
 from peft_regress.report.layout import Layout
 

@@ -10,29 +10,31 @@ from msgspec.structs import replace
 from peft.tuners.loha import layer as loha
 from peft.tuners.lora import dora
 
-from peft_fuzz import example as e
+from peft_fuzz.acts import Fill, Merge, Mode, Train, Unmerge
+from peft_fuzz.example import Example
+from peft_fuzz.networks.network import Adapter, Layer, Network
 from peft_fuzz.run import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LINEAR = e.Layer(name="layer0", kind="linear", inputs=6, outputs=4)
-CONVOLUTION = e.Layer(name="layer0", kind="conv2d", inputs=4, outputs=6, kernel=(3, 3))
+LINEAR = Layer(name="layer0", kind="linear", inputs=6, outputs=4)
+CONVOLUTION = Layer(name="layer0", kind="conv2d", inputs=4, outputs=6, kernel=(3, 3))
 
 
-def filled(method: str, layer: e.Layer = LINEAR, **settings: Any) -> e.Example:
+def filled(method: str, layer: Layer = LINEAR, **settings: Any) -> Example:
     sizes = (4, 4) if layer is CONVOLUTION else ()
-    return e.Example(
-        network=e.Network(layers=(layer,), sizes=sizes),
+    return Example(
+        network=Network(layers=(layer,), sizes=sizes),
         method=method,
-        adapters=(e.Adapter(name="a", settings={"target_modules": ["layer0"], **settings}),),
-        acts=(e.Fill(),),
+        adapters=(Adapter(name="a", settings={"target_modules": ["layer0"], **settings}),),
+        acts=(Fill(),),
     )
 
 
 @pytest.mark.parametrize("layer", [LINEAR, CONVOLUTION], ids=["linear", "convolution"])
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "ia3", "hra", "oft"])
-def test_right_gradients_pass(method: str, layer: e.Layer, tmp_path: Path) -> None:
+def test_right_gradients_pass(method: str, layer: Layer, tmp_path: Path) -> None:
     settings = {"r": 2} if method not in {"ia3", "oft"} else {}
     outcome = run(filled(method, layer, **settings), tmp_path)
     if outcome.failure is not None:  # docs/findings has some of these methods on convolutions
@@ -82,6 +84,6 @@ def test_swapped_gradients_of_loha_are_seen(
 
 def test_a_life_is_as_before_after_the_comparison(tmp_path: Path) -> None:
     """It leaves no gradient, and modes as they were."""
-    acts = (e.Mode(training=True), e.Fill(), e.Train(), e.Merge(), e.Unmerge())
+    acts = (Mode(training=True), Fill(), Train(), Merge(), Unmerge())
     one = replace(filled("lora", r=2), acts=acts)
     assert run(one, tmp_path).failure is None

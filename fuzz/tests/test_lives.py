@@ -15,7 +15,30 @@ from peft.utils import merge_utils
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
-from peft_fuzz import example as e
+from peft_fuzz.acts import (
+    Act,
+    Activate,
+    Add,
+    Convert,
+    Copy,
+    Delete,
+    Disable,
+    Enable,
+    Fill,
+    HotSwap,
+    LoadBeside,
+    Merge,
+    Mixed,
+    Mode,
+    SaveLoad,
+    Scale,
+    Train,
+    Unload,
+    Unmerge,
+    Weighted,
+)
+from peft_fuzz.example import Example, Outcome
+from peft_fuzz.networks.network import Adapter, DType, Layer, Network
 from peft_fuzz.run import run
 
 if TYPE_CHECKING:
@@ -23,113 +46,104 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LINEAR = (
-    e.Layer(name="lin0", kind="linear", inputs=8, outputs=6),
-    e.Layer(name="head", kind="linear", inputs=6, outputs=4),
+    Layer(name="lin0", kind="linear", inputs=8, outputs=6),
+    Layer(name="head", kind="linear", inputs=6, outputs=4),
 )
 CONVOLUTION = (
-    e.Layer(name="conv", kind="conv2d", inputs=4, outputs=6, kernel=(3, 1), padding=(1, 0)),
-    e.Layer(name="head", kind="linear", inputs=6, outputs=4),
+    Layer(name="conv", kind="conv2d", inputs=4, outputs=6, kernel=(3, 1), padding=(1, 0)),
+    Layer(name="head", kind="linear", inputs=6, outputs=4),
 )
 TWO_NAMES = (
-    e.Layer(name="lin0", kind="linear", inputs=4, outputs=4),
-    e.Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="lin0"),
+    Layer(name="lin0", kind="linear", inputs=4, outputs=4),
+    Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="lin0"),
 )
-FILL = e.Fill()
+FILL = Fill()
 ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
 PLAIN = {"target_modules": ["lin0"], "r": 2}
-SECOND = (FILL, e.Add(adapter="b"), e.Activate(adapters=("b",)), e.Fill(seed=1))
+SECOND = (FILL, Add(adapter="b"), Activate(adapters=("b",)), Fill(seed=1))
 
 
 def example(
-    *acts: e.Act,
-    layers: Sequence[e.Layer] = LINEAR,
+    *acts: Act,
+    layers: Sequence[Layer] = LINEAR,
     method: str = "lora",
     second: dict[str, Any] | None = None,
     sizes: tuple[int, ...] = (),
-    dtype: e.DType = "float32",
+    dtype: DType = "float32",
     **settings: Any,
-) -> e.Example:
+) -> Example:
     mine = {"target_modules": [layers[0].name], "r": 2, **settings}
     if method == "ln_tuning":
         del mine["r"]
-    return e.Example(
-        network=e.Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
+    return Example(
+        network=Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
         method=method,
         adapters=(
-            e.Adapter(name="a", settings=mine),
-            e.Adapter(name="b", settings=mine if second is None else second),
+            Adapter(name="a", settings=mine),
+            Adapter(name="b", settings=mine if second is None else second),
         ),
         acts=acts,
     )
 
 
 SOUND = {
-    "adding what is there after a conversion": example(
-        e.Convert(dtype="bfloat16"), e.Add(adapter="a")
-    ),
+    "adding what is there after a conversion": example(Convert(dtype="bfloat16"), Add(adapter="a")),
     "loading into the base as it was before rounding": example(
-        FILL, e.Merge(), e.Unmerge(), e.Convert(dtype="float32"), e.SaveLoad(), dtype="bfloat16"
+        FILL, Merge(), Unmerge(), Convert(dtype="float32"), SaveLoad(), dtype="bfloat16"
     ),
     "an adapter without parameters": example(
-        e.Copy(),
-        layers=(e.Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
+        Copy(),
+        layers=(Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
         method="glora",
         config_A_B="none",
     ),
     "unloading beside a copy of a shared module": example(
         FILL,
-        e.Unload(),
+        Unload(),
         layers=(
             *LINEAR[:1],
-            e.Layer(name="net.head", kind="linear", inputs=6, outputs=6),
-            e.Layer(name="again", kind="linear", inputs=6, outputs=6, same_as="net.head"),
+            Layer(name="net.head", kind="linear", inputs=6, outputs=6),
+            Layer(name="again", kind="linear", inputs=6, outputs=6, same_as="net.head"),
         ),
         modules_to_save=["head"],
     ),
-    "merging": example(FILL, e.Merge(safe=True), e.Unmerge(), e.Merge(), e.Disable(), e.Enable()),
-    "training": example(
-        e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True, steps=2), e.Copy()
-    ),
+    "merging": example(FILL, Merge(safe=True), Unmerge(), Merge(), Disable(), Enable()),
+    "training": example(Train(), Merge(), Unmerge(), Train(keep_optimizer=True, steps=2), Copy()),
     "two adapters": example(
         *SECOND,
-        e.Activate(adapters=("a", "b")),
-        e.Merge(adapters=("a",)),
-        e.Merge(adapters=("b",)),
-        e.Unmerge(),
-        e.Activate(adapters=("a",), through_tuner=True),
-        e.Delete(adapter="b"),
+        Activate(adapters=("a", "b")),
+        Merge(adapters=("a",)),
+        Merge(adapters=("b",)),
+        Unmerge(),
+        Activate(adapters=("a",), through_tuner=True),
+        Delete(adapter="b"),
     ),
-    "mixed batch": example(
-        *SECOND, e.Mixed(adapters=("a", "__base__")), e.Mixed(adapters=("b",) * 2)
-    ),
+    "mixed batch": example(*SECOND, Mixed(adapters=("a", "__base__")), Mixed(adapters=("b",) * 2)),
     "refused with shared parameters": example(
-        FILL,
-        e.Merge(safe=True, broken=True),
-        method="tinylora",
-        target_modules=["lin0", "head"],
+        FILL, Merge(safe=True, broken=True), method="tinylora", target_modules=["lin0", "head"]
     ),
-    "empty parameters": e.Example(
-        network=e.Network(layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
+    "empty parameters": Example(
+        network=Network(layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
         method="osf",
-        adapters=(e.Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
-        acts=(FILL, e.Train()),
+        adapters=(Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
+        acts=(FILL, Train()),
     ),
     "numbers in float16 that do not train": msgspec.structs.replace(
         example(FILL, method="adalora", dtype="float16"),
-        adapters=(e.Adapter(name="a", settings=ADALORA),),
+        adapters=(Adapter(name="a", settings=ADALORA),),
     ),
     "empty and trained": example(
         FILL,
-        e.Train(),
-        layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+        Train(),
+        layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
         method="psoft",
         r=1,
     ),
     "trained by tiny gradients": msgspec.structs.replace(
         example(
-            e.Train(),
-            e.Mode(training=True),
-            layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+            Train(),
+            Mode(training=True),
+            layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
             method="vblora",
             dtype="float16",
             r=1,
@@ -138,341 +152,281 @@ SOUND = {
         autocast=False,
     ),
     "a vector on all layers": example(
-        e.Add(adapter="b"),
-        layers=(LINEAR[0], e.Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        Add(adapter="b"),
+        layers=(LINEAR[0], Layer(name="head", kind="linear", inputs=6, outputs=4)),
         method="unilora",
         target_modules=["head"],
         second={"target_modules": ["lin0", "head"], "r": 2},
     ),
-    "large, unmerged, under two names": e.Example(
-        network=e.Network(
+    "large, unmerged, under two names": Example(
+        network=Network(
             layers=(
-                e.Layer(name="layer1", kind="linear", inputs=12, outputs=12),
-                e.Layer(name="layer2", kind="linear", inputs=12, outputs=12),
-                e.Layer(name="layer3", kind="linear", inputs=12, outputs=12, same_as="layer2"),
+                Layer(name="layer1", kind="linear", inputs=12, outputs=12),
+                Layer(name="layer2", kind="linear", inputs=12, outputs=12),
+                Layer(name="layer3", kind="linear", inputs=12, outputs=12, same_as="layer2"),
             )
         ),
         method="randlora",
-        adapters=(e.Adapter(name="a", settings={"target_modules": ["layer1", "layer2"], "r": 1}),),
+        adapters=(Adapter(name="a", settings={"target_modules": ["layer1", "layer2"], "r": 1}),),
         acts=(
             FILL,
-            e.LoadBeside(adapter="a", name="copied"),
-            e.Merge(),
-            e.Activate(adapters=("copied",)),
+            LoadBeside(adapter="a", name="copied"),
+            Merge(),
+            Activate(adapters=("copied",)),
         ),
     ),
     "vectors of other layers": example(
-        e.Add(adapter="b"),
-        e.Activate(adapters=("b",)),
-        layers=(LINEAR[0], e.Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        Add(adapter="b"),
+        Activate(adapters=("b",)),
+        layers=(LINEAR[0], Layer(name="head", kind="linear", inputs=6, outputs=4)),
         method="tinylora",
         target_modules=["lin0", "head"],
         second={"target_modules": ["head"]},
     ),
     "exchanged by merging": example(
-        e.Train(),
-        e.Merge(),
-        e.Copy(),
-        e.Unmerge(),
+        Train(),
+        Merge(),
+        Copy(),
+        Unmerge(),
         FILL,
-        e.Merge(),
-        e.Activate(adapters=("a",)),
+        Merge(),
+        Activate(adapters=("a",)),
         method="ln_tuning",
     ),
-    "merged under two names": example(
-        FILL,
-        e.Merge(),
-        e.Unmerge(),
-        layers=TWO_NAMES,
-    ),
-    "unloaded under two names": example(FILL, e.Unload(merge=True), layers=TWO_NAMES),
-    "saved": example(
-        *SECOND, e.SaveLoad(trainable=True), e.Train(), e.SaveLoad(), e.Disable(within=True)
-    ),
-    "loaded beside": example(
-        FILL, e.LoadBeside(adapter="a", name="c"), e.Activate(adapters=("c",))
-    ),
+    "merged under two names": example(FILL, Merge(), Unmerge(), layers=TWO_NAMES),
+    "unloaded under two names": example(FILL, Unload(merge=True), layers=TWO_NAMES),
+    "saved": example(*SECOND, SaveLoad(trainable=True), Train(), SaveLoad(), Disable(within=True)),
+    "loaded beside": example(FILL, LoadBeside(adapter="a", name="c"), Activate(adapters=("c",))),
     "a copied layer": example(
-        *SECOND, e.SaveLoad(trainable=True), e.Unload(), modules_to_save=["head"]
+        *SECOND, SaveLoad(trainable=True), Unload(), modules_to_save=["head"]
     ),
-    "unloaded": example(FILL, e.Unload(merge=True, safe=True)),
+    "unloaded": example(FILL, Unload(merge=True, safe=True)),
     "a convolution": example(
-        FILL,
-        e.Merge(),
-        e.Unmerge(),
-        e.Convert(channels_last=True),
-        layers=CONVOLUTION,
-        sizes=(5, 2),
+        FILL, Merge(), Unmerge(), Convert(channels_last=True), layers=CONVOLUTION, sizes=(5, 2)
     ),
     "half precision": example(
-        FILL, e.Merge(), e.Unmerge(), e.Train(), e.Convert(dtype="float32"), dtype="bfloat16"
+        FILL, Merge(), Unmerge(), Train(), Convert(dtype="float32"), dtype="bfloat16"
     ),
     "a combination": example(
         *SECOND,
-        e.Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
-        e.Activate(adapters=("m",)),
-        e.Merge(),
+        Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
+        Activate(adapters=("m",)),
+        Merge(),
     ),
     "combinations that leave entries out": example(
         *SECOND,
-        e.Weighted(
+        Weighted(
             adapters=("a", "b"),
             weights=(1.0, 0.5),
             combination="dare_linear",
             name="m",
             density=0.5,
         ),
-        e.Weighted(
+        Weighted(
             adapters=("a", "b"), weights=(-1.0, 0.5), combination="ties", name="n", density=0.5
         ),
-        e.Activate(adapters=("m",)),
-        e.Merge(),
+        Activate(adapters=("m",)),
+        Merge(),
     ),
-    "a swap": example(FILL, e.HotSwap(adapter="a", target_rank=8), e.Fill(seed=2)),
-    "another scale": example(FILL, e.Scale(adapter="a", scale=2.0), e.Merge()),
-    "DoRA": example(*SECOND, e.Activate(adapters=("a",)), e.Merge(), method="dora", use_dora=True),
+    "a swap": example(FILL, HotSwap(adapter="a", target_rank=8), Fill(seed=2)),
+    "another scale": example(FILL, Scale(adapter="a", scale=2.0), Merge()),
+    "DoRA": example(*SECOND, Activate(adapters=("a",)), Merge(), method="dora", use_dora=True),
     "refusals": example(
         FILL,
-        e.Mixed(adapters=("a", "nobody")),
-        e.Add(adapter="a"),
-        e.Merge(safe=True, broken=True),
-        e.Merge(),
-        e.Delete(adapter="a"),
-        e.HotSwap(adapter="a"),
-        e.Unmerge(),
+        Mixed(adapters=("a", "nobody")),
+        Add(adapter="a"),
+        Merge(safe=True, broken=True),
+        Merge(),
+        Delete(adapter="a"),
+        HotSwap(adapter="a"),
+        Unmerge(),
     ),
-    "no match": example(e.Add(adapter="b"), second={"target_modules": ["nowhere"]}),
+    "no match": example(Add(adapter="b"), second={"target_modules": ["nowhere"]}),
 }
 
 
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_life_passes(name: str, tmp_path: Path) -> None:
     outcome = run(SOUND[name], tmp_path)
-    assert outcome == e.Outcome(acts=len(SOUND[name].acts))
+    assert outcome == Outcome(acts=len(SOUND[name].acts))
 
 
 def test_an_example_survives_json_and_ends_alike(tmp_path: Path) -> None:
     first = SOUND["two adapters"]
-    again = msgspec.json.decode(msgspec.json.encode(first), type=e.Example)
+    again = msgspec.json.decode(msgspec.json.encode(first), type=Example)
     assert again == first
     assert run(again, tmp_path / "1") == run(first, tmp_path / "2")
 
 
-def doubled_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        lora_layer.Linear, "get_delta_weight", _times(2.0, lora_layer.Linear.get_delta_weight)
-    )
+def around(owner: Any, name: str, change: Callable[..., Any]) -> Callable[..., None]:
+    """Return what injects a defect: `change` instead of a function, which it gets first."""
+
+    def inject(monkeypatch: pytest.MonkeyPatch) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **named: change(real, *given, **named))
+
+    return inject
 
 
-def _times(factor: float, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return lambda *arguments: function(*arguments) * factor
+def halved_scale(real, self, name, *given, **named):
+    real(self, name, *given, **named)
+    self.scaling[name] *= 0.5
 
 
-def forgotten_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
+def noisy(real, self, name, start):
+    real(self, name, start)
+    nn.init.normal_(self.lora_B[name].weight)
 
 
-def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = lora_layer.LoraLayer.update_layer
+def trainable(wanted: Callable[[str], bool]) -> Callable[..., Any]:
+    """Return a change of what wraps or loads: a parameter trains if its name is as wanted."""
 
-    def halved(self, adapter_name, *arguments, **keywords):
-        update(self, adapter_name, *arguments, **keywords)
-        self.scaling[adapter_name] *= 0.5
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "update_layer", halved)
-
-
-def noisy_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    reset = lora_layer.LoraLayer.reset_lora_parameters
-
-    def noisy(self, adapter_name, init_lora_weights):
-        reset(self, adapter_name, init_lora_weights)
-        nn.init.normal_(self.lora_B[adapter_name].weight)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "reset_lora_parameters", noisy)
-
-
-def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "forward", lambda self, x, *_a, **_k: self.base_layer(x))
-
-
-def adapter_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "delete_adapter", lambda _self, _name: None)
-
-
-def freezing_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = PeftModel.from_pretrained
-
-    def trainable(*arguments, **keywords):
-        model = load(*arguments, **keywords)
+    def change(real, *given, **named):
+        model = real(*given, **named)
         for name, tensor in model.named_parameters():
-            tensor.requires_grad_("lora_A" in name)
+            tensor.requires_grad_(tensor.requires_grad and wanted(name))
         return model
 
-    monkeypatch.setattr(PeftModel, "from_pretrained", trainable)
+    return change
 
 
-def half_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = PeftModel.from_pretrained
-
-    def scaled(*arguments, **keywords):
-        model = load(*arguments, **keywords)
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                if "lora_A" in name:
-                    tensor.mul_(0.5)
-        return model
-
-    monkeypatch.setattr(PeftModel, "from_pretrained", scaled)
-
-
-def wide_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-
-    def widened(self, *arguments, **keywords):
-        merge(self, *arguments, **keywords)
-        base = self.get_base_layer()
-        base.weight.data = base.weight.data.double()
-
-    monkeypatch.setattr(lora_layer.Linear, "merge", widened)
-
-
-def transposed_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-
-    def strided(self, *arguments, **keywords):
-        merge(self, *arguments, **keywords)
-        base = self.get_base_layer()
-        base.weight.data = base.weight.data.T.contiguous().T
-
-    monkeypatch.setattr(lora_layer.Linear, "merge", strided)
-
-
-def crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        lora_layer.Linear, "get_delta_weight", lambda _self, _name: torch.zeros(1) @ torch.zeros(2)
-    )
-
-
-def blind_safe_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-    monkeypatch.setattr(
-        lora_layer.Linear,
-        "merge",
-        lambda self, safe_merge=False, adapter_names=None: merge(self, False, adapter_names),
-    )
-
-
-def training_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    enable = lora_layer.LoraLayer.enable_adapters
-
-    def thawed(self, enabled):
-        enable(self, enabled)
-        self.get_base_layer().requires_grad_(True)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "enable_adapters", thawed)
-
-
-def shared_fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = lora_layer.LoraLayer.set_adapter
-
-    def leaking(self, adapter_names, inference_mode=False):
-        update(self, adapter_names, inference_mode)
-        for tensor in self.lora_B.parameters():
-            tensor.requires_grad_(True)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "set_adapter", leaking)
-
-
-def twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = lora_layer.Linear.forward
-
-    def again(self, x, *arguments, **keywords):
-        forward(self, x, *arguments, **keywords)
-        return forward(self, x, *arguments, **keywords)
-
-    monkeypatch.setattr(lora_layer.Linear, "forward", again)
-
-
-def renewed_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    unmerge = lora_layer.Linear.unmerge
-
-    def renewed(self):
-        unmerge(self)
-        for module in (*self.lora_A.values(), *self.lora_B.values()):
-            module.weight = nn.Parameter(module.weight.detach().clone())
-
-    monkeypatch.setattr(lora_layer.Linear, "unmerge", renewed)
-
-
-def accepted_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = PeftModel.forward
-    monkeypatch.setattr(PeftModel, "forward", lambda self, x, adapter_names=None: forward(self, x))
-
-
-def frozen_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrap = peft.get_peft_model
-
-    def froze(*arguments, **keywords):
-        model = wrap(*arguments, **keywords)
+def loaded_half(real, *given, **named):
+    model = real(*given, **named)
+    with torch.no_grad():
         for name, tensor in model.named_parameters():
-            if "lora_A" in name:
-                tensor.requires_grad_(False)
-        return model
-
-    monkeypatch.setattr(peft, "get_peft_model", froze)
+            tensor.mul_(0.5 if "lora_A" in name else 1.0)
+    return model
 
 
-def frozen_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrap = peft.get_peft_model
+def then(change: Callable[[Any], None]) -> Callable[..., Any]:
+    """Return a change of a layer's method: afterwards something is done with the layer."""
 
-    def froze(*arguments, **keywords):
-        model = wrap(*arguments, **keywords)
-        for name, tensor in model.named_parameters():
-            if "modules_to_save" in name and name.endswith("bias"):
-                tensor.requires_grad_(False)
-        return model
+    def changed(real, self, *given, **named):
+        real(self, *given, **named)
+        change(self)
 
-    monkeypatch.setattr(peft, "get_peft_model", froze)
+    return changed
 
 
-def left_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None)
+def widen(layer) -> None:
+    layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.double()
 
 
-MERGED = (FILL, e.Merge())
+def stride(layer) -> None:
+    layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.T.contiguous().T
+
+
+def renew(layer) -> None:
+    for module in (*layer.lora_A.values(), *layer.lora_B.values()):
+        module.weight = nn.Parameter(module.weight.detach().clone())
+
+
+def thaw(layer) -> None:
+    layer.get_base_layer().requires_grad_(True)
+
+
+def thaw_all(layer) -> None:
+    for tensor in layer.lora_B.parameters():
+        tensor.requires_grad_(True)
+
+
+def twice(real, *given, **named):
+    real(*given, **named)
+    return real(*given, **named)
+
+
+Linear, Lora = lora_layer.Linear, lora_layer.LoraLayer
+MERGED = (FILL, Merge())
 DEFECTS = {
-    "merged": (doubled_merge, MERGED, 1),
-    "unmerged": (forgotten_unmerge, (*MERGED, e.Unmerge()), 2),
-    "function": (other_scale, (FILL,), 0),
-    "identity": (noisy_start, (), -1),
-    "no_op": (no_adapter, (FILL,), 0),
-    "leftover": (adapter_kept, (e.Add(adapter="b"), e.Delete(adapter="b")), 1),
-    "frozen": (freezing_load, (e.SaveLoad(),), 0),
-    "loaded": (half_loaded, (FILL, e.SaveLoad(trainable=True)), 1),
-    "dtype": (wide_merge, MERGED, 1),
-    "layout": (transposed_merge, MERGED, 1),
-    "exception": (crash, MERGED, 1),
-    "refused_safe_merge": (blind_safe_merge, (FILL, e.Merge(safe=True, broken=True)), 1),
-    "frozen base": (training_base, (e.Disable(), e.Enable()), 0),
-    "frozen other": (shared_fill, (e.Add(adapter="b"),), 0),
-    "cost": (twice, (FILL,), 0),
+    "merged": (around(Linear, "get_delta_weight", lambda real, *a: 2.0 * real(*a)), MERGED, 1),
+    "unmerged": (
+        around(Linear, "unmerge", lambda _, self: self.merged_adapters.clear()),
+        (*MERGED, Unmerge()),
+        2,
+    ),
+    "function": (around(Lora, "update_layer", halved_scale), (FILL,), 0),
+    "identity": (around(Lora, "reset_lora_parameters", noisy), (), -1),
+    "no_op": (
+        around(Linear, "forward", lambda _, self, x, *_a, **_k: self.base_layer(x)),
+        (FILL,),
+        0,
+    ),
+    "leftover": (
+        around(Linear, "delete_adapter", lambda *_: None),
+        (Add(adapter="b"), Delete(adapter="b")),
+        1,
+    ),
+    "frozen": (
+        around(PeftModel, "from_pretrained", trainable(lambda name: "lora_A" in name)),
+        (SaveLoad(trainable=True),),
+        0,
+    ),
+    "loaded": (
+        around(PeftModel, "from_pretrained", loaded_half),
+        (FILL, SaveLoad(trainable=True)),
+        1,
+    ),
+    "dtype": (around(Linear, "merge", then(widen)), MERGED, 1),
+    "layout": (around(Linear, "merge", then(stride)), MERGED, 1),
+    "exception": (
+        around(Linear, "get_delta_weight", lambda *_: torch.zeros(1) @ torch.zeros(2)),
+        MERGED,
+        1,
+    ),
+    "refused_safe_merge": (
+        around(
+            Linear,
+            "merge",
+            lambda real, self, safe_merge=False, adapter_names=None: real(
+                self, False, adapter_names
+            ),
+        ),
+        (FILL, Merge(safe=True, broken=True)),
+        1,
+    ),
+    "frozen base": (around(Lora, "enable_adapters", then(thaw)), (Disable(), Enable()), 0),
+    "frozen other": (around(Lora, "set_adapter", then(thaw_all)), (Add(adapter="b"),), 0),
+    "cost": (around(Linear, "forward", twice), (FILL,), 0),
     "trained": (
-        renewed_parameters,
-        (e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True)),
+        around(Linear, "unmerge", then(renew)),
+        (Train(), Merge(), Unmerge(), Train(keep_optimizer=True)),
         3,
     ),
-    "accepted": (accepted_name, (e.Mixed(adapters=("a", "nobody")),), 0),
-    "two_ways": (accepted_name, (*SECOND, e.Mixed(adapters=("a", "b"))), 4),
+    "accepted": (
+        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
+        (Mixed(adapters=("a", "nobody")),),
+        0,
+    ),
+    "two_ways": (
+        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
+        (*SECOND, Mixed(adapters=("a", "b"))),
+        4,
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("defect", "check", "settings"),
     [
-        (frozen_half, "frozen", {}),
-        (frozen_copy, "frozen", {"modules_to_save": ["head"]}),
-        (left_in_half_precision, "dtype", {"dtype": "bfloat16"}),
+        (
+            around(peft, "get_peft_model", trainable(lambda name: "lora_A" not in name)),
+            "frozen",
+            {},
+        ),
+        (
+            around(
+                peft,
+                "get_peft_model",
+                trainable(lambda name: "modules_to_save" not in name or "bias" not in name),
+            ),
+            "frozen",
+            {"modules_to_save": ["head"]},
+        ),
+        (
+            around(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None),
+            "dtype",
+            {"dtype": "bfloat16"},
+        ),
     ],
 )
 def test_a_defect_of_wrapping_is_seen(
@@ -509,10 +463,10 @@ def test_a_copy_that_is_wrapped_once_more_is_seen(
 
 
 @pytest.mark.parametrize(
-    "act", [e.Add(adapter="b"), e.LoadBeside(adapter="a", name="c"), e.SaveLoad(trainable=True)]
+    "act", [Add(adapter="b"), LoadBeside(adapter="a", name="c"), SaveLoad(trainable=True)]
 )
 def test_an_adapter_put_in_later_is_seen_in_half_precision(
-    act: e.Act, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    act: Act, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float32 is asked for by default; without it, the adapter may be as the base is."""
     original = BaseTuner._cast_adapter_dtype
@@ -553,7 +507,7 @@ def test_a_combination_that_does_not_divide_by_the_density_is_seen(
         lambda tensor, density, **_: real(tensor, density, rescale=False),
     )
     for number, combination in enumerate(("dare_linear", "ties")):
-        act = e.Weighted(
+        act = Weighted(
             adapters=("a", "b"), weights=(1.0, 0.5), combination=combination, name="m", density=0.5
         )
         folder = tmp_path / str(number)
@@ -600,10 +554,10 @@ def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path: Path) -> None:
 
 
 def test_no_file_has_the_biases_that_a_deleted_adapter_has_trained(tmp_path: Path) -> None:
-    add = e.Add(adapter="b")
-    kept = example(FILL, add, e.SaveLoad(), bias="lora_only", second=PLAIN)
+    add = Add(adapter="b")
+    kept = example(FILL, add, SaveLoad(), bias="lora_only", second=PLAIN)
     assert run(kept, tmp_path / "1").failure is None
-    saved = example(FILL, add, e.Delete(adapter="a"), e.SaveLoad(), bias="lora_only", second=PLAIN)
+    saved = example(FILL, add, Delete(adapter="a"), SaveLoad(), bias="lora_only", second=PLAIN)
     outcome = run(saved, tmp_path / "2")
     assert outcome.failure is None
     assert "act 3 has no meaning here" in str(outcome.refused)
@@ -612,8 +566,8 @@ def test_no_file_has_the_biases_that_a_deleted_adapter_has_trained(tmp_path: Pat
 def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path: Path) -> None:
     """AdaLoRA trains one adapter alone: two that were saved cannot be loaded to train."""
     two = msgspec.structs.replace(
-        example(e.LoadBeside(adapter="a", name="c"), e.SaveLoad(trainable=True), method="adalora"),
-        adapters=(e.Adapter(name="a", settings=ADALORA),),
+        example(LoadBeside(adapter="a", name="c"), SaveLoad(trainable=True), method="adalora"),
+        adapters=(Adapter(name="a", settings=ADALORA),),
     )
     outcome = run(two, tmp_path)
     assert outcome.failure is None
@@ -621,22 +575,22 @@ def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path: Path) -> None:
 
 
 def test_an_act_without_meaning_ends_the_life(tmp_path: Path) -> None:
-    outcome = run(example(e.Unmerge(), FILL), tmp_path)
-    assert outcome == e.Outcome(refused="act 0 has no meaning here")
+    outcome = run(example(Unmerge(), FILL), tmp_path)
+    assert outcome == Outcome(refused="act 0 has no meaning here")
 
 
 def test_a_network_that_does_not_run_is_absent(tmp_path: Path) -> None:
-    torn = (LINEAR[0], e.Layer(name="head", kind="linear", inputs=9, outputs=4))
+    torn = (LINEAR[0], Layer(name="head", kind="linear", inputs=9, outputs=4))
     assert "does not run" in str(run(example(layers=torn), tmp_path).absent)
 
 
 def test_a_defect_of_the_oracles_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peft_fuzz import oracle
+    from peft_fuzz.oracle import expected
 
     def broken(*_arguments, **_keywords):
         raise ValueError("of our own")
 
-    monkeypatch.setattr(oracle, "adapter_tensors", broken)
+    monkeypatch.setattr(expected, "adapter_tensors", broken)
     with pytest.raises(ValueError, match="of our own"):
         run(example(FILL), tmp_path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from peft_fuzz.parallel_search import seed_of, some_methods
+from peft_fuzz.search.parallel_search import seed_of, some_methods
 
 
 def test_seeds_differ_by_turn_and_job_and_do_not_change() -> None:

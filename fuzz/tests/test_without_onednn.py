@@ -9,11 +9,9 @@ import msgspec
 import pytest
 import torch
 
-from peft_fuzz import example as e
-from peft_fuzz import networks
-from peft_fuzz.draw.networks import runs
+from peft_fuzz.example import Example
+from peft_fuzz.networks import build
 from peft_fuzz.run import run
-from peft_fuzz.worker import _fits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +28,7 @@ LAYERS = {
 }  # fmt: skip
 
 
-def example(name: str) -> e.Example:
+def example(name: str) -> Example:
     kind, sizes, fields = LAYERS[name]
     content = {
         "network": {
@@ -43,7 +41,7 @@ def example(name: str) -> e.Example:
         "adapters": [{"name": "default", "settings": {"target_modules": ["layer0"], "r": 2}}],
         "acts": [{"act": "fill"}, {"act": "train"}],
     }
-    return msgspec.json.decode(json.dumps(content).encode(), type=e.Example)
+    return msgspec.json.decode(json.dumps(content).encode(), type=Example)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -58,11 +56,10 @@ def test_drawing_and_shrinking_compute_without_it(
 ) -> None:
     on: list[bool] = []
     monkeypatch.setattr(
-        networks.Sequence, "forward", lambda _, x: on.append(torch.backends.mkldnn.enabled)
+        build.Sequence, "forward", lambda _, x: on.append(torch.backends.mkldnn.enabled)
     )
-    runs(example(name).network)
-    _fits(example(name))
-    assert on == [False, False]
+    build.runs(example(name).network)
+    assert on == [False]
 
 
 def test_it_is_on_again_afterwards(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_fuzz.causes import Cause
     from peft_fuzz.example import Example, Outcome
-    from peft_fuzz.messages import Found, Sought
+    from peft_fuzz.search.causes import Cause
+    from peft_fuzz.search.messages import Found, Sought
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "fuzz" / "docs" / "fuzz-evidence.md"
@@ -78,15 +78,15 @@ def use_reference() -> list[str]:
     if "peft" in sys.modules:
         raise RuntimeError("peft is imported already")
     sys.path.insert(0, str(REFERENCE))
-    from peft_fuzz.methods import available
+    from peft_fuzz.methods import METHODS
 
-    return list(available())
+    return [name for name, method in METHODS.items() if method.available]
 
 
 def searches(methods: Sequence[str], *, seed: int, job: int, seconds: float) -> Iterator[Sought]:
     """Search one slice after another until the time is over; yield what each brought."""
-    from peft_fuzz.draw.examples import examples
-    from peft_fuzz.search import Search
+    from peft_fuzz.search.draw.examples import examples
+    from peft_fuzz.search.search import Search
 
     known: list[Cause] = []
     end = time.monotonic() + seconds

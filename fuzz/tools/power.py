@@ -162,8 +162,8 @@ def tried(fault: str, *, seconds: float, seed: int) -> Tried:
     """Search the method of a fault under the fault, in this process."""
     import torch
 
-    from peft_fuzz.draw.examples import examples
-    from peft_fuzz.search import Search
+    from peft_fuzz.search.draw.examples import examples
+    from peft_fuzz.search.search import Search
 
     torch.set_num_threads(1)
     # The search's seconds are for lives, not for importing.

@@ -28,10 +28,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from packaging.version import Version
 
-from peft_fuzz.findings import Finding, read_findings
-from peft_fuzz.fuzz import INTERRUPTED, FuzzSettings, fuzz
 from peft_fuzz.methods import METHODS
-from peft_fuzz.workers import LifeWorker
+from peft_fuzz.search.findings import Finding, read_findings
+from peft_fuzz.search.fuzz import INTERRUPTED, FuzzSettings, fuzz
+from peft_fuzz.search.workers import LifeWorker
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import make_folder, write_atomic
 from peft_regress.interrupts import ending_signals_interrupt
@@ -249,7 +249,7 @@ def search(release: str, known: Known, chosen: argparse.Namespace) -> bool:
         minutes=chosen.minutes,
         jobs=chosen.jobs,
         seed=chosen.seed,
-        with_ranges=False,
+        ranges=False,
     )
     result = fuzz(
         known.requirements(release), settings, progress=lambda text: _say(f"peft {release}: {text}")

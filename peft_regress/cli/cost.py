@@ -24,7 +24,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.errors import InputError
-from peft_regress.report.cost import (
+from peft_regress.report.results import (
     case_cost_section,
     cost_document,
     encode_case_cost,
@@ -187,7 +187,7 @@ def _show_adaptation(  # noqa: PLR0913  (what was typed)
 
 
 def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
-    """Refuse all other options that say what is priced."""
+    """Refuse the other options that choose a model or a step."""
     for parameter in context.command.params:
         name = str(parameter.name)
         typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -32,6 +32,7 @@ from peft_regress.measure.edge.costs import (
 from peft_regress.measure.edge.package import is_installed
 from peft_regress.measure.edge.runtime import Runtime
 from peft_regress.measure.invariants.facts import Fact
+from peft_regress.workers.process import WorkerProcess
 
 pytestmark = pytest.mark.executorch
 
@@ -229,31 +230,29 @@ def test_a_program_larger_than_memory_is_not_started(started, monkeypatch):
 
 def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program():
     with Runtime() as one:
-        assert one._process is None  # no program, no process
+        assert one._worker is None  # no program, no process
         one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
-        os.killpg(one._process.pid, signal.SIGKILL)
+        os.killpg(one._worker.number, signal.SIGKILL)
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         assert one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
 
 
 def test_an_answer_that_nobody_waited_for_is_not_the_next_one_s(started, monkeypatch):
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     broken = dataclasses.replace(tiny_training(), content=b"no program")
     steps = [leaves_of(batch())]
     started.train(tiny_training(), steps, learning_rate=0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(started, "_answer", interrupted)
+        patch.setattr(WorkerProcess, "_line", interrupted)
         with pytest.raises(KeyboardInterrupt):
             started.train(broken, steps, learning_rate=0.1)
     assert started.train(tiny_training(), steps, learning_rate=0.1).losses
 
 
-def test_a_runtime_that_does_not_start_is_said(monkeypatch, tmp_path_factory):
-    script = tmp_path_factory.mktemp("runtime") / "broken.py"
-    script.write_text("import sys; sys.exit('no such symbol')", encoding="utf-8")
-    monkeypatch.setattr(runtime, "_SCRIPT", script)
-    with Runtime() as one, pytest.raises(ProgramError, match="ended: no such symbol"):
+def test_a_runtime_that_does_not_start_is_said(monkeypatch):
+    monkeypatch.setattr(runtime, "package_folders", lambda: ["/nowhere"])
+    with Runtime() as one, pytest.raises(ProgramError, match="does not start: ModuleNotFound"):
         one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)

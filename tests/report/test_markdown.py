@@ -13,6 +13,7 @@ from builders import (
     UNSEEN_LORA,
     VALUES,
     compare,
+    forward_ledger,
     make_metric,
     make_record,
     make_run,
@@ -28,7 +29,7 @@ from peft_regress.report import verdict_markdown
 from peft_regress.report.markdown import cell, escape_markdown
 from peft_regress.report.sentences import short_names
 from peft_regress.report.verdict.markdown import LONGEST_BYTES, MARKER
-from peft_regress.runs.schema import Failure, Ledger, Selection
+from peft_regress.runs.schema import Failure, Selection
 from peft_regress.text import clean
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -112,14 +113,12 @@ def cells(text):
 
 # --- content --------------------------------------------------------------------------------------
 
-BEFORE = Ledger(flops={"forward": {"layer1.conv": {"convolution": 3_638_000_000}}})
-AFTER = Ledger(
-    flops={
-        "forward": {
-            "layer1.conv": {"convolution": 3_638_000_000},
-            "layer1.conv.lora_A": {"convolution": 300_000_000},
-            "layer2.conv.lora_A": {"convolution": 62_000_000},
-        }
+BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_638_000_000}})
+AFTER = forward_ledger(
+    {
+        "layer1.conv": {"convolution": 3_638_000_000},
+        "layer1.conv.lora_A": {"convolution": 300_000_000},
+        "layer2.conv.lora_A": {"convolution": 62_000_000},
     }
 )
 
@@ -334,7 +333,7 @@ def test_a_short_name_stays_as_it_is():
 def hostile_sides(text):
     name = text.replace("/", " ")
     ids = [f"{name}/lora-r4/{name}", f"shift/{name}/x", GALORE, FULL, f"{name}/head/resnet18"]
-    ledger = Ledger(flops={"forward": {text: {text: 5}}})
+    ledger = forward_ledger({text: {text: 5}})
     metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
     more = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
     failed = Failure(type=text, message=text)

@@ -15,6 +15,7 @@ from builders import (
     LORA,
     VALUES,
     compare,
+    forward_ledger,
     make_metric,
     make_record,
     make_run,
@@ -37,7 +38,7 @@ from peft_regress.report import (
 )
 from peft_regress.report.sentences import contents_line, environment_lines, reason_cells
 from peft_regress.report.verdict.next_steps import accept_hint
-from peft_regress.runs.schema import Failure, Ledger, OwnBound, Selection
+from peft_regress.runs.schema import Failure, OwnBound, Selection
 from peft_regress.text import clean
 
 HINT = accept_hint(judge({}, {}, invocation=Invocation(new="run.json")))
@@ -56,19 +57,13 @@ HOSTILE = {
 }
 hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 
-BEFORE = Ledger(
-    flops={"forward": {"layer1.conv": {"convolution": 3_000_000_000}, "fc": {"mm": 5}}},
-    bytes={"activation": {"layer1.conv": 100_000_000}},
-)
-AFTER = Ledger(
-    flops={
-        "forward": {
-            "layer1.conv": {"convolution": 3_000_000_000},
-            "layer1.conv.lora_A": {"convolution": 706_115_232},
-            "fc": {"mm": 5},
-        }
-    },
-    bytes={"activation": {"layer1.conv": 100_000_000}},
+BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_000_000_000}, "fc": {"mm": 5}})
+AFTER = forward_ledger(
+    {
+        "layer1.conv": {"convolution": 3_000_000_000},
+        "layer1.conv.lora_A": {"convolution": 706_115_232},
+        "fc": {"mm": 5},
+    }
 )
 
 
@@ -151,7 +146,7 @@ def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> No
 
 
 def test_modules_beyond_the_largest_are_counted() -> None:
-    ledger = Ledger(flops={"forward": {f"m{i}": {"conv": 10 + i} for i in range(7)}})
+    ledger = forward_ledger({f"m{i}": {"conv": 10 + i} for i in range(7)})
     old = observe(make_record(LORA, {"forward_flops": 0}))
     new = observe(make_record(LORA, {"forward_flops": 91}, ledger=ledger))
     text = text_of(old, new)
@@ -346,7 +341,7 @@ def test_the_line_of_every_metric_fits(name: str) -> None:
 
 def hostile_run(text: str) -> Any:
     """Return a run that carries a text wherever a file can carry one."""
-    ledger = Ledger(flops={"forward": {text: {text: 5}}})
+    ledger = forward_ledger({text: {text: 5}})
     metrics = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
     return make_run(
         make_record(LORA, metrics, definition="d", invariants={text: False}, ledger=ledger),

@@ -21,9 +21,8 @@ from peft_regress.report import (
     results_table,
     times_document,
 )
-from peft_regress.report.cost import cost_document
 from peft_regress.report.layout import Layout, cells
-from peft_regress.report.overview import overview
+from peft_regress.report.results import cost_document, overview
 from peft_regress.runs.run_file import read_run_file
 
 ENTRY = Path(__file__).parents[2] / "baselines/Linux-CPython-3.11-64bit/0004_peft-0.21.2.json"

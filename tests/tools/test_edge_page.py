@@ -12,8 +12,6 @@ from builders import make_record
 from peft_regress.catalogue.matrix import matrix_cases
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.runs.schema import Record
 
 MIB = 2**20
@@ -85,8 +83,3 @@ def test_a_run_without_a_case_ends_with_the_command_that_makes_it(
     with pytest.raises(SystemExit, match=r"59 cases have no record.*tox run -e bench-edge"):
         tool.recorded(None)
     assert records
-
-
-def test_the_savings_of_lora_are_drawn(records: Any, tmp_path: Path) -> None:
-    tool.draw(records, tmp_path / "savings.png")
-    assert (tmp_path / "savings.png").read_bytes().startswith(b"\x89PNG")

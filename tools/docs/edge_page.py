@@ -4,7 +4,6 @@
     python tools/docs/edge_page.py --write          put them into docs/devices.md
     python tools/docs/edge_page.py --check          exit 1 if the page differs
     python tools/docs/edge_page.py --run RUN        from a run file, such as runs/bench-edge.json
-    python tools/docs/edge_page.py --plot FILE      also draw the savings of LoRA
 
 A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
 """
@@ -14,10 +13,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from page_tables import check_or_write, option_parser, print_tables, put, table
+from page_tables import finish, option_parser, table
 
 from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
@@ -242,49 +242,14 @@ def recorded(run: str | None) -> Records:
     return records
 
 
-def draw(records: Records, path: Path) -> None:
-    """Draw the savings of LoRA: bars by architecture and rank, one for each way of counting."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    found = [each for each in savings_of(records, "edge") if each.name.startswith("lora")]
-    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    ways = (
-        ("eager, categories", "categories"),
-        ("eager, peak", "peak"),
-        ("planned, with the file", "with_file"),
-        ("planned", "planned"),
-    )
-    for number, (label, field) in enumerate(ways):
-        places = [place + 0.21 * (number - 1.5) for place in range(len(found))]
-        axes.bar(places, [100 * getattr(each, field) for each in found], width=0.19, label=label)
-    printed = [(n, 100 * each.printed) for n, each in enumerate(found) if each.printed is not None]
-    axes.plot(*zip(*printed, strict=True), "kD", label="the paper")
-    axes.set_xticks(range(len(found)), [f"{each.architecture}\n{each.name}" for each in found],
-                    fontsize=7)  # fmt: skip
-    axes.set_ylabel("memory saved over full, %")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the tables; return the exit code."""
-    parser = option_parser(str(__doc__), TABLES)
+    parser = option_parser(__doc__, TABLES)
     parser.add_argument("--run", help="a run file instead of the accepted records")
-    parser.add_argument("--plot", type=Path, help="draw the savings into this file")
     chosen = parser.parse_args(arguments)
     records = recorded(chosen.run)
-    if chosen.plot is not None:
-        draw(records, chosen.plot)
-    made = {name: TABLES[name](records) for name in chosen.only or TABLES}
-    if not chosen.write and not chosen.check:
-        return print_tables(made)
-    page = PAGE.read_text()
-    for name, content in made.items():
-        page = put(page, "edge", name, content)
-    return check_or_write(PAGE, page, writes=chosen.write)
+    tables = {name: partial(make, records) for name, make in TABLES.items()}
+    return finish(PAGE, "edge", tables, chosen)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from peft_fuzz.cli.options import corpus_option
-from peft_fuzz.corpus import accept_findings
+from peft_fuzz.search.corpus import accept_findings
 from peft_regress.cli.options import examples
 from peft_regress.report.terminal import say
 
@@ -16,9 +16,7 @@ from peft_regress.report.terminal import say
 @click.argument("findings", type=click.Path(path_type=Path))
 @click.option("--reason", metavar="TEXT", required=True, help="Why it is known, in one line.")
 @click.option(
-    "--reported",
-    metavar="ISSUE",
-    help="Where it was reported, such as huggingface/peft#3697.",
+    "--reported", metavar="ISSUE", help="Where it was reported, such as huggingface/peft#3697."
 )
 @corpus_option
 def command(findings: Path, *, reason: str, reported: str | None, corpus: Path) -> None:

@@ -9,7 +9,7 @@ import click
 
 from peft_fuzz.cli.options import finding_options
 from peft_fuzz.cli.showing import fuzz_and_show
-from peft_fuzz.fuzz import FuzzSettings
+from peft_fuzz.search.fuzz import FuzzSettings
 from peft_regress.cli.options import SectionedCommand, examples
 from peft_regress.interrupts import ending_signals_interrupt
 
@@ -25,15 +25,13 @@ from peft_regress.interrupts import ending_signals_interrupt
     epilog=examples("peft-fuzz replay", "peft-fuzz replay peft==0.20.0"),
 )
 @finding_options
-def command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     requirements: tuple[str, ...],
     *,
     summary: Path | None,
     output: str,
-    time_limit: float,
-    pip_time_limit: float,
     **options: Any,
 ) -> None:
     """Replay the known defects: which are mended, still there, or new.
@@ -42,9 +40,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     installed packages are. The exit code is 1 if a mended defect is back, or an entry fails
     otherwise; 3 if not all was replayed.
     """
-    settings = FuzzSettings(
-        minutes=0, life_seconds=time_limit, pip_seconds=pip_time_limit, **options
-    )
+    settings = FuzzSettings(minutes=0, **options)
     with ending_signals_interrupt():
         result = fuzz_and_show(requirements, settings, summary=summary, output=output)
     context.exit(result.exit_code)

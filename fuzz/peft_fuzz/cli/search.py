@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +10,16 @@ import click
 
 from peft_fuzz.cli.options import Minutes, finding_options, say
 from peft_fuzz.cli.showing import fuzz_and_show
-from peft_fuzz.fuzz import FuzzSettings
-from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option
+from peft_fuzz.search.fuzz import FuzzSettings
+from peft_fuzz.search.workers import START_SECONDS
+from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.runs.environment import usable_cores
-from peft_regress.upgrades.cluster.cluster import Cluster
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.workers.pool import default_jobs
 
+_NO_STORAGE: Final = Path("baselines")
+"""Where a node would look for the source models that no search needs."""
 _MOST_MINUTES: Final = 7 * 24 * 60
 
 
@@ -30,8 +32,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
         "Files": ("corpus", "save", "summary"),
     },
     epilog=examples(
-        "peft-fuzz search",
-        "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md",
+        "peft-fuzz search", "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md"
     ),
 )
 @click.option(
@@ -57,12 +58,14 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 @on_option("Search")
 @jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
 @finding_options
-def command(
+def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
     /,
     requirements: tuple[str, ...],
     *,
     on: str,
+    seed: int | None,
+    jobs: int | None,
     summary: Path | None,
     output: str,
     **options: Any,
@@ -74,43 +77,21 @@ def command(
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    with ending_signals_interrupt(), _opened_cluster(on) as cluster:
-        settings = _settings(cluster, **options)
+    setup = MeasuringSetup(
+        baselines=_NO_STORAGE,
+        jobs=default_jobs(),
+        time_limit=START_SECONDS,
+        pip_seconds=options["pip_time_limit"],
+    )
+    with (
+        ending_signals_interrupt(),
+        opened_pool(on, setup, say=say, code=("peft_regress", "peft_fuzz")) as cluster,
+    ):
+        most_jobs = usable_cores() if cluster is None else cluster.slots
+        settings = FuzzSettings(
+            seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
+            jobs=jobs or most_jobs,
+            **options,
+        )
         result = fuzz_and_show(requirements, settings, cluster, summary=summary, output=output)
     context.exit(result.exit_code)
-
-
-@contextlib.contextmanager
-def _opened_cluster(on: str) -> Iterator[Cluster | None]:
-    """Connect to what `--on` names; None for workers of this machine."""
-    if on == "local":
-        yield None
-        return
-    from peft_regress.upgrades.cluster.cluster import require_dask
-
-    require_dask()
-    from peft_fuzz.cluster_search import search_cluster
-
-    with search_cluster(on, say=say) as cluster:
-        yield cluster
-
-
-def _settings(  # noqa: PLR0913  (options)
-    cluster: Cluster | None,
-    *,
-    seed: int | None,
-    jobs: int | None,
-    ranges: bool,
-    time_limit: float,
-    pip_time_limit: float,
-    **others: Any,
-) -> FuzzSettings:
-    most_jobs = usable_cores() if cluster is None else len(cluster.connection.workers())
-    return FuzzSettings(
-        seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
-        jobs=jobs or most_jobs,
-        with_ranges=ranges,
-        life_seconds=time_limit,
-        pip_seconds=pip_time_limit,
-        **others,
-    )

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods.layout import as_rows, fan_in
-from peft_fuzz.methods.method import LayerAdapter, Limit, Method
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peft_fuzz.methods.fields import RANKS, Fields, off, values
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    DENSE,
+    LayerAdapter,
+    Limit,
+    Method,
+    Settings,
+    as_rows,
+    rows_of,
+)
+from peft_fuzz.networks.network import Layer
 
 
 def adalora(
@@ -21,7 +30,7 @@ def adalora(
     P is lora_B, L the diagonal lora_E, Q lora_A. None after pruning: whether r is then the first
     rank or the one that is left is nowhere documented.
     """
-    weight = as_rows(base.weight, layer.kind)  # type: ignore[arg-type]
+    weight = rows_of(base, layer)
     for adapter in adapters:
         tensors, settings = adapter.tensors, adapter.settings
         rank = settings["init_r"]
@@ -33,34 +42,51 @@ def adalora(
     return {"weight": as_rows(weight, layer.kind)}
 
 
-def adalora_flops(
-    layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool
-) -> int:
+def adalora_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count two thin products, or the product that makes the update in full size."""
-    del training
     rank = settings["init_r"]
-    inputs = fan_in(layer)
+    inputs = layer.fan_in
     thin = 2 * rank * (inputs + layer.outputs) * positions
     return int(max(thin, 2 * rank * inputs * layer.outputs))
 
 
+def draw_adalora(_layers: Sequence[Layer]) -> Fields:
+    """Draw a schedule that prunes after the steps of a life, or rarely within them."""
+    return Fields(
+        always={
+            "init_r": values(*RANKS),
+            "target_r": st.just(1),
+            "tinit": st.just(50),
+            "tfinal": st.just(10),
+            "total_step": st.just(100),
+        },
+        sometimes={
+            "lora_alpha": values(1, 2, 4, 16, 32),
+            "lora_dropout": values(0.5),
+            "init_lora_weights": off(),
+            "orth_reg_weight": values(0.1),
+        },
+        bias="lora_only",
+    )
+
+
 ADALORA: Final = Method(
-    name="adalora",
-    config="AdaLoraConfig",
-    kinds=frozenset[Any]({"conv2d", "linear", "transposed_linear"}),
+    "adalora",
+    CONFIGS["adalora"],
+    "Zhang et al., arXiv:2303.10512, equation 3",
+    draw_adalora,
+    kinds=DENSE | {"conv2d"},
     abilities=frozenset({"merge", "unmerge"}),
-    source="Zhang et al., arXiv:2303.10512, equation 3",
     formula=adalora,
-    trains=("lora_A", "lora_B", "lora_E"),
     flops=adalora_flops,
-    needed=frozenset({"init_r", "target_r", "tfinal", "tinit", "total_step"}),
+    by_hand="added",
+    trains=("lora_A", "lora_B", "lora_E"),
     limits=(
         Limit(
-            message="supports only 1 trainable adapter",
-            source="error text of peft.tuners.adalora.model",
-            error="ValueError",
+            "supports only 1 trainable adapter",
+            "error text of peft.tuners.adalora.model",
+            stage=None,
         ),
     ),
     identity=lambda settings: bool(settings["init_lora_weights"]),
-    random=lambda settings: bool(settings["lora_dropout"]),
 )

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods.layout import CONVOLUTIONS, as_rows, fan_in, layer_flops
-from peft_fuzz.methods.method import LayerAdapter, Limit, Method
-from peft_fuzz.methods.patterns import by_pattern
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, pattern, projected, values
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    DENSE,
+    LayerAdapter,
+    Limit,
+    Method,
+    Settings,
+    as_rows,
+    no_groups,
+    rows_of,
+)
+from peft_fuzz.networks.network import Layer
 
 
 def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
@@ -20,7 +30,7 @@ def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Map
     A and B are shared by all layers, cut to the layer's size; with the adapter's rank if another
     adapter's is larger.
     """
-    weight = as_rows(base.weight, layer.kind)  # type: ignore[arg-type]
+    weight = rows_of(base, layer)
     for adapter in adapters:
         inner, outer = adapter.tensors["vera_lambda_d"], adapter.tensors["vera_lambda_b"]
         down = adapter.tensors["vera_A"][: len(inner), : layer.inputs]
@@ -37,9 +47,7 @@ def fourierft(
     Gao et al., FourierFT, arXiv:2405.03003, equations 2 to 4. The transform is a product with two
     matrices of roots of unity; torch's inverse transform divides by their sizes.
     """
-    import torch
-
-    weight = as_rows(base.weight, layer.kind)  # type: ignore[arg-type]
+    weight = rows_of(base, layer)
     rows, columns = weight.shape
     for adapter in adapters:
         places, values = adapter.tensors["indices"], adapter.tensors["fourierft_spectrum"]
@@ -52,15 +60,13 @@ def fourierft(
 
 def _roots(size: int) -> Tensor:
     """Return exp(2 pi i j k / size) at row j and column k."""
-    import torch
-
     steps = torch.arange(size, dtype=torch.float64)
     return torch.exp(2j * torch.pi * torch.outer(steps, steps) / size)
 
 
 def hira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
     """Return W + W o (B A); Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)."""
-    weight = as_rows(base.weight, layer.kind)  # type: ignore[arg-type]
+    weight = rows_of(base, layer)
     total = weight
     middle = "embedding_" if layer.kind == "embedding" else ""
     for adapter in adapters:
@@ -70,91 +76,96 @@ def hira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Map
     return {"weight": as_rows(total, layer.kind)}
 
 
-def vera_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def vera_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count two thin products."""
-    del training
     return int(2 * settings["r"] * (layer.inputs + layer.outputs) * positions)
 
 
-def fourierft_flops(
-    layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool
-) -> int:
+def fourierft_flops(layer: Layer, _settings: Settings, positions: int) -> int:
     """Count the update's own product; a fast transform multiplies no matrices."""
-    del settings, training
-    return layer_flops(layer, positions)
+    return layer.flops(positions)
 
 
-def hira_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def hira_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count B A in full size, and the update's own product of a linear layer.
 
     A convolution that runs twice is docs/findings/peft-second-convolution.md.
     """
-    del training
     rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
-    second = 0 if layer.kind in CONVOLUTIONS else layer_flops(layer, positions)
-    return int(2 * rank * fan_in(layer) * layer.outputs) + second
+    second = 0 if layer.is_convolution else layer.flops(positions)
+    return int(2 * rank * layer.fan_in * layer.outputs) + second
 
 
-_ABILITIES: Final = frozenset[Any]({"merge", "several_active", "unmerge"})
+def draw_fourierft(layers: Sequence[Layer]) -> Fields:
+    """Draw how many entries of the spectrum there are."""
+    most = min(layer.inputs * layer.outputs for layer in layers)
+    numbers = st.integers(1, most)
+    return Fields(
+        always={"n_frequency": numbers},
+        sometimes={
+            "scaling": values(10.0),
+            "random_loc_seed": values(1),
+            "init_weights": on(),
+            "n_frequency_pattern": pattern(layers, numbers),
+        },
+        bias="fourier_only",
+    )
+
+
+def draw_hira(layers: Sequence[Layer]) -> Fields:
+    """Draw the rank and start."""
+    return Fields(
+        always={"r": values(*RANKS)},
+        sometimes={
+            "hira_dropout": values(0.5),
+            "init_weights": st.sampled_from(("gaussian", False)),
+            "rank_pattern": pattern(layers, values(*RANKS)),
+        },
+    )
+
 
 VERA: Final = Method(
-    name="vera",
-    config="VeraConfig",
-    kinds=frozenset[Any]({"linear", "transposed_linear"}),
-    abilities=_ABILITIES,
-    source="Kopiczko et al., arXiv:2310.11454, equation 2",
+    "vera",
+    "VeraConfig",
+    "Kopiczko et al., arXiv:2310.11454, equation 2",
+    projected("vera_dropout", "vera_only", d_initial=values(0.5)),
+    kinds=DENSE,
     formula=vera,
-    trains=("vera_lambda_",),
     flops=vera_flops,
+    by_hand="with_vera",
+    trains=("vera_lambda_",),
     limits=(
         Limit(
-            message="or greater is required|PRNG key|projection_prng_key|save_projection",
-            source="error text of peft.tuners.vera: all adapters share the projections",
-            error="ValueError",
-            stage="wrap",
+            "or greater is required|PRNG key|projection_prng_key|save_projection",
+            "error text of peft.tuners.vera: all adapters share the projections",
         ),
     ),
-    identity=lambda settings: bool(settings["init_weights"]),
-    random=lambda settings: bool(settings["vera_dropout"]),
 )
 FOURIERFT: Final = Method(
-    name="fourierft",
-    config="FourierFTConfig",
-    kinds=frozenset[Any]({"linear", "transposed_linear"}),
-    abilities=_ABILITIES,
-    source="Gao et al., arXiv:2405.03003, equations 2 to 4",
+    "fourierft",
+    "FourierFTConfig",
+    "Gao et al., arXiv:2405.03003, equations 2 to 4",
+    draw_fourierft,
+    kinds=DENSE,
     formula=fourierft,
-    trains=("fourierft_spectrum",),
     flops=fourierft_flops,
+    trains=("fourierft_spectrum",),
     limits=(
         Limit(
-            message="`n_frequency` should be less than or equal",
-            source="error text of peft.tuners.fourierft.layer",
-            error="ValueError",
-            stage="wrap",
+            "`n_frequency` should be less than or equal",
+            "error text of peft.tuners.fourierft.layer",
         ),
     ),
-    identity=lambda settings: bool(settings["init_weights"]),
 )
 HIRA: Final = Method(
-    name="hira",
-    config="HiraConfig",
-    kinds=frozenset[Any](
-        {"conv1d", "conv2d", "conv3d", "embedding", "linear", "transposed_linear"}
-    ),
-    abilities=_ABILITIES,
-    source="Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
+    "hira",
+    CONFIGS["hira"],
+    "Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
+    draw_hira,
+    kinds=DENSE | {"conv1d", "conv2d", "conv3d", "embedding"},
     formula=hira,
-    trains=("hira_",),
     flops=hira_flops,
-    limits=(
-        Limit(
-            message="HiRA does not support .* layers with groups > 1",
-            source="error text of peft.tuners.hira.layer",
-            error="NotImplementedError",
-            stage="wrap",
-        ),
-    ),
-    identity=lambda settings: bool(settings["init_weights"]),
-    random=lambda settings: bool(settings["hira_dropout"]),
+    by_hand="multiplied",
+    trains=("hira_",),
+    limits=(no_groups("HiRA", "hira"),),
 )

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods.layout import as_rows
-from peft_fuzz.methods.method import LayerAdapter, Method
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peft_fuzz.methods.fields import Fields, off
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    DENSE,
+    LayerAdapter,
+    Method,
+    Settings,
+    as_rows,
+    rows_of,
+)
+from peft_fuzz.networks.network import Layer
 
 
-def is_feedforward(settings: Mapping[str, Any], layer: str) -> bool:
+def is_feedforward(settings: Settings, layer: str) -> bool:
     """Return whether `feedforward_modules` names a layer: its inputs are scaled then."""
     named = settings.get("feedforward_modules") or ()
     if isinstance(named, str):
@@ -30,7 +38,7 @@ def ia3(
     Liu et al., arXiv:2205.05638, section 3.3: l o (W x + b) for keys and values, W (l o x) + b for
     the second layer of a feed-forward block.
     """
-    weight = as_rows(base.weight, layer.kind)  # type: ignore[arg-type]
+    weight = rows_of(base, layer)
     bias: Tensor | None = getattr(base, "bias", None)
     ones = (1,) * (weight.dim() - 2)
     for adapter in adapters:
@@ -50,21 +58,41 @@ def ia3(
     return found if bias is None else {**found, "bias": bias}
 
 
-def ia3_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def ia3_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count nothing: inputs or outputs are scaled entry by entry, and no matrix is multiplied."""
-    del layer, settings, positions, training
+    del layer, settings, positions
     return 0
 
 
+def draw_ia3(layers: Sequence[Layer]) -> Fields:
+    """Draw which layers have their inputs scaled."""
+    names = [layer.name for layer in layers]
+    return Fields(
+        always={"feedforward_modules": st.lists(st.sampled_from(names), unique=True)},
+        sometimes={"init_ia3_weights": off()},
+        agree=_ia3_together,
+    )
+
+
+def _ia3_together(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keep to the documentation: feed-forward modules are among the targets."""
+    targets = settings["target_modules"]
+    if isinstance(targets, list):
+        settings["feedforward_modules"] = [
+            name for name in settings["feedforward_modules"] if name in targets
+        ]
+    return settings
+
+
 IA3: Final = Method(
-    name="ia3",
-    config="IA3Config",
-    kinds=frozenset[Any]({"conv2d", "conv3d", "linear", "transposed_linear"}),
-    abilities=frozenset({"merge", "several_active", "unmerge"}),
-    source="Liu et al., arXiv:2205.05638, section 3.3",
+    "ia3",
+    CONFIGS["ia3"],
+    "Liu et al., arXiv:2205.05638, section 3.3",
+    draw_ia3,
+    kinds=DENSE | {"conv2d", "conv3d"},
     formula=ia3,
-    trains=("ia3_l",),
     flops=ia3_flops,
-    needed=frozenset({"feedforward_modules"}),
+    by_hand="scaled_by_hand",
+    trains=("ia3_l",),
     identity=lambda settings: bool(settings["init_ia3_weights"]),
 )

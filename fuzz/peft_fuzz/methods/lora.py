@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from math import lcm, sqrt
+from typing import Any, Final, get_args
 
-from peft_fuzz.example import Kind, Layer
-from peft_fuzz.methods.layout import (
-    CONVOLUTIONS,
+from hypothesis import strategies as st
+from msgspec.structs import replace as changed
+from torch import Tensor, nn
+
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    MERGES,
+    LayerAdapter,
+    Limit,
+    Method,
+    Settings,
     as_rows,
     dense,
-    fan_in,
-    layer_flops,
+    moves_base,
 )
-from peft_fuzz.methods.method import LayerAdapter, Limit, Method
-from peft_fuzz.methods.patterns import by_pattern
+from peft_fuzz.networks.network import Kind, Layer
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-_KINDS: Final = frozenset[Any](
-    {"attention", "conv1d", "conv2d", "conv3d", "embedding", "linear", "transposed_linear"}
-)
+_EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
+_OTHERS: Final = ("lora_A.weight", "lora_B.weight")
+_KINDS: Final = frozenset[Kind](get_args(Kind))
 
 
 def scaling(adapter: LayerAdapter) -> float:
@@ -38,24 +42,19 @@ def scaling(adapter: LayerAdapter) -> float:
     return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
 
 
-def _product(tensors: Mapping[str, Tensor], kind: Kind, groups: int) -> Tensor:
+def low_rank_product(down: Tensor, up: Tensor, groups: int) -> Tensor:
     """Return B A as (outputs, inputs, *kernel); equation 3 of LoRA.
 
     A convolution's A has the kernel, its B is 1 x 1. B of a grouped convolution is grouped, A is
     not, so that the product is dense.
     """
-    if kind == "embedding":
-        return tensors["lora_embedding_B"] @ tensors["lora_embedding_A"]
-    down, up = tensors["lora_A.weight"], tensors["lora_B.weight"]
-    if kind not in CONVOLUTIONS:
-        return up @ down
     if up.shape[1] != down.shape[0]:
         up = dense(up, groups)
     product: Tensor = up.flatten(1) @ down.flatten(1)
     return product.reshape(up.shape[0], *down.shape[1:])
 
 
-def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """Return m (W + s B A) / ||W + s B A||, a norm for each output.
 
     Liu et al., DoRA, arXiv:2402.09353, equation 5; section 4.3: for the gradient the norm is a
@@ -75,15 +74,17 @@ def _layer(
     deltas = []
     for adapter in adapters:
         scale = scaling(adapter)
-        delta = scale * _product(adapter.tensors, layer.kind, layer.groups)
-        if layer.kind in CONVOLUTIONS and delta.shape != base.shape:
+        names = _EMBEDDING if layer.kind == "embedding" else _OTHERS
+        down, up = (adapter.tensors[name] for name in names)
+        delta = scale * low_rank_product(down, up, layer.groups)
+        if layer.is_convolution and delta.shape != base.shape:
             base = dense(base, layer.groups)
         if adapter.settings.get("use_dora"):
             tensors = adapter.tensors
             magnitude = tensors.get("lora_magnitude_vector.weight")
             if magnitude is None:  # before peft 0.12
                 magnitude = tensors["lora_magnitude_vector"]
-            delta = _dora(base, delta, magnitude) - base
+            delta = rescaled(base, delta, magnitude) - base
         deltas.append(delta)
         if adapter.settings.get("lora_bias"):
             extra = scale * adapter.tensors["lora_B.bias"]
@@ -112,9 +113,7 @@ def _attention(
     base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
 ) -> Mapping[str, Tensor]:
     """Return the projections of an attention: LoRA adapts the joint input and the output one."""
-    from dataclasses import replace
-
-    linear = replace_kind(layer)
+    linear = changed(layer, kind="linear")
     found: dict[str, Tensor] = {}
     for prefix, weight, bias in (
         ("", "in_proj_weight", "in_proj_bias"),
@@ -139,21 +138,13 @@ def _attention(
     return found
 
 
-def replace_kind(layer: Layer) -> Layer:
-    """Return an attention's projection as a linear layer."""
-    from msgspec.structs import replace
-
-    return replace(layer, kind="linear")
-
-
-def lora_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count A x and B (A x); for DoRA also the product B A, which the norm needs.
 
-    With dropout, DoRA cannot reuse the base's result: W x is made once more, from what dropout
-    left. peft makes B A by sending an identity through A and B (for FSDP, as its source says).
+    peft makes B A by sending an identity through A and B (for FSDP, as its source says).
     """
     rank: int = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
-    inputs, outputs = fan_in(layer), layer.outputs
+    inputs, outputs = layer.fan_in, layer.outputs
     if layer.kind == "attention":
         # Four projections, each of one width. By thin products, or by making the new weight.
         return max(8 * rank * inputs * positions, 8 * rank * inputs * outputs) * 2
@@ -166,11 +157,10 @@ def lora_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, tra
     norm = 2 * rank * outputs * inputs
     if layer.kind in {"linear", "transposed_linear"}:
         norm += 2 * rank * inputs * inputs
-    again = layer_flops(layer, positions) if training and settings.get("lora_dropout") else 0
-    return thin + norm + again
+    return thin + norm
 
 
-def _identity(settings: Mapping[str, Any]) -> bool:
+def _identity(settings: Settings) -> bool:
     """LoRA's B is zero at the start for True, gaussian and orthogonal's pairs; not for False.
 
     PiSSA and OLoRA subtract what they start with from the base weight.
@@ -178,84 +168,101 @@ def _identity(settings: Mapping[str, Any]) -> bool:
     return settings["init_lora_weights"] is not False
 
 
-def _same_base(settings: Mapping[str, Any]) -> bool:
-    start = str(settings["init_lora_weights"])
-    return not start.startswith(("corda", "lora_ga", "olora", "pissa"))
+def _ranks(layers: Sequence[Layer]) -> list[int]:
+    """Return ranks that all groups of the layers divide, also above a layer's size."""
+    groups = lcm(*(layer.groups for layer in layers))
+    return [rank * groups for rank in RANKS]
 
 
-def _random(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["lora_dropout"])
+def draw_lora(layers: Sequence[Layer]) -> Fields:
+    """Draw ranks, scales, starts and biases of LoRA and DoRA."""
+    ranks = _ranks(layers)
+    kinds = {layer.kind for layer in layers}
+    inits: list[Any] = [False, "gaussian"]
+    if kinds <= {"linear", "transposed_linear"}:
+        inits += ["pissa", "pissa_niter_4", "olora", "orthogonal"]
+    return Fields(
+        always={"r": st.sampled_from(ranks)},
+        sometimes={
+            "lora_alpha": values(1, 2, 4, 16, 32),
+            "lora_dropout": values(0.5, 0.1),
+            "use_rslora": on(),
+            "init_lora_weights": st.sampled_from(inits),
+            **({} if "embedding" in kinds else {"lora_bias": on()}),
+            **rank_patterns(layers, ranks),
+        },
+        bias="lora_only",
+        agree=lambda settings: _lora_together(settings, min(sizes_of(layers))),
+    )
+
+
+def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
+    """Keep to the documentation: lora_bias has plain starts only, and no DoRA.
+
+    A start from the base weight has no more directions than the weight; orthogonal ones come in
+    pairs.
+    """
+    start = settings.get("init_lora_weights", True)
+    ranks = (settings["r"], *settings.get("rank_pattern", {}).values())
+    if isinstance(start, str):
+        odd = start == "orthogonal" and any(rank % 2 for rank in ranks)
+        if odd or (start != "gaussian" and max(ranks) > size) or settings.get("lora_bias"):
+            del settings["init_lora_weights"]
+    if settings.get("use_dora"):
+        settings.pop("lora_bias", None)
+    return settings
 
 
 LIMITS: Final = (
+    Limit("rank is divisible by groups", "error text of peft.tuners.lora.layer._ConvNd"),
     Limit(
-        message="rank is divisible by groups",
-        source="error text of peft.tuners.lora.layer._ConvNd",
-        error="ValueError",
-        stage="wrap",
-    ),
-    Limit(
-        message="Merging is not supported for _ConvNd layers with groups",
-        source="warning and error text of peft.tuners.lora.layer._ConvNd",
+        "Merging is not supported for _ConvNd layers with groups",
+        "warning and error text of peft.tuners.lora.layer._ConvNd",
         error="NotImplementedError",
         stage="call",
     ),
     Limit(
-        message="base layer has no bias",
-        source="warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
+        "base layer has no bias",
+        "warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
         "without a base bias",
         error="RuntimeError",
         stage="call",
     ),
+    Limit("lora_bias", "peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding"),
     Limit(
-        message="lora_bias",
-        source="peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding",
-        error="ValueError",
-        stage="wrap",
+        "Only same embed for query/key/value|does not support",
+        "error text of peft.tuners.lora.layer.MultiheadAttention",
     ),
     Limit(
-        message="Only same embed for query/key/value|does not support",
-        source="error text of peft.tuners.lora.layer.MultiheadAttention",
-        error="ValueError",
-        stage="wrap",
-    ),
-    Limit(
-        message="adapter_names.*(training|inference)|Cannot pass `adapter_names`",
-        source="docs: mixed batches, in inference and unmerged only",
-        error="ValueError",
+        "adapter_names.*(training|inference)|Cannot pass `adapter_names`",
+        "docs: mixed batches, in inference and unmerged only",
         stage="call",
     ),
 )
 
 LORA: Final = Method(
-    name="lora",
-    config="LoraConfig",
+    "lora",
+    CONFIGS["lora"],
+    "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    draw_lora,
     kinds=_KINDS,
-    abilities=frozenset(
-        {"hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"}
-    ),
-    source="Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
     formula=lora,
-    trains=("lora_",),
     flops=lora_flops,
+    by_hand="with_lora",
+    trains=("lora_",),
     limits=LIMITS,
     identity=_identity,
-    same_base=_same_base,
-    random=_random,
+    same_base=lambda settings: not moves_base(settings),
 )
-
-DORA: Final = Method(
+DORA: Final = replace(
+    LORA,
     name="dora",
-    config="LoraConfig",
-    kinds=_KINDS - {"attention"},
-    abilities=frozenset({"hot_swap", "merge", "scale", "several_active", "unmerge", "weighted"}),
+    config=CONFIGS["dora"],
     source="Liu et al., arXiv:2402.09353, equation 5",
-    formula=lora,
-    trains=("lora_",),
-    flops=lora_flops,
+    kinds=_KINDS - {"attention"},
+    abilities=LORA.abilities - {"mixed"},
+    by_hand="with_dora",
     fixed={"use_dora": True},
-    limits=LIMITS,
-    identity=_identity,
-    same_base=_same_base,
-    random=_random,
+    runs="lora",
 )

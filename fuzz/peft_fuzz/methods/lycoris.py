@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods.layout import CONVOLUTIONS, fan_in, layer_flops
-from peft_fuzz.methods.method import Formula, LayerAdapter, Method
-from peft_fuzz.methods.patterns import by_pattern
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, off, on, rank_patterns, values
+from peft_fuzz.methods.method import CONFIGS, MERGES, Formula, LayerAdapter, Method, Settings
+from peft_fuzz.networks.network import Layer
 
 
 def _scaling(adapter: LayerAdapter) -> float:
@@ -23,13 +24,11 @@ def _scaling(adapter: LayerAdapter) -> float:
     return float(adapter.scale * alpha / rank)
 
 
-def _core(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+def core_product(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Return a core tensor with its first two modes multiplied (FedPara, proposition 3).
 
     core: (r, r, *kernel), outer: (r, outputs), inner: (r, inputs); (outputs, inputs, *kernel).
     """
-    import torch
-
     return torch.einsum("ij...,ip,jq->pq...", core, outer, inner)
 
 
@@ -39,32 +38,33 @@ def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
     for which in ("1", "2"):
         a, b = tensors[f"hada_w{which}_a"], tensors[f"hada_w{which}_b"]
         core = tensors.get(f"hada_t{which}")
-        parts.append(a @ b if core is None else _core(core, a, b))
+        parts.append(a @ b if core is None else core_product(core, a, b))
     return parts[0] * parts[1]
 
 
-def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor:
-    """Return w1 (x) w2; each of them full or a product of two; LyCORIS.
+def kronecker(factors: Iterable[Tensor], kernel: Sequence[int]) -> Tensor:
+    """Return w1 (x) w2; LyCORIS.
 
-    w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
+    w1: (l, m), w2: (k, n, *kernel); the result is (l, k, m, n, *kernel).
     """
-    import torch
-
-    full = tensors.get("lokr_w1")
-    w1 = tensors["lokr_w1_a"] @ tensors["lokr_w1_b"] if full is None else full
-    w2 = tensors.get("lokr_w2")
-    if w2 is None:
-        a, b = tensors["lokr_w2_a"], tensors["lokr_w2_b"]
-        core = tensors.get("lokr_t2")
-        w2 = a @ b if core is None else _core(core, a, b)
-    positions = prod(kernel)
-    w2 = w2.reshape(w2.shape[0], -1, positions)
-    return torch.stack([torch.kron(w1, w2[..., index]) for index in range(positions)], dim=-1)
+    w1, w2 = factors
+    w2 = w2.reshape(w2.shape[0], -1, *kernel)
+    return torch.einsum("ab,cd...->acbd...", w1, w2)
 
 
-def _sum(
-    product: Callable[[LayerAdapter, Layer], Tensor],
-) -> Formula:
+def _factors(tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Yield w1 and w2 of LoKr, each of them full or a product of two."""
+    for which in ("1", "2"):
+        full = tensors.get(f"lokr_w{which}")
+        if full is not None:
+            yield full
+            continue
+        a, b = tensors[f"lokr_w{which}_a"], tensors[f"lokr_w{which}_b"]
+        core = tensors.get("lokr_t2") if which == "2" else None
+        yield a @ b if core is None else core_product(core, a, b)
+
+
+def _sum(product: Callable[[LayerAdapter, Layer], Tensor]) -> Formula:
     def formula(
         base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
     ) -> Mapping[str, Tensor]:
@@ -78,7 +78,7 @@ def _sum(
 
 loha = _sum(lambda adapter, _layer: _hadamard(adapter.tensors))
 """W + alpha / r (w1a w1b) o (w2a w2b)."""
-lokr = _sum(lambda adapter, layer: _kronecker(adapter.tensors, layer.kernel))
+lokr = _sum(lambda adapter, layer: kronecker(_factors(adapter.tensors), layer.kernel))
 """W + alpha / r (w1 (x) w2)."""
 
 
@@ -88,70 +88,83 @@ def _second_operator(layer: Layer, positions: int) -> int:
     A linear layer may do so: the base layer is called for its hooks. A convolution that runs twice
     is docs/findings/peft-second-convolution.md.
     """
-    return 0 if layer.kind in CONVOLUTIONS else layer_flops(layer, positions)
+    return 0 if layer.is_convolution else layer.flops(positions)
 
 
 def _update_flops(layer: Layer, rank: int) -> int:
     """Count a product of rank r in full size, also by a core tensor."""
-    inputs = fan_in(layer) // layer.groups
+    inputs = layer.fan_in // layer.groups
     return 2 * rank * inputs * layer.outputs + 2 * rank * rank * max(
         inputs, layer.outputs * prod(layer.kernel)
     )
 
 
-def loha_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def loha_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count the two products that make the update."""
-    del training
     rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
     return 2 * _update_flops(layer, rank) + _second_operator(layer, positions)
 
 
-def lokr_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def lokr_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count the products that make the two factors, each no larger than the layer.
 
     A Kronecker product multiplies each pair of entries once: (outputs x inputs) multiplications.
     """
-    del training
     rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
     return (
         2 * _update_flops(layer, rank)
-        + 2 * fan_in(layer) * layer.outputs
+        + 2 * layer.fan_in * layer.outputs
         + _second_operator(layer, positions)
     )
 
 
-def _identity(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["init_weights"])
+def draw_loha(layers: Sequence[Layer]) -> Fields:
+    """Draw LoHa, with its core tensors and dropouts."""
+    return Fields(
+        always={"r": values(*RANKS)},
+        sometimes={
+            "alpha": values(1, 2, 4, 16, 32),
+            "rank_dropout": values(0.5),
+            "module_dropout": values(0.5),
+            "use_effective_conv2d": on(),
+            "init_weights": off(),
+            **rank_patterns(layers, RANKS),
+        },
+    )
 
 
-def _random(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["rank_dropout"] or settings["module_dropout"])
+def draw_lokr(layers: Sequence[Layer]) -> Fields:
+    """Draw LoKr: what LoHa has, and how the factors are made."""
+    fields = draw_loha(layers)
+    more = {
+        "init_weights": st.sampled_from(("lycoris", False)),
+        "decompose_both": on(),
+        "decompose_factor": values(2, 3),
+        "rank_dropout_scale": on(),
+    }
+    return Fields(always=fields.always, sometimes={**fields.sometimes, **more})
 
-
-_KINDS: Final = frozenset[Any]({"conv1d", "conv2d", "linear"})
 
 LOHA: Final = Method(
-    name="loha",
-    config="LoHaConfig",
-    kinds=_KINDS,
-    abilities=frozenset({"merge", "scale", "several_active", "unmerge"}),
-    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    "loha",
+    CONFIGS["loha"],
+    "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    draw_loha,
+    kinds=frozenset({"conv1d", "conv2d", "linear"}),
+    abilities=MERGES | {"scale"},
     formula=loha,
-    trains=("hada_",),
     flops=loha_flops,
-    identity=_identity,
-    random=_random,
+    by_hand="added",
+    trains=("hada_",),
 )
-
-LOKR: Final = Method(
+LOKR: Final = replace(
+    LOHA,
     name="lokr",
-    config="LoKrConfig",
-    kinds=_KINDS,
-    abilities=frozenset({"merge", "scale", "several_active", "unmerge"}),
+    config=CONFIGS["lokr"],
     source="Yeh et al., arXiv:2309.14859",
+    draws=draw_lokr,
     formula=lokr,
-    trains=("lokr_",),
     flops=lokr_flops,
-    identity=_identity,
-    random=_random,
+    by_hand="with_lokr",
+    trains=("lokr_",),
 )

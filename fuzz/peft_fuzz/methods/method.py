@@ -1,19 +1,19 @@
-"""What a method promises, and what its adapter computes by its published formula."""
+"""What a method promises, what is drawn for it, and what its adapter computes by its formula."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from peft_fuzz.example import Adapter, Kind, Layer
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+from peft_fuzz.methods.fields import Drawing
+from peft_fuzz.networks.network import TRANSPOSED, Kind, Layer
+from peft_regress.catalogue.methods import ADAPTERS
 
 Ability: TypeAlias = Literal[
     "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"
@@ -21,6 +21,11 @@ Ability: TypeAlias = Literal[
 Settings: TypeAlias = "Mapping[str, Any]"
 Stage: TypeAlias = Literal["call", "wrap"]
 """`wrap`: while an adapter is put in (the first, a second, a loaded one); `call`: any other act."""
+CONFIGS: Final = {method.name: method.config for method in ADAPTERS}
+"""The configuration classes of the methods that the gate measures, too."""
+LINEAR: Final = frozenset[Kind]({"linear"})
+DENSE: Final = frozenset[Kind]({"linear", "transposed_linear"})
+MERGES: Final = frozenset[Ability]({"merge", "several_active", "unmerge"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,46 +47,37 @@ class LayerAdapter:
     scale: float = 1.0
 
 
-class Formula(Protocol):
-    """Computes what a layer with adapters has for parameters; plain torch, float64."""
+Formula: TypeAlias = "Callable[[nn.Module, Layer, Sequence[LayerAdapter]], Parameters | None]"
+"""Returns the layer's parameters that adapters change, in plain torch; None if it does not tell.
 
-    def __call__(
-        self, base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
-    ) -> Mapping[str, Tensor] | None:
-        """Return the layer's parameters that the adapters change; None if they do not tell.
+It gets the layer without adapters, in float64, its parameters as wrapping left them (PiSSA moves
+them) and with its trained biases.
+"""
+Parameters: TypeAlias = "Mapping[str, Tensor]"
+Flops: TypeAlias = Callable[[Layer, Settings, int], int]
+"""Returns an upper bound of what one adapter adds to a layer's own operator, which runs once.
 
-        base: the layer without adapters, in float64, its parameters as wrapping left them (PiSSA
-        moves them) and with its trained biases.
-        """
-
-
-class Flops(Protocol):
-    """Counts what a formula needs beside the layer's own operator, which runs once."""
-
-    def __call__(self, layer: Layer, settings: Settings, *, positions: int, training: bool) -> int:
-        """Return an upper bound of the forward FLOPs of one adapter in one layer.
-
-        positions: output positions of the whole batch: (items x tokens), or (items x height x
-        width) of a convolution's output.
-        """
+It gets the number of output positions of the whole batch: (items x tokens), or (items x height x
+width) of a convolution's output.
+"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limit:
     """A documented limit: the library refuses clearly, and that is right.
 
     Attributes:
         message: A regular expression found in what the library says.
         source: Where the limit is documented.
-        stage: When it may come; None for any time.
         error: The type of the exception.
+        stage: When it may come; None for any time.
 
     """
 
     message: str
     source: str
-    error: str
-    stage: Stage | None = None
+    error: str = "ValueError"
+    stage: Stage | None = "wrap"
 
     def meets(self, error: BaseException, stage: Stage) -> bool:
         """Return whether an exception is this refusal."""
@@ -92,28 +88,54 @@ class Limit:
         )
 
 
-def _always(_settings: Settings) -> bool:
+MOVES_BASE: Final = ("corda", "lora_ga", "olora", "pissa")
+"""Starts (`init_lora_weights`) that change the base weights: not for use beside other adapters."""
+
+
+def moves_base(settings: Settings) -> bool:
+    """Return whether a start changes the base weights."""
+    return str(settings.get("init_lora_weights")).startswith(MOVES_BASE)
+
+
+def always(_settings: Settings) -> bool:
+    """Promise it for all settings."""
     return True
 
 
-def _never(_settings: Settings) -> bool:
+def never(_settings: Settings) -> bool:
+    """Promise it for no settings."""
     return False
 
 
-@dataclass(frozen=True, kw_only=True)
+def starts_true(settings: Settings) -> bool:
+    """Promise it for the default start alone, not for those that have names."""
+    return settings["init_weights"] is True
+
+
+def _default_start(settings: Settings) -> bool:
+    return bool(settings["init_weights"])
+
+
+def _dropout(settings: Settings) -> bool:
+    return any(value for name, value in settings.items() if name.endswith("dropout"))
+
+
+@dataclass(frozen=True)
 class Method:
-    """A method, for the fuzzer.
+    """A method, for the fuzzer: all that it knows of it.
 
     Attributes:
         name: As in the example, such as `lora`.
         config: The name of its class in `peft`.
+        source: Paper and section of the formula.
+        draws: Returns what is drawn for an adapter on some layers.
         kinds: The layers that its documentation names.
         abilities: What its documentation lets one do with an adapter.
-        source: Paper and section of the formula.
         formula: None if the method's function is no new weight (then other checks remain).
         flops: None if no bound is derived.
+        by_hand: The function of `scripts.shown` that computes a weight with an adapter; '' if a
+            script computes none.
         fixed: Settings that make the configuration one of this method.
-        needed: Fields without which no configuration can be made.
         trains: What the names of the parameters begin with that the paper trains, all of them; ()
             if no formula tells.
         limits: Documented refusals; a silent wrong result is never a limit.
@@ -121,24 +143,28 @@ class Method:
         same_base: Whether wrapping leaves the base weights as they are.
         exchanges: Whether merging puts the adapter in the base's place, and the base in its own.
         random: Whether a call in training mode draws random numbers.
+        runs: The method whose layers this one runs.
 
     """
 
     name: str
     config: str
-    kinds: frozenset[Kind]
-    abilities: frozenset[Ability]
     source: str
+    draws: Drawing
+    _: KW_ONLY
+    kinds: frozenset[Kind] = LINEAR
+    abilities: frozenset[Ability] = MERGES
     formula: Formula | None = None
     flops: Flops | None = None
+    by_hand: str = ""
     fixed: Settings = field(default_factory=dict)
-    needed: frozenset[str] = frozenset()
     trains: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     exchanges: bool = False
-    identity: Callable[[Settings], bool] = _always
-    same_base: Callable[[Settings], bool] = _always
-    random: Callable[[Settings], bool] = _never
+    identity: Callable[[Settings], bool] = _default_start
+    same_base: Callable[[Settings], bool] = always
+    random: Callable[[Settings], bool] = _dropout
+    runs: str = ""
 
     @property
     def available(self) -> bool:
@@ -151,17 +177,9 @@ class Method:
         """Return an adapter's settings with the installed peft's defaults of all others."""
         return {**config_defaults(self.config), **self.fixed, **settings}
 
-    def starts_as_identity(self, adapter: Adapter) -> bool:
-        """Return whether the documentation promises the base's function for these settings."""
-        return self.identity(self.settings(adapter.settings))
-
-    def keeps_base(self, adapter: Adapter) -> bool:
-        """Return whether wrapping leaves the base weights as they are (PiSSA does not)."""
-        return self.same_base(self.settings(adapter.settings))
-
-    def draws_in_training(self, adapter: Adapter) -> bool:
-        """Return whether a call in training mode draws random numbers (dropout)."""
-        return self.random(self.settings(adapter.settings))
+    def holds(self, promise: Callable[[Settings], bool], settings: Settings) -> bool:
+        """Return whether `identity`, `same_base` or `random` is so for an adapter's settings."""
+        return promise(self.settings(settings))
 
     def parameters(
         self, base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
@@ -180,14 +198,11 @@ class Method:
         except KeyError:  # this release names a tensor otherwise
             return None
 
-    def extra_flops(
-        self, layer: Layer, adapter: Adapter, *, positions: int, training: bool
-    ) -> int | None:
+    def extra_flops(self, layer: Layer, settings: Settings, positions: int) -> int | None:
         """Return how many forward FLOPs an adapter may add in a layer; None if not derived."""
         if self.flops is None:
             return None
-        settings = self.settings(adapter.settings)
-        return self.flops(layer, settings, positions=positions, training=training)
+        return self.flops(layer, self.settings(settings), positions)
 
     def refusal(self, error: BaseException, stage: Stage) -> str | None:
         """Return the source of the documented limit that an exception tells of; None if none.
@@ -203,30 +218,34 @@ class Method:
 
 COMMON_LIMITS: Final = (
     Limit(
-        message="Target modules .* not found in the base model|No modules were targeted",
-        source="error text of peft.tuners.tuners_utils: nothing to adapt",
-        error="ValueError",
-        stage="wrap",
+        "Target modules .* not found in the base model|No modules were targeted",
+        "error text of peft.tuners.tuners_utils: nothing to adapt",
     ),
     Limit(
-        message="not supported",
-        source="error text of each tuner: the types of layers that it can adapt",
+        "not supported",
+        "error text of each tuner: the types of layers that it can adapt",
         error="TypeError",
-        stage="wrap",
     ),
     Limit(
-        message="supports only 1 adapter with bias|only 1 adapter with bias",
-        source="peft.tuners.tuners_utils: one adapter with a bias other than none",
-        error="ValueError",
-        stage="wrap",
+        "supports only 1 adapter with bias|only 1 adapter with bias",
+        "peft.tuners.tuners_utils: one adapter with a bias other than none",
     ),
     Limit(
-        message="Only one adapter can be set at a time for modules_to_save|"
+        "Only one adapter can be set at a time for modules_to_save|"
         "more than one adapter.*modules_to_save|cannot.*modules_to_save",
-        source="peft.utils.other: several adapters with modules_to_save on one module",
-        error="ValueError",
+        "peft.utils.other: several adapters with modules_to_save on one module",
+        stage=None,
     ),
 )
+
+
+def no_groups(method: str, module: str) -> Limit:
+    """Return the limit of a method that adapts no grouped convolution."""
+    return Limit(
+        f"{method} does not support .* layers with groups > 1",
+        f"error text of peft.tuners.{module}.layer",
+        error="NotImplementedError",
+    )
 
 
 @cache
@@ -245,3 +264,29 @@ def config_defaults(config: str) -> dict[str, Any]:
         else each.default
         for each in dataclasses.fields(cls)
     }
+
+
+def as_rows(weight: Tensor, kind: Kind) -> Tensor:
+    """Return a stored weight as (outputs, inputs, *kernel), or a result as it is stored."""
+    return weight.T if kind in TRANSPOSED else weight
+
+
+def rows_of(base: nn.Module, layer: Layer) -> Tensor:
+    """Return the weight of a layer as (outputs, inputs, *kernel)."""
+    weight: Tensor = base.weight  # type: ignore[assignment]
+    return as_rows(weight, layer.kind)
+
+
+def dense(weight: Tensor, groups: int) -> Tensor:
+    """Return a grouped convolution's weight with zeros between its groups.
+
+    weight: (outputs, inputs / groups, *kernel); the result: (outputs, inputs, *kernel).
+    """
+    if groups == 1:
+        return weight
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    full = weight.new_zeros(weight.shape[0], inputs * groups, *weight.shape[2:])
+    for group in range(groups):
+        rows, columns = (slice(group * n, (group + 1) * n) for n in (outputs, inputs))
+        full[rows, columns] = weight[rows]
+    return full

@@ -1,4 +1,4 @@
-"""Methods of which no formula is carried out here, or a short one; all other checks hold of them.
+"""Other methods: no formula is carried out here, or a short one; all other checks hold of them.
 
 Their functions are nonlinear in the weights, draw random projections, or start from a decomposition
 of the weight that only the library's own code repeats.
@@ -7,19 +7,39 @@ of the weight that only the library's own code repeats.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from math import gcd
+from typing import Final
 
-from peft_fuzz.example import Layer
-from peft_fuzz.methods.layout import as_rows
-from peft_fuzz.methods.method import LayerAdapter, Limit, Method
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-_LINEAR: Final = frozenset[Any]({"linear"})
-_BOTH: Final = frozenset[Any]({"linear", "transposed_linear"})
-_MERGES: Final = frozenset[Any]({"merge", "several_active", "unmerge"})
+from peft_fuzz.methods.fields import (
+    RANKS,
+    SHARED_PROJECTION,
+    Fields,
+    common,
+    off,
+    on,
+    pattern,
+    plain,
+    projected,
+    ranked,
+    values,
+    within,
+)
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    DENSE,
+    LayerAdapter,
+    Limit,
+    Method,
+    always,
+    as_rows,
+    never,
+    starts_true,
+)
+from peft_fuzz.networks.network import Layer
 
 
 def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
@@ -37,8 +57,6 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
 
     Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
     """
-    import torch
-
     weight: Tensor = base.weight  # type: ignore[assignment]
     for adapter in adapters:
         kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
@@ -49,123 +67,258 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
     return {"weight": weight}
 
 
-def _default_start(settings: Mapping[str, Any]) -> bool:
-    """Return whether the start is the default one, which most of these promise to be no change."""
-    return bool(settings["init_weights"])
-
-
-def _started_true(settings: Mapping[str, Any]) -> bool:
-    return settings["init_weights"] is True
-
-
-def _never(_settings: Mapping[str, Any]) -> bool:
-    return False
-
-
-def _dropout(settings: Mapping[str, Any]) -> bool:
-    return any(value for name, value in settings.items() if name.endswith("dropout"))
-
-
-def _divides(text: str, module: str) -> Limit:
-    return Limit(
-        message=text,
-        source=f"error text of peft.tuners.{module}",
-        error="ValueError",
-        stage="wrap",
+def _c3a(layers: Sequence[Layer]) -> Fields:
+    sizes = st.sampled_from(common(layers))
+    starts = values("xavier_uniform", "gaussian", "kaiming_uniform")
+    return Fields(
+        always={"block_size": sizes, "init_weights": on()},
+        sometimes={"init_weights": starts, "block_size_pattern": pattern(layers, sizes)},
+        bias="c3a_only",
     )
 
 
-def _other(name: str, config: str, source: str, **changed: Any) -> Method:
-    defaults: dict[str, Any] = {
-        "kinds": _LINEAR,
-        "abilities": _MERGES,
-        "identity": _default_start,
-        "random": _dropout,
-    }
-    return Method(name=name, config=config, source=source, **{**defaults, **changed})
+def _shira(layers: Sequence[Layer]) -> Fields:
+    most = min(layer.inputs * layer.outputs // (layer.inputs + layer.outputs) for layer in layers)
+    return Fields(
+        always={"r": st.sampled_from([rank for rank in (1, 2) if rank <= most] or [1])},
+        sometimes={"random_seed": values(1), "init_weights": off()},
+    )
+
+
+def _vblora(layers: Sequence[Layer]) -> Fields:
+    return Fields(
+        always={
+            "r": values(2, 1, 3),
+            "num_vectors": values(8),
+            "vector_length": st.sampled_from(common(layers)),
+        },
+        sometimes={"topk": values(1, 3), "vblora_dropout": values(0.5)},
+        bias="vblora_only",
+    )
+
+
+def _road(layers: Sequence[Layer]) -> Fields:
+    shared = gcd(*(layer.outputs for layer in layers))
+    even = [size for size in (2, 4, shared) if shared % size == 0 and size % 2 == 0]
+    return Fields(
+        always={"group_size": st.sampled_from(even or [2])},
+        sometimes={"variant": values("road_2", "road_4"), "init_weights": off()},
+    )
+
+
+def _gralora(layers: Sequence[Layer]) -> Fields:
+    blocks = common(layers)[0]
+    return Fields(
+        always={"gralora_k": values(blocks), "r": values(blocks, 2 * blocks)},
+        sometimes={
+            "hybrid_r": values(2),
+            "alpha": values(1, 16),
+            "gralora_dropout": values(0.5),
+            "init_weights": off(),
+        },
+        bias="gralora_only",
+    )
+
+
+def _delora(layers: Sequence[Layer]) -> Fields:
+    return Fields(
+        always={"r": values(*RANKS)},
+        sometimes={
+            "delora_lambda": values(1),
+            "module_dropout": values(0.5),
+            "init_weights": off(),
+            "rank_pattern": pattern(layers, values(*RANKS)),
+            "lambda_pattern": pattern(layers, values(1, 30)),
+        },
+        bias="delora_only",
+    )
+
+
+def _waveft(layers: Sequence[Layer]) -> Fields:
+    most = min(layer.inputs * layer.outputs for layer in layers)
+    numbers = st.integers(1, most)
+    return Fields(
+        always={"n_frequency": numbers},
+        sometimes={
+            "scaling": values(1.0),
+            "wavelet_family": values("db2"),
+            "use_idwt": off(),
+            "random_loc_seed": values(1),
+            "init_weights": off(),
+            "n_frequency_pattern": pattern(layers, numbers),
+        },
+        bias="waveft_only",
+    )
+
+
+def _frod(_layers: Sequence[Layer]) -> Fields:
+    return Fields(
+        always={"progressbar": off()},
+        sometimes={
+            "sparse_rate": values(0.1),
+            "frod_dropout": values(0.5),
+            "save_projection": off(),
+            "init_weights": off(),
+        },
+        bias="frod_only",
+        shared=SHARED_PROJECTION,
+    )
+
+
+def _osf(layers: Sequence[Layer]) -> Fields:
+    return Fields(
+        always={"effective_rank": st.sampled_from(within(layers))},
+        sometimes={"init_weights": off()},
+    )
 
 
 OTHERS: Final = (
-    _other(
+    Method(
         "c3a",
         "C3AConfig",
         "arXiv:2407.19342",
+        _c3a,
         formula=c3a,
+        by_hand="added",
         trains=("c3a_kernel",),
-        identity=_started_true,
+        identity=starts_true,
     ),
-    _other("shira", "ShiraConfig", "arXiv:2406.13175", formula=shira, trains=("shira_weight",)),
-    _other(
-        "vblora",
-        "VBLoRAConfig",
-        "arXiv:2405.15179",
-        kinds=_BOTH,
-        needed=frozenset({"num_vectors", "vector_length"}),
-        identity=_never,
+    Method(
+        "shira",
+        "ShiraConfig",
+        "arXiv:2406.13175",
+        _shira,
+        formula=shira,
+        by_hand="added",
+        trains=("shira_weight",),
     ),
-    _other(
+    Method("vblora", "VBLoRAConfig", "arXiv:2405.15179", _vblora, kinds=DENSE, identity=never),
+    Method(
         "randlora",
         "RandLoraConfig",
         "arXiv:2502.00987",
-        kinds=_BOTH,
-        limits=(_divides("or greater is required|PRNG key|save_projection", "randlora"),),
+        projected("randlora_dropout", "randlora_only", randlora_alpha=values(8), sparse=on()),
+        kinds=DENSE,
+        by_hand="added",
+        limits=(
+            Limit(
+                "or greater is required|PRNG key|save_projection",
+                "error text of peft.tuners.randlora",
+            ),
+        ),
     ),
-    _other("miss", "MissConfig", "arXiv:2409.15371"),
-    _other("bone", "BoneConfig", "arXiv:2409.15371"),
-    _other(
+    Method(
+        "miss",
+        "MissConfig",
+        "arXiv:2409.15371",
+        ranked(bias="MiSS_only", miss_dropout=values(0.5), init_weights=values("bat", False)),
+    ),
+    Method("bone", "BoneConfig", "arXiv:2409.15371", ranked(init_weights=values("bat", False))),
+    Method(
         "ln_tuning",
-        "LNTuningConfig",
+        CONFIGS["ln_tuning"],
         "arXiv:2312.11420",
-        kinds=frozenset[Any]({"conv2d", "linear"}),
+        plain(),
+        kinds=frozenset({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
         exchanges=True,
-        identity=lambda _settings: True,
-        random=_never,
+        identity=always,
     ),
-    _other("road", "RoadConfig", "arXiv:2409.00119", needed=frozenset({"group_size"})),
-    _other("gralora", "GraloraConfig", "arXiv:2505.20355", kinds=_BOTH),
-    _other("delora", "DeloraConfig", "arXiv:2503.18225"),
-    _other("waveft", "WaveFTConfig", "arXiv:2505.12532", kinds=_BOTH),
-    _other("psoft", "PsoftConfig", "documentation of peft: PSOFT"),
-    _other(
+    Method("road", "RoadConfig", "arXiv:2409.00119", _road),
+    Method("gralora", "GraloraConfig", "arXiv:2505.20355", _gralora, kinds=DENSE, by_hand="added"),
+    Method("delora", "DeloraConfig", "arXiv:2503.18225", _delora, by_hand="added"),
+    Method("waveft", "WaveFTConfig", "arXiv:2505.12532", _waveft, kinds=DENSE),
+    Method(
+        "psoft",
+        "PsoftConfig",
+        "documentation of peft: PSOFT",
+        ranked(
+            psoft_alpha=values(1),
+            psoft_orth=off(),
+            psoft_mag_a=off(),
+            psoft_mag_b=off(),
+            use_cayley_neumann=on(),
+            psoft_dropout=values(0.5),
+            init_weights=off(),
+        ),
+        by_hand="added",
+    ),
+    Method(
         "tinylora",
         "TinyLoraConfig",
         "documentation of peft: TinyLoRA",
-        kinds=_BOTH,
-        identity=_started_true,
+        ranked(
+            bias="tinylora_only",
+            u=values(8),
+            weight_tying=values(1.0),
+            save_projection=off(),
+            tinylora_dropout=values(0.5),
+            init_weights=values("uniform"),
+        ),
+        kinds=DENSE,
+        by_hand="added",
+        identity=starts_true,
     ),
-    _other("frod", "FrodConfig", "documentation of peft: FRoD", kinds=_BOTH),
-    _other("peanut", "PeanutConfig", "documentation of peft: PEANuT"),
-    _other("glora", "GloraConfig", "arXiv:2306.07967"),
-    _other(
-        "osf",
-        "OSFConfig",
-        "documentation of peft: OSF",
-        abilities=frozenset({"merge"}),
-        random=_never,
+    Method(
+        "frod", "FrodConfig", "documentation of peft: FRoD", _frod, kinds=DENSE, by_hand="added"
     ),
-    _other("beft", "BeftConfig", "documentation of peft: BEFT"),
-    _other(
-        "unilora", "UniLoraConfig", "documentation of peft: UniLoRA", kinds=_BOTH, identity=_never
+    Method(
+        "peanut",
+        "PeanutConfig",
+        "documentation of peft: PEANuT",
+        ranked(depth=values(2), act_fn=values("tanh"), scaling=values(2.0), init_weights=off()),
     ),
-    _other(
+    Method(
+        "glora",
+        "GloraConfig",
+        "arXiv:2306.07967",
+        ranked(
+            config_A_B=values("vector", "constant", "none"),
+            config_C=values("vector", "none"),
+            config_D_E=values("vector", "none"),
+            init_weights=off(),
+        ),
+    ),
+    Method("osf", "OSFConfig", "documentation of peft: OSF", _osf, abilities=frozenset({"merge"})),
+    Method("beft", "BeftConfig", "documentation of peft: BEFT", plain(init_weights=off())),
+    Method(
+        "unilora",
+        "UniLoraConfig",
+        "documentation of peft: UniLoRA",
+        ranked(theta_d_length=values(16), unilora_dropout=values(0.5), save_indices=on()),
+        kinds=DENSE,
+        by_hand="added",
+        identity=never,
+    ),
+    Method(
         "pvera",
         "PveraConfig",
         "documentation of peft: PVeRA",
-        kinds=_BOTH,
-        random=lambda _settings: True,
+        projected("pvera_dropout", "pvera_only"),
+        kinds=DENSE,
+        by_hand="added",
+        random=always,
     ),
-    _other(
+    Method(
         "lily",
         "LilyConfig",
         "documentation of peft: Lily",
+        ranked(num_B=values(3), scaling=values(2.0), init_weights=off()),
         abilities=frozenset({"several_active"}),
     ),
-    _other(
+    Method(
         "deft",
         "DeftConfig",
         "documentation of peft: DEFT",
-        kinds=_BOTH,
+        ranked(
+            bias="deft_only",
+            decomposition_method=values("qr"),
+            para=on(),
+            deft_dropout=values(0.5),
+            init_weights=off(),
+        ),
+        kinds=DENSE,
+        by_hand="added",
         identity=lambda settings: bool(settings["init_weights"]) and not settings["para"],
     ),
 )

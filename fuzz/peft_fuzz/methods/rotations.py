@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import isqrt
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import gcd, isqrt
+from typing import Any, Final
 
-from peft_fuzz.example import Kind, Layer
-from peft_fuzz.methods.layout import dense, fan_in
-from peft_fuzz.methods.method import LayerAdapter, Limit, Method
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peft_fuzz.methods.fields import Fields, off, on, values
+from peft_fuzz.methods.method import (
+    CONFIGS,
+    LayerAdapter,
+    Limit,
+    Method,
+    Settings,
+    dense,
+    no_groups,
+)
+from peft_fuzz.networks.network import Layer
 
-
+_MOST_HRA: Final = 4
 _NEUMANN_TERMS: Final = 4
 """From so many on, peft's series is that of the paper; with 2 and 3 it is another one."""
 
@@ -23,8 +33,6 @@ def _cayley(skew: Tensor) -> Tensor:
 
     Qiu et al., OFT, arXiv:2306.07280, with the sign of Q that peft has.
     """
-    import torch
-
     one = torch.eye(skew.shape[-1], dtype=skew.dtype)
     rotation: Tensor = (one - skew) @ torch.linalg.inv(one + skew)
     return rotation
@@ -35,8 +43,6 @@ def _cayley_neumann(skew: Tensor, terms: int) -> Tensor:
 
     Qiu et al., OFTv2, arXiv:2506.19847. Against the exact form Q has the other sign.
     """
-    import torch
-
     total = torch.eye(skew.shape[-1], dtype=skew.dtype).expand(skew.shape).clone()
     power = total.clone()
     for term in range(1, terms):
@@ -47,8 +53,6 @@ def _cayley_neumann(skew: Tensor, terms: int) -> Tensor:
 
 def _block_diagonal(blocks: Tensor, size: int) -> Tensor:
     """Return blocks (count, b, b) on the diagonal of (size, size), one shared block repeated."""
-    import torch
-
     count = size // blocks.shape[-1]
     matrix: Tensor = torch.block_diag(*blocks.expand(count, -1, -1))  # type: ignore[no-untyped-call]
     return matrix
@@ -59,8 +63,6 @@ def _oft_rotation(adapter: LayerAdapter, size: int) -> Tensor | None:
 
     The constrained form (coft) changes the stored parameters at each call.
     """
-    import torch
-
     settings = adapter.settings
     terms = settings.get("num_cayley_neumann_terms", 5)
     series = settings.get("use_cayley_neumann", False)
@@ -89,7 +91,7 @@ def oft(
                 name.replace("oft_embedding_R", "oft_R"): value
                 for name, value in adapter.tensors.items()
             }
-            rotation = _oft_rotation(_with(adapter, renamed), layer.outputs)
+            rotation = _oft_rotation(replace(adapter, tensors=renamed), layer.outputs)
             if rotation is None:
                 return None
             weight = weight @ rotation
@@ -102,12 +104,6 @@ def oft(
             return None
         rows = rows @ rotation.T
     return {"weight": rows.reshape(layer.outputs, -1, *weight.shape[2:])}
-
-
-def _with(adapter: LayerAdapter, tensors: Mapping[str, Tensor]) -> LayerAdapter:
-    from dataclasses import replace
-
-    return replace(adapter, tensors=tensors)
 
 
 def boft(
@@ -132,8 +128,6 @@ def boft(
 
 def _orthonormal(vectors: Tensor) -> Tensor:
     """Return the columns made orthonormal one after another (Gram-Schmidt)."""
-    import torch
-
     done: list[Tensor] = []
     for column in vectors.T:
         rest = column
@@ -151,8 +145,6 @@ def hra(
     Yuan et al., HRA, arXiv:2405.17484. None for vectors that cannot be made orthonormal, or are not
     finite.
     """
-    import torch
-
     del layer
 
     weight: Tensor = base.weight  # type: ignore[assignment]
@@ -170,9 +162,9 @@ def hra(
     return {"weight": rows.reshape(weight.shape)}
 
 
-def _block_size(layer: Layer, settings: Mapping[str, Any], size: str, count: str) -> int:
+def _block_size(layer: Layer, settings: Settings, size: str, count: str) -> int:
     """Return the inputs of a block, of which the settings have the size or the number."""
-    inputs = fan_in(layer) if layer.kind != "embedding" else layer.outputs
+    inputs = layer.rotated_inputs
     if settings.get(size):
         return min(int(settings[size]), inputs)
     return max(1, -(-inputs // max(1, int(settings.get(count) or 1))))
@@ -183,36 +175,33 @@ def _rotation_flops(layer: Layer, block: int, positions: int) -> int:
 
     A block is made by a few products of its size; an inverse counts as two.
     """
-    inputs = fan_in(layer) if layer.kind != "embedding" else layer.outputs
+    inputs = layer.rotated_inputs
     making = 2 * 8 * inputs * block * block
     return 2 * inputs * block * max(positions, layer.outputs) + making
 
 
-def oft_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def oft_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count a block-diagonal product."""
-    del training
     block = _block_size(layer, settings, "oft_block_size", "r")
     if layer.kind == "embedding":
         positions = max(positions, layer.inputs)
     return _rotation_flops(layer, block, positions)
 
 
-def boft_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def boft_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count a block-diagonal product for each factor."""
-    del training
     block = _block_size(layer, settings, "boft_block_size", "boft_block_num")
     factors = int(settings.get("boft_n_butterfly_factor", 1))
     return factors * _rotation_flops(layer, block, positions)
 
 
-def hra_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, training: bool) -> int:
+def hra_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count r reflections of the inputs or of the weight, and the orthonormal vectors."""
-    del training
-    rank, inputs = int(settings["r"]), fan_in(layer)
+    rank, inputs = int(settings["r"]), layer.fan_in
     return 4 * rank * inputs * max(positions, layer.outputs) + 4 * rank * rank * inputs
 
 
-def _even(settings: Mapping[str, Any]) -> bool:
+def _even(settings: Settings) -> bool:
     """HRA starts as pairs of equal reflections, which an odd rank does not have (a warning).
 
     Nor do vectors that are made orthonormal (the authors in huggingface/peft#1864).
@@ -220,71 +209,119 @@ def _even(settings: Mapping[str, Any]) -> bool:
     return bool(settings["init_weights"]) and settings["r"] % 2 == 0 and not settings["apply_GS"]
 
 
-_ABILITIES: Final = frozenset[Any]({"merge", "several_active", "unmerge"})
+def _blocks(layers: Sequence[Layer]) -> list[int]:
+    """Return block sizes that divide all layers' inputs, or the smallest layer's size."""
+    common = gcd(*(layer.rotated_inputs for layer in layers))
+    found = [size for size in (2, 4, 3, 8, common) if size > 1 and common % size == 0]
+    return found or [min(layer.rotated_inputs for layer in layers)]
 
 
-def _no_groups(method: str, module: str) -> Limit:
-    return Limit(
-        message=f"{method} does not support .* layers with groups > 1",
-        source=f"error text of peft.tuners.{module}.layer",
-        error="NotImplementedError",
-        stage="wrap",
+def draw_hra(layers: Sequence[Layer]) -> Fields:
+    """Draw reflections; an even number starts as the identity."""
+    return Fields(
+        always={"r": values(2, 4, 1, 3)},
+        sometimes={
+            # More vectors than inputs cannot be orthonormal.
+            **(
+                {"apply_GS": on()}
+                if min(each.rotated_inputs for each in layers) > _MOST_HRA
+                else {}
+            ),
+            "init_weights": off(),
+        },
+        bias="hra_only",
     )
 
 
-def _method(name: str, kinds: set[Kind], formula: Callable[..., Any], **others: Any) -> Method:
-    return Method(
-        name=name, kinds=frozenset(kinds), abilities=_ABILITIES, formula=formula, **others
+def draw_boft(layers: Sequence[Layer]) -> Fields:
+    """Draw blocks by size or number."""
+    return Fields(
+        always={"boft_block_size": st.sampled_from(_blocks(layers))},
+        sometimes={
+            "boft_block_num": values(2, 1),
+            "boft_dropout": values(0.5),
+            "boft_n_butterfly_factor": values(2),
+            "init_weights": off(),
+        },
+        bias="boft_only",
+        agree=lambda settings: _size_or_number(
+            settings, "boft_block_size", "boft_block_num", layers
+        ),
     )
 
 
-OFT: Final = _method(
+def draw_oft(layers: Sequence[Layer]) -> Fields:
+    """Draw OFT; before peft 0.14 the number of blocks is the only field.
+
+    Not its constrained form (coft): each call moves its parameters, as its authors' code does, so
+    that no act leaves them as they are.
+    """
+    return Fields(
+        always={"oft_block_size": st.sampled_from(_blocks(layers)), "r": st.just(0)},
+        sometimes={
+            "r": values(2, 1),
+            "module_dropout": values(0.5),
+            "block_share": on(),
+            "init_weights": off(),
+            "use_cayley_neumann": values(True, False),
+            "num_cayley_neumann_terms": values(6),
+        },
+        bias="oft_only",
+        agree=lambda settings: _size_or_number(settings, "oft_block_size", "r", layers),
+    )
+
+
+def _size_or_number(
+    settings: dict[str, Any], size: str, number: str, layers: Sequence[Layer]
+) -> dict[str, Any]:
+    """Keep to the documentation: the size of blocks or their number, which divides the inputs."""
+    count = settings.get(number)
+    if size not in settings:
+        return {**settings, number: count or 2}
+    if count and all(layer.rotated_inputs % count == 0 for layer in layers):
+        return {**settings, size: 0}
+    settings.pop(number, None)
+    return settings
+
+
+OFT: Final = Method(
     "oft",
-    {"conv2d", "embedding", "linear"},
-    oft,
-    config="OFTConfig",
-    trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
-    source="Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
+    CONFIGS["oft"],
+    "Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
+    draw_oft,
+    kinds=frozenset({"conv2d", "embedding", "linear"}),
+    formula=oft,
     flops=oft_flops,
-    limits=(
-        Limit(
-            message="dilation > 1 is not supported",
-            source="error text of peft.tuners.oft.layer.Conv2d",
-            error="ValueError",
-            stage="wrap",
-        ),
-    ),
-    identity=lambda settings: bool(settings["init_weights"]),
-    random=lambda settings: bool(settings.get("module_dropout")),
+    by_hand="rotated",
+    trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
+    limits=(Limit("dilation > 1 is not supported", "error text of peft.tuners.oft.layer.Conv2d"),),
 )
-BOFT: Final = _method(
+BOFT: Final = Method(
     "boft",
-    {"conv2d", "linear"},
-    boft,
-    config="BOFTConfig",
-    trains=("boft_R", "boft_s"),
-    source="Liu et al., arXiv:2311.06243",
+    CONFIGS["boft"],
+    "Liu et al., arXiv:2311.06243",
+    draw_boft,
+    kinds=frozenset({"conv2d", "linear"}),
+    formula=boft,
     flops=boft_flops,
+    trains=("boft_R", "boft_s"),
     limits=(
-        _no_groups("BOFT", "boft"),
+        no_groups("BOFT", "boft"),
         Limit(
-            message="must be divisible by|Invalid combination of|must be an even number",
-            source="error text of peft.tuners.boft.layer",
-            error="ValueError",
-            stage="wrap",
+            "must be divisible by|Invalid combination of|must be an even number",
+            "error text of peft.tuners.boft.layer",
         ),
     ),
-    identity=lambda settings: bool(settings["init_weights"]),
-    random=lambda settings: bool(settings["boft_dropout"]),
 )
-HRA: Final = _method(
+HRA: Final = Method(
     "hra",
-    {"conv2d", "linear"},
-    hra,
-    config="HRAConfig",
-    trains=("hra_u",),
-    source="Yuan et al., arXiv:2405.17484",
+    CONFIGS["hra"],
+    "Yuan et al., arXiv:2405.17484",
+    draw_hra,
+    kinds=frozenset({"conv2d", "linear"}),
+    formula=hra,
     flops=hra_flops,
-    limits=(_no_groups("HRA", "hra"),),
+    trains=("hra_u",),
+    limits=(no_groups("HRA", "hra"),),
     identity=_even,
 )

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, find, given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from peft_fuzz.draw.examples import FREE, adapter_names
-from peft_fuzz.draw.settings import droppable, settings
-from peft_fuzz.example import Layer, Network
-from peft_fuzz.methods import METHODS, available
+from peft_fuzz.methods import METHODS
 from peft_fuzz.methods.method import config_defaults
+from peft_fuzz.networks.network import Layer, Network
+from peft_fuzz.search.draw.examples import FREE, adapter_names
+from peft_fuzz.search.draw.settings import settings
 
 NETWORK = Network(
     layers=(
@@ -25,7 +25,7 @@ NETWORK = Network(
 )
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.available])
 @options(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_settings_make_a_configuration(name, data):
@@ -43,12 +43,6 @@ def test_the_simplest_settings_name_all_layers_and_a_rank():
     drawn = find(settings(METHODS["lora"], NETWORK), lambda _drawn: True)
 
     assert drawn == {"target_modules": ["blocks.0.lin", "blocks.1.lin", "head"], "r": 2}
-
-
-def test_what_a_configuration_needs_is_not_droppable():
-    drawn = find(settings(METHODS["ia3"], NETWORK), lambda found: "modules_to_save" in found)
-
-    assert droppable(drawn, METHODS["ia3"]) == ("modules_to_save",)
 
 
 def test_adapters_of_one_model_share_what_the_documentation_wants_alike():

@@ -5,51 +5,52 @@ from __future__ import annotations
 import pytest
 from hypothesis import find
 
-from peft_fuzz import example as e
-from peft_fuzz.draw.lives import allowed
-from peft_fuzz.draw.networks import networks
-from peft_fuzz.draw.openings import Setting, openings
-from peft_fuzz.life.plan import Plan, adapted, after, refusal
+from peft_fuzz.acts import Activate, Delete, HotSwap, Merge, Mixed, Unload, Weighted
+from peft_fuzz.acts.act import Choices, follow
+from peft_fuzz.example import Example
 from peft_fuzz.methods import METHODS
+from peft_fuzz.networks.network import Adapter, Layer, Network
+from peft_fuzz.oracle.plan import Plan, adapted
+from peft_fuzz.search.draw.examples import allowed, openings
+from peft_fuzz.search.draw.networks import networks
 
-GROUPED = e.Layer(
+GROUPED = Layer(
     name="layer0", kind="conv2d", inputs=6, outputs=6, kernel=(1, 1), groups=6, bias=False
 )
-HEAD = e.Layer(name="head", kind="linear", inputs=6, outputs=6)
+HEAD = Layer(name="head", kind="linear", inputs=6, outputs=6)
 
 
-def lives(method: str = "lora", *, copies: bool = False) -> list[e.Example]:
+def lives(method: str = "lora", *, copies: bool = False) -> list[Example]:
     """Return an example of two adapters with each of the openings, as far as it makes sense."""
     settings = {"target_modules": ["layer0"], "r": 6}
     saved = {"modules_to_save": ["head"]} if copies else {}
-    one = e.Example(
-        network=e.Network(layers=(GROUPED, HEAD), sizes=(2, 2)),
+    one = Example(
+        network=Network(layers=(GROUPED, HEAD), sizes=(2, 2)),
         method=method,
         adapters=(
-            e.Adapter(name="default", settings=settings),
-            e.Adapter(name="other", settings={**settings, **saved}),
+            Adapter(name="default", settings=settings),
+            Adapter(name="other", settings={**settings, **saved}),
         ),
     )
     kind = METHODS[method]
     return [
-        e.Example(
+        Example(
             network=one.network,
             method=method,
             adapters=one.adapters,
             acts=allowed(one, kind, opening),
         )
-        for opening in openings(Setting.of(one, kind))
+        for opening in openings(Choices.of(one, kind))
     ]
 
 
-def happens(one: e.Example, wanted) -> bool:
+def happens(one: Example, wanted) -> bool:
     """Return whether an act of a life is wanted, in the state before it."""
     plan = Plan.start(one, METHODS[one.method].abilities)
     for act in one.acts:
         if wanted(plan, act):
             return True
-        if refusal(plan, act) is None:
-            plan = after(plan, act)
+        plan = follow(plan, act)
     return False
 
 
@@ -58,49 +59,49 @@ def _copied(plan: Plan) -> bool:
 
 
 def copies_of_a_deleted_adapter(plan, act) -> bool:
-    is_one = isinstance(act, e.Delete) and act.adapter in plan.settings
+    is_one = isinstance(act, Delete) and act.adapter in plan.settings
     return is_one and len(plan.settings) > 1 and bool(plan.copies(act.adapter))
 
 
 def copies_switched_through_the_tuner(plan, act) -> bool:
-    is_one = isinstance(act, e.Activate) and act.through_tuner
+    is_one = isinstance(act, Activate) and act.through_tuner
     return is_one and act.adapters != plan.active and _copied(plan)
 
 
 def copies_beside_an_unloaded_adapter(plan, act) -> bool:
     others = {*plan.settings} - {*plan.active}
-    return isinstance(act, e.Unload) and any(plan.copies(name) for name in others)
+    return isinstance(act, Unload) and any(plan.copies(name) for name in others)
 
 
 def a_mixed_batch_with_copies(plan, act) -> bool:
-    return isinstance(act, e.Mixed) and _copied(plan)
+    return isinstance(act, Mixed) and _copied(plan)
 
 
 def two_weights_that_differ(_plan, act) -> bool:
-    return isinstance(act, e.Weighted) and len({*act.weights}) > 1
+    return isinstance(act, Weighted) and len({*act.weights}) > 1
 
 
 def pruned_combination(_plan, act) -> bool:
-    return isinstance(act, e.Weighted) and act.density is not None
+    return isinstance(act, Weighted) and act.density is not None
 
 
 def a_frozen_adapter_prepared_for_swaps(plan, act) -> bool:
-    return isinstance(act, e.HotSwap) and bool(act.target_rank) and not plan.trainable
+    return isinstance(act, HotSwap) and bool(act.target_rank) and not plan.trainable
 
 
 def a_grouped_convolution_prepared_for_swaps(plan, act) -> bool:
-    layers = {one.name: one for one in plan.example.network.layers}
-    named = adapted(plan.example.adapters[0].settings, plan.example.network)
+    layers = {one.name: one for one in plan.on.network.layers}
+    named = adapted(plan.on.adapters[0].settings, plan.on.network)
     grouped = any(layers[name].groups > 1 for name in named)
-    return isinstance(act, e.HotSwap) and bool(act.target_rank) and grouped
+    return isinstance(act, HotSwap) and bool(act.target_rank) and grouped
 
 
 def a_swap_of_a_merged_adapter(plan, act) -> bool:
-    return isinstance(act, e.HotSwap) and act.adapter in plan.merged
+    return isinstance(act, HotSwap) and act.adapter in plan.merged
 
 
 def both_are_merged_in_turn(plan, act) -> bool:
-    return isinstance(act, e.Merge) and bool(plan.merged) and bool({*act.adapters} - {*plan.merged})
+    return isinstance(act, Merge) and bool(plan.merged) and bool({*act.adapters} - {*plan.merged})
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_openings_have_what_an_ability_needs(wanted) -> None:
 def test_openings_have_only_what_a_method_can_do() -> None:
     acts = [act for one in lives("oft") for act in one.acts]
     assert acts
-    assert not any(isinstance(act, e.HotSwap | e.Weighted) for act in acts)
+    assert not any(isinstance(act, HotSwap | Weighted) for act in acts)
 
 
 @pytest.mark.parametrize("kind", ["linear", "transposed_linear"])

@@ -11,11 +11,11 @@ from fuzz_examples import example, failure, finding, layer
 from packaging.version import Version
 from rediscovery import Sign, read_known
 
-from peft_fuzz.checks import CHECKS
 from peft_fuzz.example import Outcome
-from peft_fuzz.findings import write_finding
-from peft_fuzz.messages import Counts
 from peft_fuzz.methods import METHODS
+from peft_fuzz.oracle.checks import CHECKS
+from peft_fuzz.search.findings import write_finding
+from peft_fuzz.search.messages import Counts
 from peft_regress.errors import InputError
 
 TEXT = """

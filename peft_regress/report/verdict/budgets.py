@@ -31,7 +31,7 @@ def budget_table(
     return budgets_of(rows)
 
 
-def budgets_of(rows: Iterable[Row]) -> Table:
+def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
     """Return a table of budgets."""
     return Table(
         headings=("case", "budget of", "this run", "limit", "used", "", "margin"),
@@ -39,6 +39,7 @@ def budgets_of(rows: Iterable[Row]) -> Table:
         numbers=(2, 3, 4, 6),
         not_in_text=(6,),
         caption="Budgets",
+        most_rows=most_rows,
     )
 
 

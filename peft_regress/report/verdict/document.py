@@ -71,17 +71,21 @@ class Extent:
     """How much of a comparison is written."""
 
     details: bool = True
-    """Modules, an example and the other metrics of each finding."""
+    """An example and the other metrics of each finding."""
+    modules: bool = True
+    """The module behind each row."""
     most: int | None = None
     """How many lines a folded list has."""
     all_names: bool = False
     """Whether a terminal names every case, and all budgets."""
     is_away: bool = True
     """Whether the reader is not where the run was made: then the first steps make it again."""
+    is_accepted: bool = False
+    """Whether the run was accepted since: then there is nothing to type."""
 
 
-TERMINAL: Final = Extent(details=False, is_away=False)
-VERBOSE: Final = Extent(details=False, is_away=False, all_names=True)
+TERMINAL: Final = Extent(details=False, modules=False, is_away=False)
+VERBOSE: Final = Extent(details=False, modules=False, is_away=False, all_names=True)
 
 
 def verdict_text(
@@ -179,7 +183,8 @@ class _Findings:
             remedy = _TRAIN_BOTH
         elif finding.cause.what == NOT_MEASURED:
             remedy = _MEASURE_AGAIN
-        lines = (*finding_details(finding, self._comparison), remedy)
+        remedies = [] if self._extent.is_accepted else [remedy]
+        lines = (*finding_details(finding, self._comparison), *remedies)
         return Section(
             title=clean(finding_headline(finding), longest=_LONGEST_LINE),
             body=(
@@ -238,7 +243,7 @@ class _Findings:
         rows = []
         for case, reason in reasons:
             metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
-            why = self._module_behind(case, reason.metric) if self._extent.details else ""
+            why = self._module_behind(case, reason.metric) if self._extent.modules else ""
             rows.append(
                 Row(cells=(self._names[case], "" if shared else Code(metric), *values, why))
             )
@@ -360,6 +365,8 @@ def _steps(
     incomplete: Sequence[Finding],
     extent: Extent,
 ) -> Iterator[Section]:
+    if extent.is_accepted:
+        return
     steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
     commands = tuple(Command(purpose, words) for purpose, words in steps)
     if commands:

@@ -1,0 +1,144 @@
+"""Say which adapters act, and in which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+from msgspec.structs import replace as changed
+
+from peft_fuzz.acts.act import Act, Lines, present
+from peft_fuzz.oracle.life import Life
+from peft_fuzz.oracle.plan import Change, Plan
+from peft_regress.cases import Name
+
+
+class Activate(Act, frozen=True, kw_only=True, tag="activate"):
+    """Make exactly these adapters active; several ones always through the tuner."""
+
+    title: ClassVar = "activating an adapter"
+    computes_as_filled: ClassVar = True
+    takes_out: ClassVar = True
+
+    adapters: tuple[Name, ...]
+    through_tuner: bool = False
+    """Call `set_adapter` of the tuner (`base_model`), not of the model."""
+
+    def fitted(self, plan: Plan) -> Act:
+        return changed(self, adapters=present(self.adapters, plan))
+
+    def is_legal(self, plan: Plan) -> bool:
+        names = self.adapters
+        return (
+            {*names} <= {*plan.settings}
+            and len({*names}) == len(names) > 0
+            and (len(names) == 1 or "several_active" in plan.abilities)
+            and plan.enabled
+            and (not plan.merged or "unmerge" in plan.abilities)
+            and plan.copies_apart(names)
+        )
+
+    def after(self, plan: Plan) -> Plan:
+        return replace(plan.taken_out(), active=self.adapters, trainable=frozenset(self.adapters))
+
+    def carry_out(self, life: Life) -> None:
+        names = self.adapters
+        if len(names) == 1 and not self.through_tuner:
+            life.model.set_adapter(names[0])
+        else:
+            life.model.base_model.set_adapter(names[0] if len(names) == 1 else [*names])
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        is_one = len(self.adapters) == 1
+        through = "model" if is_one and not self.through_tuner else "model.base_model"
+        yield f"{through}.set_adapter({self.adapters[0] if is_one else list(self.adapters)!r})"
+
+
+class Disable(Act, frozen=True, kw_only=True, tag="disable"):
+    """Disable all adapters until they are enabled; or, as `within`, only around a call."""
+
+    title: ClassVar = "disabling adapters"
+    takes_out: ClassVar = True
+
+    within: bool = False
+
+    def fitted(self, plan: Plan) -> Act:
+        return self if plan.enabled else Enable()
+
+    def is_legal(self, plan: Plan) -> bool:
+        # The first pass of a disabled layer takes merged weights out.
+        can_take_out = not self.within and "unmerge" in plan.abilities
+        return bool(plan.active) and plan.enabled and (not plan.merged or can_take_out)
+
+    def after(self, plan: Plan) -> Plan:
+        return plan if self.within else replace(plan.taken_out(), enabled=False)
+
+    def carry_out(self, life: Life) -> None:
+        if not self.within:
+            life.model.base_model.disable_adapter_layers()
+            return
+        with life.model.disable_adapter():
+            output = life.observe()
+        life.compare(output, life.oracle.output(), "disabled", "the base")
+
+    def change(self, plan: Plan) -> Change:
+        return Change(known_by="disabled", is_called_first=True)
+
+    def as_others(self) -> tuple[Act, ...]:
+        return (Disable(), Enable()) if self.within else (self,)
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        if self.within:
+            yield "with model.disable_adapter():"
+            yield "    inside = output(model, x)"
+        else:
+            yield "model.base_model.disable_adapter_layers()"
+
+
+class Enable(Act, frozen=True, kw_only=True, tag="enable"):
+    """Enable the adapters again."""
+
+    title: ClassVar = "enabling adapters"
+    computes_as_filled: ClassVar = True
+
+    def is_legal(self, plan: Plan) -> bool:
+        return not plan.enabled
+
+    def after(self, plan: Plan) -> Plan:
+        return replace(plan, enabled=True)
+
+    def carry_out(self, life: Life) -> None:
+        life.model.base_model.enable_adapter_layers()
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        yield "model.base_model.enable_adapter_layers()"
+
+
+class Mode(Act, frozen=True, kw_only=True, tag="mode"):
+    """Switch the model to training or evaluation mode."""
+
+    title: ClassVar = "a change of the mode"
+    is_usual: ClassVar = True
+    computes_as_filled: ClassVar = True
+
+    training: bool
+
+    def fitted(self, plan: Plan) -> Act:
+        return Mode(training=not plan.training)
+
+    def is_legal(self, plan: Plan) -> bool:
+        return self.training != plan.training
+
+    def after(self, plan: Plan) -> Plan:
+        return replace(plan, training=self.training)
+
+    def carry_out(self, life: Life) -> None:
+        life.model.train(self.training)
+
+    def traits(self) -> Iterator[str]:
+        if self.training:
+            yield "training mode"
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        yield "model.train()" if self.training else "model.eval()"

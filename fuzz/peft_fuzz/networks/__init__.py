@@ -1,0 +1,1 @@
+"""Small networks, as JSON values and as modules."""

@@ -1,0 +1,1 @@
+"""What a model with adapters must be and compute, in plain torch."""

@@ -1,0 +1,1 @@
+"""Write scripts that show findings without this project."""

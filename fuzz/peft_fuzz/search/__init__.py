@@ -1,0 +1,1 @@
+"""Search for examples that fail, keep what is found, and replay it."""
