@@ -42,6 +42,8 @@ BASELINES: Final = ROOT / "baselines"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
 _BATCH: Final = 32
+_USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
+"""The layers of most methods, which the page describes once."""
 
 
 def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
@@ -73,7 +75,7 @@ def methods() -> str:
                 ),
                 f"{note.title} ({note.source})" if note.source else note.title,
                 note.trains,
-                str(declared.get("targets", "none")),
+                str(declared.get("targets", "none")).replace(*_USUAL),
                 ", ".join(map(str, method.ranks)) or "none",
                 f"{declared['optimizer']}, {declared['learning_rate']:g}",
             ]
