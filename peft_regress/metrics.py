@@ -1,4 +1,4 @@
-"""The metrics of a case: what each is, and how to show a value.
+"""The metrics of a case, and how values are shown.
 
 docs/metrics.md explains each metric. The kind decides how the gate judges it (see `gate.policy`).
 Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display.
@@ -28,7 +28,7 @@ BATCH_SUFFIX = "_b32"
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """What a metric is: its unit, which direction is better, and how the gate judges it."""
+    """The unit of a metric, which direction is better, and how the gate judges it."""
 
     unit: Unit
     direction: Direction

@@ -13,7 +13,7 @@ from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
 from peft_fuzz.search.messages import Seek
-from peft_fuzz.search.replay import replay
+from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.workers.pool import UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
@@ -108,7 +108,7 @@ def test_a_refused_request_is_no_finding(fake) -> None:
 def test_a_release_that_does_not_import_says_so(fake) -> None:
     python = fake("broken")
     with pytest.raises(UnusableEnvironmentError, match="HybridCache"):
-        replay([finding()], python)
+        Replay(findings=[finding()]).run(python)
 
 
 def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
@@ -117,11 +117,12 @@ def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
     installed.mkdir(parents=True)
     (installed / "__init__.py").touch()
     with pytest.raises(UnusableEnvironmentError, match="unset PYTHONPATH"):
-        replay([finding()], python)
+        Replay(findings=[finding()]).run(python)
 
 
 def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake) -> None:
-    done = replay([finding(), finding()], fake("refuse"))
+    done = Replay(findings=[finding(), finding()])
+    done.run(fake("refuse"))
     assert [one.state for one in done.entries] == ["not replayed", "not replayed"]
 
 

@@ -186,7 +186,7 @@ def _show_adaptation(  # noqa: PLR0913  (what was typed)
 
 
 def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
-    """Refuse all other options that say what is priced."""
+    """Refuse the other options that choose a model or a step."""
     for parameter in context.command.params:
         name = str(parameter.name)
         typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
-from written_file import write_or_check
+from page_tables import write_or_check
 
 from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
@@ -148,4 +149,4 @@ class _Declared:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

@@ -88,17 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NO_CHROMIUM, file=sys.stderr)
         return 2
     with TemporaryDirectory() as scratch, running_chromium(path) as browser:
-        file = chosen.page or _made_page(Path(scratch))
+        file = chosen.page or Path(scratch, "report.html")
+        if chosen.page is None:
+            command = [sys.executable, "-m", "peft_regress", "report", "--html", str(file)]
+            subprocess.run(command, check=True)
         for picture in take_pictures(browser, file, chosen.to, only=chosen.only, case=chosen.case):
             print(picture)
     return 0
-
-
-def _made_page(folder: Path) -> Path:
-    page = folder / "report.html"
-    command = [sys.executable, "-m", "peft_regress", "report", "--html", str(page)]
-    subprocess.run(command, check=True)
-    return page
 
 
 if __name__ == "__main__":

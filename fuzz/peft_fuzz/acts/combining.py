@@ -54,7 +54,7 @@ class Weighted(Act, frozen=True, kw_only=True, tag="weighted"):
         return [
             st.builds(
                 build,
-                st.lists(choices.one, min_size=1, max_size=2, unique=True),
+                st.lists(st.sampled_from(choices.names), min_size=1, max_size=2, unique=True),
                 st.lists(st.sampled_from(WEIGHTS), min_size=2, max_size=2),
                 st.sampled_from(COMBINATIONS),
                 st.sampled_from((0.5, 1.0)),
