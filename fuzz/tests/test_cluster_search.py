@@ -17,7 +17,8 @@ from fuzz_examples import PACKAGES
 
 from peft_fuzz.cli import main
 from peft_fuzz.search.cluster_search import RemoteLifeWorker, SearchResult, SearchTask
-from peft_fuzz.search.worker import Begun, Counts, Seek, Sought
+from peft_fuzz.search.search import Counts, Seek, Sought
+from peft_fuzz.search.worker import Begun
 from peft_regress.upgrades.cluster import cluster as cluster_module
 from peft_regress.upgrades.cluster import connection as connection_module
 from peft_regress.upgrades.cluster.attempts import Attempts

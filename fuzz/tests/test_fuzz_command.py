@@ -23,7 +23,8 @@ from peft_fuzz.search import ranges as ranges_module
 from peft_fuzz.search import replay as replay_module
 from peft_fuzz.search.corpus import accept_findings
 from peft_fuzz.search.findings import read_finding, write_finding
-from peft_fuzz.search.worker import Begun, Counts, Found, Sought
+from peft_fuzz.search.search import Counts, Found, Sought
+from peft_fuzz.search.worker import Begun
 from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
 from peft_regress.upgrades.cluster.connection import ClusterLostError

@@ -12,7 +12,7 @@ import pytest
 from fuzz_examples import PACKAGES, example, finding
 
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.worker import Seek
+from peft_fuzz.search.search import Seek
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.upgrades.measuring import UnusableEnvironmentError
 from peft_regress.workers.messages import PROTOCOL

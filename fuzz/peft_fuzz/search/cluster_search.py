@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from peft_fuzz.search.worker import Begun, Seek, Sought
+from peft_fuzz.search.search import Seek, Sought
+from peft_fuzz.search.worker import Begun
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.errors import PeftRegressError
 from peft_regress.overlay.pip import Planned

@@ -19,7 +19,7 @@ from peft_fuzz.search.findings import Finding, check_writable, read_finding, wri
 from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.ranges import Ranges
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.worker import Counts, Found
+from peft_fuzz.search.search import Counts, Found
 from peft_fuzz.search.workers import LIFE_SECONDS
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay

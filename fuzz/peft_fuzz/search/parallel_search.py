@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_fuzz.search.causes import Cause, is_known
-from peft_fuzz.search.worker import Counts, Found, Seek, Sought
+from peft_fuzz.search.search import Counts, Found, Seek, Sought
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.errors import InputError
 from peft_regress.text import clean, count_of

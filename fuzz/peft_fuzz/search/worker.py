@@ -10,23 +10,19 @@ from typing import Any, Final
 import msgspec
 import torch
 
-from peft_fuzz.example import Example, Failure, Outcome
+from peft_fuzz.example import Example, Outcome
 from peft_fuzz.networks.build import runs
-from peft_fuzz.search.causes import Cause
+from peft_fuzz.search.search import Message, Search, Seek, Sought
 from peft_regress.workers.serve import serve
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of JSON."""
-
-
-class Begin(_Message, frozen=True, kw_only=True, tag="begin"):
+class Begin(Message, frozen=True, kw_only=True, tag="begin"):
     """Import the libraries."""
 
     methods: tuple[str, ...]
 
 
-class Begun(_Message, frozen=True, kw_only=True, tag="begun"):
+class Begun(Message, frozen=True, kw_only=True, tag="begun"):
     """The libraries can be imported."""
 
     absent: tuple[str, ...]
@@ -37,64 +33,13 @@ class Begun(_Message, frozen=True, kw_only=True, tag="begun"):
     """Where peft comes from."""
 
 
-class Seek(_Message, frozen=True, kw_only=True, tag="seek"):
-    """Draw and run examples until one fails by a cause that is not known, or the time is over."""
-
-    methods: tuple[str, ...]
-    seed: int
-    seconds: float
-    shrink_seconds: float
-    """How long a failing example may be made smaller, beyond `seconds`."""
-    known: tuple[Cause, ...] = ()
-
-
-class Counts(_Message, frozen=True, kw_only=True):
-    """How many lives ended how, by method."""
-
-    lives: dict[str, int] = {}
-    """All of them, those included that were only lived to make an example smaller."""
-    refused: dict[str, int] = {}
-    absent: dict[str, int] = {}
-    known: dict[str, int] = {}
-    """Failures of known causes."""
-    unsteady: dict[str, int] = {}
-    """Failing examples that did not fail again."""
-    unjudged: dict[str, int] = {}
-    """Examples that the oracles cannot judge: a defect of this project."""
-
-    def plus(self, other: Counts) -> Counts:
-        """Return the sums."""
-        sums = {}
-        for name in self.__struct_fields__:
-            one, two = getattr(self, name), getattr(other, name)
-            sums[name] = {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
-        return Counts(**sums)
-
-
-class Found(_Message, frozen=True, kw_only=True):
-    """An example that fails by a new cause, as small as it could be made in the time."""
-
-    cause: Cause
-    example: Example
-    failure: Failure
-
-
-class Sought(_Message, frozen=True, kw_only=True, tag="sought"):
-    """What a search found."""
-
-    counts: Counts
-    found: Found | None = None
-    problem: str = ""
-    """Why an example could not be judged."""
-
-
-class Live(_Message, frozen=True, kw_only=True, tag="live"):
+class Live(Message, frozen=True, kw_only=True, tag="live"):
     """Run one example."""
 
     example: Example
 
 
-class Lived(_Message, frozen=True, kw_only=True, tag="lived"):
+class Lived(Message, frozen=True, kw_only=True, tag="lived"):
     """How it ended."""
 
     outcome: Outcome
@@ -135,7 +80,6 @@ def _begin(request: Begin) -> Begun:
 
 def _seek(request: Seek) -> Sought:
     from peft_fuzz.search.draw.examples import examples
-    from peft_fuzz.search.search import Search
 
     return Search(run=_lived_noted, known=request.known, fits=lambda one: runs(one.network)).seek(
         examples(request.methods),

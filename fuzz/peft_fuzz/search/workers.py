@@ -15,17 +15,8 @@ import msgspec
 from peft_fuzz.example import Example, Failure, Outcome
 from peft_fuzz.oracle.checks import CRASH
 from peft_fuzz.search.causes import Cause, cause_of, is_known
-from peft_fuzz.search.worker import (
-    IN_PROGRESS,
-    Begin,
-    Begun,
-    Counts,
-    Found,
-    Live,
-    Lived,
-    Seek,
-    Sought,
-)
+from peft_fuzz.search.search import Counts, Found, Seek, Sought
+from peft_fuzz.search.worker import IN_PROGRESS, Begin, Begun, Live, Lived
 from peft_regress.text import clean
 from peft_regress.upgrades.measuring import UnusableEnvironmentError
 from peft_regress.workers.environment_variables import variables
