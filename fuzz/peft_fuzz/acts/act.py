@@ -203,14 +203,6 @@ def present(names: Sequence[str], plan: Plan) -> tuple[str, ...]:
     return there if "several_active" in plan.abilities else there[:1]
 
 
-def addition(plan: Plan) -> Act | None:
-    """Return the act that adds the next adapter of the example; None if all are there."""
-    from peft_fuzz.acts.adapters import Add
-
-    left = [each.name for each in plan.on.adapters if each.name not in plan.settings]
-    return Add(adapter=left[0]) if left else None
-
-
 @dataclass(kw_only=True)
 class Lines:
     """What the lines of a script depend on.

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from peft_fuzz.acts.act import Act, Lines, addition
+from peft_fuzz.acts.act import Act, Lines
 from peft_fuzz.methods.method import moves_base
 from peft_fuzz.oracle import library, owned
 from peft_fuzz.oracle.checks import fail
@@ -73,6 +73,12 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         config = script.configuration(self.adapter)
         yield f"torch.manual_seed({script.seed})"
         yield f"model.add_adapter({self.adapter!r}, {config}{script.autocast})"
+
+
+def addition(plan: Plan) -> Add | None:
+    """Return the act that adds the next adapter of the example; None if all are there."""
+    left = [each.name for each in plan.on.adapters if each.name not in plan.settings]
+    return Add(adapter=left[0]) if left else None
 
 
 class Delete(Act, frozen=True, kw_only=True, tag="delete"):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor
 
-from peft_fuzz.acts.act import MIXTURE, Act, Choices, Lines, addition
+from peft_fuzz.acts.act import MIXTURE, Act, Choices, Lines
+from peft_fuzz.acts.adapters import addition
 from peft_fuzz.oracle import owned
 from peft_fuzz.oracle.checks import AbsentError, fail
 from peft_fuzz.oracle.life import Life
