@@ -1,4 +1,4 @@
-"""A worker that runs examples: its answers, its crashes, its memory."""
+"""A worker that runs examples: its answers and its crashes."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_stopped_worker_ends_at_once(fake) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
+def test_a_worker_searches_the_installed_peft() -> None:
     with LifeWorker(Path(sys.executable), ["lora", "no such method"]) as worker:
         begun = worker.begin()
         assert begun.absent == ("no such method",)
@@ -150,5 +150,4 @@ def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
         outcome = worker.live(example())
         assert outcome.failure is None
         assert outcome.acts == 2
-        assert 2**26 < worker.largest_bytes() < 2**30
     assert not worker._seat.folder.exists()
