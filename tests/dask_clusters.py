@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PYTHON = sys.executable  # tests let another program stand for it
 _PRELOAD = """
 from types import SimpleNamespace
-from peft_regress.upgrades.cluster import node
+from peft_regress.workers import node
 node.sys = SimpleNamespace(executable={python!r})
 """
 

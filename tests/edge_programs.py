@@ -1,7 +1,5 @@
 """Programs of tiny networks, exported once, and when there is no runtime to export for."""
 
-from __future__ import annotations
-
 import functools
 import os
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from builders import MACHINE, make_record
 
-from peft_regress.workers.messages import PROTOCOL
+from peft_regress.workers.serve import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,8 +27,10 @@ print("a start-up file says hello")
 script = json.loads({script!r})
 how = script["how"]
 draw = random.Random(os.getpid())
+def say(**line):
+    print(json.dumps(line), flush=True)
 def send(**answer):
-    print(json.dumps(answer), flush=True)
+    say(answer=answer)
 def log(kind, what):
     with open({log!r}, "a") as file:
         print(json.dumps([kind, os.getpid(), what]), file=file)
@@ -43,29 +45,30 @@ def misbehave(how):
         log("child", child.pid)
         time.sleep(600)
     if how == "refuse":
-        send(type="refused", error="ImportError: cannot import name 'HybridCache'")
+        say(refused="ImportError: cannot import name 'HybridCache'")
     elif how == "babble":
         print("Epoch 1", flush=True)
     elif how == "null":
-        send(type="measured", record=None)
+        send(record=None)
     elif how == "other":
-        send(type="measured", record=dict(script["record"], case=dict(case, task="another")))
+        send(record=dict(script["record"], case=dict(case, task="another")))
     else:
         return False
     return True
 gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
 log("started", dict(folder=os.getcwd(), variables=sorted(os.environ), gpus=gpus))
 misbehave(how.get("greeting"))
-send(type="hello", protocol=script["protocol"], packages=script["packages"])
+say(type="hello", protocol=script["protocol"], packages=script["packages"])
 name = ""
 for line in sys.stdin:
-    request = json.loads(line)
-    kind = request["type"]
+    question = json.loads(line)
+    request = question["request"]
+    kind = question["function"].rpartition(":")[2].rpartition(".")[2]
     if misbehave(how.get(kind)):
         continue
-    if kind == "import":
+    if kind == "import_modules":
         files = dict.fromkeys(request["modules"], script["file"])
-        send(type="imported", machine=script["machine"], files=files)
+        send(machine=script["machine"], files=files)
     elif kind == "prepare":
         name = request["case"]
         task, ranked, architecture = name.split("/")
@@ -75,7 +78,7 @@ for line in sys.stdin:
             case["rank"] = int(rank)
         log("prepare", request)
         if not misbehave(how.get("before " + name)):
-            send(type="prepared", definition=script["record"]["definition"])
+            send(definition=script["record"]["definition"])
     elif kind == "measure":
         open("litter", "w").close()
         log("measure", dict(request, case=name))
@@ -87,15 +90,15 @@ for line in sys.stdin:
             record = dict(script["record"], case=case, **more)
             if how.get("numbers") == "own":
                 record["metrics"]["forward_flops"]["value"] = os.getpid()
-            send(type="measured", record=record, packages=script["uses"])
+            send(record=record, packages=script["uses"])
         misbehave(how.get("after " + name))
     elif kind == "restart":
-        send(type="restarted")
+        send()
     elif kind == "time_steps":
         steps = range(request["steps"])
-        send(type="timed", step_seconds=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
+        send(step_seconds=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
     else:
-        send(type="refused", error="ValueError: unknown request " + kind)
+        say(refused="ValueError: unknown request " + kind)
 """
 
 

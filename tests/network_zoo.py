@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import pytest
 import torch
@@ -13,35 +13,16 @@ import torchvision
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.cost import StepCost, profile_step
+from peft_regress.cost import profile_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-__all__ = [
-    "CLASSES",
-    "METHODS",
-    "NETWORKS",
-    "RANK",
-    "Applying",
-    "Between",
-    "Method",
-    "Network",
-    "RealStep",
-    "adamw",
-    "adapted",
-    "adapted_as",
-    "digest",
-    "fake_cost",
-    "pairings",
-    "profiled",
-    "real_cost",
-    "real_step",
-    "sgd",
-]
+torch.set_num_threads(1)
 
+BOTH = pytest.mark.parametrize("fake", [True, False])
 Method = Literal["full", "head", "lora"]
 
 CLASSES = 10
@@ -56,7 +37,7 @@ class Network(NamedTuple):
     head: str
     shape: tuple[int, int, int, int] = (2, 3, 32, 32)
 
-    def build(self) -> nn.Module:
+    def build(self):
         # A ViT is built for one size of image; the others take any.
         sized = {"image_size": self.shape[-1]} if self.name.startswith("vit") else {}
         with torch.random.fork_rng(devices=[]):
@@ -101,7 +82,7 @@ _LIGHT = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5
 _ATTENTION = {("vit_b_16", "lora"), ("swin_t", "lora")}
 
 
-def pairings(oracle: Oracle) -> list[Any]:
+def pairings(oracle):
     """List the parameters (name, method) for a test against an oracle.
 
     Every oracle checks the core pairings and a fourth of the others, so that each of these is
@@ -112,7 +93,7 @@ def pairings(oracle: Oracle) -> list[Any]:
     ]
     turn = {pair: ORACLES[number % len(ORACLES)] for number, pair in enumerate(others)}
 
-    def marks(pair: tuple[str, str]) -> Any:
+    def marks(pair):
         if pair not in CORE and turn[pair] != oracle:
             return pytest.mark.nightly
         if oracle == "the allocator":
@@ -126,44 +107,80 @@ def pairings(oracle: Oracle) -> list[Any]:
 class Applying(nn.Module):
     """A function as a module, whose operators are the module's."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.function(x)
+
+
+def with_function(function, *, width=4):
+    """Put a function of (batch, width) between two layers, as module '1'."""
+    return nn.Sequential(nn.Linear(width, width), Applying(function), nn.Linear(width, 2))
+
+
+class Branching(nn.Linear):
+    """Takes a path that depends on values, which fake tensors do not have."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
 
 
 class Between(nn.Module):
     """A layer between a scale, which may need a gradient, and a mean, which gives the logits."""
 
-    def __init__(self, layer: nn.Module, *, input_grad: bool = True) -> None:
+    def __init__(self, layer, *, input_grad=True):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()), requires_grad=input_grad)
         self.layer = layer
         self.logits = nn.Parameter(torch.ones(CLASSES))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.layer(x * self.scale)
         means = y.flatten(1).mean(1, keepdim=True)  # (batch, 1)
         return means * self.logits  # (batch, CLASSES)
 
 
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
+def adamw(model):
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
+def sgd(model):
     return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
-def adapted(name: str, method: Method) -> nn.Module:
-    """Build a network in train mode and adapt it as the package does."""
-    return adapted_as(name, method)
+def momentum(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=False)
 
 
-def adapted_as(name: str, method: str) -> nn.Module:
-    """Adapt by any method of the package; those with a rank have rank 4."""
+def step(model, shape, *, classes=2, optimizer=sgd, **settings):
+    """Profile one training step on inputs of a shape, as `profile_step` does."""
+    return profile_step(model, optimizer, input_shape=shape, num_classes=classes, **settings)
+
+
+def step_between(layer, shape, *, input_grad=True, **settings):
+    """Profile a layer alone, which may have to give its input a gradient."""
+    model = Between(layer, input_grad=input_grad)
+    return step(model, shape, classes=CLASSES, loss="sum", **settings)
+
+
+def by_module(cost):
+    """Return the FLOPs of each module, forward and backward."""
+    found = {}
+    for site in cost.flops_by_site:
+        if site.phase in {"forward", "backward"}:
+            forward, backward = found.get(site.module, (0, 0))
+            is_forward = site.phase == "forward"
+            found[site.module] = (
+                (forward + site.flops, backward) if is_forward else (forward, backward + site.flops)
+            )
+    return found
+
+
+def adapted(name, method):
+    """Build a network in train mode and adapt it as the package does, at rank 4 if any."""
     network, chosen = NETWORKS[name], registry.get("method", method)
     model: nn.Module = chosen.adapt(
         network.build(), heads=(network.head,), rank=RANK if chosen.ranks else None, seed=0
@@ -171,7 +188,7 @@ def adapted_as(name: str, method: str) -> nn.Module:
     return model.train()
 
 
-def profiled(model: nn.Module, name: str, method: str, *, fake: bool = True) -> StepCost:
+def profiled(model, name, method, *, fake=True):
     """Profile with the optimizer that the package gives a method."""
     chosen = registry.get("method", method)
     rank = RANK if chosen.ranks else None
@@ -184,29 +201,23 @@ def profiled(model: nn.Module, name: str, method: str, *, fake: bool = True) -> 
     )
 
 
-@functools.cache
-def fake_cost(name: str, method: Method) -> StepCost:
-    """Profile a pairing on fake tensors, once for all tests of a process."""
-    return profile_step(
-        adapted(name, method), adamw, input_shape=NETWORKS[name].shape, num_classes=CLASSES
+def real_cost(name, method, *, fake=False):
+    """Profile a pairing on real tensors."""
+    return step(
+        adapted(name, method), NETWORKS[name].shape, classes=CLASSES, optimizer=adamw, fake=fake
     )
 
 
-def digest(cost: StepCost) -> str:
+@functools.cache
+def fake_cost(name, method):
+    """Profile a pairing on fake tensors, once for all tests of a process."""
+    return real_cost(name, method, fake=True)
+
+
+def digest(cost):
     """Digest all numbers of a cost, whatever tensors it was measured on."""
     same = dataclasses.replace(cost, tensors="fake tensors")
     return hashlib.sha256(repr(same).encode()).hexdigest()
-
-
-def real_cost(name: str, method: Method) -> StepCost:
-    """Profile a pairing on real tensors."""
-    return profile_step(
-        adapted(name, method),
-        adamw,
-        input_shape=NETWORKS[name].shape,
-        num_classes=CLASSES,
-        fake=False,
-    )
 
 
 class RealStep(NamedTuple):
@@ -219,14 +230,14 @@ class RealStep(NamedTuple):
     labels: Tensor
 
 
-def real_step(model: nn.Module, shape: tuple[int, ...]) -> RealStep:
+def real_step(model, shape):
     """Make a training step, written out as one would: nothing of the package's."""
     optimizer = adamw(model)
     device = next(model.parameters()).device
     images = torch.randn(shape, device=device)
     labels = torch.randint(CLASSES, shape[:1], device=device)
 
-    def run() -> None:
+    def run():
         optimizer.zero_grad(set_to_none=True)
         logits = model(images)
         loss = nn.functional.cross_entropy(logits, labels)

@@ -1,7 +1,5 @@
 """Small fine-tunings of one's own, and measuring them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.cases import Case
-from peft_regress.metrics import COST_METRICS
+from peft_regress.metrics import COST_METRICS, KNOWN
 from peft_regress.overlay import overlay
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
@@ -21,7 +21,8 @@ from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 from peft_regress.upgrades import releases, responsible
 from peft_regress.upgrades import upgrade as upgrading
-from peft_regress.upgrades.measuring import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,6 +166,7 @@ class World:
             environment=packages,
             machine=MACHINE,
             selection=Selection(complete=False, narrowed_by=list(narrowed_by)),
+            metrics_known=sorted(KNOWN),
             cases={record.case.id: record for record in records},
         )
 

@@ -1,7 +1,5 @@
 """Records with the costs and the ledgers of real steps, profiled once a session."""
 
-from __future__ import annotations
-
 import functools
 
 from builders import LORA, make_record

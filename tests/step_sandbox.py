@@ -26,8 +26,7 @@ _STAND_IN = """#!{python} -I
 import json, os, pathlib, shutil, sys
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 line = " ".join([name, *words])
-modules = ("build", "pip", "pytest", "tox", "twine", "venv")
-is_module = words[:1] == ["-m"] and words[1] in modules
+is_module = words[:1] == ["-m"] and words[1] in {modules!r}
 real = (name == "python" and not is_module) or name == "peft-regress"
 answers = json.loads(pathlib.Path({answers!r}).read_text())
 answer = next((one for one in answers if one["start"] and line.startswith(one["start"])), None)
@@ -38,12 +37,13 @@ if answer is None and real:
     os.execv({python!r}, [{python!r}, *module, *words])
 if words[:2] == ["-m", "venv"]:
     programs = pathlib.Path(words[2], "bin")
-    programs.mkdir(parents=True)
+    programs.mkdir(parents=True, exist_ok=True)
     for program in ("python", "peft-regress"):
         shutil.copy(pathlib.Path(sys.argv[0]).parent / program, programs / program)
 for path, text in (answer or {{"files": {{}}}})["files"].items():
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(path).write_text(text)
+    path = pathlib.Path(words[words.index(path) + 1] if path in words else path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 print((answer or {{"output": ""}})["output"], end="")
 sys.exit((answer or {{"code": 0}})["code"])
 """
@@ -58,7 +58,7 @@ class Answer:
     code: int = 0
     output: str = ""
     files: dict[str, str] = field(default_factory=dict)
-    """Files that it writes: text by path, below the working folder."""
+    """Files that it writes: text by path, or by the option that names the path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Ended:
 class StepSandbox:
     """A runner's folders, in which one script is run."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, modules=("build", "pip", "pytest", "tox", "twine", "venv")):
         self.workspace, self.temp = folder / "workspace", folder / "temp"
         self.programs = folder / "programs"
         for made in (self.workspace, self.temp, self.programs):
@@ -89,7 +89,10 @@ class StepSandbox:
         self.answers = folder / "answers"
         self.calls = folder / "calls"
         text = _STAND_IN.format(
-            python=sys.executable, answers=str(self.answers), calls=str(self.calls)
+            python=sys.executable,
+            answers=str(self.answers),
+            calls=str(self.calls),
+            modules=modules,
         )
         for name in _NAMES:
             program = self.programs / name
@@ -154,16 +157,3 @@ def replaced(text, context):
         return context[name]
 
     return re.sub(r"\$\{\{ *(.*?) *\}\}", value, text)
-
-
-def run_script(script, folder, environment):
-    path = folder / "script.sh"
-    path.write_text(script)
-    return subprocess.run(
-        (*SHELLS["bash"], str(path)),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-    )

@@ -1,7 +1,5 @@
 """`TinyNetwork` as an architecture; imports no torch until it is built."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Every method on the tiny network: adapted, and trained as far as its schedule goes."""
 
-from __future__ import annotations
-
 import copy
 import functools
 
@@ -11,7 +9,7 @@ from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
-from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.methods.method import cast_base
 
 __all__ = [
     "ALL",

@@ -1,7 +1,5 @@
 """A network of a few thousand parameters with every kind of layer that the methods tell apart."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """The training loop of the package on the images of a task, in the built-in cases' setting."""
 
-from __future__ import annotations
-
 import functools
 
 from peft_regress.catalogue.built_in import cosine_to_zero, set_modes

@@ -1,7 +1,5 @@
 """The classifiers of torchvision as test parameters."""
 
-from __future__ import annotations
-
 import pytest
 
 from peft_regress.catalogue.architectures import TORCHVISION

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
+from peft_fuzz.cli import search as search_command
 from peft_fuzz.example import Outcome
 from peft_fuzz.search import cluster_search, parallel_search, reproduce
 from peft_fuzz.search import fuzz as fuzz_module
@@ -23,11 +24,10 @@ from peft_fuzz.search import ranges as ranges_module
 from peft_fuzz.search import replay as replay_module
 from peft_fuzz.search.corpus import accept_findings
 from peft_fuzz.search.findings import read_finding, write_finding
-from peft_fuzz.search.search import Counts, Found, Sought
-from peft_fuzz.search.worker import Begun
+from peft_fuzz.search.messages import Begun, Counts, Found, Sought
 from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
-from peft_regress.upgrades.cluster.connection import ClusterLostError
+from peft_regress.workers.cluster import ClusterLostError
 from peft_regress.workers.process import RequestRefusedError
 
 ONE = finding()
@@ -98,7 +98,7 @@ class World:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=dict(PACKAGES), file="peft")
+        return Begun(absent=self.absent, packages=dict(PACKAGES))
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
@@ -323,10 +323,10 @@ def test_searches_that_all_fail_end(world) -> None:
 
 @pytest.mark.parametrize("was_begun", [True, False])
 def test_a_cluster_that_goes_loses_no_finding_and_no_report(world, monkeypatch, was_begun) -> None:
-    connection = SimpleNamespace(workers=lambda: {"tcp://10.0.0.5:1": {}})
-    cluster = SimpleNamespace(connection=connection, status="1 running")
-    opened = lambda *_, **__: contextlib.nullcontext(cluster)  # noqa: E731
-    monkeypatch.setattr(cluster_search, "search_cluster", opened)
+    pool = SimpleNamespace(slots=1, status="1 running")
+    monkeypatch.setattr(
+        search_command, "opened_pool", lambda *_, **__: contextlib.nullcontext(pool)
+    )
     monkeypatch.setattr(cluster_search, "RemoteLifeWorker", world.make)
     gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
     world.answers = [ONE, gone]

@@ -9,38 +9,42 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
+from peft_fuzz.search.messages import Seek
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.search import Seek
 from peft_fuzz.search.workers import LifeWorker
-from peft_regress.upgrades.measuring import UnusableEnvironmentError
-from peft_regress.workers.messages import PROTOCOL
+from peft_regress.workers.pool import UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
+from peft_regress.workers.serve import PROTOCOL
 
 FAKE = """#!PYTHON -IS
 import json, os, signal, sys, time
-def send(**answer):
-    print(json.dumps(answer), flush=True)
-send(type="hello", protocol=PROTOCOL, packages={})
+def say(**line):
+    print(json.dumps(line), flush=True)
+say(type="hello", protocol=PROTOCOL, packages={})
 for line in sys.stdin:
-    request = json.loads(line)
+    kind = json.loads(line)["function"].partition(":")[2]
     how = HOW
-    if request["type"] == "begin":
+    if kind == "import_modules":
         if how == "broken":
-            send(type="refused", error="ImportError: cannot import name 'HybridCache'")
+            say(refused="ImportError: cannot import name 'HybridCache'")
         else:
-            send(type="begun", absent=[], packages=PACKAGES, file="/elsewhere/peft/__init__.py")
+            say(answer=dict(machine=MACHINE, files=dict(peft="/elsewhere/peft/__init__.py")))
         continue
-    if request["type"] == "seek":
+    if kind == "begin":
+        say(answer=dict(absent=[], packages=PACKAGES))
+        continue
+    if kind == "seek":
         with open("in_progress.json", "w") as file:
             file.write(EXAMPLE)
     if how == "hang":
         time.sleep(600)
     elif how == "refuse":
-        send(type="refused", error="KeyError: 'x'")
-    elif how == "once" and request["type"] == "live":
-        send(type="lived", outcome={})
+        say(refused="KeyError: 'x'")
+    elif how == "once" and kind == "live":
+        say(answer=dict(outcome={}))
     else:
         os.kill(os.getpid(), signal.SIGSEGV)
 """
@@ -56,6 +60,7 @@ def fake(tmp_path):
             "PROTOCOL": str(PROTOCOL),
             "HOW": repr(how),
             "PACKAGES": repr(PACKAGES),
+            "MACHINE": repr(msgspec.to_builtins(MACHINE)),
             "EXAMPLE": repr(msgspec.json.encode(example()).decode()),
         }
         text = FAKE
@@ -108,7 +113,9 @@ def test_a_release_that_does_not_import_says_so(fake) -> None:
 
 def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
     python = fake("crash")
-    (python.parent.parent / "lib/python3.11/site-packages/peft").mkdir(parents=True)
+    installed = python.parent.parent / "lib/python3.11/site-packages/peft"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
     with pytest.raises(UnusableEnvironmentError, match="unset PYTHONPATH"):
         Replay(findings=[finding()]).run(python)
 
@@ -143,4 +150,4 @@ def test_a_worker_searches_the_installed_peft() -> None:
         outcome = worker.live(example())
         assert outcome.failure is None
         assert outcome.acts == 2
-    assert not Path(worker._folder.name).exists()
+    assert not worker._seat.folder.exists()

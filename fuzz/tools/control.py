@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from peft_fuzz.example import Example, Outcome
     from peft_fuzz.search.causes import Cause
-    from peft_fuzz.search.search import Found, Sought
+    from peft_fuzz.search.messages import Found, Sought
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "fuzz" / "docs" / "fuzz-evidence.md"

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.confirming import split, with_confirmed
 from peft_regress.baselines.current import Contents, read_contents, write_current
+from peft_regress.baselines.references import split, with_confirmed
 from peft_regress.baselines.storage import (
     acceptance_of,
     adapter_folder,
@@ -320,7 +320,7 @@ def _described(
         written=frozenset(written or ()),
         judges=sum(judge.entry == last for judge in contents.judges.values()),
         expected=len(contents.judges),
-        later_predecessor=f"{before.stem}, {before.date}" if before and is_later else "",
+        later_predecessor=f"{before.stem}, {before.accepted.date}" if before and is_later else "",
     )
 
 

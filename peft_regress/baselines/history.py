@@ -13,7 +13,6 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.confirming import as_confirmed
 from peft_regress.baselines.current import Contents, check_whole
 from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
 from peft_regress.baselines.moves import (
@@ -25,6 +24,7 @@ from peft_regress.baselines.moves import (
     names_in,
 )
 from peft_regress.baselines.named_runs import find_input
+from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
@@ -91,8 +91,9 @@ def _stored_entries(root: Path) -> list[Entry]:
             contents.add(file)
             link, run = contents.links[-1], _shown(file.run)
             run = _sharing(run, found[-1].run) if found else run
+            how = link.accepted
             found.append(
-                Entry(name=link.stem, date=link.date, role=link.role, run=run, path=file.path)
+                Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
             )
         check_whole(root, contents)
         return found

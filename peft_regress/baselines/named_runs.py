@@ -1,4 +1,4 @@
-"""From a name to a run: the one place that reads what a user names.
+"""The paths that a user names: the one place that reads runs by name and refuses outputs.
 
 A name is a run file, a folder of shards, a baseline storage, or an entry of the storage.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +15,11 @@ from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import is_folder
+from peft_regress.files import is_folder, path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.run_file import RunFile, read_run
+from peft_regress.text import clean, printable
 
 
 class Named(NamedTuple):
@@ -129,3 +131,36 @@ def load_references(root: Path, name: str | None) -> dict[str, Observation]:
         return named_cases(root, name)
     except AbsentError as error:
         raise InputError(f"--regress-baseline {error}") from None
+
+
+def check_output(
+    path: Path,
+    option: str,
+    *,
+    storage: Path,
+    reads: Iterable[Path] = (),
+    kind: str = "baseline storage",
+) -> None:
+    """Raise `InputError` for a file that a command must not, or cannot, write.
+
+    It must not lie in a storage, nor be what the command reads, or a new shard of it, under
+    whatever name. option: what named the file.
+    """
+    problem = path_problem(path)
+    if problem is not None:
+        raise InputError(f"{option} {clean(str(path))}: {problem}. Choose another path.")
+    written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links
+    if written.is_relative_to(os.path.realpath(storage)):
+        msg = (
+            f"{option} {path}: lies in the {kind} {storage}, to which only `accept` "
+            "adds. Choose another path."
+        )
+        raise InputError(printable(msg))
+    for source in reads:
+        read = Path(os.path.realpath(source))
+        if written == read or (written.parent == read and written.suffix == ".json"):
+            msg = (
+                f"{option} {path}: is the run that is read, or would be a shard of it. Choose "
+                "another path."
+            )
+            raise InputError(printable(msg))

@@ -1,19 +1,27 @@
-"""Choose what judges each case, and which cases a run should hold."""
+"""What judges each case, which cases a run should hold, and which of them only repeat an entry."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.current import Contents, current_at, current_of, read_contents
 from peft_regress.baselines.storage import read_while_still
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
+from peft_regress.errors import InputError, RunFileError
+from peft_regress.gate.facts import is_known
+from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.verdicts import Observation
-from peft_regress.runs.run_file import RunFile
-from peft_regress.runs.schema import Selection
+from peft_regress.gate.repeats import lacks_seeds, whole
+from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import Record, Run, Selection
 
 
 def references_with_drift(
@@ -73,3 +81,83 @@ def is_complete(selection: Selection, patterns: Sequence[str], expected: Collect
         for name in selection.not_selected
     )
     return selection.complete or (bool(selection.not_selected) and not left_out)
+
+
+# --- what only repeats an entry -------------------------------------------------------------------
+
+_NEWS = frozenset({"new metric", "model"})
+"""The remarks on what a reference does not hold."""
+
+
+def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[str, str]]:
+    """Return a run with the cases that an entry must hold, and what the others repeat, by case.
+
+    A case that repeats a training but differs otherwise, in a cost for instance, is held with the
+    scores of that training. Raises `InputError` for a case that repeats what is not stored.
+    """
+    held: dict[str, Record] = {}
+    repeats: dict[str, str] = {}
+    for name, new in observations_of(run, "").items():
+        old = references.get(name)
+        full = whole(new, old)
+        if full.record.is_repeat:
+            raise InputError(
+                f"{name} repeats {new.record.repeated_run}, which this storage does not hold, so "
+                "that its scores are not known. Measure it with --regress-full."
+            )
+        if old and new.record.is_repeat and not _has_news(old, full):
+            repeats[name] = old.curves[new.machine.digest].run_name
+        else:
+            held[name] = full.record
+    return msgspec.structs.replace(run, cases=held), repeats
+
+
+def _has_news(old: Observation, new: Observation) -> bool:
+    was, now = old.record, new.record
+    verdict = judge_case(now.case.id, old, new)
+    return (
+        (was.budget, was.bounds, was.own_code) != (now.budget, now.bounds, now.own_code)
+        or any(reason.verdict != "known_defect" for reason in verdict.reasons)
+        or _has_better_known_defects(was, now)
+        or any(remark.kind in _NEWS for remark in verdict.remarks)
+    )
+
+
+def _has_better_known_defects(was: Record, now: Record) -> bool:
+    """Return whether a record would judge its defects more sharply than the reference does."""
+    if now.defects is UNSET:
+        return False
+    return was.defects is UNSET or not all(is_known(name, now, was) for name in now.defects)
+
+
+def as_confirmed(record: Record, run_name: str) -> Record:
+    """Return what an entry that confirms a case says of it: the same, without its own scores."""
+    repeating = msgspec.structs.replace(record, repeats=run_name, metrics={})
+    metrics = {
+        name: metric for name, metric in record.metrics.items() if not lacks_seeds(repeating, name)
+    }
+    return msgspec.structs.replace(repeating, metrics=metrics)
+
+
+def with_confirmed(made: RunFile) -> RunFile:
+    """Return an entry, to be accepted once more, with the cases that it only confirms.
+
+    Raises `RunFileError` if it does not lie in its storage. A run stays as it is.
+    """
+    accepted = made.run.accepted
+    if accepted is None:
+        return made
+    wanted = set(accepted.repeats.values())
+    repeated = {
+        path.stem: read_run_file(path).run.cases
+        for path in made.path.parent.parent.glob("*/*.json")
+        if path.stem in wanted
+    }
+    cases = dict(made.run.cases)
+    for name, entry in accepted.repeats.items():
+        if name not in repeated.get(entry, {}):
+            problem = f"{name}: the entry {entry}, which it repeats, is not there"
+            remedy = "An entry is whole only inside its storage: accept it from there."
+            raise RunFileError(made.path, problem, remedy)
+        cases[name] = as_confirmed(repeated[entry][name], entry)
+    return dataclasses.replace(made, run=msgspec.structs.replace(made.run, cases=cases))

@@ -128,20 +128,14 @@ def gather_adapters(source: Path, run_file: Path) -> None:
     Raises `InputError` if they cannot be copied; then the older ones are still there.
     """
     target = adapters_of_run(run_file)
-    folders = _kept_beside(source)
-    if any(resolved(folder) == resolved(target) for folder in folders):
-        add_adapters(source, run_file)
-        return
-    if not folders:
-        shutil.rmtree(target, ignore_errors=True)
-        return
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".peft-regress-") as scratch:
             made = Path(scratch) / target.name
-            for folder in folders:
+            for folder in _kept_beside(source):
                 shutil.copytree(folder, made, dirs_exist_ok=True, ignore=_links)
             shutil.rmtree(target, ignore_errors=True)
-            made.rename(target)
+            if made.exists():
+                made.rename(target)
     except OSError as error:
         raise _unwritable(target, error) from error
 

@@ -11,9 +11,8 @@ import datetime as dt
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,7 +20,7 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import RunFile, read_run_file
-from peft_regress.runs.schema import Acceptance, Role, digest_of
+from peft_regress.runs.schema import Acceptance, digest_of
 
 _T = TypeVar("_T")
 
@@ -147,32 +146,19 @@ def acceptance_of(entry: RunFile) -> Acceptance:
     return entry.run.accepted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Link:
+class Link(NamedTuple):
     """An entry as a link of the chain."""
 
     name: str
     """Where it lies: `<machine id>/NNNN_<name>`."""
     digest: str
     """Of its content, by which its successor names it."""
-    date: str
-    role: Role
-    entry: str
-    """Where it belongs."""
-    predecessor: str
+    accepted: Acceptance
 
     @classmethod
     def of(cls, entry: RunFile) -> Link:
         """Return the link of an entry."""
-        accepted = acceptance_of(entry)
-        return cls(
-            name=entry_name(entry.path),
-            digest=entry.run.content_digest,
-            date=accepted.date,
-            role=accepted.role,
-            entry=accepted.entry,
-            predecessor=accepted.predecessor,
-        )
+        return cls(entry_name(entry.path), entry.run.content_digest, acceptance_of(entry))
 
     @property
     def stem(self) -> str:
@@ -187,7 +173,7 @@ class Link:
     @property
     def moment(self) -> dt.datetime:
         """When it was accepted, by the clock of then."""
-        return dt.datetime.fromisoformat(self.date)
+        return dt.datetime.fromisoformat(self.accepted.date)
 
     def path(self, root: Path) -> Path:
         """Return its file in a storage."""
@@ -252,12 +238,12 @@ def write_newest(root: Path, newest: Newest) -> bool:
 def check_order(root: Path, links: Sequence[Link]) -> None:
     """Raise `RunFileError` unless each entry follows the one before, up to the newest."""
     for link in links:
-        if link.entry != link.name:
-            problem = f"was moved or renamed: it is the entry {link.entry}"
+        if link.accepted.entry != link.name:
+            problem = f"was moved or renamed: it is the entry {link.accepted.entry}"
             raise RunFileError(link.path(root), problem, restore(root))
     before = ""
     for link in links:
-        if link.predecessor != before:
+        if link.accepted.predecessor != before:
             raise _broken_link(root, link, links)
         before = link.digest
     _check_newest(root, links)
@@ -265,12 +251,14 @@ def check_order(root: Path, links: Sequence[Link]) -> None:
 
 def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
     """Return the error of an entry that does not name the one before it."""
-    predecessor, path = link.predecessor, link.path(root)
+    predecessor, path = link.accepted.predecessor, link.path(root)
     names = {one.digest: one.stem for one in links} | {"": "no entry"}
     if predecessor not in names:
         problem = f"its predecessor is missing (content_digest {predecessor})"
         return RunFileError(path, problem, restore(root))
-    others = [one.stem for one in links if one is not link and one.predecessor == predecessor]
+    others = [
+        one.stem for one in links if one is not link and one.accepted.predecessor == predecessor
+    ]
     why = f"as {others[0]} does" if others else "which is not the entry before it"
     return RunFileError(
         path,

@@ -1,4 +1,4 @@
-"""The built-in cases as fine-tunings: a method on an architecture, on a task of the digits."""
+"""The fine-tuning of a case: the user's own, or a built-in one of the digits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peft_regress import registry
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.architectures.protocol import Architecture, BringsWeights
 from peft_regress.catalogue.matrix import check_rank
-from peft_regress.catalogue.methods.protocol import Method
+from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.sources import build_source, source_digest
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, Task
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
-from peft_regress.catalogue.tasks.protocol import Task
 from peft_regress.fine_tune import FineTune
 from peft_regress.settings import DEFAULT_MATRIX
 
@@ -137,3 +137,13 @@ def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.train()
+
+
+def fine_tune_of(case: Case, baselines: Path) -> FineTune:
+    """Return what a case measures.
+
+    baselines: the folder with the source checkpoints of built-in cases. Raises `UnknownNameError`
+    for a name that is not registered, `InputError` for a wrong rank, and for own cases that cannot
+    be imported.
+    """
+    return own_fine_tune(case) or built_in(case, baselines)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -18,7 +18,7 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
-    opened_engine,
+    opened_pool,
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
@@ -27,9 +27,9 @@ from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 from peft_regress.upgrades import bisect_report
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
-from peft_regress.upgrades.keeping import kept_records
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
+from peft_regress.workers.keeper import kept_records
 
 _ABSENT_EXIT = 3
 
@@ -97,10 +97,10 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     with (
         ending_signals_interrupt(),
-        opened_engine(on, uses_gpus=uses_gpus, baselines=setup.baselines, say=say) as engine,
+        opened_pool(on, setup, uses_gpus=uses_gpus, say=say) as pool,
         kept_records(None, resume, say) as keeper,
     ):
-        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
+        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
         found = bisect(BisectSettings(setup=setup, case=cases, **settings), progress=say)
     wants_scripts = summary is not None or output == "markdown"
     issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})

@@ -11,8 +11,7 @@ import click
 import msgspec
 
 from peft_regress import report
-from peft_regress.baselines.named_runs import find_input
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.baselines.references import expected_cases, is_complete, read_references
 from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.catalogue.matrix import matrix_cases

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.named_runs import find_input
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,

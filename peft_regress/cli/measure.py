@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shlex
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
@@ -23,7 +24,7 @@ from peft_regress.cli.options import (
     jobs_option,
     limit_option,
     matrix_option,
-    opened_engine,
+    opened_pool,
     output_file,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
@@ -32,13 +33,10 @@ from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.keeping import kept_records
-from peft_regress.upgrades.measuring import (
-    MeasuringSetup,
-    default_jobs,
-    measure_cases,
-)
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.saving import save_run
+from peft_regress.workers.keeper import kept_records
+from peft_regress.workers.pool import default_jobs
 
 _INCOMPLETE_EXIT = 3
 
@@ -100,14 +98,15 @@ def command(  # noqa: PLR0913  (options)
     check_output(save, "--save", storage=baselines)
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
+    setup = MeasuringSetup(baselines=baselines, jobs=jobs or default_jobs(), time_limit=time_limit)
     with (
         ending_signals_interrupt(),
-        opened_engine(on, uses_gpus=uses_gpus, baselines=baselines, say=print_sentence) as engine,
+        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
         if resume is not None:
             add_adapters(run_file_of(resume), save)
-        print_record, done = record_printer(engine), itertools.count(1)
+        print_record, done = record_printer(pool), itertools.count(1)
 
         def on_record(record: Record) -> None:
             print_record("", record, next(done), len(chosen))
@@ -115,13 +114,7 @@ def command(  # noqa: PLR0913  (options)
         run = measure_cases(
             chosen,
             python=Path(sys.executable),
-            setup=MeasuringSetup(
-                baselines=baselines,
-                jobs=jobs or default_jobs(),
-                time_limit=time_limit,
-                keeper=keeper,
-                engine=engine,
-            ),
+            setup=dataclasses.replace(setup, keeper=keeper, pool=pool),
             narrowed_by=[] if cases is None else [f"--cases {cases}"],
             matrix=matrix,
             keep_adapters=adapters_of_run(save),

@@ -6,14 +6,19 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.errors import InputError
 from peft_regress.report.terminal import echo
-from peft_regress.upgrades.cluster.measuring import ClusterEngine
+from peft_regress.workers.pool import Pool, default_jobs
+
+if TYPE_CHECKING:
+    from peft_regress.upgrades.measuring import MeasuringSetup
 
 
 class NamedPath(click.Path):
@@ -165,10 +170,17 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def opened_engine(
-    on: str, *, uses_gpus: bool, baselines: Path, say: Callable[[str], None]
-) -> Iterator[ClusterEngine | None]:
+def opened_pool(
+    on: str,
+    setup: MeasuringSetup,
+    *,
+    say: Callable[[str], None],
+    uses_gpus: bool = False,
+    code: Sequence[str] = ("peft_regress",),
+) -> Iterator[Pool | None]:
     """Connect to what `--on` names; None for workers of this machine.
+
+    code: the packages whose code must be the same there.
 
     Raises `InputError` and `AbsentError` for a cluster that cannot be used.
     """
@@ -179,14 +191,25 @@ def opened_engine(
             )
         yield None
         return
-    # It imports what measures, which `--help` does not wait for.
+    if find_spec("distributed") is None:
+        raise InputError(
+            "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        )
+    # `--help` does not wait for Dask.
     from peft_regress.catalogue.own_cases import settings_in_use
-    from peft_regress.upgrades.cluster.measuring import measuring_cluster
+    from peft_regress.workers.cluster import opened_cluster
 
-    with measuring_cluster(
-        on, baselines=baselines, uses_gpus=uses_gpus, say=say, own=settings_in_use()
-    ) as engine:
-        yield engine
+    with opened_cluster(
+        on,
+        baselines=setup.baselines,
+        time_limit=setup.time_limit,
+        pip_seconds=setup.pip_seconds,
+        uses_gpus=uses_gpus,
+        say=say,
+        code=code,
+        own=settings_in_use(),
+    ) as pool:
+        yield pool
 
 
 pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
@@ -222,7 +245,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         pip_time_limit: int,
         **others: Any,
     ) -> None:
-        from peft_regress.upgrades.measuring import MeasuringSetup, default_jobs
+        from peft_regress.upgrades.measuring import MeasuringSetup
 
         setup = MeasuringSetup(
             baselines=baselines,

@@ -6,12 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import REPEATED
-from peft_regress.report.terminal import print_progress
+from peft_regress.report.terminal import Pace, print_progress
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
-from peft_regress.upgrades.orders import Engine
+from peft_regress.workers.pool import Pool
 
 
 def print_sentence(text: str) -> None:
@@ -19,7 +18,7 @@ def print_sentence(text: str) -> None:
     print_progress(clean(text, longest=400))
 
 
-def record_printer(engine: Engine | None = None) -> Callable[[str, Record, int, int], None]:
+def record_printer(pool: Pool | None = None) -> Callable[[str, Record, int, int], None]:
     """Return a function that prints a line for each case of each side.
 
     It gets the side, the record, how many records there are and how many there will be. The lines
@@ -32,7 +31,7 @@ def record_printer(engine: Engine | None = None) -> Callable[[str, Record, int, 
         state = f" {REPEATED}" if record.is_repeat else state
         left = paces[side].left(done, count, time.monotonic())
         name = f"{side} {record.case.id}" if side else record.case.id
-        status = "" if engine is None else f" ({engine.status})"
+        status = "" if pool is None else f" ({pool.status})"
         print_progress(f"[{done}/{count}] {name}{state}{left}{status}")
 
     return print_record

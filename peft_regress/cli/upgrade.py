@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
     ENVIRONMENT_SECTIONS,
     SectionedCommand,
@@ -19,7 +19,7 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
-    opened_engine,
+    opened_pool,
     output_file,
     print_json,
     strict_option,
@@ -28,12 +28,10 @@ from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.overlay.cache import clean_overlays
 from peft_regress.overlay.folder import Overlay
-from peft_regress.overlay.overlay import ReplacesTorchError
+from peft_regress.overlay.overlay import ReplacesTorchError, clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.upgrades import upgrade_report
-from peft_regress.upgrades.keeping import kept_records
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import (
@@ -42,6 +40,7 @@ from peft_regress.upgrades.upgrade import (
     is_installed_here,
     upgrade,
 )
+from peft_regress.workers.keeper import kept_records
 
 
 @click.command(
@@ -116,13 +115,12 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_output(path, option, storage=setup.baselines)
     wants_scripts = summary is not None or output == "markdown"
-    storage = setup.baselines
     with (
         ending_signals_interrupt(),
-        opened_engine(on, uses_gpus=uses_gpus, baselines=storage, say=print_sentence) as engine,
+        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
-        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
+        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     issue = upgrade_report.upgrade_document(done.result, done.scripts)
@@ -176,7 +174,7 @@ def _upgraded(
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> _Done:
-        on_record = record_printer(settings.setup.engine)
+        on_record = record_printer(settings.setup.pool)
         result = upgrade(
             requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )

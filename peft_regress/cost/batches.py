@@ -1,11 +1,11 @@
-"""The batch of a step: a tensor, or any tree of tensors, and its stand-ins."""
+"""The batch of a step: a tensor, or any tree of tensors, its names and its stand-ins."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,3 +147,24 @@ def _is_plain(leaf: Any) -> bool:
         and leaf.layout is torch.strided
         and not leaf.is_meta
     )
+
+
+def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor with its path: `0`, `labels`, `boxes.1`; an empty one for a tree of one.
+
+    What is no tensor and no container is passed over.
+    """
+    if isinstance(tree, Tensor):
+        yield path, tree
+        return
+    if isinstance(tree, Mapping):
+        parts = tree.items()
+    elif isinstance(tree, tuple | list):
+        names = getattr(tree, "_fields", range(len(tree)))
+        parts = zip(names, tree, strict=True)  # type: ignore[assignment]
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        parts = vars(tree).items()
+    else:
+        return
+    for name, part in parts:
+        yield from named_tensors(part, f"{path}.{name}" if path else str(name))

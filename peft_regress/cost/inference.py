@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from peft_regress.cost.batches import Call
-from peft_regress.cost.checks import check_operators
-from peft_regress.cost.measuring import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.memory import ByteSite, summarize_memory
-from peft_regress.cost.step_cost import FlopSite, Tensors, flop_sites, mark
+from peft_regress.cost.refusals import check_operators
+from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
+from peft_regress.cost.step_cost import (
+    ByteSite,
+    FlopSite,
+    Tensors,
+    flop_sites,
+    mark,
+    summarize_memory,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

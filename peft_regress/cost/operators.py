@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,73 +13,10 @@ from peft_regress.cost.formulas import (
     does_matrix_work,
     formula_of,
     paper_formula_of,
-    register_products,
     takes_one_dtype,
 )
-from peft_regress.cost.storage_sizes import real_sizes_of
 
 aten = torch.ops.aten
-
-
-# --- Singular value decomposition -----------------------------------------------------------------
-# Of an (m, n) matrix, m >= n, by R-SVD (Golub and Van Loan, Matrix Computations, 4th edition,
-# figure 8.6.1): values only 2 m n^2 + 2 n^3, with thin U and V 6 m n^2 + 20 n^3. An estimate: the
-# number of iterations depends on the values.
-
-
-@register_products(aten._linalg_svd)  # noqa: SLF001
-def _svd(
-    matrix: Tensor,
-    _full_matrices: bool = False,  # noqa: FBT001, FBT002 - aten passes them by position
-    compute_uv: bool = True,  # noqa: FBT001, FBT002
-    **_: Any,
-) -> int:
-    n, m = sorted(matrix.shape[-2:])
-    each = 6 * m * n**2 + 20 * n**3 if compute_uv else 2 * m * n**2 + 2 * n**3
-    return int(matrix.shape[:-2].numel() * each)
-
-
-# --- Linear systems -------------------------------------------------------------------------------
-# LU of an (n, n) matrix: for k = n-1 ... 1 below a pivot, k divisions and k^2 multiply-adds, so
-# n (n - 1) / 2 + n (n - 1) (2n - 1) / 3 = (4n^3 - 3n^2 - n) / 6. Then for each of k right-hand
-# sides n (n - 1) FLOPs with the unit triangle and n^2 with the other, whose diagonal divides.
-
-
-def _lu(n: int) -> int:
-    return (4 * n**3 - 3 * n**2 - n) // 6
-
-
-def _substitutions(n: int) -> int:
-    return 2 * n**2 - n
-
-
-@register_products(aten._linalg_solve_ex)  # noqa: SLF001
-def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
-    n = matrix.shape[-1]
-    solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
-    batch = matrix.shape[:-2].numel()
-    return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
-
-
-@register_products(aten.linalg_lu_solve, one_dtype=False)  # pivots are integers
-def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
-    n = factors.shape[-1]
-    return out.numel() // n * _substitutions(n)
-
-
-# The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
-
-
-@register_products(aten.linalg_pinv, one_dtype=False)  # tolerances are real
-def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
-    m, n = matrix.shape[-2:]
-    product = 2 * m * n * min(m, n)
-    return _svd(matrix) + matrix.shape[:-2].numel() * product
-
-
-def is_svd(packet: Any) -> bool:
-    """Return whether an operator is the SVD: in an optimizer's step, GaLore's projection."""
-    return packet is aten._linalg_svd  # noqa: SLF001
 
 
 _NO_FOREACH = (
@@ -128,7 +65,7 @@ def describe(func: Any) -> Operator:
         paper_formula=paper_formula_of(packet),
         takes_one_dtype=takes_one_dtype(packet),
         is_pointwise=torch.Tag.pointwise in func.tags,
-        is_svd=is_svd(packet),
+        is_svd=packet is aten._linalg_svd,  # noqa: SLF001 - GaLore's projection
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
         real_sizes=real_sizes_of(packet),
@@ -136,3 +73,82 @@ def describe(func: Any) -> Operator:
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )
+
+
+Sizes = Iterator[tuple[Tensor, int]]
+
+aten = torch.ops.aten
+
+_PAGE_BYTES: Final = 4096
+
+
+def real_sizes_of(packet: Any) -> Callable[[tuple[Any, ...], Any], Sizes] | None:
+    """Return a function (arguments, result) -> (output, least bytes of its storage).
+
+    None if the fake kernel is right.
+    """
+    return _SIZES.get(packet)
+
+
+def _at_least_the_input(args: tuple[Any, ...], out: Tensor) -> Sizes:
+    """Yield the result: `empty_like(input)`, resized, and resizing never shrinks a storage."""
+    yield out, args[0].numel() * out.element_size()
+
+
+def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
+    """Mean and deviation are float32 if the parameters have another dtype than the input."""
+    dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor)}
+    if len(dtypes) > 1:
+        for statistic in out[1:]:
+            yield statistic, statistic.numel() * torch.float32.itemsize
+
+
+def _one_more_bag(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
+    """Yield the bag of each index, with one more entry, and the sizes, with one for the last."""
+    _, offset_to_bag, bag_size, _ = out
+    if offset_to_bag.numel():
+        yield offset_to_bag, (offset_to_bag.numel() + 1) * offset_to_bag.element_size()
+    yield bag_size, args[2].numel() * bag_size.element_size()
+
+
+def _workspace(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
+    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass.
+
+    Each part begins a page: the gates and the new states of each step, then, for one step more and
+    before and after the layer, three tensors of states that inputs fit into, too, and two of cells.
+    """
+    x, width, trains = args[0], args[10], args[15]
+    if not trains or x.dtype != torch.float32:
+        return
+    steps, batch, inputs = x.shape
+    rows, rows_of_states = steps * batch, 2 * (steps + 1) * batch
+    counts = (
+        rows * _padded(4 * width),
+        rows * _padded(width),
+        *3 * (rows_of_states * _padded(max(inputs, width)),),
+        *2 * (rows_of_states * width,),
+    )
+    yield out[3], sum(_round_up(count * x.element_size(), _PAGE_BYTES) for count in counts)
+
+
+def _padded(width: int) -> int:
+    """Return the length of a row: whole lines of 64 bytes, and no multiple of 1 KiB."""
+    padded = _round_up(width, 16)
+    return padded if padded % 256 else padded + 16
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+_SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
+    aten.im2col: _at_least_the_input,
+    aten.col2im: _at_least_the_input,
+    aten.native_layer_norm: _statistics_in_float32,
+    aten.native_group_norm: _statistics_in_float32,
+    aten.native_batch_norm: _statistics_in_float32,
+    aten._native_batch_norm_legit: _statistics_in_float32,  # noqa: SLF001
+    aten._embedding_bag: _one_more_bag,  # noqa: SLF001
+    aten._embedding_bag_forward_only: _one_more_bag,  # noqa: SLF001
+    aten.mkldnn_rnn_layer: _workspace,
+}

@@ -19,14 +19,19 @@ from torch.optim.optimizer import (
 )
 
 from peft_regress.cost.batches import RandomTensor
-from peft_regress.cost.checks import check_model, check_optimizer, check_step
-from peft_regress.cost.measuring import staged, tensors_used
-from peft_regress.cost.memory import peak_of
-from peft_regress.cost.refusals import check_objective, checked_logits
-from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
+from peft_regress.cost.refusals import (
+    check_model,
+    check_objective,
+    check_optimizer,
+    check_step,
+    checked_logits,
+)
+from peft_regress.cost.stand_ins import staged, tensors_used
+from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, peak_of, step_cost
 
 if TYPE_CHECKING:
-    from peft_regress.cost.recorder import Phase, StepRecorder
+    from peft_regress.cost.recorder import StepRecorder
+    from peft_regress.cost.step_cost import Phase
 
 
 def profile_training_step(

@@ -1,15 +1,15 @@
 """Record what a training step computes and allocates, by a torch dispatch mode.
 
-The log is append-only; `memory.summarize_memory` and sums over the FLOP events evaluate it
-afterwards. Categories follow `torch.distributed._tools.mem_tracker.MemTracker`, which itself
-cannot follow a model with frozen parameters.
+The log is append-only; `step_cost` evaluates it afterwards. Categories follow
+`torch.distributed._tools.mem_tracker.MemTracker`, which cannot follow a model with frozen
+parameters.
 """
 
 from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.cost.formulas import UncountedOperatorError, checked_count, location_of
-from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import (
@@ -29,9 +28,8 @@ from peft_regress.cost.refusals import (
     refuse_layout,
     refuse_unseen,
 )
+from peft_regress.cost.step_cost import Category, FlopEvent, MemoryEvent, Phase
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
-
-Phase = Literal["forward", "backward", "optimizer", "projection"]
 
 _CATEGORY_OF_PHASE: dict[Phase, Category] = {
     "forward": "activation",
@@ -40,16 +38,6 @@ _CATEGORY_OF_PHASE: dict[Phase, Category] = {
 }
 
 _CATEGORIES_OF_A_STEP = frozenset({"grad", *_CATEGORY_OF_PHASE.values()})
-
-
-class FlopEvent(NamedTuple):
-    """The FLOPs of one call of an operator; module '' is outside any."""
-
-    phase: Phase
-    module: str
-    operator: str
-    flops: int
-    paper_flops: int
 
 
 class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

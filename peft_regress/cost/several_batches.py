@@ -17,12 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from peft_regress.cost.batches import RandomTensor
-from peft_regress.cost.checks import check_model, check_optimizer
-from peft_regress.cost.measuring import staged, tensors_used
-from peft_regress.cost.memory import ByteSite, MemoryEvent, peak_of, sites_of
 from peft_regress.cost.profile import Step, updates_in_their_phase
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, step_cost
+from peft_regress.cost.refusals import check_model, check_optimizer
+from peft_regress.cost.stand_ins import staged, tensors_used
+from peft_regress.cost.step_cost import (
+    ByteSite,
+    Mark,
+    MemoryEvent,
+    StepCost,
+    StepMarks,
+    mark,
+    peak_of,
+    sites_of,
+    step_cost,
+)
 
 
 def profile_batches(

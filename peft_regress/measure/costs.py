@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost import StepCost, Tensors, profile_training_step
-from peft_regress.cost.measuring import on_fake_or_real
+from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.preflight import checked
 from peft_regress.measure.recipe import ModelRecipe, Recipe

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
-from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
-from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
-from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
 from peft_regress.text import clean
 

@@ -18,10 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.architectures.protocol import Architecture
-from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.catalogue.fine_tunes import fine_tune_of
+from peft_regress.catalogue.built_in import BuiltIn, fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
-from peft_regress.catalogue.methods.protocol import Method
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.measure.adapters import Adapter, adapter_of

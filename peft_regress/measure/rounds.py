@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from peft_regress.baselines.run_adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.cost.alive import peak_while
 from peft_regress.cost.stand_ins import swapped_tensors, without_graph
+from peft_regress.cost.storages import peak_while
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure.definition import FIRST_LOSSES
@@ -35,10 +35,9 @@ from peft_regress.measure.inputs import (
 )
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.invariants.filled import one_wide_image
-from peft_regress.measure.nearby import move_nearby
 from peft_regress.measure.objective import is_pair, number
 from peft_regress.measure.optimizer_updates import optimizer_updates
-from peft_regress.measure.training import TrainingRun, device_of, on_device
+from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.schema import Curve, Inputs, MadeWith, TensorSummary
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.built_in import set_modes
-from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.cost import (
     InferenceCost,
     Loss,

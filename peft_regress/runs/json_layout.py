@@ -26,12 +26,11 @@ def dump_json(value: Any) -> str:
 
 
 def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) -> None:
+    line = _on_one_line(value)
     is_line = indent >= deepest or not isinstance(value, dict | list)
-    if is_line or _room(value, _LINE_WIDTH - indent) >= 0:
-        line = _on_one_line(value)
-        if is_line or len(line) + indent <= _LINE_WIDTH:
-            write(line)
-            return
+    if is_line or len(line) + indent <= _LINE_WIDTH:
+        write(line)
+        return
     inner = "\n" + " " * (indent + 1)
     is_mapping = isinstance(value, dict)
     write("{" if is_mapping else "[")
@@ -45,23 +44,3 @@ def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) 
             write(gap)
             _add(write, item, indent + 1, deepest)
     write("\n" + " " * indent + ("}" if is_mapping else "]"))
-
-
-def _room(value: Any, room: int) -> int:
-    """Return at most how many of `room` characters a value leaves on its line; negative if none.
-
-    It looks at no more of a large value than fits.
-    """
-    if isinstance(value, str):
-        return room - len(value) - 2
-    if not isinstance(value, dict | list):
-        return room - 1
-    room -= 2 * max(len(value), 1)
-    for item in value:
-        if room < 0:
-            break
-        if isinstance(value, dict):
-            room = _room(value[item], room - len(str(item)) - 4)
-        else:
-            room = _room(item, room)
-    return room

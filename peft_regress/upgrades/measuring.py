@@ -1,4 +1,4 @@
-"""Measure cases in another interpreter, by several workers at once.
+"""Measure cases in another interpreter, by the workers of a pool.
 
 A case in which the libraries crash, hang or garble the answers gets a record in error; the other
 cases go on.
@@ -6,62 +6,67 @@ cases go on.
 
 from __future__ import annotations
 
+import functools
 import queue
 import re
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from peft_regress.cases import Case
-from peft_regress.catalogue.budget_file import stated_budgets
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.baselines.run_adapters import adapter_files, place_adapter
+from peft_regress.cases import Case, Name, Version
+from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
+from peft_regress.metrics import KNOWN
 from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
-from peft_regress.runs.environment import usable_cores
-from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure, Machine, Record, Run, error_record
-from peft_regress.upgrades.keeping import RecordKeeper
-from peft_regress.upgrades.messages import (
-    Import,
-    Imported,
-    Measure,
-    Measured,
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.journal import Header, KeptRecord, check_kept
+from peft_regress.runs.schema import (
+    SCHEMA_VERSION,
+    Failure,
+    Machine,
+    Record,
+    Run,
+    Selection,
+    error_record,
+    with_budget,
 )
-from peft_regress.upgrades.orders import Engine, Order, Results, groups_of
-from peft_regress.workers.environment_variables import variables
+from peft_regress.upgrades.worker import Measure, Measured, prepare
+from peft_regress.workers.keeper import Keeper, version_in
+from peft_regress.workers.pool import (
+    Environment,
+    GivenUpError,
+    LocalPool,
+    NodeError,
+    Pool,
+    Seat,
+    UnusableEnvironmentError,
+)
 from peft_regress.workers.process import (
-    InterpreterError,
     RequestRefusedError,
     WorkerError,
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.workers.threads import RunningWorkers, in_threads
 
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
 
-WORKER_MODULE: Final = "peft_regress.upgrades.worker"
 _LIBRARIES: Final = ("torch", "torchvision", "peft", "galore_torch")
-_MOST_JOBS: Final = 8
 # Folders in a message: they differ between machines and between environments.
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
-
-
-class UnusableEnvironmentError(InputError):
-    """An environment in which nothing can be measured, for example because peft fails to import."""
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        super().__init__(problem)
-
-
-def default_jobs() -> int:
-    """Return the default number of workers: one per core, since each trains on one core."""
-    return min(usable_cores(), _MOST_JOBS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,202 +81,186 @@ class MeasuringSetup:
     """Seconds that one case may take."""
     pip_seconds: float = PIP_SECONDS
     """Seconds that one call of pip may take."""
-    keeper: RecordKeeper | None = None
+    keeper: Keeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
-    engine: Engine | None = None
+    pool: Pool | None = None
     """What measures instead of workers of this machine."""
 
+    def opened_pool(self) -> AbstractContextManager[Pool]:
+        """Give the workers that measure; those of this machine are gone at the end."""
+        if self.pool is not None:
+            return nullcontext(self.pool)
+        return LocalPool(self.jobs, self.time_limit)
 
-@dataclass
-class WorkerPlace:
-    """Has one worker at a time, and none before the first case and after one is lost."""
 
-    worker: WorkerProcess | None = None
+class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A case to measure, or only to look up."""
+
+    case: str
+    """Its id."""
+    baselines: str
+    """The folder with `sources/`, at the same path on every machine."""
+    trains: bool = True
+    keeps_adapter: bool = False
+    known: list[KnownCurve] = []
+    """What need not be trained again."""
 
 
-@dataclass
-class MeasuringWorkers:
-    """What the threads of one run share: each has one worker at a time and takes the next cases."""
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where an answer comes from."""
 
-    order: Order
-    setup: MeasuringSetup
-    folder: Path
-    """The working directory of the workers."""
-    results: Results = field(default_factory=Results)
-    waiting: queue.SimpleQueue[list[Case]] = field(default_factory=queue.SimpleQueue)
-    on_record: Callable[[Record], None] = lambda _: None
-    variables: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of the workers, besides those of this process."""
-    machine: Machine | None = None
-    taken: set[str] = field(default_factory=set)
-    """The cases whose records were measured by an earlier run."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: RunningWorkers = field(default_factory=RunningWorkers)
+    where: str
+    """The interpreter, or the machine as people find it."""
+    machine: Machine
+    environment: dict[Name, Version]
+    """The packages of every case."""
 
-    def run(self) -> None:
-        """Measure all that is waiting; end every process on an error or an interrupt."""
-        in_threads([self._work] * self.setup.jobs, stop=self.running.stop, prefix="measuring")
 
-    def _work(self) -> None:
-        """Measure cases until none is waiting; each thread runs this."""
-        place = WorkerPlace()
+class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What defines a case, as its environment knows it."""
+
+    source: Source
+    definition: str
+
+
+class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record, and what lies beside it."""
+
+    source: Source
+    record: Record
+    imported: dict[Name, Version]
+    """The packages that the case uses beyond the requirements of this package."""
+    adapter: dict[str, bytes]
+    """The files of the kept adapter, by name."""
+
+
+def define_case(seat: Seat, environment: Environment, request: CaseRequest) -> DefinedCase:
+    """Look up a case. Raises `UnusableEnvironmentError` if that cannot be done there."""
+    worker = seat.worker(environment)
+    try:
+        definition = _definition(worker, request)
+    except WorkerError as error:
+        worker.kill()
+        raise UnusableEnvironmentError(f"{request.case}: {error}") from None
+    return DefinedCase(source=_source(seat, worker), definition=definition)
+
+
+def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> MeasuredCase:
+    """Measure a case; a worker that is lost meanwhile makes a record in error.
+
+    Raises `UnusableEnvironmentError` if nothing can be measured there.
+    """
+    while True:
+        is_fresh = seat.is_fresh(environment)
+        worker = seat.worker(environment)
         try:
-            while not self.running.are_stopped:
-                try:
-                    cases = self.waiting.get_nowait()
-                except queue.Empty:
-                    return
-                for case in cases:
-                    record = self.measure_case(place, case)
-                    with self.lock:
-                        self._keep(record)
-                        self.on_record(record)
-        finally:
-            self.empty(place)
+            definition = _definition(worker, request)
+            return _measured(seat, worker, request, definition)
+        except WorkerError as error:
+            worker.kill()
+            # An earlier case may have left the worker unusable.
+            if is_fresh or seat.is_stopped:
+                raise UnusableEnvironmentError(f"{request.case}: {error}") from None
 
-    def measure_case(self, place: WorkerPlace, case: Case) -> Record:
-        """Measure a case by the worker of a place, or by a new one, which stays there.
 
-        Raises `UnusableEnvironmentError` if nothing can be measured in the environment.
-        """
-        record = None
-        while record is None:
-            is_fresh = place.worker is None
-            place.worker = place.worker or self._new_worker()
-            record = self._measured(place.worker, case, is_fresh=is_fresh)
-            if not place.worker.is_alive:
-                self.empty(place)
-        with self.lock:
-            self.results.records[case.id] = record
-            if self.machine is not None:
-                self.results.machines[case.id] = self.machine
-        return record
+def _definition(worker: WorkerProcess, request: CaseRequest) -> str:
+    case, baselines = Case.parse(request.case), Path(request.baselines)
+    return prepare(worker, "Measurer", case, baselines=baselines)
 
-    def empty(self, place: WorkerPlace) -> None:
-        """End the worker of a place, if there is one."""
-        if place.worker is not None:
-            self.running.close(place.worker)
-            place.worker = None
 
-    def _measured(self, worker: WorkerProcess, case: Case, *, is_fresh: bool) -> Record | None:
-        """Return the record of a case; None if an earlier case has left the worker unusable."""
+def _source(seat: Seat, worker: WorkerProcess) -> Source:
+    assert seat.machine is not None  # noqa: S101  (it has a worker)
+    return Source(
+        where=seat.name or worker.interpreter, machine=seat.machine, environment=worker.packages
+    )
+
+
+def _answered(worker: WorkerProcess, asked: Measure, case: Case) -> Measured:
+    answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
+    if answer.record.case != case:
+        raise WorkerError(f"its worker answered with the record of {answer.record.case.id}")
+    return answer
+
+
+def _measured(
+    seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
+) -> MeasuredCase:
+    case, packages, files = Case.parse(request.case), {}, {}
+    with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as folder:
+        asked = Measure(
+            trains=request.trains,
+            keep_adapters=folder if request.keeps_adapter else None,
+            known=request.known if request.trains else [],
+        )
         try:
-            definition = worker.prepare(case, baselines=self.setup.baselines)
-            taken = self._taken(case, definition)
-            if taken is not None:
-                return taken
-            try:
-                return self._answered(worker, case)
-            except RequestRefusedError:
-                raise
-            except WorkerTimeoutError:
+            answer = _answered(worker, asked, case)
+            record, packages = answer.record, answer.packages
+            files = adapter_files(Path(folder), case)
+        except RequestRefusedError:
+            raise
+        except WorkerError as error:
+            worker.kill()
+            if seat.is_stopped:
+                raise WorkerError("interrupted") from None
+            if isinstance(error, WorkerTimeoutError):
                 limit = f"no result within {worker.time_limit:g} s"
                 failure = Failure(type="TimeoutError", message=limit)
-            except WorkerError as error:
+            else:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
-        except WorkerError as error:
-            if not is_fresh and not self.running.are_stopped:
-                worker.kill()
-                return None
-            raise UnusableEnvironmentError(f"{case.id}: {error}") from None
-        worker.kill()
-        if self.running.are_stopped:
-            raise WorkerError(f"{case.id}: interrupted")
-        return error_record(case, definition, failure)
+            record = error_record(case, definition, failure)
+    source = _source(seat, worker)
+    return MeasuredCase(source=source, record=record, imported=packages, adapter=files)
 
-    @property
-    def _header(self) -> Header | None:
-        if self.machine is None:
-            return None
-        return Header.here(self.results.environment, self.machine, direct=self.results.direct)
 
-    def _taken(self, case: Case, definition: str) -> Record | None:
-        """Return what was measured of a case before in an equal environment."""
-        with self.lock:
-            keeper, header = self.setup.keeper, self._header
-            if keeper is None or header is None:
-                return None
-            kept = keeper.take(
-                case.id,
-                definition,
-                header,
-                trains=self.order.trains,
-                python=self.order.python,
-                known=self.order.known.get(case.id, ()),
-            )
-            if kept is None:
-                return None
-            self.results.imported[case.id] = kept.imported
-            self.taken.add(case.id)
-            return kept.record
+@dataclass
+class Results:
+    """What was measured so far."""
 
-    def _keep(self, record: Record) -> None:
-        """Write a record to the journal as soon as it is made."""
-        keeper, header = self.setup.keeper, self._header
-        if keeper is not None and header is not None:
-            kept = KeptRecord(
-                record=record,
-                trains=self.order.trains,
-                imported=self.results.imported.get(record.case.id, {}),
-                is_taken=record.case.id in self.taken,
-            )
-            keeper.keep(header, kept)
+    records: dict[str, Record] = field(default_factory=dict)
+    machines: dict[str, Machine] = field(default_factory=dict)
+    """Where each case was measured, by case."""
+    direct: Mapping[str, str] = field(default_factory=dict)
+    """The digests of packages that came from no index."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The packages of every case."""
+    imported: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The packages that a case uses beyond the requirements of this package, by case."""
+    budgets: BudgetFile = field(default_factory=BudgetFile)
+    """Those of cases that state none themselves."""
 
-    def _answered(self, worker: WorkerProcess, case: Case) -> Record:
-        order, kept = self.order, self.order.keep_adapters
-        folder = None if kept is None else str(kept.absolute())
-        known = list(order.known.get(case.id, ())) if order.trains else []
-        request = Measure(trains=order.trains, keep_adapters=folder, known=known)
-        answer = worker.call(request, Measured)
-        record = answer.record
-        with self.lock:
-            self.results.imported[case.id] = answer.packages
-        if record.case != case:
-            raise WorkerError(
-                f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
-            )
-        return record
+    def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
+        """Return the run, of the machine that measured most; other machines stand with records."""
+        machines = Counter(self.machines.values())
+        most = max(machines, key=lambda machine: (machines[machine], machine.digest))
+        imported = {name: used for each in self.imported.values() for name, used in each.items()}
+        records = {
+            name: with_budget(record, self.budgets.budget_of)
+            for name, record in sorted(self.records.items())
+        }
+        left_out = {case.id for case in matrix_cases(matrix)} - self.records.keys()
+        return Run(
+            schema_version=SCHEMA_VERSION,
+            environment=dict(sorted({**imported, **self.environment}.items())),
+            direct=dict(self.direct),
+            machine=most,
+            selection=Selection(
+                complete=not left_out,
+                narrowed_by=list(narrowed_by) if left_out else [],
+                not_selected=sorted(left_out),
+            ),
+            cases={
+                name: _on_machine(record, self.machines[name], most)
+                for name, record in records.items()
+            },
+            metrics_known=sorted(KNOWN),
+        )
 
-    def _new_worker(self) -> WorkerProcess:
-        try:
-            worker = WorkerProcess(
-                str(self.order.python),
-                WORKER_MODULE,
-                time_limit=self.setup.time_limit,
-                folder=self.folder,
-                environment={**variables(), **self.variables},
-                on_start=self.running.add,
-            )
-        except InterpreterError as error:
-            raise UnusableEnvironmentError(str(error)) from None
-        try:
-            self._check(worker, worker.call(Import(modules=list(_LIBRARIES)), Imported))
-        except WorkerError as error:
-            self.running.close(worker)
-            raise UnusableEnvironmentError(str(error)) from None
-        except BaseException:
-            self.running.close(worker)
-            raise
-        return worker
 
-    def _check(self, worker: WorkerProcess, imported: Imported) -> None:
-        """Raise `UnusableEnvironmentError` if the worker imports other code than is installed."""
-        own = self.order.python.parent.parent
-        for name, file in imported.files.items():
-            # A folder of the user's PYTHONPATH comes before what is installed.
-            for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
-                if installed.resolve() != Path(file).resolve():
-                    raise UnusableEnvironmentError(
-                        f"{worker.interpreter}: {name} is imported from {file}, not from where it "
-                        "is installed; unset PYTHONPATH"
-                    )
-        with self.lock:
-            if self.results.environment not in ({}, worker.packages):
-                raise UnusableEnvironmentError(
-                    f"{worker.interpreter}: its packages changed during the run; run it again"
-                )
-            self.results.environment, self.machine = worker.packages, imported.machine
+def _on_machine(record: Record, machine: Machine, usual: Machine) -> Record:
+    """Return a record that says where it was measured, unless that is where most were."""
+    here = UNSET if machine == usual else machine
+    return record if record.machine == here else msgspec.structs.replace(record, machine=here)
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -293,24 +282,28 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     `planned` is what the interpreter's environment has over the running one. `narrowed_by` states
     how the cases were selected from the matrix. Without `trains` a record has only the costs of a
     step. `known` is what need not be trained again, by case. `on_record` gets each record when it
-    is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it. Raises
-    `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no cases.
+    is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it. A case that was lost
+    with the nodes that measured it has no record. Raises `UnusableEnvironmentError` if nothing can
+    be measured there, `InputError` if there are no cases, `NodeError` for a node that differs.
     """
     if not cases:
         raise InputError("there is no case to measure")
-    order = Order(
-        cases=tuple(cases),
-        # Not resolved: the link's target is the interpreter without the environment.
-        python=python.absolute(),
-        planned=tuple(planned),
-        trains=trains,
-        keep_adapters=keep_adapters,
-        known=known or {},
-    )
     results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
-    measure = _measure_here if setup.engine is None else setup.engine.measure
     try:
-        measure(order, setup=setup, results=results, on_record=on_record)
+        with setup.opened_pool() as pool:
+            work = _Work(
+                environment=Environment(
+                    python=python, planned=tuple(planned), libraries=_LIBRARIES
+                ),
+                setup=setup,
+                pool=pool,
+                results=results,
+                trains=trains,
+                keep_adapters=keep_adapters,
+                known=known or {},
+                on_record=on_record,
+            )
+            work.measure(cases)
     except BaseException:
         if results.records:
             on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
@@ -320,23 +313,162 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     return results.run(matrix=matrix, narrowed_by=narrowed_by)
 
 
-def _measure_here(
-    order: Order,
-    *,
-    setup: MeasuringSetup,
-    results: Results,
-    on_record: Callable[[Record], None],
-) -> None:
-    """Measure by several workers of this machine."""
-    with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as folder:
-        workers = MeasuringWorkers(
-            order=order,
-            setup=setup,
-            # A library that writes into its working directory writes into this one.
-            folder=Path(folder),
-            results=results,
-            on_record=on_record,
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """Cases to measure in one environment, and what came of them so far."""
+
+    environment: Environment
+    setup: MeasuringSetup
+    pool: Pool
+    results: Results
+    trains: bool
+    keep_adapters: Path | None
+    known: Mapping[str, list[KnownCurve]]
+    on_record: Callable[[Record], None]
+    futures: list[Future[MeasuredCase]] = field(default_factory=list)
+    ended: queue.SimpleQueue[BaseException | None] = field(default_factory=queue.SimpleQueue)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def measure(self, cases: Sequence[Case]) -> None:
+        """Take what an earlier run measured, and let the pool measure the rest."""
+        taken = self._taken(cases)
+        function = f"{__name__}:{measure_case.__name__}"
+        groups = groups_of([case for case in cases if case.id not in taken])
+        left = [case for group in groups for case in group]
+        try:
+            for group in groups:
+                requests = [self._request(case) for case in group]
+                self.futures.extend(
+                    self.pool.submit(self.environment, function, requests, MeasuredCase)
+                )
+            for case, future in zip(left, self.futures, strict=True):
+                future.add_done_callback(functools.partial(self._take, case))
+            for _ in self.futures:
+                error = self.ended.get()
+                if error is not None:
+                    raise error
+        except CancelledError:
+            raise InputError("interrupted") from None
+        finally:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+    def _take(self, case: Case, future: Future[MeasuredCase]) -> None:
+        """Keep a record, in the thread that measured it: no interrupt ends that half-way."""
+        error: BaseException | None = None
+        try:
+            with self.lock:
+                self._keep(case, future.result())
+        except GivenUpError:
+            pass  # the pool has said so
+        except BaseException as problem:  # noqa: BLE001  (the thread that waits raises it)
+            error = problem
+        self.ended.put(error)
+        if error is not None:
+            self._cancel()
+
+    def _request(self, case: Case) -> CaseRequest:
+        return CaseRequest(
+            case=case.id,
+            baselines=str(self.setup.baselines.absolute()),
+            trains=self.trains,
+            keeps_adapter=self.keep_adapters is not None,
+            known=list(self.known.get(case.id, ())),
         )
-        for group in groups_of(order.cases):
-            workers.waiting.put(group)
-        workers.run()
+
+    def _taken(self, cases: Sequence[Case]) -> set[str]:
+        """Take what an earlier run measured in an equal environment; return the cases."""
+        keeper = self.setup.keeper
+        chosen = [case for case in cases if keeper is not None and keeper.has(case.id)]
+        requests = [self._request(case) for case in chosen]
+        function = f"{__name__}:{define_case.__name__}"
+        futures = self.pool.submit(self.environment, function, requests, DefinedCase)
+        taken = set()
+        for case, future in zip(chosen, futures, strict=True):
+            defined = future.result()
+            assert keeper is not None  # noqa: S101  (it has the case)
+            header = self._header(defined.source)
+            earlier = keeper.earlier(
+                header,
+                version_of=version_in(self.environment.python),
+                any_machine=self.pool.is_remote,
+            )
+            kept = keeper.take(
+                earlier.get(case.id, ()),
+                defined.definition,
+                trains=self.trains,
+                known=self.known.get(case.id, ()),
+            )
+            if kept is not None:
+                keeper.keep(header, kept)
+                taken.add(case.id)
+                found = kept.record.machine
+                machine = defined.source.machine if found is UNSET else found
+                self._add(kept.record, machine, kept.imported, defined.source.environment)
+                self.on_record(kept.record)
+        return taken
+
+    def _header(self, source: Source) -> Header:
+        return Header.here(source.environment, source.machine, direct=self.results.direct)
+
+    def _keep(self, case: Case, measured: MeasuredCase) -> None:
+        """Put a record on disk and among the results, before anybody is told."""
+        record, source = measured.record, measured.source
+        self._check(case, measured)
+        if self.keep_adapters is not None:
+            place_adapter(self.keep_adapters, record.case, measured.adapter)
+        self._add(record, source.machine, measured.imported, source.environment)
+        if self.setup.keeper is not None:
+            kept = KeptRecord(record=record, trains=self.trains, imported=measured.imported)
+            self.setup.keeper.keep(self._header(source), kept)
+        self.on_record(record)
+
+    def _add(
+        self,
+        record: Record,
+        machine: Machine,
+        imported: dict[str, str],
+        environment: dict[str, str],
+    ) -> None:
+        results, name = self.results, record.case.id
+        results.records[name], results.machines[name] = record, machine
+        results.imported[name], results.environment = imported, environment
+
+    def _check(self, case: Case, measured: MeasuredCase) -> None:
+        """Raise an error if a record is not of the case and the environment that were asked for."""
+        source = measured.source
+        known = self.results.environment or source.environment
+        for name, (one, other) in changed_packages(known, source.environment).items():
+            there = ", after `peft-regress upgrade --clean` there" if self.pool.is_remote else ""
+            raise UnusableEnvironmentError(
+                f"{source.where}: its packages changed during the run ({name} "
+                f"{one or 'not installed'}, then {other or 'not installed'}); run it again{there}"
+            )
+        if not self.pool.is_remote:
+            return
+        problem = f"{source.where}: its answer is no result"
+        if measured.record.case != case:
+            raise NodeError(f"{problem}: {measured.record.case.id} in place of {case.id}")
+        try:
+            check_kept(measured.record)
+        except InputError as error:
+            raise NodeError(f"{problem}: {error}") from None
+        find = version_in(self.environment.python)
+        for name, version in measured.imported.items():
+            if find(name) != version:
+                raise NodeError(
+                    f"{source.where}: {measured.record.case.id} uses {name} {version} there, and "
+                    f"{find(name) or 'none'} here; install the same on both"
+                )
+
+
+def groups_of(cases: Sequence[Case]) -> list[list[Case]]:
+    """Return the cases in groups that share a cost profile, ordered by architecture."""
+
+    def key(case: Case) -> tuple[str, str, int]:
+        return case.architecture, case.method, case.rank or 0
+
+    return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]

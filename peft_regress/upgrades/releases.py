@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -20,10 +20,9 @@ from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.workers.threads import in_threads
 
-MOST_AT_ONCE: Final = 64
-"""How many releases are measured at once by another engine: each node stays with one, if it can."""
+_MOST_AT_ONCE: Final = 64
+"""How many releases are measured at once by a cluster."""
 _MOST_PREPARED: Final = 4
 """How many overlays are prepared here at once."""
 
@@ -112,24 +111,26 @@ class Releases:
         return {case.id: known[case.id] for case in cases}
 
     def measure_at_once(self, cases: Sequence[Case], *, trains: bool) -> None:
-        """Measure all releases at the same time, if another engine than this machine measures.
+        """Measure all releases at the same time, if a cluster measures.
 
         None of them is then spared a training by another one.
         """
-        engine = self.setup.engine
-        if engine is None:
+        pool = self.setup.pool
+        if pool is None:
             return
-        waiting: queue.SimpleQueue[Version] = queue.SimpleQueue()
-        for version in self.versions:
-            waiting.put(version)
-
-        def work() -> None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self.observe(waiting.get_nowait(), cases, trains=trains)
-
-        count = min(MOST_AT_ONCE, len(self.versions))
-        in_threads([work] * count, stop=engine.stop, prefix="release")
+        with ThreadPoolExecutor(min(_MOST_AT_ONCE, len(self.versions))) as threads:
+            running = [
+                threads.submit(self.observe, version, cases, trains=trains)
+                for version in self.versions
+            ]
+            try:
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for one in done:
+                    one.result()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                pool.stop()
+                raise
 
     def requirements_of(self, version: Version) -> list[str]:
         """Return the requirements that the environment of a release is made of."""

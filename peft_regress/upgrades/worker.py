@@ -1,61 +1,145 @@
-"""Measure cases on request: `python -m peft_regress.upgrades.worker`."""
+"""A worker's own side of a case: it looks one up, and then measures it or takes training steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+import dataclasses
+import gc
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from peft_regress.cases import Case
+from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import PeftRegressError
-from peft_regress.runs.schema import Failure, error_record
-from peft_regress.upgrades.messages import (
-    Import,
-    Imported,
-    Measure,
-    Measured,
-)
-from peft_regress.workers.messages import Prepare, Prepared
-from peft_regress.workers.serve import recipe_of, serve
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.runs.schema import Failure, Record, error_record
+from peft_regress.workers.process import WorkerProcess
 
 if TYPE_CHECKING:
+    from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
 
 
-def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
-    """Return what answers each request; together they keep one case, and the cost profiles."""
-    measurer = _Measurer()
-    return {Import: import_modules, Prepare: measurer.prepare, Measure: measurer.measure}
+class OwnCases(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a project's own cases are: names alone, since no object can travel."""
+
+    folder: str
+    """That of pyproject.toml; it comes first on `sys.path`."""
+    paths: list[str]
+    """Import paths `pkg.mod:NAME`."""
 
 
-def import_modules(request: Import) -> Imported:
-    """Import modules, and say where they come from and what machine this is."""
-    from peft_regress.runs.environment import describe_machine
+class Prepare(msgspec.Struct, frozen=True, kw_only=True):
+    """Look up a case; the requests that follow are about it."""
 
-    found = {name: import_module(name) for name in request.modules}
-    files = {name: str(getattr(module, "__file__", None)) for name, module in found.items()}
-    return Imported(machine=describe_machine(), files=files)
+    case: str
+    """Its id."""
+    baselines: str
+    """The folder with `sources/`."""
+    own: OwnCases | None = None
+    """The project's own cases and bounds, if it has settings."""
 
 
-class _Measurer:
-    """The case that is being measured; `prepare` imports torch."""
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The worker knows the case."""
+
+    definition: str
+    """The digest that defines the case."""
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure the prepared case."""
+
+    trains: bool
+    """Without, the record has only the costs of a step."""
+    keep_adapters: str | None = None
+    """The folder to keep adapters in."""
+    known: list[KnownCurve] = []
+    """What need not be trained again."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The case was measured, or failed."""
+
+    record: Record
+    packages: dict[str, str] = {}
+    """The versions of what the case uses beyond the requirements of this package."""
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin the brief fine-tuning of a seed again, with a fresh model."""
+
+    seed: int
+
+
+class Restarted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The next step is the first one."""
+
+
+class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the next steps of the fine-tuning."""
+
+    steps: int
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The steps were taken."""
+
+    step_seconds: list[float]
+    """Of each step."""
+
+
+def prepare(worker: WorkerProcess, kept_by: str, case: Case, *, baselines: Path) -> str:
+    """Let `Measurer` or `Stepper` look up a case; return its definition or raise `WorkerError`."""
+    settings = settings_in_use()
+    own = None
+    if settings.file is not None:
+        own = OwnCases(folder=str(settings.folder.absolute()), paths=list(settings.cases))
+    request = Prepare(case=case.id, baselines=str(baselines.absolute()), own=own)
+    return worker.ask(f"{__name__}:{kept_by}.prepare", request, Prepared).definition
+
+
+class _OneCase:
+    """The case that the requests are about; `prepare` imports torch."""
 
     def __init__(self) -> None:
         self._recipe: Recipe
         self._definition: str
-        self._profiles: ProfileCache | None = None
 
     def prepare(self, request: Prepare) -> Prepared:
-        from peft_regress.measure import define
+        """Look up a case.
 
-        self._recipe = recipe_of(request)
+        Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
+        """
+        from peft_regress.catalogue.matrix import parse_case_id
+        from peft_regress.catalogue.own_cases import use_settings
+        from peft_regress.measure import define
+        from peft_regress.measure.recipe import Recipe
+        from peft_regress.settings import Settings, read_settings
+
+        if request.own is None:
+            use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
+        else:
+            settings = read_settings(Path(request.own.folder))
+            use_settings(dataclasses.replace(settings, cases=tuple(request.own.paths)))
+        self._recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
         return Prepared(definition=self._definition)
 
+
+class Measurer(_OneCase):
+    """Measures cases, and keeps the cost profiles that they share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._profiles: ProfileCache | None = None
+
     def measure(self, request: Measure) -> Measured:
+        """Measure the case; what its code raises is the record's error."""
         from peft_regress.measure import ProfileCache, measure
 
         # Both tasks of a pairing share its profile, as in a run of pytest.
@@ -81,5 +165,36 @@ class _Measurer:
         return Measured(record=record, packages=self._recipe.packages())
 
 
-if __name__ == "__main__":
-    serve(handlers())
+class Stepper(_OneCase):
+    """Takes the training steps of a case, and times them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data: Data
+        self._steps: Iterator[tuple[float, float]] = iter(())
+
+    def prepare(self, request: Prepare) -> Prepared:
+        """Look up a case and load its data."""
+        prepared = super().prepare(request)
+        self._data = self._recipe.load_data()
+        return prepared
+
+    def restart(self, request: Restart) -> Restarted:
+        """Begin again with a fresh model: training changes step times, as rates fall."""
+        self._steps = self._recipe.steps(self._data, seed=request.seed)
+        # The model before this one is in reference cycles; do not collect them during a step.
+        gc.collect()
+        return Restarted()
+
+    def time_steps(self, request: TimeSteps) -> Timed:
+        """Take the next steps."""
+        return timed(self._steps, request)
+
+
+def timed(steps: Iterator[tuple[float, float]], request: TimeSteps) -> Timed:
+    """Take the next steps of a training, each (loss, seconds), and return their times."""
+    from peft_regress.measure.training import single_thread
+
+    with single_thread():
+        taken = list(islice(steps, request.steps))
+    return Timed(step_seconds=[seconds for _, seconds in taken])

@@ -18,28 +18,33 @@ from typing import IO, Final, Self, TypeVar
 
 import msgspec
 
-from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
-from peft_regress.workers.messages import (
-    PROTOCOL,
-    Hello,
-    OwnCases,
-    Prepare,
-    Prepared,
-    Refused,
-)
+from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _LONGEST_LINE: Final = 2**26
 _READ_BYTES: Final = 2**16
-_TAIL_BYTES: Final = 2**13
+_TAIL_BYTES: Final = 2**14
 _LONGEST_ERROR_LINE: Final = 400
 _DYING_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.5
+_MODULE: Final = "peft_regress.workers.serve"
 _REMEDY: Final = "Name a Python interpreter, such as .venv/bin/python"
+
+
+# They are for a test runner or a shell, not for the libraries.
+_PRIVATE: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
+
+
+def variables() -> dict[str, str]:
+    """Return this process's environment variables without those of a test runner."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+    # No request to the hub: what is measured must not depend on a network. The wide filled loss is
+    # of two threads: on a busy machine each would use up the core that the other one waits for.
+    usual = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    return {**usual, **kept, "PYTHONHASHSEED": "0"}
 
 
 class InterpreterError(InputError):
@@ -66,17 +71,16 @@ class RequestRefusedError(WorkerError):
 class WorkerProcess:
     """A worker process; as a context manager it is gone at the end, whatever happens."""
 
-    def __init__(  # noqa: PLR0913  (each is one setting)
+    def __init__(
         self,
         interpreter: str,
-        module: str,
         *,
         time_limit: float,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         on_start: Callable[[Self], None] = lambda _: None,
     ) -> None:
-        """Start `interpreter -m module` and wait for its greeting.
+        """Start a worker in an interpreter and wait for its greeting.
 
         No answer may take longer than `time_limit` seconds. `folder` is its working directory and
         `environment` its variables; by default both are those of this process. `on_start` is called
@@ -84,13 +88,12 @@ class WorkerProcess:
         `InterpreterError` if the interpreter has no such worker, or one of another protocol.
         """
         self.interpreter = interpreter
-        self.module = module
         self.time_limit = time_limit
         self._received = bytearray()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         try:
             self._process = _start(
-                [interpreter, "-P", "-m", module],
+                [interpreter, "-P", "-m", _MODULE],
                 errors=self._errors,
                 folder=folder,
                 environment=environment,
@@ -126,6 +129,16 @@ class WorkerProcess:
         """The number of the process."""
         return self._process.pid
 
+    @property
+    def errors_end(self) -> int:
+        """Where its standard error ends now, for `errors`."""
+        return self._errors.seek(0, os.SEEK_END)
+
+    def errors(self, since: int = 0) -> list[str]:
+        """Return the last lines of its standard error, of those after a position."""
+        self._errors.seek(max(self.errors_end - _TAIL_BYTES, since))
+        return self._errors.read().decode(errors="replace").splitlines()
+
     def kill(self) -> None:
         """End the process and its children, also while another thread waits for an answer."""
         with contextlib.suppress(ProcessLookupError):
@@ -159,47 +172,43 @@ class WorkerProcess:
                 raise InterpreterError(self.interpreter, problem, self._install())
             return hello
         if self._process.poll() is None:
-            problem = f"no greeting of `-m {self.module}` within {self.time_limit:g} s"
+            problem = f"no greeting of `-m {_MODULE}` within {self.time_limit:g} s"
             raise InterpreterError(self.interpreter, problem, _REMEDY)
-        problem = f"cannot run `-m {self.module}`: {self._last_error_line()}"
+        problem = f"cannot run `-m {_MODULE}`: {self._last_error_line()}"
         raise InterpreterError(self.interpreter, problem, self._install())
 
     def _install(self) -> str:
         command = f"{shlex.quote(self.interpreter)} -m pip install ."
         return f"Install this peft_regress there, from its checkout: `{command}`"
 
-    def prepare(self, case: Case, *, baselines: Path) -> str:
-        """Let the worker look up a case and return its definition; raises `WorkerError`."""
-        settings = settings_in_use()
-        own = None
-        if settings.file is not None:
-            own = OwnCases(folder=str(settings.folder.absolute()), paths=list(settings.cases))
-        request = Prepare(case=case.id, baselines=str(baselines.absolute()), own=own)
-        return self.call(request, Prepared).definition
+    def ask(self, function: str, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+        """Let the worker call a function of one argument, and return what that returns.
 
-    def call(self, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
-        """Send a request and return its answer, which must be of the type `answer`.
+        function: "module:function"; or "module:Class.method", of the one object of the class that
+        the worker makes, without arguments, when it is first asked.
 
-        Raises `RequestRefusedError` if the worker cannot do it, `WorkerTimeoutError` if it is
-        silent for too long, `WorkerError` if it has ended or answers anything else.
+        Raises `RequestRefusedError` if the function raised something, `WorkerTimeoutError` if the
+        worker is silent for too long, `WorkerError` if it has ended or answers anything else.
         """
+        asked = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
+        line = msgspec.json.encode(asked)
         deadline = time.monotonic() + self.time_limit
         if self._process.stdin is not None:
             # If the worker has ended, the missing answer says so.
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+                self._process.stdin.write(line + b"\n")
                 self._process.stdin.flush()
-        line = self._line(deadline)
-        if line is None:
+        received = self._line(deadline)
+        if received is None:
             raise self._no_answer()
         try:
-            received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
+            reply = msgspec.json.decode(received, type=Reply)
+            if reply.refused is not None:
+                raise RequestRefusedError(f"{self.interpreter}: {clean(reply.refused)}")
+            return msgspec.json.decode(reply.answer, type=answer)
         except (ValueError, RecursionError):  # also for an invalid byte
-            text = clean(line.decode(errors="replace"))
+            text = clean(received.decode(errors="replace"))
             raise WorkerError(f"{self.interpreter}: its worker answered {text!r}") from None
-        if isinstance(received, Refused):
-            raise RequestRefusedError(f"{self.interpreter}: {clean(received.error)}")
-        return received
 
     def _line(self, deadline: float) -> bytes | None:
         """Return the next line; None at the deadline, or if there will be no more lines."""
@@ -241,10 +250,8 @@ class WorkerProcess:
 
     def _last_error_line(self) -> str:
         """Return the last line of its standard error: an exception's message."""
-        end = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(end - _TAIL_BYTES, 0))
-        lines = self._errors.read().decode(errors="replace").splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "no error message")
+        lines = reversed(self.errors())
+        last = next((line for line in lines if line.strip()), "no error message")
         return clean(last, longest=_LONGEST_ERROR_LINE)
 
 

@@ -1,84 +1,134 @@
-"""A worker's own side: answer the requests of standard input, one a line, on standard output.
+"""A worker's own side: `python -m peft_regress.workers.serve` calls the functions that it is asked.
 
-What a library prints, from Python or from C, goes to standard error: it must not break into an
-answer. A worker ends when its standard input ends, so it never outlives the process that started
-it.
+Questions come on standard input and replies go to standard output, one JSON object a line. What a
+library prints, from Python or from C, goes to standard error: it must not break into a reply. A
+worker ends when its standard input ends, so it never outlives the process that started it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import operator
 import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+import typing
+from collections.abc import Callable
+from importlib import import_module
+from typing import IO, Any, Final
 
 import msgspec
 
-from peft_regress.runs.environment import installed_packages
-from peft_regress.runs.schema import Failure
-from peft_regress.workers.messages import PROTOCOL, Hello, Prepare, Refused
+from peft_regress.runs.environment import describe_machine, installed_packages
+from peft_regress.runs.schema import Failure, Machine
 
-if TYPE_CHECKING:
-    from peft_regress.measure.recipe import Recipe
+PROTOCOL: Final = 4
+"""Raised when a message or the way of timing changes: both sides must have the same."""
 
 
-def serve(
-    handlers: Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]],
-    *,
-    streams: tuple[IO[bytes], IO[bytes]] | None = None,
-) -> None:
-    """Send a greeting, then answer each request by the handler of its type, until there are none.
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """The first line of a worker."""
 
-    An exception in a handler is the answer `Refused`. `streams` are requests and answers, by
-    default standard input and output, which nothing else in this process can use from then on.
+    protocol: int
+    packages: dict[str, str]
+    """The version of each package that a number can depend on."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A function to call, as `WorkerProcess.ask` names it, and its argument."""
+
+    function: str
+    request: msgspec.Raw
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the function returned, or the type and message of what it raised."""
+
+    answer: msgspec.Raw = msgspec.Raw(b"null")
+    refused: str | None = None
+
+
+class Import(msgspec.Struct, frozen=True, kw_only=True):
+    """Modules to import by name, in this order."""
+
+    modules: list[str]
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The modules can be imported."""
+
+    machine: Machine
+    files: dict[str, str]
+    """Where each module comes from, by name."""
+
+
+def import_modules(request: Import) -> Imported:
+    """Import modules, and say where they come from and what machine this is."""
+    found = {name: import_module(name) for name in request.modules}
+    files = {name: str(getattr(module, "__file__", None)) for name, module in found.items()}
+    return Imported(machine=describe_machine(), files=files)
+
+
+def serve(streams: tuple[IO[bytes], IO[bytes]] | None = None) -> None:
+    """Send a greeting, then answer each question, until there are none.
+
+    `streams` are questions and replies, by default standard input and output, which nothing else in
+    this process can use from then on.
     """
-    requests, answers = streams or _private_streams()
-    request_type: Any = functools.reduce(operator.or_, handlers)
+    questions, replies = streams or _private_streams()
+    functions = Functions()
 
     def send(message: msgspec.Struct) -> None:
-        answers.write(msgspec.json.encode(message) + b"\n")
-        answers.flush()
+        replies.write(msgspec.json.encode(message) + b"\n")
+        replies.flush()
 
     # A start-up file may have left a line unfinished.
-    answers.write(b"\n")
+    replies.write(b"\n")
     send(Hello(protocol=PROTOCOL, packages=installed_packages()))
-    for line in requests:
+    for line in questions:
         try:
-            request = msgspec.json.decode(line, type=request_type)
-            send(handlers[type(request)](request))
+            question = msgspec.json.decode(line, type=Question)
+            answer = functions.call(question.function, question.request)
+            send(Reply(answer=msgspec.Raw(msgspec.json.encode(answer))))
         except Exception as error:  # noqa: BLE001  (a library may raise anything)
             failure = Failure.of(error)
-            send(Refused(error=f"{failure.type}: {failure.message}"))
+            send(Reply(refused=f"{failure.type}: {failure.message}"))
 
 
-def recipe_of(request: Prepare) -> Recipe:
-    """Return the case of a request with its parts looked up.
+class Functions:
+    """Functions by name, and an object of each class whose methods were called."""
 
-    Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
-    """
-    from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.catalogue.own_cases import use_settings
-    from peft_regress.measure.recipe import Recipe
-    from peft_regress.settings import Settings, read_settings
+    def __init__(self) -> None:
+        self._objects: dict[type, object] = {}
 
-    if request.own is None:
-        use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
-    else:
-        settings = read_settings(Path(request.own.folder))
-        use_settings(dataclasses.replace(settings, cases=tuple(request.own.paths)))
-    return Recipe.of(parse_case_id(request.case), Path(request.baselines))
+    def call(self, function: str, request: msgspec.Raw, *before: object) -> msgspec.Struct:
+        """Call a function with what stands before the request, and the request, by its type."""
+        called = self.named(function)
+        *_, kind = (of for name, of in typing.get_type_hints(called).items() if name != "return")
+        answer: msgspec.Struct = called(*before, msgspec.json.decode(request, type=kind))
+        return answer
+
+    def named(self, function: str) -> Callable[..., Any]:
+        """Return the function of "module:function", or the method of "module:Class.method"."""
+        module, _, path = function.partition(":")
+        found: Any = import_module(module)
+        for name in path.split("."):
+            if isinstance(found, type):
+                if found not in self._objects:
+                    self._objects[found] = found()
+                found = self._objects[found]
+            found = getattr(found, name)
+        called: Callable[..., Any] = found
+        return called
 
 
 def _private_streams() -> tuple[IO[bytes], IO[bytes]]:
     """Take standard input and output away from every other code in this process."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    questions, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    return requests, answers
+    return questions, replies
+
+
+if __name__ == "__main__":
+    serve()

@@ -14,7 +14,7 @@ from builders import LEDGER, LORA, accept, make_record, make_run, split_by, writ
 
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.storage import baseline_files, entry_number, read_newest, read_runs
+from peft_regress.baselines.storage import acceptance_of, baseline_files, read_newest, read_runs
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.ledger_files import ledger_content, ledger_digest
 from peft_regress.runs.run_file import read_run_file
@@ -26,14 +26,12 @@ if TYPE_CHECKING:
 DATE = "2026-01-01T00:00:00+00:00"
 
 
-def run_of(folder: Path, value: int) -> Path:
-    """Write a run that differs from others by a number."""
-    metrics = {**split_by(LEDGER), "aten_ops": value}
-    return write_run(folder / f"{value}.json", make_run(make_record(LORA, metrics, ledger=LEDGER)))
-
-
 def store(root: Path, value: int, *, date: str = DATE, **how: Any) -> Path:
-    return accept(run_of(root.parent, value), root=root, reason=f"r{value}", date=date, **how)
+    """Accept a run that differs from others by a number."""
+    metrics = {**split_by(LEDGER), "aten_ops": value}
+    run = make_run(make_record(LORA, metrics, ledger=LEDGER))
+    source = write_run(root.parent / f"{value}.json", run)
+    return accept(source, root=root, reason=f"r{value}", date=date, **how)
 
 
 @pytest.fixture
@@ -67,90 +65,16 @@ def refused(root: Path, match: str, *, gate: bool = True) -> None:
     assert baseline_files(root) == before
 
 
-def accepted(path: Path) -> Any:
-    return read_run_file(path).run.accepted
-
-
 def test_each_entry_names_where_it_belongs_and_the_digest_of_the_one_before(root: Path) -> None:
     entries = read_runs(root)
-    assert [entry_number(entry.path) for entry in entries] == [1, 2, 3, 4]
+    assert [entry.path.name[:4] for entry in entries] == ["0001", "0002", "0003", "0004"]
+    assert acceptance_of(entries[0]).predecessor == ""
     for before, entry in itertools.pairwise(entries):
-        assert entry.run.accepted is not None
-        assert entry.run.accepted.predecessor == before.run.content_digest
-        assert entry.run.accepted.entry == f"{entry.path.parent.name}/{entry.path.stem}"
+        assert acceptance_of(entry).predecessor == before.run.content_digest
+        assert acceptance_of(entry).entry == f"{entry.path.parent.name}/{entry.path.stem}"
     newest = read_newest(root)
     assert newest is not None
     assert newest.digest == entries[-1].run.content_digest
-    assert accepted(store(root.with_name("other"), 1)).predecessor == ""
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_an_entry_that_was_removed_is_missed_by_its_successor(root: Path, number: int) -> None:
-    path = baseline_files(root)[number - 1]
-    path.unlink()
-    refused(root, rf"/{number + 1:04d}_.*: its predecessor is missing .*git checkout -- ")
-
-
-def test_the_newest_entry_is_missed_too(root: Path) -> None:
-    """Else an older and looser one would judge without a word."""
-    baseline_files(root)[-1].unlink()
-    refused(root, r"newest: names .*/0004_.*, which is missing or was replaced\. Restore")
-
-
-def test_all_entries_of_the_chain_are_missed(root: Path) -> None:
-    for path in baseline_files(root)[1:]:
-        path.unlink()
-    refused(root, r"newest: names .*/0004_")
-
-
-def test_without_the_name_of_the_newest_entry_nobody_knows_whether_it_is_there(root: Path) -> None:
-    (root / "newest").unlink()
-    refused(root, r"newest: is missing, so that no one knows .*git checkout -- ")
-    (root / "newest").write_bytes(b"\xff{}\n")
-    refused(root, r"newest: does not name an entry .*git checkout -- ")
-
-
-def test_a_merge_of_two_branches_that_accepted_is_told_with_how_to_go_on(root: Path) -> None:
-    whole = (root / "newest").read_bytes()
-    (root / "newest").write_bytes(b"{\n<<<<<<< HEAD\n" + whole)
-    refused(root, r"newest: has git conflict markers.*git restore --source BRANCH")
-
-
-def test_an_older_name_of_the_newest_entry_is_told(root: Path) -> None:
-    entry = read_runs(root)[1]
-    newest = json.loads((root / "newest").read_text())
-    newest["entry"] = f"{entry.path.parent.name}/{entry.path.stem}"
-    newest["digest"] = entry.run.content_digest
-    (root / "newest").write_text(json.dumps({**newest, "names": "sha256:0"}))
-    refused(root, r"newest: is older than 0004_.*: it names .*/0002_")
-
-
-@pytest.mark.parametrize("move", ["folder", "number", "title"])
-def test_an_entry_that_was_moved_is_told(root: Path, move: str) -> None:
-    path = baseline_files(root)[2]
-    target = {
-        "folder": root / "Windows-CPython-3.11-64bit" / path.name,
-        "number": path.with_name(path.name.replace("0003", "0009")),
-        "title": path.with_name("0003_other.json"),
-    }[move]
-    target.parent.mkdir(exist_ok=True)
-    path.rename(target)
-    refused(root, r"was moved or renamed: it is the entry .*/0003_")
-
-
-def test_two_branches_that_accepted_are_told(root: Path, tmp_path: Path) -> None:
-    other = tmp_path / "branch" / "baselines"
-    shutil.copytree(root, other)
-    mine = store(root, 30)
-    theirs = store(other, 31, history=True)
-    shutil.copy(theirs, mine.with_name("0005_zz.json"))
-    refused(root, r"was moved or renamed")
-    mine.with_name("0005_zz.json").unlink()
-    # The same number in another machine's folder, as git would merge them.
-    windows = root / "Windows-CPython-3.11-64bit" / mine.name
-    name = f"{windows.parent.name}/{windows.stem}"
-    rewrite(mine, windows, lambda ours: ours["accepted"].update(entry=name))
-    refused(root, r"follows 0004_.*: two branches accepted.*git restore --source BRANCH")
 
 
 def rewrite(source: Path, path: Path, change: Callable[[Any], object]) -> None:
@@ -164,10 +88,115 @@ def rewrite(source: Path, path: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_an_entry_that_was_made_again_with_other_numbers_breaks_the_chain(root: Path) -> None:
-    path = baseline_files(root)[1]
+def remove(*numbers: int) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        files = baseline_files(root)
+        for number in numbers:
+            files[number - 1].unlink()
+
+    return damage
+
+
+def move(folder: str, name: str) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        (root / folder).mkdir(exist_ok=True)
+        baseline_files(root)[2].rename(root / folder / name)
+
+    return damage
+
+
+def write_newest(content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / "newest").write_bytes(content)
+
+
+def name_an_older_entry(root: Path) -> None:
+    entry = read_runs(root)[1]
+    newest = json.loads((root / "newest").read_text())
+    newest["entry"] = f"{entry.path.parent.name}/{entry.path.stem}"
+    newest |= {"digest": entry.run.content_digest, "names": "sha256:0"}
+    (root / "newest").write_text(json.dumps(newest))
+
+
+def merge_the_entry_of_a_branch(root: Path) -> None:
+    """Of the same number, in another machine's folder, as git would merge them."""
+    mine = store(root, 30)
+    windows = root / "Windows-CPython-3.11-64bit" / mine.name
+    name = f"{windows.parent.name}/{windows.stem}"
+    rewrite(mine, windows, lambda ours: ours["accepted"].update(entry=name))
+
+
+LINUX = "Linux-CPython-3.11-64bit"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{
+        f"entry {number} removed": (
+            remove(number),
+            rf"/{number + 1:04d}_.*: its predecessor is missing .*git checkout -- ",
+        )
+        for number in (1, 2, 3)
+    },
+    "newest removed": (
+        remove(4),
+        r"newest: names .*/0004_.*, which is missing or was replaced\. Restore",
+    ),
+    "all later removed": (remove(2, 3, 4), r"newest: names .*/0004_"),
+    "name of the newest removed": (
+        lambda root: (root / "newest").unlink(),
+        r"newest: is missing, so that no one knows .*git checkout -- ",
+    ),
+    "no name": (write_newest(b"\xff{}\n"), r"newest: does not name an entry .*git checkout -- "),
+    "a name without digests": (
+        write_newest(b'{"entry": "a/0001_x", "digest": "sha256:0"}'),
+        r"newest: does not name an entry .*missing required field `names`",
+    ),
+    "conflict": (
+        write_newest(b"{\n<<<<<<< HEAD\n"),
+        r"newest: has git conflict markers.*git restore --source BRANCH",
+    ),
+    "older name": (name_an_older_entry, r"newest: is older than 0004_.*: it names .*/0002_"),
+    **{
+        f"moved to {folder}/{name}": (
+            move(folder, name),
+            r"was moved or renamed: it is the entry .*/0003_",
+        )
+        for folder, name in (
+            ("Windows-CPython-3.11-64bit", "0003_peft-0.18.1.json"),
+            (LINUX, "0009_peft-0.18.1.json"),
+            (LINUX, "0003_other.json"),
+        )
+    },
+    "two branches": (
+        merge_the_entry_of_a_branch,
+        r"follows 0004_.*: two branches accepted.*git restore --source BRANCH",
+    ),
+    "ledgers removed": (
+        lambda root: shutil.rmtree(root / "ledgers"),
+        rf"/000[14]_.*: {LORA}: its ledger .*\.json\.gz is missing\. Restore it with `git ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=list(DAMAGES))
+def test_a_storage_that_is_not_whole_is_refused_by_whoever_reads_it(
+    root: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(root)
+    refused(root, message)
+
+
+def with_another_number(path: Path) -> None:
     rewrite(path, path, lambda ours: ours["cases"][LORA]["metrics"]["aten_ops"].update(value=5))
+
+
+def test_an_entry_that_was_replaced_is_refused_where_it_is_read(root: Path) -> None:
+    files = baseline_files(root)
+    with_another_number(files[1])
     refused(root, r"/0003_.*: its predecessor is missing", gate=False)
+    with_another_number(files[3])
+    with pytest.raises(RunFileError, match=r"/0004_.*: was replaced: current.txt"):
+        load_references(root, None)
+    files[1].write_text("")
+    with pytest.raises(RunFileError, match="not valid JSON"):
+        read_entries(root, [])
 
 
 # --- ledgers --------------------------------------------------------------------------------------
@@ -179,7 +208,6 @@ def ledger_of(root: Path) -> Path:
 
 
 def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(root: Path) -> None:
-    """That of three entries; the one from before has its own."""
     path = ledger_of(root)
     assert path.name == ledger_digest(LEDGER).removeprefix("sha256:") + ".json.gz"
     assert path.read_bytes() == ledger_content(LEDGER)
@@ -187,13 +215,9 @@ def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(ro
     assert load_references(root, None)[LORA].record.ledger == LEDGER
     found = read_entries(root, [])
     assert found[-1].run.cases[LORA].ledger == ledger_digest(LEDGER), "a history reads none"
-
-
-def test_a_ledger_that_is_missing_is_told_by_whoever_reads_the_storage(root: Path) -> None:
-    shutil.rmtree(root / "ledgers")
-    refused(
-        root, rf"/000[14]_.*: {LORA}: its ledger .*\.json\.gz is missing\. Restore it with `git "
-    )
+    copied = Path(shutil.copy(baseline_files(root)[-1], root.parent / "copied.json"))
+    with pytest.raises(RunFileError, match=r"is missing.*an entry is whole only inside its sto"):
+        read_run_file(copied)
 
 
 @pytest.mark.parametrize(
@@ -221,17 +245,6 @@ def test_a_ledger_that_was_altered_is_refused_where_it_is_read(
         with pytest.raises(InputError, match=r"\.json\.gz was altered.*git checkout -- ") as error:
             use()
         assert str(error.value).isprintable()
-
-
-def test_an_entry_alone_is_not_whole(root: Path, tmp_path: Path) -> None:
-    path = shutil.copy(baseline_files(root)[-1], tmp_path / "copied.json")
-    with pytest.raises(
-        RunFileError, match=r"is missing.*an entry is whole only inside its storage"
-    ):
-        read_run_file(Path(path))
-
-
-# --- order ----------------------------------------------------------------------------------------
 
 
 def test_a_run_accepted_while_the_clock_was_a_year_ahead_judges_until_the_next(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
 import shutil
 import subprocess
@@ -24,8 +25,9 @@ from builders import (
     write_run,
 )
 
+from peft_regress.baselines import storage
 from peft_regress.baselines.accept import renew_current
-from peft_regress.baselines.current import read_contents
+from peft_regress.baselines.current import current_of, read_contents
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
@@ -39,6 +41,7 @@ from peft_regress.runs.schema import Failure, Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -176,6 +179,44 @@ def test_while_an_accept_has_not_ended_it_may_be_behind(root: Path) -> None:
 def test_those_of_this_repository_are_current(storage: str) -> None:
     contents = read_contents(REPOSITORY / storage)
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_current_names_judges_as_all_entries_do(tmp_path: Path, seed: int) -> None:
+    """Roles, retired cases, cases that come back, changes within and beyond the bound."""
+    chance = random.Random(seed)
+    root, value = tmp_path / "baselines", 100_000_000
+    for number in range(12):
+        value += chance.choice([0, 30_000, -40_000, 5_000_000])
+        metrics = {"peak_bytes": value, "aten_ops": 1, "accuracy": [0.9, 0.91 + value / 1e12]}
+        cases = chance.choice([(LORA,), (FULL,), (LORA, FULL)])
+        how: dict[str, Any] = {"history": chance.random() < 0.2}
+        known = read_contents(root).judges.keys() - set(cases)
+        if known and not how["history"] and chance.random() < 0.4:
+            how["retire"] = sorted(known)
+        store(root, *(make_record(name, metrics) for name in cases), reason=str(number), **how)
+        contents = read_contents(root)
+        found = read_references(root, drift=True)
+        assert found == contents.references
+        assert found == current_of(root, contents).references(drift=True)
+
+
+def test_entries_that_do_not_count_are_not_read(root: Path, monkeypatch: Any) -> None:
+    for number in range(4):
+        store(root, make_record(LORA, {"aten_ops": number}))
+    read: list[str] = []
+    real = storage.read_run_file
+
+    def noted(path: Path, **how: Any) -> RunFile:
+        read.append(path.stem[:4])
+        return real(path, **how)
+
+    monkeypatch.setattr(storage, "read_run_file", noted)
+    assert load_references(root, None).keys() == {LORA, FULL}
+    assert read == ["0001", "0005"]
 
 
 # --- two branches ---------------------------------------------------------------------------------

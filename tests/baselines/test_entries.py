@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from builders import (
     BOTH,
     FULL,
+    GALORE,
     LORA,
     UNSEEN_LORA,
     accept,
@@ -26,78 +28,65 @@ from builders import (
     write_run,
 )
 
+from peft_regress.baselines.accept import retirable_cases
+from peft_regress.baselines.current import read_contents
+from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files, read_runs
-from peft_regress.errors import InputError, RunFileError
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import read_run_file, write_run_file
-from peft_regress.runs.schema import Acceptance, Ledger
+from peft_regress.runs.schema import Acceptance, Ledger, Run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.runs.run_file import RunFile
 
+ROOT = Path(__file__).parents[2]
 DATE = "2026-01-01T00:00:00+00:00"
+LINUX = "Linux-CPython-3.11-64bit"
+
+
+def store(root: Path, run: Run | None = None, **how: Any) -> Path:
+    source = write_run(root.parent / "run.json", run)
+    return accept(source, root=root, **{"reason": "r", "date": DATE, **how})
+
+
+def accepted(path: Path) -> Acceptance:
+    found = read_run_file(path).run.accepted
+    assert found is not None
+    return found
 
 
 def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json", rich_run())
-    stored = accept(source, root=tmp_path / "b", reason="peft 0.18", date=DATE)
-    assert stored == tmp_path / "b" / "Linux-CPython-3.11-64bit" / "0001_peft-0.18.1.json"
+    stored = store(tmp_path / "b", rich_run(), reason="peft 0.18")
+    assert stored == tmp_path / "b" / LINUX / "0001_peft-0.18.1.json"
     run = read_run_file(stored).run
-    assert run.accepted == Acceptance(
-        reason="peft 0.18",
-        date=DATE,
-        role="baseline",
-        entry="Linux-CPython-3.11-64bit/0001_peft-0.18.1",
-    )
-    assert run.cases == rich_run().cases
-    assert run.selection == rich_run().selection
+    entry = f"{LINUX}/0001_peft-0.18.1"
+    assert run.accepted == Acceptance(reason="peft 0.18", date=DATE, role="baseline", entry=entry)
+    assert msgspec.to_builtins(run.accepted).keys() == {"reason", "date", "role", "entry"}
+    assert (run.cases, run.selection) == (rich_run().cases, rich_run().selection)
+    source = tmp_path / "run.json"
+    assert source.read_bytes() == write_run(tmp_path / "again.json", rich_run()).read_bytes()
 
 
-def test_accept_does_not_change_the_run_file(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json")
-    before = source.read_bytes()
-    accept(source, root=tmp_path / "b", reason="r", date=DATE)
-    assert source.read_bytes() == before
+def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    stored = store(root, rich_run())
+    ledgers = {
+        ledger_file(root / "ledgers", record.ledger)
+        for record in read_run_file(stored, ledgers=False).run
+        if record.ledger != Ledger()
+    }
+    assert len(ledgers) == 2
+    files = {path for path in root.rglob("*") if path.is_file()}
+    derived = {stored.with_name("current.txt"), root / "newest"}
+    assert files - derived - {root / ".lock"} == {stored, *ledgers}
 
 
-def test_accept_for_history_stores_that_role(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json")
-    stored = accept(source, root=tmp_path, reason="r", date=DATE, history=True)
-    accepted = read_run_file(stored).run.accepted
-    assert accepted is not None
-    assert accepted.role == "history"
-
-
-def test_accept_records_what_it_retires(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, make_record(FULL))
-    source = write_run(tmp_path / "run.json")
-    stored = accept(source, root=tmp_path, reason="r", date=DATE, retire=["*/full/*"])
-    accepted = read_run_file(stored).run.accepted
-    assert accepted is not None
-    assert accepted.retired == [FULL]
-
-
-def test_an_entry_that_retires_nothing_has_no_key_for_it(tmp_path: Path) -> None:
-    """Or the digest of every entry from before would change."""
-    accepted = Acceptance(reason="r", date=DATE, role="baseline", entry="a/0001_x")
-    assert msgspec.to_builtins(accepted).keys() == {"reason", "date", "role", "entry"}
-
-
-def test_a_case_that_the_run_holds_is_not_retired(tmp_path: Path) -> None:
-    source, entry = write_run(tmp_path / "run.json"), write_entry(tmp_path / "b", 1)
-    with pytest.raises(InputError, match=f"{LORA} cannot be retired by a run that has it"):
-        accept(source, root=tmp_path / "b", reason="r", date=DATE, retire=[LORA])
-    assert baseline_files(tmp_path / "b") == [entry]
-
-
-def test_an_entry_of_role_history_cannot_retire_a_case(tmp_path: Path) -> None:
-    source, root = write_run(tmp_path / "run.json"), tmp_path / "b"
-    entry = write_entry(root, 1, make_record(FULL))
-    with pytest.raises(InputError, match="role 'history' judges no case"):
-        accept(source, root=root, reason="r", date=DATE, history=True, retire=[FULL])
-    assert baseline_files(root) == [entry]
+def test_an_entry_says_its_role_and_what_it_retires(tmp_path: Path) -> None:
+    write_entry(tmp_path / "b", 1, make_record(FULL))
+    assert accepted(store(tmp_path / "b", retire=["*/full/*"])).retired == [FULL]
+    assert accepted(store(tmp_path / "b", history=True)).role == "history"
 
 
 def test_accepting_an_entry_again_makes_a_new_entry(tmp_path: Path) -> None:
@@ -106,19 +95,16 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path: Path) -> None:
     before = source.read_bytes()
     stored = accept(source, root=tmp_path, reason="now it gates", date=DATE)
     assert stored.name == "0002_peft-0.18.1.json"
-    accepted = read_run_file(stored).run.accepted
-    assert accepted is not None
-    assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
+    assert (accepted(stored).role, accepted(stored).reason) == ("baseline", "now it gates")
     assert source.read_bytes() == before
 
 
 def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path: Path) -> None:
-    write_entry(tmp_path, 7, folder="Windows-CPython-3.11-64bit")
-    write_entry(tmp_path, 12_345)
-    source = write_run(tmp_path / "run.json")
-    stored = accept(source, root=tmp_path, reason="r", date=DATE)
-    assert stored.name.startswith("12346_")
-    assert [path.name[:5] for path in baseline_files(tmp_path)] == ["0007_", "12345", "12346"]
+    write_entry(tmp_path / "b", 7, folder="Windows-CPython-3.11-64bit")
+    write_entry(tmp_path / "b", 12_345)
+    assert store(tmp_path / "b").name.startswith("12346_")
+    numbers = [path.name[:5] for path in baseline_files(tmp_path / "b")]
+    assert numbers == ["0007_", "12345", "12346"]
 
 
 def test_accept_of_shards_keeps_every_timed_entry(tmp_path: Path) -> None:
@@ -129,33 +115,34 @@ def test_accept_of_shards_keeps_every_timed_entry(tmp_path: Path) -> None:
     assert [entry["param"] for entry in stored.document["benchmarks"]] == [LORA, FULL]
 
 
-@pytest.mark.parametrize("reason", ["", " ", "\n\t"])
-def test_accept_without_a_reason_is_refused(tmp_path: Path, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "how", "message"),
+    [
+        (None, {"reason": ""}, "--reason"),
+        (None, {"reason": "\n\t"}, "--reason"),
+        (msgspec.structs.replace(make_run(), cases={}), {}, "holds no case"),
+        (None, {"retire": [LORA]}, f"{LORA} cannot be retired by a run that has it"),
+        (None, {"retire": [FULL], "history": True}, "role 'history' judges no case"),
+    ],
+)
+def test_what_is_no_entry_is_refused_and_nothing_stored(
+    tmp_path: Path, run: Run | None, how: dict[str, Any], message: str
+) -> None:
+    entry = write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
+    with pytest.raises(InputError, match=message):
+        store(tmp_path / "b", run, **how)
+    assert baseline_files(tmp_path / "b") == [entry]
+
+
+def test_what_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:
     source = write_run(tmp_path / "run.json")
-    with pytest.raises(InputError, match="--reason"):
-        accept(source, root=tmp_path / "b", reason=reason, date=DATE)
-    assert not (tmp_path / "b").exists()
-
-
-def test_accept_of_a_run_without_cases_is_refused(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json", msgspec.structs.replace(make_run(), cases={}))
-    with pytest.raises(InputError, match="holds no case"):
-        accept(source, root=tmp_path / "b", reason="r", date=DATE)
-
-
-def test_accept_of_a_damaged_run_stores_nothing(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        accept(source, root=tmp_path / "file", reason="r", date=DATE)
     source.write_text(source.read_text().replace("3638000000", "1"))
     with pytest.raises(RunFileError):
         accept(source, root=tmp_path / "b", reason="r", date=DATE)
     assert not (tmp_path / "b").exists()
-
-
-def test_accept_into_a_file_is_refused(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json")
-    (tmp_path / "b").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        accept(source, root=tmp_path / "b", reason="r", date=DATE)
 
 
 def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path: Path) -> None:
@@ -172,45 +159,39 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
         ({"system": "a b/c", "machine": "armv7l"}, "Unknown-CPython-0.0-32bit"),
         ({"system": "Linux", "python_implementation": "x" * 300}, "Linux-Unknown-0.0-64bit"),
         ({"system": ".git", "python_version": "3.1\n"}, "Unknown-CPython-Unknown-64bit"),
-        ({}, "Unknown-CPython-0.0-64bit"),
+        ({"node": "workstation-7"}, "Unknown-CPython-0.0-64bit"),
     ],
 )
-def test_a_strange_machine_stays_inside_the_storage(
+def test_a_strange_machine_stays_inside_the_storage_and_unnamed(
     tmp_path: Path, info: dict[str, str], folder: str
 ) -> None:
     source, root = tmp_path / "run.json", tmp_path / "b"
     write_run_file(source, make_run(), {**make_document(make_run()), "machine_info": info})
     stored = accept(source, root=root, reason="r", date=DATE)
     assert stored.parent == root / folder
-    assert stored.resolve().is_relative_to(root.resolve())
     assert baseline_files(root) == [stored]
+    assert "workstation-7" not in stored.read_text()
 
 
 @pytest.mark.parametrize(
     ("version", "title"),
-    [
-        ("main", "run"),
-        ("1!2.0+cpu", "peft-1-2.0+cpu"),
-        ("1." + "9" * 100, "run"),
-    ],
+    [("main", "run"), ("1!2.0+cpu", "peft-1-2.0+cpu"), ("1." + "9" * 100, "run")],
 )
 def test_a_strange_version_stays_inside_the_storage(
     tmp_path: Path, version: str, title: str
 ) -> None:
-    source = write_run(tmp_path / "run.json", make_run(environment={"peft": version}))
-    stored = accept(source, root=tmp_path / "b", reason="r", date=DATE)
+    stored = store(tmp_path / "b", make_run(environment={"peft": version}))
     assert stored.name == f"0001_{title}.json"
 
 
-@pytest.mark.parametrize("name", ["Linux-CPython-3.11-64bit", "ledgers", "adapters"])
+@pytest.mark.parametrize("name", [LINUX, "ledgers", "adapters"])
 def test_a_link_that_leads_out_of_the_storage_is_refused(tmp_path: Path, name: str) -> None:
     root, outside = tmp_path / "b", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
     (root / name).symlink_to(outside)
-    source = write_run(tmp_path / "run.json", rich_run())
     with pytest.raises(InputError, match=r"leads out of .*Remove the link"):
-        accept(source, root=root, reason="r", date=DATE)
+        store(root, rich_run())
     assert not list(outside.iterdir())
 
 
@@ -230,10 +211,7 @@ def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(
         ]
         stored = [job.result(timeout=60) for job in jobs]
     assert sorted(path.name[:4] for path in stored) == [f"{i:04d}" for i in range(1, count + 1)]
-    reasons = {
-        entry.run.accepted.reason for entry in read_runs(tmp_path / "b") if entry.run.accepted
-    }
-    assert reasons == {str(i) for i in range(count)}
+    assert {accepted(path).reason for path in stored} == {str(i) for i in range(count)}
 
 
 def test_an_accept_that_fails_leaves_the_lock_free(
@@ -248,20 +226,6 @@ def test_an_accept_that_fails_leaves_the_lock_free(
     started = time.monotonic()
     assert accept(source, root=tmp_path / "b", reason="r", date=DATE).name.startswith("0001_")
     assert time.monotonic() - started < 5
-
-
-def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path: Path) -> None:
-    source, root = write_run(tmp_path / "run.json", rich_run()), tmp_path / "b"
-    stored = accept(source, root=root, reason="r", date=DATE)
-    ledgers = {
-        ledger_file(root / "ledgers", record.ledger)
-        for record in read_run_file(stored, ledgers=False).run
-        if record.ledger != Ledger()
-    }
-    assert len(ledgers) == 2
-    files = {path for path in root.rglob("*") if path.is_file()}
-    derived = {stored.with_name("current.txt"), root / "newest"}
-    assert files - derived - {root / ".lock"} == {stored, *ledgers}
 
 
 def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
@@ -279,7 +243,6 @@ def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
         path = tmp_path / other
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("no run")
-    assert baseline_files(tmp_path) == [entry]
     assert [stored.path for stored in read_runs(tmp_path)] == [entry]
 
 
@@ -291,27 +254,25 @@ def test_a_json_file_that_is_no_entry_is_refused(tmp_path: Path, name: str) -> N
         read_runs(tmp_path)
 
 
-def test_a_host_name_is_never_accepted(tmp_path: Path) -> None:
-    run = make_run()
-    document = make_document(run)
-    document["machine_info"]["node"] = "workstation-7"
-    write_run_file(tmp_path / "run.json", run, document)
-    stored = accept(tmp_path / "run.json", root=tmp_path / "b", reason="r", date=DATE)
-    assert "workstation-7" not in stored.read_text()
+def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, *map(make_record, (LORA, FULL, GALORE)))
+    write_entry(tmp_path, 2, make_record(), retired=[GALORE])
+    write_entry(tmp_path, 3, make_record("a/b/c"), role="history")
+    contents = read_contents(tmp_path)
+    assert retirable_cases(contents, [FULL]) == [FULL]
+    assert retirable_cases(contents, ["*/full/*", "shift/*"]) == [FULL, LORA]
+    for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
+        with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
+            retirable_cases(contents, ["shift/*", pattern])
 
 
-def test_the_repositorys_own_storage_is_sound(own_storage: list[RunFile]) -> None:
-    assert own_storage
-
-
-# --- pytest-benchmark -----------------------------------------------------------------------
+# --- pytest-benchmark, and this repository's storages ------------------------------------------
 
 
 def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path: Path) -> None:
     from pytest_benchmark.storage.file import FileStorage
 
-    source = write_run(tmp_path / "run.json", rich_run())
-    stored = accept(source, root=tmp_path / "b", reason="r", date=DATE)
+    stored = store(tmp_path / "b", rich_run())
     storage = FileStorage(str(tmp_path / "b"), logging.getLogger())
     found = list(storage.load_benchmarks())
     assert {entry["path"] for entry in found} == {str(stored.relative_to(tmp_path / "b"))}
@@ -319,17 +280,30 @@ def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path: Path) -> 
     assert all(entry["mean"] == 0.05 for entry in found)
 
 
-def test_pytest_benchmark_compare_reads_the_stored_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["baselines", "examples/baselines"])
+def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from pytest_benchmark.cli import main
 
-    source = write_run(tmp_path / "run.json")
-    for reason in ("first", "second"):
-        accept(source, root=tmp_path / "b", reason=reason, date=DATE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["", "--storage", (tmp_path / "b").as_uri(), "compare"])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["", "--storage", name, "list"])
     main()
     out, err = capsys.readouterr()
-    assert "Failed to load" not in out + err
-    assert out.count(LORA) == 2
+    assert err == ""
+    assert out.splitlines() == [str(path) for path in baseline_files(ROOT / name)]
+
+
+def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(
+    own_storage: list[RunFile],
+) -> None:
+    references = read_references(ROOT / "baselines")
+    cases = {case.id for case in matrix_cases("default")}
+    judges = {references[case].run_name for case in cases}
+    timed = {
+        entry["extra_info"]["peft_regress"]["case_id"]
+        for file in own_storage
+        if file.path.stem in judges
+        for entry in file.document["benchmarks"]
+    }
+    assert cases <= timed

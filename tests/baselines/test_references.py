@@ -1,16 +1,14 @@
-"""What a case is judged by: newest by number, never by history, or what was named."""
+"""What a case is judged by: the newest entry by number, never history, or what was named."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from builders import FULL, GALORE, LORA, make_record, write_entry, write_run
+from builders import FULL, LORA, make_record, make_run, write_entry, write_run
 
-from peft_regress.baselines.accept import retirable_cases
-from peft_regress.baselines.current import read_contents
-from peft_regress.baselines.named_runs import load_references
-from peft_regress.errors import RunFileError, UnknownNameError
+from peft_regress.baselines.named_runs import find_input, find_named, load_references, named_case
+from peft_regress.errors import AbsentError, InputError, RunFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,120 +18,69 @@ if TYPE_CHECKING:
 OLD, NEW = "2026-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00"
 
 
-def flops(value: int, identifier: str = LORA) -> object:
+def flops(value: int, identifier: str = LORA) -> Any:
     return make_record(identifier, {"forward_flops": value})
 
 
-def value_of(references: dict[str, Observation], identifier: str = LORA) -> float:
-    return references[identifier].record.metrics["forward_flops"].value
+def values(references: dict[str, Observation]) -> dict[str, float]:
+    return {name: one.record.metrics["forward_flops"].value for name, one in references.items()}
 
 
 def test_without_entries_there_is_no_reference(tmp_path: Path) -> None:
-    assert load_references(tmp_path, None) == {}
+    assert load_references(tmp_path, None) == load_references(tmp_path / "nowhere", None) == {}
 
 
-def test_a_storage_that_does_not_exist_holds_no_reference(tmp_path: Path) -> None:
-    assert load_references(tmp_path / "nowhere", None) == {}
+ENTRIES: dict[str, tuple[list[dict[str, Any]], dict[str, float]]] = {
+    "number, not date": ([{LORA: 1, "date": NEW}, {LORA: 2, "date": OLD}], {LORA: 2}),
+    "numbers are no words": (
+        [{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}],
+        {LORA: 10},
+    ),
+    "any folder": ([{LORA: 2, "folder": "Windows"}, {LORA: 1, "folder": "Linux"}], {LORA: 1}),
+    "never history": ([{LORA: 1}, {LORA: 2, "role": "history"}], {LORA: 1}),
+    "history alone": ([{LORA: 1, "role": "history"}], {}),
+    "newest that holds it": ([{LORA: 1, FULL: 1}, {LORA: 2}], {LORA: 2, FULL: 1}),
+    "retired": ([{LORA: 1, FULL: 1}, {LORA: 2, "retired": [FULL]}], {LORA: 2}),
+    "retired by number": (
+        [{LORA: 1, FULL: 1, "date": NEW}, {LORA: 2, "retired": [FULL], "date": OLD}],
+        {LORA: 2},
+    ),
+    "accepted again": (
+        [{FULL: 1}, {LORA: 2, "retired": [FULL]}, {FULL: 3}],
+        {LORA: 2, FULL: 3},
+    ),
+}
+"""Entries in their order, and what judges after them."""
 
 
-def test_newest_is_decided_by_number_and_not_by_date(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(111), date=NEW)
-    write_entry(tmp_path, 2, flops(222), date=OLD)
-    assert value_of(load_references(tmp_path, None)) == 222
+@pytest.mark.parametrize(("entries", "judges"), ENTRIES.values(), ids=list(ENTRIES))
+def test_each_case_is_judged_by_the_newest_entry_that_holds_it(
+    tmp_path: Path, entries: list[dict[str, Any]], judges: dict[str, float]
+) -> None:
+    for number, given in enumerate(entries, start=1):
+        cases = {name: value for name, value in given.items() if "/" in name}
+        how = {name: value for name, value in given.items() if "/" not in name}
+        number = how.pop("number", number)  # noqa: PLW2901
+        write_entry(tmp_path, number, *(flops(value, name) for name, value in cases.items()), **how)
+    assert values(load_references(tmp_path, None)) == judges
 
 
-def test_numbers_are_no_words(tmp_path: Path) -> None:
-    write_entry(tmp_path, 9999, flops(9), date=OLD, folder="A")
-    write_entry(tmp_path, 10000, flops(10), date=OLD, folder="A")
-    assert value_of(load_references(tmp_path, None)) == 10
-
-
-def test_newest_counts_across_the_folders_of_several_machines(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(2), folder="Windows-CPython-3.11-64bit")
-    write_entry(tmp_path, 2, flops(1), folder="Linux-CPython-3.11-64bit")
-    assert value_of(load_references(tmp_path, None)) == 1
-
-
-def test_history_never_gates(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW, role="history")
-    assert value_of(load_references(tmp_path, None)) == 1
-
-
-def test_without_an_entry_of_role_baseline_there_is_no_reference(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), role="history")
-    assert load_references(tmp_path, None) == {}
-
-
-def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path: Path) -> None:
-    """An accept of a narrowed run renews its cases and leaves the others as they were."""
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW, environment={"peft": "0.19.0"})
+def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL))
+    write_entry(tmp_path, 2, flops(2), environment={"peft": "0.19.0"})
     references = load_references(tmp_path, None)
-    assert (value_of(references, LORA), value_of(references, FULL)) == (2, 1)
     assert references[LORA].environment == {"peft": "0.19.0"}
     assert references[LORA].run_name == "0002_peft-0.18.1"
     assert references[FULL].run_name == "0001_peft-0.18.1"
 
 
-# --- retired cases --------------------------------------------------------------------------
-
-
-def test_a_retired_case_is_no_reference_and_the_others_stay(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
-    assert load_references(tmp_path, None).keys() == {LORA}
-
-
-def test_a_case_is_retired_by_number_and_not_by_date(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), flops(2, FULL), date=NEW)
-    write_entry(tmp_path, 2, flops(3), date=OLD, retired=[FULL])
-    assert load_references(tmp_path, None).keys() == {LORA}
-
-
-def test_a_retired_case_judges_again_once_it_is_accepted_again(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=OLD, retired=[FULL])
-    write_entry(tmp_path, 3, flops(3, FULL), date=NEW)
-    assert value_of(load_references(tmp_path, None), FULL) == 3
-
-
-def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
-    assert value_of(load_references(tmp_path, "0001"), FULL) == 1
-
-
-def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
-    assert retirable_cases(read_contents(tmp_path), [FULL]) == [FULL]
-    assert retirable_cases(read_contents(tmp_path), ["*/full/*", "shift/*"]) == [FULL, LORA]
-
-
-@pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
-def test_a_glob_that_matches_nothing_is_refused_with_some_cases(
-    tmp_path: Path, pattern: str
-) -> None:
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(1, GALORE), role="history")
-    with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
-        retirable_cases(read_contents(tmp_path), ["shift/*", pattern])
-
-
-def test_a_retired_case_cannot_be_retired_again(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
-    with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
-        retirable_cases(read_contents(tmp_path), [FULL])
-
-
-@pytest.mark.parametrize("selector", [None, "0002"])
-def test_a_damaged_entry_is_refused(tmp_path: Path, selector: str | None) -> None:
+def test_a_damaged_entry_is_refused(tmp_path: Path) -> None:
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2)
     path.write_text(path.read_text()[:-100])
-    with pytest.raises(RunFileError, match="not valid JSON"):
-        load_references(tmp_path, selector)
+    for selector in (None, "0002"):
+        with pytest.raises(RunFileError, match="not valid JSON"):
+            load_references(tmp_path, selector)
 
 
 def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path) -> None:
@@ -142,12 +89,66 @@ def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path)
         load_references(tmp_path, None)
 
 
-def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(
-    tmp_path: Path,
-) -> None:
-    first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}), date=OLD)
-    write_entry(tmp_path, 2, make_record(metrics={"peak_bytes": 100_001}), date=NEW)
+def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path: Path) -> None:
+    first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}))
+    write_entry(tmp_path, 2, make_record(metrics={"peak_bytes": 100_001}))
     (origin,) = load_references(tmp_path, None)[LORA].drift_origins.items()
     assert (origin[0], origin[1].entry) == ("peak_bytes", "0001_peft-0.18.1")
     for selector in ("0002", str(first), str(tmp_path)):
         assert load_references(tmp_path, selector)[LORA].drift_origins == {}
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path: Path) -> None:
+    root, run = tmp_path / "b", tmp_path / "my runs" / "a run.json"
+    write_entry(root, 1, flops(1))
+    write_entry(root, 2, flops(2), retired=["a/b/c"])
+    for name in ("0001", "0001_peft-0.18.1", "0001_peft-0.18.1.json"):
+        assert values(load_references(root, name)) == {LORA: 1}
+    write_run(run, make_run(flops(7)))
+    references = load_references(root, str(run))
+    assert (values(references), references[LORA].run_name) == ({LORA: 7}, str(run))
+    write_run(run.with_name("2.json"), make_run(flops(8, FULL)))
+    assert values(load_references(root, str(run.parent))) == {LORA: 7, FULL: 8}
+    write_entry(tmp_path / "other", 1, flops(3))
+    write_entry(tmp_path / "other", 2, flops(4), role="history")
+    assert values(load_references(root, str(tmp_path / "other"))) == {LORA: 3}
+    for name in (str(run), str(run.parent), "0002"):
+        assert LORA in find_input(root, name).read().run.cases
+    with pytest.raises(InputError, match=r"b: is a baseline storage\. Name a run file or one"):
+        find_input(tmp_path, str(root)).read()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *(
+            (name, r"is no file and no entry .*0001_peft-0\.18\.1")
+            for name in ("0007", "1", "peft-0.18.1", "no/such/file.json", "x" * 300)
+        ),
+        ("", "the name is empty"),
+    ],
+)
+def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    write_entry(tmp_path, 1)
+    with pytest.raises(InputError, match=message):
+        load_references(tmp_path, name)
+
+
+def test_a_name_of_nothing_is_absent_and_as_an_input_wrong_use(tmp_path: Path) -> None:
+    for find, error in ((find_named, AbsentError), (find_input, InputError)):
+        with pytest.raises(error, match=r"Entries: none.*Make a run file with `pytest SUITE"):
+            find(tmp_path, "run.json")
+
+
+def test_a_case_that_is_not_there_is_absent_with_the_closest_ones(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL))
+    assert named_case(tmp_path, "0001", LORA).record == flops(1)
+    with pytest.raises(AbsentError, match=f"0001 holds no case .*; it holds 2. There are: {LORA}"):
+        named_case(tmp_path, "0001", LORA.replace("18", "50"))
+    with pytest.raises(InputError, match="is not a case id"):
+        named_case(tmp_path, "0001", "lora")

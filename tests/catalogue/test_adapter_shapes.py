@@ -1,7 +1,5 @@
 """Where adapters go and what they are: layers, shapes at any rank, and the product they add."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -16,6 +14,7 @@ from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 
 FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))
+GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
 HRA = method_named("hra")
 STEM = "base_model.model."
 
@@ -28,13 +27,13 @@ pytestmark = [
 class _One(nn.Module):
     """A layer to adapt and a head."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer):
         super().__init__()
         self.layer = layer
         self.head = nn.Linear(2, 2)
 
 
-def _added(method: Any, rank: int | None, layer: nn.Module) -> dict[str, tuple[int, ...]]:
+def _added(method, rank, layer):
     """Adapt a layer and return what trains in it, by the names below its own."""
     model = method.adapt(_One(layer), heads=("head",), rank=rank, seed=0)
     stem = f"{STEM}layer."
@@ -45,7 +44,7 @@ def _added(method: Any, rank: int | None, layer: nn.Module) -> dict[str, tuple[i
 
 
 class _Layers(nn.Module):
-    def __init__(self, *, linear: bool) -> None:
+    def __init__(self, *, linear):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, kernel_size=3)
         self.pointwise = nn.Conv2d(8, 8, kernel_size=1)
@@ -74,14 +73,12 @@ class _Layers(nn.Module):
     ],
     ids=str,
 )
-def test_rule_finds_its_layers_in_the_models_order(
-    options: dict[str, Any], linear: bool, found: list[str]
-) -> None:
+def test_rule_finds_its_layers_in_the_models_order(options, linear, found):
     rule = Targets(description="", **options)
     assert list(rule.find(_Layers(linear=linear), heads=("head",))) == found
 
 
-def test_normalization_layers_are_those_with_a_weight_of_their_own() -> None:
+def test_normalization_layers_are_those_with_a_weight_of_their_own():
     model = nn.ModuleDict(
         {
             "batch": nn.BatchNorm2d(4),
@@ -104,9 +101,9 @@ def test_normalization_layers_are_those_with_a_weight_of_their_own() -> None:
     ]
 
 
-def test_a_layer_whose_name_ends_like_a_target_is_left_alone() -> None:
+def test_a_layer_whose_name_ends_like_a_target_is_left_alone():
     class Nested(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 8, 3)
             self.block = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3, groups=8)})
@@ -116,96 +113,22 @@ def test_a_layer_whose_name_ends_like_a_target_is_left_alone() -> None:
     assert not [name for name in trainable(model) if "block" in name]
 
 
-# Shapes: for a convolution of 8 outputs, 12 inputs, a 3 x 3 kernel, and a linear layer of 12
-# outputs and 8 inputs, at rank 2, written out by hand.
-
-LORA_SHAPES = (
-    {"lora_A.default.weight": (2, 12, 3, 3), "lora_B.default.weight": (8, 2, 1, 1)},
-    {"lora_A.default.weight": (2, 8), "lora_B.default.weight": (12, 2)},
-)
-BY_HAND: dict[str, tuple[dict[str, tuple[int, ...]] | None, dict[str, tuple[int, ...]]]] = {
-    "lora": LORA_SHAPES,
-    "rslora": LORA_SHAPES,
-    "loraplus": LORA_SHAPES,
-    "dora": (
-        {**LORA_SHAPES[0], "lora_magnitude_vector.default.weight": (1, 8, 1, 1)},
-        {**LORA_SHAPES[1], "lora_magnitude_vector.default.weight": (12,)},
-    ),
-    "lorafa": (
-        {"lora_B.default.weight": (8, 2, 1, 1)},
-        {"lora_B.default.weight": (12, 2)},
-    ),
-    "pissa": (None, LORA_SHAPES[1]),
-    "olora": (None, LORA_SHAPES[1]),
-    # From half as much again as the rank that is left in the end.
-    "adalora": (
-        {"lora_A.default": (3, 108), "lora_B.default": (8, 3), "lora_E.default": (3, 1)},
-        {"lora_A.default": (3, 8), "lora_B.default": (12, 3), "lora_E.default": (3, 1)},
-    ),
-    "loha": (
-        {
-            "hada_w1_a.default": (8, 2),
-            "hada_w1_b.default": (2, 108),
-            "hada_w2_a.default": (8, 2),
-            "hada_w2_b.default": (2, 108),
-        },
-        {
-            "hada_w1_a.default": (12, 2),
-            "hada_w1_b.default": (2, 8),
-            "hada_w2_a.default": (12, 2),
-            "hada_w2_b.default": (2, 8),
-        },
-    ),
-    # 8 = 2 x 4 and 12 = 3 x 4; rank 2 is not below half of 4, so W2 stays whole.
-    "lokr": (
-        {"lokr_w1.default": (2, 3), "lokr_w2.default": (4, 4, 3, 3)},
-        {"lokr_w1.default": (3, 2), "lokr_w2.default": (4, 4)},
-    ),
-    "loha-tucker": (
-        {
-            "hada_t1.default": (2, 2, 3, 3),
-            "hada_w1_a.default": (2, 8),
-            "hada_w1_b.default": (2, 12),
-            "hada_t2.default": (2, 2, 3, 3),
-            "hada_w2_a.default": (2, 8),
-            "hada_w2_b.default": (2, 12),
-        },
-        {
-            "hada_w1_a.default": (12, 2),
-            "hada_w1_b.default": (2, 8),
-            "hada_w2_a.default": (12, 2),
-            "hada_w2_b.default": (2, 8),
-        },
-    ),
-    "lokr-tucker": (
-        {"lokr_w1.default": (2, 3), "lokr_w2.default": (4, 4, 3, 3)},
-        {"lokr_w1.default": (3, 2), "lokr_w2.default": (4, 4)},
-    ),
-    "hira": (
-        {"hira_A.default": (2, 12, 3, 3), "hira_B.default": (8, 2, 1, 1)},
-        {"hira_A.default": (2, 8), "hira_B.default": (12, 2)},
-    ),
-    "hra": ({"hra_u.default": (108, 2)}, {"hra_u.default": (8, 2)}),
-    "oft": ({"oft_R.default.weight": (27, 6)}, {"oft_R.default.weight": (2, 6)}),
-    "boft": (
-        {"boft_R.default": (1, 27, 4, 4), "boft_s.default": (1, 8)},
-        {"boft_R.default": (1, 2, 4, 4), "boft_s.default": (12, 1)},
-    ),
-    "ia3": ({"ia3_l.default": (1, 8, 1, 1)}, {"ia3_l.default": (12, 1)}),
-}
+# Shapes
 
 
-@pytest.mark.parametrize("kind", ["conv", "linear"])
-@pytest.mark.parametrize("name", BY_HAND)
-def test_an_adapter_has_the_shapes_of_its_definition(name: str, kind: str) -> None:
-    method, by_hand = method_named(name), BY_HAND[name][kind == "linear"]
-    layer = nn.Conv2d(12, 8, kernel_size=3) if kind == "conv" else nn.Linear(8, 12)
-    if by_hand is not None:
-        assert method.shapes(layer, 2) == by_hand
-        assert _added(method, 2, layer) == by_hand
+@each(*(method for method in FLOAT32 if not method.targets.normalization and method not in GROUPED))
+def test_an_adapter_has_the_shapes_of_its_definition(method, snapshot):
+    """At rank 2 on 8 outputs and 12 inputs with a 3 x 3 kernel, and on 12 outputs and 8 inputs."""
+    found = {}
+    for kind, layer in {"conv": nn.Conv2d(12, 8, 3), "linear": nn.Linear(8, 12)}.items():
+        if method in PRINCIPAL and kind == "conv":  # refused by peft
+            continue
+        found[kind] = method.shapes(layer, 2)
+        assert _added(method, 2, layer) == found[kind]
+    assert found == snapshot
 
 
-def test_lokr_splits_a_larger_factor_in_two_and_by_tuckers_decomposition_in_three() -> None:
+def test_lokr_splits_a_larger_factor_in_two_and_by_tuckers_decomposition_in_three():
     layer = nn.Conv2d(64, 128, kernel_size=3)
     # 128 = 8 x 16 and 64 = 8 x 8; rank 2 is below half of 16.
     first = {"lokr_w1.default": (8, 8)}
@@ -222,7 +145,7 @@ def test_lokr_splits_a_larger_factor_in_two_and_by_tuckers_decomposition_in_thre
     }
 
 
-def test_norm_tuning_trains_copies_of_the_layers() -> None:
+def test_norm_tuning_trains_copies_of_the_layers():
     added = _added(method_named("ln_tuning"), None, nn.BatchNorm2d(6))
     assert added == {
         "ln_tuning_layers.default.weight": (6,),
@@ -230,25 +153,19 @@ def test_norm_tuning_trains_copies_of_the_layers() -> None:
     }
 
 
-def test_every_adapter_is_written_out_by_hand() -> None:
-    assert {*BY_HAND, "ln_tuning", "lora-grouped", "dora-grouped"} == {m.name for m in FLOAT32}
-
-
-def test_of_a_grouped_convolution_a_has_no_groups_and_b_has_those_of_the_layer() -> None:
+def test_of_a_grouped_convolution_a_has_no_groups_and_b_has_those_of_the_layer():
     """4 groups of 3 inputs and 6 outputs each, at rank 8."""
     layer = nn.Conv2d(12, 24, kernel_size=3, groups=4)
     by_hand = {"lora_A.default.weight": (8, 12, 3, 3), "lora_B.default.weight": (24, 2, 1, 1)}
     magnitude = {"lora_magnitude_vector.default.weight": (1, 24, 1, 1)}
-    lora, dora = map(method_named, ("lora-grouped", "dora-grouped"))
+    lora, dora = GROUPED
     assert _added(lora, 8, layer) == by_hand
     assert _added(dora, 8, layer) == {**by_hand, **magnitude}
 
 
-@each(method_named("lora-grouped"), method_named("dora-grouped"))
+@each(*GROUPED)
 @pytest.mark.parametrize(("groups", "rank"), [(4, 6), (12, 4), (2, 1)])
-def test_a_rank_that_the_groups_do_not_divide_is_refused(
-    method: Any, groups: int, rank: int
-) -> None:
+def test_a_rank_that_the_groups_do_not_divide_is_refused(method, groups, rank):
     """A release that takes it shows as a case that is no longer unsupported."""
     model = _One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
     with pytest.raises(ValueError, match=f"groups={groups} and rank {rank}"):
@@ -266,12 +183,12 @@ LAYERS = {
     "narrow": lambda: nn.Linear(4, 1),
     "prime": lambda: nn.Linear(12, 13),
 }
-RANKED = tuple(m for m in FLOAT32 if m.ranks and not m.name.endswith("-grouped"))
+RANKED = tuple(m for m in FLOAT32 if m.ranks and m not in GROUPED)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @each(*RANKED)
-def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method: Any, layer: str) -> None:
+def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
     """Each method meets each of four ranks at least twice, and so does each layer."""
     rank = (1, 3, 8, 40)[(RANKED.index(method) + list(LAYERS).index(layer)) % 4]
     model = _One(LAYERS[layer]())
@@ -288,14 +205,14 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method: Any, layer: str)
 
 @pytest.mark.parametrize("layer", LAYERS)
 @each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
-def test_shapes_without_a_rank_hold_for_every_layer(method: Any, layer: str) -> None:
+def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
     model = _One(LAYERS[layer]())
     if method.targets.find(model, heads=("head",)):
         expected = method.expected_trainable(model, heads=("head",), rank=None)
         assert trainable(method.adapt(model, heads=("head",), rank=None, seed=0)) == expected
 
 
-def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter() -> None:
+def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter():
     model = LORA.adapt(RESNET18.build(num_classes=10, seed=0), heads=("fc",), rank=4, seed=0)
     on_every_layer, on_head, head = 145_780, 4 * (512 + 10), 512 * 10 + 10
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -305,7 +222,7 @@ def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter()
 # Products
 
 
-def _delta(method: Any, layer: nn.Module, **known: str) -> tuple[torch.Tensor, dict[str, Any]]:
+def _delta(method, layer, **known):
     """Fill an adapter with noise; return the change of the weight, and its parameters by name."""
     model = method.adapt(_One(copy.deepcopy(layer)), heads=("head",), rank=2, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -320,7 +237,7 @@ def _delta(method: Any, layer: nn.Module, **known: str) -> tuple[torch.Tensor, d
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(12, 8, 3), nn.Linear(8, 12)], ids=["conv", "linear"])
-def test_products_are_those_of_the_papers(layer: Any) -> None:
+def test_products_are_those_of_the_papers(layer):
     """The change of the weight, from the factors, by the formula and without the library."""
     weight = layer.weight.detach()
     matrix = weight.flatten(start_dim=1)

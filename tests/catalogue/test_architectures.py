@@ -1,7 +1,5 @@
 """Architectures: what is built, from which seed, at what cost to the import."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -20,7 +18,6 @@ from peft_regress.catalogue.architectures import (
     RESNET18,
     SHUFFLENET_V2_X0_5,
     TORCHVISION,
-    TorchvisionModel,
 )
 from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
 from peft_regress.errors import InputError, UnknownNameError
@@ -53,7 +50,7 @@ PROFILED = [
 ]
 
 
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -67,15 +64,13 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_parameter_count_is_that_of_torchvision_with_ten_classes(
-    architecture: TorchvisionModel, parameters: int
-) -> None:
+def test_parameter_count_is_that_of_torchvision_with_ten_classes(architecture, parameters):
     model = architecture.build(num_classes=10, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @each_architecture
-def test_model_is_unmodified_torchvision(architecture: TorchvisionModel) -> None:
+def test_model_is_unmodified_torchvision(architecture):
     model = architecture.build(num_classes=10, seed=0)
     original = torchvision.models.get_model(architecture.name, weights=None, num_classes=10)
     assert type(model) is type(original)
@@ -83,9 +78,7 @@ def test_model_is_unmodified_torchvision(architecture: TorchvisionModel) -> None
 
 
 @each_architecture
-def test_head_is_the_one_layer_that_knows_the_number_of_classes(
-    architecture: TorchvisionModel,
-) -> None:
+def test_head_is_the_one_layer_that_knows_the_number_of_classes(architecture):
     few = architecture.build(num_classes=3, seed=0)
     many = architecture.build(num_classes=11, seed=0)
     differing = {
@@ -100,7 +93,7 @@ def test_head_is_the_one_layer_that_knows_the_number_of_classes(
 
 
 @each_architecture
-def test_seed_alone_fixes_the_weights(architecture: TorchvisionModel) -> None:
+def test_seed_alone_fixes_the_weights(architecture):
     torch.manual_seed(1)
     first = _state(architecture.build(num_classes=10, seed=5))
     torch.manual_seed(2)
@@ -111,14 +104,14 @@ def test_seed_alone_fixes_the_weights(architecture: TorchvisionModel) -> None:
     assert not torch.equal(first[weight], other[weight])
 
 
-def test_global_generator_stays_as_it_was() -> None:
+def test_global_generator_stays_as_it_was():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     SHUFFLENET_V2_X0_5.build(num_classes=10, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_entry_points_name_the_four_architectures() -> None:
+def test_entry_points_name_the_four_architectures():
     for architecture in ALL:
         assert registry.get("architecture", architecture.name) is architecture
         assert "default" in architecture.matrices
@@ -128,7 +121,7 @@ def test_entry_points_name_the_four_architectures() -> None:
 
 
 @pytest.mark.parametrize("name", every_classifier())
-def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(name: str) -> None:
+def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(name):
     """The head is the last layer to be registered, in all of them: an independent check."""
     architecture = TORCHVISION.find(name)
     assert architecture.name == name
@@ -153,39 +146,39 @@ def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(n
         ("maxvit_t", "classifier.5"),
     ],
 )
-def test_heads_are_those_of_torchvisions_source(name: str, head: str) -> None:
+def test_heads_are_those_of_torchvisions_source(name, head):
     assert registry.get("architecture", name).head == head
 
 
 @each_architecture
-def test_the_rule_finds_the_heads_that_are_written_down(architecture: TorchvisionModel) -> None:
+def test_the_rule_finds_the_heads_that_are_written_down(architecture):
     found = TORCHVISION.find(architecture.name)
     assert (found.head, found.matrices) == (architecture.head, ())
 
 
-def test_a_registered_name_is_not_looked_up_in_torchvision() -> None:
+def test_a_registered_name_is_not_looked_up_in_torchvision():
     assert registry.get("architecture", "resnet18") is RESNET18
     assert "default" in registry.get("architecture", "resnet18").matrices
 
 
-def test_torchvisions_other_models_are_no_classifiers() -> None:
+def test_torchvisions_other_models_are_no_classifiers():
     assert TORCHVISION.find("fcn_resnet50") is None
     with pytest.raises(UnknownNameError, match="unknown architecture 'fcn_resnet50'"):
         registry.get("architecture", "fcn_resnet50")
 
 
-def test_a_misspelt_name_gets_the_closest_of_torchvision_as_a_hint() -> None:
+def test_a_misspelt_name_gets_the_closest_of_torchvision_as_a_hint():
     with pytest.raises(UnknownNameError, match=r"'resnet5'\. Did you mean 'resnet50'\? Known: eff"):
         registry.get("architecture", "resnet5")
 
 
-def test_none_of_them_is_listed() -> None:
+def test_none_of_them_is_listed():
     registry.get("architecture", "squeezenet1_1")
     assert "squeezenet1_1" not in registry.names("architecture")
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name: str) -> None:
+def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name):
     with without_weights():
         model = registry.get("architecture", name).build(num_classes=10, seed=0).train()
     logits = model.to("meta")(torch.empty(2, 3, 224, 224, device="meta"))
@@ -193,14 +186,14 @@ def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name: s
     assert not [module for module in model.modules() if "Aux" in type(module).__name__]
 
 
-def test_finding_a_head_leaves_the_global_generator_as_it_was() -> None:
+def test_finding_a_head_leaves_the_global_generator_as_it_was():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     TORCHVISION.find("swin_v2_t")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_largest_model_is_looked_at_without_its_weights() -> None:
+def test_the_largest_model_is_looked_at_without_its_weights():
     with without_weights():
         model = TORCHVISION.find("vit_h_14").build(num_classes=10, seed=0)
     real = sum(p.numel() for p in model.parameters() if not p.is_meta)
@@ -209,18 +202,18 @@ def test_the_largest_model_is_looked_at_without_its_weights() -> None:
 
 
 class _TwoHeads(nn.Module):
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes):
         super().__init__()
         self.main = nn.Linear(3, num_classes)
         self.auxiliary = nn.Linear(3, num_classes)
 
 
-def test_a_model_with_two_heads_is_refused_with_both_names() -> None:
+def test_a_model_with_two_heads_is_refused_with_both_names():
     with pytest.raises(InputError, match=r"_TwoHeads: .* 2 layers .*\['main', 'auxiliary'\]"):
         output_layer(_TwoHeads)
 
 
-def test_a_model_that_ignores_the_number_of_classes_is_refused() -> None:
+def test_a_model_that_ignores_the_number_of_classes_is_refused():
     with pytest.raises(InputError, match=r"last layer of Linear: .* 0 layers"):
         output_layer(lambda num_classes: nn.Linear(3, 7))
 
@@ -229,7 +222,7 @@ def test_a_model_that_ignores_the_number_of_classes_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "resolution"), PROFILED)
-def test_full_head_and_lora_can_be_profiled(name: str, resolution: int) -> None:
+def test_full_head_and_lora_can_be_profiled(name, resolution):
     architecture = registry.get("architecture", name)
     settings = CostSettings(resolution=resolution)
     full, head, lora = (
@@ -252,7 +245,7 @@ def test_full_head_and_lora_can_be_profiled(name: str, resolution: int) -> None:
     assert head.step.peak_grad_bytes == 4 * head.trainable_params
 
 
-def _lora_size(model: nn.Module, images: torch.Tensor, head: str, rank: int = 4) -> int:
+def _lora_size(model, images, head, rank=4):
     """Count what LoRA adds to the layers that a forward pass is seen to call."""
     called = []
     for name, module in model.named_modules():
@@ -267,7 +260,7 @@ def _lora_size(model: nn.Module, images: torch.Tensor, head: str, rank: int = 4)
     "name",
     ["googlenet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("inception_v3", "maxvit_t"))],
 )
-def test_models_with_special_needs_can_be_profiled(name: str) -> None:
+def test_models_with_special_needs_can_be_profiled(name):
     report = adaptation_cost(Adaptation(method="head", architecture=name), CostSettings())
     assert report.step.peak_grad_bytes == 4 * report.trainable_params
 
@@ -281,16 +274,14 @@ def test_models_with_special_needs_can_be_profiled(name: str) -> None:
         ("inception_v3", "Kernel size can't be greater than actual input size"),
     ],
 )
-def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(
-    name: str, reason: str
-) -> None:
+def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(name, reason):
     adaptation = Adaptation(method="head", architecture=name)
     with pytest.raises(InputError, match=f"{name} --resolution 64 .*{reason}"):
         checked_cost(adaptation, CostSettings(resolution=64))
 
 
 @pytest.mark.slow
-def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken() -> None:
+def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken():
     reason = "vit_b_32 cannot be trained .* 3x32x32: Wrong image height! Expected 224 but got 32!"
     with pytest.raises(InputError, match=reason):
         train_source(registry.get("architecture", "vit_b_32"))
@@ -299,7 +290,7 @@ def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken() 
 # --- Imports --------------------------------------------------------------------------------------
 
 
-def test_a_registered_architecture_is_found_without_torch() -> None:
+def test_a_registered_architecture_is_found_without_torch():
     code = (
         "import sys; from peft_regress import registry\n"
         "registry.get('architecture', 'resnet18')\n"
@@ -309,7 +300,7 @@ def test_a_registered_architecture_is_found_without_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_listing_every_kind_imports_neither_torch_nor_numpy() -> None:
+def test_listing_every_kind_imports_neither_torch_nor_numpy():
     code = (
         "import sys; from peft_regress import registry\n"
         "names = [registry.names(kind) for kind in ('architecture', 'method', 'task')]\n"

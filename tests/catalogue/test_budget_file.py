@@ -1,10 +1,7 @@
 """The file of budgets: what it says of a case, what it refuses, and this repository's own."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -20,9 +17,6 @@ from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.runs.schema import Limits, with_budget
 
-if TYPE_CHECKING:
-    from peft_regress.gate.comparison import Comparison
-
 ROOT = Path(__file__).parents[2]
 LORA, FULL = "shift/lora-r4/resnet18", "shift/full/resnet18"
 TWO_GROUPS = """
@@ -36,19 +30,17 @@ cases."*/lora-r*/*" = {peak_of_full = 0.4, peak_b32_of_full = 1, score = 0.7}
 """
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text):
     file = folder / "budgets.toml"
     file.write_text(text)
     return file
 
 
-def group(limits: str, glob: str = LORA) -> str:
+def group(limits, glob=LORA):
     return f'[one]\nreason = "r"\ncases."{glob}" = {limits}'
 
 
-def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(
-    tmp_path: Path,
-) -> None:
+def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(tmp_path):
     budgets = read_budgets(write(tmp_path, TWO_GROUPS))
     assert budgets.budget_of(Case.parse(LORA)) == Budget(
         peak="256 MiB", of=FULL, peak_of=0.4, peak_b32_of=1, score=0.7
@@ -59,12 +51,12 @@ def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(
     assert budgets.budget_of(Case.parse("unseen/head/resnet18")) is None
 
 
-def test_absolute_limits_refer_to_no_case(tmp_path: Path) -> None:
+def test_absolute_limits_refer_to_no_case(tmp_path):
     budgets = read_budgets(write(tmp_path, group('{ship = "1 MB"}')))
     assert budgets.budget_of(Case.parse(LORA)) == Budget(ship="1 MB")
 
 
-def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path: Path) -> None:
+def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path):
     budgets = read_budgets(write(tmp_path, group('{update = "2 GFLOP"}')))
     found = with_budget(make_record(LORA), budgets.budget_of)
     assert found.budget == Limits(update=2 * 10**9)
@@ -90,18 +82,14 @@ def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_pat
         (group("{score = 1}", "shift/lore-*"), "'shift/lore-.*': no case has such an id; `peft-re"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_one_line(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as raised:
         read_budgets(write(tmp_path, text))
     assert str(tmp_path / "budgets.toml") in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert stated_budgets() == BudgetFile()
     folder = tmp_path / "project"
@@ -123,12 +111,12 @@ HIGHEST, LOWEST = 1.1, 0.1
 
 
 @pytest.fixture(scope="module")
-def own() -> BudgetFile:
+def own():
     return read_budgets(ROOT / "benchmarks" / "budgets.toml")
 
 
 @pytest.fixture(scope="module")
-def comparison(own: BudgetFile) -> Comparison:
+def comparison(own):
     """The record that judges each case now, judged by the budgets of the file."""
     stored, observed = read_references(ROOT / "baselines"), {}
     for case in matrix_cases():
@@ -138,9 +126,7 @@ def comparison(own: BudgetFile) -> Comparison:
     return judge({}, observed)
 
 
-def test_every_case_of_the_default_matrix_has_a_budget_on_its_costs_and_its_score(
-    own: BudgetFile,
-) -> None:
+def test_every_case_of_the_default_matrix_has_a_budget_on_its_costs_and_its_score(own):
     for case in matrix_cases():
         budget = own.budget_of(case)
         assert budget is not None, case.id
@@ -149,7 +135,7 @@ def test_every_case_of_the_default_matrix_has_a_budget_on_its_costs_and_its_scor
         assert given >= {"score", *(f"{name}{suffix}" for name in ("peak", "update", "ship"))}
 
 
-def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison: Comparison) -> None:
+def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison):
     for case in comparison.cases:
         assert case.verdict == "new", case.reasons
         for use in case.budgets:
@@ -159,9 +145,7 @@ def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison: Comp
             assert is_close, f"{case.id}: {use.name} is {use.value:.4g}, its limit {use.limit:.4g}"
 
 
-def test_the_budget_of_dora_says_that_it_needs_more_memory_than_full_fine_tuning(
-    own: BudgetFile,
-) -> None:
+def test_the_budget_of_dora_says_that_it_needs_more_memory_than_full_fine_tuning(own):
     for case in matrix_cases():
         if case.method == "dora":
             budget = own.budget_of(case)
@@ -169,6 +153,6 @@ def test_the_budget_of_dora_says_that_it_needs_more_memory_than_full_fine_tuning
             assert budget.peak_b32_of > 1
 
 
-def test_a_case_of_another_matrix_has_no_budget(own: BudgetFile) -> None:
+def test_a_case_of_another_matrix_has_no_budget(own):
     others = [case for name in ("extended", "edge") for case in matrix_cases(name)]
     assert {own.budget_of(case) for case in others} == {None}

@@ -1,10 +1,7 @@
 """GaLore: a convolution as a matrix, refreshes, and the variant that keeps only what it uses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 import pytest
 import torch
@@ -15,20 +12,19 @@ from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import RESNET18
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
-from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
 
 
-def _holding(parameter: nn.Parameter) -> nn.Module:
+def _holding(parameter):
     holder = nn.Module()
     holder.weight = parameter
     return holder
 
 
-def _step(parameter: nn.Parameter, gradient: torch.Tensor, *, rank: int) -> torch.Tensor:
+def _step(parameter, gradient, *, rank):
     optimizer = GALORE.make_optimizer(_holding(parameter), rank=rank)
     before = parameter.detach().clone()
     parameter.grad = gradient.clone()
@@ -36,7 +32,7 @@ def _step(parameter: nn.Parameter, gradient: torch.Tensor, *, rank: int) -> torc
     return parameter.detach() - before
 
 
-def _steps(method: Any, shape: tuple[int, ...], *, rank: int) -> tuple[torch.Tensor, Any]:
+def _steps(method, shape, *, rank):
     """Step through two refreshes; return the weight and the projector."""
     generator = torch.Generator().manual_seed(0)
     parameter = nn.Parameter(torch.randn(shape, generator=generator))
@@ -48,7 +44,7 @@ def _steps(method: Any, shape: tuple[int, ...], *, rank: int) -> tuple[torch.Ten
 
 
 @each(*BOTH)
-def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method: Any) -> None:
+def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(12, 20, generator=generator)
     ours, stock = nn.Parameter(start.clone()), nn.Parameter(start.clone())
@@ -63,7 +59,7 @@ def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method: Any) -> None:
                 "proj_type": method.proj_type,
             }
         ],
-        lr=learning_rate("galore"),
+        lr=GALORE.learning_rate,
         no_deprecation_warning=True,
     )
     for _ in range(2 * method.update_proj_gap + 1):
@@ -76,7 +72,7 @@ def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 3), (40, 2, 3, 3)], ids=["wide", "tall"])
-def test_a_convolution_is_seen_as_a_matrix(shape: tuple[int, ...]) -> None:
+def test_a_convolution_is_seen_as_a_matrix(shape):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator)
     gradient = torch.randn(shape, generator=generator)
@@ -88,7 +84,7 @@ def test_a_convolution_is_seen_as_a_matrix(shape: tuple[int, ...]) -> None:
 
 
 @each(*BOTH)
-def test_weights_are_ranked_and_vectors_left_plain(method: Any) -> None:
+def test_weights_are_ranked_and_vectors_left_plain(method):
     ranked, plain = method.make_optimizer(adapted(method), rank=2).param_groups
     assert ranked["rank"] == 2
     assert "rank" not in plain
@@ -97,7 +93,7 @@ def test_weights_are_ranked_and_vectors_left_plain(method: Any) -> None:
 
 
 @each(*BOTH)
-def test_the_projection_is_refreshed_every_gap_and_not_between(method: Any) -> None:
+def test_the_projection_is_refreshed_every_gap_and_not_between(method):
     parameter = nn.Parameter(torch.zeros(6, 9))
     optimizer = method.make_optimizer(_holding(parameter), rank=2)
     generator = torch.Generator().manual_seed(0)
@@ -113,19 +109,19 @@ def test_the_projection_is_refreshed_every_gap_and_not_between(method: Any) -> N
 
 
 @each(*BOTH)
-def test_a_weight_to_project_is_needed(method: Any) -> None:
+def test_a_weight_to_project_is_needed(method):
     with pytest.raises(UnsupportedCaseError, match="no trainable weight"):
         method.make_optimizer(nn.BatchNorm2d(3), rank=2)
 
 
 @pytest.mark.parametrize("rank", [1, 6, 50], ids=["one", "full", "beyond"])
-def test_a_rank_beyond_the_smaller_side_is_that_side(rank: int) -> None:
+def test_a_rank_beyond_the_smaller_side_is_that_side(rank):
     moved, projector = _steps(GALORE, (6, 1, 3, 3), rank=rank)
     assert projector.ortho_matrix.shape == (6, min(rank, 6))
     assert torch.isfinite(moved).all()
 
 
-def test_a_refresh_falls_inside_a_run() -> None:
+def test_a_refresh_falls_inside_a_run():
     assert {method.update_proj_gap for method in (*BOTH, GALORE_BF16)} == {15}
     assert GALORE.update_proj_gap < STEPS
 
@@ -144,18 +140,18 @@ def test_a_refresh_falls_inside_a_run() -> None:
     ],
     ids=str,
 )
-def test_cloning_changes_no_bit_of_the_training(proj_type: str, shape: tuple[int, ...]) -> None:
+def test_cloning_changes_no_bit_of_the_training(proj_type, shape):
     weights = [_steps(replace(m, proj_type=proj_type), shape, rank=2)[0] for m in BOTH]
     assert torch.equal(*weights)
 
 
-def test_cloning_changes_no_bit_of_a_model() -> None:
+def test_cloning_changes_no_bit_of_a_model():
     stock, cloned = (trained(method, steps=20) for method in BOTH)
     for one, other in zip(stock.parameters(), cloned.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_the_projector_of_both_sides_keeps_two_matrices_of_its_own() -> None:
+def test_the_projector_of_both_sides_keeps_two_matrices_of_its_own():
     _, projector = _steps(replace(GALORE_CLONED, proj_type="full"), (8, 2, 3, 3), rank=3)
     left, right = projector.ortho_matrix
     assert (tuple(left.shape), tuple(right.shape)) == ((8, 3), (3, 18))
@@ -163,7 +159,7 @@ def test_the_projector_of_both_sides_keeps_two_matrices_of_its_own() -> None:
         assert side.untyped_storage().nbytes() == 4 * side.numel()
 
 
-def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used() -> None:
+def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used():
     """Per weight (m, n) of rank r: the stock one keeps min(m, n)^2 elements, the clone r min(m, n).
 
     The library takes the r vectors as a slice, which keeps the whole matrix alive.
@@ -196,14 +192,12 @@ def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_u
 
 
 @pytest.mark.parametrize("proj_type", ["std", "full"])
-def test_on_bfloat16_the_svd_is_taken_in_float32_and_its_slice_is_a_copy(
-    proj_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_bfloat16_the_svd_is_taken_in_float32_and_its_slice_is_a_copy(proj_type, monkeypatch):
     """So that there the stock projector keeps what the cloning one keeps."""
     taken = []
     svd = torch.linalg.svd
 
-    def seen(matrix: torch.Tensor, **options: Any) -> Any:
+    def seen(matrix, **options):
         taken.append(matrix.dtype)
         return svd(matrix, **options)
 
@@ -222,7 +216,7 @@ def test_on_bfloat16_the_svd_is_taken_in_float32_and_its_slice_is_a_copy(
         assert side.untyped_storage().nbytes() == 2 * side.numel()
 
 
-def test_on_bfloat16_the_state_is_half_of_what_the_clone_keeps_in_float32() -> None:
+def test_on_bfloat16_the_state_is_half_of_what_the_clone_keeps_in_float32():
     half, cloned = (
         adaptation_cost(
             Adaptation(method=method.name, architecture="resnet18", rank=4), CostSettings()

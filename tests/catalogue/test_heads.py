@@ -1,8 +1,6 @@
 """Several heads, a head of several layers, and none: what trains, what is adapted, what ships."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +15,11 @@ from peft_regress.catalogue.methods import (
     HEAD,
     LORA,
     NORM,
-    Method,
     PeftAdapter,
 )
-from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.gate.policy import Policy, numerics_of_method
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # As test_adapters.py does: peft doubts a normalization layer as a target.
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
@@ -37,7 +31,7 @@ OF_HEADS = {"cls.0.weight", "cls.0.bias", "cls.1.weight", "cls.1.bias", "box.wei
 class Detecting(nn.Module):
     """A backbone and two heads, one of them two layers; takes (batch, 3, height, width)."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 1)
         self.norm = nn.BatchNorm2d(8)
@@ -46,23 +40,23 @@ class Detecting(nn.Module):
         self.cls = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
         self.box = nn.Linear(8, 4)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images):
         hidden = self.depthwise(self.norm(self.conv(images)))
         features = self.neck(hidden.mean((2, 3)))  # (batch, 8)
         return torch.cat([self.cls(features), self.box(features)], dim=1)  # (batch, 12)
 
 
-def _detecting(method: Method = LORA) -> nn.Module:
+def _detecting(method=LORA):
     torch.manual_seed(0)
     return cast_base(Detecting(), method.base_dtype).eval()
 
 
-# Of peft, on a bfloat16 base: a frozen number of AdaLoRA trains (test_bfloat16.py).
+# Of peft, on a bfloat16 base: a frozen number of AdaLoRA trains (test_invariants.py).
 WHOLE = tuple(method for method in ALL if method.name != "adalora-bf16")
 
 
 @each(*WHOLE)
-def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method: Method) -> None:
+def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method):
     rank = rank_of(method)
     expected = method.expected_trainable(_detecting(method), heads=HEADS, rank=rank)
     model = method.adapt(_detecting(method), heads=HEADS, rank=rank, seed=0)
@@ -74,7 +68,7 @@ def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method: Method) -> 
 
 
 @each(LORA, HEAD, BITFIT, NORM, FULL, GALORE)
-def test_all_of_the_heads_is_shipped_and_comes_back(method: Method, tmp_path: Path) -> None:
+def test_all_of_the_heads_is_shipped_and_comes_back(method, tmp_path):
     rank = rank_of(method)
     model = method.adapt(_detecting(), heads=HEADS, rank=rank, seed=0)
     with torch.no_grad():
@@ -92,7 +86,7 @@ def test_all_of_the_heads_is_shipped_and_comes_back(method: Method, tmp_path: Pa
 
 
 @each(*(method for method in WHOLE if method not in (HEAD, BN_HEAD)))
-def test_without_a_head_only_the_method_itself_trains(method: Method) -> None:
+def test_without_a_head_only_the_method_itself_trains(method):
     rank = rank_of(method)
     model = method.adapt(_detecting(method), heads=(), rank=rank, seed=0)
     assert trainable(model) == method.expected_trainable(_detecting(method), heads=(), rank=rank)
@@ -100,12 +94,12 @@ def test_without_a_head_only_the_method_itself_trains(method: Method) -> None:
 
 
 @each(HEAD, BN_HEAD)
-def test_a_method_that_trains_only_heads_is_unsupported_without_one(method: Method) -> None:
+def test_a_method_that_trains_only_heads_is_unsupported_without_one(method):
     with pytest.raises(UnsupportedCaseError, match=f"{method.name} trains only a head, and no"):
         method.adapt(_detecting(), heads=(), rank=None, seed=0)
 
 
-def test_without_a_head_its_layers_are_targets_like_others() -> None:
+def test_without_a_head_its_layers_are_targets_like_others():
     names = LORA.expected_trainable(_detecting(), heads=(), rank=2)
     assert {name.split(".")[2] for name in names} == {"conv", "neck", "cls", "box"}
 
@@ -113,7 +107,7 @@ def test_without_a_head_its_layers_are_targets_like_others() -> None:
 class Tied(nn.Module):
     """A head that shares a whole layer with the backbone, and its weight with an embedding."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.tokens = nn.Embedding(8, 8)
         self.shared = nn.Linear(8, 8)
@@ -121,11 +115,11 @@ class Tied(nn.Module):
         self.head = nn.Sequential(self.shared, nn.Linear(8, 8, bias=False))
         self.head[1].weight = self.tokens.weight
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens):
         return self.head(self.own(self.shared(self.tokens(tokens))))
 
 
-def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path: Path) -> None:
+def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path):
     expected = LORA.expected_trainable(Tied(), heads=("head",), rank=2)
     base: Any = Tied()
     model = LORA.adapt(base, heads=("head",), rank=2, seed=0)
@@ -143,15 +137,13 @@ def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path: Path) 
 # What a method says of itself
 
 
-def test_methods_whose_optimizer_is_a_part_of_them_say_so() -> None:
+def test_methods_whose_optimizer_is_a_part_of_them_say_so():
     own = {method.name.removesuffix("-bf16") for method in ALL if method.has_own_optimizer}
     assert own == {"galore", "galore-cloned", "loraplus", "lorafa", "adalora"}
 
 
 @each(*ALL)
-def test_the_numerics_of_a_method_are_those_that_the_policy_has_bounds_for(
-    method: Method,
-) -> None:
+def test_the_numerics_of_a_method_are_those_that_the_policy_has_bounds_for(method):
     policy = Policy()
     bounds = {
         "usual": policy.fingerprint_bound,

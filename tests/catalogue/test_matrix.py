@@ -1,9 +1,6 @@
 """The matrix: ids, selection, shards."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,11 +28,11 @@ class Thing:
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(clean_registry: None) -> None:
+def _own_registry(clean_registry):
     """Leave no trace in the registry of the other tests."""
 
 
-def test_default_matrix_pairs_everything_once() -> None:
+def test_default_matrix_pairs_everything_once():
     ids = [case.id for case in matrix_cases()]
     assert len(ids) == len(set(ids))
     ranked = sum(
@@ -46,39 +43,39 @@ def test_default_matrix_pairs_everything_once() -> None:
     assert len(ids) == 2 * 4 * ranked
 
 
-def test_order_is_stable() -> None:
+def test_order_is_stable():
     assert matrix_cases() == matrix_cases()
 
 
-def test_one_tasks_cases_are_its_part_of_the_matrix() -> None:
+def test_one_tasks_cases_are_its_part_of_the_matrix():
     assert matrix_cases(task="shift") == [case for case in matrix_cases() if case.task == "shift"]
 
 
-def test_unknown_task_is_refused() -> None:
+def test_unknown_task_is_refused():
     with pytest.raises(UnknownNameError, match="unknown task 'shfit'"):
         matrix_cases(task="shfit")
 
 
 @pytest.mark.parametrize("kind", ["task", "method", "architecture"])
-def test_what_is_no_default_stays_out_of_the_default_matrix(kind: Any) -> None:
+def test_what_is_no_default_stays_out_of_the_default_matrix(kind):
     before = matrix_cases()
     registry.add(kind, Thing("optional", matrices=()))
     assert matrix_cases() == before
 
 
-def test_a_task_that_is_named_has_its_cases_even_if_it_is_no_default() -> None:
+def test_a_task_that_is_named_has_its_cases_even_if_it_is_no_default():
     """Else a benchmark parametrized by it would be skipped for want of parameters."""
     registry.add("task", Thing("optional", matrices=()))
     assert len(matrix_cases(task="optional")) == len(matrix_cases(task="shift"))
 
 
-def test_what_a_user_adds_is_paired_with_everything() -> None:
+def test_what_a_user_adds_is_paired_with_everything():
     before = len(matrix_cases())
     registry.add("task", Thing("mine"))
     assert len(matrix_cases()) == before // 2 * 3
 
 
-def test_a_method_may_be_for_some_architectures_only() -> None:
+def test_a_method_may_be_for_some_architectures_only():
     grouped = [case.id for case in matrix_cases("extended") if "-grouped" in case.method]
     assert grouped == [
         f"shift/{method}-grouped-r96/{architecture}"
@@ -90,7 +87,7 @@ def test_a_method_may_be_for_some_architectures_only() -> None:
         assert matrices_of(case) == matrices
 
 
-def test_the_edge_matrix_has_what_its_tasks_name() -> None:
+def test_the_edge_matrix_has_what_its_tasks_name():
     ids = [case.id for case in matrix_cases("edge")]
     assert len(ids) == len(set(ids)) == 59
     assert {
@@ -112,13 +109,11 @@ def test_the_edge_matrix_has_what_its_tasks_name() -> None:
         ("shift/ia3/mobilenet_v2", {"extended"}),
     ],
 )
-def test_a_case_of_a_task_that_names_its_cases_is_in_a_matrix_if_it_is_named(
-    case: str, matrices: set[str]
-) -> None:
+def test_a_case_of_a_task_that_names_its_cases_is_in_a_matrix_if_it_is_named(case, matrices):
     assert matrices_of(parse_case_id(case)) == matrices
 
 
-def test_params_carry_id_and_marker() -> None:
+def test_params_carry_id_and_marker():
     found = {param.id: param for param in case_params("shift")}
     param = found["shift/lora-r4/resnet18"]
     assert param.values == (Case(task="shift", method="lora", architecture="resnet18", rank=4),)
@@ -133,7 +128,7 @@ def test_params_carry_id_and_marker() -> None:
 
 
 @pytest.mark.parametrize("case", matrix_cases(), ids=lambda case: case.id)
-def test_an_id_reads_back_as_its_case(case: Case) -> None:
+def test_an_id_reads_back_as_its_case(case):
     assert parse_case_id(case.id) == case
 
 
@@ -159,7 +154,7 @@ def test_an_id_reads_back_as_its_case(case: Case) -> None:
         " shift/lora-r4/resnet18",
     ],
 )
-def test_what_is_no_id_is_refused(text: str) -> None:
+def test_what_is_no_id_is_refused(text):
     with pytest.raises(InputError):
         parse_case_id(text)
 
@@ -173,18 +168,16 @@ def test_what_is_no_id_is_refused(text: str) -> None:
         ("lora", -1, "not a positive"),
     ],
 )
-def test_rank_is_there_exactly_where_the_method_has_one(
-    method: str, rank: int | None, message: str
-) -> None:
+def test_rank_is_there_exactly_where_the_method_has_one(method, rank, message):
     with pytest.raises(InputError, match=message):
         check_rank(method, rank)
 
 
-def test_a_rank_outside_the_default_matrix_is_allowed() -> None:
+def test_a_rank_outside_the_default_matrix_is_allowed():
     check_rank("lora", 3)
 
 
-def test_without_a_pattern_all_are_selected() -> None:
+def test_without_a_pattern_all_are_selected():
     assert select_cases(None) == matrix_cases()
 
 
@@ -192,17 +185,17 @@ def test_without_a_pattern_all_are_selected() -> None:
     ("pattern", "count"),
     [("shift/*", 48), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
 )
-def test_pattern_is_a_glob_on_ids(pattern: str, count: int) -> None:
+def test_pattern_is_a_glob_on_ids(pattern, count):
     assert len(select_cases(pattern)) == count
 
 
 @pytest.mark.parametrize("pattern", ["", "Shift/*", "shift", "nothing"])
-def test_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
+def test_pattern_that_matches_nothing_is_refused(pattern):
     with pytest.raises(UnknownNameError):
         select_cases(pattern)
 
 
-def test_a_pattern_of_another_matrix_is_told_the_matrix() -> None:
+def test_a_pattern_of_another_matrix_is_told_the_matrix():
     told = (
         r"no case of the matrix 'default' matches 'edge/full/\*', but 5 cases of 'edge': .*--matrix"
     )
@@ -223,9 +216,7 @@ ARCHITECTURES = sorted({case.architecture for case in CASES})
         st.sampled_from([case.id for case in CASES]), st.floats(min_value=0, max_value=1e6)
     ),
 )
-def test_shards_take_each_case_once_keep_architectures_together_and_are_never_empty(
-    count: int, weights: dict[str, float]
-) -> None:
+def test_shards_take_each_case_once_keep_architectures_together_and_are_never_empty(count, weights):
     shards = shard_of(CASES, count=count, weights=weights)
     assert shards.keys() == {case.id for case in CASES}
     assert set(shards.values()) == set(range(1, count + 1))
@@ -233,7 +224,7 @@ def test_shards_take_each_case_once_keep_architectures_together_and_are_never_em
     assert len(homes) == len(ARCHITECTURES)
 
 
-def test_heaviest_architecture_gets_a_shard_of_its_own() -> None:
+def test_heaviest_architecture_gets_a_shard_of_its_own():
     weights = {case.id: 100.0 if case.architecture == "resnet18" else 1.0 for case in CASES}
     shards = shard_of(CASES, count=2, weights=weights)
     alone = {shards[case.id] for case in CASES if case.architecture == "resnet18"}
@@ -241,18 +232,18 @@ def test_heaviest_architecture_gets_a_shard_of_its_own() -> None:
     assert not alone & rest
 
 
-def test_shards_do_not_depend_on_the_order_of_cases() -> None:
+def test_shards_do_not_depend_on_the_order_of_cases():
     weights = {case.id: float(index) for index, case in enumerate(CASES)}
     forwards = shard_of(CASES, count=3, weights=weights)
     assert forwards == shard_of(reversed(CASES), count=3, weights=weights)
 
 
-def test_more_shards_than_architectures_are_refused() -> None:
+def test_more_shards_than_architectures_are_refused():
     with pytest.raises(InputError, match="5 shards for 4 architectures"):
         shard_of(CASES, count=5, weights={})
 
 
-def test_architectures_that_took_no_time_fill_no_shard_twice() -> None:
+def test_architectures_that_took_no_time_fill_no_shard_twice():
     """A weight of zero is no measurement; taken as one, it would leave a shard empty."""
     weights = {case.id: 5.0 if case.architecture == "resnet18" else 0.0 for case in CASES}
     assert set(shard_of(CASES, count=4, weights=weights).values()) == {1, 2, 3, 4}

@@ -1,11 +1,8 @@
 """A project's own cases: found by import path, listed like built-in ones, refused by name."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,9 +29,6 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
 from peft_regress.settings import read_settings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 GATES = """\
 from peft_regress import FineTune
 
@@ -49,16 +43,16 @@ NUMBER = 3
 
 
 @pytest.fixture(autouse=True)
-def _traceless(clean_registry: None) -> None:
+def _traceless(clean_registry):
     """Leave no trace of the cases in the registry."""
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def project(tmp_path, monkeypatch):
     """Write a project in the working folder; its module is imported anew for each test."""
     monkeypatch.chdir(tmp_path)
 
-    def write(*cases: str, module: str = GATES, more: str = "") -> None:
+    def write(*cases, module=GATES, more=""):
         (tmp_path / "gates.py").write_text(module)
         (tmp_path / "pyproject.toml").write_text(
             f"[tool.peft_regress]\ncases = {list(cases)!r}\n{more}\n"
@@ -68,11 +62,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     sys.modules.pop("gates", None)
 
 
-def _case(name: str, **settings: Any) -> FineTune:
+def _case(name, **settings):
     return FineTune(name, model=print, data=print, adapter="full", **settings)
 
 
-def test_cases_of_the_settings_are_a_matrix_like_any_other(project: Callable[..., None]) -> None:
+def test_cases_of_the_settings_are_a_matrix_like_any_other(project):
     project("gates:GATES", "gates:ONE")
     ids = ["photos/lora-r4/net", "photos/mine/net", "sound/full/net"]
     assert usual_matrix() == "own"
@@ -86,9 +80,7 @@ def test_cases_of_the_settings_are_a_matrix_like_any_other(project: Callable[...
     assert len(matrix_cases("default")) == 96
 
 
-def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(
-    project: Callable[..., None],
-) -> None:
+def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(project):
     project("gates:GATES")
     case = parse_case_id("photos/lora-r4/net")
     assert case == Case(task="photos", method="lora", rank=4, architecture="net")
@@ -101,7 +93,7 @@ def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(
     assert own_fine_tune(parse_case_id("shift/full/resnet18")) is None
 
 
-def test_a_suite_can_give_its_cases_itself() -> None:
+def test_a_suite_can_give_its_cases_itself():
     gates = [_case("photos/full/net"), _case("photos/head/net")]
     assert [param.id for param in case_params(gates)] == ["photos/full/net", "photos/head/net"]
     assert [param.id for param in case_params(iter(gates))] == [gate.id for gate in gates]
@@ -110,15 +102,13 @@ def test_a_suite_can_give_its_cases_itself() -> None:
     assert case_params(_case("photos/norm/net"))[0].id == "photos/norm/net"
 
 
-def test_cases_keep_the_matrix_that_the_settings_name(project: Callable[..., None]) -> None:
+def test_cases_keep_the_matrix_that_the_settings_name(project):
     project("gates:GATES", more='matrix = "phone"')
     assert usual_matrix() == "phone"
     assert [param.id for param in case_params()] == ["phone/full/net"]
 
 
-def test_the_storage_is_that_of_the_settings_from_any_folder(
-    project: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_storage_is_that_of_the_settings_from_any_folder(project, tmp_path, monkeypatch):
     project("gates:GATES", more='baselines = "data"')
     assert str(usual_storage()) == "data"
     (tmp_path / ".git").mkdir()
@@ -128,9 +118,7 @@ def test_the_storage_is_that_of_the_settings_from_any_folder(
     assert usual_storage() == tmp_path / "data"
 
 
-def test_settings_of_the_process_win_over_those_of_the_working_folder(
-    project: Callable[..., None], tmp_path: Path
-) -> None:
+def test_settings_of_the_process_win_over_those_of_the_working_folder(project, tmp_path):
     project("gates:GATES")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "pyproject.toml").write_text('[tool.peft_regress]\nbaselines = "x"\n')
@@ -139,9 +127,7 @@ def test_settings_of_the_process_win_over_those_of_the_working_folder(
     assert str(usual_storage()) == "other/x"
 
 
-def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(
-    project: Callable[..., None],
-) -> None:
+def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):
     rule = '{{cases = "{}", metric = "{}", bound = {}, reason = "{}"}}'
     rules = [
         rule.format("photos/*", "peak_bytes", 0.1, "first"),
@@ -156,14 +142,14 @@ def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(
     assert bounds_of(_case("photos/lora-r4/a"))["peak_bytes"].reason == "second"
 
 
-def test_a_bound_on_an_unknown_metric_is_refused(project: Callable[..., None]) -> None:
+def test_a_bound_on_an_unknown_metric_is_refused(project):
     more = 'bounds = [{cases = "*", metric = "peek_bytes", bound = 1, reason = "x"}]'
     project("gates:GATES", more=more)
     with pytest.raises(UnknownNameError, match=r"peek_bytes'. Did you mean 'peak_bytes'"):
         bounds_of(_case("photos/full/a"))
 
 
-def test_the_import_path_of_a_case_is_known(project: Callable[..., None]) -> None:
+def test_the_import_path_of_a_case_is_known(project):
     project("gates:GATES")
     case_params(import_object("gates:GATES", folder=Path.cwd(), is_wanted=bool))  # a test's, too
     assert source_of(Case.parse("photos/mine/net")) == "gates:GATES"
@@ -174,9 +160,7 @@ def test_the_import_path_of_a_case_is_known(project: Callable[..., None]) -> Non
 # Refusals
 
 
-def test_an_id_that_two_cases_have_is_refused_with_both_places(
-    project: Callable[..., None],
-) -> None:
+def test_an_id_that_two_cases_have_is_refused_with_both_places(project):
     project("gates:GATES")
     message = "'photos/mine/net' of case_params has the id of a case of gates:GATES"
     own_fine_tunes()
@@ -187,9 +171,7 @@ def test_an_id_that_two_cases_have_is_refused_with_both_places(
         add_own_cases([_case("a/full/net"), _case("a/full/net")])
 
 
-def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(
-    project: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(project, tmp_path):
     board = 'title = "a"\nmemory = "1 MB"\ncompute = "b"\nsource = "c"\n'
     (tmp_path / "boards.toml").write_text(f"[lab-board]\n{board}")
     project(more='devices = "boards.toml"')
@@ -199,20 +181,20 @@ def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(
     assert add_own_cases(_case("a/full/net", budget=Budget(device="lab-board")))
 
 
-def test_the_same_case_may_be_given_twice() -> None:
+def test_the_same_case_may_be_given_twice():
     case = _case("photos/full/net")
     assert add_own_cases(case) == add_own_cases([case]) == [case]
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "vit_b_16"])
-def test_an_id_of_a_built_in_case_is_refused(architecture: str) -> None:
+def test_an_id_of_a_built_in_case_is_refused(architecture):
     name = f"shift/lora-r4/{architecture}"
     with pytest.raises(InputError, match=f"{name}' of case_params has the id of a built-in case"):
         case_params([_case(name)])
 
 
 @pytest.mark.parametrize("name", ["mine/lora-r4/resnet18", "shift/mine/resnet18", "shift/full/me"])
-def test_an_id_may_have_names_of_the_catalogue_but_not_all_three(name: str) -> None:
+def test_an_id_may_have_names_of_the_catalogue_but_not_all_three(name):
     assert add_own_cases(_case(name))
 
 
@@ -224,7 +206,7 @@ def test_an_id_may_have_names_of_the_catalogue_but_not_all_three(name: str) -> N
         (3, "case_params is 3, not a FineTune or an iterable of them"),
     ],
 )
-def test_what_is_no_case_is_refused(given: Any, message: str) -> None:
+def test_what_is_no_case_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         case_params(given)
 
@@ -240,9 +222,7 @@ def test_what_is_no_case_is_refused(given: Any, message: str) -> None:
         ("gates.x:GATES", "there is no module 'gates.x' in"),
     ],
 )
-def test_an_import_path_that_gives_no_case_is_refused_in_one_line(
-    project: Callable[..., None], tmp_path: Path, path: str, message: str
-) -> None:
+def test_an_import_path_that_gives_no_case_is_refused_in_one_line(project, tmp_path, path, message):
     project(path)
     with pytest.raises(InputError) as raised:
         matrix_cases("own")
@@ -264,9 +244,7 @@ def test_an_import_path_that_gives_no_case_is_refused_in_one_line(
         ),
     ],
 )
-def test_an_error_inside_a_module_names_path_error_and_place(
-    project: Callable[..., None], module: str, message: str
-) -> None:
+def test_an_error_inside_a_module_names_path_error_and_place(project, module, message):
     project("gates:GATES", module=module)
     for _ in range(2):
         with pytest.raises(InputError, match=message) as raised:
@@ -274,12 +252,12 @@ def test_an_error_inside_a_module_names_path_error_and_place(
         assert str(raised.value).startswith("'gates:GATES' does not import: ")
 
 
-def test_without_a_case_the_own_matrix_says_how_to_get_one() -> None:
+def test_without_a_case_the_own_matrix_says_how_to_get_one():
     with pytest.raises(InputError, match=r"name yours in pyproject.toml.*`peft-regress init`"):
         matrix_cases("own")
 
 
-def test_listing_own_cases_imports_no_torch_of_its_own(project: Callable[..., None]) -> None:
+def test_listing_own_cases_imports_no_torch_of_its_own(project):
     project("gates:GATES")
     code = (
         "import sys\nfrom peft_regress.catalogue.matrix import matrix_cases\n"

@@ -1,7 +1,5 @@
 """Methods that train a part of the model as it stands: which part."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torchvision
@@ -19,7 +17,6 @@ from peft_regress.catalogue.methods import (
     HEAD,
     NORM,
     NORM_BF16,
-    Method,
 )
 from peft_regress.errors import UnsupportedCaseError
 
@@ -32,7 +29,7 @@ PARTS: dict[str, set[str]] = {
 
 
 @each(HEAD, BN_HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
-def test_the_head_trains_and_with_it_the_methods_part(method: Method) -> None:
+def test_the_head_trains_and_with_it_the_methods_part(method):
     assert trainable(adapted(method)).keys() == PARTS[method.name.removesuffix("-bf16")] | {
         "head.weight",
         "head.bias",
@@ -40,19 +37,19 @@ def test_the_head_trains_and_with_it_the_methods_part(method: Method) -> None:
 
 
 @each(FULL, FULL_BF16)
-def test_full_fine_tuning_trains_every_parameter(method: Method) -> None:
+def test_full_fine_tuning_trains_every_parameter(method):
     names = {name for name, _ in tiny_network().named_parameters()}
     assert trainable(adapted(method)).keys() == names
 
 
 @each(HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
-def test_what_trains_is_what_is_shipped(method: Method) -> None:
+def test_what_trains_is_what_is_shipped(method):
     assert method.shipped_tensors(adapted(method)).keys() == trainable(adapted(method)).keys()
 
 
-def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions() -> None:
+def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions():
     class Attending(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.attention = nn.MultiheadAttention(4, num_heads=2)
             self.head = nn.Linear(4, 2)
@@ -71,9 +68,9 @@ def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions() -> 
     assert "features.1.0.attn.qkv.bias" in names
 
 
-def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -> None:
+def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one():
     class Normalized(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.batch = nn.BatchNorm2d(3)
             self.plain = nn.BatchNorm2d(3, affine=False)
@@ -95,7 +92,7 @@ def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -
 class WithoutTargets(nn.Module):
     """No bias but the head's, and a normalization that has no parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1, bias=False)
         self.norm = nn.BatchNorm2d(4, affine=False)
@@ -107,9 +104,7 @@ class WithoutTargets(nn.Module):
     [(BITFIT, "biases"), (NORM, "normalization layers with a weight")],
     ids=["bitfit", "norm"],
 )
-def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(
-    method: Method, targets: str
-) -> None:
+def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(method, targets):
     message = rf"{method.name}: WithoutTargets has none of its targets, {targets} .*'head'"
     with pytest.raises(UnsupportedCaseError, match=message):
         method.adapt(WithoutTargets(), heads=("head",), rank=None, seed=0)
@@ -118,9 +113,7 @@ def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(
 @pytest.mark.parametrize(
     ("name", "head"), [("squeezenet1_1", "classifier.1"), ("alexnet", "classifier.6")]
 )
-def test_networks_without_normalization_have_biases_to_train_and_nothing_for_norm(
-    name: str, head: str
-) -> None:
+def test_networks_without_normalization_have_biases_to_train_and_nothing_for_norm(name, head):
     with torch.device("meta"):
         model = torchvision.models.get_model(name, num_classes=3)
     with pytest.raises(UnsupportedCaseError, match="has none of its targets"):
@@ -129,7 +122,7 @@ def test_networks_without_normalization_have_biases_to_train_and_nothing_for_nor
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.5])
-def test_statistics_follow_at_one_momentum_whatever_the_models_own_is(momentum: float) -> None:
+def test_statistics_follow_at_one_momentum_whatever_the_models_own_is(momentum):
     base = tiny_network()
     base.norm.momentum = momentum
     assert BN_HEAD.adapt(base, heads=("head",), rank=None, seed=0).norm.momentum == 0.1

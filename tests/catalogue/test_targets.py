@@ -1,7 +1,5 @@
 """Targets of adapters: checked against which layers a forward pass is seen to call."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from peft_regress.catalogue.architectures.output_layer import without_weights
 from peft_regress.catalogue.methods.targets import bypassed_modules, eligible_layers
 
 
-def _weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+def _weight_layers(model):
     return {
         name: module
         for name, module in model.named_modules()
@@ -22,7 +20,7 @@ def _weight_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("name", every_classifier())
-def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name: str) -> None:
+def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name):
     architecture = TORCHVISION.find(name)
     with without_weights():
         model = architecture.build(num_classes=11, seed=0).to("meta").eval()
@@ -40,8 +38,8 @@ def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name: s
     assert set(ungrouped) == {n for n, m in eligible.items() if getattr(m, "groups", 1) == 1}
 
 
-def test_the_models_that_are_not_slow_cover_every_module_of_torchvision() -> None:
-    def modules(names: tuple[str, ...]) -> set[str]:
+def test_the_models_that_are_not_slow_cover_every_module_of_torchvision():
+    def modules(names):
         return {get_model_builder(name).__module__ for name in names}
 
     assert modules(ONE_OF_A_KIND) == modules(TORCHVISION.names())
@@ -52,7 +50,7 @@ class _Attention(nn.MultiheadAttention):
 
 
 class _Mixed(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.depthwise = nn.Conv2d(4, 4, kernel_size=3, groups=4)
         self.conv = nn.Conv2d(4, 4, kernel_size=1)
@@ -63,21 +61,21 @@ class _Mixed(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order() -> None:
+def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order():
     model = _Mixed()
     assert list(eligible_layers(model, heads=("head",))) == ["conv", "out_proj"]
     assert eligible_layers(model, heads=("head",))["conv"] is model.conv
 
 
-def test_grouped_convolutions_are_in_where_they_are_asked_for() -> None:
+def test_grouped_convolutions_are_in_where_they_are_asked_for():
     names = list(eligible_layers(_Mixed(), heads=("head",), grouped=True))
     assert names == ["depthwise", "conv", "out_proj"]
 
 
-def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called() -> None:
+def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called():
     """`out_proj` of an attention is read; one of the same name elsewhere is called."""
     assert bypassed_modules(_Mixed()) == {"attention.out_proj"}
 
 
-def test_a_model_that_is_an_attention_itself_has_no_target() -> None:
+def test_a_model_that_is_an_attention_itself_has_no_target():
     assert eligible_layers(nn.MultiheadAttention(4, num_heads=2), heads=()) == {}

@@ -1,28 +1,20 @@
 """Tasks: which images, split how, rendered how, and what `definition` notices."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from tiny_network import tiny_network
-from torch import nn
 from torch.nn import functional
 
 import peft_regress
 from peft_regress import registry
-from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, DigitsTask, digit_images
+from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
 each_scanner = pytest.mark.parametrize("scanner", list(SPLITS))
@@ -30,14 +22,14 @@ each_task = pytest.mark.parametrize("task", [SHIFT, UNSEEN], ids=lambda item: it
 
 
 @pytest.fixture
-def read_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def read_from(monkeypatch):
     """Return a setter of the file that the digits are read from, for the length of a test."""
 
-    def set_to(file: Path) -> None:
+    def set_to(file):
         monkeypatch.setattr(digit_images, "DIGITS_FILE", file)
         forget()
 
-    def forget() -> None:
+    def forget():
         read_digits.cache_clear()
         digit_images._arrays.cache_clear()
 
@@ -56,13 +48,13 @@ def read_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         ("sklearn", 1797, "88779380a7709f41729911002512f87ab9395c201e80697007f2c1816dbc7d4a"),
     ],
 )
-def test_raw_images_are_the_known_ones(scanner: Any, count: int, sha256: str) -> None:
+def test_raw_images_are_the_known_ones(scanner, count, sha256):
     digits = read_digits(scanner)
     assert len(digits.pixels) == len(digits.labels) == count
     assert digits.sha256 == sha256
 
 
-def test_a_digit_file_with_other_bytes_is_refused(read_from: Any, tmp_path: Path) -> None:
+def test_a_digit_file_with_other_bytes_is_refused(read_from, tmp_path):
     altered = bytearray(digit_images.DIGITS_FILE.read_bytes())
     altered[1000] ^= 1
     file = tmp_path / "digits.npz"
@@ -72,13 +64,13 @@ def test_a_digit_file_with_other_bytes_is_refused(read_from: Any, tmp_path: Path
         read_digits("sklearn")
 
 
-def test_a_digit_file_that_is_missing_is_named(read_from: Any, tmp_path: Path) -> None:
+def test_a_digit_file_that_is_missing_is_named(read_from, tmp_path):
     read_from(tmp_path / "gone.npz")
     with pytest.raises(InputError, match=r"gone\.npz: cannot be read \(No such file"):
         SHIFT.definition()
 
 
-def test_the_digits_for_a_first_case_are_those_of_scikit_learn() -> None:
+def test_the_digits_for_a_first_case_are_those_of_scikit_learn():
     for ours, known in zip(peft_regress.load_digits(), load_digits(return_X_y=True), strict=True):
         np.testing.assert_array_equal(ours, known, strict=True)
 
@@ -87,14 +79,14 @@ def test_the_digits_for_a_first_case_are_those_of_scikit_learn() -> None:
 
 
 @each_scanner
-def test_splits_share_no_image_and_leave_none_out(scanner: Any) -> None:
+def test_splits_share_no_image_and_leave_none_out(scanner):
     parts = [split_indices(scanner, split, classes=10) for split in SPLITS[scanner]]
     together = np.concatenate(parts)
     assert sorted(together) == list(range(len(read_digits(scanner).labels)))
 
 
 @each_scanner
-def test_no_test_image_is_a_copy_of_a_training_image(scanner: Any) -> None:
+def test_no_test_image_is_a_copy_of_a_training_image(scanner):
     pixels = read_digits(scanner).pixels
     test = {pixels[i].tobytes() for i in split_indices(scanner, "test", classes=10)}
     for split in SPLITS[scanner][:-1]:
@@ -103,7 +95,7 @@ def test_no_test_image_is_a_copy_of_a_training_image(scanner: Any) -> None:
 
 
 @each_scanner
-def test_every_split_has_every_class_in_proportion(scanner: Any) -> None:
+def test_every_split_has_every_class_in_proportion(scanner):
     labels = read_digits(scanner).labels
     whole = np.bincount(labels, minlength=10)
     turn = digit_images._RENDERINGS[scanner].turn
@@ -113,14 +105,14 @@ def test_every_split_has_every_class_in_proportion(scanner: Any) -> None:
 
 
 @each_scanner
-def test_fewer_classes_are_a_part_of_the_same_split(scanner: Any) -> None:
+def test_fewer_classes_are_a_part_of_the_same_split(scanner):
     everything = split_indices(scanner, "train", classes=10)
     some = split_indices(scanner, "train", classes=SOURCE_CLASSES)
     labels = read_digits(scanner).labels
     assert list(some) == [i for i in everything if labels[i] < SOURCE_CLASSES]
 
 
-def test_the_source_never_sees_a_target_image_or_an_unseen_class() -> None:
+def test_the_source_never_sees_a_target_image_or_an_unseen_class():
     _, labels = load_images("mnist", "source", classes=SOURCE_CLASSES)
     assert sorted(set(labels.tolist())) == list(range(SOURCE_CLASSES))
     assert {SHIFT.scanner, UNSEEN.scanner} == {"sklearn"}
@@ -130,7 +122,7 @@ def test_the_source_never_sees_a_target_image_or_an_unseen_class() -> None:
 
 
 @each_task
-def test_task_data_is_ready_for_the_model(task: DigitsTask) -> None:
+def test_task_data_is_ready_for_the_model(task):
     data = task.load()
     for images, labels in (
         (data.train_images, data.train_labels),
@@ -144,7 +136,7 @@ def test_task_data_is_ready_for_the_model(task: DigitsTask) -> None:
         assert torch.equal(images[:, 0], images[:, 2])
 
 
-def test_sizes_of_the_tasks() -> None:
+def test_sizes_of_the_tasks():
     sizes = {
         task.name: (len(task.load().train_labels), len(task.load().test_labels))
         for task in (SHIFT, UNSEEN)
@@ -153,14 +145,14 @@ def test_sizes_of_the_tasks() -> None:
 
 
 @each_task
-def test_each_image_carries_its_own_label(task: DigitsTask) -> None:
+def test_each_image_carries_its_own_label(task):
     """Against the package's own arrays and torch's own resize: a shifted label would show."""
     known = load_digits()
     for split, images, labels in (
         ("train", task.load().train_images, task.load().train_labels),
         ("test", task.load().test_images, task.load().test_labels),
     ):
-        indices = split_indices("sklearn", split, classes=task.classes)  # type: ignore[arg-type]
+        indices = split_indices("sklearn", split, classes=task.classes)
         assert labels.tolist() == known.target[indices].tolist()
         ink = torch.from_numpy(known.images[indices]).unsqueeze(1) / 16
         resized = functional.interpolate(ink, size=22, mode="bilinear", align_corners=False)
@@ -171,7 +163,7 @@ def test_each_image_carries_its_own_label(task: DigitsTask) -> None:
         torch.testing.assert_close(images, expected, rtol=0, atol=grain + 1e-6)
 
 
-def test_mnist_is_padded_and_not_resampled() -> None:
+def test_mnist_is_padded_and_not_resampled():
     raw = read_digits("mnist").pixels[[0, 4999]].astype(np.float64) / 255
     image = render("mnist", np.array([0, 4999]))
     assert image.shape == (2, 1, 32, 32)
@@ -179,7 +171,7 @@ def test_mnist_is_padded_and_not_resampled() -> None:
     assert np.all(image[:, :, :2] == np.float32(-0.1307 / 0.3081))
 
 
-def test_paper_and_ink_are_the_levels_of_background_and_full_ink() -> None:
+def test_paper_and_ink_are_the_levels_of_background_and_full_ink():
     grey = render("sklearn", np.arange(20), paper=0.3, ink=0.7) * 0.3081 + 0.1307
     assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
     assert grey.min() == pytest.approx(0.3, abs=1e-6)
@@ -187,7 +179,7 @@ def test_paper_and_ink_are_the_levels_of_background_and_full_ink() -> None:
     assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
 
 
-def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it() -> None:
+def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it():
     plain = render("sklearn", np.arange(20), paper=0.4, ink=0.7)
     grained = render("sklearn", np.arange(20), paper=0.4, ink=0.7, grain=0.05)
     difference = (grained - plain) * 0.3081
@@ -199,7 +191,7 @@ def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it
 
 
 @each_task
-def test_loading_twice_gives_the_same_tensors(task: DigitsTask) -> None:
+def test_loading_twice_gives_the_same_tensors(task):
     first = task.load()
     load_images.cache_clear()
     read_digits.cache_clear()
@@ -211,18 +203,18 @@ def test_loading_twice_gives_the_same_tensors(task: DigitsTask) -> None:
 # Head
 
 
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_shift_leaves_the_model_as_it_is() -> None:
+def test_shift_leaves_the_model_as_it_is():
     model = tiny_network(num_classes=10)
     before = _state(model)
     SHIFT.prepare(model, head="head", seed=0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else() -> None:
+def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
     heads = []
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -242,7 +234,7 @@ def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else() -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_unseen_refuses_a_head_that_is_no_linear_layer() -> None:
+def test_unseen_refuses_a_head_that_is_no_linear_layer():
     with pytest.raises(InputError, match="is not a Linear"):
         UNSEEN.prepare(tiny_network(), head="conv", seed=0)
 
@@ -251,7 +243,7 @@ def test_unseen_refuses_a_head_that_is_no_linear_layer() -> None:
 
 
 @each_task
-def test_definition_is_json_and_names_what_counts(task: DigitsTask) -> None:
+def test_definition_is_json_and_names_what_counts(task):
     definition = task.definition()
     assert json.loads(json.dumps(definition)) == definition
     assert definition["sha256"] == read_digits(task.scanner).sha256
@@ -259,11 +251,11 @@ def test_definition_is_json_and_names_what_counts(task: DigitsTask) -> None:
     assert NUM_CLASSES == 10
 
 
-def test_the_two_tasks_are_defined_apart() -> None:
+def test_the_two_tasks_are_defined_apart():
     assert SHIFT.definition() != UNSEEN.definition()
 
 
-def test_images_of_the_edge_matrix_are_drawn_and_always_the_same() -> None:
+def test_images_of_the_edge_matrix_are_drawn_and_always_the_same():
     data = EDGE_BATCH.load()
     assert data.train_images.shape == (16, 3, 96, 96)  # two steps of eight
     assert data.train_images.mean().abs() < 1e-2
@@ -273,20 +265,20 @@ def test_images_of_the_edge_matrix_are_drawn_and_always_the_same() -> None:
     assert torch.equal(data.test_images, data.train_images[:8])
 
 
-def test_tasks_of_the_edge_matrix_are_defined_by_their_shape() -> None:
+def test_tasks_of_the_edge_matrix_are_defined_by_their_shape():
     definition = EDGE.definition()
     assert json.loads(json.dumps(definition)) == definition
     assert definition["shape"] == [1, 3, 224, 224]
     assert definition != EDGE_BATCH.definition()
 
 
-def test_entry_points_name_the_tasks_of_the_edge_matrix() -> None:
+def test_entry_points_name_the_tasks_of_the_edge_matrix():
     for task in (EDGE, EDGE_BATCH):
         assert registry.get("task", task.name) is task
         assert task.matrices == ("edge",)
 
 
-def test_entry_points_name_the_two_tasks() -> None:
+def test_entry_points_name_the_two_tasks():
     for task in (SHIFT, UNSEEN):
         assert registry.get("task", task.name) is task
         assert "default" in task.matrices

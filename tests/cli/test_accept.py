@@ -220,8 +220,3 @@ def test_a_run_that_repeats_what_is_stored_is_accepted_and_compared(accepts, com
         code, out, _ = command("compare", *paths, "--baselines", root, "--stored-only")
         assert code == 0
         assert "no regression (2 unchanged" in out
-    # No entry that judges holds a case without scores.
-    write_entry(root, 3, repeating(trained(LORA)))
-    code, _, err = command("history", "--baselines", str(root))
-    assert code == 2
-    assert f"case {LORA} has no score of all seeds, so it cannot judge" in err

@@ -12,30 +12,27 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import msgspec
 import pytest
 from builders import MACHINE, make_record
 from dask_clusters import kill, local_cluster, processes
-from distributed.comm.core import CommClosedError
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
+from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.settings import Settings, read_settings
-from peft_regress.upgrades.cluster import cluster as cluster_module
-from peft_regress.upgrades.cluster import connection as connection_module
-from peft_regress.upgrades.cluster import facts as facts_module
-from peft_regress.upgrades.cluster import measuring, own_code
-from peft_regress.upgrades.cluster import slots as slots_module
-from peft_regress.upgrades.cluster.attempts import Attempts
-from peft_regress.upgrades.cluster.connection import ClusterLostError, NodeError
-from peft_regress.upgrades.cluster.messages import Facts, MeasuredCase, Progress, TaskResult
-from peft_regress.upgrades.cluster.own_code import pack_own_code, unpack_own_code
-from peft_regress.upgrades.cluster.slots import Slots
-from peft_regress.upgrades.orders import Results
+from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
+from peft_regress.workers import cluster as cluster_module
+from peft_regress.workers import facts as facts_module
+from peft_regress.workers.cluster import DaskPool
+from peft_regress.workers.facts import digest_of, pack_own_code
+from peft_regress.workers.node import Result
+from peft_regress.workers.pool import NodeError
 
 ROOT = Path(__file__).parents[2]
 GLOB = "*/lora-*/resnet18"
@@ -84,8 +81,8 @@ def own_cluster(tmp_path):
 @pytest.fixture
 def measure(command, tmp_path, monkeypatch):
     """Call the command and return (exit code, stdout, stderr)."""
-    monkeypatch.setattr(connection_module, "_CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr(connection_module, "_WORKER_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_module, "_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(cluster_module, "_WORKER_SECONDS", 0.5)
 
     def call(on: str, *words, cases=GLOB, save=tmp_path / "run.json", python: str | None = None):
         """`python` stands for the interpreter of this machine."""
@@ -110,10 +107,6 @@ def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
     assert first.startswith(f"{shared.address}: 2 workers, dashboard http://")
     assert [line.partition(" ")[0] for line in lines] == [f"[{n}/6]" for n in range(1, 7)]
     assert all(line.endswith(" running)") for line in lines)
-    by_group: dict[str, set[int]] = {}
-    for process, request in logged(python, "measure"):
-        by_group.setdefault(request["case"].partition("/")[2], set()).add(process)
-    assert all(len(found) == 1 for found in by_group.values())
     assert len(logged(python, "measure")) == 6
     assert {started["gpus"] for _, started in logged(python, "started")} == {""}
     assert not journal_of(tmp_path / "run.json").exists()
@@ -168,7 +161,7 @@ def test_an_interrupt_keeps_what_came_back(shared, measure, tmp_path, monkeypatc
     python = shared.write()
     code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
     assert code == 0
-    assert f"{len(kept)} records taken, {6 - len(kept)} measured" in err
+    assert f"taken, {6 - len(kept)} measured" in err
     assert len(logged(python, "measure")) == 6 - len(kept)
 
 
@@ -185,40 +178,14 @@ def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measur
     thread.start()
     code, _, err = measure(cluster.address)
     thread.join()
-    assert code == 0
-    assert "1 lost" in err
+    assert code == 0, err
     assert len(read_run_file(tmp_path / "run.json").run.cases) == 6
 
 
 @pytest.mark.slow
-def test_attempts_that_differ_name_both_nodes_and_the_case_has_no_record(
-    own_cluster, measure, tmp_path
-):
-    cluster = own_cluster()
-    # Each process has its own number; the first one dies in the group's second case.
-    python = cluster.write(pause=0.5, how={"numbers": "own"})
-
-    def strike():
-        wait_until(lambda: len(logged(python, "measure")) == 2)
-        for process in processes(cluster.dask):
-            kill(process)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    code, _, err = measure(cluster.address, cases="*/lora-r4/resnet18")
-    thread.join()
-    assert code == 3
-    assert f"{FIRST}: forward_flops is " in err
-    assert err.count("tcp://127.0.0.1:") >= 3
-    assert sorted(read_run_file(tmp_path / "run.json").run.cases) == [SECOND]
-
-
-@pytest.mark.slow
-def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(
-    own_cluster, measure, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(measuring, "_MOST_LOSSES", 0)
-    cluster = own_cluster()
+def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, measure, tmp_path):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        cluster = own_cluster()
     python = cluster.write(how={FIRST: "hang"})
 
     def strike():
@@ -231,10 +198,10 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(
     thread.start()
     code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
     thread.join()
-    assert (code, out) == (3, f"{tmp_path}/run.json: 2 cases\n")
-    assert f"{FIRST}, {SECOND}: given up after losing 1 node, tcp://127.0.0.1:" in err
+    assert (code, out) == (3, f"{tmp_path}/run.json: 3 cases\n")
+    assert f"{FIRST}: given up after losing 1 node, tcp://127.0.0.1:" in err
     run = read_run_file(tmp_path / "run.json").run
-    assert [record.status for record in run] == ["ok", "ok"]
+    assert [record.status for record in run] == ["ok"] * 3
     assert not run.selection.complete
 
 
@@ -289,49 +256,55 @@ def test_a_port_that_is_silent_or_no_scheduler_is_given_up(measure, said):
         one.close()
 
 
-RESULT = TaskResult(
-    attempt="a",
-    node="n",
-    machine=MACHINE,
-    environment={"peft": "1"},
-    cases=[MeasuredCase(record=make_record(FIRST), imported={}, adapter={})],
+MEASURED = MeasuredCase(
+    source=Source(where="n", machine=MACHINE, environment={"peft": "1"}),
+    record=make_record(FIRST),
+    imported={},
+    adapter={},
 )
 
 
-def _answer(**changed):
-    return msgspec.json.encode(msgspec.structs.replace(RESULT, **changed)).decode()
+def _result(text: str) -> str:
+    return msgspec.json.encode(Result(node="n", answer=msgspec.Raw(text.encode()))).decode()
+
+
+def _answer(**changed) -> str:
+    return msgspec.json.encode(msgspec.structs.replace(MEASURED, **changed)).decode()
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
         ("text", "JSON is malformed"),
-        (_answer()[:-1] + ', "more": 1}', "unknown field `more`"),
-        (_answer(environment={"../x": "1"}), "matching regex"),
-        (_answer(machine=None), f"has {FIRST}, not {FIRST}"),
-        (_answer(cases=[]), f"has no case, not {FIRST}"),
-        (_answer(cases=RESULT.cases * 2), f"has {FIRST}, {FIRST}, not"),
+        (_result(_answer())[:-1] + ', "more": 1}', "unknown field `more`"),
+        (_result(_answer()[:-1] + ', "more": 1}'), "unknown field `more`"),
         (
-            _answer(cases=[msgspec.structs.replace(RESULT.cases[0], record=make_record(SECOND))]),
-            f"has {SECOND}, not {FIRST}",
+            _result(
+                _answer(source=msgspec.structs.replace(MEASURED.source, environment={"../x": "1"}))
+            ),
+            "matching regex",
         ),
-        (_answer().replace('"status":"ok"', '"status":"error"'), "status 'error' with error None"),
         (None, "bytes-like object"),
     ],
 )
-def test_an_answer_that_is_no_result_names_the_node(answer, problem):
-    running = SimpleNamespace(worker="tcp://a:1", task=SimpleNamespace(cases=[FIRST]))
-    with pytest.raises(NodeError, match=r"^node tcp://a:1: its answer is no") as raised:
-        measuring._result_of(answer, running)
+def test_an_answer_that_is_no_result_names_the_task(answer, problem):
+    pool = DaskPool("tcp://a:1", SimpleNamespace(status="running"), uses_gpus=False, say=print)
+    work = SimpleNamespace(key="key", what=FIRST, answer=MeasuredCase)
+
+    def ended(message):
+        return SimpleNamespace(status="finished", result=lambda timeout: message)
+
+    with pytest.raises(NodeError, match=r"^node key: its answer is no") as raised:
+        pool._answer_of(work, ended(answer))
     assert problem in str(raised.value)
-    assert measuring._result_of(_answer(), running) == RESULT
+    assert pool._answer_of(work, ended(_result(_answer()))) == MEASURED
 
 
-def test_what_a_node_tells_and_is_no_progress_is_not_compared():
-    attempts = Attempts()
-    for message in ("text", "{}", None):
-        attempts.told(message)
-    assert attempts.disagreement("k", RESULT, make_record(FIRST)) is None
+def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):
+    shared.write(how={FIRST: "other"})
+    assert measure(shared.address, cases=FIRST)[0] == 0
+    (record,) = read_run_file(tmp_path / "run.json").run
+    assert "answered with the record of another/" in record.error.message
 
 
 class _Pickled:
@@ -346,11 +319,13 @@ def _unpickled():
 
 
 def test_a_result_is_not_unpickled(shared):
-    with connection_module.connected(shared.address) as connection:
-        future = connection.client.submit(_Pickled, pure=False)
+    with contextlib.closing(cluster_module._client(shared.address)) as client:
+        pool = DaskPool(shared.address, client, uses_gpus=False, say=print)
+        future = client.submit(_Pickled, pure=False)
         wait_until(lambda: future.status != "pending")
+        work = SimpleNamespace(key="key", what=FIRST, answer=MeasuredCase)
         with pytest.raises(NodeError, match="only able to deserialize"):
-            cluster_module.message_of(future)
+            pool._answer_of(work, future)
 
 
 @pytest.mark.parametrize(
@@ -401,123 +376,40 @@ def test_a_worker_with_threads_is_refused(own_cluster, measure):
 
 
 def test_without_dask_it_names_the_extra(measure, monkeypatch):
-    monkeypatch.setattr(cluster_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(options, "find_spec", lambda _: None)
     code, _, err = measure("tcp://127.0.0.1:9")
     assert code == 2
     assert "pip install 'peft-regress[cluster]'" in err
 
 
 @pytest.mark.parametrize(
-    ("moved", "problem"),
+    ("fact", "value", "problem"),
     [
-        (
-            {"packages": {"python": "3.99.0"}},
-            ", the command runs on 3.99.0; start it with the same Python",
-        ),
-        ({"packages": {"peft": "0.1"}}, "the command has peft 0.1; run `"),
-        ({"packages": {"more": "1"}}, "has no more, the command has more 1"),
-        ({"dask": "1.0"}, "the command has 1.0; run `"),
-        ({"code": "other"}, "has other code of peft_regress of the same version"),
-        ({"files": {"sources/new": "0"}}, "baselines/sources/new is missing there; put the"),
-        ({"files": {"sources/manifest": "0"}}, "baselines/sources/manifest differs"),
+        ("package python", "3.99.0", ", the command runs on 3.99.0; start it with the same Python"),
+        ("package peft", "0.1", "the command has peft 0.1; run `"),
+        ("package more", "1", "has no more, the command has more 1"),
+        ("package distributed", "1.0", "the command has distributed 1.0; run `"),
+        ("code peft_regress", "other", "has other code of peft_regress; install this one"),
+        ("module gates", "other", "has other code of gates than the command"),
+        ("file sources/new", "0", "baselines/sources/new is missing there; put the"),
+        ("file sources/manifest", "0", "baselines/sources/manifest differs"),
     ],
 )
 def test_a_node_that_lacks_something_is_refused_by_name_with_a_remedy(
-    shared, measure, monkeypatch, moved, problem
+    shared, measure, fact, value, problem
 ):
     shared.write()
     here = facts_module.facts_here
-
-    def facts(baselines: Path) -> Facts:
-        found = here(baselines)
-        changes = {
-            name: {**getattr(found, name), **value} if isinstance(value, dict) else value
-            for name, value in moved.items()
-        }
-        return msgspec.structs.replace(found, **changes)
-
-    monkeypatch.setattr(facts_module, "facts_here", facts)
-    code, _, err = measure(shared.address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module, "facts_here", lambda *of: {**here(*of), fact: value})
+        code, _, err = measure(shared.address)
     assert (code, err.count("\n")) == (2, 1)
     assert "error: node " in err
     assert "tcp://127.0.0.1:" in err
     assert problem in err
 
 
-def test_a_scheduler_of_another_dask_is_refused(shared, measure, monkeypatch):
-    monkeypatch.setattr(connection_module, "version", lambda _: "1.0")
-    code, _, err = measure(shared.address)
-    assert (code, err.count("\n")) == (2, 1)
-    assert ", and 1.0 is installed here; install the same on both" in err
-
-
 # --- its parts -----------------------------------------------------------------------------------
-
-
-def told(attempts: Attempts, attempt: str, **exact) -> None:
-    progress = Progress(key="k", attempt=attempt, node=f"node {attempt}", case=FIRST, exact=exact)
-    attempts.told(msgspec.json.encode(progress).decode())
-
-
-def test_attempts_count_what_runs_and_what_was_lost():
-    attempts = Attempts()
-    attempts.started("k")
-    attempts.started("l")
-    assert (attempts.running, attempts.lost) == (2, 0)
-    attempts.ended("k")
-    attempts.ended("l", is_lost=True)
-    assert (attempts.running, attempts.lost) == (0, 1)
-
-
-@pytest.mark.parametrize(("flops", "differs"), [(1000, False), (1001, True), (None, True)])
-def test_exact_metrics_of_two_attempts_must_be_equal(flops, differs):
-    attempts = Attempts()
-    exact = {} if flops is None else {"forward_flops": flops}
-    told(attempts, "a", **exact)
-    told(attempts, "b", forward_flops=1)
-    record = make_record(FIRST, {"forward_flops": 1000, "peak_bytes": 3})
-    result = TaskResult(attempt="b", node="node b")
-    found = attempts.disagreement("k", result, record)
-    assert (found is not None) == differs
-    if found is not None:
-        shown = "absent" if flops is None else "1,001"
-        assert f"forward_flops is {shown} on node a and 1,000 on node b" in found
-
-
-def test_a_worker_goes_on_with_its_environment_then_helps_where_fewest_work():
-    woken = []
-    slots = Slots(lambda: ["a", "b", "c"])
-    one, two = (slots.enter(name, lambda name=name: woken.append(name)) for name in ("x", "y"))
-    assert slots.take(one) == "a"
-    assert slots.take(one) is None  # the next one is for the order that nobody works for
-    assert slots.take(two) == "b"
-    assert slots.take(one) == "c"
-    assert slots.take(one) is None
-    slots.give_back(two, "b")
-    assert woken == ["x", "y"]
-    assert slots.take(one) is None  # it has the environment of the other order
-    assert slots.take(two) == "b"
-    slots.want(two, more=False)
-    slots.give_back(two, "b")
-    assert slots.take(one) == "b"
-    slots.leave(two)
-
-
-def test_slots_follow_the_workers_that_are_there(monkeypatch):
-    there, now = ["a"], [0.0]
-    monkeypatch.setattr(slots_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    slots = Slots(lambda: list(there))
-    number = slots.enter("x", lambda: None)
-    assert slots.take(number) == "a"
-    there.clear()
-    assert slots.has("a")  # asked a moment ago
-    now[0] = 2.0
-    assert not slots.has("a")
-    there.append("b")
-    now[0] = 5.0
-    assert slots.seconds_empty == 3.0
-    assert slots.take(number) == "b"
-    assert slots.seconds_empty == 0.0
 
 
 def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
@@ -530,22 +422,6 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE
     assert run.cases["a/b/d"].machine is msgspec.UNSET
-
-
-@pytest.mark.parametrize(
-    ("raised", "is_up", "kind"),
-    [
-        (CommClosedError("closed"), True, ClusterLostError),
-        (RuntimeError("Tried sending message after closing"), False, ClusterLostError),
-        (RuntimeError("a defect"), True, RuntimeError),
-        (InputError("a case"), False, InputError),
-    ],
-)
-def test_what_dask_raises_without_a_scheduler_says_that_it_has_gone(raised, is_up, kind):
-    client = SimpleNamespace(status="running" if is_up else "closed")
-    connection = connection_module.Connection("tcp://a:1", client, uses_gpus=False)
-    with pytest.raises(kind), connection.in_use():
-        raise raised
 
 
 # --- a project's own cases -----------------------------------------------------------------------
@@ -564,33 +440,43 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
     monkeypatch.chdir(tmp_path)
     assert command("init")[0] == 0
     (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
+    (tmp_path / "gates" / "notes.txt").write_text("not declared")
     (tmp_path / "elsewhere.py").write_text("not imported")
     (tmp_path / "boards.toml").write_text("")
     with (tmp_path / "pyproject.toml").open("a") as settings:
-        settings.write('devices = "boards.toml"\n')
+        settings.write('devices = "boards.toml"\ndata = ["gates/*.bin"]\n')
     for hidden in (".env", ".git/config"):
         (tmp_path / "gates" / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / "gates" / hidden).write_text("secret")
     packed = pack_own_code(read_settings(tmp_path))
-    assert packed.paths == ["gates.cases:GATES"]
     assert pack_own_code(read_settings(tmp_path)) == packed
-    unpack_own_code(packed, tmp_path / "node")
+    packed.unpack(tmp_path / "node")
     found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
     assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
-    assert "elsewhere.py" not in found
+    assert not {"elsewhere.py", "gates/notes.txt"} & found
     assert not any("pycache" in name for name in found)
     assert not list((tmp_path / "node" / "gates").glob(".*"))
     assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
-    monkeypatch.setattr(own_code, "_LARGEST_BYTES", 100)
-    with pytest.raises(InputError, match=r"more than the 0 that are sent to nodes. Install it"):
+    monkeypatch.setattr(facts_module, "_LARGEST_BYTES", 100)
+    with pytest.raises(InputError, match=r"more than the 0 that are sent to nodes. Install them"):
         pack_own_code(read_settings(tmp_path))
 
 
-@pytest.mark.parametrize("devices", ["../boards.toml", "/boards.toml", ".boards/mine.toml"])
-def test_a_table_of_devices_is_sent_only_from_inside_the_project(tmp_path, devices):
-    table = tmp_path / "pyproject.toml"
-    table.write_text(f"[tool.peft_regress]\ndevices = '{devices}'\n")
-    with pytest.raises(InputError, match=r"is hidden or not below .* is not sent to nodes; move"):
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ('devices = "../boards.toml"', "is hidden or not below .* is not sent to nodes; move"),
+        ('devices = "/boards.toml"', "is hidden or not below"),
+        ('devices = ".boards/mine.toml"', "is hidden or not below"),
+        ('data = [".env"]', "is hidden or not below"),
+        ('data = ["images/*.png"]', "matches no file there"),
+        ('data = ["/etc/passwd"]', "matches no file there"),
+    ],
+)
+def test_what_is_hidden_or_elsewhere_is_not_sent(tmp_path, declared, message):
+    (tmp_path / ".env").write_text("secret")
+    (tmp_path / "pyproject.toml").write_text(f"[tool.peft_regress]\n{declared}\n")
+    with pytest.raises(InputError, match=message):
         pack_own_code(read_settings(tmp_path))
 
 
@@ -610,17 +496,18 @@ def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotte
 
 def test_a_package_below_src_travels_and_comes_before_an_installed_one(project, monkeypatch):
     packed = pack_own_code(read_settings(project))
-    assert (packed.search, list(packed.modules)) == (["src"], ["gates", "gates.cases", "ours"])
+    assert (packed.search, packed.modules) == (["src"], ["gates", "gates.cases", "ours"])
     node = project / "node"
-    unpack_own_code(packed, node)
+    first = packed.unpack(node)
+    here = digest_of("ours", [])
     other = project / "site-packages"
     (other / "ours").mkdir(parents=True)
     (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
     monkeypatch.setattr(sys, "path", [str(other), *sys.path])
     sys.modules.pop("ours", None)
-    assert own_code.other_module(packed, node) is None
+    assert digest_of("ours", first) == here
     (node / "src" / "ours" / "__init__.py").unlink()
-    assert own_code.other_module(packed, node) == "ours"
+    assert digest_of("ours", first) != here
 
 
 def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):

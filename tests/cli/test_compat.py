@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import subprocess
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +13,12 @@ import msgspec
 import pytest
 import saved_adapters
 from saved_adapters import edit_configuration, save_lora, write_nets
+from worker_here import work_here
 
 import peft_regress.cli.compat as compat_command
-from peft_regress.errors import InputError
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat import check as check_module
 from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.certificate import certificate_bytes, read_certificate
-from peft_regress.upgrades.compat.messages import LoadAdapter, MakeBase
-from peft_regress.upgrades.compat.releases import BaseModelError, Seen
-from peft_regress.upgrades.compat.worker import handlers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OWN = ("--base", "small_nets:make", "--inputs", "small_nets:inputs")
@@ -46,34 +41,6 @@ def adapter(saved, tmp_path, monkeypatch):
     return folder
 
 
-# Loading seeds the generators and replaces a method of the library: for all threads, here.
-_ONE_AT_A_TIME = threading.Lock()
-
-
-class LoaderHere:
-    """Loads adapters in this process: a worker of its own would import torch again."""
-
-    def __init__(self, *, base, folder, time_limit):
-        self.base, self.folder = base, folder
-
-    def load(self, python, adapters):
-        with _ONE_AT_A_TIME:
-            return list(self._loaded(python, adapters))
-
-    def _loaded(self, python, adapters):
-        answers = handlers()
-        try:
-            made = answers[MakeBase](MakeBase(base=self.base, folder=str(self.folder)))
-        except InputError as error:
-            raise BaseModelError(str(error)) from None
-        for one in adapters:
-            loaded = answers[LoadAdapter](LoadAdapter(folder=str(one)))
-            yield Seen(packages={"peft": str(python)}, base=made, adapter=loaded)
-
-    def stop(self):
-        """Do nothing."""
-
-
 @pytest.fixture
 def releases(monkeypatch):
     """Let the installed release stand for each: what pip would do is tested elsewhere."""
@@ -83,8 +50,7 @@ def releases(monkeypatch):
         yield SimpleNamespace(python=requirements[0])
 
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
-    for module in (compat_module, check_module):
-        monkeypatch.setattr(module, "AdapterLoader", LoaderHere)
+    work_here(monkeypatch)
 
 
 def test_a_release_that_computes_the_same_is_exit_0_and_certified(command, adapter, releases):

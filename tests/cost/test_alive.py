@@ -1,28 +1,26 @@
 """The peak of code that runs for real."""
 
-from __future__ import annotations
-
 import gc
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from peft_regress.cost.alive import peak_while
+from peft_regress.cost.storages import peak_while
 
 FLOAT = 4
 MODEL = nn.Linear(10, 10)
 HELD = (100 + 10) * FLOAT
 
 
-def peak_of(action: Any) -> int | None:
+def peak_of(action):
     return peak_while(action, MODEL)[1]
 
 
 @torch.inference_mode()
-def chain(count: int) -> Tensor:
+def chain(count):
     """Return a tensor of 1,000 numbers; while it is made, at most two are alive."""
     found = torch.zeros(1000)
     for _ in range(count):
@@ -30,29 +28,30 @@ def chain(count: int) -> Tensor:
     return found
 
 
-def test_the_peak_is_of_one_moment_and_has_the_model() -> None:
-    assert peak_of(lambda: None) == HELD
-    assert peak_of(lambda: chain(0)) == HELD + 1000 * FLOAT
-    assert peak_of(lambda: chain(5)) == HELD + 2000 * FLOAT
-    assert peak_of(lambda: [chain(5) for _ in range(3)]) == HELD + 4000 * FLOAT
+@pytest.mark.parametrize(
+    ("action", "numbers"),
+    [
+        (lambda: None, 0),
+        (lambda: chain(0), 1000),
+        (lambda: chain(5), 2000),
+        (lambda: [chain(5) for _ in range(3)], 4000),
+        # A view and an operator in place hold nothing of their own; one that grows is followed.
+        (lambda: torch.zeros(1000).view(10, 100).add_(1)[3], 1000),
+        (lambda: torch.zeros(1).resize_(500), 500),
+    ],
+)
+def test_the_peak_is_of_one_moment_and_has_the_model(action, numbers):
+    assert peak_of(action) == HELD + numbers * FLOAT
 
 
-def test_a_view_and_an_in_place_operator_hold_nothing_of_their_own() -> None:
-    assert peak_of(lambda: torch.zeros(1000).view(10, 100).add_(1)[3]) == HELD + 1000 * FLOAT
-
-
-def test_a_tensor_that_grows_in_place_is_followed() -> None:
-    assert peak_of(lambda: torch.zeros(1).resize_(500)) == HELD + 500 * FLOAT
-
-
-def test_what_existed_before_counts_from_its_use_on() -> None:
+def test_what_existed_before_counts_from_its_use_on():
     batch = torch.ones(3, 10)
     made = 3 * 10 * FLOAT
     assert peak_of(lambda: MODEL(batch)) == HELD + batch.nbytes + made
 
 
-def test_the_garbage_collector_does_not_move_it() -> None:
-    def littering() -> None:
+def test_the_garbage_collector_does_not_move_it():
+    def littering():
         for _ in range(20):
             cycle: list[Any] = [torch.zeros(1000)]
             cycle.append(cycle)
@@ -65,16 +64,16 @@ def test_the_garbage_collector_does_not_move_it() -> None:
         gc.set_threshold(*before)
 
 
-def test_an_error_is_the_code_s_own() -> None:
-    def fail() -> None:
+def test_an_error_is_the_code_s_own():
+    def fail():
         raise OSError("no such file")
 
     with pytest.raises(OSError, match="no such file"):
         peak_of(fail)
 
 
-def test_code_that_cannot_be_watched_runs_without() -> None:
-    def shy() -> str:
+def test_code_that_cannot_be_watched_runs_without():
+    def shy():
         if is_in_torch_dispatch_mode():
             raise RuntimeError("watched")
         return "done"
@@ -83,11 +82,11 @@ def test_code_that_cannot_be_watched_runs_without() -> None:
     assert peak_of(lambda: torch.ones(3, 3).to_sparse().to_dense()) is None
 
 
-def test_what_torch_compiles_stays_compiled() -> None:
+def test_what_torch_compiles_stays_compiled():
     """Under another mode torch would run it eagerly, from then on."""
     compiled = []
 
-    def backend(graph: Any, _: Any) -> Any:
+    def backend(graph, _):
         compiled.append(graph)
         return graph.forward
 

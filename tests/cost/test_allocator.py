@@ -5,17 +5,14 @@ returns (oneDNN's copies of images and weights in its own layout), and Python nu
 keeps as tensors of 8 bytes. Without those, nothing may differ.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import memory_check
 import pytest
 import torch
-from memory_check import AllocatorPeak, allocator_peak
+from memory_check import allocator_peak
 from network_zoo import (
     CLASSES,
     NETWORKS,
@@ -25,31 +22,20 @@ from network_zoo import (
     fake_cost,
     pairings,
     real_step,
+    step,
 )
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-from peft_regress.cost import profile_step
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from network_zoo import Method
-    from torch import Tensor
-
-    from peft_regress.cost import StepCost
-
-torch.set_num_threads(1)
 
 FLOAT = 4
 NUMBER = 8
 
 
-def allocator_peak_of(make_model: Callable[[], nn.Module], shape: tuple[int, ...]) -> AllocatorPeak:
+def allocator_peak_of(make_model, shape):
     return allocator_peak(lambda: real_step(make_model(), shape).run)
 
 
-def assert_same_except_for_what_no_recorder_sees(cost: StepCost, allocator: AllocatorPeak) -> None:
+def assert_same_except_for_what_no_recorder_sees(cost, allocator):
     assert allocator.tensor_peak_bytes == cost.peak_bytes
     # So the recorder misses at most an operator's own buffers, and never counts too much.
     assert cost.peak_bytes <= allocator.peak_bytes
@@ -59,7 +45,7 @@ def assert_same_except_for_what_no_recorder_sees(cost: StepCost, allocator: Allo
 
 
 @pytest.mark.parametrize(("name", "method"), pairings("the allocator"))
-def test_a_network_s_peak_is_the_allocator_s(name: str, method: Method) -> None:
+def test_a_network_s_peak_is_the_allocator_s(name, method):
     cost = fake_cost(name, method)  # first: to import peft allocates a few tensors as well
     allocator = allocator_peak_of(lambda: adapted(name, method), NETWORKS[name].shape)
     assert_same_except_for_what_no_recorder_sees(cost, allocator)
@@ -112,14 +98,14 @@ SINGLE = [layer for layers in LAYERS.values() for layer in layers]
         *(pytest.param(layer, id=repr(layer), marks=pytest.mark.nightly) for layer in SINGLE),
     ],
 )
-def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
+def test_a_layer_s_peak_is_the_allocator_s(layer):
     """In a row, layers keep what each of them saves; the nightly tests take them one by one."""
     shape = (16, 8, 6, 6)
 
-    def make_model() -> nn.Module:
+    def make_model():
         return Between(copy.deepcopy(layer))
 
-    cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
+    cost = step(make_model(), shape, classes=CLASSES, optimizer=adamw)
     assert cost.peak_phase != "optimizer"
     assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
@@ -127,26 +113,25 @@ def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
 class Lstm(nn.Module):
     """Two layers in both directions: their workspaces are most of what is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.LSTM(8, 20, num_layers=2, bidirectional=True, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x)[0]
-        return y
+    def forward(self, x):
+        return self.layer(x)[0]
 
 
 class Checkpointed(nn.Module):
     """Layers that compute their activations again, and keep the generator's state for it."""
 
-    def __init__(self, *, reentrant: bool) -> None:
+    def __init__(self, *, reentrant):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.5), nn.Linear(64, 8)) for _ in range(2)
         )
         self.reentrant = reentrant
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         for layer in self.layers:
             x = checkpoint(layer, x, use_reentrant=self.reentrant)
         return x
@@ -160,20 +145,16 @@ class Checkpointed(nn.Module):
         pytest.param(Checkpointed(reentrant=True), (16, 8), id="reentrant checkpointing"),
     ],
 )
-def test_what_a_layer_keeps_beside_its_results_counts(
-    layer: nn.Module, shape: tuple[int, ...]
-) -> None:
-    def make_model() -> nn.Module:
+def test_what_a_layer_keeps_beside_its_results_counts(layer, shape):
+    def make_model():
         return Between(copy.deepcopy(layer))
 
-    cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
+    cost = step(make_model(), shape, classes=CLASSES, optimizer=adamw)
     assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
 
-def test_marking_operators_in_the_profile_moves_numbers_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def measured() -> AllocatorPeak:
+def test_marking_operators_in_the_profile_moves_numbers_only(monkeypatch):
+    def measured():
         shape = NETWORKS["squeezenet1_1"].shape
         return allocator_peak_of(lambda: adapted("squeezenet1_1", "full"), shape)
 
@@ -187,9 +168,7 @@ def test_marking_operators_in_the_profile_moves_numbers_only(
 
 
 @pytest.mark.nightly
-def test_the_tool_s_table_is_of_the_networks_tested_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_tool_s_table_is_of_the_networks_tested_here(monkeypatch, capsys):
     assert tuple(NETWORKS) == memory_check.ARCHITECTURES
     chosen = ["--architecture", "squeezenet1_1", "--architecture", "vit_b_16"]
     monkeypatch.setattr(sys, "argv", ["memory_check.py", *chosen, "--resolution", "32"])
@@ -210,8 +189,8 @@ def test_the_tool_s_table_is_of_the_networks_tested_here(
 # --- The measuring itself, by hand ----------------------------------------------------------------
 
 
-def test_what_is_alive_at_once_counts_and_what_went_before_does_not() -> None:
-    def step() -> None:
+def test_what_is_alive_at_once_counts_and_what_went_before_does_not():
+    def step():
         torch.empty(1000)
         a = torch.empty(300)
         b = torch.empty(500)
@@ -223,19 +202,19 @@ def test_what_is_alive_at_once_counts_and_what_went_before_does_not() -> None:
     assert not found.own_bytes
 
 
-def test_what_is_there_before_the_step_counts() -> None:
-    def make() -> Callable[[], object]:
+def test_what_is_there_before_the_step_counts():
+    def make():
         kept = torch.ones(100)
         return kept.clone
 
     assert allocator_peak(make).peak_bytes == 200 * FLOAT
 
 
-def test_what_an_earlier_profile_saw_and_is_freed_meanwhile_does_not_count() -> None:
+def test_what_an_earlier_profile_saw_and_is_freed_meanwhile_does_not_count():
     older: list[torch.Tensor] = []
     allocator_peak(lambda: lambda: older.append(torch.ones(1000)))
 
-    def make() -> Callable[[], object]:
+    def make():
         older.clear()
         kept = torch.ones(100)
         return kept.clone
@@ -243,10 +222,10 @@ def test_what_an_earlier_profile_saw_and_is_freed_meanwhile_does_not_count() -> 
     assert allocator_peak(make).peak_bytes == 200 * FLOAT
 
 
-def test_an_operator_s_own_buffer_is_told_apart() -> None:
+def test_an_operator_s_own_buffer_is_told_apart():
     """To roll in two dimensions takes a roll in one, whose result is not returned."""
 
-    def make() -> Callable[[], object]:
+    def make():
         x = torch.ones(10, 10)
         return lambda: x.roll((1, 1), (0, 1))
 
@@ -256,8 +235,8 @@ def test_an_operator_s_own_buffer_is_told_apart() -> None:
     assert found.peak_bytes == 300 * FLOAT
 
 
-def test_a_number_that_autograd_keeps_is_told_apart() -> None:
-    def make() -> Callable[[], object]:
+def test_a_number_that_autograd_keeps_is_told_apart():
+    def make():
         x = torch.ones(100, requires_grad=True)
         return lambda: x * 1.5
 

@@ -5,26 +5,24 @@ operators: what cuDNN and cuBLAS take for themselves while an operator runs, wor
 is given back by then. The one workspace that cuBLAS keeps from its first product on is taken off.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from network_zoo import CLASSES, NETWORKS, adamw, adapted, fake_cost, real_step
+from network_zoo import (
+    CLASSES,
+    NETWORKS,
+    adamw,
+    adapted,
+    fake_cost,
+    real_step,
+    step,
+)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_regress.cost import StepCost, profile_step
 from peft_regress.gc_pause import paused_gc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from network_zoo import Method
-    from torch import Tensor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,43 +44,37 @@ ATTENDING = [("vit_b_16", "lora"), ("swin_t", "lora")]
 class BetweenOperators(TorchDispatchMode):
     """Watch how many bytes are requested from the allocator whenever an operator has returned."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.high_bytes = requested_bytes()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.high_bytes = max(self.high_bytes, requested_bytes())
         return out
 
 
-def requested_bytes() -> int:
+def requested_bytes():
     return int(torch.cuda.memory_stats()["requested_bytes.all.current"])
 
 
-def cuda_bytes(tensors: Iterable[Tensor]) -> int:
+def cuda_bytes(tensors):
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.is_cuda}
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def on_cuda(name: str, method: Method) -> nn.Module:
+def on_cuda(name, method):
     """BatchNorm in eval mode, as it is fine-tuned; in train mode cuDNN's keeps a reserve."""
     return adapted(name, method).eval().cuda()
 
 
-def cuda_cost(name: str, method: Method, *, fake: bool) -> StepCost:
-    return profile_step(
-        on_cuda(name, method),
-        adamw,
-        input_shape=NETWORKS[name].shape,
-        num_classes=CLASSES,
-        fake=fake,
+def cuda_cost(name, method, *, fake):
+    return step(
+        on_cuda(name, method), NETWORKS[name].shape, classes=CLASSES, optimizer=adamw, fake=fake
     )
 
 
-def flops(cost: StepCost) -> dict[str, int]:
+def flops(cost):
     return {
         field.name: getattr(cost, field.name)
         for field in dataclasses.fields(cost)
@@ -91,7 +83,7 @@ def flops(cost: StepCost) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("name", "method"), [*CONVOLUTIONAL, *ATTENDING])
-def test_the_peak_is_what_the_allocator_is_asked_for(name: str, method: Method) -> None:
+def test_the_peak_is_what_the_allocator_is_asked_for(name, method):
     cost = cuda_cost(name, method, fake=False)
     gc.collect()
     step = real_step(on_cuda(name, method), NETWORKS[name].shape)
@@ -118,17 +110,17 @@ def test_the_peak_is_what_the_allocator_is_asked_for(name: str, method: Method) 
 
 
 @pytest.mark.parametrize(("name", "method"), CONVOLUTIONAL)
-def test_fake_equals_real_on_cuda(name: str, method: Method) -> None:
+def test_fake_equals_real_on_cuda(name, method):
     """But for operators that only move data, where a fake kernel's result lies otherwise."""
     fake, real = (cuda_cost(name, method, fake=fake) for fake in (True, False))
     assert dataclasses.replace(fake, aten_ops=real.aten_ops) == real
 
 
 @pytest.mark.parametrize(("name", "method"), CONVOLUTIONAL)
-def test_fake_tensors_cost_on_cuda_what_they_do_on_the_cpu(name: str, method: Method) -> None:
+def test_fake_tensors_cost_on_cuda_what_they_do_on_the_cpu(name, method):
     """But for a mean and a deviation of each channel, which BatchNorm on CUDA returns always."""
     model = adapted(name, method).eval()
-    on_cpu = profile_step(model, adamw, input_shape=NETWORKS[name].shape, num_classes=CLASSES)
+    on_cpu = step(model, NETWORKS[name].shape, classes=CLASSES, optimizer=adamw)
     found = cuda_cost(name, method, fake=True)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     statistics = sum(2 * FLOAT * norm.num_features for norm in norms)
@@ -143,7 +135,7 @@ def test_fake_tensors_cost_on_cuda_what_they_do_on_the_cpu(name: str, method: Me
 
 
 @pytest.mark.parametrize(("name", "method"), [*CONVOLUTIONAL, *ATTENDING])
-def test_flops_are_those_of_the_cpu(name: str, method: Method) -> None:
+def test_flops_are_those_of_the_cpu(name, method):
     """Attention runs by other kernels, which keep other tensors, but take the same products."""
     on_cpu = flops(fake_cost(name, method))
     found = flops(cuda_cost(name, method, fake=False))
@@ -154,13 +146,13 @@ def test_flops_are_those_of_the_cpu(name: str, method: Method) -> None:
     assert found == on_cpu
 
 
-def test_a_profile_leaves_cuda_s_random_state_and_memory_alone() -> None:
+def test_a_profile_leaves_cuda_s_random_state_and_memory_alone():
     model = on_cuda("squeezenet1_1", "full")
     state, before = torch.cuda.get_rng_state(), requested_bytes()
     for fake in (True, False):
-        profile_step(model, adamw, input_shape=(2, 3, 32, 32), num_classes=CLASSES, fake=fake)
+        step(model, (2, 3, 32, 32), classes=CLASSES, optimizer=adamw, fake=fake)
     assert torch.equal(torch.cuda.get_rng_state(), state)
     # But for the workspace that cuBLAS makes at its first product, if this is it.
     after = requested_bytes()
-    profile_step(model, adamw, input_shape=(2, 3, 32, 32), num_classes=CLASSES, fake=False)
+    step(model, (2, 3, 32, 32), classes=CLASSES, optimizer=adamw, fake=False)
     assert requested_bytes() == after >= before

@@ -1,15 +1,14 @@
 """One forward pass in eval mode, without gradients: against closed forms and the allocator."""
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from memory_check import allocator_peak
-from torch import Tensor, nn
+from network_zoo import BOTH, Branching
+from torch import nn
 
 from peft_regress.cost import (
     Call,
@@ -19,36 +18,31 @@ from peft_regress.cost import (
     profile_inference,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import peft
 
-torch.set_num_threads(1)
 
-BOTH = pytest.mark.parametrize("fake", [True, False])
 IMAGE = (2, 3, 32, 32)
 
 
-def resnet() -> nn.Module:
+def resnet():
     torch.manual_seed(0)
     return torchvision.models.resnet18(num_classes=10)
 
 
-def adapted(model: nn.Module, *, dora: bool = False) -> Any:
+def adapted(model, *, dora=False):
     config = peft.LoraConfig(
         r=4, lora_alpha=4, use_dora=dora, target_modules=r".*layer1\.\d\.conv\d"
     )
     return peft.get_peft_model(model, config)
 
 
-def products_by_hooks(model: nn.Module, x: Tensor) -> int:
+def products_by_hooks(model, x):
     """Count 2 FLOPs for each weight and position that it is used at, layer by layer."""
     found = 0
 
-    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+    def count(layer, _inputs, output):
         nonlocal found
         positions = output.shape[0] * output[0, 0].numel()
         found += 2 * positions * layer.get_parameter("weight").numel()
@@ -66,7 +60,7 @@ def products_by_hooks(model: nn.Module, x: Tensor) -> int:
 
 
 @BOTH
-def test_the_products_are_those_of_the_layers(fake: bool) -> None:
+def test_the_products_are_those_of_the_layers(fake):
     model = resnet()
     cost = profile_inference(model, torch.randn(IMAGE), fake=fake)
     assert cost.inference_flops == products_by_hooks(model, torch.randn(IMAGE))
@@ -75,7 +69,7 @@ def test_the_products_are_those_of_the_layers(fake: bool) -> None:
     assert cost.tensors == ("fake tensors" if fake else "real tensors")
 
 
-def test_an_attached_adapter_costs_its_products_and_a_merged_one_nothing() -> None:
+def test_an_attached_adapter_costs_its_products_and_a_merged_one_nothing():
     x = torch.randn(IMAGE)
     plain = profile_inference(resnet(), x)
     model = adapted(resnet())
@@ -92,7 +86,7 @@ def test_an_attached_adapter_costs_its_products_and_a_merged_one_nothing() -> No
     assert profile_inference(bare, x) == plain
 
 
-def test_an_attached_adapter_s_activations_raise_the_peak_where_it_lies() -> None:
+def test_an_attached_adapter_s_activations_raise_the_peak_where_it_lies():
     """Beside the layer's own output there are A's, B's and its scaled one."""
     batch, width, rank = 64, 16, 2
     bare = nn.Sequential(nn.Linear(width, width), nn.ReLU())
@@ -106,7 +100,7 @@ def test_an_attached_adapter_s_activations_raise_the_peak_where_it_lies() -> Non
     assert attached - merged == output
 
 
-def test_dora_is_dearer_to_run_than_lora() -> None:
+def test_dora_is_dearer_to_run_than_lora():
     """It multiplies its two factors for each layer's norm, whatever the batch."""
     x = torch.randn(IMAGE)
     lora, dora = (
@@ -121,14 +115,14 @@ def test_dora_is_dearer_to_run_than_lora() -> None:
     [resnet, lambda: adapted(resnet()), lambda: nn.TransformerEncoderLayer(8, 2, 16)],
     ids=["plain", "lora", "transformer"],
 )
-def test_the_peak_is_the_allocator_s(make: Callable[[], nn.Module]) -> None:
+def test_the_peak_is_the_allocator_s(make):
     shape = (5, 3, 8) if isinstance(make(), nn.TransformerEncoderLayer) else IMAGE
 
-    def step() -> Callable[[], object]:
+    def step():
         model, x = make().eval(), torch.randn(shape)
 
         @torch.no_grad()
-        def run() -> None:
+        def run():
             output = model(x)
             del output
 
@@ -145,7 +139,7 @@ def test_the_peak_is_the_allocator_s(make: Callable[[], nn.Module]) -> None:
 
 
 @BOTH
-def test_the_model_is_unchanged_and_keeps_its_modes(fake: bool) -> None:
+def test_the_model_is_unchanged_and_keeps_its_modes(fake):
     model = resnet().train()
     model.get_submodule("bn1").eval()
     modes = [module.training for module in model.modules()]
@@ -157,7 +151,7 @@ def test_the_model_is_unchanged_and_keeps_its_modes(fake: bool) -> None:
 
 
 class Summing(nn.Module):
-    def forward(self, a: Tensor, b: Tensor, *, scale: Tensor) -> Tensor:
+    def forward(self, a, b, *, scale):
         return (a @ b) * scale
 
 
@@ -173,21 +167,13 @@ class Summing(nn.Module):
     ],
     ids=["call", "mapping", "function"],
 )
-def test_a_model_without_parameters_takes_its_arguments_as_they_are_given(
-    batch: Any, settings: dict[str, Any]
-) -> None:
+def test_a_model_without_parameters_takes_its_arguments_as_they_are_given(batch, settings):
     cost = profile_inference(Summing(), batch, **settings)
     assert cost.inference_flops == 2 * 2 * 3 * 4
     assert cost.peak_bytes == 4 * (2 * 3 + 3 * 4 + 1 + 2 * 2 * 4)
 
 
-class Branching(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y if y.sum() > 0 else -y
-
-
-def test_a_model_that_needs_values_runs_on_real_copies_and_the_result_says_so() -> None:
+def test_a_model_that_needs_values_runs_on_real_copies_and_the_result_says_so():
     cost = profile_inference(Branching(3, 2), torch.ones(1, 3))
     assert cost.inference_flops == 2 * 3 * 2
     assert cost.tensors == "real tensors"
@@ -195,16 +181,15 @@ def test_a_model_that_needs_values_runs_on_real_copies_and_the_result_says_so() 
         profile_inference(Branching(3, 2), torch.ones(1, 3), fake=True)
 
 
-def test_an_embedding_with_sparse_gradients_has_none_here() -> None:
+def test_an_embedding_with_sparse_gradients_has_none_here():
     model = nn.Embedding(10, 4, sparse=True)
     assert profile_inference(model, torch.zeros(3, dtype=torch.int64)).inference_flops == 0
 
 
-def test_matrix_work_without_a_formula_stops_the_count() -> None:
+def test_matrix_work_without_a_formula_stops_the_count():
     class Inverting(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            inverse: Tensor = torch.linalg.inv(x)
-            return inverse
+        def forward(self, x):
+            return torch.linalg.inv(x)
 
     with pytest.raises(UncountedOperatorError, match=r"linalg_inv_ex"):
         profile_inference(Inverting(), torch.eye(3))

@@ -1,7 +1,5 @@
 """What a profile must not depend on: values, order, threads, instruction set, hash seed."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import os
@@ -10,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,29 +15,21 @@ from network_zoo import (
     CLASSES,
     adamw,
     adapted,
-    adapted_as,
     digest,
     fake_cost,
     pairings,
     profiled,
     real_cost,
+    step,
 )
 from tiny_network import tiny_network
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress import registry
-from peft_regress.cost import profile_step
-
-if TYPE_CHECKING:
-    from network_zoo import Method
-
-    from peft_regress.cost import StepCost
-
-torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("name", "method"), pairings("real steps"))
-def test_fake_equals_real_to_the_byte_and_the_integer(name: str, method: Method) -> None:
+def test_fake_equals_real_to_the_byte_and_the_integer(name, method):
     fake, real = fake_cost(name, method), real_cost(name, method)
     if name == "efficientnet_b0" and method != "head":
         # It drops in place out of a flattened view, see below.
@@ -50,7 +39,7 @@ def test_fake_equals_real_to_the_byte_and_the_integer(name: str, method: Method)
     assert fake == real
 
 
-def _with_one_classifier(cost: StepCost) -> StepCost:
+def _with_one_classifier(cost):
     """Add up what the two layers of the classifier hold at the peak."""
     held: Counter[tuple[str, str]] = Counter()
     for category, module, _operator, size in cost.bytes_at_peak:
@@ -61,14 +50,13 @@ def _with_one_classifier(cost: StepCost) -> StepCost:
 class InPlaceOnView(nn.Module):
     """On real tensors, autograd takes the view anew by as_strided; on fake ones it replays it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 1)
         self.fc = nn.Linear(8 * 4 * 4, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc(self.conv(x).flatten(1).relu_())
-        return y
+    def forward(self, x):
+        return self.fc(self.conv(x).flatten(1).relu_())
 
 
 class TransposedNorm(nn.Module):
@@ -77,26 +65,23 @@ class TransposedNorm(nn.Module):
     The fake kernel keeps the strides, so that a copy follows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.fc = nn.Linear(3, 8)
         self.norm = nn.LayerNorm(8)
         self.head = nn.Linear(8, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.norm(self.fc(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        z: Tensor = self.head(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1))
-        return z
+        return self.head(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
 @pytest.mark.parametrize(("network", "more_ops"), [(InPlaceOnView, 2), (TransposedNorm, -1)])
-def test_where_torch_runs_other_operators_on_fake_tensors(
-    network: type[nn.Module], more_ops: int
-) -> None:
+def test_where_torch_runs_other_operators_on_fake_tensors(network, more_ops):
     """The two places known: no FLOP and no high of memory differs."""
     model = network()
     fake, real = (
-        profile_step(model, adamw, input_shape=(2, 3, 4, 4), num_classes=CLASSES, fake=fake)
+        step(model, (2, 3, 4, 4), classes=CLASSES, optimizer=adamw, fake=fake)
         for fake in (True, False)
     )
     assert real.aten_ops - fake.aten_ops in {0, more_ops}
@@ -114,8 +99,8 @@ def test_where_torch_runs_other_operators_on_fake_tensors(
         pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.nightly),
     ],
 )
-def test_fake_equals_real_for_the_package_s_other_methods(name: str, method: str) -> None:
-    model = adapted_as(name, method).eval()
+def test_fake_equals_real_for_the_package_s_other_methods(name, method):
+    model = adapted(name, method).eval()
     fake, real = (profiled(model, name, method, fake=fake) for fake in (True, False))
     assert fake == real
     assert (fake.projection_flops > 0) == (method == "galore")
@@ -124,16 +109,16 @@ def test_fake_equals_real_for_the_package_s_other_methods(name: str, method: str
 @pytest.mark.parametrize(
     "method", ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dora", "galore"))]
 )
-def test_three_profiles_in_a_row_are_the_same(method: str) -> None:
-    model = adapted_as("squeezenet1_1", method)
+def test_three_profiles_in_a_row_are_the_same(method):
+    model = adapted("squeezenet1_1", method)
     costs = [profiled(model, "squeezenet1_1", method) for _ in range(3)]
     assert costs[0] == costs[1] == costs[2]
     # Nor does it matter which model object it is, or what was profiled in between.
-    profiled(adapted_as("squeezenet1_1", "head"), "squeezenet1_1", "head")
-    assert profiled(adapted_as("squeezenet1_1", method), "squeezenet1_1", method) == costs[0]
+    profiled(adapted("squeezenet1_1", "head"), "squeezenet1_1", "head")
+    assert profiled(adapted("squeezenet1_1", method), "squeezenet1_1", method) == costs[0]
 
 
-def test_weights_and_random_state_do_not_matter() -> None:
+def test_weights_and_random_state_do_not_matter():
     model = adapted("squeezenet1_1", "full")
     costs = [profiled(model, "squeezenet1_1", "full")]
     torch.manual_seed(12345)
@@ -168,7 +153,7 @@ VARIANTS = {
         for name in VARIANTS
     ],
 )
-def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> None:
+def test_threads_instruction_set_and_hash_seed_do_not_matter(variant):
     """A process of its own for each; whole profiles, on fake tensors and on real ones."""
     threads, variables = VARIANTS[variant]
     environment = {n: v for n, v in os.environ.items() if n != "ATEN_CPU_CAPABILITY"} | variables
@@ -188,19 +173,19 @@ def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> No
 
 
 @pytest.mark.nightly
-def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind() -> None:
+def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind():
     lora = registry.get("method", "lora")
 
-    def profile() -> None:
+    def profile():
         model = lora.adapt(tiny_network(), heads=("head",), rank=4, seed=0)
-        profile_step(
+        step(
             model,
-            lambda stand_in: lora.make_optimizer(stand_in, rank=4),
-            input_shape=(2, 3, 12, 12),
-            num_classes=4,
+            (2, 3, 12, 12),
+            classes=4,
+            optimizer=lambda stand_in: lora.make_optimizer(stand_in, rank=4),
         )
 
-    def alive() -> tuple[int, int]:
+    def alive():
         gc.collect()
         return len(gc.get_objects()), _resident_bytes()
 
@@ -214,7 +199,7 @@ def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind() -> None
     assert resident_bytes - bytes_before < 2**20
 
 
-def _resident_bytes() -> int:
+def _resident_bytes():
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     except FileNotFoundError:

@@ -1,49 +1,30 @@
 """Memory: the log, hand-computed steps, and GaLore's state."""
 
-from __future__ import annotations
-
+import functools
 import gc
 import itertools
-import warnings
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_zoo import adamw, sgd
-from torch import Tensor, nn
+from network_zoo import BOTH, adamw, momentum, step
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from peft_regress.cost import StepCost, profile_step
-from peft_regress.cost.memory import CATEGORIES, MemoryEvent, peak_of, summarize_memory
+from peft_regress import registry
 from peft_regress.cost.recorder import StepRecorder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-torch.set_num_threads(1)
+from peft_regress.cost.step_cost import CATEGORIES, ByteSite, MemoryEvent, peak_of, summarize_memory
 
 FLOAT = 4
 LONG = 8
 
 
-def momentum(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), momentum=0.9, foreach=False)
-
-
 # --- The log, without tensors ---------------------------------------------------------------------
 
 
-def test_an_empty_log_holds_nothing() -> None:
-    summary = summarize_memory([])
-    assert summary.peak_bytes == 0
-    assert summary.sites_at_peak == ()
-    assert set(summary.high_bytes.values()) == {0}
-
-
-def test_peak_is_simultaneous_while_highs_are_each_category_s_own() -> None:
+def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
     summary = summarize_memory(
         [
             MemoryEvent(10, "param", "a"),
@@ -53,106 +34,78 @@ def test_peak_is_simultaneous_while_highs_are_each_category_s_own() -> None:
         ]
     )
     assert summary.peak_bytes == 17
-    assert summary.high_bytes["activation"] == 7
-    assert summary.high_bytes["temp"] == 5
     assert sum(summary.high_bytes.values()) == 22
     assert summary.sites_at_peak == (("activation", "a", "", 7), ("param", "a", "", 10))
-    assert summary.end_bytes["activation"] == 0
-    assert summary.end_bytes["temp"] == 5
 
 
-def test_changing_category_does_not_count_a_tensor_twice() -> None:
-    log = [MemoryEvent(8, "temp", "a"), MemoryEvent(-8, "temp", "a"), MemoryEvent(8, "grad", "a")]
-    summary = summarize_memory(log)
-    assert summary.peak_bytes == 8
-    assert summary.high_bytes["temp"] == summary.high_bytes["grad"] == 8
-    assert summary.end_bytes["grad"] == 8
-
-
-def test_what_peaked_before_the_start_does_not_count_but_what_stayed_does() -> None:
-    log = [
-        MemoryEvent(100, "activation", "a"),
-        MemoryEvent(-100, "activation", "a"),
-        MemoryEvent(3, "optimizer", "a"),
-        MemoryEvent(1, "activation", "b"),
-    ]
-    summary = summarize_memory(log, start=3)
-    assert summary.peak_bytes == 4
-    assert summary.high_bytes["activation"] == 1
-    assert summary.high_bytes["optimizer"] == 3
-
-
-def test_the_first_of_equal_peaks_is_the_one_described() -> None:
-    log = [
-        MemoryEvent(4, "temp", "first"),
-        MemoryEvent(-4, "temp", "first"),
-        MemoryEvent(4, "temp", "second"),
-    ]
-    assert summarize_memory(log).sites_at_peak == (("temp", "first", "", 4),)
-
-
-def test_freeing_more_than_was_allocated_is_an_error() -> None:
+def test_freeing_more_than_was_allocated_is_an_error():
     with pytest.raises(ValueError, match="more temp bytes were freed"):
         summarize_memory([MemoryEvent(-1, "temp", "")])
 
 
-def test_a_start_outside_the_log_is_an_error() -> None:
+def test_a_start_outside_the_log_is_an_error():
     with pytest.raises(ValueError, match="start 2 lies outside a log of 1"):
         summarize_memory([MemoryEvent(1, "temp", "")], start=2)
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> list[MemoryEvent]:
-    """Draw allocations and frees of what is alive, in any order."""
-    events: list[MemoryEvent] = []
-    alive: list[MemoryEvent] = []
-    for _ in range(draw(st.integers(0, 30))):
-        if alive and draw(st.booleans()):
+def logs(draw):
+    """Draw a log of allocations, some of which are freed again."""
+    categories = st.sampled_from(["param", "grad", "activation"])
+    modules, operators = st.sampled_from(["", "conv1", "fc"]), st.sampled_from(["", "aten.mm"])
+    event = st.builds(MemoryEvent, st.integers(1, 9), categories, modules, operators)
+    log, alive = [], []
+    for made in draw(st.lists(event, max_size=15)):
+        log.append(made)
+        alive.append(made)
+        if draw(st.booleans()):
             freed = alive.pop(draw(st.integers(0, len(alive) - 1)))
-            events.append(freed._replace(delta_bytes=-freed.delta_bytes))
-        else:
-            alive.append(
-                MemoryEvent(
-                    draw(st.integers(1, 50)),
-                    draw(st.sampled_from(CATEGORIES)),
-                    draw(st.sampled_from("ab")),
-                )
-            )
-            events.append(alive[-1])
-    return events
+            log.append(freed._replace(delta_bytes=-freed.delta_bytes))
+    return log
 
 
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(log=logs(), data=st.data())
-def test_summary_equals_a_brute_force_over_all_moments(
-    log: list[MemoryEvent], data: st.DataObject
-) -> None:
+def test_summary_equals_a_brute_force_over_all_moments(log, data):
     start = data.draw(st.integers(0, len(log)))
     moments = range(start, len(log) + 1)
-    totals = [sum(e.delta_bytes for e in log[:moment]) for moment in moments]
     summary = summarize_memory(log, start=start)
-    assert summary.peak_bytes == max(totals)
+
+    def held(count, category=None):
+        places = {e[1:] for e in log if category in {None, e.category}}
+        sums = {p: sum(e.delta_bytes for e in log[:count] if e[1:] == p) for p in places}
+        return tuple(sorted(ByteSite(*place, size) for place, size in sums.items() if size))
+
+    def total(count, category=None):
+        return sum(site.bytes for site in held(count, category))
+
+    def first_high(category=None):
+        return max(moments, key=lambda count: total(count, category))
+
+    assert summary.peak_index == first_high()
+    assert summary.peak_bytes == total(first_high())
+    assert summary.sites_at_peak == held(first_high())
+    assert summary.sites_at_end == held(len(log))
     end = data.draw(st.integers(start, len(log)))
-    assert peak_of(log, start=start, end=end) == max(totals[: end - start + 1])
-    assert sum(site.bytes for site in summary.sites_at_peak) == summary.peak_bytes
+    assert peak_of(log, start=start, end=end) == max(map(total, range(start, end + 1)))
+    highs = {category: held(first_high(category), category) for category in CATEGORIES}
+    assert sorted(summary.sites_at_highs) == sorted(site for one in highs.values() for site in one)
     for category in CATEGORIES:
-        of_category = [
-            sum(e.delta_bytes for e in log[:moment] if e.category == category) for moment in moments
-        ]
-        assert summary.high_bytes[category] == max(of_category)
-        assert summary.end_bytes[category] == of_category[-1]
+        assert summary.high_bytes[category] == sum(site.bytes for site in highs[category])
+        assert summary.end_bytes[category] == total(len(log), category)
 
 
 # --- One layer, by hand ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fake", [True, False])
-def test_one_linear_layer_by_hand(fake: bool) -> None:
+@BOTH
+def test_one_linear_layer_by_hand(fake):
     batch, width, classes = 4, 3, 2
-    cost = profile_step(
+    cost = step(
         nn.Linear(width, classes),
-        adamw,
-        input_shape=(batch, width),
-        num_classes=classes,
+        (batch, width),
+        classes=classes,
+        optimizer=adamw,
         loss="sum",
         fake=fake,
     )
@@ -174,85 +127,68 @@ def test_one_linear_layer_by_hand(fake: bool) -> None:
     assert cost.first_step_peak_bytes == cost.peak_bytes
 
 
-def test_sgd_without_momentum_keeps_no_state() -> None:
-    cost = profile_step(nn.Linear(3, 2), sgd, input_shape=(1, 3), num_classes=2)
+def test_sgd_without_momentum_keeps_no_state():
+    cost = step(nn.Linear(3, 2), (1, 3))
     assert cost.optimizer_state_bytes == 0
     assert cost.peak_optimizer_bytes == 0
 
 
-def test_labels_count_as_input() -> None:
+def test_labels_count_as_input():
     model = nn.Flatten(), nn.Linear(3, 2)
     shape = (5, 3)
-    summed = profile_step(nn.Sequential(*model), sgd, input_shape=shape, num_classes=2, loss="sum")
-    entropy = profile_step(nn.Sequential(*model), sgd, input_shape=shape, num_classes=2)
+    summed = step(nn.Sequential(*model), shape, loss="sum")
+    entropy = step(nn.Sequential(*model), shape)
     log_probabilities, total_weight = 5 * 2 * FLOAT, FLOAT
     assert entropy.peak_activation_bytes - summed.peak_activation_bytes == (
         5 * LONG + log_probabilities + total_weight
     )
 
 
-def test_a_view_and_an_in_place_operator_hold_nothing_of_their_own() -> None:
-    class Views(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(6, 2)
+class Before(nn.Linear):
+    """Does something to an input of (4, 6) before it computes."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x.view(-1, 6)[:, :].relu_().t().t())
+    def __init__(self, before):
+        super().__init__(6, 2)
+        self.before = before
 
-    plain = profile_step(nn.Linear(6, 2), sgd, input_shape=(4, 6), num_classes=2)
-    views = profile_step(Views(), sgd, input_shape=(4, 6), num_classes=2)
-    assert views.peak_activation_bytes == plain.peak_activation_bytes
+    def forward(self, x):
+        return super().forward(self.before(x))
 
 
-def test_a_tensor_that_grows_in_place_is_followed() -> None:
-    class Grows(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(6, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            scratch = torch.empty(1)
-            scratch.resize_(1000)
-            y: Tensor = self.fc(x)
-            return y
-
-    for fake in (True, False):
-        plain = profile_step(nn.Linear(6, 2), sgd, input_shape=(4, 6), num_classes=2, fake=fake)
-        grown = profile_step(Grows(), sgd, input_shape=(4, 6), num_classes=2, fake=fake)
-        inputs, logits = 4 * 6 * FLOAT, 4 * 2 * FLOAT
-        assert grown.peak_activation_bytes == inputs + 4 * LONG + 1000 * FLOAT + logits
-        assert plain.peak_activation_bytes < 1000 * FLOAT
+def grown(x):
+    scratch = torch.empty(1)
+    scratch.resize_(1000)
+    return x
 
 
-def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter() -> None:
+@BOTH
+def test_a_view_holds_nothing_of_its_own_and_a_tensor_that_grows_in_place_is_followed(fake):
+    views = Before(lambda x: x.view(-1, 6)[:, :].relu_().t().t())
+    plain = step(nn.Linear(6, 2), (4, 6), fake=fake).peak_activation_bytes
+    assert step(views, (4, 6), fake=fake).peak_activation_bytes == plain < 1000 * FLOAT
+    batch = 4 * 6 * FLOAT + 4 * LONG
+    found = step(Before(grown), (4, 6), fake=fake).peak_activation_bytes
+    assert found == batch + 1000 * FLOAT
+
+
+def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
     class Replacing(torch.optim.SGD):
         @torch.no_grad()
-        def step(self, closure: None = None) -> None:
+        def step(self, closure=None):
             for group in self.param_groups:
                 for p in group["params"]:
                     p.data = p.data - p.grad
 
     for fake in (True, False):
-        cost = profile_step(
-            nn.Linear(3, 2),
-            lambda model: Replacing(model.parameters()),
-            input_shape=(1, 3),
-            num_classes=2,
-            fake=fake,
-        )
+        replacing = lambda model: Replacing(model.parameters())  # noqa: E731
+        cost = step(nn.Linear(3, 2), (1, 3), optimizer=replacing, fake=fake)
         assert cost.optimizer_state_bytes == 0
         assert cost.peak_param_bytes == 8 * FLOAT
 
 
-def test_state_that_an_optimizer_makes_at_once_counts_as_state() -> None:
-    model = nn.Linear(3, 2)
-    cost = profile_step(
-        model,
-        lambda m: torch.optim.Adagrad(m.parameters(), foreach=False),
-        input_shape=(1, 3),
-        num_classes=2,
-    )
+def test_state_that_an_optimizer_makes_at_once_counts_as_state():
+    adagrad = lambda model: torch.optim.Adagrad(model.parameters(), foreach=False)  # noqa: E731
+    cost = step(nn.Linear(3, 2), (1, 3), optimizer=adagrad)
     assert cost.optimizer_state_bytes == 8 * FLOAT + 2 * FLOAT
 
 
@@ -260,16 +196,13 @@ def test_state_that_an_optimizer_makes_at_once_counts_as_state() -> None:
 
 
 @pytest.fixture(scope="module")
-def resnet18_cost() -> StepCost:
-    return profile_step(
-        torchvision.models.resnet18(num_classes=10),
-        adamw,
-        input_shape=(2, 3, 64, 64),
-        num_classes=10,
+def resnet18_cost():
+    return step(
+        torchvision.models.resnet18(num_classes=10), (2, 3, 64, 64), classes=10, optimizer=adamw
     )
 
 
-def test_adamw_holds_two_states_and_two_temporaries(resnet18_cost: StepCost) -> None:
+def test_adamw_holds_two_states_and_two_temporaries(resnet18_cost):
     sizes = [p.numel() for p in torchvision.models.resnet18(num_classes=10).parameters()]
     state = 2 * sum(sizes) * FLOAT + len(sizes) * FLOAT
     assert resnet18_cost.optimizer_state_bytes == state
@@ -279,12 +212,7 @@ def test_adamw_holds_two_states_and_two_temporaries(resnet18_cost: StepCost) -> 
     assert resnet18_cost.peak_optimizer_bytes == state + temporaries * FLOAT
 
 
-def test_sites_at_the_peak_sum_to_it(resnet18_cost: StepCost) -> None:
-    assert sum(site.bytes for site in resnet18_cost.bytes_at_peak) == resnet18_cost.peak_bytes
-    assert list(resnet18_cost.bytes_at_peak) == sorted(resnet18_cost.bytes_at_peak)
-
-
-def test_parameters_and_state_at_the_peak_stand_with_their_layers(resnet18_cost: StepCost) -> None:
+def test_parameters_and_state_at_the_peak_stand_with_their_layers(resnet18_cost):
     at_peak = {(s.category, s.module): s.bytes for s in resnet18_cost.bytes_at_peak}
     largest = 512 * 512 * 9 * FLOAT
     assert at_peak["param", "layer4.1.conv2"] == largest
@@ -293,25 +221,17 @@ def test_parameters_and_state_at_the_peak_stand_with_their_layers(resnet18_cost:
     assert at_peak["buffer", "bn1"] == 2 * 64 * FLOAT + LONG
 
 
-def test_category_sum_is_no_less_than_the_peak(resnet18_cost: StepCost) -> None:
+def test_category_sum_is_no_less_than_the_peak(resnet18_cost):
     assert resnet18_cost.category_sum_bytes > resnet18_cost.peak_bytes
-    assert resnet18_cost.category_sum_bytes == (
-        resnet18_cost.peak_param_bytes
-        + resnet18_cost.peak_buffer_bytes
-        + resnet18_cost.peak_grad_bytes
-        + resnet18_cost.peak_activation_bytes
-        + resnet18_cost.peak_temp_bytes
-        + resnet18_cost.peak_optimizer_bytes
-    )
+    highs = (getattr(resnet18_cost, f"peak_{category}_bytes") for category in CATEGORIES)
+    assert resnet18_cost.category_sum_bytes == sum(highs)
 
 
-def test_activations_scale_with_the_batch_and_state_does_not() -> None:
+def test_activations_scale_with_the_batch_and_state_does_not():
     model = torchvision.models.squeezenet1_1(num_classes=10)
 
-    def measure(batch: int) -> StepCost:
-        return profile_step(
-            model, momentum, input_shape=(batch, 3, 64, 64), num_classes=10, loss="sum"
-        )
+    def measure(batch):
+        return step(model, (batch, 3, 64, 64), classes=10, optimizer=momentum, loss="sum")
 
     one, two, thousand = measure(1), measure(2), measure(1000)
     for_each = two.peak_activation_bytes - one.peak_activation_bytes
@@ -326,51 +246,17 @@ def test_activations_scale_with_the_batch_and_state_does_not() -> None:
 # --- GaLore ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def galore() -> Iterator[type]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = pytest.importorskip("galore_torch.galore_projector")
-
-    class ConvProjector(module.GaLoreProjector):  # type: ignore[misc, name-defined]
-        """GaLore's projector for weights of any shape: (out, *rest) is taken as (out, rest)."""
-
-        def project(self, full_rank_grad: Tensor, iter: int) -> Tensor:  # noqa: A002
-            self.shape = full_rank_grad.shape
-            return super().project(full_rank_grad.flatten(1), iter)
-
-        def project_back(self, low_rank_grad: Tensor) -> Tensor:
-            return super().project_back(low_rank_grad).view(self.shape)
-
-    return ConvProjector
+def galore_adamw(rank):
+    return functools.partial(registry.get("method", "galore").make_optimizer, rank=rank)
 
 
-def galore_adamw(projector: type, rank: int) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    from galore_torch import GaLoreAdamW
-
-    def make(model: nn.Module) -> torch.optim.Optimizer:
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim == 1]
-        settings = {"rank": rank, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
-        optimizer = GaLoreAdamW(
-            [{"params": vectors}, {"params": matrices, **settings}], no_deprecation_warning=True
-        )
-        for p in matrices:
-            optimizer.state[p]["projector"] = projector(**settings)
-        return optimizer
-
-    return make
-
-
-def test_galore_s_state_projection_and_svd(galore: type) -> None:
+def test_galore_s_state_projection_and_svd():
     rank = 2
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
     for fake in (True, False):
-        cost = profile_step(
-            model, galore_adamw(galore, rank), input_shape=(1, 3, 8, 8), num_classes=4, fake=fake
-        )
+        cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore_adamw(rank), fake=fake)
         # (8, 27) and (4, 8) are wide: the left vectors are kept, a slice of the whole (m, m) U.
         moments = 2 * rank * 27 + 2 * rank * 8 + 2 * 4
         whole_u = 8 * 8 + 4 * 4
@@ -381,31 +267,15 @@ def test_galore_s_state_projection_and_svd(galore: type) -> None:
         assert {s.module for s in cost.flops_by_site if s.phase == "projection"} == {"0", "3"}
 
 
-def test_galore_on_a_resnet_saves_optimizer_state(galore: type, resnet18_cost: StepCost) -> None:
-    cost = profile_step(
-        torchvision.models.resnet18(num_classes=10),
-        galore_adamw(galore, 4),
-        input_shape=(2, 3, 64, 64),
-        num_classes=10,
-    )
-    assert cost.optimizer_state_bytes < resnet18_cost.optimizer_state_bytes / 5
-    assert cost.backward_flops == resnet18_cost.backward_flops
-    assert cost.projection_flops > 0
-    assert cost.peak_grad_bytes == resnet18_cost.peak_grad_bytes
-
-
 @pytest.mark.parametrize(
     ("architecture", "optimizer_mib", "total_mib"),
     [("resnet18", 24.91, 140.80), ("mobilenet_v2", 5.89, 107.13)],
 )
-def test_the_paper_s_galore_rows_are_reproduced(
-    galore: type, architecture: str, optimizer_mib: float, total_mib: float
-) -> None:
-    cost = profile_step(
+def test_the_paper_s_galore_rows_are_reproduced(architecture, optimizer_mib, total_mib):
+    cost = step(
         torchvision.models.get_model(architecture, num_classes=2),
-        galore_adamw(galore, 4),
-        input_shape=(1, 3, 224, 224),
-        num_classes=2,
+        (1, 3, 224, 224),
+        optimizer=galore_adamw(4),
         loss="sum",
     )
     assert cost.peak_optimizer_bytes / 2**20 == pytest.approx(optimizer_mib, abs=0.05)
@@ -415,13 +285,13 @@ def test_the_paper_s_galore_rows_are_reproduced(
 # --- What must not leak ---------------------------------------------------------------------------
 
 
-def test_many_profiles_leave_nothing_behind() -> None:
+def test_many_profiles_leave_nothing_behind():
     model = nn.Sequential(nn.Conv1d(1, 2, 1), nn.Flatten(), nn.Linear(2, 2, bias=False))
 
-    def profile() -> None:
-        profile_step(model, adamw, input_shape=(1, 1, 1), num_classes=2)
+    def profile():
+        step(model, (1, 1, 1), optimizer=adamw)
 
-    def count() -> tuple[int, int]:
+    def count():
         gc.collect()
         kinds = [type(o) for o in gc.get_objects()]
         return sum(k in {FakeTensor, FakeTensorMode, StepRecorder} for k in kinds), len(kinds)
@@ -435,9 +305,9 @@ def test_many_profiles_leave_nothing_behind() -> None:
     assert objects - objects_before < 50
 
 
-def test_the_garbage_collector_is_left_as_it_was() -> None:
-    def profile() -> None:
-        profile_step(nn.Linear(3, 2), sgd, input_shape=(1, 3), num_classes=2)
+def test_the_garbage_collector_is_left_as_it_was():
+    def profile():
+        step(nn.Linear(3, 2), (1, 3))
 
     assert gc.isenabled()
     profile()

@@ -1,26 +1,15 @@
 """Memory against torch's own MemTracker on real tensors, in total and by category, to the byte."""
 
-from __future__ import annotations
-
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from network_zoo import NETWORKS, adapted, fake_cost, pairings, real_step
 from torch.utils.hooks import RemovableHandle
 
 from peft_regress.gc_pause import paused_gc
 
-if TYPE_CHECKING:
-    from network_zoo import Method
-    from torch import nn
-
-    from peft_regress.cost import StepCost
-
 mem_tracker = pytest.importorskip("torch.distributed._tools.mem_tracker")
 
-torch.set_num_threads(1)
 
 FLOAT = 4
 # By their names here; what MemTracker calls Other are the images and labels that it is told of.
@@ -39,29 +28,24 @@ CATEGORIES = {
 class Tracker(mem_tracker.MemTracker):
     """MemTracker, which would hook frozen parameters too and fail; and each category's high."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.highs: Counter[str] = Counter()
 
-    def _track_module_params_and_buffers(
-        self, module: nn.Module, install_grad_hooks: bool = True
-    ) -> tuple[int, int]:
+    def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
         no_hook = RemovableHandle(OrderedDict())
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 # It installs no second hook where it finds one.
                 self._param_to_grad_hook_handles.setdefault(parameter, (no_hook, no_hook))
-        memory: tuple[int, int] = super()._track_module_params_and_buffers(
-            module, install_grad_hooks
-        )
-        return memory
+        return super()._track_module_params_and_buffers(module, install_grad_hooks)
 
-    def _update_peak_stats(self, peak_state: Any) -> None:
+    def _update_peak_stats(self, peak_state):
         super()._update_peak_stats(peak_state)
         self.highs |= by_category(self.get_tracker_snapshot())
 
 
-def by_category(snapshot: dict[torch.device, dict[Any, int]]) -> Counter[str]:
+def by_category(snapshot):
     (held,) = snapshot.values()
     found: Counter[str] = Counter()
     for key, size in held.items():
@@ -69,7 +53,7 @@ def by_category(snapshot: dict[torch.device, dict[Any, int]]) -> Counter[str]:
     return found
 
 
-def tracked(name: str, method: Method) -> tuple[Counter[str], Counter[str]]:
+def tracked(name, method):
     """Track the second of two steps; return what was held at its peak, and each one's high."""
     step = real_step(adapted(name, method), NETWORKS[name].shape)
     step.run()
@@ -80,7 +64,7 @@ def tracked(name: str, method: Method) -> tuple[Counter[str], Counter[str]]:
     return by_category(tracker.get_tracker_snapshot("peak")), tracker.highs
 
 
-def held_at_peak(cost: StepCost) -> Counter[str]:
+def held_at_peak(cost):
     held = Counter(total=cost.peak_bytes)
     for site in cost.bytes_at_peak:
         held[site.category] += site.bytes
@@ -91,7 +75,7 @@ def held_at_peak(cost: StepCost) -> Counter[str]:
     ("name", "method"),
     pairings("MemTracker"),
 )
-def test_every_category_at_the_peak_is_mem_tracker_s(name: str, method: Method) -> None:
+def test_every_category_at_the_peak_is_mem_tracker_s(name, method):
     peak, highs = tracked(name, method)
     cost = fake_cost(name, method)
 

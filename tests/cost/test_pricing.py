@@ -1,13 +1,10 @@
 """The price of any module: the notebook's function, and models and inputs as they are typed."""
 
-from __future__ import annotations
-
 import doctest
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from network_zoo import adamw, sgd
+from network_zoo import Branching, adamw, sgd, step
 from torch import Tensor, nn
 
 from peft_regress.cost import (
@@ -16,39 +13,33 @@ from peft_regress.cost import (
     NothingToTrainError,
     RandomTensor,
     pricing,
-    profile_step,
     training_cost,
 )
-from peft_regress.cost.typed import load_model, parse_inputs
+from peft_regress.cost.pricing import load_model, parse_inputs
 from peft_regress.errors import InputError
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-torch.set_num_threads(1)
-
-
-def test_the_example_of_the_docstring_is_true() -> None:
+def test_the_example_of_the_docstring_is_true():
     assert doctest.testmod(pricing).failed == 0
     assert doctest.testmod(pricing).attempted > 2
 
 
-def test_a_sum_of_outputs_is_the_classifier_s_step_with_that_loss() -> None:
+def test_a_sum_of_outputs_is_the_classifier_s_step_with_that_loss():
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     model[0].bias.requires_grad_(False)
     cost = training_cost(model, RandomTensor((5, 4)))
-    plain = profile_step(model, adamw, input_shape=(5, 4), num_classes=2, loss="sum")
+    plain = step(model, (5, 4), optimizer=adamw, loss="sum")
     assert cost.step == plain
     assert (cost.trainable_params, cost.total_params) == (4 * 3 + 3 * 2 + 2, 4 * 3 + 3 + 3 * 2 + 2)
 
 
-def test_every_output_gets_a_gradient_and_integers_none() -> None:
+def test_every_output_gets_a_gradient_and_integers_none():
     class Several(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 3)
 
-        def forward(self, x: Tensor) -> dict[str, Any]:
+        def forward(self, x):
             a, b = self.a(x), self.b(x).half()
             return {"a": a, "again": a, "rest": (b, b.argmax(), "text")}
 
@@ -57,16 +48,16 @@ def test_every_output_gets_a_gradient_and_integers_none() -> None:
     assert backward == {"a": 2 * 4 * 2, "b": 2 * 4 * 3}
 
 
-def test_an_output_without_floating_point_has_no_loss() -> None:
+def test_an_output_without_floating_point_has_no_loss():
     class Counting(nn.Linear):
-        def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        def forward(self, x):
             return [super().forward(x).argmax()]
 
     with pytest.raises(InputError, match="Counting returns a list without floating-point tensors"):
         training_cost(Counting(2, 2), torch.ones(1, 2))
 
 
-def test_the_optimizer_and_the_loss_may_be_one_s_own() -> None:
+def test_the_optimizer_and_the_loss_may_be_one_s_own():
     model = nn.Linear(4, 2)
     one = training_cost(
         model, torch.ones(1, 4), optimizer=sgd, loss=lambda m, b: m(b).square().mean()
@@ -75,13 +66,7 @@ def test_the_optimizer_and_the_loss_may_be_one_s_own() -> None:
     assert training_cost(model, torch.ones(1, 4)).step.optimizer_state_bytes > 0
 
 
-class Branching(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y if y.sum() > 0 else -y
-
-
-def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_so() -> None:
+def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_so():
     cost = training_cost(Branching(3, 2), torch.ones(1, 3))
     assert cost.step.tensors == "real tensors"
     assert cost.step.forward_flops == 2 * 3 * 2
@@ -93,11 +78,11 @@ def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_s
     )
 
 
-def test_what_cannot_train_on_real_copies_either_is_not_tried_there() -> None:
+def test_what_cannot_train_on_real_copies_either_is_not_tried_there():
     runs: list[Tensor] = []
 
     class Frozen(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             runs.append(x)
             return super().forward(x).detach()
 
@@ -106,7 +91,7 @@ def test_what_cannot_train_on_real_copies_either_is_not_tried_there() -> None:
     assert len(runs) == 1
 
 
-def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply() -> None:
+def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply():
     cost = training_cost(nn.Linear(3, 2), torch.ones(1, 3))
     metrics = cost.metrics
     assert metrics["peak_bytes"].value == cost.step.peak_bytes
@@ -118,7 +103,7 @@ def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply()
 # --- As typed -------------------------------------------------------------------------------------
 
 
-def test_inputs_are_positional_or_named() -> None:
+def test_inputs_are_positional_or_named():
     assert parse_inputs(["8x128:int64", "mask=8x128:bool", "3x2", "scale=1"]) == Call(
         (RandomTensor((8, 128), torch.int64), RandomTensor((3, 2), torch.float32)),
         {"mask": RandomTensor((8, 128), torch.bool), "scale": RandomTensor((1,), torch.float32)},
@@ -145,14 +130,14 @@ def test_inputs_are_positional_or_named() -> None:
         ("9" * 5000, "has more bytes than any machine"),
     ],
 )
-def test_another_text_is_no_input(text: str, message: str) -> None:
+def test_another_text_is_no_input(text, message):
     with pytest.raises(InputError) as caught:
         parse_inputs([text])
     assert message in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_two_inputs_of_one_name_are_refused() -> None:
+def test_two_inputs_of_one_name_are_refused():
     with pytest.raises(InputError, match="there is an input 'a' already"):
         parse_inputs(["a=1", "a=2"])
 
@@ -179,7 +164,7 @@ def fails(): raise LookupError("two\\nlines")
 
 
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(tmp_path, monkeypatch):
     (tmp_path / "priced_models.py").write_text(MODULE)
     (tmp_path / "priced_broken.py").write_text("raise ZeroDivisionError('at\\nimport')")
     (tmp_path / "priced_exit.py").write_text("raise SystemExit(3)")
@@ -189,12 +174,12 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("name", ["Tiny", "Space.build", "made"])
-def test_a_class_a_function_or_a_model_can_be_named(name: str) -> None:
+def test_a_class_a_function_or_a_model_can_be_named(name):
     assert type(load_model(f"priced_models:{name}")).__name__ == "Tiny"
 
 
 @pytest.mark.usefixtures("models")
-def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone() -> None:
+def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone():
     state = torch.get_rng_state()
     one, other = (load_model("priced_models:Tiny") for _ in range(2))
     assert torch.equal(one.get_parameter("weight"), other.get_parameter("weight"))
@@ -221,7 +206,7 @@ def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone() -> No
         ("priced_models:Needy", "cannot be called without arguments: TypeError: "),
     ],
 )
-def test_what_names_no_model_is_one_line(path: str, message: str) -> None:
+def test_what_names_no_model_is_one_line(path, message):
     with pytest.raises(InputError) as caught:
         load_model(path)
     assert message in str(caught.value)

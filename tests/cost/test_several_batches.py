@@ -1,9 +1,5 @@
 """Steps of several batches on one model: they cost what each costs alone, or are refused."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 from tiny_architecture import TinyArchitecture
@@ -11,46 +7,36 @@ from torch import Tensor, nn
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.cost import RandomTensor, StepCost, profile_training_step
+from peft_regress.cost import RandomTensor, profile_training_step
 from peft_regress.cost.several_batches import profile_batches
 from peft_regress.measure import step_profile
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.step_profile import CostSettings, profile_both, profile_recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.cases import Adaptation
-    from peft_regress.measure.step_profile import CostReport
-
 BATCHES = [{"inputs": RandomTensor((size, 3))} for size in (1, 32)]
 
 
-def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def loss(model, batch):
     output: Tensor = model(batch["inputs"])
     return output.square().mean()
 
 
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
+def adamw(model):
     return torch.optim.AdamW(model.parameters(), foreach=False)
 
 
-def together(
-    make: Callable[[], nn.Module], optimizer: Callable[[nn.Module], Any] = adamw
-) -> list[StepCost] | None:
+def together(make, optimizer=adamw):
     return profile_batches(make(), optimizer, batches=BATCHES, loss=loss)
 
 
-def alone(
-    make: Callable[[], nn.Module], optimizer: Callable[[nn.Module], Any] = adamw
-) -> list[StepCost]:
+def alone(make, optimizer=adamw):
     return [profile_training_step(make(), optimizer, batch=batch, loss=loss) for batch in BATCHES]
 
 
 # --- The methods ----------------------------------------------------------------------------------
 
 
-def both_ways(recipe: ModelRecipe, one: CostSettings) -> tuple[dict[str, CostReport], ...]:
+def both_ways(recipe, one):
     apart = {
         "": profile_recipe(recipe, one, running=True),
         "_b32": profile_recipe(recipe, CostSettings(batch=32, resolution=one.resolution)),
@@ -59,11 +45,11 @@ def both_ways(recipe: ModelRecipe, one: CostSettings) -> tuple[dict[str, CostRep
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def kept(monkeypatch):
     """Whether each profile was made on one model."""
     found = []
 
-    def spied(*args: Any, **kwargs: Any) -> Any:
+    def spied(*args, **kwargs):
         costs = profile_batches(*args, **kwargs)
         found.append(costs is not None)
         return costs
@@ -78,7 +64,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
      "galore", "galore-cloned", "lorafa", "loraplus", "pissa", "loha", "lokr", "ia3", "hra"],
 )  # fmt: skip
 @pytest.mark.usefixtures("clean_registry")
-def test_a_method_costs_on_one_model_what_it_costs_on_two(name: str, kept: list[bool]) -> None:
+def test_a_method_costs_on_one_model_what_it_costs_on_two(name, kept):
     registry.add("architecture", TinyArchitecture())
     method = registry.get("method", name)
     rank = 4 if method.ranks else None
@@ -97,7 +83,7 @@ PAIRINGS = sorted(
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("names", PAIRINGS, ids=str)
-def test_every_pairing_costs_on_one_model_what_it_costs_on_two(names: Adaptation) -> None:
+def test_every_pairing_costs_on_one_model_what_it_costs_on_two(names):
     recipe = ModelRecipe.of(names)
     try:
         apart = profile_recipe(recipe, CostSettings())
@@ -118,7 +104,7 @@ class Caching(nn.Linear):
 
     cache: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         if self.cache is None:
             self.cache = x.detach() + 1
         return super().forward(x)
@@ -127,7 +113,7 @@ class Caching(nn.Linear):
 class Doubling(nn.Linear):
     """Computes twice on more than one item."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return super().forward(x) + (super().forward(x) if len(x) > 1 else 0)
 
 
@@ -136,7 +122,7 @@ class Counting(nn.Linear):
 
     calls = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.calls += 1
         return super().forward(x) + (super().forward(x) if self.calls > 1 else 0)
 
@@ -144,7 +130,7 @@ class Counting(nn.Linear):
 class Unused(nn.Linear):
     """Has a parameter that no gradient reaches, so that no optimizer keeps state for it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(3, 2)
         self.unused = nn.Parameter(torch.ones(1000))
 
@@ -152,11 +138,11 @@ class Unused(nn.Linear):
 class EverySecond(torch.optim.AdamW):
     """Works twice at every second update."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         super().__init__(model.parameters(), foreach=False)
         self.count = 0
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self):
         self.count += 1
         for _ in range(1 + self.count % 2):
             super().step()
@@ -165,11 +151,11 @@ class EverySecond(torch.optim.AdamW):
 class LateState(torch.optim.AdamW):
     """Makes its state at its second update."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         super().__init__(model.parameters(), foreach=False)
         self.count = 0
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self):
         self.count += 1
         if self.count > 1:
             super().step()
@@ -178,10 +164,10 @@ class LateState(torch.optim.AdamW):
 class GreedyAtFirst(torch.optim.AdamW):
     """Needs much memory for a while in its first update alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         super().__init__(model.parameters(), foreach=False)
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self):
         if not self.state:
             torch.empty(10_000)
         super().step()
@@ -192,14 +178,14 @@ class GreedyAtFirstForward(nn.Linear):
 
     calls = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.calls += 1
         if self.calls == 1:
             torch.empty(10_000)
         return super().forward(x)
 
 
-def refuses_to_step(model: nn.Module) -> torch.optim.Optimizer:
+def refuses_to_step(model):
     optimizer = adamw(model)
     optimizer.register_step_pre_hook(lambda *_: 1 / 0)
     return optimizer
@@ -217,9 +203,7 @@ def refuses_to_step(model: nn.Module) -> torch.optim.Optimizer:
     ],
     ids=["cache", "count", "unused", "every-second", "late-state", "raises"],
 )
-def test_steps_that_need_not_cost_the_same_on_one_model_are_refused(
-    make: Callable[[], nn.Module], optimizer: Callable[[nn.Module], Any]
-) -> None:
+def test_steps_that_need_not_cost_the_same_on_one_model_are_refused(make, optimizer):
     assert together(make, optimizer) is None
 
 
@@ -228,12 +212,12 @@ def test_steps_that_need_not_cost_the_same_on_one_model_are_refused(
     [lambda: nn.Linear(3, 2), lambda: nn.Sequential(nn.Linear(3, 2)), lambda: Doubling(3, 2)],
     ids=["linear", "sequential", "twice on more than one item"],
 )
-def test_a_step_that_depends_on_no_other_is_not_refused(make: Callable[[], nn.Module]) -> None:
+def test_a_step_that_depends_on_no_other_is_not_refused(make):
     assert together(make) == alone(make)
 
 
-def test_the_peak_of_the_first_step_is_that_of_its_own_update() -> None:
-    def make() -> nn.Module:
+def test_the_peak_of_the_first_step_is_that_of_its_own_update():
+    def make():
         return nn.Linear(3, 2)
 
     costs = together(make, GreedyAtFirst)
@@ -244,7 +228,7 @@ def test_the_peak_of_the_first_step_is_that_of_its_own_update() -> None:
         assert cost.first_step_peak_bytes > 10_000 * 4 > usual.first_step_peak_bytes
 
 
-def test_the_peak_of_the_first_step_is_that_of_its_own_forward_pass() -> None:
+def test_the_peak_of_the_first_step_is_that_of_its_own_forward_pass():
     assert together(lambda: GreedyAtFirstForward(3, 2)) is None
     for cost, usual in zip(
         alone(lambda: GreedyAtFirstForward(3, 2)), alone(lambda: nn.Linear(3, 2)), strict=True
@@ -253,7 +237,7 @@ def test_the_peak_of_the_first_step_is_that_of_its_own_forward_pass() -> None:
         assert cost.first_step_peak_bytes > 10_000 * 4 > usual.first_step_peak_bytes
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.1))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     states = torch.get_rng_state()
@@ -264,9 +248,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 @pytest.mark.usefixtures("clean_registry")
-def test_a_method_that_is_refused_is_profiled_on_a_model_for_each_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_method_that_is_refused_is_profiled_on_a_model_for_each_batch(monkeypatch):
     recipe = ModelRecipe(
         method=registry.get("method", "lora"), architecture=TinyArchitecture(), rank=4
     )

@@ -1,17 +1,15 @@
 """Any training step: batches of any shape, losses of one's own, models of any output."""
 
-from __future__ import annotations
-
 import collections
 from collections import UserDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 import torchvision
 from memory_check import allocator_peak
-from network_zoo import adamw, sgd
+from network_zoo import BOTH, adamw, sgd, step
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, mse_loss
@@ -20,40 +18,48 @@ from peft_regress.cost import (
     NeedsValuesError,
     NothingToTrainError,
     RandomTensor,
-    StepCost,
-    profile_step,
     profile_training_step,
     training_cost,
 )
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-torch.set_num_threads(1)
-
-BOTH = pytest.mark.parametrize("fake", [True, False])
 BATCH, TOKENS, WORDS, WIDTH = 3, 5, 11, 4
+FORWARD = 2 * BATCH * 6 * 2
+
+
+def measured(batch, loss=lambda m, b: m(b).sum(), *, model=None, optimizer=sgd, **settings):
+    model = nn.Linear(6, 2) if model is None else model
+    return profile_training_step(model, optimizer, batch=batch, loss=loss, **settings)
+
+
+def entropy(model, batch):
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+def held(cost):
+    """Return the bytes of the batch's tensors."""
+    sites = cost.bytes_at_highs
+    return [s.bytes for s in sites if s.category == "activation" and not s.operator]
 
 
 # --- The same step as profile_step's --------------------------------------------------------------
 
 
 @BOTH
-def test_a_step_written_out_costs_what_the_classifier_s_step_costs(fake: bool) -> None:
+def test_a_step_written_out_costs_what_the_classifier_s_step_costs(fake):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     batch = torch.randn(BATCH, 6), torch.randint(2, (BATCH,))
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(model, batch):
         x, y = batch
         logits = model(x)
         objective = cross_entropy(logits, y)
         objective.logits = logits  # alive until the end of the step, as there
         return objective
 
-    cost = profile_training_step(model, adamw, batch=batch, loss=loss, fake=fake)
-    assert cost == profile_step(model, adamw, input_shape=(BATCH, 6), num_classes=2)
+    cost = measured(batch, loss, model=model, optimizer=adamw, fake=fake)
+    assert cost == step(model, (BATCH, 6), optimizer=adamw)
     assert cost.tensors == ("fake tensors" if fake else "real tensors")
 
 
@@ -74,13 +80,13 @@ class Record:
 class Encoding(UserDict[str, Tensor]):
     """As transformers' BatchEncoding: a mapping with attributes, and no dict."""
 
-    def __getattr__(self, name: str) -> Tensor:
+    def __getattr__(self, name):
         if name == "data":
             raise AttributeError
         return self.data[name]
 
 
-BATCHES: dict[str, Any] = {
+BATCHES = {
     # kind: (makes the batch of x and y, takes them out of it)
     "tuple": (lambda x, y: (x, y), lambda b: b),
     "list": (lambda x, y: [x, [y]], lambda b: (b[0], b[1][0])),
@@ -99,121 +105,96 @@ BATCHES: dict[str, Any] = {
 
 @BOTH
 @pytest.mark.parametrize("kind", BATCHES)
-def test_a_batch_may_be_any_tree_and_counts_as_activations(kind: str, fake: bool) -> None:
+def test_a_batch_may_be_any_tree_and_counts_as_activations(kind, fake):
     make, take = BATCHES[kind]
-    model = nn.Linear(6, 2)
     batch = make(torch.randn(BATCH, 6), torch.randint(2, (BATCH,)))
-    seen: list[Any] = []
+    seen = []
 
-    def loss(model: nn.Module, batch: Any) -> Tensor:
+    def loss(model, batch):
         seen.append(type(batch))
         x, y = take(batch)
         return cross_entropy(model(x), y)
 
     before = [tensor.clone() for tensor in leaves_of(batch)]
-    cost = profile_training_step(model, sgd, batch=batch, loss=loss, fake=fake)
+    cost = measured(batch, loss, fake=fake)
     assert set(seen) == {type(batch)}
-    plain = profile_training_step(
-        model, sgd, batch=tuple(before), loss=lambda m, b: cross_entropy(m(b[0]), b[1])
-    )
-    assert cost == plain
-    held = sum(
-        s.bytes for s in cost.bytes_at_highs if s.category == "activation" and not s.operator
-    )
-    assert held == 4 * BATCH * 6 + 8 * BATCH
+    assert cost == measured(tuple(before), entropy)
+    assert sum(held(cost)) == 4 * BATCH * 6 + 8 * BATCH
     assert all(torch.equal(a, b) for a, b in zip(leaves_of(batch), before, strict=True))
 
 
 @BOTH
-def test_a_tensor_that_a_batch_holds_twice_counts_once(fake: bool) -> None:
+def test_a_tensor_that_a_batch_holds_twice_counts_once(fake):
     tokens = torch.randint(WORDS, (BATCH, TOKENS))
     model = Language()
-    once = profile_training_step(
-        model, sgd, batch=tokens, loss=lambda m, b: next_word_loss(m(b), b), fake=fake
-    )
-    twice = profile_training_step(
-        model,
-        sgd,
-        batch={"tokens": tokens, "labels": tokens},
-        loss=lambda m, b: next_word_loss(m(b["tokens"]), b["labels"]),
+    twice = measured(
+        {"tokens": tokens, "labels": tokens},
+        lambda m, b: next_word_loss(m(b["tokens"]), b["labels"]),
+        model=model,
         fake=fake,
     )
-    assert twice == once
+    once = lambda m, b: next_word_loss(m(b), b)  # noqa: E731
+    assert twice == measured(tokens, once, model=model, fake=fake)
 
 
 @BOTH
-def test_a_slice_of_all_data_counts_with_its_own_bytes(fake: bool) -> None:
+def test_a_slice_of_all_data_counts_with_its_own_bytes(fake):
     data = torch.randn(1000, 6)
-    cost = profile_training_step(
-        nn.Linear(6, 2), sgd, batch=data[:BATCH], loss=lambda m, b: m(b).sum(), fake=fake
-    )
+    cost = measured(data[:BATCH], fake=fake)
     assert cost.peak_activation_bytes < 4 * 100
 
 
 @BOTH
-def test_views_that_together_use_a_storage_share_it(fake: bool) -> None:
+def test_views_that_together_use_a_storage_share_it(fake):
     tokens = torch.randint(WORDS, (BATCH, TOKENS + 1))
-    cost = profile_training_step(
-        nn.Embedding(WORDS, 2),
-        sgd,
-        batch=(tokens[:, :-1], tokens[:, 1:]),
-        loss=lambda m, b: m(b[0]).sum() + b[1].sum(),
+    cost = measured(
+        (tokens[:, :-1], tokens[:, 1:]),
+        lambda m, b: m(b[0]).sum() + b[1].sum(),
+        model=nn.Embedding(WORDS, 2),
         fake=fake,
     )
-    held = [s.bytes for s in cost.bytes_at_highs if s.category == "activation" and not s.operator]
-    assert held == [8 * BATCH * (TOKENS + 1)]
+    assert held(cost) == [8 * BATCH * (TOKENS + 1)]
 
 
 @BOTH
-def test_the_step_does_not_reach_back_to_what_made_the_batch(fake: bool) -> None:
+def test_the_step_does_not_reach_back_to_what_made_the_batch(fake):
     source = torch.randn(BATCH, 6, requires_grad=True)
     leaf, made = source.detach().requires_grad_(), source * 2
     for batch in (leaf, made):
-        cost = profile_training_step(
-            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
-        )
-        assert cost.backward_flops == 2 * 2 * BATCH * 6 * 2  # the weight's and the batch's
+        cost = measured(batch, fake=fake)
+        assert cost.backward_flops == 2 * FORWARD  # the weight's and the batch's
     assert source.grad is leaf.grad is None
 
 
 @BOTH
-def test_a_batch_that_was_made_in_inference_mode_trains(fake: bool) -> None:
+def test_a_batch_that_was_made_in_inference_mode_trains(fake):
     with torch.inference_mode():
         batch = torch.randn(BATCH, 6)
-    cost = profile_training_step(
-        nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
-    )
-    assert cost.forward_flops == 2 * BATCH * 6 * 2
+    cost = measured(batch, fake=fake)
+    assert cost.forward_flops == FORWARD
 
 
 @BOTH
-def test_a_sparse_batch_is_refused(fake: bool) -> None:
+def test_a_sparse_batch_is_refused(fake):
     batch = torch.eye(6).to_sparse()
     with pytest.raises(InputError, match=r"a tensor of \(6, 6\) that has the layout torch.sparse"):
-        profile_training_step(
-            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
-        )
+        measured(batch, fake=fake)
 
 
-def test_a_fake_batch_takes_a_fake_step_alone() -> None:
+def test_a_fake_batch_takes_a_fake_step_alone():
     with FakeTensorMode():
         batch = torch.randn(BATCH, 6)
 
-    def measure(*, fake: bool) -> StepCost:
-        return profile_training_step(
-            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
-        )
-
-    assert measure(fake=True).forward_flops == 2 * BATCH * 6 * 2
+    assert measured(batch).forward_flops == FORWARD
     with pytest.raises(InputError, match=r"the batch has a fake tensor.*measure with fake=True"):
-        measure(fake=False)
+        measured(batch, fake=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.complex64])
-def test_a_random_tensor_in_a_batch_is_drawn_where_the_step_runs(dtype: torch.dtype) -> None:
-    found: list[Tensor] = []
+def test_a_random_tensor_in_a_batch_is_drawn_where_the_step_runs(dtype):
+    found = []
 
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+    def loss(model, batch):
         found.append(batch)
         return (
             model.weight.sum() * batch.abs().sum().real if dtype.is_complex else model.weight.sum()
@@ -221,28 +202,21 @@ def test_a_random_tensor_in_a_batch_is_drawn_where_the_step_runs(dtype: torch.dt
 
     batch = [RandomTensor((2, 3), dtype)]
     for fake in (True, False):
-        profile_training_step(
-            nn.Linear(1, 1), sgd, batch=batch, loss=lambda m, b: loss(m, b[0]), fake=fake
-        )
+        measured(batch, lambda m, b: loss(m, b[0]), model=nn.Linear(1, 1), fake=fake)
     assert {(tuple(t.shape), t.dtype) for t in found} == {((2, 3), dtype)}
 
 
-def test_a_dtype_without_random_values_is_refused() -> None:
-    batch = RandomTensor((2,), torch.float8_e4m3fn)
+def test_a_dtype_without_random_values_is_refused():
     with pytest.raises(InputError, match="float8_e4m3fn cannot be drawn at random"):
-        profile_training_step(
-            nn.Linear(1, 1), sgd, batch=batch, loss=lambda m, b: b.sum(), fake=False
-        )
+        measured(RandomTensor((2,), torch.float8_e4m3fn), fake=False)
 
 
-def test_random_tensors_take_no_memory_on_fake_tensors() -> None:
-    cost = profile_training_step(
-        nn.Linear(10**6, 1), sgd, batch=RandomTensor((10**7, 10**6)), loss=lambda m, b: m(b).sum()
-    )
+def test_random_tensors_take_no_memory_on_fake_tensors():
+    cost = measured(RandomTensor((10**7, 10**6)), model=nn.Linear(10**6, 1))
     assert cost.peak_activation_bytes > 4 * 10**13
 
 
-def test_what_is_no_tensor_stays_as_it_is() -> None:
+def test_what_is_no_tensor_stays_as_it_is():
     thing = object()
     assert map_batch([thing, "x", 3, None], lambda leaf: leaf) == [thing, "x", 3, None]
 
@@ -251,16 +225,11 @@ def test_what_is_no_tensor_stays_as_it_is() -> None:
 
 
 @BOTH
-def test_tensors_in_the_closure_of_a_loss_are_used_and_count_as_buffers(fake: bool) -> None:
+def test_tensors_in_the_closure_of_a_loss_are_used_and_count_as_buffers(fake):
     weights = torch.rand(2)
     batch = torch.randn(BATCH, 6), torch.randint(2, (BATCH,))
-    cost = profile_training_step(
-        nn.Linear(6, 2),
-        sgd,
-        batch=batch,
-        loss=lambda m, b: cross_entropy(m(b[0]), b[1], weight=weights),
-        fake=fake,
-    )
+    loss = lambda m, b: cross_entropy(m(b[0]), b[1], weight=weights)  # noqa: E731
+    cost = measured(batch, loss, fake=fake)
     assert cost.peak_buffer_bytes == 4 * 2
 
 
@@ -277,27 +246,19 @@ def test_tensors_in_the_closure_of_a_loss_are_used_and_count_as_buffers(fake: bo
     ],
     ids=["matrix", "number", "none", "complex", "constant", "integer"],
 )
-def test_a_loss_that_has_no_gradient_is_refused(
-    loss: Any, error: type[Exception], message: str, fake: bool
-) -> None:
+def test_a_loss_that_has_no_gradient_is_refused(loss, error, message, fake):
     with pytest.raises(error, match=message):
-        profile_training_step(
-            nn.Linear(6, 2), sgd, batch=torch.randn(BATCH, 6), loss=loss, fake=fake
-        )
+        measured(torch.randn(BATCH, 6), loss, fake=fake)
 
 
-def test_a_loss_that_needs_values_is_named_as_such_and_runs_for_real() -> None:
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        found: Tensor = model(batch).sum()
+def test_a_loss_that_needs_values_is_named_as_such_and_runs_for_real():
+    def loss(model, batch):
+        found = model(batch).sum()
         return found if found.item() > 0 else -found
 
-    def measure(*, fake: bool) -> StepCost:
-        batch = torch.randn(BATCH, 6)
-        return profile_training_step(nn.Linear(6, 2), sgd, batch=batch, loss=loss, fake=fake)
-
     with pytest.raises(NeedsValuesError, match="Pass fake=False"):
-        measure(fake=True)
-    assert measure(fake=False).forward_flops == 2 * BATCH * 6 * 2
+        measured(torch.randn(BATCH, 6), loss)
+    assert measured(torch.randn(BATCH, 6), loss, fake=False).forward_flops == FORWARD
 
 
 # --- Models ---------------------------------------------------------------------------------------
@@ -306,24 +267,23 @@ def test_a_loss_that_needs_values_is_named_as_such_and_runs_for_real() -> None:
 class Language(nn.Module):
     """Next words by one linear layer."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(WORDS, WIDTH)
         self.head = nn.Linear(WIDTH, WORDS)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        y: Tensor = self.head(self.embedding(tokens))
-        return y
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
 
 
-def next_word_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+def next_word_loss(logits, tokens):
     return cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 class TwoHeads(nn.Module):
     """A detector in small: classes and boxes from one trunk, as keyword-only arguments ask."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.trunk = nn.Conv2d(3, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
@@ -331,25 +291,24 @@ class TwoHeads(nn.Module):
         self.classes = nn.Conv2d(8, 5, 1)
         self.boxes = nn.Conv2d(8, 4, 1)
 
-    def forward(self, *, image: Tensor) -> dict[str, Any]:
+    def forward(self, *, image):
         hidden = self.drop(self.norm(self.trunk(image)).relu())
         return {"classes": self.classes(hidden), "boxes": (self.boxes(hidden),)}
 
 
 @BOTH
-def test_the_embedding_of_integers_is_no_matrix_work_and_its_gradient_is_dense(fake: bool) -> None:
+def test_the_embedding_of_integers_is_no_matrix_work_and_its_gradient_is_dense(fake):
     model = Language()
     tokens = torch.randint(WORDS, (BATCH, TOKENS))
-    cost = profile_training_step(
-        model, sgd, batch=tokens, loss=lambda m, b: next_word_loss(m(b), b), fake=fake
-    )
+    loss = lambda m, b: next_word_loss(m(b), b)  # noqa: E731
+    cost = measured(tokens, loss, model=model, fake=fake)
     head = 2 * BATCH * TOKENS * WIDTH * WORDS
     assert (cost.forward_flops, cost.backward_flops) == (head, 2 * head)
     assert cost.peak_grad_bytes == 4 * (2 * WORDS * WIDTH + WORDS)
 
 
 @BOTH
-def test_two_heads_with_a_loss_of_one_s_own_are_the_closed_form(fake: bool) -> None:
+def test_two_heads_with_a_loss_of_one_s_own_are_the_closed_form(fake):
     """In train mode; what the step does to BatchNorm's statistics is undone."""
     model = TwoHeads().train()
     batch = {
@@ -358,12 +317,12 @@ def test_two_heads_with_a_loss_of_one_s_own_are_the_closed_form(fake: bool) -> N
     }
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(model, batch):
         out = model(image=batch["image"])
         classes, boxes = batch["targets"]
         return cross_entropy(out["classes"], classes) + mse_loss(out["boxes"][0], boxes)
 
-    cost = profile_training_step(model, adamw, batch=batch, loss=loss, fake=fake)
+    cost = measured(batch, loss, model=model, fake=fake)
     positions = 2 * 8 * 8
     trunk, heads = 2 * positions * 3 * 9 * 8, 2 * positions * 8 * (5 + 4)
     assert cost.forward_flops == trunk + heads
@@ -376,7 +335,7 @@ def test_two_heads_with_a_loss_of_one_s_own_are_the_closed_form(fake: bool) -> N
     assert model.training
 
 
-def test_a_detector_of_torchvision_is_measured_on_real_copies() -> None:
+def test_a_detector_of_torchvision_is_measured_on_real_copies():
     """Its two stages pick boxes by value; to pick and to pool is no matrix work."""
     torch.manual_seed(0)
     detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
@@ -384,44 +343,13 @@ def test_a_detector_of_torchvision_is_measured_on_real_copies() -> None:
     )
     targets = [{"boxes": torch.tensor([[1.0, 1, 30, 30]]), "labels": torch.tensor([1])}] * 2
 
-    def loss(model: nn.Module, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Tensor:
-        total: Tensor = sum(model(*batch).values())
-        return total
+    def loss(model, batch):
+        return sum(model(*batch).values())
 
     cost = training_cost(detector, ([torch.randn(3, 64, 64)] * 2, targets), loss=loss)
     assert cost.step.tensors == "real tensors"
     kinds = {site.operator for site in cost.step.flops_by_site if site.phase == "forward"}
     assert kinds == {"aten.convolution", "aten.addmm"}
-
-
-class Attending(nn.Module):
-    def __init__(self, heads: int, *, causal: bool) -> None:
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.qkv = nn.Linear(WIDTH * heads, 3 * WIDTH * heads, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        split = self.qkv(x).unflatten(-1, (3, self.heads, WIDTH))
-        q, k, v = split.transpose(1, 3).unbind(2)
-        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-
-
-@BOTH
-@pytest.mark.parametrize("causal", [False, True])
-def test_attention_is_the_closed_form(causal: bool, fake: bool) -> None:
-    """The CPU's own kernel: two products forward, five backward, the scores' again among them."""
-    heads = 2
-    cost = profile_training_step(
-        Attending(heads, causal=causal),
-        sgd,
-        batch=torch.randn(BATCH, TOKENS, heads * WIDTH),
-        loss=lambda m, b: m(b).square().mean(),
-        fake=fake,
-    )
-    linear = 2 * BATCH * TOKENS * (heads * WIDTH) * (3 * heads * WIDTH)
-    product = 2 * BATCH * heads * TOKENS * TOKENS * WIDTH
-    assert cost.forward_flops == linear + 2 * product
-    assert cost.backward_flops == linear + 5 * product
 
 
 @pytest.mark.parametrize(
@@ -432,12 +360,12 @@ def test_attention_is_the_closed_form(causal: bool, fake: bool) -> None:
     ],
     ids=["language", "heads"],
 )
-def test_the_peak_is_the_allocator_s(make: Any, batch: Tensor, loss: Any) -> None:
-    def step() -> Callable[[], None]:
+def test_the_peak_is_the_allocator_s(make, batch, loss):
+    def step():
         model, tensors = make(), batch.clone()
         optimizer = adamw(model)
 
-        def run() -> None:
+        def run():
             optimizer.zero_grad(set_to_none=True)
             objective = loss(model, tensors)
             objective.backward()
@@ -445,5 +373,5 @@ def test_the_peak_is_the_allocator_s(make: Any, batch: Tensor, loss: Any) -> Non
 
         return run
 
-    cost = profile_training_step(make(), adamw, batch=batch, loss=loss)
+    cost = measured(batch, loss, model=make(), optimizer=adamw)
     assert allocator_peak(step).tensor_peak_bytes == cost.peak_bytes

@@ -1,25 +1,19 @@
 """Models of transformers, with random weights, against closed forms of their hyperparameters."""
 
-from __future__ import annotations
-
 import warnings
-from typing import Any
 
 import pytest
 import torch
-from network_zoo import adamw
-from torch import Tensor, nn
+from network_zoo import BOTH, adamw
 
-from peft_regress.cost import StepCost, profile_inference, profile_training_step, training_cost
+from peft_regress.cost import profile_inference, profile_training_step, training_cost
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import peft
     import transformers
 
-torch.set_num_threads(1)
 
-BOTH = pytest.mark.parametrize("fake", [True, False])
 BATCH, TOKENS, WORDS, WIDTH, HEADS, LAYERS = 2, 8, 100, 32, 4, 2
 ROWS = BATCH * TOKENS
 FEED_FORWARD = 4 * WIDTH
@@ -27,7 +21,7 @@ PRODUCT_OF_SCORES = 2 * BATCH * TOKENS * TOKENS * WIDTH
 """Queries with keys, or scores with values, in all heads of a layer."""
 
 
-def bert(*, dropout: float) -> nn.Module:
+def bert(*, dropout):
     return transformers.BertForSequenceClassification(
         transformers.BertConfig(
             vocab_size=WORDS,
@@ -42,7 +36,7 @@ def bert(*, dropout: float) -> nn.Module:
     ).train()
 
 
-def gpt() -> nn.Module:
+def gpt():
     config = transformers.GPT2Config(
         vocab_size=WORDS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=TOKENS,
         attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=0, eos_token_id=0,
@@ -51,22 +45,21 @@ def gpt() -> nn.Module:
     return transformers.GPT2LMHeadModel(config).train()
 
 
-def tokens() -> Tensor:
+def tokens():
     return torch.randint(WORDS, (BATCH, TOKENS))
 
 
-def own_loss(model: nn.Module, batch: Any) -> Tensor:
-    loss: Tensor = model(**batch).loss
-    return loss
+def own_loss(model, batch):
+    return model(**batch).loss
 
 
-def cost_of(model: nn.Module, batch: Any, *, fake: bool) -> StepCost:
+def cost_of(model, batch, *, fake):
     return profile_training_step(model, adamw, batch=batch, loss=own_loss, fake=fake)
 
 
 @BOTH
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_text_encoder_is_the_closed_form(dropout: float, fake: bool) -> None:
+def test_a_text_encoder_is_the_closed_form(dropout, fake):
     batch = transformers.BatchEncoding({"input_ids": tokens(), "labels": torch.tensor([0, 2])})
     cost = cost_of(bert(dropout=dropout), batch, fake=fake)
     linear = LAYERS * 2 * ROWS * (4 * WIDTH**2 + 2 * WIDTH * FEED_FORWARD)
@@ -82,7 +75,7 @@ LM_HEAD = 2 * ROWS * WIDTH * WORDS
 
 
 @BOTH
-def test_a_causal_language_model_is_the_closed_form(fake: bool) -> None:
+def test_a_causal_language_model_is_the_closed_form(fake):
     ids = tokens()
     cost = cost_of(gpt(), {"input_ids": ids, "labels": ids}, fake=fake)
     assert cost.forward_flops == LM_LINEAR + LM_HEAD + LAYERS * 2 * PRODUCT_OF_SCORES
@@ -90,7 +83,7 @@ def test_a_causal_language_model_is_the_closed_form(fake: bool) -> None:
 
 
 @BOTH
-def test_lora_on_a_causal_language_model_is_the_closed_form(fake: bool) -> None:
+def test_lora_on_a_causal_language_model_is_the_closed_form(fake):
     rank = 2
     ids = tokens()
     config = peft.LoraConfig(r=rank, target_modules=["c_attn"], fan_in_fan_out=True)
@@ -112,13 +105,13 @@ def test_lora_on_a_causal_language_model_is_the_closed_form(fake: bool) -> None:
     }
 
 
-def test_the_cost_of_a_model_with_a_loss_of_its_own_needs_no_loss() -> None:
+def test_the_cost_of_a_model_with_a_loss_of_its_own_needs_no_loss():
     ids = tokens()
     batch = {"input_ids": ids, "labels": ids}
     assert training_cost(gpt(), batch).step == cost_of(gpt(), batch, fake=True)
 
 
 @BOTH
-def test_a_forward_pass_of_a_language_model_is_that_of_its_training(fake: bool) -> None:
+def test_a_forward_pass_of_a_language_model_is_that_of_its_training(fake):
     cost = profile_inference(gpt(), {"input_ids": tokens()}, fake=fake)
     assert cost.inference_flops == LM_LINEAR + LM_HEAD + LAYERS * 2 * PRODUCT_OF_SCORES

@@ -1,10 +1,7 @@
 """Merging in place, safe merging, a second adapter and its deletion: right ones, and wrong ones."""
 
-from __future__ import annotations
-
 import copy
 import warnings
-from typing import TYPE_CHECKING, Any
 
 import peft
 import peft.tuners.ia3.layer as ia3_layer
@@ -26,9 +23,6 @@ from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.merging import refused_merge_keeps_base
 from peft_regress.measure.objective import Objective
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
 UNMERGE, REFUSE, LEAK, DELETE = (
     "unmerge_restores_base",
     "refused_merge_keeps_base",
@@ -40,9 +34,7 @@ OFF, TOGGLE = "disabled_equals_base", "toggling_keeps_trainable"
 WITH_COPY = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
 
 
-def facts_of(
-    method: Any = LORA, base: nn.Module | None = None, names: Collection[str] = ALL_FOUR
-) -> dict[str, Fact]:
+def facts_of(method=LORA, base=None, names=ALL_FOUR):
     """Return the named facts of a method on a tiny network, without training it."""
     base = tiny_network() if base is None else base
     data = tiny_data()
@@ -58,15 +50,13 @@ def facts_of(
     return {name: found[name] for name in found if name in names}
 
 
-def false_of(
-    method: Any = LORA, base: nn.Module | None = None, names: Collection[str] = ALL_FOUR
-) -> dict[str, str]:
+def false_of(method=LORA, base=None, names=ALL_FOUR):
     """Return the notes of those that do not hold."""
     found = facts_of(method, base, names)
     return {name: fact.note for name, fact in found.items() if fact.holds is False}
 
 
-def test_a_right_adapter_has_all_four() -> None:
+def test_a_right_adapter_has_all_four():
     assert {fact.holds for fact in facts_of().values()} == {True}
 
 
@@ -74,10 +64,8 @@ def test_a_right_adapter_has_all_four() -> None:
 
 
 @pytest.mark.parametrize("factor", [1.0, 1 + 1e-3, 0.0, -1.0])
-def test_a_merge_that_is_not_taken_out_as_it_was_put_in(
-    monkeypatch: pytest.MonkeyPatch, factor: float
-) -> None:
-    def unmerge(self: Any) -> None:
+def test_a_merge_that_is_not_taken_out_as_it_was_put_in(monkeypatch, factor):
+    def unmerge(self):
         for name in self.merged_adapters:
             self.get_base_layer().weight.data -= factor * self.get_delta_weight(name)
         self.merged_adapters.clear()
@@ -89,11 +77,11 @@ def test_a_merge_that_is_not_taken_out_as_it_was_put_in(
         assert found[UNMERGE].startswith("base_model.model.linear.base_layer.weight: off by up to")
 
 
-def test_a_bias_that_is_scaled_again_by_unmerging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bias_that_is_scaled_again_by_unmerging(monkeypatch):
     """As peft did up to 0.19.1 with IA3 on a convolution with a bias: huggingface/peft#3216."""
     unmerge = ia3_layer.Conv2d.unmerge
 
-    def scaling_again(self: Any) -> None:
+    def scaling_again(self):
         (name,) = self.merged_adapters
         bias = self.get_base_layer().bias
         unmerge(self)
@@ -107,10 +95,10 @@ def test_a_bias_that_is_scaled_again_by_unmerging(monkeypatch: pytest.MonkeyPatc
     assert found[UNMERGE].startswith("base_model.model.depthwise.base_layer.bias: off by up to 0.")
 
 
-def test_an_unmerge_that_leaves_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unmerge_that_leaves_another_type(monkeypatch):
     unmerge = lora_layer.Linear.unmerge
 
-    def doubled(self: Any) -> None:
+    def doubled(self):
         unmerge(self)
         self.get_base_layer().weight.data = self.get_base_layer().weight.data.double()
 
@@ -120,18 +108,18 @@ def test_an_unmerge_that_leaves_another_type(monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-def test_an_unmerge_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmerge(_self: Any) -> None:
+def test_an_unmerge_that_raises(monkeypatch):
+    def unmerge(_self):
         raise AttributeError("no such weight")
 
     monkeypatch.setattr(lora_layer.Linear, "unmerge", unmerge)
     assert false_of()[UNMERGE].startswith("the library raises AttributeError: no such weight")
 
 
-def test_a_second_merge_that_adds_the_adapter_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_merge_that_adds_the_adapter_again(monkeypatch):
     """The way back takes it out as often: the weights alone are as before."""
 
-    def merge(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+    def merge(self, safe_merge=False, adapter_names=None):
         del safe_merge, adapter_names
         self.get_base_layer().weight.data += self.get_delta_weight("default")
         self.merged_adapters.append("default")
@@ -140,10 +128,10 @@ def test_a_second_merge_that_adds_the_adapter_again(monkeypatch: pytest.MonkeyPa
     assert false_of()[UNMERGE].endswith(" when unmerged and merged again")
 
 
-def test_a_merge_that_is_wrong_after_an_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_is_wrong_after_an_unmerge(monkeypatch):
     merge = lora_layer.Linear.merge
 
-    def once_only(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+    def once_only(self, safe_merge=False, adapter_names=None):
         if not hasattr(self, "was_merged"):
             merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
         elif not self.merged:
@@ -154,10 +142,10 @@ def test_a_merge_that_is_wrong_after_an_unmerge(monkeypatch: pytest.MonkeyPatch)
     assert set(false_of()) == {UNMERGE}
 
 
-def test_an_unmerge_that_is_wrong_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unmerge_that_is_wrong_the_second_time(monkeypatch):
     unmerge = lora_layer.Linear.unmerge
 
-    def wearing_out(self: Any) -> None:
+    def wearing_out(self):
         self.unmerges = getattr(self, "unmerges", 0) + bool(self.merged)
         unmerge(self)
         if self.unmerges > 2:  # the first two: beside a second adapter, and alone
@@ -169,10 +157,10 @@ def test_an_unmerge_that_is_wrong_the_second_time(monkeypatch: pytest.MonkeyPatc
     assert found[UNMERGE].startswith("merged and unmerged again, base_model.model.linear.")
 
 
-def test_a_merge_that_takes_an_adapter_that_is_not_active(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_takes_an_adapter_that_is_not_active(monkeypatch):
     chosen = lora_layer.check_adapters_to_merge
 
-    def all_of_them(layer: Any, names: Any = None) -> Any:
+    def all_of_them(layer, names=None):
         return chosen(layer, names or list(layer.lora_A))
 
     monkeypatch.setattr(lora_layer, "check_adapters_to_merge", all_of_them)
@@ -181,8 +169,8 @@ def test_a_merge_that_takes_an_adapter_that_is_not_active(monkeypatch: pytest.Mo
     assert found[UNMERGE].endswith(" when merged beside a second adapter that is not active")
 
 
-def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion() -> None:
-    def network() -> nn.Module:
+def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion():
+    def network():
         base = convolutional()
         base[6] = nn.Linear(8, 8, bias=False)
         return base
@@ -193,14 +181,14 @@ def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion() -> None:
     assert record.invariants["delete_leaves_nothing"] is True
 
 
-def test_a_vector_of_fixed_length_need_not_grow_with_the_rank() -> None:
+def test_a_vector_of_fixed_length_need_not_grow_with_the_rank():
     config = peft.UniLoraConfig(r=2, target_modules=["6"])
     record = measured(fine_tune(config))
     assert record.status == "ok", record.error
     assert record.invariants["doubled_rank_not_smaller"] is True
 
 
-def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it() -> None:
+def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it():
     """A delta far above the weight takes digits of it, however right the library is."""
     base = tiny_network()
     with torch.no_grad():
@@ -208,7 +196,7 @@ def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it() -> None:
     assert facts_of(base=base)[UNMERGE].holds is True
 
 
-def test_a_base_of_half_precision_is_judged_in_float32() -> None:
+def test_a_base_of_half_precision_is_judged_in_float32():
     method = method_named("lora-bf16")
     data = tiny_data().cast("bfloat16")
     base = tiny_network().to(torch.bfloat16)
@@ -227,7 +215,7 @@ def test_a_base_of_half_precision_is_judged_in_float32() -> None:
 # A merge that is refused
 
 
-def _linear_merge(self: Any, *, early: bool, refuses: bool, says_merged: bool = False) -> None:
+def _linear_merge(self, *, early, refuses, says_merged=False):
     if self.merged:
         return
     weight = self.get_base_layer().weight
@@ -254,10 +242,8 @@ def _linear_merge(self: Any, *, early: bool, refuses: bool, says_merged: bool = 
         ),
     ],
 )
-def test_a_safe_merge_that_is_not_safe(
-    monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], said: str
-) -> None:
-    def merge(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+def test_a_safe_merge_that_is_not_safe(monkeypatch, how, said):
+    def merge(self, safe_merge=False, adapter_names=None):
         del safe_merge, adapter_names
         _linear_merge(self, **how)
 
@@ -269,10 +255,10 @@ def test_a_safe_merge_that_is_not_safe(
     )
 
 
-def test_a_refusal_of_another_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_another_kind_is_an_error(monkeypatch):
     merge = lora_layer.Linear.merge
 
-    def raising(self: Any, safe_merge: bool = False, adapter_names: Any = None) -> None:
+    def raising(self, safe_merge=False, adapter_names=None):
         if safe_merge:
             raise RuntimeError("size mismatch")
         merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
@@ -281,7 +267,7 @@ def test_a_refusal_of_another_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     assert "the library raises RuntimeError: size mismatch" in false_of()[REFUSE]
 
 
-def test_boft_merges_a_nan_into_a_convolution() -> None:
+def test_boft_merges_a_nan_into_a_convolution():
     """See docs/findings/peft-boft-safe-merge.md; its Linear layers refuse."""
     base = convolutional()
     base[0] = nn.Conv2d(4, 8, 1)
@@ -302,10 +288,10 @@ def test_boft_merges_a_nan_into_a_convolution() -> None:
 # A second adapter
 
 
-def test_a_second_adapter_that_shares_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_adapter_that_shares_a_tensor(monkeypatch):
     update = lora_layer.Linear.update_layer
 
-    def sharing(self: Any, name: str, *args: Any, **settings: Any) -> None:
+    def sharing(self, name, *args, **settings):
         update(self, name, *args, **settings)
         if name == SECOND:
             self.lora_B[name].weight.data = self.lora_B["default"].weight.data
@@ -317,10 +303,10 @@ def test_a_second_adapter_that_shares_a_tensor(monkeypatch: pytest.MonkeyPatch) 
     }
 
 
-def test_a_second_adapter_that_shares_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_adapter_that_shares_a_parameter(monkeypatch):
     update = lora_layer.Linear.update_layer
 
-    def sharing(self: Any, name: str, *args: Any, **settings: Any) -> None:
+    def sharing(self, name, *args, **settings):
         update(self, name, *args, **settings)
         if name == SECOND:
             self.lora_B[name].weight = self.lora_B["default"].weight
@@ -338,12 +324,10 @@ def test_a_second_adapter_that_shares_a_parameter(monkeypatch: pytest.MonkeyPatc
         (lambda active, _name: active, "as without it"),
     ],
 )
-def test_switching_that_keeps_the_first_one_on(
-    monkeypatch: pytest.MonkeyPatch, becomes: Any, said: str
-) -> None:
+def test_switching_that_keeps_the_first_one_on(monkeypatch, becomes, said):
     switch = BaseTuner.set_adapter
 
-    def wrong(self: Any, name: Any, *args: Any, **settings: Any) -> None:
+    def wrong(self, name, *args, **settings):
         switch(self, becomes(["default"], name) if name == SECOND else name, *args, **settings)
 
     monkeypatch.setattr(BaseTuner, "set_adapter", wrong)
@@ -353,12 +337,10 @@ def test_switching_that_keeps_the_first_one_on(
 
 
 @pytest.mark.parametrize("ignored", ["default", SECOND])
-def test_two_active_adapters_of_which_one_is_ignored(
-    monkeypatch: pytest.MonkeyPatch, ignored: str
-) -> None:
+def test_two_active_adapters_of_which_one_is_ignored(monkeypatch, ignored):
     switch = BaseTunerLayer.set_adapter
 
-    def wrong(self: Any, names: Any, *args: Any, **settings: Any) -> None:
+    def wrong(self, names, *args, **settings):
         if len(names) > 1 and not isinstance(names, str):
             names = [name for name in names if name != ignored]
         switch(self, names, *args, **settings)
@@ -368,10 +350,10 @@ def test_two_active_adapters_of_which_one_is_ignored(
     assert false_of() == {LEAK: f"with two active ones, the output is that of {other} alone"}
 
 
-def test_a_copied_module_that_is_not_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copied_module_that_is_not_switched(monkeypatch):
     switch = ModulesToSaveWrapper.set_adapter
 
-    def stuck(self: Any, names: Any, *args: Any, **settings: Any) -> None:
+    def stuck(self, names, *args, **settings):
         switch(self, names and list(self.modules_to_save)[:1], *args, **settings)
 
     monkeypatch.setattr(ModulesToSaveWrapper, "set_adapter", stuck)
@@ -379,10 +361,10 @@ def test_a_copied_module_that_is_not_switched(monkeypatch: pytest.MonkeyPatch) -
     assert found == {LEAK: "what a second one computes depends on the numbers in the first one"}
 
 
-def test_switching_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switching_that_does_not_come_back(monkeypatch):
     switch = BaseTuner.set_adapter
 
-    def once(self: Any, name: Any, *args: Any, **settings: Any) -> None:
+    def once(self, name, *args, **settings):
         if name != "default" or "default" in self.active_adapters:
             switch(self, name, *args, **settings)
 
@@ -390,7 +372,7 @@ def test_switching_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> N
     assert false_of()[LEAK].startswith("switched to a second one and back")
 
 
-def test_adding_without_a_word_and_without_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_without_a_word_and_without_an_adapter(monkeypatch):
     add = peft.PeftModel.add_adapter
     monkeypatch.setattr(peft.PeftModel, "add_adapter", lambda *_, **__: None)
     assert false_of()[LEAK] == "a second adapter gets no parameters"
@@ -398,8 +380,8 @@ def test_adding_without_a_word_and_without_an_adapter(monkeypatch: pytest.Monkey
     assert false_of() == {}
 
 
-def test_adding_that_raises_breaks_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add(*_: Any, **__: Any) -> None:
+def test_adding_that_raises_breaks_both(monkeypatch):
+    def add(*_, **__):
         raise KeyError("indices")
 
     monkeypatch.setattr(peft.PeftModel, "add_adapter", add)
@@ -419,13 +401,11 @@ def test_adding_that_raises_breaks_both(monkeypatch: pytest.MonkeyPatch) -> None
         (lambda layer: setattr(layer, SECOND, 1), f"linear.{SECOND}"),
     ],
 )
-def test_a_deletion_that_leaves_a_name(
-    monkeypatch: pytest.MonkeyPatch, leave: Any, where: str
-) -> None:
+def test_a_deletion_that_leaves_a_name(monkeypatch, leave, where):
     """As peft did up to 0.19.1 with a setting of each method: huggingface/peft#3376."""
     delete = lora_layer.LoraLayer.delete_adapter
 
-    def leaving(self: Any, name: str) -> None:
+    def leaving(self, name):
         delete(self, name)
         if isinstance(self, lora_layer.Linear):
             leave(self)
@@ -434,7 +414,7 @@ def test_a_deletion_that_leaves_a_name(
     assert false_of() == {DELETE: f"these still name the deleted one: base_model.model.{where}"}
 
 
-def test_a_deletion_that_leaves_a_saved_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_leaves_a_saved_module(monkeypatch):
     """As peft did up to 0.15.2: huggingface/peft#2466."""
     assert false_facts(measured(fine_tune(WITH_COPY))) == {}
     monkeypatch.setattr(ModulesToSaveWrapper, "delete_adapter", lambda *_, **__: None)
@@ -444,10 +424,10 @@ def test_a_deletion_that_leaves_a_saved_module(monkeypatch: pytest.MonkeyPatch) 
     }
 
 
-def test_a_deletion_that_frees_what_was_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_frees_what_was_frozen(monkeypatch):
     delete = lora_layer.LoraLayer.delete_adapter
 
-    def freeing(self: Any, name: str) -> None:
+    def freeing(self, name):
         delete(self, name)
         self.get_base_layer().requires_grad_(requires_grad=True)
 
@@ -455,10 +435,10 @@ def test_a_deletion_that_frees_what_was_frozen(monkeypatch: pytest.MonkeyPatch) 
     assert false_of()[DELETE].startswith("not the trainable set of before: base_model.model.conv.")
 
 
-def test_a_deletion_that_takes_the_first_one_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_that_takes_the_first_one_along(monkeypatch):
     delete = lora_layer.LoraLayer.delete_adapter
 
-    def zeroing(self: Any, name: str) -> None:
+    def zeroing(self, name):
         delete(self, name)
         nn.init.zeros_(self.lora_B["default"].weight)
 
@@ -466,8 +446,8 @@ def test_a_deletion_that_takes_the_first_one_along(monkeypatch: pytest.MonkeyPat
     assert false_of()[DELETE] == "the first one computes something else"
 
 
-def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    def delete(*_: Any) -> None:
+def test_a_deletion_that_raises(monkeypatch):
+    def delete(*_):
         raise AttributeError("delete_adapter")
 
     monkeypatch.setattr(peft.PeftModel, "delete_adapter", delete)
@@ -477,9 +457,7 @@ def test_a_deletion_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 # Off and on again
 
 
-def test_a_copied_module_that_stays_on_when_the_adapter_is_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_copied_module_that_stays_on_when_the_adapter_is_off(monkeypatch):
     monkeypatch.setattr(ModulesToSaveWrapper, "enable_adapters", lambda *_: None)
     found = false_facts(measured(fine_tune(WITH_COPY)))
     assert set(found) == {OFF}
@@ -492,10 +470,8 @@ def test_a_copied_module_that_stays_on_when_the_adapter_is_off(
         (lambda layer: layer.scaling.update(default=layer.scaling["default"] / 2), "the loss"),
     ],
 )
-def test_train_after_eval_that_changes_the_adapter(
-    monkeypatch: pytest.MonkeyPatch, change: Any, said: str
-) -> None:
-    def train(self: Any, mode: Any = True) -> Any:
+def test_train_after_eval_that_changes_the_adapter(monkeypatch, change, said):
+    def train(self, mode=True):
         if mode and not self.training:
             change(self)
         return nn.Module.train(self, mode)
@@ -523,7 +499,7 @@ def test_train_after_eval_that_changes_the_adapter(
     ],
 )
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
-def test_what_does_not_apply_says_why(name: str, absent: dict[str, str]) -> None:
+def test_what_does_not_apply_says_why(name, absent):
     found = facts_of(HEAD if name == "head" else method_named(name))
     assert {key for key, fact in found.items() if fact.holds is None} == set(absent)
     for key, words in absent.items():
@@ -531,8 +507,8 @@ def test_what_does_not_apply_says_why(name: str, absent: dict[str, str]) -> None
     assert all(fact.holds is not False for fact in found.values())
 
 
-def test_they_do_not_apply_to_an_adapter_of_ones_own() -> None:
-    def wrap(base: nn.Module) -> nn.Module:
+def test_they_do_not_apply_to_an_adapter_of_ones_own():
+    def wrap(base):
         base.requires_grad_(requires_grad=False)
         base[8].requires_grad_(requires_grad=True)
         return base
@@ -542,13 +518,13 @@ def test_they_do_not_apply_to_an_adapter_of_ones_own() -> None:
     assert record.invariant_notes.keys() >= ALL_FOUR
 
 
-def test_only_what_peft_wrapped_has_layers_of_peft() -> None:
+def test_only_what_peft_wrapped_has_layers_of_peft():
     assert Tuner.of(convolutional()) is None
     prompted = peft.LoraConfig(r=2, target_modules=["6"])
     assert Tuner.of(peft.get_peft_model(convolutional(), prompted)) is not None
 
 
-def test_the_model_and_the_random_numbers_are_as_before() -> None:
+def test_the_model_and_the_random_numbers_are_as_before():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)

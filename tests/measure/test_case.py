@@ -1,7 +1,5 @@
 """Measuring a case: real training of a tiny network, real profiles."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -33,11 +31,11 @@ def tiny(clean_registry, tiny_sources):
     return tiny_sources
 
 
-def case(method="lora", rank=4, task="shift", architecture="tiny") -> Case:
+def case(method="lora", rank=4, task="shift", architecture="tiny"):
     return Case(task=task, method=method, architecture=architecture, rank=rank)
 
 
-def measured(root, of: Case, **options):
+def measured(root, of, **options):
     return measure(Recipe.of(of, root), profiles=options.pop("profiles", ProfileCache()), **options)
 
 

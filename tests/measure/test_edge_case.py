@@ -1,7 +1,5 @@
 """A case whose budget limits what it takes in ExecuTorch is exported, run there, and judged."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from builders import observe
 from own_training import convolutional, fine_tune, image_data, measured
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset, default_collate
 
 from peft_regress import Budget
@@ -26,19 +24,19 @@ from peft_regress.runs.ledger import PLAN_METRICS, rows_of
 LORA = peft.LoraConfig(r=2, target_modules=["0", "6"])
 
 
-def limited(edge_train: str = "1 MB", **settings: Any) -> Any:
+def limited(edge_train="1 MB", **settings):
     """Return a fine-tuning with LoRA, without dropout and moving statistics."""
     usual: dict[str, Any] = {"mode": "eval", "budget": Budget(edge_train=edge_train)}
     return fine_tune(settings.pop("adapter", LORA), **{**usual, **settings})
 
 
 @pytest.fixture(scope="module")
-def record() -> Any:
+def record():
     return measured(limited())
 
 
 @pytest.mark.executorch
-def test_the_record_has_the_metrics_of_the_programs(record: Any) -> None:
+def test_the_record_has_the_metrics_of_the_programs(record):
     values = {name: metric.value for name, metric in record.metrics.items()}
     assert record.status == "ok"
     assert EDGE_METRICS.keys() <= values.keys()
@@ -49,7 +47,7 @@ def test_the_record_has_the_metrics_of_the_programs(record: Any) -> None:
 
 
 @pytest.mark.executorch
-def test_the_ledger_explains_each_plan(record: Any) -> None:
+def test_the_ledger_explains_each_plan(record):
     for name in PLAN_METRICS:
         rows = rows_of(record.whole_ledger, name)
         assert rows is not None
@@ -59,7 +57,7 @@ def test_the_ledger_explains_each_plan(record: Any) -> None:
 
 
 @pytest.mark.executorch
-def test_the_gate_judges_the_budget(record: Any) -> None:
+def test_the_gate_judges_the_budget(record):
     within = judge_case(record.case.id, observe(record), observe(record))
     assert within.verdict == "unchanged"
     over = measured(limited("100 B"))
@@ -72,7 +70,7 @@ def test_the_gate_judges_the_budget(record: Any) -> None:
 
 
 @pytest.mark.executorch
-def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record: Any) -> None:
+def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record):
     moving = measured(limited(mode=lambda model: model.train()))
     assert moving.status == "ok"
     assert not EDGE_METRICS.keys() & moving.metrics.keys()
@@ -87,19 +85,19 @@ def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record: Any
 class Bessel(nn.Module):
     """An operator that the exporter knows, and that has no kernel."""
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows):
         return rows + 0 * torch.special.bessel_j0(rows.detach())
 
 
-def with_bessel() -> nn.Module:
+def with_bessel():
     return nn.Sequential(*convolutional(), Bessel())
 
 
-def image_datasets() -> Any:
+def image_datasets():
     return tuple(TensorDataset(*part) for part in image_data())
 
 
-def cropped(items: list[Any]) -> Any:
+def cropped(items):
     """Return images whose height depends on the first label."""
     images, labels = default_collate(items)
     return images[:, :, : 6 + int(labels[0])], labels
@@ -113,9 +111,7 @@ def cropped(items: list[Any]) -> Any:
         ({"data": image_datasets, "collate": cropped}, "a program has the shapes of one batch, "),
     ],
 )
-def test_what_the_runtime_cannot_run_is_one_line_and_no_number(
-    settings: dict[str, Any], said: str
-) -> None:
+def test_what_the_runtime_cannot_run_is_one_line_and_no_number(settings, said):
     refused = measured(limited(**settings))
     assert refused.status == "ok"
     assert refused.invariants["edge_programs_run"] is False
@@ -126,22 +122,20 @@ def test_what_the_runtime_cannot_run_is_one_line_and_no_number(
 
 
 @pytest.mark.executorch
-def test_a_program_larger_than_memory_is_one_line_and_no_number(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_program_larger_than_memory_is_one_line_and_no_number(monkeypatch):
     monkeypatch.setattr(runtime, "_available_bytes", lambda: 1000)
     refused = measured(limited())
     assert "this machine has 1,000 left" in refused.invariant_notes["edge_programs_run"]
     assert not EDGE_METRICS.keys() & refused.metrics.keys()
 
 
-def without_statistics() -> nn.Module:
+def without_statistics():
     layers = [layer for layer in convolutional() if not isinstance(layer, nn.BatchNorm2d)]
     return nn.Sequential(*layers)
 
 
 @pytest.mark.executorch
-def test_what_draws_random_numbers_is_not_compared() -> None:
+def test_what_draws_random_numbers_is_not_compared():
     adapter = peft.LoraConfig(r=2, target_modules=["0"])
     drawing = measured(limited(adapter=adapter, model=without_statistics, mode="train"))
     assert drawing.invariants["edge_programs_run"] is True, drawing.invariant_notes
@@ -151,8 +145,8 @@ def test_what_draws_random_numbers_is_not_compared() -> None:
 
 
 @pytest.mark.executorch
-def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started() -> None:
+def test_costs_alone_are_planned_and_not_run(monkeypatch):
+    def started():
         raise AssertionError("the runtime was started")
 
     monkeypatch.setattr(edge_case, "shared_runtime", started)
@@ -162,8 +156,8 @@ def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.executorch
-def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> None:
+def test_a_failing_runtime_is_a_false_fact(monkeypatch):
+    def fails(*_):
         raise ProgramError("the runtime fails: it ended by SIGSEGV")
 
     monkeypatch.setattr(edge_case, "run_programs", fails)
@@ -173,7 +167,7 @@ def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> N
     assert not EDGE_METRICS.keys() & failed.metrics.keys()
 
 
-def test_without_executorch_such_a_case_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_executorch_such_a_case_is_wrong_use(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -185,8 +179,8 @@ def test_without_executorch_such_a_case_is_wrong_use(monkeypatch: pytest.MonkeyP
     assert "python -m pip install 'peft-regress[executorch]'" in str(e.value)
 
 
-def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(**_: bool) -> None:
+def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch):
+    def asked(**_):
         raise AssertionError("ExecuTorch was asked for")
 
     monkeypatch.setattr(edge_case, "require_executorch", asked)

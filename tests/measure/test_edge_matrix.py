@@ -1,10 +1,7 @@
 """A case of the edge matrix is exported and run in ExecuTorch, and not trained here."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace as replaced
@@ -24,17 +21,13 @@ from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import rows_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 LORA = Case(task="small", method="lora", architecture="tiny", rank=2)
 OTHER = Case(task="other", method="lora", architecture="tiny", rank=2)
 SMALL = EdgeTask(name="small", batch=2, resolution=12, adaptations=(LORA.adaptation,))
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_sources: Path) -> Iterator[Path]:
+def sources(tiny_sources):
     from restored import registry_restored
 
     with registry_restored():
@@ -44,12 +37,12 @@ def sources(tiny_sources: Path) -> Iterator[Path]:
         yield tiny_sources
 
 
-def measured(case: Case, root: Path, **options: Any) -> Any:
+def measured(case, root, **options):
     return measure(Recipe.of(case, root), profiles=ProfileCache(), **options).record
 
 
 @pytest.mark.executorch
-def test_its_record_has_the_costs_of_its_step_and_of_its_programs(sources: Path) -> None:
+def test_its_record_has_the_costs_of_its_step_and_of_its_programs(sources):
     record = measured(LORA, sources)
     assert record.status == "ok", record.error
     values = {name: metric.value for name, metric in record.metrics.items()}
@@ -74,7 +67,7 @@ def test_its_record_has_the_costs_of_its_step_and_of_its_programs(sources: Path)
 
 
 @pytest.mark.executorch
-def test_its_costs_are_those_of_the_batch_of_its_task(sources: Path) -> None:
+def test_its_costs_are_those_of_the_batch_of_its_task(sources):
     costs = [measured(case, sources, trains=False) for case in (LORA, OTHER)]
     flops = [record.metrics["forward_flops"].value for record in costs]
     assert flops[1] == flops[0] * 3 / 2
@@ -82,7 +75,7 @@ def test_its_costs_are_those_of_the_batch_of_its_task(sources: Path) -> None:
 
 
 @pytest.mark.executorch
-def test_what_does_not_export_is_unsupported_with_the_reason(sources: Path) -> None:
+def test_what_does_not_export_is_unsupported_with_the_reason(sources):
     moving = measured(Case(task="small", method="bn_head", architecture="tiny"), sources)
     assert moving.status == "unsupported"
     assert moving.error.type == "UnsupportedProgramError"
@@ -90,10 +83,8 @@ def test_what_does_not_export_is_unsupported_with_the_reason(sources: Path) -> N
     assert not moving.metrics
 
 
-def test_a_runtime_that_fails_is_an_error_with_what_it_says(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any, **__: Any) -> None:
+def test_a_runtime_that_fails_is_an_error_with_what_it_says(sources, monkeypatch):
+    def fails(*_, **__):
         raise ProgramError("the runtime fails: it ended by SIGSEGV")
 
     monkeypatch.setattr(edge_case, "require_executorch", lambda **_: None)
@@ -103,20 +94,20 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(
     assert "SIGSEGV" in failed.error.message
 
 
-def test_without_executorch_it_is_wrong_use(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_executorch_it_is_wrong_use(sources, monkeypatch):
     monkeypatch.setattr(package, "is_installed", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
         measured(LORA, sources)
 
 
 @pytest.mark.executorch
-def test_a_run_names_the_executorch_that_it_used(sources: Path) -> None:
+def test_a_run_names_the_executorch_that_it_used(sources):
     found = Recipe.of(LORA, sources).packages()
     assert found["executorch"] == version("executorch")
     assert Recipe.of(replaced(LORA, task="shift"), sources).packages() == {}
 
 
-def test_it_is_defined_by_the_shape_and_not_by_a_training(sources: Path) -> None:
+def test_it_is_defined_by_the_shape_and_not_by_a_training(sources):
     recipe = Recipe.of(LORA, sources)
     longer = replace(recipe, fine_tune=replace(recipe.fine_tune, seeds=3))
     assert define(longer) == define(recipe)

@@ -1,18 +1,15 @@
 """Programs for ExecuTorch: their plan adds up, names modules, and what is not expressed is said."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import sys
-from typing import TYPE_CHECKING
 
 import edge_programs
 import pytest
 import torch
 from edge_programs import batch, lora_model, loss, tiny_training
 from tiny_network import tiny_network
-from torch import Tensor, nn
+from torch import nn
 from torch.export.experimental import _export_forward_backward
 from torch.nn import functional
 
@@ -20,34 +17,30 @@ from peft_regress.errors import InputError
 from peft_regress.measure.edge import (
     UnsupportedProgramError,
     inference_program,
-    names,
     package,
     training_program,
 )
 from peft_regress.measure.edge.program import UNUSED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from peft_regress.registry import names
 
 
-def call(model: nn.Module, images: Tensor) -> Tensor:
+def call(model, images):
     return model(images)
 
 
 class Halved(nn.Module):
     """Two layers whose plan can be added up by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first = nn.Linear(8, 16, bias=False)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows):
         return functional.relu(self.first(rows))
 
 
 @pytest.mark.executorch
-def test_a_plan_is_what_one_counts_by_hand() -> None:
+def test_a_plan_is_what_one_counts_by_hand():
     program = inference_program(Halved(), torch.zeros(4, 8), call=call)
     # rows 4x8, the weight turned around 8x16, and their product 4x16, of 4 bytes each.
     assert program.plan == {
@@ -61,7 +54,7 @@ def test_a_plan_is_what_one_counts_by_hand() -> None:
 
 
 @pytest.mark.executorch
-def test_the_plan_of_training_adds_up_and_names_the_modules() -> None:
+def test_the_plan_of_training_adds_up_and_names_the_modules():
     program = tiny_training()
     assert sum(program.plan.values()) == program.planned_bytes
     trained = {
@@ -83,7 +76,7 @@ def test_the_plan_of_training_adds_up_and_names_the_modules() -> None:
 
 
 @pytest.mark.executorch
-def test_every_operator_that_works_for_a_layer_is_named_after_it() -> None:
+def test_every_operator_that_works_for_a_layer_is_named_after_it():
     """The modules of operators that only layers have, forward and backward."""
     found = {(module, what) for module, what in tiny_training().plan if "aten.convolution" in what}
     assert found
@@ -91,15 +84,15 @@ def test_every_operator_that_works_for_a_layer_is_named_after_it() -> None:
 
 
 @pytest.mark.executorch
-def test_naming_modules_leaves_the_program_as_it_is() -> None:
+def test_naming_modules_leaves_the_program_as_it_is():
     from executorch.exir import EdgeCompileConfig, to_edge
 
     class Step(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.model = lora_model()
 
-        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        def forward(self, images, labels):
             return loss(self.model, (images, labels))
 
     with package.quiet():
@@ -110,7 +103,7 @@ def test_naming_modules_leaves_the_program_as_it_is() -> None:
 
 
 @pytest.mark.executorch
-def test_without_names_every_byte_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_names_every_byte_is_counted(monkeypatch):
     monkeypatch.setattr(names, "_name_in_first_trace", lambda _: "")
     program = training_program(lora_model(), batch(), loss=loss)
     assert program.content == tiny_training().content
@@ -120,14 +113,14 @@ def test_without_names_every_byte_is_counted(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.executorch
-def test_a_step_that_moves_statistics_is_unsupported_and_the_buffer_is_named() -> None:
+def test_a_step_that_moves_statistics_is_unsupported_and_the_buffer_is_named():
     with pytest.raises(UnsupportedProgramError, match=r"norm\.running_mean"):
         training_program(tiny_network().train(), batch(), loss=loss)
 
 
 @pytest.mark.executorch
-def test_a_loss_that_depends_on_values_is_unsupported() -> None:
-    def picky(model: nn.Module, images: tuple[Tensor, Tensor]) -> Tensor:
+def test_a_loss_that_depends_on_values_is_unsupported():
+    def picky(model, images):
         found = loss(model, images)
         return found if found.item() > 0 else -found
 
@@ -136,18 +129,16 @@ def test_a_loss_that_depends_on_values_is_unsupported() -> None:
 
 
 @pytest.mark.executorch
-def test_an_operator_without_a_portable_kernel_is_named() -> None:
+def test_an_operator_without_a_portable_kernel_is_named():
     class Bessel(nn.Module):
-        def forward(self, rows: Tensor) -> Tensor:
+        def forward(self, rows):
             return torch.special.bessel_j0(rows) + 1
 
     program = inference_program(Bessel(), torch.zeros(4), call=call)
     assert program.without_kernel == ("aten::special_bessel_j0.out",)
 
 
-def test_without_executorch_the_error_is_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_executorch_the_error_is_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
         training_program(tiny_network(), batch(), loss=loss)
@@ -156,9 +147,7 @@ def test_without_executorch_the_error_is_the_command_that_installs_it(
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
 )
-def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
-    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
-) -> None:
+def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(monkeypatch, ci, outcome):
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(edge_programs, "problem", lambda: "executorch is not installed")
     with pytest.raises(outcome, match="executorch is not installed"):
@@ -166,8 +155,8 @@ def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
 
 
 @pytest.mark.executorch
-def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: str) -> None:
+def test_a_runtime_of_another_torch_is_one_line(monkeypatch):
+    def broken(_):
         raise ImportError("/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl")
 
     monkeypatch.setattr(package.importlib, "import_module", broken)
@@ -178,7 +167,7 @@ def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch)
     assert "--with torch==VERSION --yes" in str(info.value)
 
 
-def write_release(folder: Path, *modules: str, version: str | None = "1.0") -> None:
+def write_release(folder, *modules, version="1.0"):
     """Write a package named executorch into a folder; without a version it is no installed one."""
     for name in modules:
         file = folder / "executorch" / f"{name}.py"
@@ -192,7 +181,7 @@ def write_release(folder: Path, *modules: str, version: str | None = "1.0") -> N
 
 
 @pytest.fixture
-def unimported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unimported(monkeypatch):
     """Let a test import a package of its own in place of ExecuTorch."""
     found = [name for name in sys.modules if name.partition(".")[0] == "executorch"]
     for name in found:
@@ -203,9 +192,7 @@ def unimported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unimported")
-def test_what_a_release_lacks_does_not_come_from_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_release_lacks_does_not_come_from_another_one(tmp_path, monkeypatch):
     write_release(tmp_path / "below", "kept", "lacking", version="2.0")
     write_release(tmp_path / "over", "kept", version="1.0")
     write_release(tmp_path / "checkout", "kept", "lacking", version=None)
@@ -218,10 +205,8 @@ def test_what_a_release_lacks_does_not_come_from_another_one(
 
 
 @pytest.mark.usefixtures("unimported")
-def test_a_folder_of_its_name_is_not_executorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent(name: str) -> str:
+def test_a_folder_of_its_name_is_not_executorch(tmp_path, monkeypatch):
+    def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     write_release(tmp_path, "exir", version=None)

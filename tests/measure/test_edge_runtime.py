@@ -1,18 +1,15 @@
 """Programs in ExecuTorch's runtime: they compute what PyTorch computes, or it is said."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from edge_programs import batch, lora_model, loss, subject, tiny_training
 from packaging.version import Version
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress.cost.batches import leaves_of
 from peft_regress.measure.edge import (
@@ -32,32 +29,28 @@ from peft_regress.measure.edge.eager import (
     train_here,
 )
 from peft_regress.measure.edge.package import is_installed
-from peft_regress.measure.edge.runtime import Runtime, TrainedInRuntime
+from peft_regress.measure.edge.runtime import Runtime
 from peft_regress.measure.invariants.facts import Fact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from peft_regress.workers.process import WorkerProcess
 
 pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Runtime]:
+def started():
     with Runtime() as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def trained(started: Runtime) -> TrainedInRuntime:
+def trained(started):
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
     steps = [leaves_of(each) for each in model.batches]
     return started.train(tiny_training(), steps, learning_rate=here.learning_rate)
 
 
-def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(
-    trained: TrainedInRuntime,
-) -> None:
+def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(trained):
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
     assert len(set(here.losses)) == 3
@@ -68,11 +61,11 @@ def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(
     assert max(off.values()) < 1e-5
 
 
-def test_a_process_that_trains_grows_by_the_plan_at_least(trained: TrainedInRuntime) -> None:
+def test_a_process_that_trains_grows_by_the_plan_at_least(trained):
     assert trained.resident_bytes > tiny_training().planned_bytes
 
 
-def test_other_weights_give_other_losses(trained: TrainedInRuntime) -> None:
+def test_other_weights_give_other_losses(trained):
     other = lora_model()
     with torch.no_grad():
         other.get_parameter("base_model.model.depthwise.weight").mul_(1.001)
@@ -82,7 +75,7 @@ def test_other_weights_give_other_losses(trained: TrainedInRuntime) -> None:
     assert fact.note.startswith("step 1: ")
 
 
-def test_an_update_that_is_not_made_shows_in_the_second_loss(started: Runtime) -> None:
+def test_an_update_that_is_not_made_shows_in_the_second_loss(started):
     of = subject(lora_model())
     here = train_here(of.model, of.batches, loss=loss)
     steps = [leaves_of(each) for each in of.batches]
@@ -93,7 +86,7 @@ def test_an_update_that_is_not_made_shows_in_the_second_loss(started: Runtime) -
     assert fact.note.startswith("step 2: ")
 
 
-def test_a_wrong_gradient_is_named(trained: TrainedInRuntime) -> None:
+def test_a_wrong_gradient_is_named(trained):
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
     name = "model.base_model.model.conv.lora_B.default.weight"
@@ -108,7 +101,7 @@ def test_a_wrong_gradient_is_named(trained: TrainedInRuntime) -> None:
     assert "inf" in same_gradients(here, dataclasses.replace(trained, first_gradients=missing)).note
 
 
-def test_a_gradient_that_is_not_a_number_is_wrong(trained: TrainedInRuntime) -> None:
+def test_a_gradient_that_is_not_a_number_is_wrong(trained):
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
     wrong = {name: each * torch.nan for name, each in trained.first_gradients.items()}
@@ -117,7 +110,7 @@ def test_a_gradient_that_is_not_a_number_is_wrong(trained: TrainedInRuntime) -> 
     assert same_losses(here, losses).holds is False
 
 
-def test_all_programs_of_a_model_run(started: Runtime) -> None:
+def test_all_programs_of_a_model_run(started):
     model = lora_model()
     with torch.no_grad():
         model.get_parameter("base_model.model.conv.lora_B.default.weight").fill_(0.1)
@@ -143,7 +136,7 @@ def test_all_programs_of_a_model_run(started: Runtime) -> None:
     assert programs.plans.keys() == {name for name in metrics if name.endswith("planned_bytes")}
 
 
-def test_other_outputs_are_seen(started: Runtime) -> None:
+def test_other_outputs_are_seen(started):
     model = lora_model()
     images = batch()[0]
     program = inference_program(model, images, call=lambda model, images: model(images))
@@ -158,13 +151,13 @@ def test_other_outputs_are_seen(started: Runtime) -> None:
 class Pooled(nn.Module):
     """A convolution below a max pool whose windows overlap."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.pool = nn.MaxPool2d(3, stride=2)
         self.head = nn.Linear(4, 4)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         return self.head(self.pool(self.conv(images)).mean(dim=(2, 3)))
 
 
@@ -172,7 +165,7 @@ class Pooled(nn.Module):
     is_installed() and Version(version("executorch")) > Version("1.5.1"),
     reason="of the releases whose max pool is wrong",
 )
-def test_the_wrong_gradients_below_a_max_pool_are_seen(started: Runtime) -> None:
+def test_the_wrong_gradients_below_a_max_pool_are_seen(started):
     """pytorch/executorch#21686: the first loss is right, and the head's gradients."""
     torch.manual_seed(0)
     model = Pooled().eval()
@@ -187,9 +180,9 @@ def test_the_wrong_gradients_below_a_max_pool_are_seen(started: Runtime) -> None
     assert fact.note.endswith("conv.weight, conv.bias")
 
 
-def test_a_missing_kernel_is_unsupported_and_named(started: Runtime) -> None:
+def test_a_missing_kernel_is_unsupported_and_named(started):
     class Bessel(nn.Module):
-        def forward(self, rows: Tensor) -> Tensor:
+        def forward(self, rows):
             return torch.special.bessel_j0(rows) + 1
 
     program = inference_program(Bessel(), torch.zeros(4), call=lambda model, rows: model(rows))
@@ -201,19 +194,17 @@ def test_a_missing_kernel_is_unsupported_and_named(started: Runtime) -> None:
 class Padded(nn.Module):
     """Pads before a layer that is trained: the gradient is padded by less than nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.below = nn.Conv2d(3, 3, 1)
         self.above = nn.Linear(3 * 13 * 13, 4)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         padded = nn.functional.pad(self.below(images), (0, 1, 0, 1))
         return self.above(padded.flatten(1))
 
 
-def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(
-    started: Runtime,
-) -> None:
+def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(started):
     """A release whose kernel takes them fails here: then renew docs/devices.md."""
     program = training_program(Padded(), batch(), loss=loss)
     refused = r"refuses the program: aten::constant_pad_nd\.out: Check failed \(pad.* non-negative"
@@ -222,7 +213,7 @@ def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(
     assert "\n" not in str(info.value)
 
 
-def test_a_broken_program_is_one_line_and_the_next_one_runs(started: Runtime) -> None:
+def test_a_broken_program_is_one_line_and_the_next_one_runs(started):
     broken = dataclasses.replace(tiny_training(), content=b"no program")
     with pytest.raises(ProgramError, match="the runtime fails: ") as info:
         started.train(broken, [leaves_of(batch())], learning_rate=0.1)
@@ -230,45 +221,37 @@ def test_a_broken_program_is_one_line_and_the_next_one_runs(started: Runtime) ->
     assert started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
 
 
-def test_a_program_larger_than_memory_is_not_started(
-    started: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_larger_than_memory_is_not_started(started, monkeypatch):
     monkeypatch.setattr(runtime, "_available_bytes", lambda: 1000)
     with pytest.raises(ProgramError, match="bytes of memory, and this machine has 1,000 left"):
         started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
 
 
-def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program() -> None:
+def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program():
     with Runtime() as one:
-        assert one._process is None  # no program, no process
+        assert one._worker is None  # no program, no process
         one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
-        os.killpg(one._process.pid, signal.SIGKILL)
+        os.killpg(one._worker.number, signal.SIGKILL)
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         assert one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
 
 
-def test_an_answer_that_nobody_waited_for_is_not_the_next_one_s(
-    started: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(_: float) -> None:
+def test_an_answer_that_nobody_waited_for_is_not_the_next_one_s(started, monkeypatch):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     broken = dataclasses.replace(tiny_training(), content=b"no program")
     steps = [leaves_of(batch())]
     started.train(tiny_training(), steps, learning_rate=0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(started, "_answer", interrupted)
+        patch.setattr(WorkerProcess, "_line", interrupted)
         with pytest.raises(KeyboardInterrupt):
             started.train(broken, steps, learning_rate=0.1)
     assert started.train(tiny_training(), steps, learning_rate=0.1).losses
 
 
-def test_a_runtime_that_does_not_start_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    script = tmp_path_factory.mktemp("runtime") / "broken.py"
-    script.write_text("import sys; sys.exit('no such symbol')", encoding="utf-8")
-    monkeypatch.setattr(runtime, "_SCRIPT", script)
-    with Runtime() as one, pytest.raises(ProgramError, match="ended: no such symbol"):
+def test_a_runtime_that_does_not_start_is_said(monkeypatch):
+    monkeypatch.setattr(runtime, "package_folders", lambda: ["/nowhere"])
+    with Runtime() as one, pytest.raises(ProgramError, match="does not start: ModuleNotFound"):
         one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)

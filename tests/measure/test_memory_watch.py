@@ -1,9 +1,7 @@
 """Memory that one profiled step cannot see: kept from step to step, in evaluating, in saving."""
 
-from __future__ import annotations
-
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peft
 import pytest
@@ -17,20 +15,15 @@ from peft_regress.measure.adapters.peft_config import ConfigAdapter
 from peft_regress.measure.invariants import memory, saving
 from peft_regress.measure.invariants.memory import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor, nn
-
 FACT = "training_keeps_no_memory"
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])
 
 
-def training(keep: Callable[[list[Any], Tensor, Tensor], None], steps: int = 24) -> Any:
+def training(keep, steps=24):
     """Measure a case whose loss keeps something of every step: it gets logits and loss."""
     kept: list[Any] = []
 
-    def loss(model: nn.Module, batch: Any) -> Tensor:
+    def loss(model, batch):
         logits = model(batch[0])
         found = functional.cross_entropy(logits, batch[1])
         if torch.is_grad_enabled() and not isinstance(logits, FakeTensor):  # it trains
@@ -40,42 +33,42 @@ def training(keep: Callable[[list[Any], Tensor, Tensor], None], steps: int = 24)
     return measured(fine_tune(LORA, loss=loss, steps=steps, score=lambda *_: 1.0))
 
 
-def test_a_list_of_losses_is_no_leak() -> None:
+def test_a_list_of_losses_is_no_leak():
     assert training(lambda kept, _, loss: kept.append(loss.detach())).invariants[FACT] is True
 
 
-def test_a_tensor_of_each_step_is_one() -> None:
+def test_a_tensor_of_each_step_is_one():
     record = training(lambda kept, logits, _: kept.append(logits.new_zeros(4, 8, 8, 8)))
     assert false_facts(record)[FACT].startswith("from step 3 to step 24 the memory in use grows by")
 
 
-def test_a_tensor_of_each_step_from_the_fourth_on_is_one() -> None:
-    def keep(kept: list[Any], logits: Tensor, _: Tensor) -> None:
+def test_a_tensor_of_each_step_from_the_fourth_on_is_one():
+    def keep(kept, logits, _):
         kept.append(logits.new_zeros(4, 8, 8, 8) if len(kept) >= FIRST_STEPS else None)
 
     assert FACT in false_facts(training(keep))
 
 
-def test_a_graph_that_only_c_refers_to_is_one() -> None:
+def test_a_graph_that_only_c_refers_to_is_one():
     """The collector sees neither the graph nor the activations that it saves."""
 
-    def keep(kept: list[Any], _: Tensor, loss: Tensor) -> None:
+    def keep(kept, _, loss):
         inputs = torch.ones(4, 8, 8, 8, requires_grad=True)
         kept.append((inputs * inputs).sum() + loss.detach())
 
     assert FACT in false_facts(training(keep))
 
 
-def test_garbage_that_was_not_collected_yet_is_none() -> None:
-    def litter(_: list[Any], logits: Tensor, __: Tensor) -> None:
+def test_garbage_that_was_not_collected_yet_is_none():
+    def litter(_, logits, __):
         cycle: list[Any] = [logits.new_zeros(4, 8, 8, 8)]
         cycle.append(cycle)
 
     assert training(litter).invariants[FACT] is True
 
 
-def test_garbage_of_before_does_not_make_up_for_a_leak() -> None:
-    def keep(kept: list[Any], logits: Tensor, _: Tensor) -> None:
+def test_garbage_of_before_does_not_make_up_for_a_leak():
+    def keep(kept, logits, _):
         if not kept:
             cycle: list[Any] = [logits.new_zeros(1_000_000)]
             cycle.append(cycle)
@@ -88,14 +81,14 @@ def test_garbage_of_before_does_not_make_up_for_a_leak() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, FIRST_STEPS])
-def test_a_training_of_the_first_steps_alone_shows_nothing(steps: int) -> None:
+def test_a_training_of_the_first_steps_alone_shows_nothing(steps):
     record = training(lambda *_: None, steps=steps)
     assert record.invariants[FACT] is None
     assert not gc.get_freeze_count()
     assert record.invariant_notes[FACT] == "only what is kept after step 3 counts"
 
 
-def test_without_a_count_of_memory_it_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_count_of_memory_it_is_null(monkeypatch):
     monkeypatch.setattr(memory, "_allocated", lambda: None)
     watch = MemoryWatch(steps=5)
     for step in range(1, 6):
@@ -104,7 +97,7 @@ def test_without_a_count_of_memory_it_is_null(monkeypatch: pytest.MonkeyPatch) -
     assert "glibc" in watch.fact.note
 
 
-def test_a_long_training_may_keep_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_training_may_keep_more(monkeypatch):
     in_use = [0]
     monkeypatch.setattr(memory, "_allocated", lambda: lambda: in_use[0])
     for steps, holds in ((10, False), (1000, True)):
@@ -119,15 +112,15 @@ def test_a_long_training_may_keep_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def sound() -> Any:
+def sound():
     return measured(fine_tune(LORA))
 
 
-def peak(record: Any, name: str) -> float:
+def peak(record, name):
     return record.metrics[name].value
 
 
-def test_watching_changes_no_other_number(sound: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_changes_no_other_number(sound, monkeypatch):
     for module in (rounds, saving):
         monkeypatch.setattr(module, "peak_while", lambda action, _: (action(), None))
     unwatched = measured(fine_tune(LORA))
@@ -138,14 +131,14 @@ def test_watching_changes_no_other_number(sound: Any, monkeypatch: pytest.Monkey
     assert unwatched.invariants == sound.invariants
 
 
-def test_they_are_the_same_in_each_run(sound: Any) -> None:
+def test_they_are_the_same_in_each_run(sound):
     again = measured(fine_tune(LORA))
     for name in ("evaluation_peak_bytes", "saving_peak_bytes"):
         assert again.metrics[name] == sound.metrics[name]
 
 
-def test_an_evaluation_that_needs_more_shows_in_it(sound: Any) -> None:
-    def score(model: nn.Module, batches: Any) -> float:
+def test_an_evaluation_that_needs_more_shows_in_it(sound):
+    def score(model, batches):
         kept = [model(batch[0]).repeat(1, 1000) for batch in batches]
         return float(kept[0].mean())
 
@@ -155,12 +148,10 @@ def test_an_evaluation_that_needs_more_shows_in_it(sound: Any) -> None:
     assert peak(record, "saving_peak_bytes") == peak(sound, "saving_peak_bytes")
 
 
-def test_saving_that_copies_the_model_shows_in_it(
-    sound: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saving_that_copies_the_model_shows_in_it(sound, monkeypatch):
     save = ConfigAdapter.save
 
-    def copying(self: Any, model: nn.Module, folder: Any) -> None:
+    def copying(self, model, folder):
         copies = [parameter.clone() for parameter in model.parameters()]
         save(self, model, folder)
         del copies

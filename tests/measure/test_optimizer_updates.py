@@ -1,7 +1,5 @@
 """The fingerprint of an optimizer: what it sees, what it does not depend on, and whose it is."""
 
-from __future__ import annotations
-
 import math
 from importlib import import_module
 from typing import Any
@@ -11,25 +9,24 @@ import torch
 from fault_catalogue import FAULTS
 from fault_catalogue.injection import injected
 from own_training import fine_tune, measured
-from torch import nn
 
 from peft_regress import registry
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.optimizer_updates import optimizer_updates
 
 
-def updates(method: str = "galore", *, rank: int | None = 4) -> list[list[float]]:
+def updates(method="galore", *, rank=4):
     its = registry.get("method", method)
     found = updates_by(lambda model: its.make_optimizer(model, rank=rank))
     assert found is not None
     return found
 
 
-def updates_by(make_optimizer: Any, dtype: torch.dtype = torch.float32) -> Any:
+def updates_by(make_optimizer, dtype=torch.float32):
     return optimizer_updates(make_optimizer, dtype=dtype, device=torch.device("cpu"))
 
 
-def furthest(found: list[list[float]], expected: list[list[float]]) -> float:
+def furthest(found, expected):
     """Return the largest relative change of any update."""
     return max(
         abs(new - old) / old
@@ -49,14 +46,14 @@ def furthest(found: list[list[float]], expected: list[list[float]]) -> float:
         "galore-second-group-skipped",
     ],
 )
-def test_a_fault_of_the_optimizer_is_far_beyond_the_bound(name: str) -> None:
+def test_a_fault_of_the_optimizer_is_far_beyond_the_bound(name):
     sound = updates()
     with injected(FAULTS[name]):
         assert furthest(updates(), sound) > 100 * DEFAULT_POLICY.update_bound
 
 
 @pytest.mark.parametrize("rate", [1e-5, 1e-2])
-def test_adamw_makes_no_step_where_a_gradient_is_zero(rate: float) -> None:
+def test_adamw_makes_no_step_where_a_gradient_is_zero(rate):
     """Rounding in place of zero would decide the update, by the instructions of the machine."""
     vector, tall, wide = updates_by(lambda m: torch.optim.AdamW(m.parameters(), lr=rate))
     assert vector[0] == pytest.approx(rate / 1e-3, rel=1e-3)
@@ -65,9 +62,7 @@ def test_adamw_makes_no_step_where_a_gradient_is_zero(rate: float) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_the_signs_of_singular_vectors_do_not_matter(
-    rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_signs_of_singular_vectors_do_not_matter(rank, monkeypatch):
     """LAPACK chooses them; another one may choose others at each refresh."""
     sound = updates(rank=rank)
     import_module("galore_torch")
@@ -75,7 +70,7 @@ def test_the_signs_of_singular_vectors_do_not_matter(
     found = projector.get_orthogonal_matrix
     generator = torch.Generator().manual_seed(1)
 
-    def flipped(self: Any, weights: Any, rank: int, type: str) -> Any:  # noqa: A002
+    def flipped(self, weights, rank, type):  # noqa: A002
         signs = torch.randint(0, 2, (rank,), generator=generator) * 2 - 1.0
         vectors = found(self, weights, rank, type)
         return vectors * signs if type == "left" else signs[:, None] * vectors
@@ -85,7 +80,7 @@ def test_the_signs_of_singular_vectors_do_not_matter(
         assert furthest(updates(rank=rank), sound) < 0.1 * DEFAULT_POLICY.update_bound
 
 
-def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept() -> None:
+def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept():
     """GaLore's first update of rank 4: the rate, 0.25 times, in 4 of 16 directions."""
     vector, tall, wide = updates()
     assert [len(one) for one in (vector, tall, wide)] == [5] * 3
@@ -93,18 +88,18 @@ def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept() -> No
     assert tall[0] / vector[0] == pytest.approx(0.25 * (4 / 16) ** 0.5, rel=1e-3)
 
 
-def test_the_numbers_repeat_to_the_bit_and_leave_no_other_draws() -> None:
+def test_the_numbers_repeat_to_the_bit_and_leave_no_other_draws():
     first = updates()
     torch.rand(3)
     assert updates() == first
 
 
 @pytest.mark.parametrize("gap", [4, 10, 15])
-def test_the_refresh_is_where_the_optimizer_says(gap: int) -> None:
+def test_the_refresh_is_where_the_optimizer_says(gap):
     """The gradient keeps its direction until then, and an update without a memory shows it."""
 
     class Sign(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure=None):
             del closure
             for parameter in self.param_groups[0]["params"]:
                 seen = self.state[parameter].setdefault("gradients", [])
@@ -112,7 +107,7 @@ def test_the_refresh_is_where_the_optimizer_says(gap: int) -> None:
 
     made: list[Any] = []
 
-    def make(model: nn.Module) -> Any:
+    def make(model):
         made.append(Sign([{"params": list(model.parameters()), "update_proj_gap": gap}], lr=1.0))
         return made[-1]
 
@@ -124,15 +119,15 @@ def test_the_refresh_is_where_the_optimizer_says(gap: int) -> None:
         assert alike == [True] * gap + [False] * 2
 
 
-def test_a_gap_as_long_as_a_whole_training_is_not_waited_for() -> None:
-    def make(model: nn.Module) -> Any:
+def test_a_gap_as_long_as_a_whole_training_is_not_waited_for():
+    def make(model):
         group = {"params": list(model.parameters()), "update_proj_gap": 10**9}
         return torch.optim.AdamW([group], lr=0.01, amsgrad=True, foreach=False)
 
     assert updates_by(make) is not None
 
 
-def test_bfloat16_is_as_its_own_bound_allows() -> None:
+def test_bfloat16_is_as_its_own_bound_allows():
     method = registry.get("method", "galore-bf16")
     found = updates_by(lambda model: method.make_optimizer(model, rank=4), torch.bfloat16)
     assert 0 < furthest(found, updates()) < DEFAULT_POLICY.bfloat16_update_bound
@@ -141,11 +136,11 @@ def test_bfloat16_is_as_its_own_bound_allows() -> None:
 # --- Whose it is ----------------------------------------------------------------------------------
 
 
-def amsgrad(model: nn.Module) -> torch.optim.Optimizer:
+def amsgrad(model):
     return torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True, foreach=False)
 
 
-def of_the_head(model: nn.Module) -> torch.optim.Optimizer:
+def of_the_head(model):
     head = model.get_submodule("8")
     return torch.optim.AdamW(head.parameters(), lr=0.01, amsgrad=True, foreach=False)
 
@@ -153,9 +148,7 @@ def of_the_head(model: nn.Module) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     ("optimizer", "has_it"), [(None, True), (amsgrad, True), (of_the_head, False)]
 )
-def test_an_optimizer_of_ones_own_has_it_if_it_fits_any_model(
-    optimizer: Any, *, has_it: bool
-) -> None:
+def test_an_optimizer_of_ones_own_has_it_if_it_fits_any_model(optimizer, *, has_it):
     record = measured(fine_tune("full", optimizer=optimizer), timed=False)
     assert record.status == "ok"
     assert ("optimizer_updates" in record.metrics) == has_it
@@ -165,19 +158,19 @@ def test_an_optimizer_of_ones_own_has_it_if_it_fits_any_model(
         assert metric.value == pytest.approx(sum(sample[0] for sample in metric.samples) / 3)
 
 
-def test_an_optimizer_that_chooses_parameters_by_name_has_none() -> None:
-    def of_adapters(model: nn.Module) -> torch.optim.Optimizer:
+def test_an_optimizer_that_chooses_parameters_by_name_has_none():
+    def of_adapters(model):
         chosen = [tensor for name, tensor in model.named_parameters() if "lora" in name]
         return torch.optim.AdamW([{"params": chosen}, {"params": []}])
 
     assert updates_by(of_adapters) is None
 
 
-def test_an_optimizer_whose_updates_are_no_numbers_is_an_error() -> None:
+def test_an_optimizer_whose_updates_are_no_numbers_is_an_error():
     """No run file could hold such a metric."""
 
     class Diverging(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure=None):
             super().step(closure)
             for parameter in self.param_groups[0]["params"]:
                 state = self.state[parameter]

@@ -1,7 +1,5 @@
 """Wrong use of a case of one's own: one line that names the case, what is wrong and the remedy."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -21,46 +19,46 @@ LORA = peft.LoraConfig(r=2, target_modules=["0", "6"])
 NAN = torch.where(torch.arange(16).reshape(-1, 1, 1, 1) == 3, float("nan"), X[:16])
 
 
-def splits(train: Any, test: Any = TEST) -> dict[str, Any]:
+def splits(train, test=TEST):
     return {"data": lambda: (train, test)}
 
 
-def fails(*_: Any) -> Any:
+def fails(*_):
     return {}["weights"]
 
 
 class Unreadable(Dataset):
-    def __len__(self) -> int:
+    def __len__(self):
         return 8
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position):
         raise OSError("no such file")
 
 
 class Returning(nn.Module):
-    def __init__(self, change: Any) -> None:
+    def __init__(self, change):
         super().__init__()
         self.inner, self.change = convolutional(), change
 
-    def forward(self, inputs: torch.Tensor) -> Any:
+    def forward(self, inputs):
         return self.change(self.inner(inputs))
 
 
-def drawn_elsewhere() -> nn.Module:
+def drawn_elsewhere():
     model = convolutional()
     own = torch.Generator().manual_seed(time.time_ns() % 2**31)
     model[0].weight.data.copy_(torch.randn(8, 3, 3, 3, generator=own))
     return model
 
 
-def shuffled_elsewhere() -> Any:
+def shuffled_elsewhere():
     own = torch.Generator()
     own.seed()
     order = torch.randperm(22, generator=own)
     return (X[order[:16]], Y[order[:16]]), TEST
 
 
-def adamw(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+def adamw(model, **settings):
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **settings)
 
 
@@ -198,7 +196,7 @@ def test_a_function_that_worked_before_and_fails_now_is_an_error_of_the_case(fun
     assert "test_own_bad_input.py" in record.error.message
 
 
-def metric(**settings: Any) -> OwnMetric:
+def metric(**settings):
     usual = {"measure": lambda m, b: 1.0, "unit": "count", "direction": "lower"}
     return OwnMetric(**{**usual, **settings})
 

@@ -1,9 +1,5 @@
 """A case of one's own says how far rounding moves its losses; its rates and test items are kept."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import peft
 import pytest
 import torch
@@ -19,40 +15,40 @@ from peft_regress.metrics import KNOWN
 class DigitNet(nn.Module):
     """The network of docs/own-model.md."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(1, 16, 3, padding=1)
         self.neck = nn.Conv2d(16, 32, 3, padding=1)
         self.head = nn.Linear(32, 10)
 
-    def forward(self, images: Any) -> Any:
+    def forward(self, images):
         features = self.neck(self.stem(images).relu()).relu()
         return self.head(features.mean((2, 3)))
 
 
-def digits() -> Any:
+def digits():
     pixels, labels = load_digits()
     images = (pixels / 16).astype("float32").reshape(-1, 1, 8, 8)
     return (images[:128], labels[:128]), (images[128:160], labels[128:160])
 
 
-def adamw(model: nn.Module) -> Any:
+def adamw(model):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=0.02, foreach=False)
 
 
-def digit_net(**settings: Any) -> Any:
+def digit_net(**settings):
     usual = {"model": DigitNet, "data": digits, "also_train": ["head"], "seeds": 2, "batch": 16}
     lora = peft.LoraConfig(r=4, target_modules=["stem", "neck"])
     return fine_tune(lora, **{**usual, "optimizer": adamw, **settings})
 
 
 @pytest.fixture(scope="module")
-def sound() -> Any:
+def sound():
     return measured(digit_net(), timed=False)
 
 
-def reasons(old: Any, new: Any) -> list[str]:
+def reasons(old, new):
     """Return by what a record from another kind of machine fails."""
     sides = (
         observe(one, machine=machine, known=KNOWN)
@@ -61,7 +57,7 @@ def reasons(old: Any, new: Any) -> list[str]:
     return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
 
 
-def test_nearby_losses_are_a_little_off_in_every_seed(sound: Any) -> None:
+def test_nearby_losses_are_a_little_off_in_every_seed(sound):
     first = sound.metrics["first_losses"].samples
     assert [len(losses) for losses in sound.nearby_losses] == [4, 4]
     for losses, others in zip(first, sound.nearby_losses, strict=True):
@@ -70,12 +66,10 @@ def test_nearby_losses_are_a_little_off_in_every_seed(sound: Any) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.9, 2])
-def test_scaled_updates_show_in_the_losses_of_another_machine(
-    factor: float, sound: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scaled_updates_show_in_the_losses_of_another_machine(factor, sound, monkeypatch):
     step = torch.optim.AdamW.step
 
-    def scaled(optimizer: Any) -> None:
+    def scaled(optimizer):
         parameters = optimizer.param_groups[0]["params"]
         before = [parameter.detach().clone() for parameter in parameters]
         step(optimizer)
@@ -88,9 +82,9 @@ def test_scaled_updates_show_in_the_losses_of_another_machine(
     assert {"first_losses", "optimizer_updates"} <= set(found)
 
 
-def test_a_shorter_cosine_is_named_by_its_rate(sound: Any) -> None:
-    def cosine(steps: int) -> Any:
-        def schedule(optimizer: Any) -> Any:
+def test_a_shorter_cosine_is_named_by_its_rate(sound):
+    def cosine(steps):
+        def schedule(optimizer):
             return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
 
         return measured(digit_net(schedule=schedule, seeds=1), timed=False)
@@ -102,29 +96,29 @@ def test_a_shorter_cosine_is_named_by_its_rate(sound: Any) -> None:
     assert reasons(long, cosine(10)) == []
 
 
-def test_the_number_of_test_items_is_recorded(sound: Any) -> None:
+def test_the_number_of_test_items_is_recorded(sound):
     assert sound.test_items == 32
 
 
 class Items(torch.utils.data.Dataset):
     """A data set of these items."""
 
-    def __init__(self, items: list[Any]) -> None:
+    def __init__(self, items):
         self.items = items
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index):
         return self.items[index]
 
 
-def test_an_item_with_several_answers_counts_each_of_them() -> None:
+def test_an_item_with_several_answers_counts_each_of_them():
     """As of the nodes of a graph, or the words of a sentence."""
     train, (images, labels) = digits()
     items = [(images[i : i + 4], labels[i : i + 4]) for i in range(0, len(labels), 4)]
 
-    def joined(some: Any) -> Any:
+    def joined(some):
         return tuple(torch.cat([torch.as_tensor(item[k]) for item in some]) for k in (0, 1))
 
     each = [(image[None], label[None]) for image, label in zip(*train, strict=True)]

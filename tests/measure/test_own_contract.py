@@ -1,7 +1,5 @@
 """Measuring a case of one's own: each clause of what a FineTune promises."""
 
-from __future__ import annotations
-
 import copy
 import random
 from pathlib import Path
@@ -28,11 +26,11 @@ from peft_regress.report import verdict_text
 TARGETS = ["0", "6"]
 
 
-def lora(**settings: Any) -> peft.LoraConfig:
+def lora(**settings):
     return peft.LoraConfig(**{"r": 2, "target_modules": TARGETS, **settings})
 
 
-def on(name: str, **settings: Any) -> Any:
+def on(name, **settings):
     return getattr(peft, name)(target_modules=["6"], **settings)
 
 
@@ -135,7 +133,7 @@ def test_the_model_of_the_first_seed_is_built_four_times_and_that_of_others_twic
     """To train it, and from nearby weights; the first also to check and to profile it."""
     seeds = []
 
-    def model() -> nn.Module:
+    def model():
         seeds.append(torch.initial_seed())
         return convolutional()
 
@@ -146,7 +144,7 @@ def test_the_model_of_the_first_seed_is_built_four_times_and_that_of_others_twic
 def test_the_invariants_see_a_base_that_wrapping_alters():
     """The copy of the base is made before the adapter gets the model."""
 
-    def alter(model: nn.Module, amount: float) -> nn.Module:
+    def alter(model, amount):
         with torch.no_grad():
             model[8].bias += amount
         model[:8].requires_grad_(False)
@@ -164,7 +162,7 @@ def test_the_invariants_see_a_base_that_wrapping_alters():
 # What is shipped
 
 
-def bytes_of(record: Any) -> float:
+def bytes_of(record):
     return record.metrics["adapter_bytes"].value
 
 
@@ -203,33 +201,33 @@ def test_a_composite_head_trains_in_full_and_is_no_adapter():
 # Data
 
 
-def arrays() -> Any:
+def arrays():
     return tuple(tuple(np.asarray(part) for part in split) for split in image_data())
 
 
-def datasets() -> Any:
+def datasets():
     return tuple(TensorDataset(*split) for split in image_data())
 
 
-def named() -> Any:
+def named():
     return tuple(dict(zip(("inputs", "labels"), split, strict=True)) for split in image_data())
 
 
 class Named(nn.Module):
     """Returns its loss, as models of transformers do."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.net = convolutional()
 
-    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, inputs, labels):
         logits = self.net(inputs)
         return type("Output", (dict,), {"loss": nn.functional.cross_entropy(logits, labels)})(
             logits=logits
         )
 
 
-def losses(record: Any) -> list[Any]:
+def losses(record):
     assert record.status == "ok", record.error
     return record.metrics["first_losses"].samples
 
@@ -251,7 +249,7 @@ def test_training_batches_are_full_and_shuffled_by_the_seed_and_test_batches_kee
     case = fine_tune(lora(), data=lambda: ((torch.arange(10),), (torch.arange(7),)))
     data = Data.of(case)
 
-    def epoch(seed: int) -> list[list[int]]:
+    def epoch(seed):
         batches = data.training_batches(4, seed=seed)
         return [next(batches)[0].tolist() for _ in range(4)]
 
@@ -267,7 +265,7 @@ def test_training_batches_are_full_and_shuffled_by_the_seed_and_test_batches_kee
 
 
 def test_measuring_twice_gives_the_same_losses_with_dropout_and_own_random_numbers():
-    def noisy() -> nn.Module:
+    def noisy():
         model = convolutional()
         model[8].bias.data += float(np.random.rand()) + random.random()  # noqa: NPY002
         return model
@@ -283,11 +281,11 @@ def test_measuring_twice_gives_the_same_losses_with_dropout_and_own_random_numbe
 
 
 def test_data_may_be_drawn_from_the_global_generators():
-    def drawn() -> Any:
+    def drawn():
         labels = torch.arange(16) % 3
         return (torch.randn(16, 3, 8, 8), labels), (np.random.rand(6, 3, 8, 8), labels[:6])  # noqa: NPY002
 
-    def as_float() -> Any:
+    def as_float():
         train, (inputs, labels) = drawn()
         return train, (inputs.astype(np.float32), labels)
 
@@ -297,10 +295,10 @@ def test_data_may_be_drawn_from_the_global_generators():
 
 
 def test_the_global_generators_are_given_back():
-    def draws() -> tuple[Any, ...]:
+    def draws():
         return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
 
-    def seeded() -> None:
+    def seeded():
         torch.manual_seed(5)
         np.random.seed(5)  # noqa: NPY002
         random.seed(5)
@@ -313,7 +311,7 @@ def test_the_global_generators_are_given_back():
 
 
 def test_a_mode_of_ones_own_sets_how_the_model_trains():
-    def but_dropout(model: nn.Module) -> None:
+    def but_dropout(model):
         model.train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -329,11 +327,11 @@ def test_a_mode_of_ones_own_sets_how_the_model_trains():
 
 
 def test_an_optimizer_and_a_schedule_of_ones_own_train():
-    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    def sgd(model):
         trained = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.SGD(trained, lr=0.5, momentum=0.9)
 
-    def stop(optimizer: torch.optim.Optimizer) -> Any:
+    def stop(optimizer):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step < 1))
 
     own = measured(fine_tune(lora(), optimizer=sgd))
@@ -345,7 +343,7 @@ def test_an_optimizer_and_a_schedule_of_ones_own_train():
 
 
 def test_an_optimizer_may_come_with_a_scheduler_that_its_builder_makes():
-    def configured(model: nn.Module) -> torch.optim.Optimizer:
+    def configured(model):
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
         torch.optim.lr_scheduler.StepLR(optimizer, 2)  # wraps the optimizer's step
         return optimizer
@@ -367,7 +365,7 @@ def test_an_own_loss_of_pairs_keeps_the_accuracy_of_what_the_model_returned_to_i
 
 
 def test_labels_that_are_numbers_have_no_accuracy():
-    def numbers() -> Any:
+    def numbers():
         return tuple((inputs, labels.float()) for inputs, labels in image_data())
 
     record = measured(
@@ -380,20 +378,20 @@ def test_labels_that_are_numbers_have_no_accuracy():
     assert "accuracy" not in record.metrics
 
 
-def entropy(model: nn.Module, batch: Any) -> torch.Tensor:
+def entropy(model, batch):
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 HISTORY: list[torch.Tensor] = []
 
 
-def kept_in_the_model(model: Any, batch: Any) -> torch.Tensor:
+def kept_in_the_model(model, batch):
     loss = entropy(model, batch)
     vars(model).setdefault("history", []).append(loss.view(1))
     return loss
 
 
-def kept_in_a_list(model: nn.Module, batch: Any) -> torch.Tensor:
+def kept_in_a_list(model, batch):
     loss = entropy(model, batch)
     HISTORY.append(loss.detach())
     return loss
@@ -402,19 +400,19 @@ def kept_in_a_list(model: nn.Module, batch: Any) -> torch.Tensor:
 class Relative:
     """A loss that watches its own history, and divides by its first value."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.history: list[torch.Tensor] = []
 
-    def __call__(self, model: nn.Module, batch: Any) -> torch.Tensor:
+    def __call__(self, model, batch):
         loss = entropy(model, batch)
         self.history.append(loss.detach())
         return loss if self.history[-1].item() > 99 else loss / self.history[0]
 
 
-def running_mean() -> Any:
+def running_mean():
     mean: Any = None
 
-    def kept_in_a_variable(model: nn.Module, batch: Any) -> torch.Tensor:
+    def kept_in_a_variable(model, batch):
         nonlocal mean
         loss = entropy(model, batch)
         mean = loss.detach() if mean is None else 0.9 * mean + 0.1 * loss.detach()
@@ -449,7 +447,7 @@ def test_a_score_of_any_sign_and_type_replaces_the_accuracy(value):
 
 
 def test_a_model_in_bfloat16_keeps_its_type():
-    def half_data() -> Any:
+    def half_data():
         return tuple((inputs.bfloat16(), labels) for inputs, labels in image_data())
 
     record = measured(fine_tune(lora(), model=lambda: convolutional().bfloat16(), data=half_data))
@@ -460,11 +458,11 @@ def test_a_model_in_bfloat16_keeps_its_type():
 
 def test_logits_that_mask_classes_by_infinity_can_agree():
     class Masked(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.net = convolutional()
 
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        def forward(self, inputs):
             logits = self.net(inputs)
             return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
 
@@ -474,7 +472,7 @@ def test_logits_that_mask_classes_by_infinity_can_agree():
 
 
 def test_the_definition_is_of_what_the_author_wrote_and_not_of_functions():
-    def defined(**settings: Any) -> str:
+    def defined(**settings):
         adapter = settings.pop("adapter", lora())
         return define(Recipe.of(fine_tune(adapter, **settings), "absent"))
 

@@ -1,21 +1,15 @@
 """A case of one's own gives the same record in any process."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import peft
 import pytest
 import torch
 from own_training import fine_tune, measured
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -27,7 +21,7 @@ print(json.dumps(msgspec.to_builtins(measured(fine_tune(adapter, also_train=["8"
 """
 
 
-def started(threads: int, **variables: str) -> subprocess.Popen[str]:
+def started(threads, **variables):
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", SCRIPT.format(threads=threads)],
         env={**os.environ, "PYTHONPATH": str(TESTS), **variables},
@@ -36,7 +30,7 @@ def started(threads: int, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def same_inputs(one: object, other: object) -> bool:
+def same_inputs(one, other):
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same_inputs(one[k], other[k]) for k in one)
     if isinstance(one, list):
@@ -60,7 +54,7 @@ def test_another_process_hash_seed_thread_count_and_processor_change_nothing_tha
 
 
 @pytest.fixture
-def left_behind() -> Iterator[None]:
+def left_behind():
     """Leave what a careless test leaves."""
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
@@ -73,7 +67,7 @@ def left_behind() -> Iterator[None]:
     torch.autograd.set_detect_anomaly(mode=False)
 
 
-def test_what_another_test_left_changes_nothing_and_is_given_back(left_behind: None) -> None:
+def test_what_another_test_left_changes_nothing_and_is_given_back(left_behind):
     record = measured(fine_tune(peft.LoraConfig(r=2, target_modules=["6"])))
     assert record.status == "ok", record.error
     assert record.inputs.weights["6.weight"].dtype == "float32"

@@ -31,7 +31,7 @@ def sound():
     return record
 
 
-def broken(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Any) -> Any:
+def broken(monkeypatch, owner, name, fault):
     """Measure with a function of a library replaced by what `fault` makes of it."""
     monkeypatch.setattr(owner, name, fault(getattr(owner, name)))
     record = measured(fine_tune(LORA))
@@ -39,9 +39,9 @@ def broken(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Any) -
     return record
 
 
-def after_wrapping(change: Any) -> Any:
-    def fault(wrap: Any) -> Any:
-        def wrapped(*args: Any, **settings: Any) -> nn.Module:
+def after_wrapping(change):
+    def fault(wrap):
+        def wrapped(*args, **settings):
             model = wrap(*args, **settings)
             change(model)
             return model
@@ -51,12 +51,12 @@ def after_wrapping(change: Any) -> Any:
     return fault
 
 
-def losses(record: Any, metric: str) -> Any:
+def losses(record, metric):
     return record.metrics[metric].samples
 
 
 def test_another_scaling_changes_the_losses_of_the_filled_adapter(monkeypatch, sound):
-    def double(model: nn.Module) -> None:
+    def double(model):
         for module in model.modules():
             if isinstance(module, Linear):
                 module.scaling["default"] *= 2
@@ -70,7 +70,7 @@ def test_another_scaling_changes_the_losses_of_the_filled_adapter(monkeypatch, s
 
 
 def test_a_layer_that_is_frozen_is_absent_from_what_trains(monkeypatch, sound):
-    def freeze(model: nn.Module) -> None:
+    def freeze(model):
         model.get_parameter(B).requires_grad = False
 
     record = broken(monkeypatch, peft, "get_peft_model", after_wrapping(freeze))
@@ -81,8 +81,8 @@ def test_a_layer_that_is_frozen_is_absent_from_what_trains(monkeypatch, sound):
 
 
 def test_adapters_that_are_dead_do_not_change(monkeypatch):
-    def kill(forward: Any) -> Any:
-        def without(layer: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+    def kill(forward):
+        def without(layer, x, *args, **settings):
             if layer.out_features == 3:
                 return layer.base_layer(x)
             return forward(layer, x, *args, **settings)
@@ -96,8 +96,8 @@ def test_adapters_that_are_dead_do_not_change(monkeypatch):
 
 
 def test_a_frozen_weight_that_moves_is_named(monkeypatch):
-    def drift(step: Any) -> Any:
-        def moving(optimizer: Any, *args: Any) -> Any:
+    def drift(step):
+        def moving(optimizer, *args):
             with torch.no_grad():
                 for model in kept:
                     model.get_parameter("base_model.model.6.base_layer.weight").add_(0.001)
@@ -114,7 +114,7 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
 
 
 def test_a_wrong_merge_names_the_layer(monkeypatch):
-    def scaled(delta: Any) -> Any:
+    def scaled(delta):
         return lambda layer, name: delta(layer, name) * (1.5 if layer.out_features == 8 else 1)
 
     record = broken(monkeypatch, Linear, "get_delta_weight", scaled)
@@ -128,7 +128,7 @@ def test_a_wrong_merge_names_the_layer(monkeypatch):
 
 
 def test_a_merge_that_raises_is_told_by_its_error(monkeypatch):
-    def without_layer(delta: Any) -> Any:
+    def without_layer(delta):
         return lambda *args: {}["6"]
 
     record = broken(monkeypatch, Linear, "get_delta_weight", without_layer)
@@ -141,7 +141,7 @@ class WearsOut(torch.optim.SGD):
 
     taken = 0
 
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure=None):
         self.taken += 1
         if self.taken > 2:
             raise OSError("worn out")
@@ -149,7 +149,7 @@ class WearsOut(torch.optim.SGD):
 
 
 def test_an_error_says_after_how_many_steps_it_was_raised():
-    def wears_out(model: nn.Module) -> torch.optim.Optimizer:
+    def wears_out(model):
         return WearsOut([p for p in model.parameters() if p.requires_grad], lr=0.1)
 
     record = measured(fine_tune(LORA, optimizer=wears_out))
@@ -157,8 +157,8 @@ def test_an_error_says_after_how_many_steps_it_was_raised():
 
 
 def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):
-    def without_one(save: Any) -> Any:
-        def saving(model: Any, *args: Any, **settings: Any) -> Any:
+    def without_one(save):
+        def saving(model, *args, **settings):
             state = peft.get_peft_model_state_dict(model)
             del state["base_model.model.6.lora_B.weight"]
             return save(model, *args, state_dict=state, **settings)
@@ -171,8 +171,8 @@ def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):
 
 
 def test_two_threads_alone_show_in_a_loss_of_its_own(monkeypatch, sound):
-    def racing(forward: Any) -> Any:
-        def faulty(layer: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+    def racing(forward):
+        def faulty(layer, x, *args, **settings):
             found = forward(layer, x, *args, **settings)
             return 2 * found if torch.get_num_threads() > 1 else found
 
@@ -211,7 +211,7 @@ def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, na
     assert "saved_adapter_reloads" not in false_facts(measured(case))
     load = ConfigAdapter.load
 
-    def forgetting(self: Any, base: nn.Module, *args: Any, **more: Any) -> nn.Module:
+    def forgetting(self, base, *args, **more):
         untrained = base.get_submodule(module.partition(".")[0]).bias.detach().clone()
         loaded = load(self, base, *args, **more)
         with torch.no_grad():
@@ -227,8 +227,8 @@ def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, na
 def test_saving_that_keeps_what_is_in_the_folder(monkeypatch, sound):
     del sound
 
-    def keeping(save: Any) -> Any:
-        def saving(tensors: Any, path: Any, **more: Any) -> None:
+    def keeping(save):
+        def saving(tensors, path, **more):
             if not Path(path).exists():
                 save(tensors, path, **more)
 
@@ -241,8 +241,8 @@ def test_saving_that_keeps_what_is_in_the_folder(monkeypatch, sound):
 def test_loading_that_does_not_tell_of_an_absent_tensor(monkeypatch, sound):
     del sound
 
-    def silent(load: Any) -> Any:
-        def loading(*args: Any, **settings: Any) -> Any:
+    def silent(load):
+        def loading(*args, **settings):
             result = load(*args, **settings)
             result.missing_keys.clear()
             return result
@@ -259,7 +259,7 @@ def test_loading_that_does_not_tell_of_an_absent_tensor(monkeypatch, sound):
 def test_loading_that_leaves_out_what_has_another_rank(monkeypatch, sound):
     del sound
 
-    def ignoring(find: Any) -> Any:
+    def ignoring(find):
         return lambda model, state, **_: find(model, state, ignore_mismatched_sizes=True)
 
     record = broken(monkeypatch, save_and_load, "_find_mismatched_keys", ignoring)
@@ -272,7 +272,7 @@ def test_loading_that_leaves_out_what_has_another_rank(monkeypatch, sound):
 def test_a_rank_that_never_gets_higher(monkeypatch, sound):
     del sound
 
-    def clamped(update: Any) -> Any:
+    def clamped(update):
         return lambda self, name, r, *args, **more: update(self, name, min(r, 2), *args, **more)
 
     record = broken(monkeypatch, Linear, "update_layer", clamped)

@@ -1,9 +1,5 @@
 """Cases of one's own on tiny models of transformers: adapters and prompts on text."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import peft
 import pytest
 import torch
@@ -12,14 +8,14 @@ from own_training import false_facts, fine_tune, measured
 transformers = pytest.importorskip("transformers")
 
 
-def gpt2() -> Any:
+def gpt2():
     config = transformers.GPT2Config(
         vocab_size=32, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
     )
     return transformers.GPT2LMHeadModel(config)
 
 
-def bert() -> Any:
+def bert():
     config = transformers.BertConfig(
         vocab_size=32, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=8, max_position_embeddings=16, num_labels=3,
@@ -27,7 +23,7 @@ def bert() -> Any:
     return transformers.BertForSequenceClassification(config)
 
 
-def text(labels: Any) -> Any:
+def text(labels):
     tokens = torch.randint(0, 32, (12, 6), generator=torch.Generator().manual_seed(0))
     whole = {
         "input_ids": tokens,
@@ -41,11 +37,11 @@ LM = {"model": gpt2, "data": lambda: text(None)}
 CLASSES = {"model": bert, "data": lambda: text(torch.arange(12) % 3)}
 
 
-def of_lm(config: str, **settings: Any) -> tuple[Any, Any]:
+def of_lm(config, **settings):
     return LM, getattr(peft, config)(**settings)
 
 
-def of_classes(config: str, **settings: Any) -> tuple[Any, Any]:
+def of_classes(config, **settings):
     return CLASSES, getattr(peft, config)(target_modules=["query"], **settings)
 
 

@@ -1,7 +1,5 @@
 """`--benchmark-cprofile` trains once more than there are seeds, and leaves no trace of it."""
 
-from __future__ import annotations
-
 import peft
 import pytest
 from own_training import fine_tune, measured

@@ -1,10 +1,7 @@
 """A case whose first seed repeats a known training bit for bit trains the others no further."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 import peft
@@ -28,18 +25,12 @@ from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.run_file import read_run_file
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.schema import Record
-
 STEPS, SEEDS = 8, 3
 IN_FULL = [STEPS] * SEEDS + [4] * SEEDS
 """The steps of all seeds, then their first steps from nearby weights."""
 
 
-def accuracy(model: Any, batches: Any) -> float:
+def accuracy(model, batches):
     with torch.inference_mode():
         return float(sum((model(x).argmax(1) == y).sum().item() for x, y in batches))
 
@@ -47,24 +38,24 @@ def accuracy(model: Any, batches: Any) -> float:
 HITS = OwnMetric(measure=accuracy, unit="count", direction="higher", kind="info")
 
 
-def halved_late(optimizer: Any) -> Any:
+def halved_late(optimizer):
     """Return a schedule that differs from a constant one in the last step alone."""
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 1.0 if step < STEPS - 1 else 0.5
     )
 
 
-def case(**settings: Any) -> Any:
+def case(**settings):
     lora = peft.LoraConfig(r=2, target_modules=["6", "8"])
     usual = {"steps": STEPS, "seeds": SEEDS, "metrics": {"hits": HITS}}
     return fine_tune(lora, **{**usual, **settings})
 
 
-def measured(of: Any, **how: Any) -> Record:
+def measured(of, **how):
     return measured_own(of, timed=False, **how)
 
 
-def known_of(record: Record, **other: Any) -> list[KnownCurve]:
+def known_of(record, **other):
     """Return what a run on this machine knows of a case."""
     observed = observations_of(make_run(record, machine=describe_machine()), "0007_before")
     (known,) = curves_of(observed[record.case.id])
@@ -72,17 +63,17 @@ def known_of(record: Record, **other: Any) -> list[KnownCurve]:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Record:
+def trained():
     return measured(case())
 
 
 @pytest.fixture
-def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def lengths(monkeypatch):
     """Return how many steps each training took, in order."""
     found: list[int] = []
     train = recipe_module.finetune
 
-    def counted(*parts: Any, **how: Any) -> Any:
+    def counted(*parts, **how):
         run = train(*parts, **how)
         found.append(len(run.losses))
         return run
@@ -118,25 +109,25 @@ def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths):
         assert getattr(record, part) == getattr(trained, part), part
 
 
-def other_data() -> Any:
+def other_data():
     (inputs, labels), test = image_data()
     inputs[:, 0, 0, 0] += 1e-3
     return (inputs, labels), test
 
 
-def other_test_data() -> Any:
+def other_test_data():
     train, (inputs, labels) = image_data()
     return train, (inputs, labels.flip(0))
 
 
-def other_weights() -> Any:
+def other_weights():
     model = convolutional()
     with torch.no_grad():
         model[8].bias[0] += 1e-6
     return model
 
 
-def other_optimizer(model: Any) -> Any:
+def other_optimizer(model):
     return torch.optim.AdamW(model.parameters(), lr=1.1e-3)
 
 
@@ -173,7 +164,7 @@ def test_off_the_cpu_a_training_has_no_curve(trained, monkeypatch):
     elsewhere = SimpleNamespace(type="cuda")
     compare = rounds.Rounds._compare
 
-    def as_if_elsewhere(self: Any, first: Any) -> None:
+    def as_if_elsewhere(self, first):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rounds, "device_of", lambda _: elsewhere)
             compare(self, first)
@@ -187,7 +178,7 @@ def test_off_the_cpu_a_training_has_no_curve(trained, monkeypatch):
 def test_a_training_of_other_length_is_an_error(monkeypatch):
     train = recipe_module.finetune
 
-    def shorter(model: Any, optimizer: Any, batches: Any, loop: Any, **options: Any) -> Any:
+    def shorter(model, optimizer, batches, loop, **options):
         return train(model, optimizer, batches, replace(loop, steps=STEPS - 1), **options)
 
     monkeypatch.setattr(recipe_module, "finetune", shorter)
@@ -196,8 +187,8 @@ def test_a_training_of_other_length_is_an_error(monkeypatch):
     assert record.error.message == "the training took 7 steps, not the 8 of the case"
 
 
-def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(trained, tmp_path: Path):
-    def read(name: str, record: Record) -> Any:
+def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(trained, tmp_path):
+    def read(name, record):
         run = make_run(record, machine=describe_machine())
         return observations_of(read_run_file(write_run(tmp_path / name, run)).run, name)
 
@@ -218,7 +209,7 @@ def test_a_built_in_case_repeats_itself(clean_registry, tiny_sources, lengths, m
     registry.add("architecture", TinyArchitecture())
     of = Case(task="shift", method=method, architecture="tiny", rank=4)
 
-    def record(known: Any = ()) -> Record:
+    def record(known=()):
         recipe = Recipe.of(of, tiny_sources)
         return measure(recipe, profiles=ProfileCache(), timed=False, known=known).record
 

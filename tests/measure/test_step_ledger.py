@@ -1,39 +1,26 @@
 """The ledger of real steps: it adds up, and finds what is known to have changed in its place."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from builders import (
     observe,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from step_records import cached, profile
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress import registry
-from peft_regress.cost import ByteSite, profile_step
-from peft_regress.cost.memory import MemoryEvent, summarize_memory
+from peft_regress.cost import profile_step
 from peft_regress.gate.attribution import changed_costs, explain_metric
 from peft_regress.report import as_text, explanation
 from peft_regress.runs.ledger import LEDGER_METRICS, operator_rows_of, rows_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.gate.attribution import MetricChange
-    from peft_regress.runs.schema import Record
-
 EXPLAINED = sorted(LEDGER_METRICS)
 
 
-def assert_adds_up(old: Record, new: Record) -> None:
+def assert_adds_up(old, new):
     """Check every metric of FLOPs and bytes, at both batch sizes, row by row."""
     for metric in EXPLAINED:
         change = explain_metric(metric, old, new)
@@ -45,12 +32,12 @@ def assert_adds_up(old: Record, new: Record) -> None:
             assert sum(layer.change for layer in split.layers) == change.change, metric
 
 
-def moved(change: MetricChange) -> dict[str, int]:
+def moved(change):
     """Return the change of each module."""
     return {row.module: row.change for row in change.breakdowns[0].rows}
 
 
-def change_between(metric: str, old: Record, new: Record) -> MetricChange:
+def change_between(metric, old, new):
     assert_adds_up(old, new)
     return explain_metric(metric, old, new)
 
@@ -61,9 +48,7 @@ def change_between(metric: str, old: Record, new: Record) -> MetricChange:
 @pytest.mark.parametrize(
     ("method", "rank"), [("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4)]
 )
-def test_the_ledger_of_a_real_step_adds_up_to_its_metrics(
-    architecture: str, method: str, rank: int | None
-) -> None:
+def test_the_ledger_of_a_real_step_adds_up_to_its_metrics(architecture, method, rank):
     record = cached(method, architecture, rank)
     for metric in EXPLAINED:
         found = record.metrics.get(metric)
@@ -86,13 +71,11 @@ def test_the_ledger_of_a_real_step_adds_up_to_its_metrics(
         (("full", None), ("galore", 4)),
     ],
 )
-def test_every_metric_adds_up_between_two_methods(
-    architecture: str, old: tuple[str, int | None], new: tuple[str, int | None]
-) -> None:
+def test_every_metric_adds_up_between_two_methods(architecture, old, new):
     assert_adds_up(*(cached(method, architecture, rank) for method, rank in (old, new)))
 
 
-def test_dora_costs_its_magnitudes_more_than_lora() -> None:
+def test_dora_costs_its_magnitudes_more_than_lora():
     lora, dora = cached("lora", "resnet18", 4), cached("dora", "resnet18", 4)
     change = change_between("peak_param_bytes", lora, dora)
     # A number an output channel of each convolution, under a module that LoRA has not.
@@ -103,7 +86,7 @@ def test_dora_costs_its_magnitudes_more_than_lora() -> None:
     assert change.change == explain_metric("adapter_bytes", lora, dora).change
 
 
-def test_four_times_the_rank_is_four_times_each_adapter() -> None:
+def test_four_times_the_rank_is_four_times_each_adapter():
     old, new = cached("lora", "resnet18", 4), profile("lora", "resnet18", 16)
     for metric in ("forward_flops", "backward_flops_b32", "adapter_bytes", "peak_grad_bytes"):
         for row in change_between(metric, old, new).breakdowns[0].rows:
@@ -112,7 +95,7 @@ def test_four_times_the_rank_is_four_times_each_adapter() -> None:
 
 
 @pytest.mark.nightly
-def test_batch_norm_in_train_mode_is_found_in_the_batch_norms() -> None:
+def test_batch_norm_in_train_mode_is_found_in_the_batch_norms():
     old = profile("full", "mobilenet_v2", bn="eval")
     new = profile("full", "mobilenet_v2", bn="train")
     change = change_between("peak_activation_bytes", old, new)
@@ -126,18 +109,16 @@ def test_batch_norm_in_train_mode_is_found_in_the_batch_norms() -> None:
     assert moved(change) == {name: 8 * channels for name, channels in norms.items()}
 
 
-def once_more(forward: Callable[..., Any]) -> Callable[..., Any]:
+def once_more(forward):
     """Make DoRA compute its base convolution itself, as peft did up to 0.14."""
 
-    def run(layer: Any, x: Tensor, *, base_result: Any = None, **more: Any) -> Any:
+    def run(layer, x, *, base_result=None, **more):
         return forward(layer, x, base_result=None, **more)
 
     return run
 
 
-def test_a_base_convolution_that_runs_twice_is_told_as_such(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_base_convolution_that_runs_twice_is_told_as_such(monkeypatch):
     from peft.tuners.lora.dora import _DoraConvNdLayer
 
     old = cached("dora", "resnet18", 4)
@@ -165,16 +146,16 @@ def test_a_base_convolution_that_runs_twice_is_told_as_such(
 class Gate(nn.Module):
     """A sigmoid on a copy of its input, in float64 or not; the copy is all that it holds."""
 
-    def __init__(self, *, in_double: bool) -> None:
+    def __init__(self, *, in_double):
         super().__init__()
         self.in_double = in_double
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return x.to(torch.float64 if self.in_double else x.dtype, copy=True).sigmoid_()
 
 
 class Pool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return x.mean(dim=(2, 3)).float()
 
 
@@ -184,11 +165,11 @@ class Gated:
     head = "fc"
     matrices: tuple[str, ...] = ()
 
-    def __init__(self, name: str, *, in_double: bool) -> None:
+    def __init__(self, name, *, in_double):
         self.name = name
         self.in_double = in_double
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes, seed):
         network = nn.Sequential()
         network.add_module("conv", nn.Conv2d(3, 8, 3, padding=1))
         network.add_module("gate", Gate(in_double=self.in_double))
@@ -197,9 +178,7 @@ class Gated:
         return network
 
 
-def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_layer(
-    clean_registry: None,
-) -> None:
+def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_layer(clean_registry):
     for name, in_double in (("gated", False), ("upcast", True)):
         registry.add("architecture", Gated(name, in_double=in_double))
     old, new = (profile("full", name) for name in ("gated", "upcast"))
@@ -212,7 +191,7 @@ def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_laye
 
 
 @pytest.mark.nightly
-def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
+def test_galores_projectors_are_split_by_the_layers_they_project():
     old, new = cached("galore", "resnet18", 4), profile("galore", "resnet18", 16)
     state = moved(change_between("optimizer_state_bytes", old, new))
     network = registry.get("architecture", "resnet18").build(num_classes=10, seed=0)
@@ -235,7 +214,7 @@ def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
 
 
 @pytest.mark.slow
-def test_the_first_profile_of_a_process_is_that_of_any_other() -> None:
+def test_the_first_profile_of_a_process_is_that_of_any_other():
     """GaLore's library makes tensors when it is imported, which is when it is first asked for."""
     code = (
         "from peft_regress.cases import Adaptation\n"
@@ -248,7 +227,7 @@ def test_the_first_profile_of_a_process_is_that_of_any_other() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_papers_error_is_split_by_the_depthwise_layers_it_is_made_in() -> None:
+def test_the_papers_error_is_split_by_the_depthwise_layers_it_is_made_in():
     ledger = cached("full", "mobilenet_v2").ledger
     right, papers = (rows_of(ledger, f"{name}backward_flops") for name in ("", "paper_"))
     assert right is not None
@@ -265,54 +244,13 @@ def test_the_papers_error_is_split_by_the_depthwise_layers_it_is_made_in() -> No
 # --- who holds what, when -------------------------------------------------------------------
 
 
-@st.composite
-def logs(draw: st.DrawFn) -> list[MemoryEvent]:
-    """Draw a log of allocations, some of which are freed again."""
-    sizes, categories = st.integers(1, 9), st.sampled_from(["param", "grad", "activation"])
-    modules, operators = st.sampled_from(["", "conv1", "fc"]), st.sampled_from(["", "aten.mm"])
-    event = st.builds(MemoryEvent, sizes, categories, modules, operators)
-    log: list[MemoryEvent] = []
-    for made in draw(st.lists(event, max_size=12)):
-        log.append(made)
-        if draw(st.booleans()):
-            alive = Counter(log)
-            alive.subtract(e._replace(delta_bytes=-e.delta_bytes) for e in log if e[0] < 0)
-            freed = draw(st.sampled_from(sorted(e for e, n in alive.items() if n > 0 and e[0] > 0)))
-            log.append(freed._replace(delta_bytes=-freed.delta_bytes))
-    return log
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(log=logs(), share=st.floats(0, 1))
-def test_sites_are_those_of_a_replay_of_the_log(log: list[MemoryEvent], share: float) -> None:
-    start = int(share * len(log))
-    summary = summarize_memory(log, start=start)
-
-    def held(count: int, category: str | None = None) -> tuple[ByteSite, ...]:
-        places = {e[1:] for e in log if category in {None, e.category}}
-        sums = {p: sum(e.delta_bytes for e in log[:count] if e[1:] == p) for p in places}
-        return tuple(sorted(ByteSite(*place, size) for place, size in sums.items() if size))
-
-    def first_high(category: str | None) -> int:
-        moments = range(start, len(log) + 1)
-        return max(moments, key=lambda count: sum(s.bytes for s in held(count, category)))
-
-    assert summary.peak_index == first_high(None)
-    assert summary.sites_at_peak == held(first_high(None))
-    assert summary.sites_at_end == held(len(log))
-    highs = [held(first_high(category), category) for category in ("activation", "grad", "param")]
-    assert summary.sites_at_highs == tuple(site for sites in highs for site in sites)
-    for category, high in summary.high_bytes.items():
-        assert sum(s.bytes for s in summary.sites_at_highs if s.category == category) == high
-
-
 @pytest.mark.parametrize(
     ("inputs", "batch", "phase"),
     # The update holds, for each weight, four numbers and what it computes on the way; the backward
     # pass the weight, two of state and the gradient before it is accumulated.
     [(512, 1, "optimizer"), (4, 4096, "backward")],
 )
-def test_the_phase_of_the_peak_is_where_most_is_alive(inputs: int, batch: int, phase: str) -> None:
+def test_the_phase_of_the_peak_is_where_most_is_alive(inputs, batch, phase):
     network = nn.Sequential(nn.Linear(inputs, 64), nn.Sigmoid(), nn.Linear(64, 2))
     cost = profile_step(
         network, lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
@@ -321,15 +259,15 @@ def test_the_phase_of_the_peak_is_where_most_is_alive(inputs: int, batch: int, p
     assert cost.peak_phase == phase
 
 
-def test_a_peak_of_the_forward_pass_is_in_the_forward_pass() -> None:
+def test_a_peak_of_the_forward_pass_is_in_the_forward_pass():
     class Wide(nn.Module):
         """Frees a large tensor before anything of it could be needed again."""
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.fc = nn.Linear(4, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             with torch.no_grad():
                 wide = x.repeat(1, 1000).mean()
             return self.fc(x) + wide

@@ -1,10 +1,7 @@
 """The training loop: reproducible, in the right modes, on one thread, loud about bad losses."""
 
-from __future__ import annotations
-
 import itertools
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +15,7 @@ from peft_regress.measure.definition import loop_definition
 from peft_regress.measure.training import TrainingRun, single_thread
 
 
-def _run(*, seed: int = 0, steps: int = 4, learning_rate: float = 1e-2, **options: Any) -> Any:
+def _run(*, seed=0, steps=4, learning_rate=1e-2, **options):
     model = tiny_network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, foreach=False)
     run = finetune(
@@ -30,28 +27,28 @@ def _run(*, seed: int = 0, steps: int = 4, learning_rate: float = 1e-2, **option
 class _Recorder(nn.Module):
     """A model that notes each batch's first pixel, the thread count and its mode."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(4))
         self.seen: list[list[float]] = []
         self.threads: set[int] = set()
         self.modes: set[bool] = set()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images):
         self.seen.append(images[:, 0, 0, 0].tolist())
         self.threads.add(torch.get_num_threads())
         self.modes.add(self.training)
         return self.weight.expand(len(images), 4)
 
 
-def _record(*, steps: int, batch_size: int, seed: int = 0) -> _Recorder:
+def _record(*, steps, batch_size, seed=0):
     model = _Recorder()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     finetune(model, optimizer, tiny_data(), steps=steps, batch_size=batch_size, seed=seed, first=1)
     return model
 
 
-def test_same_seed_gives_the_same_losses_and_weights_to_the_bit() -> None:
+def test_same_seed_gives_the_same_losses_and_weights_to_the_bit():
     first, first_model = _run()
     torch.manual_seed(123)
     again, again_model = _run()
@@ -60,24 +57,24 @@ def test_same_seed_gives_the_same_losses_and_weights_to_the_bit() -> None:
         assert torch.equal(one, other)
 
 
-def test_another_seed_gives_another_order() -> None:
+def test_another_seed_gives_another_order():
     assert _run(seed=0)[0].losses != _run(seed=1)[0].losses
 
 
-def test_run_has_a_loss_and_a_time_for_every_step() -> None:
+def test_run_has_a_loss_and_a_time_for_every_step():
     run, _ = _run(steps=5)
     assert len(run.losses) == len(run.step_seconds) == 5
     assert run.first_losses == run.losses[:2]
     assert all(seconds > 0 for seconds in run.step_seconds)
 
 
-def test_median_leaves_the_first_step_out() -> None:
+def test_median_leaves_the_first_step_out():
     run = TrainingRun(losses=(1.0,) * 4, step_seconds=(9.0, 1.0, 2.0, 3.0), first=1)
     assert run.median_step_seconds == 2.0
     assert TrainingRun(losses=(1.0,), step_seconds=(9.0,), first=1).median_step_seconds == 9.0
 
 
-def test_first_loss_is_that_of_the_untrained_model_on_the_seeds_first_batch() -> None:
+def test_first_loss_is_that_of_the_untrained_model_on_the_seeds_first_batch():
     run, _ = _run(seed=3)
     data = tiny_data()
     order = torch.randperm(32, generator=torch.Generator().manual_seed(3))[:8]
@@ -86,7 +83,7 @@ def test_first_loss_is_that_of_the_untrained_model_on_the_seeds_first_batch() ->
     assert run.losses[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_training_learns() -> None:
+def test_training_learns():
     run, model = _run(steps=60, learning_rate=3e-2)
     data = tiny_data()
     accuracy, loss = evaluate(model, data.test_images, data.test_labels)
@@ -95,7 +92,7 @@ def test_training_learns() -> None:
     assert loss < run.losses[0]
 
 
-def test_a_pass_shows_every_image_once_and_the_next_pass_another_order() -> None:
+def test_a_pass_shows_every_image_once_and_the_next_pass_another_order():
     model = _record(steps=8, batch_size=8)
     passes = [[*itertools.chain(*model.seen[:4])], [*itertools.chain(*model.seen[4:])]]
     images = sorted(tiny_data().train_images[:, 0, 0, 0].tolist())
@@ -103,21 +100,21 @@ def test_a_pass_shows_every_image_once_and_the_next_pass_another_order() -> None
     assert passes[0] != passes[1]
 
 
-def test_every_batch_is_full_where_the_images_do_not_divide() -> None:
+def test_every_batch_is_full_where_the_images_do_not_divide():
     model = _record(steps=5, batch_size=12)
     assert {len(batch) for batch in model.seen} == {12}
 
 
-def test_fewer_images_than_a_batch_are_refused() -> None:
+def test_fewer_images_than_a_batch_are_refused():
     with pytest.raises(InputError, match="a batch of 33 needs as many"):
         _record(steps=1, batch_size=33)
 
 
-def test_schedule_is_a_cosine_from_each_groups_peak() -> None:
+def test_schedule_is_a_cosine_from_each_groups_peak():
     seen: list[tuple[float, float]] = []
 
     class Noting(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:
+        def step(self, closure=None):
             seen.append((self.param_groups[0]["lr"], self.param_groups[1]["lr"]))
             return super().step(closure)
 
@@ -134,12 +131,12 @@ def test_schedule_is_a_cosine_from_each_groups_peak() -> None:
 # Modes
 
 
-def test_model_trains_in_eval_mode_whatever_it_was_in() -> None:
+def test_model_trains_in_eval_mode_whatever_it_was_in():
     model = _record(steps=1, batch_size=8)
     assert model.modes == {False}
 
 
-def test_batch_norm_statistics_stay_unless_they_are_trained() -> None:
+def test_batch_norm_statistics_stay_unless_they_are_trained():
     before = tiny_network().norm.running_mean
     _, fixed = _run()
     assert torch.equal(fixed.norm.running_mean, before)
@@ -147,11 +144,11 @@ def test_batch_norm_statistics_stay_unless_they_are_trained() -> None:
     assert not torch.equal(moved.norm.running_mean, before)
 
 
-def test_with_batch_norm_in_train_mode_dropout_stays_off() -> None:
+def test_with_batch_norm_in_train_mode_dropout_stays_off():
     modes: list[tuple[bool, bool]] = []
 
     class Noting(TinyNetwork):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images):
             modes.append((self.norm.training, self.dropout.training))
             return super().forward(images)
 
@@ -176,7 +173,7 @@ def test_with_batch_norm_in_train_mode_dropout_stays_off() -> None:
 
 
 @pytest.mark.parametrize(("poison", "step"), [("weight", 1), ("learning rate", 2)])
-def test_a_loss_that_is_no_number_is_raised_at_once_with_its_step(poison: str, step: int) -> None:
+def test_a_loss_that_is_no_number_is_raised_at_once_with_its_step(poison, step):
     model = tiny_network()
     if poison == "weight":
         with torch.no_grad():
@@ -192,7 +189,7 @@ def test_a_loss_that_is_no_number_is_raised_at_once_with_its_step(poison: str, s
 # Threads
 
 
-def test_everything_runs_on_one_thread_and_the_count_is_put_back() -> None:
+def test_everything_runs_on_one_thread_and_the_count_is_put_back():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -211,7 +208,7 @@ def test_everything_runs_on_one_thread_and_the_count_is_put_back() -> None:
 # Evaluation
 
 
-def test_accuracy_and_loss_are_those_of_one_pass_over_all_images() -> None:
+def test_accuracy_and_loss_are_those_of_one_pass_over_all_images():
     data = tiny_data(count=900)  # 450 test images: two full evaluation batches and a part
     model = tiny_network()
     accuracy, loss = evaluate(model, data.test_images, data.test_labels)
@@ -227,7 +224,7 @@ def test_accuracy_and_loss_are_those_of_one_pass_over_all_images() -> None:
 # Half precision
 
 
-def test_casting_a_task_casts_its_images_and_nothing_else() -> None:
+def test_casting_a_task_casts_its_images_and_nothing_else():
     data = tiny_data()
     half = data.cast("bfloat16")
     assert {half.train_images.dtype, half.test_images.dtype} == {torch.bfloat16}
@@ -238,7 +235,7 @@ def test_casting_a_task_casts_its_images_and_nothing_else() -> None:
     assert data.cast("float32").test_images is data.test_images
 
 
-def test_in_half_precision_losses_are_of_float32_and_the_model_stays_half() -> None:
+def test_in_half_precision_losses_are_of_float32_and_the_model_stays_half():
     model = tiny_network().bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2, foreach=False)
     data = tiny_data().cast("bfloat16")
@@ -256,6 +253,6 @@ def test_in_half_precision_losses_are_of_float32_and_the_model_stays_half() -> N
     assert loss == functional.cross_entropy(logits.float(), data.test_labels).item()
 
 
-def test_loop_definition_says_what_is_set_by_hand() -> None:
+def test_loop_definition_says_what_is_set_by_hand():
     assert loop_definition(steps=7, batch_size=3) != loop_definition(steps=8, batch_size=3)
     assert loop_definition(steps=7, batch_size=3)["batch_size"] == 3

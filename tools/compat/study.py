@@ -2,7 +2,7 @@
 
     python tools/compat/study.py
 
-Prints the tables of docs/compat.md, without the reasons, which a person has to find. Works in
+Prints the tables of docs/upgrading.md, without the reasons, which a person has to find. Works in
 runs/compat-study, where it goes on after an interrupt; takes a quarter of an hour, a third of it
 for downloads.
 """
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.upgrades.compat.releases import AdapterLoader
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, Judgement, Reference, judge
-from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.pool import LocalPool
+from peft_regress.workers.process import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,9 +99,10 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
     """Let a release load the adapters of all, unless it has."""
     file = WORK / f"seen-{release}.json"
     if not file.exists():
-        loader = AdapterLoader(base=_BASE, folder=HERE, time_limit=600)
-        with opened_overlay([f"peft=={release}"]) as overlay:
-            found = loader.load(overlay.python, list(adapters.values()))
+        folders = list(adapters.values())
+        with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
+            futures = try_adapters(pool, overlay.python, _BASE, folder=HERE, adapters=folders)
+            found = [future.result() for future in futures]
         seen = SeenIn(
             packages=dict(found[0].packages),
             base=found[0].base,

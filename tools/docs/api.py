@@ -10,12 +10,13 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from field_docs import documented_fields, one_line
-from written_file import write_or_check
+from page_tables import write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,4 +122,4 @@ def _paragraph(part: str) -> str:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

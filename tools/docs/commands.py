@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
-from written_file import write_or_check
+from page_tables import write_or_check
 
 from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
@@ -43,7 +44,7 @@ is over budget; else 3 if something was not compared, or a named thing is absent
 _VARIABLES: Final = """\
 ## Environment variables
 
-- `PEFT_REGRESS_CACHE`: the folder of kept environments, programs and indexes, in place of the
+- `PEFT_REGRESS_CACHE`: the folder of kept environments, in place of the
   user's cache folder.
 - `NO_COLOR`: print without colours, if it is set to anything.
 - `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has
@@ -148,4 +149,4 @@ class _Declared:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

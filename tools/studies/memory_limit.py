@@ -18,9 +18,9 @@ import os
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,31 +46,21 @@ _NO_MEMORY: Final = ("memory", "could not create a primitive")
 _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(NamedTuple):
     """A case: what trains, on what, in batches of what size."""
 
     architecture: str
     method: str
     batch: int
 
-    def __str__(self) -> str:
-        return f"{self.method} {self.architecture} batch {self.batch}"
-
 
 def needed_factor(setting: Setting) -> float:
     """Return the smallest factor under which the steps run, to `_ACCURACY`."""
     predicted = predicted_peak(setting)
-    # Most need little more than what is predicted, so the search starts there.
-    low, high = 0.9, 1.1
-    while low > 0 and runs(setting, low, predicted=predicted):
-        low, high = max(low - 0.3, 0.0), low
-    while not runs(setting, high, predicted=predicted):
-        low, high = high, 1.5 * high
-        if high > _HIGHEST:
-            raise SystemExit(f"{setting} does not run with {low:.2f} times the predicted peak")
+    low, high = 0.0, _HIGHEST
     while high - low > _ACCURACY:
-        middle = (low + high) / 2
+        # Most need little more than what is predicted, so the search starts there.
+        middle = 1.1 if high == _HIGHEST and low < 1.1 else (low + high) / 2
         if runs(setting, middle, predicted=predicted):
             high = middle
         else:
@@ -80,10 +70,8 @@ def needed_factor(setting: Setting) -> float:
 
 def runs(setting: Setting, factor: float, *, predicted: int) -> bool:
     """Return whether three steps run in a process that is limited so."""
-    arguments = [setting.architecture, setting.method, str(setting.batch)]
-    arguments += [str(factor), str(predicted)]
     done = subprocess.run(
-        [sys.executable, __file__, "--limited", *arguments],
+        [sys.executable, __file__, "--limited", *map(str, (*setting, factor, predicted))],
         env={**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -151,10 +139,10 @@ def _batch(size: int, resolution: int) -> tuple[torch.Tensor, ...]:
 def predicted_peak(setting: Setting) -> int:
     """Ask another process once, since profiling leaves memory behind."""
     name, _, rank = setting.method.partition("-r")
-    command = ["-m", "peft_regress", "cost", "--architecture", setting.architecture]
+    command = [*(sys.executable, "-m", "peft_regress", "cost", "--format", "json")]
+    command += ["--architecture", setting.architecture, "--batch", str(setting.batch)]
     command += ["--method", name, *(["--rank", rank] if rank else [])]
-    command += ["--batch", str(setting.batch), "--format", "json"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(json.loads(done.stdout)["metrics"]["peak_bytes"]["value"])
 
 
@@ -176,20 +164,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = parser.parse_args(arguments)
     if typed.limited:
         architecture, method, batch, factor, predicted = typed.limited
-        setting = Setting(architecture=architecture, method=method, batch=int(batch))
+        setting = Setting(architecture, method, int(batch))
         sys.exit(limited(setting, float(factor), predicted=int(predicted)))
     batches = typed.batch or BATCHES
     print("| method | architecture |", *(f"batch {size} |" for size in batches))
     print("|---|---|" + "---:|" * len(batches))
-    for architecture in typed.architecture or ARCHITECTURES:
-        for method in typed.method or METHODS:
-            cells = [
-                needed_factor(Setting(architecture=architecture, method=method, batch=size))
-                for size in batches
-            ]
-            print(
-                f"| {method} | {architecture} |", *(f"{cell:.2f} |" for cell in cells), flush=True
-            )
+    for architecture, method in product(
+        typed.architecture or ARCHITECTURES, typed.method or METHODS
+    ):
+        cells = (needed_factor(Setting(architecture, method, size)) for size in batches)
+        print(f"| {method} | {architecture} |", *(f"{one:.2f} |" for one in cells), flush=True)
 
 
 if __name__ == "__main__":

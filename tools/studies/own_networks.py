@@ -17,17 +17,17 @@ The third runs optimizers of torch, and GaLore at its ranks, by themselves.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import peft
 import torch
 from torch import Tensor, nn
+from variants import VARIANTS
 
 from peft_regress import FineTune, load_digits, registry
 from peft_regress.gate import Observation, judge_case
@@ -42,19 +42,9 @@ if TYPE_CHECKING:
 STEPS: Final = 30
 FACTOR: Final = float(os.environ.get("STUDY_FACTOR", "1"))
 """What every update of an optimizer is multiplied by."""
+_T = TypeVar("_T")
 THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
-INSTRUCTIONS: Final = {
-    "avx2": {
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    },
-    "sse": {
-        "ATEN_CPU_CAPABILITY": "default",
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-    },
-}
+INSTRUCTIONS: Final = {name: dict(VARIANTS[name].environment) for name in ("avx2", "sse")}
 
 
 class Recurrent(nn.Module):
@@ -122,20 +112,12 @@ def lora(**settings: Any) -> peft.LoraConfig:
     return peft.LoraConfig(r=4, lora_alpha=8, **settings)
 
 
-def _adamw(rate: float, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: _scaled(
-        torch.optim.AdamW(_trained(model), lr=rate, foreach=False, **settings)
-    )
+def _by(kind: Any, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return _scaled(kind(trained, foreach=False, **settings))
 
-
-def _sgd(rate: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: _scaled(
-        torch.optim.SGD(_trained(model), lr=rate, momentum=0.9, foreach=False)
-    )
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return make
 
 
 def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -156,22 +138,34 @@ def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def _case(name: str, model: Callable[[], nn.Module], adapter: Any, **settings: Any) -> FineTune:
-    usual: dict[str, Any] = {"data": digits, "steps": STEPS, "optimizer": _adamw(1e-2)}
+    usual: dict[str, Any] = {
+        "data": digits,
+        "steps": STEPS,
+        "optimizer": _by(torch.optim.AdamW, lr=1e-2),
+    }
     return FineTune(f"study/{name}/net", model=model, adapter=adapter, **{**usual, **settings})
 
 
 NETWORKS: Final = (
     _case("linear", perceptron, "full"),
     _case("perceptron", lambda: perceptron(32), "full"),
-    _case("perceptron-sgd", lambda: perceptron(32), "full", optimizer=_sgd(0.05)),
+    _case(
+        "perceptron-sgd",
+        lambda: perceptron(32),
+        "full",
+        optimizer=_by(torch.optim.SGD, lr=0.05, momentum=0.9),
+    ),
     _case("perceptron-tanh", lambda: perceptron(32, 32, activation=nn.Tanh), "full"),
     _case("lora-perceptron", lambda: perceptron(64, 64), lora(target_modules=["1", "3"])),
     _case("convolutional", convolutional, "full"),
     _case("lora-convolutional", convolutional, lora(target_modules=["3"]), also_train=["7"]),
     _case("groups", lambda: convolutional(norm=nn.InstanceNorm2d, groups=8), "full"),
     _case("recurrent", Recurrent, "full"),
-    _case("attentive", Attentive, "full", optimizer=_adamw(1e-3)),
+    _case("attentive", Attentive, "full", optimizer=_by(torch.optim.AdamW, lr=1e-3)),
 )
+
+
+# --- What a process of its own computes -----------------------------------------------------------
 
 
 def curves() -> dict[str, list[float]]:
@@ -198,8 +192,14 @@ def records() -> dict[str, Record]:
     }
 
 
-def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
-    """Return what makes optimizers of different kinds."""
+def _optimizer_of(
+    kind: Callable[..., torch.optim.Optimizer], model: nn.Module
+) -> torch.optim.Optimizer:
+    return kind(model.parameters())
+
+
+def updates() -> dict[str, list[list[float]] | None]:
+    """Return the fingerprint of optimizers of different kinds."""
     kinds: dict[str, Any] = {
         "adadelta": torch.optim.Adadelta,
         "adafactor": torch.optim.Adafactor,
@@ -213,69 +213,53 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
         "sgd": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
     }
     galore = registry.get("method", "galore")
-    return {
-        **{name: functools.partial(_of_all, kind) for name, kind in kinds.items()},
+    made: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+        **{name: functools.partial(_optimizer_of, kind) for name, kind in kinds.items()},
         **{
             f"galore-r{rank}": functools.partial(galore.make_optimizer, rank=rank)
             for rank in galore.ranks
         },
     }
-
-
-def _of_all(kind: Any, model: nn.Module) -> torch.optim.Optimizer:
-    made: torch.optim.Optimizer = kind(model.parameters())
-    return made
-
-
-def updates() -> dict[str, list[list[float]] | None]:
-    """Return the fingerprint of each optimizer."""
     cpu = torch.device("cpu")
     return {
         name: optimizer_updates(make, dtype=torch.float32, device=cpu)
-        for name, make in optimizers().items()
+        for name, make in made.items()
     }
 
 
-def print_updates() -> None:
-    """Print how far instruction sets move the fingerprint of each optimizer."""
-    sides = {
-        name: json.loads(in_a_process("--fingerprints", environment))
-        for name, environment in {"here": {}, **INSTRUCTIONS}.items()
-    }
-    for name, here in sides["here"].items():
-        moved = (
-            abs(b - a) / a
-            for side in sides.values()
-            for one, other in zip(here, side[name], strict=True)
-            for a, b in zip(one, other, strict=True)
-        )
-        print(f"{name:15} {max(moved):.1e}")
-
-
-def in_a_process(what: str, environment: dict[str, str]) -> bytes:
-    """Return what this script prints in a process of its own."""
-    return subprocess.run(
+def elsewhere(what: str, environment: dict[str, str], kind: type[_T]) -> _T:
+    """Return what one of the functions above returns in a process of its own."""
+    done = subprocess.run(
         [sys.executable, __file__, what],
         env={**os.environ, **environment},
         check=True,
         stdout=subprocess.PIPE,
-    ).stdout
+    )
+    return msgspec.json.decode(done.stdout, type=kind)
 
 
-def curves_under(environment: dict[str, str]) -> dict[str, list[float]]:
-    """Return the curves from a process of its own."""
-    found: dict[str, list[float]] = json.loads(in_a_process("--curves", environment))
-    return found
+# --- What is printed ------------------------------------------------------------------------------
 
 
-def records_under(environment: dict[str, str]) -> dict[str, Record]:
-    """Return the records from a process of its own."""
-    return msgspec.json.decode(in_a_process("--records", environment), type=dict[str, Record])
+def print_departures() -> None:
+    """Print by which loss each curve departs under other instructions."""
+    curves_under = functools.partial(elsewhere, "curves", kind=dict[str, list[float]])
+    here = curves_under({})
+    print("equal in another process:", here == curves_under({}))
+    for name, environment in INSTRUCTIONS.items():
+        for case, losses in curves_under(environment).items():
+            pairs = enumerate(zip(here[case], losses, strict=True))
+            first = next((step for step, (a, b) in pairs if a != b), None)
+            if first is None:
+                print(f"{name:5} {case:30} does not depart")
+                continue
+            size = abs(losses[first] - here[case][first]) / max(here[case][: first + 1])
+            print(f"{name:5} {case:30} departs at loss {first + 1}, by {size:.1e}")
 
 
 def print_bounds() -> None:
     """Print what the gate says of each network: under rounding nothing, of the fault something."""
-    here = records_under({})
+    here = elsewhere("records", {}, dict[str, Record])
     for name, record in here.items():
         bounds = Bounds.of(record).on("first_losses", record.metrics["first_losses"])
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
@@ -287,7 +271,7 @@ def print_bounds() -> None:
         "0.9 sse": fault | INSTRUCTIONS["sse"],
     }
     for run, environment in runs.items():
-        there = records_under(environment)
+        there = elsewhere("records", environment, dict[str, Record])
         found = {name: judged(here[name], record) for name, record in there.items()}
         for name, metrics in found.items():
             print(f"{run:12} {name:30} {' '.join(metrics) or 'unchanged'}")
@@ -310,35 +294,29 @@ def judged(old: Record, new: Record) -> list[str]:
     return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
 
 
-def main() -> None:
-    """Print the loss by which each curve departs, or what the bounds say."""
-    if "--curves" in sys.argv:
-        print(json.dumps(curves()))
-        return
-    if "--records" in sys.argv:
-        sys.stdout.buffer.write(msgspec.json.encode(records()))
-        return
-    if "--fingerprints" in sys.argv:
-        print(json.dumps(updates()))
-        return
-    if "--updates" in sys.argv:
-        print_updates()
-        return
-    if "--bounds" in sys.argv:
-        print_bounds()
-        return
-    here, again = curves_under({}), curves_under({})
-    print("equal in another process:", here == again)
-    for name, environment in INSTRUCTIONS.items():
-        for case, losses in curves_under(environment).items():
-            pairs = enumerate(zip(here[case], losses, strict=True))
-            first = next((step for step, (a, b) in pairs if a != b), None)
-            if first is None:
-                print(f"{name:5} {case:30} does not depart")
-                continue
-            size = abs(losses[first] - here[case][first]) / max(here[case][: first + 1])
-            print(f"{name:5} {case:30} departs at loss {first + 1}, by {size:.1e}")
+def print_updates() -> None:
+    """Print how far instruction sets move the fingerprint of each optimizer."""
+    environments: tuple[dict[str, str], ...] = ({}, *INSTRUCTIONS.values())
+    here, *others = (
+        elsewhere("updates", environment, dict[str, list[list[float]]])
+        for environment in environments
+    )
+    for name, fingerprint in here.items():
+        moved = (
+            abs(b - a) / a
+            for other in others
+            for rows in zip(fingerprint, other[name], strict=True)
+            for a, b in zip(*rows, strict=True)
+        )
+        print(f"{name:15} {max(moved):.1e}")
 
+
+_COMPUTED: Final = {"curves": curves, "records": records, "updates": updates}
+_PRINTED: Final = {"--bounds": print_bounds, "--updates": print_updates}
 
 if __name__ == "__main__":
-    main()
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    if asked in _COMPUTED:
+        sys.stdout.buffer.write(msgspec.json.encode(_COMPUTED[asked]()))
+    else:
+        _PRINTED.get(asked, print_departures)()

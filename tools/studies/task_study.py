@@ -3,7 +3,8 @@
     python tools/studies/task_study.py --seeds 5
     python tools/studies/task_study.py --learning-rates --seeds 3
 
-Prints Markdown, accuracy in percent, mean +- standard deviation over the seeds.
+Prints Markdown: accuracy in percent, mean +- standard deviation over the seeds; with
+`--learning-rates` at multiples of the rate in use, with the test loss.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import argparse
 import copy
 import functools
 import statistics
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peft_regress import registry
+from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero, set_modes
 from peft_regress.catalogue.sources import build_source
 from peft_regress.measure.data import Data, TensorItems
@@ -26,180 +25,94 @@ from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import Loop, finetune, single_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from torch import nn
 
     from peft_regress.catalogue.architectures import Architecture
-    from peft_regress.catalogue.methods import Method
     from peft_regress.catalogue.tasks import Task
 
-BASELINES = Path(__file__).resolve().parents[2] / "baselines"
-COLUMNS = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")
-RATES = (0.25, 0.5, 1.0, 2.0)  # multiples of the rate in use
+BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
+COLUMNS: Final = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")
+RATES: Final = (0.25, 0.5, 1.0, 2.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One fine-tuning run; losses in nats; `seconds` of processor time, evaluation included."""
+def trained(  # noqa: PLR0913  (the axes of the study)
+    base: nn.Module, task: Task, column: str, *, head: str, seed: int, factor: float
+) -> nn.Module:
+    """Return a prepared base as a method fine-tunes it, at a multiple of its rate."""
+    name, rank = split_adapter_name(column)
+    method, data = registry.get("method", name), task.load()
+    model: nn.Module = method.adapt(base, heads=(head,), rank=rank, seed=seed)
+    optimizer = method.make_optimizer(model, rank=rank)
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    loop = Loop(
+        steps=STEPS,
+        loss=Objective().loss,
+        set_mode=functools.partial(
+            set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
+        ),
+        schedule=cosine_to_zero(STEPS),
+    )
+    items = TensorItems((data.train_images, data.train_labels))
+    batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
+    finetune(model, optimizer, batches, loop, seed=seed, first=4)
+    return model
 
-    accuracy: float
-    loss: float
-    first_losses: tuple[float, ...]
-    seconds: float
 
-
-def parse_column(column: str) -> tuple[Method, int | None]:
-    """Split `lora-r4` into the method and its rank."""
-    name, _, rank = column.partition("-r")
-    return registry.get("method", name), int(rank) if rank else None
-
-
-def run_once(  # noqa: PLR0913  (the axes of the study)
+def cell(  # noqa: PLR0913  (the axes of the study)
     source: nn.Module,
-    *,
     architecture: Architecture,
     task: Task,
     column: str,
-    seed: int,
-    steps: int = STEPS,
-    rate_factor: float = 1.0,
-) -> Outcome:
-    """Fine-tune a copy of the source once and evaluate it."""
-    method, rank = parse_column(column)
-    data = task.load()
-    started = time.process_time()
-    with single_thread():
-        base = copy.deepcopy(source)
-        task.prepare(base, head=architecture.head, seed=seed)
-        model = method.adapt(base, heads=(architecture.head,), rank=rank, seed=seed)
-        optimizer = method.make_optimizer(model, rank=rank)
-        for group in optimizer.param_groups:
-            group["lr"] *= rate_factor
-        objective = Objective()
-        loop = Loop(
-            steps=steps,
-            loss=objective.loss,
-            set_mode=functools.partial(
-                set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
-            ),
-            schedule=cosine_to_zero(steps),
-        )
-        train = TensorItems((data.train_images, data.train_labels))
-        batches = Data(train=train, test=train).training_batches(BATCH, seed=seed)
-        run = finetune(model, optimizer, batches, loop, seed=seed, first=4)
-        scores = objective.scores(model, [(data.test_images, data.test_labels)])
-    return Outcome(
-        accuracy=scores["accuracy"],
-        loss=scores["loss"],
-        first_losses=run.first_losses,
-        seconds=time.process_time() - started,
-    )
-
-
-def zero_shot(source: nn.Module, *, architecture: Architecture, task: Task, seed: int) -> float:
-    """Return the accuracy before any training."""
-    base = copy.deepcopy(source)
-    task.prepare(base, head=architecture.head, seed=seed)
-    data = task.load()
-    return Objective().scores(base, [(data.test_images, data.test_labels)])["accuracy"]
-
-
-def summary(fractions: Sequence[float]) -> str:
-    """Show accuracies as percent, mean +- sample standard deviation."""
-    mean = 100 * statistics.fmean(fractions)
-    deviation = 100 * statistics.stdev(fractions) if len(fractions) > 1 else 0.0
-    return f"{mean:.1f} +- {deviation:.1f}"
-
-
-def row(cells: Iterable[str]) -> str:
-    """Return one line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
-
-
-def print_discrimination(arguments: argparse.Namespace) -> None:
-    """Print zero-shot and every method, architecture by architecture."""
-    for task_name in arguments.tasks:
-        task = registry.get("task", task_name)
-        print(f"\n{task_name}: accuracy in percent, {arguments.seeds} seeds\n")
-        print(row(["architecture", "zero-shot", *arguments.methods]))
-        print(row(["---"] * (2 + len(arguments.methods))))
-        for name in arguments.architectures:
-            architecture = registry.get("architecture", name)
-            source = build_source(arguments.baselines, architecture)
-            cells = [
-                summary(
-                    [
-                        zero_shot(source, architecture=architecture, task=task, seed=seed)
-                        for seed in range(arguments.seeds)
-                    ]
+    *,
+    seeds: int,
+    factor: float | None = None,
+) -> str:
+    """Return accuracies in percent over the seeds; with a factor of the rate the loss as well."""
+    scores = []
+    for seed in range(seeds):
+        with single_thread():
+            model = copy.deepcopy(source)
+            task.prepare(model, head=architecture.head, seed=seed)
+            if column != "zero-shot":
+                model = trained(
+                    model, task, column, head=architecture.head, seed=seed, factor=factor or 1.0
                 )
-            ]
-            seconds = []
-            for column in arguments.methods:
-                outcomes = [
-                    run_once(
-                        source,
-                        architecture=architecture,
-                        task=task,
-                        column=column,
-                        seed=seed,
-                        steps=arguments.steps,
-                    )
-                    for seed in range(arguments.seeds)
-                ]
-                cells.append(summary([outcome.accuracy for outcome in outcomes]))
-                seconds.append(f"{statistics.median(o.seconds for o in outcomes):.2f}")
-            print(row([name, *cells]), flush=True)
-            print(f"{name}: seconds a run: {' '.join(seconds)}", file=sys.stderr, flush=True)
-
-
-def print_learning_rates(arguments: argparse.Namespace) -> None:
-    """Print each method's accuracy and loss at multiples of the rate in use."""
-    for task_name in arguments.tasks:
-        task = registry.get("task", task_name)
-        print(f"\n{task_name}: accuracy in percent (test loss), {arguments.seeds} seeds\n")
-        print(row(["method", "architecture", *(f"x {factor:g}" for factor in RATES)]))
-        print(row(["---"] * (2 + len(RATES))))
-        for column in arguments.methods:
-            for name in arguments.architectures:
-                architecture = registry.get("architecture", name)
-                source = build_source(arguments.baselines, architecture)
-                cells = []
-                for factor in RATES:
-                    outcomes = [
-                        run_once(
-                            source,
-                            architecture=architecture,
-                            task=task,
-                            column=column,
-                            seed=seed,
-                            steps=arguments.steps,
-                            rate_factor=factor,
-                        )
-                        for seed in range(arguments.seeds)
-                    ]
-                    loss = statistics.fmean(outcome.loss for outcome in outcomes)
-                    cells.append(f"{summary([o.accuracy for o in outcomes])} ({loss:.2f})")
-                print(row([column, name, *cells]), flush=True)
+            data = task.load()
+            scores.append(Objective().scores(model, [(data.test_images, data.test_labels)]))
+    percents = [100 * score["accuracy"] for score in scores]
+    spread = statistics.stdev(percents) if seeds > 1 else 0.0
+    loss = "" if factor is None else f" ({statistics.fmean(s['loss'] for s in scores):.2f})"
+    return f"{statistics.fmean(percents):.1f} +- {spread:.1f}{loss}"
 
 
 def main() -> None:
-    """Parse the command line and print one of the two tables."""
+    """Print a table for each task: methods as columns, or rates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--tasks", nargs="+", default=list(registry.names("task")))
     parser.add_argument("--methods", nargs="+", default=list(COLUMNS))
     in_a_matrix = [item.name for item in registry.items("architecture") if item.matrices]
     parser.add_argument("--architectures", nargs="+", default=in_a_matrix)
-    parser.add_argument("--baselines", type=Path, default=BASELINES)
     parser.add_argument("--learning-rates", action="store_true", help="sweep instead of compare")
-    arguments = parser.parse_args()
-    if arguments.learning_rates:
-        print_learning_rates(arguments)
-    else:
-        print_discrimination(arguments)
+    chosen = parser.parse_args()
+    columns = ["zero-shot", *chosen.methods]
+    shown = [f"x {factor:g}" for factor in RATES] if chosen.learning_rates else columns
+    for task_name in chosen.tasks:
+        task = registry.get("task", task_name)
+        print(f"\n{task_name}: accuracy in percent, {chosen.seeds} seeds\n")
+        print("| | " + " | ".join(shown) + " |\n|" + " --- |" * (1 + len(shown)))
+        for name in chosen.architectures:
+            architecture = registry.get("architecture", name)
+            one = functools.partial(
+                cell, build_source(BASELINES, architecture), architecture, task, seeds=chosen.seeds
+            )
+            if not chosen.learning_rates:
+                print(f"| {name} | " + " | ".join(map(one, columns)) + " |", flush=True)
+                continue
+            for method in chosen.methods:
+                cells = [one(method, factor=factor) for factor in RATES]
+                print(f"| {method} {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

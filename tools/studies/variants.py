@@ -1,6 +1,5 @@
 """Run the matrix again under other numerics: only rounding may change, and nothing may fail.
 
-    python tools/studies/variants.py --list
     python tools/studies/variants.py                      all, into runs/variants/: most of an hour
     python tools/studies/variants.py avx2 shuffled        some of them
     python tools/studies/variation.py runs/bench.json runs/variants/*.json    compare them
@@ -34,16 +33,16 @@ _TWO_WORKERS: Final = ("-n", "2")
 class Variant:
     """One way to compute the same: environment variables, and options of pytest."""
 
-    what: str
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Sequence[str] = _TWO_WORKERS
 
 
 VARIANTS: Final = {
-    "one-process": Variant(what="one process with one thread", options=()),
-    "two-threads": Variant(what="two threads per process", environment={"OMP_NUM_THREADS": "2"}),
+    # One process with one thread.
+    "one-process": Variant(options=()),
+    "two-threads": Variant(environment={"OMP_NUM_THREADS": "2"}),
+    # ATen without vector kernels, oneDNN and MKL limited to SSE4.
     "sse": Variant(
-        what="ATen without vector kernels, oneDNN and MKL limited to SSE4",
         environment={
             "ATEN_CPU_CAPABILITY": "default",
             "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -51,19 +50,18 @@ VARIANTS: Final = {
         },
     ),
     "avx2": Variant(
-        what="ATen, oneDNN and MKL limited to AVX2",
         environment={
             "ATEN_CPU_CAPABILITY": "avx2",
             "ONEDNN_MAX_CPU_ISA": "AVX2",
             "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         },
     ),
-    "hash-seed": Variant(what="another hash seed", environment={"PYTHONHASHSEED": "20250731"}),
-    "shuffled": Variant(what="cases in another order", options=(*_TWO_WORKERS, "-p", "shuffled")),
+    "hash-seed": Variant(environment={"PYTHONHASHSEED": "20250731"}),
+    "shuffled": Variant(options=(*_TWO_WORKERS, "-p", "shuffled")),
 }
 
 
-def run(name: str, *, folder: Path, matrix: str, more: Sequence[str]) -> int:
+def run(name: str, *, matrix: str = "default", more: Sequence[str] = ()) -> int:
     """Run one variant and keep its run file; return the exit code of pytest."""
     variant = VARIANTS[name]
     # `-p shuffled` is a module next to this one.
@@ -72,7 +70,7 @@ def run(name: str, *, folder: Path, matrix: str, more: Sequence[str]) -> int:
     command = [
         *(sys.executable, "-m", "pytest", *_SUITES[matrix], *variant.options),
         *("--benchmark-quiet", f"--regress-matrix={matrix}"),
-        *(f"--regress-save={folder / name}.json", *more),
+        *(f"--regress-save={ROOT / 'runs' / 'variants' / name}.json", *more),
     ]
     usual = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -83,27 +81,14 @@ def run(name: str, *, folder: Path, matrix: str, more: Sequence[str]) -> int:
 def main() -> int:
     """Run the named variants; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="VARIANT", help="default: all of them")
-    parser.add_argument("--list", action="store_true", help="print the variants, run none")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "variants")
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--matrix", choices=_SUITES, default="default")
-    parser.add_argument("-k", dest="keyword", help="only these cases, as in pytest")
-    chosen = parser.parse_args()
-    unknown = sorted(set(chosen.names) - VARIANTS.keys())
-    if unknown:
+    chosen, more = parser.parse_known_args()
+    if unknown := sorted(set(chosen.names) - VARIANTS.keys()):
         parser.error(f"no such variant: {', '.join(unknown)}. Known: {', '.join(VARIANTS)}")
-    if chosen.list:
-        print("\n".join(f"{name}: {variant.what}" for name, variant in VARIANTS.items()))
-        return 0
-    more = ("-k", chosen.keyword) if chosen.keyword else ()
-    folder = chosen.folder.resolve()
-    codes = {
-        name: run(name, folder=folder, matrix=chosen.matrix, more=more)
-        for name in chosen.names or VARIANTS
-    }
-    print(
-        "\n".join(f"{name}: {'passed' if code == 0 else 'FAILED'}" for name, code in codes.items())
-    )
+    codes = {name: run(name, matrix=chosen.matrix, more=more) for name in chosen.names or VARIANTS}
+    for name, code in codes.items():
+        print(f"{name}: {'passed' if code == 0 else 'FAILED'}")
     return int(any(codes.values()))
 
 

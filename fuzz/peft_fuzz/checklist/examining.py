@@ -28,7 +28,7 @@ from peft_fuzz.checklist.differences import AGAIN, PARTS
 from peft_fuzz.checklist.messages import Examine, Examined, Inspect, Inspected
 from peft_fuzz.checklist.situations import find_method
 from peft_fuzz.checklist.training import ROUNDING, costs_of, losses_of
-from peft_regress.cost.measuring import on_fake_or_real
+from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.measure.invariants.outputs import agree
 from peft_regress.measure.training import single_thread
 from peft_regress.runs.schema import Failure

@@ -9,13 +9,13 @@ from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
 
-class Inspect(msgspec.Struct, frozen=True, kw_only=True, tag="inspect"):
+class Inspect(msgspec.Struct, frozen=True, kw_only=True):
     """Import peft and look at the configuration of a method."""
 
     method: str
 
 
-class Inspected(msgspec.Struct, frozen=True, kw_only=True, tag="inspected"):
+class Inspected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """peft can be imported."""
 
     peft: str
@@ -24,7 +24,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True, tag="inspected"):
     """The default of each field of the configuration; None if peft has no such method."""
 
 
-class Examine(msgspec.Struct, frozen=True, kw_only=True, tag="examine"):
+class Examine(msgspec.Struct, frozen=True, kw_only=True):
     """Compute what a situation gives, and write the outputs into a folder."""
 
     situation: Situation
@@ -33,7 +33,7 @@ class Examine(msgspec.Struct, frozen=True, kw_only=True, tag="examine"):
     """The base makes the checkpoint and the other side loads it."""
 
 
-class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
+class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a situation gives; what could not be computed has a failure."""
 
     unavailable: str = ""
@@ -64,11 +64,11 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
         return ""
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Begin the training of a situation, whose steps are to be timed."""
 
     situation: Situation
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The next step is the first one."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peft_fuzz.checklist.situations import KNOWN_NETWORKS
 from peft_regress import registry
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.catalogue.methods.parts import set_batch_norm_momentum
+from peft_regress.catalogue.methods.selective import set_batch_norm_momentum
 
 CLASSES: Final = 10
 _WORDS: Final = 32

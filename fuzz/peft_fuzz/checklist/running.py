@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import queue
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_high
@@ -22,14 +22,14 @@ from peft_fuzz.checklist.messages import (
 )
 from peft_fuzz.checklist.situations import Situation
 from peft_regress.errors import InputError
-from peft_regress.gate.paired_times import Estimate, TimePair, estimate_ratio
-from peft_regress.upgrades.measuring import UnusableEnvironmentError
-from peft_regress.upgrades.timing.time_cases import time_block
-from peft_regress.workers.environment_variables import variables
+from peft_regress.gate.paired_times import Estimate, estimate_ratio
+from peft_regress.upgrades.timing import time_block
+from peft_regress.workers.pair import Pair
+from peft_regress.workers.pool import Environment, UnusableEnvironmentError
 from peft_regress.workers.process import WorkerError, WorkerProcess
-from peft_regress.workers.threads import RunningWorkers, in_threads
 
-_MODULE: Final = "peft_fuzz.checklist.worker"
+_WORKER: Final = "peft_fuzz.checklist.worker"
+_SIDES: Final = ("base", "branch")
 _PAIRS: Final = 20
 _BLOCK_STEPS: Final = 6
 
@@ -66,114 +66,84 @@ class Result:
         return base, branch
 
 
-@dataclass
-class _Pair:
-    """A worker of each side, started when it is needed."""
-
-    sides: Sides
-    folder: Path
-    running: RunningWorkers
-    workers: dict[str, WorkerProcess] = field(default_factory=dict)
-    inspected: dict[str, Inspected] = field(default_factory=dict)
-
-    def worker(self, side: str) -> WorkerProcess:
-        """Return the worker of a side.
-
-        Raises `UnusableEnvironmentError` if peft cannot be imported there.
-        """
-        known = self.workers.get(side)
-        if known is not None:
-            if known.is_alive:
-                return known
-            self.running.close(known)
-        python = self.sides.base if side == "base" else self.sides.branch
-        try:
-            worker = WorkerProcess(
-                # Not resolved: the link's target is the interpreter without the environment.
-                str(python.absolute()),
-                _MODULE,
-                time_limit=self.sides.time_limit,
-                folder=self.folder,
-                environment=variables(),
-                on_start=self.running.add,
-            )
-            self.workers[side] = worker
-            self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
-        except (WorkerError, InputError) as error:
-            raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
-        return worker
-
-    def examine(self, side: str, request: Examine) -> Examined | str:
-        """Return a side's answer, or why there is none; a lost worker is started again later."""
-        worker = self.worker(side)
-        try:
-            return worker.call(request, Examined)
-        except WorkerError as error:
-            worker.kill()
-            return str(error).removeprefix(f"{worker.interpreter}: ")
-
-
 class Examination:
     """Both sides of a comparison, as a context manager: its workers are gone at the end."""
 
     def __init__(self, sides: Sides) -> None:
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="peft-regress-", ignore_cleanup_errors=True
+        base, branch = (
+            # What keeps peft from being imported there is named before anything is compared.
+            Environment(python=python, libraries=("peft",))
+            for python in (sides.base, sides.branch)
         )
-        self._folder = Path(self._scratch.name)
-        self._running = RunningWorkers()
-        self._pairs = [_Pair(sides, self._folder, self._running) for _ in range(sides.jobs)]
+        self._method = sides.method
+        self._pairs = [Pair(base, branch, time_limit=sides.time_limit) for _ in range(sides.jobs)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._running.stop()
+        self._stop()
         for pair in self._pairs:
-            for worker in pair.workers.values():
-                self._running.close(worker)
-        self._scratch.cleanup()
+            pair.close()
+
+    def _stop(self) -> None:
+        for pair in self._pairs:
+            pair.stop()
 
     def inspect(self) -> tuple[Inspected, Inspected]:
         """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
-        pair = self._pairs[0]
+        found = []
         for side in ("base", "branch"):
-            pair.worker(side)
-        return pair.inspected["base"], pair.inspected["branch"]
+            try:
+                worker = self._worker(side)
+                asked = Inspect(method=self._method)
+                found.append(worker.ask(f"{_WORKER}:inspect", asked, Inspected))
+            except (WorkerError, InputError) as error:
+                raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
+        base, branch = found
+        return base, branch
+
+    def _worker(self, side: str) -> WorkerProcess:
+        return self._pairs[0].worker(_SIDES.index(side))
 
     def packages(self, side: str) -> Mapping[str, str]:
         """Return the packages of a side."""
-        return self._pairs[0].worker(side).packages
+        return self._worker(side).packages
 
     def run(
         self, situations: Sequence[Situation], on_result: Callable[[Result], None]
     ) -> list[Result]:
         """Examine every situation on both sides, several at once; results are in their order."""
-        waiting = iter(enumerate(situations))
-        found: dict[int, Result] = {}
-        lock = threading.Lock()
+        free: queue.SimpleQueue[Pair] = queue.SimpleQueue()
+        for pair in self._pairs:
+            free.put(pair)
 
-        def work(pair: _Pair) -> None:
-            while not self._running.are_stopped:
-                with lock:
-                    number, situation = next(waiting, (None, None))
-                if number is None or situation is None:
-                    return
-                result = self._result(pair, situation)
-                with lock:
-                    found[number] = result
-                    on_result(result)
+        def work(situation: Situation) -> Result:
+            pair = free.get()
+            try:
+                return self._result(pair, situation)
+            finally:
+                free.put(pair)
 
-        works = [functools.partial(work, pair) for pair in self._pairs]
-        in_threads(works, stop=self._running.stop, prefix="examining")
-        return [found[number] for number in sorted(found)]
+        with ThreadPoolExecutor(len(self._pairs), thread_name_prefix="examining") as threads:
+            running = [threads.submit(work, situation) for situation in situations]
+            try:
+                for done in as_completed(running):
+                    on_result(done.result())
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+                raise
+        return [one.result() for one in running]
 
-    def _result(self, pair: _Pair, situation: Situation) -> Result:
-        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name:
+    def _result(self, pair: Pair, situation: Situation) -> Result:
+        with tempfile.TemporaryDirectory(
+            prefix="peft-regress-", ignore_cleanup_errors=True
+        ) as name:
 
             def examined(side: str, *, is_base: bool) -> Examined | str:
                 request = Examine(situation=situation, folder=name, is_base=is_base)
-                return pair.examine(side, request)
+                return _examined(pair.worker(_SIDES.index(side)), request)
 
             base = examined("base", is_base=True)
             if isinstance(base, str) or base.unavailable:
@@ -187,16 +157,25 @@ class Examination:
 
     def time(self, situation: Situation) -> Estimate | str:
         """Time steps of both sides in turns; a string says why they could not be timed."""
-        base, branch = workers = [self._pairs[0].worker(side) for side in ("base", "branch")]
+        pair = self._pairs[0]
         try:
-            for worker in workers:
-                worker.call(Start(situation=situation), Started)
-                time_block(worker, _BLOCK_STEPS)  # to warm up
-            pairs: list[TimePair] = []
-            for number in range(_PAIRS):
-                order = workers if number % 2 else workers[::-1]
-                seconds = {one: median_high(time_block(one, _BLOCK_STEPS)) for one in order}
-                pairs.append((seconds[base], seconds[branch]))
-            return estimate_ratio(pairs, confidence=0.95)
+            for worker in pair.workers:
+                worker.ask(f"{_WORKER}:Trainer.start", Start(situation=situation), Started)
+                _median(worker)  # to warm up
+            turns = [bool(number % 2) for number in range(_PAIRS)]
+            return estimate_ratio(pair.in_turns(turns, _median), confidence=0.95)
         except (WorkerError, InputError) as error:
             return str(error)
+
+
+def _median(worker: WorkerProcess) -> float:
+    return median_high(time_block(worker, _BLOCK_STEPS, stepper=f"{_WORKER}:Trainer"))
+
+
+def _examined(worker: WorkerProcess, request: Examine) -> Examined | str:
+    """Return a side's answer, or why there is none; a lost worker is started again later."""
+    try:
+        return worker.ask(f"{_WORKER}:examine", request, Examined)
+    except WorkerError as error:
+        worker.kill()
+        return str(error).removeprefix(f"{worker.interpreter}: ")

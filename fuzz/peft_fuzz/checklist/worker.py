@@ -1,12 +1,9 @@
-"""Examine adapters on request: `python -m peft_fuzz.checklist.worker`."""
+"""A worker's own side: it examines adapters."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import msgspec
+from collections.abc import Iterator
 
 from peft_fuzz.checklist.messages import (
     Examine,
@@ -16,41 +13,31 @@ from peft_fuzz.checklist.messages import (
     Start,
     Started,
 )
-from peft_regress.upgrades.timing.messages import Timed, TimeSteps
-from peft_regress.upgrades.timing.worker import timed
-from peft_regress.workers.serve import serve
+from peft_regress.upgrades.worker import Timed, TimeSteps, timed
 
 
-def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
-    """Return what answers each request; together they keep one training."""
-    trainer = _Trainer()
-    return {
-        Inspect: _inspect,
-        Examine: _examine,
-        Start: trainer.start,
-        TimeSteps: trainer.time_steps,
-    }
-
-
-def _inspect(request: Inspect) -> Inspected:
+def inspect(request: Inspect) -> Inspected:
+    """Look at the configuration of a method."""
     from peft_fuzz.checklist.examining import inspect_method
 
     return inspect_method(request)
 
 
-def _examine(request: Examine) -> Examined:
+def examine(request: Examine) -> Examined:
+    """Compute what a situation gives."""
     from peft_fuzz.checklist.examining import examine
 
     return examine(request)
 
 
-class _Trainer:
-    """The training whose steps are timed."""
+class Trainer:
+    """Keeps the training whose steps are timed."""
 
     def __init__(self) -> None:
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def start(self, request: Start) -> Started:
+        """Begin the training of a situation."""
         from peft_fuzz.checklist.training import training_steps
 
         self._steps = training_steps(request.situation)
@@ -58,8 +45,5 @@ class _Trainer:
         return Started()
 
     def time_steps(self, request: TimeSteps) -> Timed:
+        """Take the next steps."""
         return timed(self._steps, request)
-
-
-if __name__ == "__main__":
-    serve(handlers())

@@ -22,9 +22,8 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import print_progress, show, write_markdown
-from peft_regress.upgrades.measuring import default_jobs
+from peft_regress.report.terminal import Pace, print_progress, show, write_markdown
+from peft_regress.workers.pool import default_jobs
 
 _EACH: Final = 20
 """How many situations make a line of progress."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +11,15 @@ import click
 from peft_fuzz.cli.options import Minutes, finding_options, say
 from peft_fuzz.cli.showing import fuzz_and_show
 from peft_fuzz.search.fuzz import FuzzSettings
-from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option
+from peft_fuzz.search.workers import START_SECONDS
+from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.runs.environment import usable_cores
-from peft_regress.upgrades.cluster.cluster import Cluster
+from peft_regress.upgrades.measuring import MeasuringSetup
+from peft_regress.workers.pool import default_jobs
 
+_NO_STORAGE: Final = Path("baselines")
+"""Where a node would look for the source models that no search needs."""
 _MOST_MINUTES: Final = 7 * 24 * 60
 
 
@@ -75,8 +77,17 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    with ending_signals_interrupt(), _opened_cluster(on) as cluster:
-        most_jobs = usable_cores() if cluster is None else len(cluster.connection.workers())
+    setup = MeasuringSetup(
+        baselines=_NO_STORAGE,
+        jobs=default_jobs(),
+        time_limit=START_SECONDS,
+        pip_seconds=options["pip_time_limit"],
+    )
+    with (
+        ending_signals_interrupt(),
+        opened_pool(on, setup, say=say, code=("peft_regress", "peft_fuzz")) as cluster,
+    ):
+        most_jobs = usable_cores() if cluster is None else cluster.slots
         settings = FuzzSettings(
             seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
             jobs=jobs or most_jobs,
@@ -84,18 +95,3 @@ def command(  # noqa: PLR0913  (arguments and options)
         )
         result = fuzz_and_show(requirements, settings, cluster, summary=summary, output=output)
     context.exit(result.exit_code)
-
-
-@contextlib.contextmanager
-def _opened_cluster(on: str) -> Iterator[Cluster | None]:
-    """Connect to what `--on` names; None for workers of this machine."""
-    if on == "local":
-        yield None
-        return
-    from peft_regress.upgrades.cluster.cluster import require_dask
-
-    require_dask()
-    from peft_fuzz.search.cluster_search import search_cluster
-
-    with search_cluster(on, say=say) as cluster:
-        yield cluster

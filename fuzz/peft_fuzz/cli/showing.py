@@ -9,16 +9,16 @@ from peft_fuzz.cli.options import say
 from peft_fuzz.search.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
 from peft_fuzz.search.report import encode_fuzzed, fuzz_document, grouped
 from peft_fuzz.search.reproduce import Shown, output_of, script_unrun
-from peft_regress.baselines.outputs import check_output
+from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import print_json
 from peft_regress.report.terminal import print_progress, show, write_markdown
-from peft_regress.upgrades.cluster.cluster import Cluster
+from peft_regress.workers.pool import Pool
 
 
 def fuzz_and_show(
     requirements: Sequence[str],
     settings: FuzzSettings,
-    cluster: Cluster | None = None,
+    cluster: Pool | None = None,
     *,
     summary: Path | None,
     output: str,

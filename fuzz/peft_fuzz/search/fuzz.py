@@ -16,16 +16,16 @@ import msgspec
 from peft_fuzz.methods import METHODS
 from peft_fuzz.search.corpus import read_corpus
 from peft_fuzz.search.findings import Finding, check_writable, read_finding, write_finding
+from peft_fuzz.search.messages import Counts, Found
 from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.ranges import Ranges
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.search import Counts, Found
 from peft_fuzz.search.workers import LIFE_SECONDS
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import PIP_SECONDS, Planned
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.cluster.cluster import Cluster
+from peft_regress.workers.pool import Environment, Pool
 
 Say = Callable[[str], None]
 
@@ -87,7 +87,7 @@ class Fuzzed:
     say: Say
     python: Path = Path(sys.executable)
     planned: tuple[Planned, ...] = ()
-    cluster: Cluster | None = None
+    cluster: Pool | None = None
     remarks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
@@ -189,13 +189,9 @@ class Fuzzed:
         from peft_fuzz.search.cluster_search import RemoteLifeWorker, SearchTask
 
         def open_worker(methods: Sequence[str]) -> RemoteLifeWorker:
-            task = SearchTask(
-                planned=list(self.planned),
-                methods=tuple(methods),
-                life_seconds=self.settings.time_limit,
-                pip_seconds=self.settings.pip_time_limit,
-            )
-            return RemoteLifeWorker(cluster, task)
+            task = SearchTask(methods=tuple(methods), life_seconds=self.settings.time_limit)
+            there = Environment(python=self.python, planned=self.planned, libraries=("peft",))
+            return RemoteLifeWorker(cluster, there, task)
 
         return {"open_worker": open_worker, "status": lambda: f", {cluster.status}"}
 
@@ -272,7 +268,7 @@ def fuzz(
     *,
     progress: Say = lambda _: None,
     finish: Callable[[Fuzzed], None] = lambda _: None,
-    cluster: Cluster | None = None,
+    cluster: Pool | None = None,
 ) -> Fuzzed:
     """Fuzz the installed packages, or an environment with some requirements over them.
 

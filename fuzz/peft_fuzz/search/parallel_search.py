@@ -6,19 +6,18 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_fuzz.search.causes import Cause, is_known
-from peft_fuzz.search.search import Counts, Found, Seek, Sought
+from peft_fuzz.search.messages import Counts, Found, Seek, Sought
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.errors import InputError
 from peft_regress.text import clean, count_of
 from peft_regress.workers.process import RequestRefusedError, WorkerError
-from peft_regress.workers.threads import in_threads
 
 if TYPE_CHECKING:
     from peft_fuzz.search.cluster_search import RemoteLifeWorker
@@ -71,17 +70,25 @@ class ParallelSearch:
     workers: list[LifeWorker | RemoteLifeWorker] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_stopped: threading.Event = field(default_factory=threading.Event)
-    started: float = 0.0
-    told: float = 0.0
     end: float = 0.0
     has_begun: bool = False
 
     def run(self) -> None:
         """Search until the time is over; end every process on an error or an interrupt."""
-        self.started = self.told = time.monotonic()
-        self.end = self.started + 60 * self.minutes
-        work = [partial(self._work, job) for job in range(self.jobs)]
-        in_threads(work, stop=self._stop, prefix="searching")
+        started, jobs = time.monotonic(), self.jobs
+        self.end = started + 60 * self.minutes
+        with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="searching") as pool:
+            try:
+                waiting: set[Future[None]] = {pool.submit(self._work, job) for job in range(jobs)}
+                while waiting:
+                    done, waiting = wait(waiting, _PROGRESS_SECONDS, FIRST_EXCEPTION)
+                    for thread in done:
+                        thread.result()
+                    if waiting:
+                        self._tell(time.monotonic() - started)
+            except BaseException:
+                self._stop()
+                raise
 
     def _stop(self) -> None:
         self.is_stopped.set()
@@ -89,15 +96,13 @@ class ParallelSearch:
             for worker in self.workers:
                 worker.stop()
 
-    def _tell(self) -> None:
-        now = time.monotonic()
-        if now - self.told < _PROGRESS_SECONDS:
-            return
-        self.told, seconds = now, int(now - self.started)
-        lives = count_of(sum(self.counts.lives.values()), "life", "lives")
-        new, left = count_of(self.found, "new finding"), max(self.end - now, 0) / 60
-        clock = f"{seconds // 60}:{seconds % 60:02d}"
-        self.say(f"[{clock}] {lives}, {new}, {left:.1f} min left{self.status()}")
+    def _tell(self, seconds: float) -> None:
+        lives = sum(self.counts.lives.values())
+        new = count_of(self.found, "new finding")
+        left = max(self.end - time.monotonic(), 0)
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        done = f"{count_of(lives, 'life', 'lives')}, {new}"
+        self.say(f"[{clock}] {done}, {left / 60:.1f} min left{self.status()}")
 
     def _work(self, job: int) -> None:
         with self._opened_worker() as worker:
@@ -152,7 +157,6 @@ class ParallelSearch:
             else:
                 with self.lock:
                     self._take(sought)
-                    self._tell()
 
     def _take(self, sought: Sought) -> None:
         self.counts = self.counts.plus(sought.counts)

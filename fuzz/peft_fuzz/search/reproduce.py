@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from peft_fuzz.scripts.script import script_of
 from peft_fuzz.search.findings import Finding
 from peft_regress.text import clean
-from peft_regress.upgrades.reproduction.run_script import LONGEST_OUTPUT, run_script
+from peft_regress.upgrades.reproduction.reproduce import LONGEST_OUTPUT, run_script
 
 _SECONDS: Final = 120
 

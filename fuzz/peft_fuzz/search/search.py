@@ -15,68 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from peft_fuzz.example import Example, Failure, Outcome
+from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_fuzz.search.findings import size_of
+from peft_fuzz.search.messages import Counts, Found, Sought
 from peft_fuzz.search.shrink import shrink
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of JSON."""
-
-
-class Seek(Message, frozen=True, kw_only=True, tag="seek"):
-    """Draw and run examples until one fails by a cause that is not known, or the time is over."""
-
-    methods: tuple[str, ...]
-    seed: int
-    seconds: float
-    shrink_seconds: float
-    """How long a failing example may be made smaller, beyond `seconds`."""
-    known: tuple[Cause, ...] = ()
-
-
-class Counts(Message, frozen=True, kw_only=True):
-    """How many lives ended how, by method."""
-
-    lives: dict[str, int] = {}
-    """All of them, those included that were only lived to make an example smaller."""
-    refused: dict[str, int] = {}
-    absent: dict[str, int] = {}
-    known: dict[str, int] = {}
-    """Failures of known causes."""
-    unsteady: dict[str, int] = {}
-    """Failing examples that did not fail again."""
-    unjudged: dict[str, int] = {}
-    """Examples that the oracles cannot judge: a defect of this project."""
-
-    def plus(self, other: Counts) -> Counts:
-        """Return the sums."""
-        sums = {}
-        for name in self.__struct_fields__:
-            one, two = getattr(self, name), getattr(other, name)
-            sums[name] = {key: one.get(key, 0) + two.get(key, 0) for key in {**one, **two}}
-        return Counts(**sums)
-
-
-class Found(Message, frozen=True, kw_only=True):
-    """An example that fails by a new cause, as small as it could be made in the time."""
-
-    cause: Cause
-    example: Example
-    failure: Failure
-
-
-class Sought(Message, frozen=True, kw_only=True, tag="sought"):
-    """What a search found."""
-
-    counts: Counts
-    found: Found | None = None
-    problem: str = ""
-    """Why an example could not be judged."""
 
 
 _MOST_EXAMPLES: Final = 10**9

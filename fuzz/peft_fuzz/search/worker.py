@@ -1,49 +1,15 @@
-"""Run examples on request: `python -m peft_fuzz.search.worker`; its messages."""
+"""A worker's own side: it runs examples."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import torch
 
 from peft_fuzz.example import Example, Outcome
-from peft_fuzz.networks.build import runs
-from peft_fuzz.search.search import Message, Search, Seek, Sought
-from peft_regress.workers.serve import serve
-
-
-class Begin(Message, frozen=True, kw_only=True, tag="begin"):
-    """Import the libraries."""
-
-    methods: tuple[str, ...]
-
-
-class Begun(Message, frozen=True, kw_only=True, tag="begun"):
-    """The libraries can be imported."""
-
-    absent: tuple[str, ...]
-    """The methods of the request that this release does not have."""
-    packages: dict[str, str]
-    """The versions of what an outcome depends on."""
-    file: str
-    """Where peft comes from."""
-
-
-class Live(Message, frozen=True, kw_only=True, tag="live"):
-    """Run one example."""
-
-    example: Example
-
-
-class Lived(Message, frozen=True, kw_only=True, tag="lived"):
-    """How it ended."""
-
-    outcome: Outcome
-
+from peft_fuzz.search.messages import Begin, Begun, Live, Lived, Seek, Sought
 
 IN_PROGRESS: Final = "in_progress.json"
 """The example that runs, in the working folder: if it ends the process, this is what is left."""
@@ -52,19 +18,15 @@ _SCRATCH: Final = "life"
 _PACKAGES: Final[tuple[str, ...]] = ("peft", "torch", "transformers")
 
 
-def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
-    """Return what answers each request."""
-    return {Begin: _begin, Seek: _seek, Live: _live}
-
-
-def _begin(request: Begin) -> Begun:
+def begin(request: Begin) -> Begun:
+    """Import the libraries."""
     import logging
     import warnings
 
     # What a library tells a user is no outcome, and would fill the error stream.
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    import peft
+    import torch
 
     from peft_fuzz.methods import METHODS
     from peft_regress.runs.environment import installed_packages
@@ -75,11 +37,14 @@ def _begin(request: Begin) -> Begun:
     ]
     installed = installed_packages()
     packages = {name: installed[name] for name in (*_PACKAGES, "python") if name in installed}
-    return Begun(absent=tuple(absent), packages=packages, file=str(peft.__file__))
+    return Begun(absent=tuple(absent), packages=packages)
 
 
-def _seek(request: Seek) -> Sought:
+def seek(request: Seek) -> Sought:
+    """Draw and run examples until one fails by a new cause, or the time is over."""
+    from peft_fuzz.networks.build import runs
     from peft_fuzz.search.draw.examples import examples
+    from peft_fuzz.search.search import Search
 
     return Search(run=_lived_noted, known=request.known, fits=lambda one: runs(one.network)).seek(
         examples(request.methods),
@@ -89,7 +54,8 @@ def _seek(request: Seek) -> Sought:
     )
 
 
-def _live(request: Live) -> Lived:
+def live(request: Live) -> Lived:
+    """Run one example."""
     return Lived(outcome=_lived(request.example))
 
 
@@ -108,7 +74,3 @@ def _lived(example: Example) -> Outcome:
         return run(example, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    serve(handlers())

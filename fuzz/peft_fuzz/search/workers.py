@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +14,11 @@ import msgspec
 from peft_fuzz.example import Example, Failure, Outcome
 from peft_fuzz.oracle.checks import CRASH
 from peft_fuzz.search.causes import Cause, cause_of, is_known
-from peft_fuzz.search.search import Counts, Found, Seek, Sought
-from peft_fuzz.search.worker import IN_PROGRESS, Begin, Begun, Live, Lived
+from peft_fuzz.search.messages import Begin, Begun, Counts, Found, Live, Lived, Seek, Sought
+from peft_fuzz.search.worker import IN_PROGRESS
 from peft_regress.text import clean
-from peft_regress.upgrades.measuring import UnusableEnvironmentError
-from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.pool import Environment, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import (
-    InterpreterError,
     RequestRefusedError,
     WorkerError,
     WorkerProcess,
@@ -31,27 +28,39 @@ from peft_regress.workers.process import (
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""
 
-_START_SECONDS: Final = 300.0
-_MODULE: Final = "peft_fuzz.search.worker"
+START_SECONDS: Final = 300.0
+_WORKER: Final = "peft_fuzz.search.worker"
 _SIGNAL: Final = re.compile(r"was killed by (\w+)")
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 
 
 class LifeWorker:
-    """A worker process in a folder of its own, started again after a life that ended it.
+    """A worker that runs examples, started again after a life that ended it.
 
     As a context manager it is gone at the end. Another thread may `stop` it.
     """
 
     def __init__(
-        self, python: Path, methods: Sequence[str], *, life_seconds: float = LIFE_SECONDS
+        self,
+        python: Path,
+        methods: Sequence[str],
+        *,
+        life_seconds: float = LIFE_SECONDS,
+        seat: Seat | None = None,
+        variables: Sequence[tuple[str, str]] = (),
     ) -> None:
+        """Use a seat, by default one in a folder of its own; `variables` are its worker's."""
         self.python = python
         self.methods = tuple(methods)
         self.life_seconds = life_seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="peft-regress-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="peft-regress-")
+        self._seat = seat or Seat(Path(self._scratch.name), time_limit=START_SECONDS)
+        self._environment = Environment(
+            python=python,
+            libraries=("peft",),
+            variables=(*variables, ("OMP_NUM_THREADS", "1")),
+        )
         self._process: WorkerProcess | None = None
-        self._is_stopped = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -62,60 +71,45 @@ class LifeWorker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end()
-        self._folder.cleanup()
+        self._seat.close()
+        self._scratch.cleanup()
 
     def stop(self) -> None:
         """End the process; what waits for an answer gets a `WorkerError`."""
-        self._is_stopped.set()
-        process = self._process
-        if process is not None:
-            process.kill()
+        self._seat.stop()
 
     @property
     def is_stopped(self) -> bool:
         """Whether `stop` was called."""
-        return self._is_stopped.is_set()
+        return self._seat.is_stopped
 
     def begin(self) -> Begun:
-        """Start the process and import the libraries.
+        """Import the libraries.
 
-        Raises `UnusableEnvironmentError` if they cannot be imported, or others than are installed.
+        Raises `UnusableEnvironmentError` if they cannot be imported, or others than are installed,
+        `WorkerError` if the worker was stopped.
         """
-        self._end()
+        self._process = self._seat.worker(self._environment)
+        self._process.time_limit = START_SECONDS
         try:
-            self._process = WorkerProcess(
-                # Not resolved: the link's target is the interpreter without the environment.
-                str(self.python.absolute()),
-                _MODULE,
-                time_limit=_START_SECONDS,
-                folder=Path(self._folder.name),
-                environment={**variables(), "OMP_NUM_THREADS": "1"},
-                on_start=self._started,
-            )
-            begun = self._process.call(Begin(methods=self.methods), Begun)
-        except (InterpreterError, WorkerError) as error:
+            return self._process.ask(f"{_WORKER}:begin", Begin(methods=self.methods), Begun)
+        except WorkerError as error:
+            if self.is_stopped:
+                raise
             raise UnusableEnvironmentError(str(error)) from None
-        for own in self.python.absolute().parent.parent.glob("lib/python*/site-packages/peft"):
-            if Path(begun.file).resolve().parent != own.resolve():
-                raise UnusableEnvironmentError(
-                    f"{self.python}: peft is imported from {begun.file}, not from where it is "
-                    "installed; unset PYTHONPATH"
-                )
-        return begun
 
     def live(self, example: Example) -> Outcome:
         """Run one example. Raises `WorkerError` if the worker refuses it or was stopped."""
         process = self._running()
         process.time_limit = self.life_seconds
         try:
-            return process.call(Live(example=example), Lived).outcome
+            return process.ask(f"{_WORKER}:live", Live(example=example), Lived).outcome
         except RequestRefusedError:
             raise
         except WorkerError as error:
             if self.is_stopped:
                 raise
-            self._end()
+            process.kill()
             return Outcome(failure=_crash(example, error), acts=len(example.acts))
 
     def seek(self, request: Seek) -> Sought:
@@ -126,19 +120,19 @@ class LifeWorker:
         process = self._running()
         process.time_limit = request.seconds + request.shrink_seconds + self.life_seconds
         try:
-            return process.call(request, Sought)
+            return process.ask(f"{_WORKER}:seek", request, Sought)
         except RequestRefusedError:
             raise
         except WorkerError:
             if self.is_stopped:
                 raise
-            self._end()
+            process.kill()
         return self._sought_after_crash(request.known)
 
     def example_in_progress(self) -> Example | None:
         """Return the example that the last search ran last."""
         try:
-            content = (Path(self._folder.name) / IN_PROGRESS).read_bytes()
+            content = (self._seat.folder / IN_PROGRESS).read_bytes()
             return msgspec.json.decode(content, type=Example)
         except (OSError, ValueError):
             return None
@@ -158,22 +152,12 @@ class LifeWorker:
         return Sought(counts=Counts(lives=lives), found=found)
 
     def _running(self) -> WorkerProcess:
-        if self._process is None or not self._process.is_alive:
+        if self._seat.is_fresh(self._environment):
             if self.is_stopped:
                 raise WorkerError(f"{self.python}: stopped")
             self.begin()
-        assert self._process is not None  # noqa: S101  (`begin` made it, or raised)
+        self._process = self._seat.worker(self._environment)
         return self._process
-
-    def _started(self, process: WorkerProcess) -> None:
-        self._process = process
-        if self.is_stopped:
-            process.kill()
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.close()
 
 
 def _crash(example: Example, error: WorkerError) -> Failure:

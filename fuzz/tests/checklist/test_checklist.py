@@ -9,7 +9,7 @@ from pathlib import Path
 import peft
 import pytest
 
-from peft_fuzz.checklist import networks, running
+from peft_fuzz.checklist import networks
 from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
 from peft_fuzz.checklist.differences import PARTS, differences
 from peft_fuzz.checklist.examining import examine, inspect_method
@@ -25,7 +25,8 @@ from peft_fuzz.checklist.situations import (
     situations,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.upgrades.measuring import UnusableEnvironmentError
+from peft_regress.workers import pool
+from peft_regress.workers.pool import UnusableEnvironmentError
 from peft_regress.workers.process import WorkerProcess
 
 FIELDS = inspect_method(Inspect(method="lora")).fields or {}
@@ -309,14 +310,17 @@ import os, pathlib, sys, time
 import numpy
 from safetensors.numpy import save_file
 from peft_fuzz.checklist import messages as m
-from peft_regress.upgrades.timing.messages import Timed, TimeSteps
-from peft_regress.workers.serve import serve
-def inspect(request):
+from peft_fuzz.checklist import worker
+from peft_regress.upgrades.worker import Timed, TimeSteps
+from peft_regress.workers import serve
+def import_modules(request: serve.Import) -> serve.Imported:
     if "no import" in {how!r}:
         raise ImportError("no module named torch")
+    return serve.Imported(machine=serve.describe_machine(), files={{}})
+def inspect(request: m.Inspect) -> m.Inspected:
     fields = None if "no method" in {how!r} else dict(r="8")
     return m.Inspected(peft="1.0", fields=fields)
-def examine(request):
+def examine(request: m.Examine) -> m.Examined:
     here = request.situation.network == "conv2d"
     if here and "exit" in {how!r}:
         os._exit(3)
@@ -329,12 +333,14 @@ def examine(request):
     save_file(outputs, pathlib.Path(request.folder) / (name + ".safetensors"))
     costs = dict(forward_flops=1, backward_flops=1, peak_bytes=1)
     return m.Examined(keys=dict(a="b"), effect=1.0, losses=[1.0], losses_rounded=[1.0], costs=costs)
-serve({{
-    m.Inspect: inspect,
-    m.Examine: examine,
-    m.Start: lambda _: m.Started(),
-    TimeSteps: lambda asked: Timed(step_seconds=[1.0] * asked.steps),
-}})
+class Trainer:
+    def start(self, request: m.Start) -> m.Started:
+        return m.Started()
+    def time_steps(self, request: TimeSteps) -> Timed:
+        return Timed(step_seconds=[1.0] * request.steps)
+serve.import_modules = import_modules
+worker.inspect, worker.examine, worker.Trainer = inspect, examine, Trainer
+serve.serve()
 """
 
 
@@ -370,9 +376,9 @@ def examined(chosen: Sides) -> list[Result]:
 class Impatient(WorkerProcess):
     """It waits long for a start, and not for an answer."""
 
-    def call(self, request, answer):
+    def ask(self, function, request, answer):
         self.time_limit = 4 if isinstance(request, Examine) else 60
-        return super().call(request, answer)
+        return super().ask(function, request, answer)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +391,7 @@ class Impatient(WorkerProcess):
     ],
 )
 def test_a_worker_that_is_lost_costs_one_situation(fake, monkeypatch, side, how, problem):
-    monkeypatch.setattr(running, "WorkerProcess", Impatient)
+    monkeypatch.setattr(pool, "WorkerProcess", Impatient)
     pythons = {"base": fake("base"), "branch": fake("branch")}
     pythons[side] = fake(side, how)
     found = examined(sides(**pythons))

@@ -15,7 +15,7 @@ from peft_fuzz.example import Outcome
 from peft_fuzz.methods import METHODS
 from peft_fuzz.oracle.checks import CHECKS
 from peft_fuzz.search.findings import write_finding
-from peft_fuzz.search.search import Counts
+from peft_fuzz.search.messages import Counts
 from peft_regress.errors import InputError
 
 TEXT = """

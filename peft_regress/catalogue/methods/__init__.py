@@ -2,8 +2,8 @@
 
 from peft_regress.catalogue.methods.adapters import ADAPTERS, DORA, LORA
 from peft_regress.catalogue.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED, GaLore
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
-from peft_regress.catalogue.methods.protocol import Method
 from peft_regress.catalogue.methods.selective import (
     BITFIT,
     BITFIT_BF16,

@@ -30,7 +30,7 @@ from peft_regress.catalogue.methods.adapter_shapes import (
     norm_shapes,
     oft_shapes,
 )
-from peft_regress.catalogue.methods.parts import ADAMW_SETTINGS, make_adamw
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
@@ -126,13 +126,13 @@ def _optimizer_function(name: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", function)
 
 
-def _lora_plus_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Optimizer:
+def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
     import torch  # listing names must not cost the import
 
     optimizer = _optimizer_function("create_loraplus_optimizer")(
         model,
         torch.optim.AdamW,
-        lr=rate,
+        lr=method.learning_rate,
         loraplus_lr_ratio=_LORA_PLUS_RATIO,
         betas=(0.9, 0.999),
         eps=1e-6,
@@ -142,16 +142,16 @@ def _lora_plus_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Op
     return cast("Optimizer", optimizer)
 
 
-def _lora_fa_optimizer(model: nn.Module, rank: int | None, rate: float) -> Optimizer:
+def _lora_fa_optimizer(method: PeftAdapter, model: nn.Module, rank: int | None) -> Optimizer:
     optimizer = _optimizer_function("create_lorafa_optimizer")(
-        model, r=rank, lora_alpha=rank, lr=rate, weight_decay=0.0
+        model, r=rank, lora_alpha=rank, lr=method.learning_rate, weight_decay=0.0
     )
     return cast("Optimizer", optimizer)
 
 
-def _adalora_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Optimizer:
+def _adalora_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
     """Return AdamW after whose steps AdaLoRA allocates its budget, while gradients exist."""
-    optimizer = make_adamw(model, learning_rate=rate)
+    optimizer = method.adamw(model)
     steps = itertools.count(1)
 
     def allocate(*_arguments: object) -> None:
@@ -179,6 +179,7 @@ def _without_cuda_extension() -> Iterator[None]:
 
 LORA: Final = PeftAdapter(
     name="lora",
+    learning_rate=4e-3,
     config="LoraConfig",
     settings=lambda rank: _lora(rank, use_dora=False),
     shapes=lora_shapes,
@@ -202,6 +203,7 @@ _RSLORA: Final = replace(
 _PISSA: Final = replace(
     _RSLORA,
     name="pissa",
+    learning_rate=1e-2,
     settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
     shapes=factored_shapes,
     alters_base=True,
@@ -209,12 +211,15 @@ _PISSA: Final = replace(
 )
 _LOHA: Final = PeftAdapter(
     name="loha",
+    learning_rate=1e-2,
     config="LoHaConfig",
     settings=_loha,
     shapes=loha_shapes,
     targets=_WITH_GROUPED,
 )
-_LOKR: Final = replace(_LOHA, name="lokr", config="LoKrConfig", settings=_lokr, shapes=lokr_shapes)
+_LOKR: Final = replace(
+    _LOHA, name="lokr", learning_rate=5e-3, config="LoKrConfig", settings=_lokr, shapes=lokr_shapes
+)
 
 _FLOAT32: Final = (
     LORA,
@@ -223,6 +228,7 @@ _FLOAT32: Final = (
     replace(
         _RSLORA,
         name="loraplus",
+        learning_rate=2e-3,
         settings=_lora,
         optimizer=_lora_plus_optimizer,
         optimizer_settings={**ADAMW_SETTINGS, "loraplus_lr_ratio": _LORA_PLUS_RATIO},
@@ -230,6 +236,7 @@ _FLOAT32: Final = (
     replace(
         _RSLORA,
         name="lorafa",
+        learning_rate=1e-2,
         settings=_lora,
         shapes=lora_fa_shapes,
         targets=_LINEAR_FIRST,
@@ -241,6 +248,7 @@ _FLOAT32: Final = (
     replace(_PISSA, name="olora", settings=lambda rank: _lora(rank, init_lora_weights="olora")),
     PeftAdapter(
         name="adalora",
+        learning_rate=1e-2,
         config="AdaLoraConfig",
         settings=_adalora,
         shapes=lambda layer, rank: adalora_shapes(layer, _adalora_initial_rank(rank)),
@@ -251,12 +259,14 @@ _FLOAT32: Final = (
     _LOKR,
     PeftAdapter(
         name="hira",
+        learning_rate=1e-2,
         config="HiraConfig",
         settings=lambda rank: {"r": rank, "hira_dropout": 0.0},
         shapes=hira_shapes,
     ),
     PeftAdapter(
         name="hra",
+        learning_rate=4e-3,
         config="HRAConfig",
         settings=lambda rank: {"r": rank},
         shapes=hra_shapes,
@@ -265,6 +275,7 @@ _FLOAT32: Final = (
     ),
     PeftAdapter(
         name="oft",
+        learning_rate=4e-3,
         config="OFTConfig",
         settings=lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
         shapes=oft_shapes,
@@ -273,6 +284,7 @@ _FLOAT32: Final = (
     ),
     PeftAdapter(
         name="boft",
+        learning_rate=4e-3,
         config="BOFTConfig",
         settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         shapes=boft_shapes,
@@ -283,6 +295,7 @@ _FLOAT32: Final = (
     ),
     PeftAdapter(
         name="ia3",
+        learning_rate=5e-3,
         config="IA3Config",
         settings=lambda _rank: {"feedforward_modules": []},
         shapes=ia3_shapes,
@@ -292,6 +305,7 @@ _FLOAT32: Final = (
     ),
     PeftAdapter(
         name="ln_tuning",
+        learning_rate=4e-3,
         config="LNTuningConfig",
         settings=lambda _rank: {},
         shapes=norm_shapes,

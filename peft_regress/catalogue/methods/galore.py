@@ -11,9 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.learning_rates import learning_rate
-from peft_regress.catalogue.methods.parts import find_heads
-from peft_regress.catalogue.methods.trained_in_place import InPlace
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Method
+from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ _MATRIX_DIMENSIONS: Final = (2, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaLore(InPlace):
+class GaLore(Method):
     """Train every parameter; linear and convolution weights through a projected gradient."""
 
     ranks: tuple[int, ...] = (1, 4, 16)
@@ -40,11 +39,9 @@ class GaLore(InPlace):
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all settings; betas, eps and no weight decay are the library's defaults."""
         return {
+            **ADAMW_SETTINGS,
             "optimizer": "GaLoreAdamW",
-            "betas": [0.9, 0.999],
-            "eps": 1e-6,
-            "weight_decay": 0.0,
-            "learning_rate": learning_rate(self.name),
+            "learning_rate": self.learning_rate,
             "rank": rank,
             "update_proj_gap": self.update_proj_gap,
             "scale": self.scale,
@@ -115,7 +112,7 @@ class GaLore(InPlace):
             groups.append({"params": plain})
         optimizer = galore_torch.GaLoreAdamW(
             groups,
-            lr=learning_rate(self.name),
+            lr=self.learning_rate,
             betas=(0.9, 0.999),
             eps=1e-6,
             weight_decay=0.0,
@@ -139,7 +136,7 @@ class GaLore(InPlace):
         return model.state_dict()
 
 
-GALORE = GaLore(name="galore")
+GALORE = GaLore(name="galore", learning_rate=4e-3)
 # On bfloat16 the library takes the SVD in float32 and keeps a cast copy of the slice: a cloning
 # projector would change nothing.
 GALORE_BF16 = replace(GALORE, name="galore-bf16", base_dtype="bfloat16", ranks=(4,), matrices=())

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
-from peft_regress.catalogue.methods.learning_rates import learning_rate
-from peft_regress.catalogue.methods.parts import (
+from peft_regress.catalogue.methods.method import (
     ADAMW_SETTINGS,
-    MethodProperties,
+    Method,
     check_names,
-    head_parameters,
     load_tensors,
-    make_adamw,
-    no_targets,
     save_tensors,
 )
-from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
+from peft_regress.catalogue.methods.targets import (
+    ALL_BUT_GROUPED,
+    Targets,
+    head_parameters,
+    no_targets,
+)
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeftAdapter(MethodProperties):
+class PeftAdapter(Method):
     """Put an adapter of peft on chosen layers, and train it together with the whole heads.
 
     The heads are unfrozen themselves and not named in peft's `modules_to_save`, which keeps a
@@ -60,8 +61,8 @@ class PeftAdapter(MethodProperties):
     """Name and shape of each parameter added to a layer, for the layer and the rank."""
     targets: Targets = ALL_BUT_GROUPED
     """The layers that are adapted."""
-    optimizer: Callable[[nn.Module, int | None, float], Optimizer] | None = None
-    """Makes the optimizer from model, rank and learning rate; None for AdamW over what trains."""
+    optimizer: Callable[[PeftAdapter, nn.Module, int | None], Optimizer] | None = None
+    """Makes the optimizer from the method, model and rank; None for AdamW over what trains."""
     optimizer_settings: Mapping[str, Json] | None = None
     """Its settings, for the definition."""
     frozen: str | None = None
@@ -80,7 +81,7 @@ class PeftAdapter(MethodProperties):
         }
         return {
             **(self.optimizer_settings or ADAMW_SETTINGS),
-            "learning_rate": learning_rate(self.name),
+            "learning_rate": self.learning_rate,
             "rank": rank,
             **settings,
             "targets": self.targets.description,
@@ -183,10 +184,9 @@ class PeftAdapter(MethodProperties):
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the method's optimizer, or AdamW, over the adapters and the heads."""
-        rate = learning_rate(self.name)
         if self.optimizer is None:
-            return make_adamw(model, learning_rate=rate)
-        return self.optimizer(model, rank, rate)
+            return self.adamw(model)
+        return self.optimizer(self, model, rank)
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the adapter as peft would save it, and the heads under their own names."""

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.learning_rates import learning_rate
-from peft_regress.catalogue.methods.parts import (
-    ADAMW_SETTINGS,
-    head_parameters,
-    make_adamw,
-    no_targets,
-    set_batch_norm_momentum,
-    train_only,
-)
-from peft_regress.catalogue.methods.targets import normalization_layers
-from peft_regress.catalogue.methods.trained_in_place import InPlace
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Method
+from peft_regress.catalogue.methods.targets import head_parameters, no_targets, normalization_layers
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
 
 
 _BATCH_NORM_MOMENTUM: Final = 0.1
@@ -30,7 +20,7 @@ _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers wi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selective(InPlace):
+class Selective(Method):
     """Train everything, or only the heads, or these with the biases or normalization layers.
 
     Heads and biases are BitFit; in CNNs whose convolutions have no biases, these are the biases of
@@ -48,7 +38,7 @@ class Selective(InPlace):
         """Return all settings, for the definition."""
         return {
             **ADAMW_SETTINGS,
-            "learning_rate": learning_rate(self.name),
+            "learning_rate": self.learning_rate,
             "trains": self.trains,
             "batch_norm_momentum": _BATCH_NORM_MOMENTUM
             if self.trains_batch_norm_statistics
@@ -80,7 +70,7 @@ class Selective(InPlace):
                 raise UnsupportedCaseError(
                     f"{self.name} trains only a head, and no head with parameters is named"
                 )
-            train_only(model, [*of_heads.values(), *more.values()])
+            _train_only(model, [*of_heads.values(), *more.values()])
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
         return model
@@ -120,10 +110,6 @@ class Selective(InPlace):
             }
         return {}
 
-    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:  # noqa: ARG002
-        """Return AdamW over what trains."""
-        return make_adamw(model, learning_rate=learning_rate(self.name))
-
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers, or what trains and, if they change, the statistics."""
         if self.trains == "all":
@@ -143,13 +129,33 @@ class Selective(InPlace):
         return shipped
 
 
-FULL = Selective(name="full", trains="all")
-HEAD = Selective(name="head", trains="head", float32_numerics="head")
-FULL_BF16 = Selective(name="full-bf16", trains="all", base_dtype="bfloat16", matrices=("extended",))
-BITFIT = Selective(name="bitfit", trains="biases", matrices=("extended",))
+def _train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Freeze the whole model except some of its parameters."""
+    model.requires_grad_(requires_grad=False)
+    for parameter in parameters:
+        parameter.requires_grad = True
+
+
+def set_batch_norm_momentum(model: nn.Module, momentum: float | None) -> None:
+    """Set how fast the running statistics of every BatchNorm follow the batches; None: averages."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum
+
+
+FULL = Selective(name="full", learning_rate=4e-4, trains="all")
+HEAD = Selective(name="head", learning_rate=1e-2, trains="head", float32_numerics="head")
+FULL_BF16 = replace(FULL, name="full-bf16", base_dtype="bfloat16", matrices=("extended",))
+BITFIT = Selective(name="bitfit", learning_rate=4e-3, trains="biases", matrices=("extended",))
 BITFIT_BF16 = replace(BITFIT, name="bitfit-bf16", base_dtype="bfloat16", matrices=())
-NORM = Selective(name="norm", trains="normalization", matrices=("extended",))
+NORM = Selective(name="norm", learning_rate=4e-3, trains="normalization", matrices=("extended",))
 NORM_BF16 = replace(NORM, name="norm-bf16", base_dtype="bfloat16", matrices=())
 BN_HEAD = Selective(
-    name="bn_head", trains="head", trains_batch_norm_statistics=True, float32_numerics="bn_head"
+    name="bn_head",
+    learning_rate=5e-3,
+    trains="head",
+    trains_batch_norm_statistics=True,
+    float32_numerics="bn_head",
 )

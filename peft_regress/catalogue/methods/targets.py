@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.catalogue.methods.parts import find_heads
+from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,29 @@ _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
     "torch.nn.modules.activation.MultiheadAttention": ("out_proj",),
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
 }
+
+
+def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
+    """Return the heads by their qualified names. Raises `UnsupportedCaseError`."""
+    found = []
+    for head in heads:
+        try:
+            found.append(model.get_submodule(head))
+        except AttributeError:
+            raise UnsupportedCaseError(
+                f"{type(model).__name__} has no module {head!r} to train as its head"
+            ) from None
+    return found
+
+
+def head_parameters(model: nn.Module, heads: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Return all parameters of the heads, under the model's names and in its order.
+
+    By identity: a parameter that a head shares has the name of its first place, as it has in
+    `named_parameters`. Raises `UnsupportedCaseError` if the model has no such module.
+    """
+    of_heads = {id(p) for head in find_heads(model, heads) for p in head.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) in of_heads}
 
 
 def eligible_layers(
@@ -89,6 +112,17 @@ def normalization_layers(model: nn.Module, *, heads: tuple[str, ...]) -> dict[st
         for name, module in model.named_modules()
         if isinstance(module, types) and id(module) not in in_heads and module.weight is not None
     }
+
+
+def no_targets(
+    method: str, model: nn.Module, *, targets: str, heads: tuple[str, ...]
+) -> UnsupportedCaseError:
+    """Return the error for a model that has none of a method's targets."""
+    owner = type(model).__name__
+    named = ", ".join(map(repr, heads)) or "none"
+    return UnsupportedCaseError(
+        f"{method}: {owner} has none of its targets, {targets} (head: {named})"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

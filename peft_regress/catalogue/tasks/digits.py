@@ -1,4 +1,4 @@
-"""Two tasks on real digits for one source model: another scanner, and unseen classes.
+"""What a task is, and two on real digits for one source model: another scanner, unseen classes.
 
 The source model was trained on MNIST's digits below `SOURCE_CLASSES`. No torch at import.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
-from peft_regress.catalogue.tasks.protocol import TaskData
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +19,51 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.digit_images import Scanner, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """Images and labels as plain tensors, ready for the model."""
+
+    train_images: Tensor
+    """(count, 3, 32, 32) float32"""
+    train_labels: Tensor
+    """(count,) int64"""
+    test_images: Tensor
+    """(count, 3, 32, 32) float32"""
+    test_labels: Tensor
+    """(count,) int64"""
+
+    def cast(self, dtype: str) -> TaskData:
+        """Return the same data with images of another floating-point type, such as `bfloat16`."""
+        import torch  # listing names must not cost the import
+
+        wanted = getattr(torch, dtype)
+        return replace(
+            self, train_images=self.train_images.to(wanted), test_images=self.test_images.to(wanted)
+        )
+
+
+class Task(Protocol):
+    """What a source model is adapted to."""
+
+    @property
+    def name(self) -> str:
+        """The name in a case id."""
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`."""
+
+    def definition(self) -> dict[str, Json]:
+        """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
+
+    def load(self) -> TaskData:
+        """Read the data; nothing is downloaded."""
+
+    def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
+        """Prepare the source model for the task in place, for example with a new head."""
+
 
 NUM_CLASSES: Final = 10
 SOURCE_CLASSES: Final = 5

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.cases import Adaptation, Json, split_adapter_name
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES
-from peft_regress.catalogue.tasks.protocol import TaskData
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, TaskData
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

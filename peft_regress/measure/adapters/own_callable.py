@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
+from peft_regress.catalogue.methods.method import load_tensors, save_tensors
 from peft_regress.errors import InputError
+from peft_regress.measure.adapters.adapter import Adapter
 from peft_regress.measure.adapters.heads import find_heads, moved_buffers
-from peft_regress.measure.adapters.unruled import UnruledAdapter
 from peft_regress.measure.seeding import seed_all
-from peft_regress.metrics import Numerics
 
 _FILE: Final = "trained.safetensors"
 # Not the seed of a case's first round: what must be shipped must not come from the seed.
@@ -26,26 +22,20 @@ _LOADING_SEED: Final = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallableAdapter(UnruledAdapter):
+class CallableAdapter(Adapter):
     """Wraps a model by the user's function; nothing is known of it but what trains."""
 
     wrap: Callable[[nn.Module], Any]
-    heads: tuple[str, ...] = ()
-    moving: frozenset[str] = frozenset()
-    dtype: torch.dtype | None = None
-    numerics: Numerics = "usual"
-    prunes: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    alters_base: bool = False
-    trains_batch_norm_statistics: bool = False
-    adapter_in_float32: bool = False
-    starts_elsewhere: str = "an adapter of one's own may start anywhere"
-    loads_for_use_only: str = ""
-    grows_with_rank: bool = True
 
-    def shipping(self, moving: frozenset[str]) -> CallableAdapter:
-        """Return one that also ships these buffers."""
-        return dataclasses.replace(self, moving=moving)
+    @property
+    def adapter_in_float32(self) -> bool:
+        """Return False: it promises nothing."""
+        return False
+
+    @property
+    def starts_elsewhere(self) -> str:
+        """Return that it may start anywhere."""
+        return "an adapter of one's own may start anywhere"
 
     def definition(self) -> Json:
         """Return that it is a callable: its code defines nothing."""
@@ -75,11 +65,6 @@ class CallableAdapter(UnruledAdapter):
             )
         return adapted
 
-    def adapter_parameters(self, adapted: nn.Module) -> list[str]:
-        """Return nothing: which parameters are the adapter's is not known."""
-        del adapted
-        return []
-
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return what trains, and statistics that may move."""
         trained = {
@@ -101,21 +86,3 @@ class CallableAdapter(UnruledAdapter):
         if not trainable:
             adapted.requires_grad_(requires_grad=False)
         return adapted
-
-    def disabled(
-        self,
-        model: nn.Module,  # noqa: ARG002  (protocol)
-    ) -> AbstractContextManager[None] | None:
-        """Return None: nothing is known of how it is switched off."""
-        return None
-
-    def merge(
-        self,
-        model: nn.Module,  # noqa: ARG002  (protocol)
-    ) -> nn.Module | None:
-        """Return None: nothing is known of how it is merged."""
-        return None
-
-    def doubled(self) -> CallableAdapter | None:
-        """Return None: it has no rank."""
-        return None

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from peft_regress import registry
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
+from peft_regress.measure.adapters.adapter import Adapter
 from peft_regress.measure.adapters.heads import (
+    PEFT_PREFIX,
     beside,
     check_untouched,
     find_heads,
     load_beside,
     save_beside,
 )
-from peft_regress.measure.adapters.names import PEFT_PREFIX
-from peft_regress.measure.adapters.unruled import UnruledAdapter
 from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 
@@ -51,18 +50,19 @@ _MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigAdapter(UnruledAdapter):
+class ConfigAdapter(Adapter):
     """Puts the configured adapter on a model, and trains the heads with it; see `Adapter`."""
 
     config: Any
-    heads: tuple[str, ...] = ()
-    dtype: torch.dtype | None = None
-    numerics: Numerics = "usual"
-    moving: frozenset[str] = frozenset()
 
-    def shipping(self, moving: frozenset[str]) -> ConfigAdapter:
-        """Return one that also ships these buffers."""
-        return dataclasses.replace(self, moving=moving)
+    @property
+    def _kind(self) -> str:
+        return type(self.config).__name__
+
+    @property
+    def numerics(self) -> Numerics:
+        """Return those of HRA for HRA."""
+        return "hra" if self._kind == "HRAConfig" else "usual"
 
     @property
     def _like(self) -> list[PeftAdapter]:
@@ -70,7 +70,7 @@ class ConfigAdapter(UnruledAdapter):
         return [
             method
             for method in registry.items("method")
-            if isinstance(method, PeftAdapter) and method.config == type(self.config).__name__
+            if isinstance(method, PeftAdapter) and method.config == self._kind
         ]
 
     @property
@@ -90,44 +90,32 @@ class ConfigAdapter(UnruledAdapter):
         return isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
 
     @property
-    def trains_batch_norm_statistics(self) -> bool:
-        """Return False: peft trains none, the mode of the training may."""
-        return False
-
-    @property
-    def adapter_in_float32(self) -> bool:
-        """Return True: peft casts the adapter of a base in half precision."""
-        return True
-
-    @property
     def starts_elsewhere(self) -> str:
         """Return which setting starts the adapter away from the base's function."""
         if self.config.is_prompt_learning:
-            return f"{type(self.config).__name__} puts a prompt before the inputs"
+            return f"{self._kind} puts a prompt before the inputs"
         for name in _STARTS:
             if getattr(self.config, name, True) is False:
                 return f"{name}=False starts the adapter with random numbers"
-        name = type(self.config).__name__
-        if name in _RANDOM_STARTS and getattr(self.config, "init_weights", None) is not True:
-            return f"{name} starts the adapter with random numbers"
+        if self._kind in _RANDOM_STARTS and getattr(self.config, "init_weights", None) is not True:
+            return f"{self._kind} starts the adapter with random numbers"
         return ""
 
     @property
     def loads_for_use_only(self) -> str:
         """Return that peft refuses to load a prompt for training."""
-        name = type(self.config).__name__
-        refusal = f"peft does not load a prompt to train on ({name})"
+        refusal = f"peft does not load a prompt to train on ({self._kind})"
         return refusal if self.config.is_prompt_learning else ""
 
     @property
     def grows_with_rank(self) -> bool:
         """Return False if peft may train as many numbers at twice the rank."""
-        return type(self.config).__name__ not in _MAY_NOT_GROW
+        return self._kind not in _MAY_NOT_GROW
 
     def definition(self) -> Json:
         """Return the class and the fields that differ from its defaults."""
         fields = {name: value for name, value, is_default in self._fields() if not is_default}
-        return {"config": type(self.config).__name__, "fields": fields}
+        return {"config": self._kind, "fields": fields}
 
     def settings(self) -> dict[str, Json]:
         """Return the same by name, and the numbers at their defaults, such as a rank of 8."""
@@ -136,7 +124,7 @@ class ConfigAdapter(UnruledAdapter):
             for name, value, is_default in self._fields()
             if not is_default or type(value) in {int, float}
         }
-        return {"class": type(self.config).__name__, **fields}
+        return {"class": self._kind, **fields}
 
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
         """Yield name and value of each field, and whether it is the default."""
@@ -208,7 +196,7 @@ class ConfigAdapter(UnruledAdapter):
     def doubled(self) -> ConfigAdapter | None:
         """Return the configuration with every rank doubled; None if it has no rank."""
         rank = getattr(self.config, "r", None)
-        counts_blocks = type(self.config).__name__ in _COUNT_BLOCKS
+        counts_blocks = self._kind in _COUNT_BLOCKS
         if counts_blocks or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             return None
         twice = copy.deepcopy(self.config)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from peft_regress.cost.batches import leaves_of, map_batch
+from peft_regress.cost.batches import leaves_of, map_batch, named_tensors
 from peft_regress.cost.module_trail import module_names
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
-from peft_regress.measure.edge.names import Owners, annotate, owners_of_joint
+from peft_regress.measure.edge.owners import Owners, annotate, owners_of_joint
 from peft_regress.measure.edge.package import load, quiet, require_executorch
 from peft_regress.measure.edge.program import Program, planned_program
-from peft_regress.measure.trees import named_tensors
 from peft_regress.text import clean
 
 Loss = Callable[[nn.Module, Any], Tensor]

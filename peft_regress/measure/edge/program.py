@@ -15,10 +15,9 @@ from peft_regress.measure.edge.package import load, portable_kernels, quiet
 from peft_regress.runs.ledger import Rows
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from peft_regress.measure.edge.names import Owners
+    from peft_regress.measure.edge.owners import Owners
 
 
 _IN_EVERY_RUNTIME: Final = "executorch_prim::"

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import json
-import os
 import re
-import select
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from safetensors.torch import load_file, save_file
 
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.package import package_folders
+from peft_regress.measure.edge.runtime_process import (
+    Ended,
+    Programs,
+    RunProgram,
+    Start,
+    Started,
+)
 from peft_regress.text import clean
+from peft_regress.workers.process import (
+    InterpreterError,
+    RequestRefusedError,
+    WorkerError,
+    WorkerProcess,
+    variables,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from peft_regress.measure.edge.program import Program
 
-_SCRIPT: Final = Path(__file__).with_name("runtime_process.py")
+_PROGRAMS: Final = f"{Programs.__module__}:{Programs.__qualname__}"
 _START_SECONDS: Final = 300.0
 _RUN_SECONDS: Final = 900.0
-_TAIL_BYTES: Final = 2**14
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
 """What the runtime says where it has no kernel for an operator."""
 _KERNEL_FAILED: Final = re.compile(r"KernelCall failed at .* in operator (\S+): (0x[0-9a-f]+)")
@@ -82,25 +91,10 @@ class Runtime:
     """
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
-        self._is_ready = False
-        self._said_before = 0
+        self._worker: WorkerProcess | None = None
 
     def __enter__(self) -> Self:
         return self
-
-    def _start(self) -> None:
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of this package)
-            [sys.executable, "-P", str(_SCRIPT), *package_folders()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **alone},
-            encoding="utf-8",
-            start_new_session=True,
-        )
 
     def __exit__(
         self,
@@ -111,9 +105,10 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """End the process."""
-        self._end()
-        self._errors.close()
+        """End the process and what it forked."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def train(
         self, program: Program, steps: Sequence[Sequence[Tensor]], *, learning_rate: float
@@ -160,81 +155,56 @@ class Runtime:
             return load_file(folder / "tensors.safetensors"), numbers
 
     def _ask(self, folder: Path) -> None:
+        """Let the process run the program of a folder."""
         try:
-            status = self._asked(folder)
+            worker = self._worker or self._start()
+            before = worker.errors_end
+            asked = RunProgram(folder=str(folder))
+            status = worker.ask(f"{_PROGRAMS}.run", asked, Ended).exit
+        except (WorkerError, InterpreterError) as error:
+            self.close()
+            said = str(error).partition(": ")[2]
+            raise ProgramError(f"the process of the runtime ended: {clean(said)}") from None
         except BaseException:
             # An answer that comes later must not be taken for that of the next program.
-            self._end()
+            self.close()
             raise
         if status:
-            raise self._problem(folder, status)
+            raise _problem(folder, status, worker.errors(before))
 
-    def _asked(self, folder: Path) -> int:
-        """Let the process run the program of a folder, and return its exit status."""
-        if self._process is None:
-            self._start()
-        if not self._is_ready:
-            hello = self._answer(_START_SECONDS)
-            if "problem" in hello:
-                raise ProgramError(f"the runtime does not start: {clean(hello['problem'])}")
-            self._is_ready = True
-        assert self._process is not None  # noqa: S101  (it is started)
-        assert self._process.stdin is not None  # noqa: S101
-        self._said_before = self._errors.seek(0, os.SEEK_END)
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{folder}\n")
-            self._process.stdin.flush()
-        status: int = self._answer(_RUN_SECONDS)["exit"]
-        return status
+    def _start(self) -> WorkerProcess:
+        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        worker = WorkerProcess(
+            sys.executable, time_limit=_START_SECONDS, environment={**variables(), **alone}
+        )
+        self._worker = worker
+        try:
+            worker.ask(f"{_PROGRAMS}.start", Start(folders=package_folders()), Started)
+        except RequestRefusedError as error:
+            said = str(error).partition(": ")[2]
+            raise ProgramError(f"the runtime does not start: {clean(said)}") from None
+        worker.time_limit = _RUN_SECONDS
+        return worker
 
-    def _problem(self, folder: Path, status: int) -> ProgramError | UnsupportedProgramError:
-        """Return why a run failed: what the runtime wrote last, and how the process ended."""
-        said = self._tail()
-        told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
-        operator, code = "", ""
-        if not told:
-            told, operator, code = _refusing_kernel(said)
-        path = folder / "error.json"
-        if path.exists():
-            error = json.loads(path.read_text(encoding="utf-8"))
-            ended = f"{error['type']}: {error['message']}"
-        else:
-            ended = (
-                f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
-            )
-        text = "; ".join(filter(None, (clean(told), clean(ended))))
-        if (told and not operator) or code in _REFUSED or "0x14" in ended:
-            return UnsupportedProgramError(f"the runtime refuses the program: {text}")
-        return ProgramError(f"the runtime fails: {text}")
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        assert self._process is not None  # noqa: S101  (it is started)
-        assert self._process.stdout is not None  # noqa: S101
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        line = self._process.stdout.readline() if ready else ""
-        if not line:
-            self._end()
-            last = clean((self._tail() or [""])[-1])
-            problem = f"ended: {last}" if ready else f"gave no answer in {seconds:.0f} s"
-            raise ProgramError(f"the process of the runtime {problem}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _tail(self) -> list[str]:
-        """Return the last lines that the process wrote to its error stream for this program."""
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(size - _TAIL_BYTES, self._said_before))
-        return self._errors.read().decode("utf-8", "replace").splitlines()
-
-    def _end(self) -> None:
-        """End the process and what it forked."""
-        process, self._process = self._process, None
-        self._is_ready = False
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+def _problem(
+    folder: Path, status: int, said: Sequence[str]
+) -> ProgramError | UnsupportedProgramError:
+    """Return why a run failed: what the runtime wrote last, and how the process ended."""
+    told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
+    operator, code = "", ""
+    if not told:
+        told, operator, code = _refusing_kernel(said)
+    path = folder / "error.json"
+    if path.exists():
+        error = json.loads(path.read_text(encoding="utf-8"))
+        ended = f"{error['type']}: {error['message']}"
+    else:
+        ended = f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+    text = "; ".join(filter(None, (clean(told), clean(ended))))
+    if (told and not operator) or code in _REFUSED or "0x14" in ended:
+        return UnsupportedProgramError(f"the runtime refuses the program: {text}")
+    return ProgramError(f"the runtime fails: {text}")
 
 
 def _refusing_kernel(said: Sequence[str]) -> tuple[str, str, str]:

@@ -1,50 +1,65 @@
-"""Run programs in ExecuTorch's runtime: a process of its own, without the rest of this package.
+"""A worker's own side of ExecuTorch's runtime; `runtime` is the other one.
 
-Run by path, with ExecuTorch's folders as arguments. It reads the path of a folder from each line of
-its input, runs the program in it in a forked process, and answers with a line that says how that
-ended: a crash of the runtime ends the fork alone, and each program's memory is measured from the
-same start. `runtime.py` is the other side, and says what is in the folder.
+Each program runs in a forked process: a crash of the runtime ends the fork alone, and the memory of
+each program is measured from the same start. `runtime` says what is in the folder of a program.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 
-def main() -> None:
-    """Answer requests until the input ends."""
-    # The runtime writes to standard output; answers go where nothing else is written.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    warnings.simplefilter("ignore")
-    try:
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Import the runtime."""
+
+    folders: list[str]
+    """Where ExecuTorch is."""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The runtime can be imported."""
+
+
+class RunProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """Run the program of a folder."""
+
+    folder: str
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the process of a program ended."""
+
+    exit: int
+
+
+class Programs:
+    """Runs programs, once it was started."""
+
+    def start(self, request: Start) -> Started:
+        """Import torch and the runtime."""
+        warnings.simplefilter("ignore")
         import executorch
         import torch  # noqa: F401
 
-        executorch.__path__ = sys.argv[1:]
+        executorch.__path__ = request.folders
         from executorch.extension import training  # noqa: F401
-    except (ImportError, OSError) as error:
-        _answer(answers, {"problem": f"{type(error).__name__}: {error}"})
-        return
-    _answer(answers, {"ready": True})
-    for line in sys.stdin:
+
+        return Started()
+
+    def run(self, request: RunProgram) -> Ended:
+        """Run a program in a process of its own."""
         process = os.fork()
         if process == 0:
-            answers.close()
-            os._exit(_run(Path(line.rstrip("\n"))))
+            os._exit(_run(Path(request.folder)))
         _, status = os.waitpid(process, 0)
-        _answer(answers, {"exit": os.waitstatus_to_exitcode(status)})
-
-
-def _answer(answers: Any, content: dict[str, Any]) -> None:
-    answers.write(json.dumps(content) + "\n")
-    answers.flush()
+        return Ended(exit=os.waitstatus_to_exitcode(status))
 
 
 def _run(folder: Path) -> int:
@@ -115,7 +130,3 @@ def _status_bytes(name: str) -> int:
         return 0
     found = next((line for line in text.splitlines() if line.startswith(f"{name}:")), None)
     return 0 if found is None else int(found.split()[1]) * 1024
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
-from peft_regress.measure.invariants.layers import LayerOutputs, layer_outputs
 from peft_regress.measure.invariants.outputs import Outputs, in_float32
+from peft_regress.measure.invariants.probe import LayerOutputs, layer_outputs
 
 if TYPE_CHECKING:
     from peft_regress.measure.adapters import Adapter

@@ -26,8 +26,7 @@ from peft_regress.measure.invariants.tensors import copies_of, moved, named_tens
 
 if TYPE_CHECKING:
     from peft_regress.measure.invariants.filled import Filled
-    from peft_regress.measure.invariants.layers import LayerOutputs
-    from peft_regress.measure.invariants.probe import Probe
+    from peft_regress.measure.invariants.probe import LayerOutputs, Probe
 
 _NO_LAYERS: Final = "it is no adapter in layers of peft"
 

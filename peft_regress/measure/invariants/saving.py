@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
-from peft_regress.cost.alive import peak_while
+from peft_regress.cost.storages import peak_while
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import loads_unnoticed
 from peft_regress.measure.invariants.facts import Fact, listed

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.names import base_name, base_prefix
+from peft_regress.measure.adapters.heads import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.names import base_name, base_prefix
+from peft_regress.measure.adapters.heads import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
-from peft_regress.measure.invariants.layers import not_channels_last, of_other_dtype
 from peft_regress.measure.invariants.memory import MemoryWatch
 from peft_regress.measure.invariants.merging import (
     merge_equals_unmerged,
@@ -27,10 +26,9 @@ from peft_regress.measure.invariants.outputs import (
     is_half,
     rows_of,
 )
-from peft_regress.measure.invariants.probe import Probe
+from peft_regress.measure.invariants.probe import Probe, not_channels_last, of_other_dtype
 from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
-from peft_regress.measure.invariants.second import second_adapter
-from peft_regress.measure.invariants.switching import switched_off
+from peft_regress.measure.invariants.switching import second_adapter, switched_off
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS

@@ -13,14 +13,14 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from peft_regress import registry
+from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.imports import import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.trees import named_tensors
 from peft_regress.measure.user_code import calling
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel
 from peft_regress.upgrades.compat.numbers import is_finite, numbers_of, outputs_of
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import queue
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +20,13 @@ from peft_regress.overlay.pip import PIP_SECONDS, PipError, released_versions
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
-from peft_regress.upgrades.compat.certificate import Certificate
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.certificate import Certificate, require_same_files
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
-    AdapterLoader,
+    BaseModel,
     BaseModelError,
     Seen,
-    UnusableReleaseError,
+    try_adapters,
 )
 from peft_regress.upgrades.compat.verdicts import (
     WORDS,
@@ -33,7 +35,12 @@ from peft_regress.upgrades.compat.verdicts import (
     judge,
     problem_of_reference,
 )
-from peft_regress.upgrades.measuring import default_jobs
+from peft_regress.workers.pool import (
+    LocalPool,
+    Pool,
+    UnusableEnvironmentError,
+    default_jobs,
+)
 
 OLDEST_RELEASE: Final = "0.10.0"
 """The first release of peft that is tried if no range is given."""
@@ -116,11 +123,9 @@ def compat(
     not known or cannot be installed or a range has no release, `PipError` without an index.
     """
     releases = _releases(settings)
-    loader = AdapterLoader(
-        base=settings.base, folder=settings.folder, time_limit=settings.time_limit
-    )
-    with ExitStack() as overlays:
-        run = _Run(adapter, settings, loader, overlays, progress)
+    # The workers are gone before their environments are let go.
+    with ExitStack() as overlays, LocalPool(settings.jobs, settings.time_limit) as pool:
+        run = _Run(adapter, settings, pool, overlays, progress)
         if certificate is not None:
             reference, why = certificate.reference, certificate.why_reference
         else:
@@ -152,7 +157,7 @@ def compat(
 class _Run:
     adapter: SavedAdapter
     settings: CompatSettings
-    loader: AdapterLoader
+    pool: Pool
     overlays: ExitStack
     progress: Callable[[str], None]
 
@@ -161,10 +166,10 @@ class _Run:
         shown = f"{self.settings.package} {release}"
         self.progress(f"{shown}: the reference")
         try:
-            (seen,) = self.loader.load(self._python(release), [self.adapter.folder])
+            seen = self._tried(release).result()
         except ReplacesTorchError:
             raise
-        except (PipError, UnusableReleaseError) as error:
+        except (PipError, UnusableEnvironmentError) as error:
             raise AbsentError(
                 f"{shown}, the release that saved the adapter, cannot be used: {error}. Name "
                 "another one that computes the same with --saved-by VERSION"
@@ -186,47 +191,53 @@ class _Run:
     def judge_all(
         self, releases: Sequence[str], reference: Reference, keep: Callable[[ReleaseResult], None]
     ) -> None:
-        """Judge releases, some at once; end every process on an error or an interrupt."""
-        running: dict[str, Future[ReleaseResult]] = {}
-        with ThreadPoolExecutor(self.settings.jobs, thread_name_prefix="loading") as pool:
+        """Judge releases, some at once."""
+        ended: queue.SimpleQueue[tuple[str, Future[Seen]]] = queue.SimpleQueue()
+        running = 0
+        for release in releases:
+            # pip runs in this thread, so that an interrupt ends it.
             try:
-                for release in releases:
-                    # pip runs in this thread, so that an interrupt ends it.
-                    try:
-                        python = self._python(release)
-                    except ReplacesTorchError:
-                        raise
-                    except InputError as error:
-                        keep(unusable(release, str(error)))
-                    else:
-                        running[release] = pool.submit(self._judged, release, python, reference)
-                    for name in [name for name, one in running.items() if one.done()]:
-                        keep(running.pop(name).result())
-                for one in running.values():
-                    keep(one.result())
-            except BaseException:
-                for one in running.values():
-                    one.cancel()
-                self.loader.running.stop()
+                future = self._tried(release)
+            except ReplacesTorchError:
                 raise
+            except InputError as error:
+                keep(unusable(release, str(error)))
+            else:
+                future.add_done_callback(functools.partial(_put, ended, release))
+                running += 1
+            while not ended.empty():
+                running -= 1
+                keep(_judged(*ended.get(), reference))
+        for _ in range(running):
+            keep(_judged(*ended.get(), reference))
 
-    def _judged(self, release: str, python: Path, reference: Reference) -> ReleaseResult:
-        try:
-            (seen,) = self.loader.load(python, [self.adapter.folder])
-        except (BaseModelError, UnusableReleaseError) as error:
-            return unusable(release, str(error))
-        return result_of(release, seen, reference)
-
-    def _python(self, release: str) -> Path:
-        requirements = [f"{self.settings.package}=={release}", *self.settings.also_install]
+    def _tried(self, release: str) -> Future[Seen]:
+        settings = self.settings
         overlay = self.overlays.enter_context(
             opened_overlay(
-                requirements,
-                replace_torch=self.settings.replace_torch,
-                seconds=self.settings.pip_seconds,
+                [f"{settings.package}=={release}", *settings.also_install],
+                replace_torch=settings.replace_torch,
+                seconds=settings.pip_seconds,
             )
         )
-        return overlay.python
+        adapters = [self.adapter.folder]
+        (future,) = try_adapters(
+            self.pool, overlay.python, settings.base, folder=settings.folder, adapters=adapters
+        )
+        return future
+
+
+def _put(
+    ended: queue.SimpleQueue[tuple[str, Future[Seen]]], release: str, future: Future[Seen]
+) -> None:
+    ended.put((release, future))
+
+
+def _judged(release: str, future: Future[Seen], reference: Reference) -> ReleaseResult:
+    try:
+        return result_of(release, future.result(), reference)
+    except (BaseModelError, UnusableEnvironmentError) as error:
+        return unusable(release, str(error))
 
 
 def result_of(release: str, seen: Seen, reference: Reference) -> ReleaseResult:
@@ -346,3 +357,42 @@ def _version(text: str) -> Version:
             f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
             "or 0.14.., or several with commas"
         ) from None
+
+
+def check_installed(
+    certificate: Certificate, adapter: SavedAdapter, *, folder: Path, time_limit: float
+) -> Compat:
+    """Load the adapter in the running environment, and judge it by the certificate's output.
+
+    Nothing is installed, and no index is asked. Raises `AbsentError` if the certificate is about
+    other bytes, `InputError` if the base model cannot be made.
+    """
+    require_same_files(certificate, adapter)
+    installed = installed_packages().get(certificate.package)
+    if installed is None:
+        raise AbsentError(
+            f"{certificate.package} is not installed, so that there is no release to check"
+        )
+    release = str(Version(Version(installed).public))
+    result: ReleaseResult
+    try:
+        with LocalPool(1, time_limit) as pool:
+            python, adapters = Path(sys.executable), [adapter.folder]
+            (future,) = try_adapters(
+                pool, python, certificate.base, folder=folder, adapters=adapters
+            )
+            seen = future.result()
+        result = result_of(release, seen, certificate.reference)
+    except UnusableEnvironmentError as error:
+        result = unusable(release, str(error))
+    except BaseModelError as error:
+        raise InputError(str(error)) from None
+    return Compat(
+        adapter=adapter,
+        base=certificate.base,
+        package=certificate.package,
+        reference=certificate.reference,
+        why_reference=certificate.why_reference,
+        results=(result,),
+        certificate=certificate,
+    )

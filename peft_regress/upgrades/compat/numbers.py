@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peft_regress.cost.batches import named_tensors
 from peft_regress.measure.invariants.outputs import Outputs
-from peft_regress.measure.trees import named_tensors
 
 _MOST: Final = 4096
 """The most numbers that are kept of one tensor."""

@@ -1,53 +1,138 @@
-"""Load an adapter in the environments of several releases, each in a process of its own."""
+"""Load an adapter in the environment of a release, by a worker there."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import printable
-from peft_regress.upgrades.compat.messages import (
-    BaseMade,
-    BaseModel,
-    LoadAdapter,
-    Loaded,
-    MakeBase,
-)
-from peft_regress.upgrades.messages import Import, Imported
-from peft_regress.workers.environment_variables import variables
+from peft_regress.workers.pool import Environment, Pool, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import (
-    InterpreterError,
     RequestRefusedError,
     WorkerError,
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.workers.threads import RunningWorkers
+
+if TYPE_CHECKING:
+    from peft_regress.upgrades.compat.base_model import Base
 
 LOADING_SECONDS: Final = 600.0
 """How long the base model, or an adapter, may take to load."""
 
-_MODULE: Final = "peft_regress.upgrades.compat.worker"
 _LIBRARIES: Final = ("torch", "peft")
+_LOADER: Final = f"{__name__}:Loader"
 
 
-class UnusableReleaseError(PeftRegressError):
-    """A release in which nothing can be loaded, for example because it does not import."""
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model that an adapter is loaded on, and its inputs: names alone, which travel."""
+
+    name: str
+    """`pkg.mod:callable`, or an architecture of the catalogue."""
+    inputs: str | None = None
+    """`pkg.mod:callable`, which returns a batch; None for a drawn one."""
+    shape: list[int] | None = None
+    """Of the drawn batch; None for what the model or the catalogue says."""
+    classes: int | None = None
+    """Of an architecture of the catalogue."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the name is an import path."""
+        return ":" in self.name
+
+
+class MakeBase(msgspec.Struct, frozen=True, kw_only=True):
+    """Make the base model; the requests that follow load adapters on it."""
+
+    base: BaseModel
+    folder: str
+    """It comes first on `sys.path`."""
+
+
+class BaseMade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base model was made, and computes."""
+
+    weights: str
+    """A digest of its parameters and buffers."""
+    inputs: str
+    """A digest of the batch."""
+    outputs: list[list[float]]
+    """What it computes without an adapter: a row for each tensor, see `numbers_of`."""
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """Load a saved adapter on the base model."""
+
+    folder: str
+    leave_out: list[str] = []
+    """Fields of the configuration that are not handed to the library."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What became of the adapter."""
+
+    refusal: str = ""
+    """Why it does not load or compute; the other values are then those known so far."""
+    unknown_fields: list[str] = []
+    """Fields of the file that the library's configuration does not have."""
+    default_fields: list[str] = []
+    """Fields of the file that have the library's default value."""
+    changed_fields: dict[str, tuple[str, str]] = {}
+    """(value in the file, value after loading) of each field that differs."""
+    missing_keys: list[str] = []
+    """Tensors of the adapter that the file does not have."""
+    unexpected_keys: list[str] = []
+    """Tensors of the file that are in no parameter or buffer."""
+    foreign_keys: list[str] = []
+    """Tensors of the file that this release would not save of the same adapter.
+
+    Before 0.21 VeRA saves its projections and draws them again: unexpected, and not foreign.
+    """
+    altered_keys: list[str] = []
+    """Tensors whose numbers differ after loading."""
+    trainable: list[str] = []
+    """The parameters that train if the adapter is loaded to train on."""
+    trainable_for_inference: list[str] = []
+    """The parameters that train although it is loaded for inference."""
+    outputs: list[list[float]] | None = None
+    """With the adapter on, in float32."""
+    is_finite: bool = True
+    is_steady: bool = True
+    """Whether it computes the same when it runs again, with other seeds."""
+    merged: list[list[float]] | None = None
+    """With the adapter merged."""
+    is_merged_finite: bool = True
+    merge_problem: str = ""
+    """Why it does not merge."""
+    training_problem: str = ""
+    """Why it does not load to train on."""
+    warnings: list[str] = []
 
 
 class BaseModelError(PeftRegressError):
     """A base model, or its inputs, that cannot be made in a release."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
+class TryRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """Load a saved adapter on a base model."""
+
+    base: BaseModel
+    folder: str
+    """Import paths of the base model are looked up there."""
+    adapter: str
+    """Its folder."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one release made of one adapter."""
 
-    packages: Mapping[str, str]
+    packages: dict[str, str]
     base: BaseMade
     adapter: Loaded
     left_out: tuple[str, ...] = ()
@@ -56,87 +141,42 @@ class Seen:
     """What became of it then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterLoader:
-    """Loads adapters in whichever interpreter; its processes can all be ended at once."""
+def try_release(seat: Seat, environment: Environment, request: TryRelease) -> Seen:
+    """Load an adapter; a process that ends meanwhile has refused it.
 
-    base: BaseModel
-    folder: Path
-    """Import paths of the base model are looked up there."""
-    time_limit: float = LOADING_SECONDS
-    running: RunningWorkers = field(default_factory=RunningWorkers)
-
-    def load(self, python: Path, adapters: Sequence[Path]) -> list[Seen]:
-        """Load adapters one after the other in an interpreter that has this peft_regress.
-
-        A process that ends while it loads an adapter has refused it; the next adapter gets another
-        process. Raises `UnusableReleaseError` and `BaseModelError`, and `InputError` if the adapter
-        lies in the folder of the modules.
-        """
-        if self.base.is_own and self.folder.resolve() in [one.resolve() for one in adapters]:
-            msg = (
-                f"{self.folder}: the adapter lies beside the modules of {self.base.name}, and a "
-                "library could import a file of it: start in another folder, with your modules"
-            )
-            raise InputError(printable(msg))
-        found: list[Seen] = []
-        # A library that writes into its working directory writes into this one.
-        with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as cwd:
-            while len(found) < len(adapters):
-                worker = self._started(python, Path(cwd))
-                try:
-                    base = self._prepared(worker)
-                    for adapter in adapters[len(found) :]:
-                        found.append(self._seen(worker, base, adapter))
-                        if not worker.is_alive:
-                            break
-                finally:
-                    self.running.close(worker)
-        return found
-
-    def _started(self, python: Path, folder: Path) -> WorkerProcess:
-        try:
-            return WorkerProcess(
-                str(python.absolute()),
-                _MODULE,
-                time_limit=self.time_limit,
-                folder=folder,
-                environment=variables(),
-                on_start=self.running.add,
-            )
-        except InterpreterError as error:
-            raise UnusableReleaseError(str(error)) from None
-
-    def _prepared(self, worker: WorkerProcess) -> BaseMade:
-        try:
-            worker.call(Import(modules=list(_LIBRARIES)), Imported)
-        except WorkerError as error:
-            raise UnusableReleaseError(f"does not import: {_told(error, worker)}") from None
-        try:
-            request = MakeBase(base=self.base, folder=str(self.folder.absolute()))
-            return worker.call(request, BaseMade)
-        except WorkerError as error:
-            raise BaseModelError(_told(error, worker)) from None
-
-    def _seen(self, worker: WorkerProcess, base: BaseMade, adapter: Path) -> Seen:
-        found = _loaded(worker, adapter)
-        # Before 0.14 peft refuses a configuration with a field that it does not know.
-        left_out = tuple(found.unknown_fields) if found.refusal else ()
-        return Seen(
-            packages=worker.packages,
-            base=base,
-            adapter=found,
-            left_out=left_out,
-            without=_loaded(worker, adapter, left_out) if left_out and worker.is_alive else None,
-        )
-
-
-def _loaded(worker: WorkerProcess, adapter: Path, leave_out: Sequence[str] = ()) -> Loaded:
-    request = LoadAdapter(folder=str(adapter.absolute()), leave_out=list(leave_out))
+    Raises `UnusableEnvironmentError` for a release in which nothing can be loaded, `BaseModelError`
+    for a base model that cannot be made there.
+    """
     try:
-        return worker.call(request, Loaded)
+        worker = seat.worker(environment)
+    except UnusableEnvironmentError as error:
+        problem = error.problem.removeprefix(f"{environment.python.absolute()}: ")
+        raise UnusableEnvironmentError(f"does not import: {problem}") from None
+    try:
+        asked = MakeBase(base=request.base, folder=request.folder)
+        base = worker.ask(f"{_LOADER}.make_base", asked, BaseMade)
+    except WorkerError as error:
+        raise BaseModelError(_told(error, worker)) from None
+    found = _loaded(worker, request.adapter)
+    # Before 0.14 peft refuses a configuration with a field that it does not know.
+    left_out = tuple(found.unknown_fields) if found.refusal else ()
+    again = left_out and worker.is_alive
+    return Seen(
+        packages=worker.packages,
+        base=base,
+        adapter=found,
+        left_out=left_out,
+        without=_loaded(worker, request.adapter, left_out) if again else None,
+    )
+
+
+def _loaded(worker: WorkerProcess, adapter: str, leave_out: Sequence[str] = ()) -> Loaded:
+    asked = LoadAdapter(folder=adapter, leave_out=list(leave_out))
+    try:
+        return worker.ask(f"{_LOADER}.load", asked, Loaded)
     except WorkerTimeoutError as error:
-        raise UnusableReleaseError(_told(error, worker)) from None
+        worker.kill()
+        raise UnusableEnvironmentError(_told(error, worker)) from None
     except RequestRefusedError as error:
         # Not by the library, whose refusal is an answer: the base is not the same each time.
         raise BaseModelError(_told(error, worker)) from None
@@ -145,9 +185,61 @@ def _loaded(worker: WorkerProcess, adapter: Path, leave_out: Sequence[str] = ())
         return Loaded(refusal=_told(error, worker))
 
 
+def try_adapters(
+    pool: Pool, python: Path, base: BaseModel, *, folder: Path, adapters: Sequence[Path]
+) -> list[Future[Seen]]:
+    """Let a worker of an interpreter load adapters, one after another.
+
+    folder: import paths of the base model are looked up there. Raises `InputError` if an adapter
+    lies in the folder of the modules.
+    """
+    if base.is_own and folder.resolve() in [one.resolve() for one in adapters]:
+        msg = (
+            f"{folder}: the adapter lies beside the modules of {base.name}, and a library could "
+            "import a file of it: start in another folder, with your modules"
+        )
+        raise InputError(printable(msg))
+    environment = Environment(python=python, libraries=_LIBRARIES)
+    requests = [
+        TryRelease(base=base, folder=str(folder.absolute()), adapter=str(adapter.absolute()))
+        for adapter in adapters
+    ]
+    return pool.submit(environment, f"{__name__}:{try_release.__name__}", requests, Seen)
+
+
 def _told(error: WorkerError, worker: WorkerProcess) -> str:
     said = str(error).removeprefix(f"{worker.interpreter}: ")
     # Errors of this package are sentences already.
     for kind in ("CaseError", "InputError", "UnknownNameError"):
         said = said.removeprefix(f"{kind}: ")
     return said
+
+
+# --- the worker's own side ------------------------------------------------------------------------
+
+
+class Loader:
+    """Keeps the base model that adapters are loaded on; `make_base` imports torch."""
+
+    def __init__(self) -> None:
+        self._base: Base
+        self._request: MakeBase | None = None
+
+    def make_base(self, request: MakeBase) -> BaseMade:
+        """Make the base model, unless the last one was the same."""
+        from peft_regress.measure.training import single_thread
+        from peft_regress.upgrades.compat.base_model import Base
+
+        if request != self._request:
+            with single_thread():
+                self._base = Base(request.base, folder=Path(request.folder))
+            self._request = request
+        return self._base.made
+
+    def load(self, request: LoadAdapter) -> Loaded:
+        """Load a saved adapter on it."""
+        from peft_regress.measure.training import single_thread
+        from peft_regress.upgrades.compat.loading import load_adapter
+
+        with single_thread():
+            return load_adapter(self._base, Path(request.folder), request.leave_out)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
-from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.catalogue.methods.targets import Targets, bypassed_modules
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.upgrades.reproduction import method_sections as sections
@@ -89,7 +88,7 @@ def adapting(method: Method, rank: int | None, network: Network) -> str | None:
         return _wrapping(method, rank, network)
     if type(method) is Selective:
         return _selecting(method, network)
-    if type(method) is GaLore and _is_built_in(method):
+    if type(method) is GaLore:
         return _projecting(method, rank)
     return None
 
@@ -116,14 +115,9 @@ def optimizing(method: Method, rank: int | None) -> str | None:
     own = getattr(method, "optimizer", None)
     name = method.name.removesuffix(BFLOAT16_SUFFIX)
     code = sections.ADAMW if own is None else _OPTIMIZERS.get(name)
-    if code is None or not _is_built_in(method):
+    if code is None or type(method) not in {PeftAdapter, Selective, GaLore}:
         return None
-    return fill_in(code, RATE=repr(learning_rate(method.name)), RANK=repr(rank))
-
-
-def _is_built_in(method: Method) -> bool:
-    """Return whether a learning rate is known for the method."""
-    return method.name.removesuffix(BFLOAT16_SUFFIX) in LEARNING_RATES
+    return fill_in(code, RATE=repr(method.learning_rate), RANK=repr(rank))
 
 
 def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | None:
@@ -198,5 +192,5 @@ def _projecting(method: GaLore, rank: int | None) -> str:
         sections.GALORE,
         CLONE=sections.CLONE if method.clones_projection else "",
         SETTINGS=source(settings),
-        RATE=repr(learning_rate(method.name)),
+        RATE=repr(method.learning_rate),
     )

@@ -15,7 +15,7 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter
-from peft_regress.catalogue.methods.protocol import BaseDtype
+from peft_regress.catalogue.methods.method import BaseDtype
 from peft_regress.errors import UnknownNameError
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.upgrades.reproduction import sections

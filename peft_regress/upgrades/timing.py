@@ -1,0 +1,194 @@
+"""Time each case in two interpreters that take turns, and judge the pairs of times."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from peft_regress.cases import Case
+from peft_regress.catalogue.sources import require_sources
+from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.gate.paired_times import (
+    CaseTimes,
+    TimePair,
+    TimingRun,
+    confidence_of_each,
+    estimate_ratio,
+    fewest_pairs,
+    judge_ratio,
+)
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.upgrades.worker import Restart, Restarted, Timed, TimeSteps, prepare
+from peft_regress.workers.pair import Pair
+from peft_regress.workers.pool import Environment
+from peft_regress.workers.process import WorkerError, WorkerProcess
+
+_SEEDS: Final = (0, 1, 2)
+_BLOCKS: Final = 2  # of a fine-tuning
+
+BLOCK_STEPS: Final = 11
+"""Steps of a block: half of the brief fine-tuning. The first one finds the caches cold and is left
+out of the block's median. With turns of single steps, the ratios on a busy machine vary ten times
+as much, and a step that is 10 % slower appears as 13 to 20 % slower."""
+
+LAUNCHES: Final = 3
+"""How often the workers of a case are started: a process can be up to 3 % slower than an equal one
+for as long as it lives, depending on where its code and memory lie."""
+
+TIME_LIMIT_SECONDS: Final = 300
+
+_STEPPER: Final = f"{prepare.__module__}:Stepper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How each case is timed."""
+
+    interpreters: tuple[str, str]
+    baselines: Path
+    pairs: int
+    time_limit: float
+    confidence: float
+    policy: Policy
+
+
+def time_cases(  # noqa: PLR0913  (each is one setting)
+    cases: Sequence[Case],
+    *,
+    base: str,
+    candidate: str,
+    baselines: Path,
+    pairs: int | None = None,
+    time_limit: float = TIME_LIMIT_SECONDS,
+    policy: Policy = DEFAULT_POLICY,
+    on_result: Callable[[CaseTimes], None] = lambda _: None,
+) -> TimingRun:
+    """Time each case in both interpreters.
+
+    `base` and `candidate` are paths of Python interpreters with peft_regress installed;
+    `baselines` is the folder with `sources/`; `time_limit` is the seconds that one block, or the
+    start of a worker, may take; `on_result` gets each result when it is made. A case that cannot be
+    timed is a result with a problem. Raises `InterpreterError` if an interpreter cannot be used,
+    `InputError` if there are no cases, or too few pairs to show anything.
+    """
+    if not cases:
+        raise InputError("there is no case to time")
+    plan = _Plan(
+        interpreters=(base, candidate),
+        baselines=baselines,
+        pairs=policy.time_pairs if pairs is None else pairs,
+        time_limit=time_limit,
+        confidence=confidence_of_each(len(cases), policy=policy),
+        policy=policy,
+    )
+    fewest = fewest_pairs(plan.confidence)
+    if plan.pairs < fewest:
+        raise InputError(
+            f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
+            f"{len(cases)} cases needs: --pairs {fewest} is the least"
+        )
+    require_sources(baselines, cases)
+    packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
+    found = []
+    for case in cases:
+        found.append(_timed_case(case, plan))
+        on_result(found[-1])
+    return TimingRun(
+        base=base,
+        candidate=candidate,
+        cases=tuple(found),
+        base_packages=packages[0],
+        candidate_packages=packages[1],
+    )
+
+
+def turns(pairs: int, *, draw: random.Random) -> list[bool]:
+    """Return for each pair whether the base goes first: it does so in one of every two pairs.
+
+    That cancels a drift of the machine. Which of the two pairs it is, is drawn: what the machine
+    does at regular times must not always meet the same side.
+    """
+    order: list[bool] = []
+    while len(order) < pairs:
+        first = draw.choice((True, False))
+        order += (first, not first)
+    return order[:pairs]
+
+
+def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
+    with WorkerProcess(interpreter, time_limit=time_limit) as worker:
+        return worker.packages
+
+
+def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
+    """Time one case in fresh processes; an error is its result."""
+    draw = random.Random(case.id)  # noqa: S311  (an order, not a secret)
+    order = turns(plan.pairs, draw=draw)
+    # An even number per launch: in each launch both sides go first equally often.
+    each = 2 * math.ceil(plan.pairs / LAUNCHES / 2)
+    times: list[TimePair] = []
+    try:
+        while len(times) < plan.pairs:
+            times += _launch(case, plan, order[len(times) : len(times) + each])
+        estimate = estimate_ratio(times, confidence=plan.confidence)
+    except _DefinitionDiffersError as error:
+        return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
+    except (WorkerError, InputError) as error:
+        return CaseTimes(id=case.id, verdict="failed", problem=str(error))
+    verdict = judge_ratio(estimate, policy=plan.policy)
+    return CaseTimes(id=case.id, verdict=verdict, pairs=tuple(times), estimate=estimate)
+
+
+class _DefinitionDiffersError(PeftRegressError):
+    """The two sides measure different things."""
+
+
+def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
+    """Start both workers and let them compute in turns, one at a time."""
+    base, candidate = (Environment(python=Path(python)) for python in plan.interpreters)
+    with Pair(base, candidate, time_limit=plan.time_limit) as pair:
+        before, after = (
+            prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in pair.workers
+        )
+        if before != after:
+            raise _DefinitionDiffersError(
+                f"not comparable: the definition differs, {before[:15]} in "
+                f"{plan.interpreters[0]} and {after[:15]} in {plan.interpreters[1]}; install the "
+                "same peft_regress in both"
+            )
+        _restart(pair, seed=_SEEDS[0])
+        for worker in pair.workers:
+            time_block(worker)  # to warm up
+        times: list[TimePair] = []
+        while len(times) < len(order):
+            _restart(pair, seed=_SEEDS[len(times) // _BLOCKS % len(_SEEDS)])
+            times += pair.in_turns(order[len(times) :][:_BLOCKS], _median)
+        return times
+
+
+def _restart(pair: Pair, *, seed: int) -> None:
+    for worker in pair.workers:
+        worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), Restarted)
+
+
+def _median(worker: WorkerProcess) -> float:
+    return statistics.median(time_block(worker)[1:])
+
+
+def time_block(
+    worker: WorkerProcess, steps: int = BLOCK_STEPS, *, stepper: str = _STEPPER
+) -> list[float]:
+    """Let a worker take a block of steps, and return the seconds of each.
+
+    Raises `WorkerError`, also if it times another number of steps.
+    """
+    asked = TimeSteps(steps=steps)
+    seconds = worker.ask(f"{stepper}.time_steps", asked, Timed).step_seconds
+    if len(seconds) != steps:
+        raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
+    return seconds

@@ -1,0 +1,57 @@
+"""A worker in this process: one of its own would import torch again."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from peft_regress.workers.process import RequestRefusedError
+from peft_regress.workers.serve import Functions
+
+if TYPE_CHECKING:
+    import pytest
+
+    from peft_regress.workers.pool import Environment
+
+
+# Loading seeds the generators and replaces a method of the library: for all threads, here.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class WorkerHere:
+    """Calls functions as a worker does, through JSON."""
+
+    is_alive = True
+    time_limit = 60.0
+
+    def __init__(self, interpreter: str = "here", packages: dict[str, str] | None = None) -> None:
+        self.interpreter = interpreter
+        self.packages = packages or {}
+        self._functions = Functions()
+
+    def ask(self, function: str, request: msgspec.Struct, answer: type[Any]) -> Any:
+        try:
+            with _ONE_AT_A_TIME:
+                found = self._functions.call(function, msgspec.Raw(msgspec.json.encode(request)))
+        except Exception as error:
+            text = f"{self.interpreter}: {type(error).__name__}: {error}"
+            raise RequestRefusedError(text) from error
+        return msgspec.json.decode(msgspec.json.encode(found), type=answer)
+
+    def kill(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def work_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every seat work in this process."""
+
+    def worker(_: object, environment: Environment) -> WorkerHere:
+        python = str(environment.python)
+        return WorkerHere(python, {"peft": python})
+
+    monkeypatch.setattr("peft_regress.workers.pool.Seat.worker", worker)
