@@ -60,7 +60,6 @@ class LifeWorker:
             libraries=("peft",),
             variables=(*variables, ("OMP_NUM_THREADS", "1")),
         )
-        self._process: WorkerProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -89,10 +88,10 @@ class LifeWorker:
         Raises `UnusableEnvironmentError` if they cannot be imported, or others than are installed,
         `WorkerError` if the worker was stopped.
         """
-        self._process = self._seat.worker(self._environment)
-        self._process.time_limit = START_SECONDS
+        process = self._seat.worker(self._environment)
+        process.time_limit = START_SECONDS
         try:
-            return self._process.ask(f"{_WORKER}:begin", Begin(methods=self.methods), Begun)
+            return process.ask(f"{_WORKER}:begin", Begin(methods=self.methods), Begun)
         except WorkerError as error:
             if self.is_stopped:
                 raise
@@ -156,8 +155,7 @@ class LifeWorker:
             if self.is_stopped:
                 raise WorkerError(f"{self.python}: stopped")
             self.begin()
-        self._process = self._seat.worker(self._environment)
-        return self._process
+        return self._seat.worker(self._environment)
 
 
 def _crash(example: Example, error: WorkerError) -> Failure:
