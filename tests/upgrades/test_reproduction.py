@@ -263,12 +263,17 @@ def test_no_script_for_a_method_of_another_class(clean_registry):
     assert reproduction_script(parse_case_id("shift/mine-r4/resnet18")) is None
 
 
-@pytest.mark.parametrize("optimizer", [None, lambda *_: None], ids=["AdamW", "its own"])
-def test_no_update_for_an_optimizer_or_a_rate_that_is_not_known(optimizer, clean_registry):
-    registry.add("method", dataclasses.replace(LORA, name="mine", optimizer=optimizer))
+def test_no_update_for_an_optimizer_that_is_not_known(clean_registry):
+    method = dataclasses.replace(LORA, name="mine", optimizer=lambda *_: None)
+    registry.add("method", method)
     script = script_of("mine-r4/resnet18")
     assert "optimizer" not in script
     assert 'print(f"filled_loss' in script
+
+
+def test_the_rate_is_the_method_s_own(clean_registry):
+    registry.add("method", dataclasses.replace(LORA, name="mine", learning_rate=0.125))
+    assert "lr=0.125" in script_of("mine-r4/resnet18")
 
 
 def stored(pairing):
