@@ -15,6 +15,7 @@ from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
+from peft_regress.gate.changes import next_origins
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import (
@@ -335,6 +336,14 @@ def compare(old, new, *, environment=None, **how):
     run = new if isinstance(new, Run) else make_run(*new, environment=environment)
     observed = observations_of(run, "this run")
     return judge(references, observed, complete=run.selection.complete, **how)
+
+
+def find_origins(history):
+    """Return the origins of the metrics of one case, after its records as (entry, record)."""
+    older, before = {}, None
+    for here in history:
+        older, before = next_origins(older, before, here), here
+    return older
 
 
 def split_by(ledger, values=VALUES):
