@@ -15,6 +15,7 @@ from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
+from peft_regress.gate.changes import next_origins
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import (
@@ -340,6 +341,14 @@ def compare(old, new, *, environment=None, **how):
 def forward_ledger(rows):
     """Return a ledger of forward FLOPs: module -> operator -> number."""
     return Ledger(modules={name: ModuleCosts(forward_flops=costs) for name, costs in rows.items()})
+
+
+def find_origins(history):
+    """Return the origins of the metrics of one case, after its records as (entry, record)."""
+    older, before = {}, None
+    for here in history:
+        older, before = next_origins(older, before, here), here
+    return older
 
 
 def split_by(ledger, values=VALUES):

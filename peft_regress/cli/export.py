@@ -27,12 +27,6 @@ from peft_regress.report.terminal import say, standard_output
 )
 @click.argument("run")
 @click.option(
-    "--to",
-    type=click.Choice(["csv"]),
-    default="csv",
-    help="The format; pytest itself writes JUnit, and a run file is JSON.",
-)
-@click.option(
     "--output", type=output_file, metavar="FILE", help="Write to this file, not to the terminal."
 )
 @cases_option(default="*")
@@ -40,14 +34,11 @@ from peft_regress.report.terminal import say, standard_output
     "--metric", default="*", metavar="GLOB", help="Only metrics that match, such as 'peak*'."
 )
 @baselines_option
-def command(  # noqa: PLR0913  (arguments and options)
-    run: str, *, to: str, output: Path | None, cases: str, metric: str, baselines: Path
-) -> None:
-    """Write the numbers of RUN as a table for other tools.
+def command(run: str, *, output: Path | None, cases: str, metric: str, baselines: Path) -> None:
+    """Write the numbers of RUN as CSV, for other tools.
 
     RUN is a run file, a folder of shards, or an entry of the storage.
     """
-    del to
     found = find_input(baselines, run)
     if output is not None:
         check_output(output, "--output", storage=baselines, reads=[found.path])

@@ -9,7 +9,7 @@ it with a reason, and the accepted entry is the new origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from peft_regress.gate.inputs import OF_INPUTS, first_difference
@@ -130,22 +130,6 @@ def _flat(metric: Metric) -> list[float]:
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy", "score"})
 """The kinds that can change unreported. Exact metrics cannot, unless their author states a bound;
 seconds depend on the machine."""
-
-
-def find_origins(
-    history: Iterable[tuple[str, Record]], *, policy: Policy = DEFAULT_POLICY
-) -> dict[str, Origin]:
-    """Return the origin of each metric of one case if it is older than the newest entry.
-
-    `history`: the accepted records of the case as (entry, record), oldest first. They are judged
-    again as the gate judged them: at most two comparisons for each entry and metric.
-    """
-    older: dict[str, Origin] = {}
-    before: tuple[str, Record] | None = None
-    for here in history:
-        older = next_origins(older, before, here, policy=policy)
-        before = here
-    return older
 
 
 def next_origins(

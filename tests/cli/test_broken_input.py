@@ -42,7 +42,7 @@ REFUSED = [
     ("report", "loop"),
     ("report", "run.json", "--html", LONG),
     ("report", "run.json", "--html", "loop/page.html"),
-    ("export", "run.json", "--to", "csv", "--output", "loop/a.csv"),
+    ("export", "run.json", "--output", "loop/a.csv"),
     ("accept", "run.json", "--reason", "r", "--baselines", "loop"),
     ("explain", "loop", "run.json", LORA),
 ]

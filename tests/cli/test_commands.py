@@ -256,7 +256,7 @@ def test_the_stored_sources_are_the_recorded_bytes(run):
 def test_every_command_that_takes_a_run_takes_an_entry(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_entry(tmp_path / "baselines", 1, make_record(LORA))
-    assert LORA in run("export", "0001", "--to", "csv")[1]
+    assert LORA in run("export", "0001")[1]
     assert run("compare", "0001", "0001")[0] == 0
     assert run("explain", "0001", "0001", LORA)[0] == 0
     code, out, _ = run("accept", "0001", "--reason", "again")

@@ -66,7 +66,7 @@ COMMANDS = [
     pytest.param(("history", "RUN", "--moved"), id="history-moved"),
     pytest.param(("history", "RUN", "--all"), id="history-all"),
     pytest.param(("report", "RUN"), id="report"),
-    pytest.param(("export", "RUN", "--to", "csv"), id="export"),
+    pytest.param(("export", "RUN"), id="export"),
     pytest.param(("upgrade", "--clean"), id="upgrade"),
 ]
 

@@ -13,6 +13,7 @@ from builders import (
     OTHER_MACHINE,
     VALUES,
     compare,
+    find_origins,
     make_metric,
     make_record,
     make_run,
@@ -23,7 +24,6 @@ from hypothesis import strategies as st
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.baselines.storage import read_runs
 from peft_regress.gate import changes
-from peft_regress.gate.changes import find_origins
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS, Metric

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import LORA, VALUES, compare, make_record, observe
+from builders import LORA, VALUES, compare, find_origins, make_record, observe
 
-from peft_regress.gate.changes import find_origins
 from peft_regress.gate.inputs import first_difference, shape_changes
 from peft_regress.gate.judge import judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from builders import CURVE, LORA, OTHER_MACHINE, make_record, observe, repeating, trained
+from builders import (
+    CURVE,
+    LORA,
+    OTHER_MACHINE,
+    find_origins,
+    make_record,
+    observe,
+    repeating,
+    trained,
+)
 
 from peft_regress.gate import judge
-from peft_regress.gate.changes import find_origins
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
 from peft_regress.gate.repeats import completed

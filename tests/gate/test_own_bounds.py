@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import LORA, make_record, observe
+from builders import LORA, find_origins, make_record, observe
 
 from peft_regress.gate import judge
-from peft_regress.gate.changes import find_origins
 from peft_regress.gate.judge import judge_case
 from peft_regress.metrics import KNOWN, Metric
 from peft_regress.report import case_text

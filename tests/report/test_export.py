@@ -168,11 +168,10 @@ def test_a_glob_that_fits_none_is_absent_with_what_there_is(run, options, messag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "xml"), "is not 'csv'"),
-        (("--to", "csv", "--output", ""), "the name is empty"),
-        (("--to", "csv", "--output", "."), "is a directory"),
-        (("--to", "csv", "--output", "/dev/full"), "cannot be written"),
-        (("--to", "csv", "--output", "/proc/x/y"), "cannot be written"),
+        (("--output", ""), "the name is empty"),
+        (("--output", "."), "is a directory"),
+        (("--output", "/dev/full"), "cannot be written"),
+        (("--output", "/proc/x/y"), "cannot be written"),
     ],
 )
 def test_wrong_use_is_exit_2_with_a_message(run, arguments, message):

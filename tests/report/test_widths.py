@@ -130,7 +130,7 @@ def test_commands_that_show_stored_results_import_no_torch(storage):
         ["report", *options],
         ["history", *options],
         ["explain", "0000", "0002", LORA, *options],
-        ["export", str(ENTRY), "--to", "csv", "--output", "/dev/null"],
+        ["export", str(ENTRY), "--output", "/dev/null"],
     ]
     code = (
         "import sys\n"
