@@ -65,7 +65,7 @@ class Budget:
     """The most `adapter_bytes` as a share of that case's."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no amount."""
+        """Refuse amounts without a unit, and shares of no case."""
         for name in ("peak", "ship", "edge_train"):
             self._check(name, "byte")
         self._check("update", "flop")

@@ -1,4 +1,4 @@
-"""A case: what is measured, and its id.
+"""A case, its id, and which letters ids, versions and digests may have.
 
 Parts of ids, versions and digests come from files that others wrote, and end in paths, git
 branches, commands and scripts. So each is of a type that says which letters it may have: msgspec
@@ -61,7 +61,7 @@ BFLOAT16_SUFFIX = "-bf16"
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """What the cost of a training step depends on: a case without its task."""
+    """A case without its task: the cost of a training step depends on nothing else."""
 
     method: str
     architecture: str
@@ -73,7 +73,7 @@ class Adaptation:
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is measured: one method on one architecture and task, at one rank."""
+    """A method on an architecture and a task, at a rank."""
 
     task: Name
     method: Name
@@ -105,7 +105,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def adaptation(self) -> Adaptation:
-        """Return what the cost of a training step depends on: the case without its task."""
+        """Return the case without its task, on which the cost of a training step depends."""
         return Adaptation(method=self.method, architecture=self.architecture, rank=self.rank)
 
 
@@ -140,7 +140,7 @@ def is_word(text: object) -> bool:
 
 
 def in_words(message: str) -> str:
-    """Return what msgspec says of a wrong text, with the rule in place of its pattern."""
+    """Return a message of msgspec with the rule in place of its pattern."""
     for pattern, rule in _RULES.items():
         message = message.replace(f"`str` matching regex {pattern!r}", rule)
     return message

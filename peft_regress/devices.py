@@ -7,16 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from peft_regress.budgets import parse_amount
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError
-from peft_regress.files import read_toml
+from peft_regress.files import read_table, read_toml
 
 _TABLE: Final = "devices.toml"
-_KEYS: Final = ("title", "memory", "storage", "compute", "source")
-_OPTIONAL: Final = frozenset({"storage"})
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Sheet(msgspec.Struct, frozen=True):
+    """A table of the file: the amounts have units."""
+
+    title: _Text
+    memory: _Text
+    compute: _Text
+    source: _Text
+    storage: _Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,29 +70,20 @@ def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
         raise InputError(f"{where} is not a name of {NAME_RULE}")
-    if not isinstance(table, Mapping):
-        raise InputError(f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below")
-    unknown = sorted(table.keys() - set(_KEYS))
-    missing = [key for key in _KEYS if key not in table and key not in _OPTIONAL]
-    if unknown or missing:
-        wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise InputError(f"{where} {wrong}; a device has {', '.join(_KEYS)}")
-    for key in _KEYS:
-        if key in table and not (isinstance(table[key], str) and table[key].strip()):
-            raise InputError(f"{where}: {key}={table[key]!r} is not a text")
-    amounts = {}
-    for key in ("memory", "storage"):
-        try:
-            amounts[key] = parse_amount(table[key], "byte") if key in table else None
-        except InputError as error:
-            raise InputError(f"{where}: {key}={error}") from None
-    memory = amounts["memory"]
-    assert memory is not None  # noqa: S101  (checked above: it is no optional key)
+    sheet = read_table(table, _Sheet, where)
+    storage = sheet.storage
     return DeviceClass(
         name=name,
-        title=table["title"],
-        memory_bytes=memory,
-        storage_bytes=amounts["storage"],
-        compute=table["compute"],
-        source=table["source"],
+        title=sheet.title,
+        memory_bytes=_bytes(sheet.memory, f"{where}: memory"),
+        storage_bytes=None if storage is None else _bytes(storage, f"{where}: storage"),
+        compute=sheet.compute,
+        source=sheet.source,
     )
+
+
+def _bytes(text: str, where: str) -> int:
+    try:
+        return parse_amount(text, "byte")
+    except InputError as error:
+        raise InputError(f"{where}={error}") from None

@@ -11,11 +11,15 @@ import secrets
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 import platformdirs
 
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.text import printable
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
 
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
@@ -24,7 +28,7 @@ CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: `PEFT_REGRESS_CACHE`, or the user's cache.
+    """Return the cache folder: `PEFT_REGRESS_CACHE`, or the user's cache.
 
     Raises `InputError` if the user has no home folder.
     """
@@ -94,6 +98,23 @@ def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not valid TOML ({error})") from error
+
+
+def read_table(table: Any, kind: type[_Record], where: str) -> _Record:
+    """Return a table of TOML as a record of a kind, a `msgspec.Struct`.
+
+    where: what an error names. Raises `UnknownNameError` for an unknown key, which has the closest
+    one, and `InputError` for a missing key and for a value of another type.
+    """
+    if isinstance(table, dict):
+        known = [field.encode_name for field in msgspec.structs.fields(kind)]
+        for key in table:
+            if key not in known:
+                raise UnknownNameError(printable(f"key of {where}"), key, known)
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(printable(f"{where}: {error}")) from None
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Import what a user or another package names, and say in one line why it failed.
+"""Import objects by path, and say in one line why an import failed.
 
 A failing import of foreign code is wrong use of this package, so it is an `InputError` that names
 the file and line where the error was raised, and no traceback. So is a failing call of it.

@@ -1,4 +1,4 @@
-"""Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that it can keep what it measured."""
+"""Let SIGTERM and SIGHUP end this process like Ctrl-C, so that no measurement is lost."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[None]:
-    """Let a signal interrupt only after what runs in the context: torch's C code would lose it."""
+    """Delay signals until the context ends: torch's C code would lose them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,7 +91,7 @@ def held_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt what runs in the context."""
+    """Let SIGTERM and SIGHUP interrupt the context."""
     interrupts = Interrupts()
     interrupts.install()
     try:

@@ -1,4 +1,4 @@
-"""The metrics of a case: what each is, and how to show a value.
+"""The metrics of a case, and how values are shown.
 
 docs/metrics.md explains each metric. The kind decides how the gate judges it (see `gate.policy`).
 Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display.
@@ -28,7 +28,7 @@ BATCH_SUFFIX = "_b32"
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """What a metric is: its unit, which direction is better, and how the gate judges it."""
+    """The unit of a metric, which direction is better, and how the gate judges it."""
 
     unit: Unit
     direction: Direction
@@ -311,6 +311,13 @@ def format_value(value: float, unit: Unit) -> str:
     if unit == "nat":
         return f"{value:.7g} nat"
     return f"{value:.3f}"
+
+
+def unit_steps(unit: Unit) -> list[tuple[float, str]]:
+    """Return the sizes and names that numbers of a unit are shown in, the largest first."""
+    if unit == "fraction":
+        return [(0.01, "%")]
+    return list(_STEPS.get(unit, ((1.0, "nat" if unit == "nat" else ""),)))
 
 
 def common_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:

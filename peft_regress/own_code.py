@@ -81,7 +81,7 @@ def own_modules(root: str) -> dict[str, str]:
 
 
 def digest_of(name: str, first: Sequence[str]) -> str | None:
-    """Return the SHA-256 of a module that is found in these folders or else here; None without."""
+    """Return the SHA-256 of a module in these folders, or else here; None if there is none."""
     spec = _spec_of(name, first)
     if spec is None or spec.origin is None:
         return None
@@ -103,7 +103,7 @@ def _spec_of(name: str, first: Sequence[str] = ()) -> ModuleSpec | None:
 
 
 def _imported_by(spec: ModuleSpec, content: bytes) -> Iterator[str]:
-    """Yield what may be the name of a module that a module imports."""
+    """Yield the names that a module imports, which may be modules."""
     if Path(spec.origin or "").suffix != ".py":
         return
     # Code that Python never runs may be wrong.

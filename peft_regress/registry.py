@@ -132,7 +132,7 @@ def _load(registry: str) -> None:
 
 
 def _items_of(registry: str, point: EntryPoint) -> tuple[Named, ...]:
-    """Return what an entry point registers: one item of its name, or a table of items.
+    """Return the items of an entry point: one of its name, or a table.
 
     Raises `InputError` for anything else, which is another package's mistake.
     """
@@ -171,7 +171,7 @@ def _families(registry: str) -> dict[str, Family]:
 
 
 def _load_point(point: EntryPoint) -> Any:
-    """Return what an entry point names.
+    """Load the object of an entry point.
 
     Raises `InputError`, which names the entry point and its distribution, if that does not import.
     """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from peft_regress.errors import InputError, UnknownNameError
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.files import read_table, read_toml
 from peft_regress.fine_tune import OWN_MATRIX, Bound
 from peft_regress.text import printable
 
@@ -21,12 +22,31 @@ _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
 _BUDGETS: Final = "benchmarks/budgets.toml"
-_BOUND_KEYS: Final = ("cases", "metric", "bound", "reason")
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _BoundTable(msgspec.Struct, frozen=True, kw_only=True):
+    cases: _Text
+    metric: _Text
+    bound: float
+    reason: str
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True):
+    """The table as it is written; `Settings` explains the keys."""
+
+    cases: tuple[_Text, ...] = ()
+    matrix: _Text | None = None
+    baselines: _Text = _STORAGE
+    bounds: tuple[dict[str, Any], ...] = ()
+    devices: _Text | None = None
+    budgets: _Text | None = None
+    data: tuple[_Text, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundRule:
-    """A bound of one's own for the metrics of many cases."""
+    """A user's bound for the metrics of many cases."""
 
     cases: str
     """A glob on case ids."""
@@ -36,7 +56,7 @@ class BoundRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a project has written down once, so that nobody types it."""
+    """The settings of a project."""
 
     folder: Path
     """The folder of pyproject.toml; without a table, the folder where the search began."""
@@ -101,96 +121,34 @@ def _usual_budgets(folder: Path) -> Path | None:
 
 
 def _table(file: Path) -> Any | None:
-    try:
-        document = tomllib.loads(file.read_bytes().decode())
-    except OSError as error:
-        msg = f"{file}: cannot be read ({error.strerror or error})"
-        raise InputError(printable(msg)) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{file}: is not TOML ({error})"
-        raise InputError(printable(msg)) from None
+    document = read_toml(file, remedy="make it readable")
     tool = document.get("tool", {})
     return tool.get(_TABLE) if isinstance(tool, dict) else None
 
 
 def _parsed(file: Path, table: Any) -> Settings:
-    where = f"[tool.{_TABLE}] in {file}"
-    if not isinstance(table, dict):
-        msg = f"{where} is not a table"
-        raise InputError(printable(msg))
-    for key in table:
-        if key not in _KEYS:
-            raise UnknownNameError(printable(f"key of {where}"), key, _KEYS)
-    values = {}
-    for key, value in table.items():
-        wanted, fits = _KEYS[key]
-        if not fits(value):
-            msg = f"{where}: {key} = {value!r} is not {wanted}"
-            raise InputError(printable(msg))
-        values[key] = value
-    folder = file.parent
-    cases = tuple(values.get("cases", ()))
-    devices, budgets = values.get("devices"), values.get("budgets")
+    where, folder = f"[tool.{_TABLE}] in {file}", file.parent
+    found = read_table(table, _Table, where)
+    matrix = found.matrix or (OWN_MATRIX if found.cases else DEFAULT_MATRIX)
+    if not matrix.isidentifier():
+        raise InputError(printable(f"{where}: matrix = {matrix!r} is not the name of a matrix"))
     return Settings(
         folder=folder,
         file=file,
-        cases=cases,
-        matrix=values.get("matrix", OWN_MATRIX if cases else DEFAULT_MATRIX),
-        baselines=folder / values.get("baselines", _STORAGE),
-        bounds=tuple(_bound_rule(where, rule) for rule in values.get("bounds", ())),
-        devices=None if devices is None else folder / devices,
-        budgets=_usual_budgets(folder) if budgets is None else folder / budgets,
-        data=tuple(values.get("data", ())),
+        cases=found.cases,
+        matrix=matrix,
+        baselines=folder / found.baselines,
+        bounds=tuple(_bound_rule(f"{where}: bounds", rule) for rule in found.bounds),
+        devices=None if found.devices is None else folder / found.devices,
+        budgets=_usual_budgets(folder) if found.budgets is None else folder / found.budgets,
+        data=found.data,
     )
 
 
-def _bound_rule(where: str, rule: dict[str, Any]) -> BoundRule:
-    for key in rule:
-        if key not in _BOUND_KEYS:
-            raise UnknownNameError(printable(f"key of a bound of {where}"), key, _BOUND_KEYS)
-    for key in _BOUND_KEYS:
-        if key not in rule:
-            msg = f"{where}: the bound {rule} has no {key}"
-            raise InputError(printable(msg))
-    for key in ("cases", "metric"):
-        if not _is_text(rule[key]):
-            msg = f"{where}: {key} = {rule[key]!r} of a bound is not {_TEXT}"
-            raise InputError(printable(msg))
+def _bound_rule(where: str, table: dict[str, Any]) -> BoundRule:
+    rule = read_table(table, _BoundTable, where)
     try:
-        bound = Bound(rule["bound"], rule["reason"])
+        bound = Bound(rule.bound, rule.reason)
     except InputError as error:
-        msg = f"{where}: {error}"
-        raise InputError(printable(msg)) from None
-    return BoundRule(cases=rule["cases"], metric=rule["metric"], bound=bound)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_path(value: Any) -> bool:
-    return _is_text(value) and "\0" not in value
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isidentifier()
-
-
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_list_of_tables(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-_TEXT: Final = "a text that is not empty"
-_KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
-    "cases": ('a list of import paths, such as ["pkg.gates:GATES"]', _is_list_of_texts),
-    "matrix": ("the name of a matrix", _is_name),
-    "baselines": ("the name of a folder", _is_path),
-    "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
-    "devices": ("the name of a TOML file", _is_path),
-    "budgets": ("the name of a TOML file", _is_path),
-    "data": ('a list of globs of files, such as ["gates/images/*.png"]', _is_list_of_texts),
-}
+        raise InputError(printable(f"{where}: {error}")) from None
+    return BoundRule(cases=rule.cases, metric=rule.metric, bound=bound)

@@ -25,7 +25,7 @@ def _flat(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal must not get, such as a newline in a file name."""
+    """Escape control characters, such as a newline in a file name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -35,7 +35,7 @@ _ODD_BUT_STYLES: Final = re.compile(r"\x1b\[(?:1;31|1;33|32|1|0)m|[^\n\x20-\x7e]
 
 
 def visible(text: str, *, styles: bool = False) -> str:
-    """Return lines of text with what a terminal must not get escaped; `styles` may stay."""
+    """Return lines of text with control characters escaped; `styles` may stay."""
 
     def shown(found: re.Match[str]) -> str:
         return found[0] if len(found[0]) > 1 else printable(found[0])

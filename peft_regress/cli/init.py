@@ -67,7 +67,7 @@ def command() -> None:
 
 
 def _check_is_new(folder: Path) -> None:
-    """Raise `InputError`, before anything is written, for what is there already."""
+    """Raise `InputError` for a file that exists, before anything is written."""
     # A folder above may have settings; those of this folder are nearer.
     if read_settings(folder, root=folder).file == folder / _SETTINGS:
         msg = f"{folder / _SETTINGS}: has [tool.peft_regress] already; add your cases there"
@@ -80,7 +80,7 @@ def _check_is_new(folder: Path) -> None:
 
 
 def _add_table(path: Path) -> None:
-    """Write the settings, after what pyproject.toml holds."""
+    """Add the settings at the end of pyproject.toml."""
     before = path.read_bytes().decode() if path.exists() else ""
     after = _joined(_packaged(path.parent, before), _text("table.toml.txt"))
     write_atomic(path, after.encode())
@@ -94,7 +94,7 @@ def _joined(before: str, table: str) -> str:
 
 
 def _packaged(folder: Path, settings: str) -> str:
-    """Return settings with what `pip install .` needs where setuptools finds the packages itself.
+    """Return settings that name the packages where setuptools would search for them itself.
 
     It refuses to choose between several folders, such as gates/ and baselines/.
     """
@@ -117,7 +117,7 @@ def _packaged(folder: Path, settings: str) -> str:
 
 
 def _found_by_setuptools(folder: Path) -> str | None:
-    """Return what a wheel of a project has now, as a line of its settings; None if nobody knows."""
+    """Return the packages of a project's wheel as a line of settings; None without setuptools."""
     try:
         from setuptools.discovery import FlatLayoutModuleFinder, FlatLayoutPackageFinder
     except ImportError:
@@ -134,7 +134,7 @@ def _found_by_setuptools(folder: Path) -> str | None:
 
 
 def _requirement() -> str:
-    """Return what installs this package from where it was installed.
+    """Return the requirement that installs this package from the same place.
 
     A path of this machine is no place for others: then it is the project's own repository.
     """
@@ -155,7 +155,7 @@ def _requirement() -> str:
 
 
 def _add_ignored(path: Path) -> None:
-    """Let git ignore run files and the storage's lock, after what it ignores already."""
+    """Add run files and the storage's lock to .gitignore."""
     before = path.read_bytes() if path.exists() else b""
     missing = [line for line in _IGNORED if line.encode() not in before.splitlines()]
     if missing:

@@ -1,4 +1,4 @@
-"""How much a case uses of its budget, what is over it, and on which devices it fits. Pure.
+"""How much of its budget a case uses, and on which devices it fits. Pure.
 
 A budget judges the measured numbers alone: no reference excuses them. A share is of what the same
 run measured of the other case, or else of the other case's reference.
@@ -60,7 +60,7 @@ class Others(NamedTuple):
 def budget_of(
     record: Record, devices: Iterable[DeviceClass] = (), other: Record | None = None
 ) -> tuple[BudgetUse, ...]:
-    """Return what a case uses of each part of its budget; empty without a budget.
+    """Return how much a case uses of each part of its budget; empty without a budget.
 
     other: the case whose cost the shares refer to.
     """
@@ -162,7 +162,7 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
 def budget_remarks(
     old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
 ) -> Iterator[Remark]:
-    """Yield what of a budget is not judged, and what is looser than in the reference."""
+    """Yield the parts of a budget that are not judged, or looser than in the reference."""
     limits = {use.part: use for use in budget_of(new, devices, others.new)}
     for use in limits.values():
         if not use.is_judged:
@@ -186,7 +186,7 @@ def _is_looser(old: BudgetUse, new: BudgetUse) -> bool:
 
 
 class Need(NamedTuple):
-    """What a case needs of a device."""
+    """How much memory or storage a case needs."""
 
     name: str
     """`memory` or `storage`."""

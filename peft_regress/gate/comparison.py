@@ -1,4 +1,4 @@
-"""One run compared with its references: all that reports show, made once by `judge`. Pure."""
+"""A run compared with its references, as reports show it; `judge` makes it. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peft_regress.gate.verdicts import (
 
 @dataclass(frozen=True, kw_only=True)
 class Invocation:
-    """What the user typed to compare, so that reports can print the next command."""
+    """The arguments that the user typed, so that reports can print the next command."""
 
     old: str = "baselines"
     """A baseline storage, a run file or an entry."""
@@ -48,7 +48,7 @@ class Invocation:
 
     @property
     def run(self) -> str:
-        """The run file, or the name that one would get."""
+        """The run file, or the usual name of a run file."""
         return self.new or "run.json"
 
 

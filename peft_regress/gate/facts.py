@@ -1,4 +1,4 @@
-"""What is judged besides metrics: status, definition, what trains, invariants. Pure.
+"""Reasons that are about no metric: status, definition, trained parameters, invariants. Pure.
 
 What an old record could not say is no difference.
 """
@@ -150,7 +150,7 @@ def status_reason(old: Record, new: Record) -> Reason | None:
 
 
 def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
-    """Yield what differs in the model, what went into the training, and what trains."""
+    """Compare the model, the inputs of its training, and the trained parameters."""
     model = model_changes(old, new)
     if model is not None:
         words = model.words("no longer has", "newly has", "changed shape")
@@ -199,7 +199,7 @@ def _rate_reasons(old: Record, new: Record) -> Iterator[Reason]:
 
 
 def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare the precision, which decides the bounds: another one must not choose its own."""
+    """Compare the precision: it decides the bounds, so that another precision is a regression."""
     before, after = numerics_of(old), numerics_of(new)
     if before != after:
         words = f"the precision changed from {before} to {after}"
@@ -207,7 +207,7 @@ def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
 
 
 def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
-    """Yield what changed about the facts that a measurement checks."""
+    """Compare the invariants."""
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
         if name not in was and name not in old.known and name in INVARIANTS:
@@ -224,7 +224,7 @@ def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | 
 
 
 def invariant_reason(name: str, old: Record, new: Record) -> Reason | None:
-    """Return what is to be said of an invariant; None for nothing."""
+    """Return the reason about an invariant; None if it did not change."""
     was, now = old.invariants.get(name), new.invariants.get(name)
     verdict = _invariant_verdict(name, old, new)
     if verdict is None:

@@ -48,7 +48,7 @@ _WHOLE: Final = "the layer itself"
 
 
 class Cause(NamedTuple):
-    """What the strands of different cases have in common if one change is behind them."""
+    """The cause that strands of several cases share."""
 
     strand: Strand
     what: str
@@ -109,7 +109,7 @@ class Finding:
         return self.verdict in UNACCEPTED
 
     def spec_of(self, metric: str) -> MetricSpec | None:
-        """Return what a metric of its reasons is; None for other facts."""
+        """Return the unit, direction and kind of a metric of its reasons; None for other facts."""
         specs = (
             reason.spec for one in self.members for reason in one.reasons if reason.metric == metric
         )

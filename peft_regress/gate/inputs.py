@@ -1,4 +1,4 @@
-"""What went into a training, on both sides: weights, batches, optimizer, and what trains. Pure."""
+"""Compare the inputs of two trainings: weights, batches, optimizer, trained parameters. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the metrics of both sides say: each change beyond its bound, and each drift. Pure."""
+"""Judge the metrics of both sides: changes beyond their bounds, and drift. Pure."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ _NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What decides how far each metric of a record may change."""
+    """The bounds on the metrics of a record."""
 
     policy: Policy = DEFAULT_POLICY
     numerics: Numerics = "usual"
@@ -290,7 +290,7 @@ def _nearby_changes(record: Record, floor: float) -> tuple[float, ...]:
 
 
 def numerics_of(record: Record) -> Numerics:
-    """Return what decides the bounds on a record's losses; schema 1 has only the method's name."""
+    """Return the precision class of a record, which decides the bounds on its losses."""
     if record.numerics is not UNSET:
         return record.numerics
     return numerics_of_method(record.case.method)

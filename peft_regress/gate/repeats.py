@@ -1,4 +1,4 @@
-"""Trainings that repeat an older one bit for bit, and what a training's curve tells. Pure.
+"""Trainings that repeat an older one bit for bit, and curves that depart from it. Pure.
 
 On one kind of machine a training repeats to the last bit. So a case whose first seed has the losses
 and scores of an older run need not train its other seeds again. Rounding shows in the first losses,
@@ -92,7 +92,7 @@ def completed(record: Record, trained: Record) -> Record:
 def training_findings(
     old: Observation, new: Observation, *, policy: Policy = DEFAULT_POLICY
 ) -> Iterator[Reason | Remark]:
-    """Yield what the curve tells, or that the bounds alone judge the training.
+    """Judge the curve; if it cannot, remark that the bounds alone judge the training.
 
     A repeating case that nothing here completes cannot be compared with one that was trained.
     """
@@ -187,7 +187,7 @@ def _trained_here(new: Observation, old: Observation) -> Observation | None:
 
 
 def _is_judged_by(one: Observation, old: Observation, new: Observation) -> bool:
-    """Return whether a curve says what the case must compute.
+    """Return whether a reference's curve may judge a case.
 
     It does not if another package was accepted since on another kind of machine, nor if a case of
     one's own starts from other weights or data.

@@ -1,4 +1,4 @@
-"""The words of the gate: verdicts, the reasons for them, and what is judged. Pure."""
+"""Observations, verdicts, and the reasons for them. Pure."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
-    """What a reader should know of a case although its verdict does not depend on it."""
+    """A fact about a case on which its verdict does not depend."""
 
     kind: RemarkKind
     subject: str
@@ -140,7 +140,7 @@ class Remark:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetUse:
-    """One part of a case's budget, and what the case uses of it."""
+    """One part of a case's budget, and how much the case uses of it."""
 
     name: str
     """`peak`, `update`, `ship`, `score`, `edge_train`, `memory` or `storage` of a device, or

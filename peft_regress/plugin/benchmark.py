@@ -1,4 +1,4 @@
-"""pytest-benchmark in a run with cases: its options, what it writes, and `--benchmark-compare`.
+"""pytest-benchmark's options, files and `--benchmark-compare` in a run with cases.
 
 A case is measured by `benchmark.pedantic`, one round for each seed, so options that choose rounds
 do nothing.
@@ -46,7 +46,7 @@ def check_benchmark_outputs(config: pytest.Config, baselines: Path) -> None:
 
 
 def check_benchmark_options(config: pytest.Config) -> None:
-    """Raise `InputError` for an option that a run with cases cannot do what it says."""
+    """Raise `InputError` for an option that does nothing in a run with cases."""
     if config.getoption("benchmark_skip", default=False) and not config.option.benchmark_only:
         raise InputError(
             "--benchmark-skip measures no case: drop it, or skip the cases with --regress-off"
@@ -118,7 +118,7 @@ class StoredTimes:
         return sorted({references[case].run_name for case in cases if case in references})
 
     def _compare_with(self, theirs: Any, name: str, tests: dict[str, str]) -> None:
-        """Add a run to what pytest-benchmark compares with, as `handle_loading` does."""
+        """Let pytest-benchmark compare with a run, as `handle_loading` does."""
         baselines = self._session.options.baselines
         file = find_input(baselines, name).read()
         path = file.path

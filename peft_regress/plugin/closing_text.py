@@ -1,4 +1,4 @@
-"""The end of a pytest run: what came of it, and the text that says so."""
+"""The outcome of a pytest run, and the text that shows it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.report.github import is_github
+from peft_regress.report.github import SourceLine, annotation, is_github, verdict_annotations
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
-from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
@@ -22,7 +21,7 @@ from peft_regress.text import count_of
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """What a run measured, what the gate makes of it, and what went wrong besides."""
+    """The measured run, its comparison, and other problems."""
 
     run: Run
     comparison: Comparison | None
@@ -75,7 +74,7 @@ def closing_text(
 
 
 def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
-    """Yield what else a reader must know of the run."""
+    """Yield notes on the run."""
     run = outcome.run
     trained = [record for record in run if "first_losses" in record.metrics]
     if trained and not any("step_seconds" in record.metrics for record in trained):
@@ -98,7 +97,7 @@ def left_out(other_matrices: Mapping[str, int]) -> list[str]:
 
 
 def annotation_lines(outcome: RunOutcome, lines: Mapping[str, SourceLine]) -> list[str]:
-    """Return what marks the tests' source lines on GitHub; nothing elsewhere.
+    """Return annotations of the tests' source lines for GitHub; none elsewhere.
 
     lines: the source line of each case's test.
     """

@@ -75,7 +75,7 @@ class CollectionHooks:
 
     @property
     def collected(self) -> Collected:
-        """What this process and its workers have collected so far."""
+        """The cases that this process and its workers have collected so far."""
         return self._of_workers | Collected(
             cases=self._cases,
             deselected=frozenset(self._deselected),
@@ -183,17 +183,17 @@ class CollectionHooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """In a worker of pytest-xdist, send what was collected to the controller."""
+        """In a worker of pytest-xdist, send the collected cases to the controller."""
         workeroutput = getattr(session.config, "workeroutput", None)
         if workeroutput is not None:
-            workeroutput["peft_regress_collected"] = self.collected.to_plain()
+            workeroutput["peft_regress_collected"] = msgspec.to_builtins(self.collected)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """In the controller, take what a worker collected; one that died has sent nothing."""
+        """In the controller, take a worker's collected cases; a worker that died has sent none."""
         plain = getattr(node, "workeroutput", {}).get("peft_regress_collected")
         if plain is not None:
-            self._of_workers |= Collected.from_plain(plain)
+            self._of_workers |= msgspec.convert(plain, Collected)
 
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
@@ -213,7 +213,7 @@ class SkippedCases:
 
 
 def _adaptation_of(item: pytest.Item) -> str:
-    """Return what the cost of a test's case depends on; tests without a case come first."""
+    """Return the architecture and method of a test's case; empty without a case."""
     with contextlib.suppress(InputError):
         case = case_of(item)
         return "" if case is None else f"{case.architecture}/{case.adapter_name}"

@@ -1,4 +1,4 @@
-"""What pytest-xdist alone brings: workers that die, and reports that nobody has handled yet."""
+"""pytest-xdist: workers that die, and reports that nobody has handled yet."""
 
 from __future__ import annotations
 

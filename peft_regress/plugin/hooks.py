@@ -40,9 +40,8 @@ from peft_regress.plugin.selection import Coverage, ci_problem, narrowing_of
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.report import case_text
-from peft_regress.report.github import in_log, line_in_log, line_in_repository
+from peft_regress.report.github import SourceLine, in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
-from peft_regress.report.verdict.annotations import SourceLine
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
 from peft_regress.runs.schema import Failure, Record, Run, error_record
@@ -164,7 +163,7 @@ def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
 
 
 def _note_definition(request: pytest.FixtureRequest, session: RegressSession) -> None:
-    """Let the report of the set-up say what is about to be measured: the worker may die of it."""
+    """Put the definition into the report of the set-up: the case may end the worker."""
     with contextlib.suppress(PeftRegressError):  # said when it is measured
         case = case_of(request.node)
         if case is not None:
@@ -217,7 +216,7 @@ def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
 
 
 def _definition_of(session: RegressSession, case: Case) -> str:
-    """Return what defines a case; if that fails, what did when it was accepted."""
+    """Return a case's definition; if that fails, that of its reference."""
     try:
         return session.define(case)
     except Exception:  # noqa: BLE001  (code of the user's; the test has failed of it already)
@@ -235,7 +234,7 @@ class _RunHooks:
         collection: CollectionHooks,
         left: list[str],
     ) -> None:
-        """Follow a run; `left` says what runs that died have left."""
+        """Follow a run; `left` names the journals of runs that died."""
         self._config = config
         self._session = session
         self._collection = collection
@@ -252,7 +251,7 @@ class _RunHooks:
         self._run = functools.cache(self._make_run)
 
     def pytest_report_header(self) -> list[str]:
-        """Name what runs that died have left."""
+        """Name the journals of runs that died."""
         return [f"peft_regress: {line}" for line in self._left]
 
     @pytest.hookimpl(tryfirst=True)
@@ -270,7 +269,7 @@ class _RunHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
-        """Keep what came with a report."""
+        """Keep the record that came with a report."""
         self._take_report(report)
         return (yield)
 

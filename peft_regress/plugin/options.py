@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -119,65 +120,49 @@ class RegressOptions:
         return made
 
 
+OPTIONS: Final = {
+    "ascii": (None, "escape non-ASCII characters"),
+    "baseline": (
+        "NAME|PATH",
+        (
+            "judge only by this entry, run file or folder of shards (default: each case by its "
+            "newest accepted baseline, and its drift by an older one)"
+        ),
+    ),
+    "cases": ("GLOB", "measure only the cases whose id matches, such as 'shift/*'"),
+    "full": (
+        None,
+        "train every seed in full, also where the first one repeats the baseline bit for bit",
+    ),
+    "matrix": (
+        "NAME",
+        (
+            "measure the cases of this matrix, for instance extended (default: that of "
+            "[tool.peft_regress] in pyproject.toml, else default)"
+        ),
+    ),
+    "off": (None, "do nothing: skip the tests that measure a case, and expect no case"),
+    "resume": (
+        "PATH",
+        (
+            "take what an earlier run measured, by its journal or run file, where definition, "
+            "packages, machine and commit are the same; measure the rest"
+        ),
+    ),
+    "save": ("PATH", "write the run file here, also if the run fails or is interrupted"),
+    "shard": ("I/N", "measure part I of N; all cases of an architecture are in one part"),
+    "strict": (None, "also fail on improvements that were not accepted"),
+    "summary": ("PATH", "write the verdict as Markdown to this file"),
+}
+"""The options `--regress-NAME`: what stands for the value of one that has a value, and its help."""
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the `--regress-...` options in a group of their own."""
     group = parser.getgroup("peft_regress", "peft_regress: gate on efficiency and function")
-    group.addoption(
-        "--regress-ascii",
-        action="store_true",
-        help="escape non-ASCII characters",
-    )
-    group.addoption(
-        "--regress-baseline",
-        metavar="NAME|PATH",
-        help="judge only by this entry, run file or folder of shards (default: each case by its "
-        "newest accepted baseline, and its drift by an older one)",
-    )
-    group.addoption(
-        "--regress-cases",
-        metavar="GLOB",
-        help="measure only the cases whose id matches, such as 'shift/*'",
-    )
-    group.addoption(
-        "--regress-full",
-        action="store_true",
-        help="train every seed in full, also where the first one repeats the baseline bit for bit",
-    )
-    group.addoption(
-        "--regress-matrix",
-        metavar="NAME",
-        help="measure the cases of this matrix, for instance extended (default: that of "
-        "[tool.peft_regress] in pyproject.toml, else default)",
-    )
-    group.addoption(
-        "--regress-off",
-        action="store_true",
-        help="do nothing: skip the tests that measure a case, and expect no case",
-    )
-    group.addoption(
-        "--regress-resume",
-        metavar="PATH",
-        help="take what an earlier run measured, by its journal or run file, where definition, "
-        "packages, machine and commit are the same; measure the rest",
-    )
-    group.addoption(
-        "--regress-save",
-        metavar="PATH",
-        help="write the run file here, also if the run fails or is interrupted",
-    )
-    group.addoption(
-        "--regress-shard",
-        metavar="I/N",
-        help="measure part I of N; all cases of an architecture are in one part",
-    )
-    group.addoption(
-        "--regress-strict",
-        action="store_true",
-        help="also fail on improvements that were not accepted",
-    )
-    group.addoption(
-        "--regress-summary", metavar="PATH", help="write the verdict as Markdown to this file"
-    )
+    for name, (metavar, text) in OPTIONS.items():
+        kind = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        group.addoption(f"--regress-{name}", help=text, **kind)
     parser.addini(
         "regress_suites",
         "folders of the tests that measure cases: a run of one of them that collects no case fails "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
@@ -44,7 +45,7 @@ class Narrowing:
         return [self.written_in.get(how, COMMAND_LINE) for how in found]
 
     def problems(self) -> list[str]:
-        """Return what a run in continuous integration must not be narrowed by.
+        """Return the options that must not narrow a run in continuous integration.
 
         Its command line stands in the workflow, which somebody reads; nobody reads the others.
         """
@@ -117,7 +118,7 @@ def option_sources(config: pytest.Config) -> Iterator[tuple[str, list[str]]]:
 
 
 def _choices(option: Any) -> list[str]:
-    """Return what measures nothing, or chooses the matrix, or what judges or stands for a case."""
+    """Return the options that measure nothing, or choose matrix, baseline or resumed run."""
     found = ["--regress-off"] if getattr(option, "regress_off", False) else []
     found += ["--collect-only"] if option.collectonly else []
     for name in ("baseline", "matrix", "resume"):
@@ -128,7 +129,7 @@ def _choices(option: Any) -> list[str]:
 
 
 def _before(option: Any) -> list[str]:
-    """Return what keeps tests from being collected at all."""
+    """Return the options that keep tests from being collected."""
     found = [f"--ignore {path}" for path in getattr(option, "ignore", None) or ()]
     found += [f"--ignore-glob {path}" for path in getattr(option, "ignore_glob", None) or ()]
     found += [f"--{name}" for name in ("lf", "stepwise") if getattr(option, name, False)]
@@ -137,7 +138,7 @@ def _before(option: Any) -> list[str]:
 
 
 def _after(option: Any) -> list[str]:
-    """Return what chooses among the collected tests."""
+    """Return the options that choose among the collected tests."""
     found = [f"-k {option.keyword}"] if option.keyword else []
     found += [f"-m {option.markexpr}"] if option.markexpr else []
     found += [f"--deselect {prefix}" for prefix in option.deselect or ()]
@@ -146,8 +147,7 @@ def _after(option: Any) -> list[str]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """The case ids that a pytest process collected; `|` joins those of several processes."""
 
     cases: frozenset[str] = frozenset()
@@ -156,7 +156,7 @@ class Collected:
     """Left out on purpose: by `-k`, `-m`, `--deselect`, `--lf` or a shard."""
     selected: frozenset[str] = frozenset()
     """To be measured."""
-    other_matrices: Mapping[str, int] = field(default_factory=dict)
+    other_matrices: dict[str, int] = {}
     """How many cases belong to other matrices only, by matrix."""
 
     def __or__(self, other: Collected) -> Collected:
@@ -168,29 +168,10 @@ class Collected:
             other_matrices={**self.other_matrices, **other.other_matrices},
         )
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return plain lists, which pytest-xdist can send."""
-        return {
-            "cases": sorted(self.cases),
-            "deselected": sorted(self.deselected),
-            "selected": sorted(self.selected),
-            "other_matrices": dict(self.other_matrices),
-        }
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Collected:
-        """Read what `to_plain` returned."""
-        return cls(
-            cases=frozenset(plain["cases"]),
-            deselected=frozenset(plain["deselected"]),
-            selected=frozenset(plain["selected"]),
-            other_matrices=plain["other_matrices"],
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """What a run was to measure, and what it measured; all by case id."""
+    """The expected and the measured cases of a run, by id."""
 
     known: frozenset[str]
     """Every case of the matrix and of its baselines."""
@@ -207,7 +188,7 @@ class Coverage:
 
     @property
     def selection(self) -> Selection:
-        """What the run file says of this."""
+        """The selection as the run file has it."""
         left_out = self.not_selected
         return Selection(
             complete=not self.was_interrupted

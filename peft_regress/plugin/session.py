@@ -1,4 +1,4 @@
-"""What the gate does in one pytest process: read references, measure, judge, write."""
+"""The gate's work in one pytest process: read references, measure, judge, write."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.own_code import was_edited
 from peft_regress.plugin.closing_text import RunOutcome
-from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.options import RegressOptions
+from peft_regress.plugin.records import RunRecords
 from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
@@ -40,6 +40,7 @@ from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, with_budget
 from peft_regress.settings import read_settings
+from peft_regress.workers.keeper import can_stand_beside
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache
@@ -86,7 +87,7 @@ class RegressSession:
         return Header.here(self._installed(), self.machine(), narrowed_by, commit=commit)
 
     def _commit_of_root(self) -> dict[str, Any]:
-        """Return what pytest-benchmark says of the commit of pytest's rootdir."""
+        """Return pytest-benchmark's description of the commit of pytest's rootdir."""
         try:
             with contextlib.chdir(self._config.rootpath):
                 found = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
@@ -99,7 +100,7 @@ class RegressSession:
         return dict(sorted({**self.imported, **self._installed()}.items()))
 
     def add_imported(self, packages: Mapping[str, str]) -> None:
-        """Add what a case uses beyond the requirements of this package."""
+        """Add the packages that a case imports beyond the requirements of this package."""
         self.imported.update(packages)
 
     def _load_references(self) -> dict[str, Observation]:
@@ -124,7 +125,7 @@ class RegressSession:
         return define(Recipe.of(case, self.options.baselines))
 
     def take_or_measure(self, case: Case, benchmark: Any) -> tuple[Measurement, KeptRecord]:
-        """Measure a case unless an earlier run did; also return what is to be kept of it."""
+        """Measure a case unless an earlier run did; also return the record for the journal."""
         taken = self.kept.take(case.id, lambda: self.define(case))
         if taken is not None:
             from peft_regress.measure import Measurement
@@ -232,7 +233,7 @@ class RegressSession:
         return frozenset(known)
 
     def run_of(self, coverage: Coverage, records: Mapping[str, Record]) -> Run:
-        """Return what was measured as the object that the run file holds."""
+        """Return the measured records as a run."""
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=self.environment(),
@@ -245,7 +246,7 @@ class RegressSession:
         )
 
     def finish(self, run: Run, coverage: Coverage) -> RunOutcome:
-        """Judge the run, write run file and summary, and return what came of it."""
+        """Judge the run, write run file and summary, and return the outcome."""
         narrowed = run.selection.narrowed_by
         problems = coverage.narrowing.problems() if narrowed and is_ci() else []
         comparison = None
@@ -276,7 +277,7 @@ class RegressSession:
         )
 
     def _save(self, path: Path, run: Run) -> list[str]:
-        """Write the run file, or keep the run in a temporary folder; return what went wrong."""
+        """Write the run file, or keep the run in a temporary folder; return the problems."""
         document = self._benchmark_document(self._benchmarks)
         document["benchmarks"] += self.kept.times
         try:
@@ -309,7 +310,7 @@ class RegressSession:
         return document
 
     def invocation(self) -> Invocation:
-        """Return what the user types to judge this run again, and to accept it."""
+        """Return the arguments of the commands that judge this run again, and accept it."""
         options = self.options
         usual = None
         with contextlib.suppress(InputError):  # a command says so itself
@@ -327,7 +328,7 @@ class RegressSession:
         )
 
     def missed_cases(self) -> list[str]:
-        """Return what is wrong with a run that collected no case; empty if nothing is."""
+        """Return the problems of a run that collected no case."""
         if self.options.was_given:
             return ["a --regress-... option was given, but no test with a case was collected"]
         if not should_have_cases(self._config, self.options.baselines):

@@ -413,7 +413,7 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     assert "fits tiny: 200 B (limit 150 B, missed by 50 B, 33.3 %)" in out
     (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}ram = 1\n")
     code, _, err = run("old.json", "new.json")
-    assert (code, "boards.toml: tiny has an unknown key 'ram'" in err) == (2, True)
+    assert (code, "unknown key of boards.toml: tiny 'ram'" in err) == (2, True)
 
 
 # --- Only some cases ------------------------------------------------------------------------------

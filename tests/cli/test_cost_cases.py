@@ -49,10 +49,6 @@ def test_an_own_case_costs_what_its_layers_do_on_its_batch(command):
     # The gradient of the head's weight alone; the input of the whole gets none.
     assert head["metrics"]["backward_flops"]["value"] == 2 * 8 * 5 * 3
     assert full["metrics"]["backward_flops"]["value"] == forward + 2 * 8 * 5 * 3
-
-
-@pytest.mark.usefixtures("project", "clean_registry")
-def test_text_has_a_section_for_each_case(command):
     code, out, _ = command("cost", "--cases", "toy/*")
     assert code == 0
     for name in ("toy/head/net", "toy/full/net"):

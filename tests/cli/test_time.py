@@ -58,10 +58,19 @@ def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
     assert err == f"[1/1] {CASE}: slower\n"
 
 
-def test_an_equal_step_is_exit_0(time):
+def test_an_equal_step_is_exit_0_and_an_absent_interpreter_exit_2(time):
     code, out, _ = time()
     assert code == 0
     assert out.endswith("no step is slower (1 same)\n")
+    for side in ("base", "candidate"):
+        code, out, err = time(**{side: "/nowhere/python"})
+        assert (code, out) == (2, "")
+        assert "/nowhere/python: there is no such program" in err
+
+
+def test_cases_must_be_chosen(command):
+    code, _, err = command("time", "a", "b")
+    assert (code, "--cases" in err) == (2, True)
 
 
 def test_json_has_everything_that_the_verdict_follows_from(time):
@@ -110,20 +119,6 @@ def test_wrong_use_is_exit_2(time, options, message):
     code, out, err = time(*options)
     assert (code, out) == (2, "")
     assert message in err
-
-
-def test_cases_must_be_chosen(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["time", "a", "b"])
-    assert stopped.value.code == 2
-    assert "--cases" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("side", ["base", "candidate"])
-def test_an_absent_interpreter_is_exit_2(time, side):
-    code, out, err = time(**{side: "/nowhere/python"})
-    assert (code, out) == (2, "")
-    assert "/nowhere/python: there is no such program" in err
 
 
 def test_an_interval_too_wide_names_the_pairs_that_would_do():

@@ -340,23 +340,19 @@ def test_a_stored_adapter_that_gives_another_output_fails(accepted):
     assert re.search("invariant stored_adapter_loads: absent -> false", done.stdout), done.stdout
 
 
-def test_an_altered_stored_adapter_stops_its_case(accepted):
+def test_an_altered_stored_adapter_stops_its_case_and_an_absent_one_the_run(accepted):
+    """Their removal once turned a failing check into a check that did not apply."""
     path = stored_folder(accepted) / "model.safetensors"
     path.write_bytes(path.read_bytes() + b" ")
-    done = accepted.run(*SELECT)
-    assert done.returncode == 1
-    assert f"{path}: expected sha256" in done.stdout
-    assert "Traceback" not in done.stdout
-
-
-def test_without_its_stored_adapters_nothing_is_judged(accepted):
-    """Their removal once turned a failing check into a check that did not apply."""
+    altered = accepted.run(*SELECT)
+    assert altered.returncode == 1
+    assert f"{path}: expected sha256" in altered.stdout
     shutil.rmtree(accepted.root / "baselines" / "adapters")
-    done = accepted.run(*SELECT)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "relies on the adapter of shift/head/tiny in" in done.stderr
-    assert "git checkout -- " in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    absent = accepted.run(*SELECT)
+    assert absent.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "relies on the adapter of shift/head/tiny in" in absent.stderr
+    assert "git checkout -- " in absent.stderr
+    assert "Traceback" not in altered.stdout + absent.stdout + absent.stderr
 
 
 def test_a_run_without_a_file_or_to_a_device_keeps_nothing(accepted):
@@ -486,6 +482,16 @@ def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accept
     assert "INTERNALERROR" not in done.stdout
 
 
+@pytest.mark.slow
+def test_a_malformed_marker_under_xdist_fails_with_the_reason_and_no_traceback(project):
+    (project.root / "test_suite.py").write_text(PLAIN.format(marker="@pytest.mark.case('TC-1')"))
+    done = project.run("-n", "2")
+    assert done.returncode == 1
+    assert "by name" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+    assert "case_of(" not in done.stdout
+
+
 def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_run(project):
     project.configure(tasks=("shift", "unseen"), architectures=("tiny", "tiny2"))
     project.run("--regress-save=run.json")
@@ -507,22 +513,16 @@ def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_
         ("--regress-shard=1/2", "at most 1 shards"),
         ("--regress-baseline=0099", "0001_peft-"),
         ("--regress-matrix=defalt", "unknown matrix 'defalt'. Did you mean 'default'?"),
-        ("test_suite.py", "measured by two tests"),
+        ("-q", "measured by two tests"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_measured(accepted, option, message):
-    if option == "test_suite.py":
-        (accepted.root / "conftest.py").open("a").write(TWO_TESTS)
+    if option == "-q":
+        (accepted.root / "test_again.py").write_text(SUITE)
     done = accepted.run(option)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-TWO_TESTS = """
-def pytest_collection_modifyitems(items):
-    items.append(items[0])
-"""
 
 
 def test_a_named_baseline_judges(accepted):
@@ -679,26 +679,24 @@ def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(accepted):
     assert accepted.compare("cut.json") == 3
 
 
-def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("--regress-save=file/run.json", "file/run.json: cannot be written"),
+        ("--regress-save=/dev/full", "/dev/full: cannot be written (No space left on device)"),
+        ("--regress-summary=/dev/full", "/dev/full: cannot be written (No space left on device)"),
+    ],
+)
+def test_a_file_that_cannot_be_written_fails_the_run_with_one_message(accepted, option, problem):
     (accepted.root / "file").write_text("")
-    done = accepted.run(*SELECT, "--regress-save=file/run.json")
+    done = accepted.run("-k", "head", option)
     assert done.returncode == 1
-    assert "cannot be written" in done.stdout
-    assert "Traceback" not in done.stdout
-    kept = Path(done.stdout.partition("The run was kept in ")[2].split()[0])
-    assert read_run_file(kept).run.cases.keys() == {"shift/head/tiny", "shift/lora-r4/tiny"}
-    shutil.rmtree(kept.parent)
-
-
-@pytest.mark.parametrize("option", ["--regress-save", "--regress-summary"])
-def test_a_full_disk_fails_the_run_with_one_message(accepted, option):
-    done = accepted.run("-k", "head", f"{option}=/dev/full")
-    assert done.returncode == 1
-    assert done.stdout.count("/dev/full: cannot be written (No space left on device)") == 1
+    assert " ".join(done.stdout.split()).count(problem) == 1
     assert "Traceback" not in done.stdout + done.stderr
     kept = re.search(r"The run was kept in\s+(\S+)", done.stdout)
-    assert (kept is None) == (option == "--regress-summary")
+    assert (kept is None) == ("summary" in option)
     if kept:
+        assert read_run_file(Path(kept[1])).run.cases.keys() == {"shift/head/tiny"}
         shutil.rmtree(Path(kept[1]).parent)
 
 
@@ -723,17 +721,6 @@ def test_a_summary_on_standard_output_stands_in_the_output(accepted):
     assert Path("/dev/stdout").is_symlink()
 
 
-@pytest.mark.slow
-def test_a_malformed_marker_under_xdist_fails_with_the_reason_and_no_traceback(project):
-    text = "import pytest\n@pytest.mark.case('TC-1')\ndef test_one(peft_regress):\n"
-    (project.root / "test_suite.py").write_text(text + "    peft_regress(None)\n")
-    done = project.run("-n", "2")
-    assert done.returncode == 1
-    assert "by name" in done.stdout
-    assert "INTERNALERROR" not in done.stdout
-    assert "case_of(" not in done.stdout
-
-
 def test_a_warning_of_a_library_is_no_error_of_a_case(project):
     extra = METHOD.format(name="odd", where="adapt", error="RuntimeError", message="").replace(
         'raise RuntimeError("")',
@@ -749,20 +736,24 @@ def test_a_warning_of_a_library_is_no_error_of_a_case(project):
     assert "soon gone" in done.stdout
 
 
-def test_a_test_whose_marker_says_otherwise_is_refused(project):
-    text = "def test_plain(peft_regress):\n    from peft_regress import Case\n    peft_regress("
-    case = "Case(task='shift', method='head', architecture='tiny', rank=None)"
-    (project.root / "test_suite.py").write_text(f"{text}{case})\n")
+PLAIN = """
+import pytest
+from peft_regress import Case
+NAMES = dict(task='shift', method='head', architecture='tiny', rank=None)
+
+{marker}
+def test_one(peft_regress):
+    peft_regress(Case(**NAMES))
+"""
+
+
+def test_a_test_without_parametrize_needs_the_marker_of_its_case(project):
+    (project.root / "test_suite.py").write_text(PLAIN.format(marker=""))
     done = project.run()
     assert done.returncode == 1
     assert "case_params()" in done.stdout
-
-
-def test_a_case_test_without_parametrize_is_saved(project):
-    marker = "@pytest.mark.case(task='shift', method='head', architecture='tiny', rank=None)\n"
-    text = "import pytest\nfrom peft_regress import Case\n" + marker
-    text += "def test_one(peft_regress):\n    peft_regress(Case(task='shift', method='head', "
-    (project.root / "test_suite.py").write_text(text + "architecture='tiny'))\n")
+    marker = "@pytest.mark.case(**NAMES)"
+    (project.root / "test_suite.py").write_text(PLAIN.format(marker=marker))
     project.run("--regress-save=run.json")
     assert project.saved().cases.keys() == {"shift/head/tiny"}
 

@@ -13,42 +13,32 @@ The text of the page is written by hand. A table is between the comments `<!-- m
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from method_notes import METHODS
 from page_tables import finish, option_parser, table
+from recorded_states import ROOT, recorded, require, state_table
 
 from peft_regress import registry
-from peft_regress.baselines.named_runs import named_cases
-from peft_regress.baselines.references import read_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.catalogue.methods import Method
     from peft_regress.runs.schema import Record
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "methods.md"
-BASELINES: Final = ROOT / "baselines"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
 _BATCH: Final = 32
 _USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
 """The layers of most methods, which the page describes once."""
-
-
-def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
-    """Return the methods of the notes, or those named, in that order."""
-    return {name: registry.get("method", name) for name in names}
 
 
 def rank_of(method: Method) -> int | None:
@@ -61,12 +51,12 @@ def rank_of(method: Method) -> int | None:
 
 def methods() -> str:
     """Return what each method is, what it trains, where, and its settings."""
-    rows = []
-    for name, method in by_name().items():
-        note = METHODS[name]
+    rows, registered = [], registry.names("method")
+    for name, note in METHODS.items():
+        method = registry.get("method", name)
         declared = method.hyperparameters(rank_of(method))
         ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
-        known = by_name(item for item in ids if item in registry.names("method"))
+        known = {item: registry.get("method", item) for item in ids if item in registered}
         rows.append(
             [
                 ", ".join(
@@ -95,41 +85,8 @@ def states(records: Mapping[str, Record]) -> str:
         for case in matrix_cases(matrix, task="shift")
         if case.rank == rank_of(registry.get("method", case.method))
     ]
-    absent = [case.id for case in wanted if case.id not in records]
-    if absent:
-        sys.exit(
-            f"{len(absent)} of {len(wanted)} cases have no record, such as {absent[0]}. Make them "
-            "with `tox run -e bench-extended`, and accept the run or name it with --run."
-        )
-    architectures = list(dict.fromkeys(case.architecture for case in wanted))
-    messages: dict[str, int] = {}
-    cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for case in sorted(wanted, key=lambda case: architectures.index(case.architecture)):
-        cells[case.method][case.architecture] = _state(records[case.id], messages)
-    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for method, states_of_it in cells.items():
-        # A method may be for some architectures only.
-        states_on_all = tuple(states_of_it.get(name, "no case") for name in architectures)
-        together[states_on_all].append(f"`{method}`")
-    rows = [[", ".join(sorted(names)), *found] for found, names in together.items()]
-    rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
-    notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
-    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{notes}"
-
-
-def _state(record: Record, messages: dict[str, int]) -> str:
-    if record.error is not None:
-        message = f"`{record.error.type}: {record.error.message}`"
-        number = messages.setdefault(message, len(messages) + 1)
-        return f"{record.status} ({number})"
-    false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
-    return f"false: {', '.join(false)}" if false else "ok"
-
-
-def recorded(run: Path | None) -> dict[str, Record]:
-    """Return the records of a run, or the newest accepted records."""
-    found = read_references(BASELINES) if run is None else named_cases(ROOT, str(run))
-    return {name: observation.record for name, observation in found.items()}
+    require(wanted, records, matrix="extended")
+    return state_table(wanted, records, lambda case: case.method)
 
 
 # --- What they cost -------------------------------------------------------------------------------
@@ -187,7 +144,7 @@ def costs() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the chosen tables; return the exit code."""
     parser = option_parser(__doc__, TABLES)
-    parser.add_argument("--run", type=Path, help="the run file, or folder, with the states")
+    parser.add_argument("--run", help="the run file, or folder, with the states")
     chosen = parser.parse_args(arguments)
     tables = {**TABLES, "states": lambda: states(recorded(chosen.run))}
     return finish(PAGE, "methods", tables, chosen)

@@ -1,15 +1,24 @@
-"""One case's verdict as text: what changed, in which modules, and the next commands."""
+"""What reports say of cases: why each has its verdict, its budgets, and what stands beside."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, CaseVerdict, Reason
+from peft_regress.gate.fronts import LostFront
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    BudgetUse,
+    CaseVerdict,
+    Reason,
+    Remark,
+)
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
-from peft_regress.report.document import Line, Section, as_text
+from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.sentences import (
     against,
@@ -19,8 +28,8 @@ from peft_regress.report.sentences import (
     short_verdict,
     with_note,
 )
+from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
-from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS = 8
@@ -125,3 +134,121 @@ def _drift_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]
     ]
     words = ["peft-regress", "history", *options, "--all", *storage_words(comparison.invocation)]
     return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]
+
+
+def remarks(comparison: Comparison) -> dict[str, list[str]]:
+    """Return what readers should know, in words, with the cases it is about.
+
+    What fails a strict run comes first. A number that differs from case to case is left out.
+    """
+    found: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
+    for lost in comparison.fronts:
+        found.setdefault(front_line(lost), []).append(lost.case)
+    strict = [one for one in _all(comparison) if one[1].fails_strictly]
+    others = [one for one in _all(comparison) if not one[1].fails_strictly]
+    for case, remark in (*strict, *others):
+        what = _in_many_cases(remark)
+        found.setdefault(what, []).append(case)
+        notes.setdefault(what, []).append(remark.text if remark.kind == "new metric" else "")
+    return {with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
+
+
+def front_line(lost: LostFront) -> str:
+    """Return which front a case left, and which case took its place."""
+    return f"beaten by {clean(lost.beaten_by)}: off the front of accuracy against {lost.cost}"
+
+
+def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
+    """Return what fails only a strict run in some cases, in words."""
+    failing = [
+        *(front_line(lost) for lost in comparison.fronts if lost.case in cases),
+        *(
+            remark_line(one)
+            for case, one in _all(comparison)
+            if case in cases and one.fails_strictly
+        ),
+    ]
+    return list(dict.fromkeys(failing))
+
+
+def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
+    """Return the remarks by case, but those on how trainings were judged: they stand elsewhere."""
+    return [
+        (case.id, remark)
+        for case in comparison.cases
+        for remark in case.remarks
+        if remark.subject != "training"
+    ]
+
+
+def _in_many_cases(remark: Remark) -> str:
+    subject = clean(remark.subject)
+    if remark.kind == "new metric":
+        state = "new and false" if remark.new is False else "new"
+        return f"{subject} is {state}: the baseline could not know it"
+    if remark.kind == "not judged":
+        return f"{subject} is not judged: {clean(remark.text)}"
+    if remark.kind == "within own bound":
+        return f"{subject} changed within a bound of its own ({clean(remark.text)})"
+    return remark_line(remark)
+
+
+def budget_table(
+    comparison: Comparison, *, over_alone: bool = False, most: int | None = None
+) -> Table:
+    """Return a row for each part of each budget, of every case or of those that are over.
+
+    most: the number of rows; if there are more, those of which most is used.
+    """
+    uses = [
+        (case.id, use)
+        for case in comparison.cases
+        if not over_alone or case.verdict == "over_budget"
+        for use in case.budgets
+    ]
+    if most is not None and len(uses) > most:
+        uses = sorted(uses, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
+    rows = tuple(budget_row(CaseId(clean(name), name), use) for name, use in uses)
+    return budgets_of(rows)
+
+
+def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
+    """Return a table of budgets."""
+    return Table(
+        headings=("case", "budget of", "this run", "limit", "used", "", "margin"),
+        rows=tuple(rows),
+        numbers=(2, 3, 4, 6),
+        not_in_text=(6,),
+        caption="Budgets",
+        most_rows=most_rows,
+    )
+
+
+def budget_row(case: str, use: BudgetUse) -> Row:
+    """Return what a case uses of one budget."""
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else format_value(value, use.spec.unit)
+
+    state = (
+        Badge("over", "bad")
+        if use.is_over
+        else ""
+        if use.is_judged
+        else Badge("not judged", "plain")
+    )
+    share = "-" if use.share is None else f"{100 * use.share:.0f} %"
+    limit = f"at least {shown(use.limit)}" if use.is_least else shown(use.limit)
+    cells = (case, clean(use.name), shown(use.value), limit, share, state, _margin(use))
+    return Row(cells=cells)
+
+
+def _margin(use: BudgetUse) -> str:
+    """Return the room that is left, or by how much the value is over."""
+    if use.over_by is None:
+        return ""
+    size = format_value(abs(use.over_by), use.spec.unit)
+    if use.spec.unit == "fraction":
+        size = size.replace("%", "points")
+    return f"{size} {'left' if use.over_by <= 0 else 'short' if use.is_least else 'over'}"
