@@ -198,6 +198,7 @@ def test_accept_renew_names_what_it_wrote(run, tmp_path):
     root = tmp_path / "b"
     write_entry(root, 1)
     path = next(root.glob("*/0001_*.json")).with_name("current.txt")
+    path.unlink()
     assert run("accept", "--renew", "--baselines", str(root))[:2] == (0, f"wrote {path}\n")
     assert run("accept", "--renew", "--baselines", str(root))[:2] == (0, "")
     assert run("accept", "--renew", "--baselines", str(tmp_path / "none"))[0] == 3

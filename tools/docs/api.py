@@ -32,6 +32,13 @@ For users who write cases or count costs in Python: the public names of `peft_re
 [Gate your own model](own-model.md) explains each field of a case.
 """
 
+_EXPLAINED: Final = {
+    "Budget": "own-model.md#budget-bound-ownmetric",
+    "FineTune": "own-model.md#the-fields-of-a-case",
+    "StepCost": "metrics.md#cost-of-one-training-step",
+}
+"""Where the fields of a class are explained, whose page need not say it again."""
+
 
 def page() -> str:
     """Return the text of the page."""
@@ -79,7 +86,10 @@ class _ByName:
 
 def _members(kind: type) -> str:
     """Return a list of the fields and properties, each with its own documentation."""
-    lines = [f"- `{field}`{text}" for field, text in _fields(kind)]
+    page = _EXPLAINED.get(kind.__name__)
+    lines = [f"- `{field}`{'' if page else text}" for field, text in _fields(kind)]
+    if page:
+        lines.insert(0, f"[What each is]({page}):\n")
     lines += [
         f"- `{name}`: {one_line(inspect.getdoc(value) or '')}"
         for name, value in vars(kind).items()

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 PAGE: Final = ROOT / "docs" / "methods.md"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
-_BATCHES: Final = (1, 32)
+_BATCH: Final = 32
+_USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
+"""The layers of most methods, which the page describes once."""
 
 
 def rank_of(method: Method) -> int | None:
@@ -63,7 +65,7 @@ def methods() -> str:
                 ),
                 f"{note.title} ({note.source})" if note.source else note.title,
                 note.trains,
-                str(declared.get("targets", "none")),
+                str(declared.get("targets", "none")).replace(*_USUAL),
                 ", ".join(map(str, method.ranks)) or "none",
                 f"{declared['optimizer']}, {declared['learning_rate']:g}",
             ]
@@ -91,37 +93,32 @@ def states(records: Mapping[str, Record]) -> str:
 
 
 @cache
-def cost(method: str, architecture: str, batch: int) -> CostReport | None:
+def cost(method: str, architecture: str) -> CostReport | None:
     """Profile a step; None if the library cannot run one."""
     rank = rank_of(registry.get("method", method))
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
-        return adaptation_cost(adaptation, CostSettings(batch=batch))
+        return adaptation_cost(adaptation, CostSettings(batch=_BATCH))
     except (RuntimeError, UnsupportedCaseError, ValueError):
         return None
 
 
 def cost_row(method: str, architecture: str) -> list[str]:
     """Return the cells of a method: parameters, and its costs relative to full fine-tuning."""
-    reports = [cost(method, architecture, batch) for batch in _BATCHES]
-    small, large = reports
-    if small is None or large is None:
-        return [f"`{method}`", *["-"] * 7]
-    full = [cast("CostReport", cost("full", architecture, batch)) for batch in _BATCHES]
-    cells = [f"`{method}`", f"{small.trainable_params:,}"]
-    for report, whole in zip((small, large), full, strict=True):
-        cells.append(_ratio(report.step.forward_flops, whole.step.forward_flops))
-        cells.append(_ratio(report.step.backward_flops, whole.step.backward_flops))
-    whole_bytes = full[1].step.peak_bytes
-    cells.append(_ratio(large.step.peak_bytes, whole_bytes))
+    report = cost(method, architecture)
+    if report is None:
+        return [f"`{method}`", *["-"] * 5]
+    full = cast("CostReport", cost("full", architecture)).step
     half = f"{method}{BFLOAT16_SUFFIX}"
-    report_on_half = (
-        cost(half, architecture, _BATCHES[1]) if half in registry.names("method") else None
-    )
-    cells.append(
-        "" if report_on_half is None else _ratio(report_on_half.step.peak_bytes, whole_bytes)
-    )
-    return cells
+    on_half = cost(half, architecture) if half in registry.names("method") else None
+    return [
+        f"`{method}`",
+        f"{report.trainable_params:,}",
+        _ratio(report.step.forward_flops, full.forward_flops),
+        _ratio(report.step.backward_flops, full.backward_flops),
+        _ratio(report.step.peak_bytes, full.peak_bytes),
+        "" if on_half is None else _ratio(on_half.step.peak_bytes, full.peak_bytes),
+    ]
 
 
 def _ratio(part: int, whole: int) -> str:
@@ -131,25 +128,15 @@ def _ratio(part: int, whole: int) -> str:
 
 def costs() -> str:
     """Return what one step costs, on two architectures."""
-    header = [
-        "method",
-        "trained",
-        *(f"{phase}, batch {batch}" for batch in _BATCHES for phase in ("forward", "backward")),
-        "peak, batch 32",
-        "peak on bfloat16",
-    ]
+    header = ["method", "trained", "forward", "backward", "peak", "peak on bfloat16"]
     blocks = []
     for architecture in ARCHITECTURES:
-        full = [cast("CostReport", cost("full", architecture, batch)).step for batch in _BATCHES]
-        figures = "; ".join(
-            f"batch {batch}: {step.forward_flops / 1e9:.2f} GFLOP forward, "
-            f"{step.backward_flops / 1e9:.2f} backward, peak {step.peak_bytes / 2**20:.1f} MiB"
-            for batch, step in zip(_BATCHES, full, strict=True)
-        )
+        full = cast("CostReport", cost("full", architecture)).step
         rows = [cost_row(method, architecture) for method in METHODS]
         blocks.append(
-            f"{architecture}, r = {RANK}, over full fine-tuning, which takes at {figures}\n\n"
-            + table(header, rows, names=1)
+            f"{architecture}, r = {RANK}, over full fine-tuning, which takes at batch {_BATCH} "
+            f"{full.forward_flops / 1e9:.2f} GFLOP forward, {full.backward_flops / 1e9:.2f} "
+            f"backward, peak {full.peak_bytes / 2**20:.1f} MiB\n\n" + table(header, rows, names=1)
         )
     return "\n\n".join(blocks)
 
