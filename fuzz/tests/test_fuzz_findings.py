@@ -9,6 +9,7 @@ from fuzz_examples import PACKAGES, example, failure, finding, layer
 from msgspec.structs import replace
 
 from peft_fuzz.cli import main
+from peft_fuzz.example import Outcome
 from peft_fuzz.search.corpus import accept_findings, read_corpus
 from peft_fuzz.search.findings import (
     Range,
@@ -93,126 +94,131 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path) -> None:
         read_finding(path)
 
 
-def test_accepted_findings_are_the_corpus(tmp_path) -> None:
-    source, corpus = tmp_path / "found", tmp_path / "corpus"
-    made = [finding(), finding(example(layer(bias=False)))]
-    for one in made:
-        write_finding(source, one)
-    done = accept_findings(source, corpus=corpus, reason="known", reported="peft#1")
-    corpus = read_corpus(corpus)
-    assert [one.name for one in corpus] == sorted(one.name for one in made)
-    assert {(one.accepted.reason, one.accepted.reported) for one in corpus} == {("known", "peft#1")}
+class Corpus:
+    """A folder of findings, and the corpus that they are accepted into."""
+
+    def __init__(self, tmp_path) -> None:
+        self.source, self.folder = tmp_path / "found", tmp_path / "corpus"
+
+    def accept(self, *findings, reason="known", **how):
+        for one in findings:
+            write_finding(self.source, one)
+        return accept_findings(self.source, corpus=self.folder, reason=reason, **how)
+
+    def read(self):
+        return read_corpus(self.folder)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return Corpus(tmp_path)
+
+
+UNBIASED = finding(example(layer(bias=False)))
+MENDED = finding(mended={**PACKAGES, "peft": "0.22.0"})
+
+
+def test_accepted_findings_are_the_corpus(corpus) -> None:
+    done = corpus.accept(finding(), UNBIASED, reported="peft#1")
+    entries = corpus.read()
+    assert [one.name for one in entries] == sorted([finding().name, UNBIASED.name])
+    accepted = {(one.accepted.reason, one.accepted.reported) for one in entries}
+    assert accepted == {("known", "peft#1")}
     assert not any(one.is_mended for one in done)
 
 
-def test_one_that_is_there_already_stops_the_whole_folder(tmp_path) -> None:
-    source, corpus = tmp_path / "found", tmp_path / "corpus"
-    write_finding(source, finding())
-    accept_findings(source, corpus=corpus, reason="known")
-    before = read_corpus(corpus)
-    write_finding(source, finding(example(layer(bias=False))))
+def test_one_that_is_there_already_stops_the_whole_folder(corpus) -> None:
+    corpus.accept(finding())
+    before = corpus.read()
     with pytest.raises(InputError, match="is there already"):
-        accept_findings(source, corpus=corpus, reason="again")
-    assert read_corpus(corpus) == before
+        corpus.accept(UNBIASED)
+    assert corpus.read() == before
 
 
-def test_a_mended_entry_stays_and_keeps_where_it_was_reported(tmp_path) -> None:
-    source, corpus = tmp_path / "found", tmp_path / "corpus"
-    write_finding(source, finding())
-    accept_findings(source, corpus=corpus, reason="known", reported="peft#1")
-    write_finding(source, finding(mended={**PACKAGES, "peft": "0.22.0"}))
-    (done,) = accept_findings(source, corpus=corpus, reason="mended upstream")
-    (entry,) = read_corpus(corpus)
+def test_a_mended_entry_stays_and_keeps_where_it_was_reported(corpus) -> None:
+    corpus.accept(finding(), reported="peft#1")
+    (done,) = corpus.accept(MENDED)
+    (entry,) = corpus.read()
     assert done.is_mended
     assert entry.mended["peft"] == "0.22.0"
     assert entry.accepted.reported == "peft#1"
     with pytest.raises(InputError, match="known as mended already"):
-        accept_findings(source, corpus=corpus, reason="again")
+        corpus.accept(MENDED)
 
 
-def test_a_mended_finding_that_the_corpus_does_not_have_is_refused(tmp_path) -> None:
-    write_finding(tmp_path / "found", finding(mended=PACKAGES))
-    with pytest.raises(InputError, match="has no such one"):
-        accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason="known")
-    assert not (tmp_path / "corpus").exists()
-
-
-@pytest.mark.parametrize("reason", ["", " ", "two\nlines", "x" * 401])
-def test_a_reason_is_one_line_of_text(tmp_path, reason) -> None:
-    write_finding(tmp_path / "found", finding())
-    with pytest.raises(InputError, match="--reason"):
-        accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason=reason)
-    assert not (tmp_path / "corpus").exists()
-
-
-@pytest.mark.parametrize("reported", ["", "nonsense", "peft#", "peft#1 ", "peft#1\n", "a b#3"])
-def test_where_a_finding_was_reported_is_an_issue(tmp_path, reported) -> None:
-    write_finding(tmp_path / "found", finding())
-    with pytest.raises(InputError, match="--reported"):
-        accept_findings(
-            tmp_path / "found", corpus=tmp_path / "corpus", reason="known", reported=reported
-        )
-    assert not (tmp_path / "corpus").exists()
+@pytest.mark.parametrize(
+    ("one", "how", "problem"),
+    [
+        (MENDED, {}, "has no such one"),
+        *((finding(), {"reason": text}, "--reason") for text in ("", " ", "two\nlines", "x" * 401)),
+        *(
+            (finding(), {"reported": text}, "--reported")
+            for text in ("", "nonsense", "peft#", "peft#1 ", "peft#1\n", "a b#3")
+        ),
+    ],
+)
+def test_what_is_refused_makes_no_corpus(corpus, one, how, problem) -> None:
+    with pytest.raises(InputError, match=problem):
+        corpus.accept(one, **how)
+    assert not corpus.folder.exists()
 
 
 @pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
-def test_an_issue_is_named_by_number_or_address(tmp_path, reported) -> None:
-    write_finding(tmp_path / "found", finding())
-    accept_findings(tmp_path / "found", corpus=tmp_path / "corpus", reason="x", reported=reported)
-    assert read_corpus(tmp_path / "corpus")[0].accepted.reported == reported
+def test_an_issue_is_named_by_number_or_address(corpus, reported) -> None:
+    corpus.accept(finding(), reported=reported)
+    assert corpus.read()[0].accepted.reported == reported
 
 
-def test_a_file_in_place_of_the_corpus_is_not_an_empty_corpus(tmp_path) -> None:
-    (tmp_path / "corpus").write_text("")
-    with pytest.raises(RunFileError, match="is no folder"):
-        read_corpus(tmp_path / "corpus")
+def as_a_file(corpus) -> None:
+    corpus.folder.write_text("")
 
 
-def test_a_corpus_with_a_finding_that_nobody_accepted_is_refused(tmp_path) -> None:
-    write_finding(tmp_path / "corpus", finding())
-    with pytest.raises(RunFileError, match="never accepted"):
-        read_corpus(tmp_path / "corpus")
+def with_what_nobody_accepted(corpus) -> None:
+    write_finding(corpus.folder, finding())
 
 
-def test_a_corpus_with_a_renamed_entry_is_refused(tmp_path) -> None:
-    write_finding(tmp_path / "found", finding())
-    corpus = tmp_path / "corpus"
-    accept_findings(tmp_path / "found", corpus=corpus, reason="known")
-    (path,) = corpus.glob("*.json")
+def with_a_renamed_entry(corpus) -> None:
+    corpus.accept(finding())
+    (path,) = corpus.folder.glob("*.json")
     path.rename(path.with_name("lora-merged-00000000.json"))
-    with pytest.raises(RunFileError, match="Rename it to"):
-        read_corpus(corpus)
 
 
-def test_the_command_accepts_a_finding_once(tmp_path, capsys) -> None:
-    path = write_finding(tmp_path / "found", finding())
-    corpus = ["--corpus", str(tmp_path / "corpus")]
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (as_a_file, "is no folder"),
+        (with_what_nobody_accepted, "never accepted"),
+        (with_a_renamed_entry, "Rename it to"),
+    ],
+)
+def test_a_corpus_that_cannot_be_trusted_is_refused(corpus, damage, problem) -> None:
+    damage(corpus)
+    with pytest.raises(RunFileError, match=problem):
+        corpus.read()
+
+
+def test_the_command_accepts_a_finding_once(corpus, capsys) -> None:
+    path = write_finding(corpus.source, finding())
     for code in (0, 2):
         with pytest.raises(SystemExit) as ended:
-            main(["accept", str(path), "--reason", "known", *corpus])
+            main(["accept", str(path), "--reason", "known", "--corpus", str(corpus.folder)])
         assert ended.value.code == code
     said = capsys.readouterr()
-    assert f"stored: {tmp_path}/corpus/{path.name}" in said.out
+    assert f"stored: {corpus.folder}/{path.name}" in said.out
     assert "is there already" in said.err
-
-
-def outcome(**fields):
-    from peft_fuzz.example import Outcome
-
-    return Outcome(**fields)
 
 
 @pytest.mark.parametrize(
     ("one", "ended", "state"),
     [
-        (finding(), outcome(failure=failure()), "still there"),
-        (finding(), outcome(failure=failure(act=0, where="x:y", error="E")), "still there"),
-        (finding(), outcome(), "mended"),
-        (finding(), outcome(refused="groups"), "mended"),
-        (finding(), outcome(failure=failure("unmerged")), "new"),
-        (finding(mended=PACKAGES), outcome(failure=failure()), "new"),
-        (finding(mended=PACKAGES), outcome(), "mended"),
-        (finding(), outcome(absent="method"), "absent"),
+        (finding(), Outcome(failure=failure()), "still there"),
+        (finding(), Outcome(failure=failure(act=0, where="x:y", error="E")), "still there"),
+        (finding(), Outcome(), "mended"),
+        (finding(), Outcome(refused="groups"), "mended"),
+        (finding(), Outcome(failure=failure("unmerged")), "new"),
+        (finding(mended=PACKAGES), Outcome(failure=failure()), "new"),
+        (finding(mended=PACKAGES), Outcome(), "mended"),
+        (finding(), Outcome(absent="method"), "absent"),
     ],
 )
 def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state) -> None:
