@@ -313,6 +313,13 @@ def format_value(value: float, unit: Unit) -> str:
     return f"{value:.3f}"
 
 
+def unit_steps(unit: Unit) -> list[tuple[float, str]]:
+    """Return the sizes and names that numbers of a unit are shown in, the largest first."""
+    if unit == "fraction":
+        return [(0.01, "%")]
+    return list(_STEPS.get(unit, ((1.0, "nat" if unit == "nat" else ""),)))
+
+
 def common_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
     """Return one step of a unit for a column of values, such as (1048576, 'MiB').
 

@@ -346,6 +346,11 @@ def find_origins(history):
     return older
 
 
+def forward_ledger(rows):
+    """Return a ledger of forward FLOPs: module -> operator -> number."""
+    return Ledger(modules={name: ModuleCosts(forward_flops=costs) for name, costs in rows.items()})
+
+
 def split_by(ledger, values=VALUES):
     """Return values that are what the rows of a ledger add up to."""
     rows = {name: rows_of(ledger, name) for name in values}

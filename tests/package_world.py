@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.cases import Case
-from peft_regress.metrics import COST_METRICS
+from peft_regress.metrics import COST_METRICS, KNOWN
 from peft_regress.overlay import overlay
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
@@ -166,6 +166,7 @@ class World:
             environment=packages,
             machine=MACHINE,
             selection=Selection(complete=False, narrowed_by=list(narrowed_by)),
+            metrics_known=sorted(KNOWN),
             cases={record.case.id: record for record in records},
         )
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from chromium import NO_CHROMIUM, find_chromium, running_chromium
+from page_world import written_page
 
-from peft_regress.report.page.render import render_page
+from peft_regress.report.page.data import Content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +43,9 @@ def browser() -> Iterator[Any]:
 class PageUnderTest:
     """The page of some data, with its requests and its complaints."""
 
-    def __init__(self, browser: Any, data: dict[str, Any], folder: Path, **context: Any) -> None:
+    def __init__(self, browser: Any, content: Content, folder: Path, **context: Any) -> None:
         self.file = folder / "page.html"
-        self.file.write_text(render_page(data), encoding="utf-8")
+        self.file.write_text(written_page(content), encoding="utf-8")
         self.context = browser.new_context(
             **{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
         )
@@ -58,7 +59,7 @@ class PageUnderTest:
         self.page.set_default_timeout(30_000)
 
     def __enter__(self) -> Self:
-        self.page.goto(self.file.as_uri())
+        self.load("")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,6 +77,7 @@ class PageUnderTest:
         """Load the page anew at an address."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}#/{route}")
+        self.page.wait_for_function("globalThis.page !== undefined")
 
     def go(self, route: str) -> None:
         """Go to a view by its address, draw it even if it is shown, and wait for its plots."""
@@ -99,13 +101,6 @@ class PageUnderTest:
     def texts(self, selector: str) -> list[str]:
         """Return the text of each element that a selector finds in the view."""
         return self.locator(selector).all_inner_texts()
-
-    def work_seconds(self) -> float:
-        """Return the seconds of CPU that the page has taken; other load does not count."""
-        session = self.context.new_cdp_session(self.page)
-        session.send("Performance.enable")
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return next(one["value"] for one in metrics if one["name"] == "ProcessTime")
 
     def width_of_content(self) -> int:
         """Return the width of the page, including what only scrolling shows."""

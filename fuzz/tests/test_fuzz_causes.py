@@ -66,143 +66,159 @@ def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing,
     assert bool(traits) == bool(found)
 
 
+def last(*acts, check="frozen", **fields):
+    """Return the cause of an example that fails after its last act, or after wrapping."""
+    error = fields.pop("error", {})
+    return cause_of(example(acts=acts, **fields), failure(check, act=len(acts) - 1, **error))
+
+
+MERGED = (Fill(), Merge())
+PADDED = layer("conv2d", padding_mode="reflect")
+DORA = {"settings": {"use_dora": True}}
+HALF = {"network": {"dtype": "bfloat16"}}
+FIRST = Adapter(name="default", settings={"target_modules": ["layer0"]})
+BACK = (Unmerge(), Disable(), Activate(adapters=("default",)))
+
+
+def merged(*layers, check="merged", **fields):
+    return cause_of(example(*layers, **fields), failure(check))
+
+
+def raised(act=None, error="TypeError", where="a:f"):
+    acts = MERGED if act is None else (act,)
+    return last(*acts, check="exception", error={"error": error, "where": where})
+
+
+def pair(settings):
+    """Return the cause of adding a second adapter with some settings."""
+    both = (FIRST, Adapter(name="other", settings=settings))
+    return last(Add(adapter="other"), adapters=both)
+
+
+EXPLAINED = [
+    # The same, and with more than it needs.
+    (merged(CONV), merged(CONV)),
+    (merged(layer("conv1d")), merged(layer("conv3d"))),
+    (merged(), merged(CONV, **DORA)),
+    # What a function raises, whichever act calls it.
+    (raised(Merge(), where="tuners.lora.layer:merge"),
+     raised(Unload(merge=True), where="tuners.lora.layer:merge")),
+    # A call costs the same after every act that does not merge.
+    (last(check="cost"), last(Merge(), Unmerge(), Disable(), Enable(), SaveLoad(), check="cost")),
+    # A network that is converted to half precision is in half precision.
+    (last(Add(adapter="other"), adapters=PAIR, **HALF),
+     last(Convert(dtype="float16"), Add(adapter="other"), adapters=PAIR)),
+    # DoRA has the causes of LoRA, whose layers it runs.
+    (merged(PADDED), merged(PADDED, method="dora")),
+    # What fills an adapter does not matter to what a call costs or computes.
+    *(
+        pair
+        for check in ("cost", "function")
+        for act in (Fill(), Train(), Enable(), Activate(adapters=("default",)))
+        for pair in [
+            (last(check=check), last(act, check=check)),
+            (last(act, check=check), last(check=check)),
+        ]
+    ),
+    # What unmerging leaves is one cause, whichever act unmerges.
+    *(
+        (last(Merge(), one, check=check), last(Merge(), other, check=check))
+        for check in ("layout", "unmerged")
+        for one in BACK
+        for other in BACK
+    ),
+]  # fmt: skip
+APART = [
+    # Without what it needs.
+    (merged(layer("conv3d")), merged(layer("conv1d"))),
+    (merged(**DORA), merged()),
+    (merged(PADDED), merged(layer("conv2d", groups=4))),
+    (last(Convert(dtype="float16"), Add(adapter="other"), adapters=PAIR),
+     last(Add(adapter="other"), adapters=PAIR, **HALF)),
+    (last(Add(adapter="other"), adapters=PAIR, **HALF),
+     last(Convert(dtype="float32"), Add(adapter="other"), adapters=PAIR)),
+    # Failing otherwise.
+    (merged(), merged(check="unmerged")),
+    (merged(), cause_of(example(), failure(act=0))),
+    (merged(), merged(method="loha")),
+    (raised(), raised(error="ValueError")),
+    (raised(), raised(where="a:g")),
+    (raised(Merge(), where=None), raised(Unload(merge=True), where=None)),
+    (last(check="cost"), last(Merge(), check="cost")),
+    (last(check="function"), last(Merge(), check="function")),
+    (last(Fill()), last(Train())),
+    # Without a merge nothing is taken out; and other checks are not about base weights.
+    (last(Disable(), check="layout"), last(Merge(), Disable(), check="layout")),
+    (last(Merge(), Unmerge()), last(Merge(), Disable())),
+    (merged(PADDED, method="dora"), merged(PADDED)),
+    (merged(PADDED), merged(PADDED, method="loha")),
+    (merged(PADDED), merged(method="dora")),
+    # What a refused act leaves is a cause of its own.
+    (pair({"target_modules": ["nowhere"]}), pair({"target_modules": ["layer0"]})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("known", "other"), EXPLAINED)
+def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(known, other) -> None:
+    assert is_known(other, [known])
+
+
+@pytest.mark.parametrize(("known", "other"), APART)
+def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, other) -> None:
+    assert not is_known(other, [known])
+
+
 @pytest.mark.parametrize(
-    ("known", "other", "explained"),
+    ("one", "other"),
     [
-        # The same, and with more than it needs.
-        ((example(CONV), failure()), (example(CONV), failure()), True),
-        ((example(layer("conv1d")), failure()), (example(layer("conv3d")), failure()), True),
-        ((example(), failure()), (example(CONV, settings={"use_dora": True}), failure()), True),
-        # Without what it needs.
-        ((example(layer("conv3d")), failure()), (example(layer("conv1d")), failure()), False),
-        ((example(settings={"use_dora": True}), failure()), (example(), failure()), False),
+        # Leaving a block of disabled adapters is enabling; what fails inside it, disabling.
+        (last(SaveLoad(), Disable(within=True)), last(SaveLoad(), Disable(), Enable())),
+        (last(Disable(within=True), Merge()), last(Disable(), Enable(), Merge())),
+        (last(Disable(within=True), check="disabled"), last(Disable(), check="disabled")),
+        (last(Disable(within=True), check="exception"), last(Disable(), check="exception")),
+        # A merge that is refused changes no cost.
+        (last(Fill(), Merge(safe=True, broken=True), check="cost"), last(Fill(), check="cost")),
+        # Acts after the failure and numbers make no cause.
         (
-            (example(layer("conv2d", padding_mode="reflect")), failure()),
-            (example(layer("conv2d", groups=4)), failure()),
-            False,
-        ),
-        # Failing otherwise.
-        ((example(), failure()), (example(), failure("unmerged")), False),
-        ((example(), failure()), (example(), failure(act=0)), False),
-        ((example(), failure()), (example(method="loha"), failure()), False),
-        (
-            (example(), failure("exception", error="TypeError", where="a:f")),
-            (example(), failure("exception", error="ValueError", where="a:f")),
-            False,
-        ),
-        (
-            (example(), failure("exception", error="TypeError", where="a:f")),
-            (example(), failure("exception", error="TypeError", where="a:g")),
-            False,
+            cause_of(
+                example(acts=(Fill(seed=5), Merge(), Delete(adapter="default")), settings={"r": 7}),
+                failure(),
+            ),
+            merged(),
         ),
     ],
 )
-def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
-    known, other, explained
-) -> None:
-    assert is_known(cause_of(*other), [cause_of(*known)]) is explained
+def test_acts_that_do_the_same_are_one_cause(one, other) -> None:
+    assert one == other
 
 
-@pytest.mark.parametrize("check", ["cost", "function"])
-def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(check) -> None:
-    acts = (Fill(), Train(), Enable(), Activate(adapters=("default",)))
-    wrapped = cause_of(example(acts=()), failure(check, act=-1))
-    filled = [cause_of(example(acts=(act,)), failure(check, act=0)) for act in acts]
-    assert all(is_known(one, [wrapped]) and is_known(wrapped, [one]) for one in filled)
-    assert {one.group for one in filled} == {wrapped.group}
-    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0))
-    assert not is_known(merged, [wrapped])
-
-
-@pytest.mark.parametrize(("where", "is_one"), [("tuners.lora.layer:merge", True), (None, False)])
-def test_what_a_function_raises_is_one_cause_whichever_act_calls_it(where, is_one) -> None:
-    raised = failure("exception", act=0, error="TypeError", where=where)
-    one, other = (cause_of(example(acts=(act,)), raised) for act in (Merge(), Unload(merge=True)))
-    assert is_known(other, [one]) is is_known(one, [other]) is is_one
-
-
-def test_a_call_costs_the_same_after_every_act_that_does_not_merge() -> None:
-    wrapped = cause_of(example(CONV, acts=()), failure("cost", act=-1))
-    acts = (Merge(), Unmerge(), Disable(), Enable(), SaveLoad())
-    assert is_known(cause_of(example(CONV, acts=acts), failure("cost", act=4)), [wrapped])
-    assert not is_known(cause_of(example(CONV, acts=acts), failure("cost", act=0)), [wrapped])
-
-
-def last(*acts, check="frozen", **fields):
-    """Return the cause of an example that fails after its last act."""
-    return cause_of(example(acts=acts, **fields), failure(check, act=len(acts) - 1))
-
-
-def test_leaving_a_block_of_disabled_adapters_is_enabling() -> None:
-    within = last(SaveLoad(), Disable(within=True))
-    assert within == last(SaveLoad(), Disable(), Enable())
-    assert (within.act, within.traits) == ("enable", ("after disable", "after save_load"))
-    assert last(Disable(within=True), Merge()) == last(Disable(), Enable(), Merge())
-
-
-@pytest.mark.parametrize("check", ["disabled", "exception"])
-def test_what_fails_inside_the_block_fails_after_disabling(check) -> None:
-    assert last(Disable(within=True), check=check) == last(Disable(), check=check)
-    assert last(Disable(within=True), check=check).act == "disable"
-
-
-@pytest.mark.parametrize("check", ["layout", "unmerged"])
-def test_what_unmerging_leaves_is_one_cause_whichever_act_unmerges(check) -> None:
-    acts = (Unmerge(), Disable(), Activate(adapters=("default",)))
-    causes = [last(Merge(), act, check=check) for act in acts]
-    assert all(is_known(one, [other]) for one in causes for other in causes)
-    assert len({one.group for one in causes}) == 1
-    # Without a merge, nothing is taken out; and other checks are not about base weights.
-    assert not is_known(last(Merge(), acts[1], check=check), [last(acts[1], check=check)])
-    assert not is_known(last(Merge(), acts[1], check="frozen"), [last(Merge(), acts[0])])
-
-
-def test_a_network_that_is_converted_to_half_precision_is_in_half_precision() -> None:
-    half = last(Add(adapter="other"), adapters=PAIR, network={"dtype": "bfloat16"})
-    to_half, to_full = (
-        last(Convert(dtype=dtype), Add(adapter="other"), adapters=PAIR)
-        for dtype in ("float16", "float32")
-    )
-    assert is_known(to_half, [half])
-    assert not is_known(half, [to_half])
-    assert not is_known(to_full, [half])
-
-
-def test_what_a_refused_act_leaves_is_a_cause_of_its_own() -> None:
-    targets = {"target_modules": ["layer0"]}
-    first = Adapter(name="default", settings=targets)
-    refused, added = (
-        last(Add(adapter="other"), adapters=(first, Adapter(name="other", settings=settings)))
-        for settings in ({"target_modules": ["nowhere"]}, targets)
-    )
-    assert refused.traits == ("a refused act", "several adapters")
-    assert added.traits == ("several adapters",)
-    assert not is_known(added, [refused])
-
-
-def test_dora_has_the_causes_of_lora_whose_layers_it_runs() -> None:
-    padded = layer("conv2d", padding_mode="reflect")
-    lora, dora, loha = (
-        cause_of(example(padded, method=method), failure()) for method in ("lora", "dora", "loha")
-    )
-    assert is_known(dora, [lora])
-    assert not is_known(lora, [dora])
-    assert not is_known(loha, [lora])
-    assert not is_known(cause_of(example(method="dora"), failure()), [lora])
-
-
-def test_the_cost_after_a_refused_merge_is_that_before_it() -> None:
-    refused = example(acts=(Fill(), Merge(safe=True, broken=True)))
-    assert cause_of(refused, failure("cost")) == cause_of(
-        example(acts=(Fill(),)), failure("cost", act=0)
-    )
-
-
-def test_other_checks_after_other_acts_are_other_causes() -> None:
-    one, two = (
-        cause_of(example(acts=(act,)), failure("frozen", act=0)) for act in (Fill(), Train())
-    )
-    assert not is_known(one, [two])
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        (last(check="cost"), last(Fill(), check="cost"), True),
+        (last(check="function"), last(Fill(), check="function"), True),
+        *(
+            (last(Merge(), BACK[0], check=c), last(Merge(), act, check=c), True)
+            for c in ("layout", "unmerged")
+            for act in BACK
+        ),
+        # One function failing in two methods; without one, what needs the same.
+        (
+            raised(),
+            cause_of(example(method="loha"), failure("exception", error="TypeError", where="a:f")),
+            True,
+        ),
+        (merged(PADDED, **DORA), merged(PADDED, method="loha"), True),
+        (merged(PADDED, **DORA), merged(CONV, method="loha"), False),
+        (
+            merged(settings={"modules_to_save": ["layer1"]}),
+            merged(settings={"modules_to_save": ["layer1"]}, method="loha"),
+            True,
+        ),
+    ],
+)
+def test_groups_are_of_one_defect_in_all_methods(one, other, are_one) -> None:
+    assert (one.group == other.group) is are_one
 
 
 IN_SHARED_CODE = failure("exception", error="KeyError", where="tuners.tuners_utils:delete")
@@ -248,32 +264,6 @@ def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared) -> 
     others = [cause_of(example(method=m, settings=shared), failed) for m in ("loha", "ia3")]
     assert is_known(cause_of(example(settings=shared), failed), others)
     assert not is_known(cause_of(example(), failed), others)
-
-
-def test_acts_after_the_failure_and_numbers_make_no_cause() -> None:
-    longer = example(acts=(Fill(seed=5), Merge(), Delete(adapter="default")), settings={"r": 7})
-    assert cause_of(longer, failure()) == cause_of(example(), failure())
-
-
-def test_one_function_failing_in_two_methods_is_one_group() -> None:
-    raised = failure("exception", error="TypeError", where="tuners.tuners_utils:merge")
-    one, two = cause_of(example(), raised), cause_of(example(method="loha"), raised)
-    assert one.group == two.group
-    assert one.name != two.name
-
-
-def test_without_an_exception_the_same_needs_are_one_group_and_settings_make_none() -> None:
-    padded = layer("conv2d", padding_mode="reflect")
-    one = cause_of(example(padded, settings={"use_dora": True}), failure())
-    other = cause_of(example(padded, method="loha"), failure())
-    assert one.group == other.group
-    assert one.group != cause_of(example(CONV, method="loha"), failure()).group
-
-
-def test_copies_of_modules_fail_as_one_group_in_all_methods() -> None:
-    saved = {"modules_to_save": ["layer1"]}
-    one, two = (cause_of(example(method=m, settings=saved), failure()) for m in ("lora", "loha"))
-    assert one.group == two.group
 
 
 def test_the_name_of_a_cause_can_be_a_file_name_and_does_not_change() -> None:

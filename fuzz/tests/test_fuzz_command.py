@@ -6,19 +6,19 @@ import contextlib
 import json
 import threading
 import time
-from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
+from packaging.version import Version
 
 from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
 from peft_fuzz.cli import search as search_command
 from peft_fuzz.example import Outcome
-from peft_fuzz.search import cluster_search, parallel_search
+from peft_fuzz.search import cluster_search, parallel_search, reproduce
 from peft_fuzz.search import fuzz as fuzz_module
 from peft_fuzz.search import ranges as ranges_module
 from peft_fuzz.search import replay as replay_module
@@ -33,25 +33,61 @@ from peft_regress.workers.process import RequestRefusedError
 ONE = finding()
 AS_JSON = msgspec.json.encode(ONE.example)
 OTHER = finding(example(layer(bias=False)))
+STILL = {AS_JSON: Outcome(failure=failure())}
+KINDS = (layer(), layer(bias=False), *(layer(f"conv{size}d") for size in (1, 2, 3)))
+FAILED_SEARCH = RequestRefusedError("KeyError: 'x'")
+JOB = ("--jobs", "1")
 
 
-class Workers:
+class World:
     """Stands in for worker processes; `answers` are what the searches bring, in this order."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch, tmp_path, capsys) -> None:
+        self.tmp_path, self.capsys = tmp_path, capsys
         self.answers = []
         self.outcomes = {}
         self.absent = ()
         self.requests = []
         self.on_seek = lambda: None
-        self.release = dict(PACKAGES)
+        self.save = tmp_path / "runs" / "fuzz"
+        self.path = self.save / f"{ONE.name}.json"
         self.now = 0.0
         """Only searches take time."""
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(fuzz_module, "time", clock)
-        monkeypatch.setattr(parallel_search, "time", clock)
-        monkeypatch.setattr(parallel_search, "LifeWorker", self.make)
-        monkeypatch.setattr(replay_module, "LifeWorker", self.make)
+        for module in (fuzz_module, parallel_search):
+            monkeypatch.setattr(module, "time", clock)
+        for module in (parallel_search, replay_module):
+            monkeypatch.setattr(module, "LifeWorker", self.make)
+        monkeypatch.setattr(parallel_search, "SLICE_SECONDS", 0.05)
+
+    def search(self, *arguments: str):
+        return self.called(
+            "search", "--minutes", "0.003", "--methods", "lora", "--no-ranges", *arguments
+        )
+
+    def replay(self):
+        return self.called("replay", "--methods", "lora")
+
+    def called(self, *arguments: str):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        out, err = self.capsys.readouterr()
+        return SimpleNamespace(code=ended.value.code, out=out, err=err, text=" ".join(out.split()))
+
+    def accept(self, *findings) -> None:
+        for one in findings:
+            write_finding(self.tmp_path / "to accept", one)
+        corpus = self.tmp_path / "fuzz" / "corpus"
+        accept_findings(self.tmp_path / "to accept", corpus=corpus, reason="known")
+
+    def interrupt(self) -> None:
+        """Interrupt the search once all answers were given."""
+
+        def on_seek():
+            if not self.answers:
+                raise KeyboardInterrupt
+
+        self.on_seek = on_seek
 
     @contextlib.contextmanager
     def make(self, *_, **__):
@@ -62,7 +98,7 @@ class Workers:
         )  # fmt: skip
 
     def begin(self):
-        return Begun(absent=self.absent, packages=self.release)
+        return Begun(absent=self.absent, packages=dict(PACKAGES))
 
     def live(self, one):
         return self.outcomes.get(msgspec.json.encode(one), Outcome())
@@ -83,231 +119,220 @@ class Workers:
 
 
 @pytest.fixture
-def workers(monkeypatch, tmp_path):
+def world(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parallel_search, "SLICE_SECONDS", 0.05)
-    return Workers(monkeypatch)
+    return World(monkeypatch, tmp_path, capsys)
 
 
-@pytest.fixture
-def command(workers, capsys):
-    def run(*arguments: str):
-        return called(
-            ["search", "--minutes", "0.003", "--methods", "lora", "--no-ranges", *arguments]
-        )
-
-    def called(arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        said = capsys.readouterr()
-        return SimpleNamespace(code=ended.value.code, out=said.out, err=said.err)
-
-    run.replay = lambda: called(["replay", "--methods", "lora"])
-    return run
-
-
-def accepted(tmp_path, *findings) -> None:
-    for one in findings:
-        write_finding(tmp_path / "to accept", one)
-    accept_findings(tmp_path / "to accept", corpus=tmp_path / "fuzz" / "corpus", reason="known")
+@pytest.mark.parametrize(
+    ("answers", "arguments", "code", "said"),
+    [
+        ([], ("--seed", "5"), 0, "0 new findings"),
+        ([], ("--seed", "5"), 0, "seed 5"),
+        ([], (), 0, "no known defects of 'lora' in fuzz/corpus: all that is found is new"),
+        ([ONE], JOB, 1, f"1 new finding, .*accept runs/fuzz/{ONE.name}.json"),
+        ([ONE, ONE], ("--jobs", "2"), 1, "1 new finding"),
+        ([FAILED_SEARCH], JOB, 3, "a search failed: KeyError"),
+    ],
+)
+def test_a_search_says_what_came_of_it(world, answers, arguments, code, said) -> None:
+    world.answers = [*answers]
+    done = world.search(*arguments)
+    assert done.code == code
+    assert all(part in done.text for part in said.split(", .*"))
+    assert len({one.seed for one in world.requests}) == len(world.requests) > 1
 
 
-def test_nothing_found_is_0(command, workers) -> None:
-    done = command("--seed", "5")
-    assert done.code == 0
-    assert "0 new findings" in done.out
-    assert "seed 5" in done.out
-    assert len({one.seed for one in workers.requests}) == len(workers.requests) > 1
-
-
-def test_a_new_finding_is_1_and_on_disk(command, workers, tmp_path) -> None:
-    workers.answers = [ONE]
-    done = command("--jobs", "1")
-    assert done.code == 1
-    assert "1 new finding" in done.out
-    stored = read_finding(tmp_path / "runs" / "fuzz" / f"{ONE.name}.json")
-    assert stored.example == ONE.example
-    assert stored.packages == PACKAGES
-    assert f"accept runs/fuzz/{ONE.name}.json" in " ".join(done.out.split())
-
-
-def test_a_finding_is_on_disk_before_the_search_goes_on(command, workers, tmp_path) -> None:
-    workers.answers = [ONE]
+def test_a_finding_is_on_disk_and_known_before_the_search_goes_on(world) -> None:
+    world.answers = [ONE]
     there = []
-    workers.on_seek = lambda: there.append((tmp_path / "runs/fuzz" / f"{ONE.name}.json").exists())
-    command("--jobs", "1")
+    world.on_seek = lambda: there.append(world.path.exists())
+    world.search(*JOB)
     assert there[:2] == [False, True]
+    assert [len(one.known) for one in world.requests[:2]] == [0, 1]
+    stored = read_finding(world.path)
+    assert (stored.example, stored.packages) == (ONE.example, PACKAGES)
 
 
-def test_the_next_search_knows_what_was_found(command, workers) -> None:
-    workers.answers = [ONE]
-    command("--jobs", "1")
-    assert [len(one.known) for one in workers.requests[:2]] == [0, 1]
+def test_a_wider_cause_replaces_a_narrower_one(world) -> None:
+    world.answers = [OTHER, ONE]
+    world.search(*JOB)
+    assert [*world.save.iterdir()] == [world.path]
 
 
-def test_what_two_workers_find_is_one_finding(command, workers) -> None:
-    workers.answers = [ONE, ONE]
-    done = command("--jobs", "2")
-    assert "1 new finding" in done.out
-
-
-def test_a_wider_cause_replaces_a_narrower_one(command, workers, tmp_path) -> None:
-    workers.answers = [OTHER, ONE]
-    command("--jobs", "1")
-    (path,) = (tmp_path / "runs" / "fuzz").iterdir()
-    assert path.stem == ONE.name
-
-
-def test_a_smaller_example_of_an_earlier_run_stays(command, workers, tmp_path) -> None:
+def test_a_smaller_example_of_an_earlier_run_stays(world) -> None:
     larger = finding(example(network={"seed": 12345678}))
     assert larger.cause == ONE.cause
-    save = tmp_path / "runs" / "fuzz"
-    for stored, found, kept in ((ONE, larger, ONE), (larger, ONE, ONE)):
-        write_finding(save, stored)
-        workers.answers = [found]
-        assert command("--jobs", "1").code == 1
-        assert read_finding(save / f"{ONE.name}.json").example == kept.example
+    for stored, found in ((ONE, larger), (larger, ONE)):
+        write_finding(world.save, stored)
+        world.answers = [found]
+        assert world.search(*JOB).code == 1
+        assert read_finding(world.path).example == ONE.example
 
 
-def test_a_known_defect_that_is_still_there_is_0_and_known_to_the_search(
-    command, workers, tmp_path
-) -> None:
-    accepted(tmp_path, ONE)
-    workers.outcomes = {AS_JSON: Outcome(failure=failure())}
-    done = command()
+def test_a_known_defect_is_listed_by_a_replay_and_counted_by_a_search_that_knows_it(world) -> None:
+    world.accept(ONE)
+    world.outcomes = STILL
+    assert ONE.name in world.replay().out
+    done = world.search()
     assert done.code == 0
     assert "1 still there" in done.out
-    assert workers.requests[0].known == (ONE.cause,)
+    assert ONE.name not in done.out
+    assert world.requests[0].known == (ONE.cause,)
 
 
-def test_a_mended_defect_is_told_and_can_be_accepted_as_mended(command, workers, tmp_path) -> None:
-    accepted(tmp_path, ONE)
-    done = command.replay()
-    assert (done.code, workers.requests) == (0, [])
+def test_a_mended_defect_is_told_and_can_be_accepted_as_mended(world) -> None:
+    world.accept(ONE)
+    done = world.replay()
+    assert (done.code, world.requests) == (0, [])
     assert "1 mended" in done.out
-    path = tmp_path / "runs" / "fuzz" / f"{ONE.name}.json"
-    with pytest.raises(SystemExit) as ended:
-        main(["accept", str(path), "--reason", "mended"])
-    assert ended.value.code == 0
-    assert "what to do" not in command.replay().out
-    workers.outcomes = {AS_JSON: Outcome(failure=failure())}
-    back = command.replay()
+    assert world.called("accept", str(world.path), "--reason", "mended").code == 0
+    assert "what to do" not in world.replay().out
+    world.outcomes = STILL
+    back = world.replay()
     assert back.code == 1
     assert "1 failing anew" in back.out
 
 
-def test_an_entry_that_fails_otherwise_is_new(command, workers, tmp_path) -> None:
-    accepted(tmp_path, ONE)
-    workers.outcomes = {AS_JSON: Outcome(failure=failure("unmerged"))}
-    assert command.replay().code == 1
+CRASH = failure("crash", error="SIGSEGV")
 
 
-def test_an_entry_that_was_not_replayed_is_3(command, workers, tmp_path, monkeypatch) -> None:
-    accepted(tmp_path, ONE)
+@pytest.mark.parametrize(
+    ("known", "live", "code", "said"),
+    [
+        ([], None, 3, ["no known defects of 'lora' in fuzz/corpus: nothing was replayed"]),
+        ([ONE], [Outcome(failure=failure("unmerged"))], 1, ["1 failing anew"]),
+        ([ONE], FAILED_SEARCH, 3, ["1 not replayed"]),
+        # Each entry ends the process, which it did not when it was found.
+        (
+            [finding(example(one)) for one in KINDS],
+            [Outcome(failure=CRASH)] * 3,
+            3,
+            ["5 not replayed", "stopped: 3 entries in a row ended the process (lora-merged-",
+             "The output differs by 1.0."],
+        ),
+        (
+            [finding(example(one), CRASH) for one in KINDS],
+            [Outcome(failure=CRASH)] * 5,
+            0,
+            ["5 still there"],
+        ),
+        # What has one reason is one row.
+        (
+            [finding(example(one)) for one in KINDS],
+            KeyboardInterrupt,
+            3,
+            ["5 findings not replayed interrupted"],
+        ),
+    ],
+    ids=["nothing", "otherwise", "refused", "deaths", "known deaths", "interrupted"],
+)  # fmt: skip
+def test_a_replay_says_in_which_state_entries_are(  # noqa: PLR0917
+    world, monkeypatch, known, live, code, said
+) -> None:
+    if known:
+        world.accept(*known)
+    lived = Mock(side_effect=live)
+    monkeypatch.setattr(world, "live", lived)
+    done = world.replay()
+    assert done.code == code
+    assert all(part in done.text for part in said)
+    if isinstance(live, list):
+        assert lived.call_count == len(live)
+    if live is KeyboardInterrupt:
+        assert "lora-merged-" not in done.text
 
-    def refuse(_):
-        raise RequestRefusedError("KeyError: 'x'")
 
-    monkeypatch.setattr(workers, "live", refuse)
-    done = command.replay()
+def test_an_interrupt_of_the_replay_keeps_what_is_known(world, monkeypatch) -> None:
+    world.accept(ONE, OTHER)
+    lives = Mock(side_effect=[Outcome(failure=failure()), KeyboardInterrupt])
+    monkeypatch.setattr(world, "live", lives)
+    done = world.search()
     assert done.code == 3
-    assert "1 not replayed" in done.out
+    assert "1 not replayed, 1 still there" in done.out
+    assert "peft 0.21.2" in done.out
+    assert world.requests == []
 
 
-def test_a_corpus_of_another_schema_is_2_before_anything_runs(command, workers, tmp_path) -> None:
-    accepted(tmp_path, ONE)
+def test_a_corpus_of_another_schema_is_2_before_anything_runs(world, tmp_path) -> None:
+    world.accept(ONE)
     path = tmp_path / "fuzz" / "corpus" / f"{ONE.name}.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
-    done = command()
-    assert done.code == 2
+    done = world.search()
+    assert (done.code, world.requests) == (2, [])
     assert "newer than 1" in done.err
     assert "pip install -U" in done.err
-    assert workers.requests == []
 
 
-def test_a_method_that_the_release_lacks_is_3(command, workers) -> None:
-    workers.absent = ("lora",)
-    done = command()
-    assert done.code == 3
-    assert "peft 0.21.2 has no lora" in done.out
-    assert workers.requests == []
+@pytest.mark.parametrize(
+    ("absent", "methods", "code", "said"),
+    [("lora", "lora", 3, "peft 0.21.2 has no lora"), ("dora", "?ora", 0, "has no dora")],
+)
+def test_methods_that_the_release_lacks_are_told(world, absent, methods, code, said) -> None:
+    world.absent = (absent,)
+    done = world.search("--methods", methods)
+    assert done.code == code
+    assert said in done.out
+    assert {one.methods for one in world.requests} == ({("lora",)} if code == 0 else set())
 
 
-def test_a_method_of_several_that_the_release_lacks_is_told(command, workers) -> None:
-    workers.absent = ("dora",)
-    done = command("--methods", "?ora")
-    assert done.code == 0
-    assert "has no dora" in done.out
-    assert {one.methods for one in workers.requests} == {("lora",)}
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--methods", "lira"), "unknown method of the fuzzer 'lira'"),
+        (("--minutes", "nan"), "'nan' is not a number"),
+        (("--save", "file/findings"), "file/findings"),
+        (("--save", "fuzz/corpus/new"), "lies in the corpus fuzz/corpus"),
+        (("--summary", "fuzz/corpus/new"), "lies in the corpus fuzz/corpus"),
+    ],
+)
+def test_wrong_use_is_2_before_the_search(world, tmp_path, arguments, said) -> None:
+    (tmp_path / "file").write_text("")
+    done = world.search(*arguments)
+    assert (done.code, world.requests) == (2, [])
+    assert said in done.err
 
 
-def test_an_unknown_method_is_2(command) -> None:
-    done = command("--methods", "lira")
-    assert done.code == 2
-    assert "unknown method of the fuzzer 'lira'" in done.err
-    assert "lora" in done.err
-
-
-def test_an_interrupt_loses_nothing(command, workers, tmp_path, monkeypatch) -> None:
-    workers.answers = [ONE]
-    real = parallel_search.wait
-
-    def interrupted(*arguments):
-        if workers.answers:
-            return real(arguments[0], 0.05)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parallel_search, "wait", interrupted)
-    done = command("--minutes", "1", "--jobs", "1")
-    assert done.code == 1
+@pytest.mark.parametrize(("answers", "code"), [([ONE], 1), ([], 3)])
+def test_an_interrupt_loses_nothing(world, answers, code) -> None:
+    world.answers = [*answers]
+    world.interrupt()
+    done = world.search("--minutes", "1", *JOB)
+    assert done.code == code
     assert "incomplete: interrupted" in done.out
-    assert ONE.name in done.out
-    assert (tmp_path / "runs" / "fuzz" / f"{ONE.name}.json").exists()
+    assert all(ONE.name in done.out and world.path.exists() for _ in answers)
 
 
-def test_an_interrupt_without_a_finding_is_3(command, monkeypatch) -> None:
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parallel_search, "wait", interrupted)
-    assert command("--minutes", "1").code == 3
-
-
-def test_a_full_disk_is_told_at_once_and_ends_the_search(command, workers, monkeypatch) -> None:
-    workers.answers = [ONE, OTHER]
-
-    def full(*_):
-        raise InputError("cannot be written (No space left on device)")
-
+def test_a_full_disk_is_told_at_once_and_ends_the_search(world, monkeypatch) -> None:
+    world.answers = [ONE, OTHER]
+    full = Mock(side_effect=InputError("cannot be written (No space left on device)"))
     monkeypatch.setattr(fuzz_module, "write_finding", full)
-    done = command("--minutes", "1", "--jobs", "1")
+    done = world.search("--minutes", "1", *JOB)
     assert done.code == 2
     assert "No space left" in done.err
     assert "stopped, a finding was not written" in done.out
     assert ONE.name in done.out
-    assert len(workers.requests) == 1
+    assert len(world.requests) == 1
 
 
-def test_a_search_that_fails_is_3_and_told(command, workers) -> None:
-    workers.answers = [RequestRefusedError("KeyError: 'x'")]
-    done = command("--jobs", "1")
-    assert done.code == 3
-    assert "a search failed: KeyError" in done.out
+def test_searches_that_all_fail_end(world) -> None:
+    world.answers = [FAILED_SEARCH] * 100
+    assert world.search(*JOB, "--minutes", "1").code == 3
+    assert len(world.requests) < 10
 
 
 @pytest.mark.parametrize("was_begun", [True, False])
-def test_a_cluster_that_goes_loses_no_finding_and_no_report(
-    command, workers, monkeypatch, was_begun
-) -> None:
+def test_a_cluster_that_goes_loses_no_finding_and_no_report(world, monkeypatch, was_begun) -> None:
     pool = SimpleNamespace(slots=1, status="1 running")
-    monkeypatch.setattr(search_command, "opened_pool", lambda *_, **__: nullcontext(pool))
-    monkeypatch.setattr(cluster_search, "RemoteLifeWorker", workers.make)
+    monkeypatch.setattr(
+        search_command, "opened_pool", lambda *_, **__: contextlib.nullcontext(pool)
+    )
+    monkeypatch.setattr(cluster_search, "RemoteLifeWorker", world.make)
     gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
-    if was_begun:
-        workers.answers = [ONE, gone]
-    else:
-        monkeypatch.setattr(workers, "begin", Mock(side_effect=gone))
-    done = command("--on", "tcp://10.0.0.5:8786")
+    world.answers = [ONE, gone]
+    if not was_begun:
+        monkeypatch.setattr(world, "begin", Mock(side_effect=gone))
+    done = world.search("--on", "tcp://10.0.0.5:8786")
     if was_begun:
         assert done.code == 1
         assert ONE.name in done.out
@@ -317,80 +342,90 @@ def test_a_cluster_that_goes_loses_no_finding_and_no_report(
         assert f"error: {gone}" in done.err
 
 
-def test_searches_that_all_fail_end(command, workers) -> None:
-    workers.answers = [RequestRefusedError("KeyError: 'x'")] * 100
-    done = command("--jobs", "1", "--minutes", "1")
-    assert done.code == 3
-    assert len(workers.requests) < 10
-
-
-def test_minutes_that_are_no_number_are_2(command) -> None:
-    done = command("--minutes", "nan")
-    assert done.code == 2
-    assert "'nan' is not a number" in done.err
-
-
-def test_a_replay_of_nothing_is_3_and_a_search_without_a_corpus_is_told(command) -> None:
-    done = command.replay()
-    assert done.code == 3
-    assert "no known defects of 'lora' in fuzz/corpus: nothing was replayed" in done.out
-    done = command()
-    assert done.code == 0
-    assert "no known defects of 'lora' in fuzz/corpus: all that is found is new" in done.out
-
-
-def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
-    command, workers, tmp_path
-) -> None:
-    (tmp_path / "file").write_text("")
-    done = command("--save", "file/findings")
-    assert done.code == 2
-    assert "file/findings" in done.err
-    assert workers.requests == []
+@pytest.fixture
+def scripts(monkeypatch):
+    """What runs a script, and what was run."""
+    run = Mock(side_effect=lambda script, _: reproduce.Shown(script, "came: a difference", 1))
+    monkeypatch.setattr("peft_fuzz.cli.showing.output_of", run)
+    return run
 
 
 def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
-    command, workers, tmp_path, monkeypatch
+    world, tmp_path, scripts
 ) -> None:
-    from peft_fuzz.search import reproduce
-
-    monkeypatch.setattr(reproduce, "output_of", lambda s, _: reproduce.Shown(s, "came: x", 1))
     (tmp_path / "file").write_text("")
-    workers.answers = [ONE]
-    done = command("--summary", "file/found.md", "--jobs", "1")
+    world.answers = [ONE]
+    done = world.search("--summary", "file/found.md", *JOB)
     assert done.code == 2
     assert "file/found.md" in done.err
     assert "1 new finding" in done.out
 
 
-@pytest.mark.parametrize("option", ["--save", "--summary"])
-def test_nothing_is_written_into_the_corpus(command, option) -> None:
-    done = command(option, "fuzz/corpus/new")
-    assert done.code == 2
-    assert "lies in the corpus fuzz/corpus" in done.err
-
-
-def test_the_summary_has_scripts_and_json_has_all(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz.search import reproduce
-
-    ran = []
-    monkeypatch.setattr(
-        reproduce, "output_of", lambda script, _: ran.append(script) or
-        reproduce.Shown(script, "came: a difference", 1),
-    )  # fmt: skip
-    workers.answers = [ONE]
-    done = command("--format", "json", "--summary", "found.md", "--jobs", "1")
+def test_the_summary_has_scripts_and_json_has_all(world, tmp_path, scripts) -> None:
+    world.answers = [ONE]
+    done = world.search("--format", "json", "--summary", "found.md", *JOB)
     value = json.loads(done.out)
+    (one,) = value["findings"]
     assert (value["exit_code"], done.code) == (1, 1)
-    assert value["findings"][0]["name"] == ONE.name
-    assert value["findings"][0]["script"] == ran[0]
-    assert value["findings"][0]["shows_failure"] is True
+    assert one["name"] == ONE.name
+    assert one["script"] == scripts.call_args.args[0]
+    assert one["shows_failure"] is True
     assert value["counts"]["lives"]["lora"] > 0
     assert value["packages"] == PACKAGES
     text = (tmp_path / "found.md").read_text()
-    assert "```python\n" in text
-    assert "came: a difference" in text
-    assert ONE.name in text
+    assert all(part in text for part in ("```python\n", "came: a difference", ONE.name))
+
+
+def test_an_interrupt_while_scripts_run_loses_no_report(world, tmp_path, scripts) -> None:
+    scripts.side_effect = KeyboardInterrupt
+    world.answers = [ONE]
+    done = world.search("--summary", "found.md", *JOB)
+    assert done.code == 1
+    assert "incomplete: interrupted" in done.out
+    text = (tmp_path / "found.md").read_text()
+    shown = ("```python\n", "(not run: interrupted)", "print('nothing differs')\n```", ONE.name)
+    assert all(part in text for part in shown)
+    assert "does not show" not in text
+
+
+def test_after_an_interrupt_no_script_is_run(world, tmp_path, scripts) -> None:
+    world.answers = [ONE]
+    world.interrupt()
+    done = world.search("--minutes", "1", "--summary", "found.md", *JOB, "--format", "json")
+    assert done.code == 1
+    assert not scripts.called
+    assert json.loads(done.out)["findings"][0]["shows_failure"] is None
+    assert "(not run: interrupted)" in (tmp_path / "found.md").read_text()
+
+
+def test_findings_are_numbered_by_cause_and_methods_are_listed(world) -> None:
+    raised = failure("exception", error="TypeError", where="tuners.tuners_utils:merge")
+    same = [finding(example(method=name), raised) for name in ("lora", "loha")]
+    world.answers = [*same, OTHER]
+    text = world.search(*JOB).text
+    assert "1. loha, lora on linear: TypeError after merging" in text
+    assert "2. lora on linear" in text
+    assert " 3. " not in text
+
+
+def test_failing_formulas_of_two_methods_or_settings_are_two_and_costs_of_one_method_are_one(
+    world,
+) -> None:
+    failed = failure("function", 0)
+    world.answers = [
+        finding(example(method="lora", settings={"use_rslora": True}), failed),
+        finding(example(method="loha"), failed),
+        finding(example(method="lora", settings={"use_dora": True}), failed),
+        finding(example(acts=(Fill(),), method="hra"), failure("cost", 0)),
+        finding(example(acts=(Fill(), Copy()), method="hra"), failure("cost", 1)),
+    ]
+    text = world.search(*JOB, "--methods", "*").text
+    assert "3. lora on linear: another function" in text
+    assert "4. hra on linear: more FLOPs than the formula needs failure:" in text
+    assert " 5. " not in text
+
+
+# --- the releases in which findings fail ---------------------------------------------------------
 
 
 class Releases:
@@ -398,14 +433,10 @@ class Releases:
 
     def __init__(self, monkeypatch, fails) -> None:
         self.fails, self.opened, self.interrupt_after = fails, [], 99
-        monkeypatch.setattr(ranges_module, "released_versions", self.versions)
+        versions = [Version("0.9.0"), *map(Version, sorted(fails, key=Version))]
+        monkeypatch.setattr(ranges_module, "released_versions", lambda *_, **__: versions)
         monkeypatch.setattr(ranges_module, "opened_overlay", self.overlay)
-        monkeypatch.setattr(ranges_module, "replay", self.replay)
-
-    def versions(self, *_, **__):
-        from packaging.version import Version
-
-        return [Version("0.9.0"), *map(Version, sorted(self.fails, key=Version))]
+        monkeypatch.setattr(replay_module.Replay, "run", lambda *given, **_: self.run(*given))
 
     @contextlib.contextmanager
     def overlay(self, requirements, **_):
@@ -417,174 +448,58 @@ class Releases:
             raise KeyboardInterrupt
         yield SimpleNamespace(python=version)
 
-    def replay(self, findings, python, **_):
+    def run(self, replay, python):
         outcomes = {
             True: lambda one: Outcome(failure=one.failure),
             False: lambda _: Outcome(),
             "otherwise": lambda _: Outcome(failure=failure("dtype")),
         }
-        entries = [
-            replay_module.judged(one, outcomes[self.fails[python](one)](one)) for one in findings
+        replay.entries = [
+            replay_module.judged(one, outcomes[self.fails[python](one)](one))
+            for one in replay.findings
         ]
-        return replay_module.Replay(entries=tuple(entries), packages={})
 
 
 def ranges(monkeypatch, fails, findings=(ONE,)):
     known = {f"0.{number}.0": fails(number) for number in range(10, 22)}
     world = Releases(monkeypatch, known)
-    found = ranges_module.find_ranges(
-        findings, requirements=[], fuzzed="0.21.0", life_seconds=1, pip_seconds=1,
-        say=lambda _: None,
-    )  # fmt: skip
+    found = ranges_module.Ranges(
+        findings, requirements=[], life_seconds=1, pip_seconds=1, say=lambda _: None
+    )
+    found.find("0.21.0")
     return found, world.opened
 
 
 @pytest.mark.parametrize("since", range(10, 22))
 def test_the_first_failing_release_is_found(monkeypatch, since) -> None:
     found, opened = ranges(monkeypatch, lambda number: lambda _: number >= since)
-    one = found.of[ONE.name]
+    one = found.of(ONE.name)
     assert one.first == f"0.{since}.0"
     assert one.last_good == (None if since == 10 else f"0.{since - 1}.0")
     assert len(opened) <= 5
     assert "0.9.0" not in opened
 
 
-def test_releases_that_cannot_be_used_may_be_the_first(monkeypatch) -> None:
-    found, _ = ranges(
-        monkeypatch, lambda number: None if number in {10, 16, 17} else lambda _: number >= 17
-    )
-    one = found.of[ONE.name]
-    assert (one.first, one.last_good, one.between) == ("0.18.0", "0.15.0", ("0.16.0", "0.17.0"))
+OTHERWISE = {**dict.fromkeys(range(10, 15), False), 15: "otherwise", 16: "otherwise"}
 
 
-def test_a_release_in_which_another_check_fails_is_undecided_and_named(monkeypatch) -> None:
-    states = {**dict.fromkeys(range(10, 15), False), 15: "otherwise", 16: "otherwise"}
-    found, _ = ranges(monkeypatch, lambda number: lambda _: states.get(number, True))
-    one = found.of[ONE.name]
-    assert (one.first, one.last_good, one.between) == ("0.17.0", "0.14.0", ("0.15.0", "0.16.0"))
-    assert "undecided in 0.15.0, 0.16.0: fails by the check dtype" in one.sentence
-    assert not {"0.15.0", "0.16.0"} & {*one.passing, *one.failing}
-
-
-def test_an_interrupt_keeps_the_ranges_that_are_known(
-    command, workers, monkeypatch, tmp_path
+@pytest.mark.parametrize(
+    ("fails", "first", "last_good", "between"),
+    [
+        (lambda n: None if n in {10, 16, 17} else lambda _: n >= 17, "0.18.0", "0.15.0",
+         ("0.16.0", "0.17.0")),
+        (lambda n: lambda _: OTHERWISE.get(n, True), "0.17.0", "0.14.0", ("0.15.0", "0.16.0")),
+    ],
+    ids=["cannot be used", "fails otherwise"],
+)  # fmt: skip
+def test_releases_of_which_nobody_knows_may_be_the_first(
+    monkeypatch, fails, first, last_good, between
 ) -> None:
-    known = {f"0.{number}.0": (lambda one, n=number: n >= 16) for number in range(10, 21)}
-    world = Releases(monkeypatch, {**known, "0.21.2": lambda _: True})
-    world.interrupt_after = 2  # the oldest one and the middle
-    workers.answers = [ONE]
-    done = command("--jobs", "1", "--ranges")
-    assert done.code == 1
-    assert "incomplete: interrupted" in done.out
-    stored = read_finding(tmp_path / "runs" / "fuzz" / f"{ONE.name}.json").releases
-    assert len(world.opened) == 3
-    assert (stored.first, stored.last_good) == ("0.21.2", "0.15.0")
-    assert stored.between == ("0.16.0", "0.17.0", "0.18.0", "0.19.0", "0.20.0")
-    assert "not tried: 0.16.0, 0.17.0" in " ".join(done.out.split())
-
-
-def test_an_interrupt_of_the_replay_keeps_what_is_known(
-    command, workers, tmp_path, monkeypatch
-) -> None:
-    accepted(tmp_path, ONE, OTHER)
-    outcomes = [Outcome(failure=failure())]
-
-    def live(_):
-        if not outcomes:
-            raise KeyboardInterrupt
-        return outcomes.pop()
-
-    monkeypatch.setattr(workers, "live", live)
-    done = command()
-    assert done.code == 3
-    assert "1 not replayed, 1 still there" in done.out
-    assert "peft 0.21.2" in done.out
-    assert workers.requests == []
-
-
-def test_a_worker_that_dies_at_each_entry_stops_the_replay(
-    command, workers, tmp_path, monkeypatch
-) -> None:
-    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"), layer("conv3d"))
-    accepted(tmp_path, *(finding(example(one)) for one in layers))
-    lived = []
-
-    def live(one):
-        lived.append(one)
-        return Outcome(failure=failure("crash", error="SIGSEGV"))
-
-    monkeypatch.setattr(workers, "live", live)
-    done = command.replay()
-    assert done.code == 3
-    assert len(lived) == 3
-    assert "5 not replayed" in done.out
-    text = " ".join(done.out.split())
-    assert "stopped: 3 entries in a row ended the process (lora-merged-" in text
-    assert "The output differs by 1.0." in text
-
-
-def test_crashes_that_are_known_are_replayed_all(command, workers, tmp_path) -> None:
-    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"))
-    crash = failure("crash", error="SIGSEGV")
-    entries = [finding(example(one), crash) for one in layers]
-    accepted(tmp_path, *entries)
-    workers.outcomes = {msgspec.json.encode(one.example): Outcome(failure=crash) for one in entries}
-    done = command.replay()
-    assert done.code == 0
-    assert "4 still there" in done.out
-
-
-def test_an_interrupt_while_scripts_run_loses_no_report(
-    command, workers, tmp_path, monkeypatch
-) -> None:
-    from peft_fuzz.search import reproduce
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(reproduce, "output_of", interrupted)
-    workers.answers = [ONE]
-    done = command("--summary", "found.md", "--jobs", "1")
-    assert done.code == 1
-    assert "incomplete: interrupted" in done.out
-    text = (tmp_path / "found.md").read_text()
-    assert ONE.name in text
-    assert "```python\n" in text
-    assert "(not run: interrupted)" in text
-    assert "print('nothing differs')\n```" in text
-    assert "does not show" not in text
-
-
-def test_after_an_interrupt_no_script_is_run(command, workers, tmp_path, monkeypatch) -> None:
-    from peft_fuzz.search import reproduce
-
-    ran = []
-    monkeypatch.setattr(reproduce, "output_of", lambda *_: ran.append(1))
-    workers.answers = [ONE]
-    real = parallel_search.wait
-
-    def wait(*arguments):
-        if workers.answers:
-            return real(arguments[0], 0.05)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parallel_search, "wait", wait)
-    done = command("--minutes", "1", "--summary", "found.md", "--jobs", "1", "--format", "json")
-    assert done.code == 1
-    assert ran == []
-    assert json.loads(done.out)["findings"][0]["shows_failure"] is None
-    assert "(not run: interrupted)" in (tmp_path / "found.md").read_text()
-
-
-def test_the_known_defects_are_listed_without_a_search_and_counted_with_one(
-    command, workers, tmp_path
-) -> None:
-    accepted(tmp_path, ONE)
-    workers.outcomes = {AS_JSON: Outcome(failure=failure())}
-    assert ONE.name in command.replay().out
-    done = command()
-    assert "1 still there" in done.out
-    assert ONE.name not in done.out
+    one = ranges(monkeypatch, fails)[0].of(ONE.name)
+    assert (one.first, one.last_good, one.between) == (first, last_good, between)
+    assert not {*between} & {*one.passing, *one.failing}
+    is_otherwise = "undecided in 0.15.0, 0.16.0: fails by the check dtype" in one.sentence
+    assert is_otherwise == (first == "0.17.0")
 
 
 def test_each_release_is_opened_once_for_all_findings_and_gaps_are_told(monkeypatch) -> None:
@@ -593,65 +508,32 @@ def test_each_release_is_opened_once_for_all_findings_and_gaps_are_told(monkeypa
         monkeypatch, lambda number: lambda one: number in gap[one.name], (OTHER, ONE)
     )
     assert len(opened) == len(set(opened))
-    assert found.of[OTHER.name].first == "0.13.0"
-    assert found.of[ONE.name].first == "0.16.0"
-    assert "; also in 0.10.0" in found.of[ONE.name].sentence
+    assert found.of(OTHER.name).first == "0.13.0"
+    assert found.of(ONE.name).first == "0.16.0"
+    assert "; also in 0.10.0" in found.of(ONE.name).sentence
+
+
+def test_an_interrupt_keeps_the_ranges_that_are_known(world, monkeypatch) -> None:
+    known = {f"0.{number}.0": (lambda one, n=number: n >= 16) for number in range(10, 21)}
+    releases = Releases(monkeypatch, {**known, "0.21.2": lambda _: True})
+    releases.interrupt_after = 2  # the oldest one and the middle
+    world.answers = [ONE]
+    done = world.search(*JOB, "--ranges")
+    assert done.code == 1
+    assert "incomplete: interrupted" in done.out
+    stored = read_finding(world.path).releases
+    assert len(releases.opened) == 3
+    assert (stored.first, stored.last_good) == ("0.21.2", "0.15.0")
+    assert stored.between == ("0.16.0", "0.17.0", "0.18.0", "0.19.0", "0.20.0")
+    assert "not tried: 0.16.0, 0.17.0" in done.text
 
 
 def test_without_an_index_the_finding_has_no_range_and_the_report_says_why(
-    command, workers, monkeypatch
+    world, monkeypatch
 ) -> None:
-    def no_index(*_, **__):
-        raise PipError("peft", "no index")
-
+    no_index = Mock(side_effect=PipError("peft", "no index"))
     monkeypatch.setattr(ranges_module, "released_versions", no_index)
-    workers.answers = [ONE]
-    done = command("--jobs", "1", "--ranges")
+    world.answers = [ONE]
+    done = world.search(*JOB, "--ranges")
     assert done.code == 1
     assert "no range of releases: peft: no index" in done.out
-
-
-def test_findings_are_numbered_by_cause_and_methods_are_listed(command, workers) -> None:
-    raised = failure("exception", error="TypeError", where="tuners.tuners_utils:merge")
-    same = [finding(example(method=name), raised) for name in ("lora", "loha")]
-    workers.answers = [*same, OTHER]
-    done = command("--jobs", "1")
-    text = " ".join(done.out.split())
-    assert "1. loha, lora on linear: TypeError after merging" in text
-    assert "2. lora on linear" in text
-    assert " 3. " not in text
-
-
-def test_failing_formulas_of_two_methods_or_settings_are_two_and_costs_of_one_method_are_one(
-    command, workers
-) -> None:
-    failed = failure("function", 0)
-    workers.answers = [
-        finding(example(method="lora", settings={"use_rslora": True}), failed),
-        finding(example(method="loha"), failed),
-        finding(example(method="lora", settings={"use_dora": True}), failed),
-        finding(example(acts=(Fill(),), method="hra"), failure("cost", 0)),
-        finding(example(acts=(Fill(), Copy()), method="hra"), failure("cost", 1)),
-    ]
-    done = command("--jobs", "1", "--methods", "*")
-    text = " ".join(done.out.split())
-    assert "3. lora on linear: another function" in text
-    assert "4. hra on linear: more FLOPs than the formula needs failure:" in text
-    assert " 5. " not in text
-
-
-def test_entries_that_were_not_replayed_for_one_reason_are_one_row(
-    command, workers, tmp_path, monkeypatch
-) -> None:
-    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"))
-    accepted(tmp_path, *(finding(example(one)) for one in layers))
-
-    def live(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(workers, "live", live)
-    done = command.replay()
-    assert done.code == 3
-    text = " ".join(done.out.split())
-    assert "4 findings not replayed interrupted" in text
-    assert "lora-merged-" not in text

@@ -6,7 +6,7 @@ import pytest
 from fuzz_examples import example, finding, layer
 
 from peft_fuzz.example import Failure
-from peft_fuzz.search.ranges import find_ranges
+from peft_fuzz.search.ranges import Ranges
 
 
 @pytest.mark.nightly
@@ -20,11 +20,10 @@ def test_the_release_that_brought_a_defect_is_found() -> None:
     )
     failed = Failure(check="exception", act=-1, message="other dtypes", error="RuntimeError")
     said: list[str] = []
-    found = find_ranges(
-        [finding(half, failed)], requirements=[], fuzzed="0.13.2",
-        life_seconds=60, pip_seconds=300, say=said.append,
-    )  # fmt: skip
-    (one,) = found.of.values()
+    one = finding(half, failed)
+    found = Ranges([one], requirements=[], life_seconds=60, pip_seconds=300, say=said.append)
+    found.find("0.13.2")
+    one = found.of(one.name)
     assert not found.problem
     assert (one.first, one.last_good, one.between) == ("0.12.0", "0.11.1", ()), said
     assert one.undecided == {}

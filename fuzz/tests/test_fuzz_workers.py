@@ -1,4 +1,4 @@
-"""A worker that runs examples: its answers, its crashes, its memory."""
+"""A worker that runs examples: its answers and its crashes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
 from peft_fuzz.search.messages import Seek
-from peft_fuzz.search.replay import replay
+from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.workers.pool import UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
@@ -108,7 +108,7 @@ def test_a_refused_request_is_no_finding(fake) -> None:
 def test_a_release_that_does_not_import_says_so(fake) -> None:
     python = fake("broken")
     with pytest.raises(UnusableEnvironmentError, match="HybridCache"):
-        replay([finding()], python)
+        Replay(findings=[finding()]).run(python)
 
 
 def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
@@ -117,11 +117,12 @@ def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
     installed.mkdir(parents=True)
     (installed / "__init__.py").touch()
     with pytest.raises(UnusableEnvironmentError, match="unset PYTHONPATH"):
-        replay([finding()], python)
+        Replay(findings=[finding()]).run(python)
 
 
 def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake) -> None:
-    done = replay([finding(), finding()], fake("refuse"))
+    done = Replay(findings=[finding(), finding()])
+    done.run(fake("refuse"))
     assert [one.state for one in done.entries] == ["not replayed", "not replayed"]
 
 
@@ -138,7 +139,7 @@ def test_a_stopped_worker_ends_at_once(fake) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
+def test_a_worker_searches_the_installed_peft() -> None:
     with LifeWorker(Path(sys.executable), ["lora", "no such method"]) as worker:
         begun = worker.begin()
         assert begun.absent == ("no such method",)
@@ -149,5 +150,4 @@ def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
         outcome = worker.live(example())
         assert outcome.failure is None
         assert outcome.acts == 2
-        assert 2**26 < worker.largest_bytes() < 2**30
     assert not worker._seat.folder.exists()

@@ -120,10 +120,7 @@ SOUND = {
     ),
     "mixed batch": example(*SECOND, Mixed(adapters=("a", "__base__")), Mixed(adapters=("b",) * 2)),
     "refused with shared parameters": example(
-        FILL,
-        Merge(safe=True, broken=True),
-        method="tinylora",
-        target_modules=["lin0", "head"],
+        FILL, Merge(safe=True, broken=True), method="tinylora", target_modules=["lin0", "head"]
     ),
     "empty parameters": Example(
         network=Network(layers=(Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
@@ -196,12 +193,7 @@ SOUND = {
         Activate(adapters=("a",)),
         method="ln_tuning",
     ),
-    "merged under two names": example(
-        FILL,
-        Merge(),
-        Unmerge(),
-        layers=TWO_NAMES,
-    ),
+    "merged under two names": example(FILL, Merge(), Unmerge(), layers=TWO_NAMES),
     "unloaded under two names": example(FILL, Unload(merge=True), layers=TWO_NAMES),
     "saved": example(*SECOND, SaveLoad(trainable=True), Train(), SaveLoad(), Disable(within=True)),
     "loaded beside": example(FILL, LoadBeside(adapter="a", name="c"), Activate(adapters=("c",))),
@@ -210,12 +202,7 @@ SOUND = {
     ),
     "unloaded": example(FILL, Unload(merge=True, safe=True)),
     "a convolution": example(
-        FILL,
-        Merge(),
-        Unmerge(),
-        Convert(channels_last=True),
-        layers=CONVOLUTION,
-        sizes=(5, 2),
+        FILL, Merge(), Unmerge(), Convert(channels_last=True), layers=CONVOLUTION, sizes=(5, 2)
     ),
     "half precision": example(
         FILL, Merge(), Unmerge(), Train(), Convert(dtype="float32"), dtype="bfloat16"
@@ -271,221 +258,175 @@ def test_an_example_survives_json_and_ends_alike(tmp_path: Path) -> None:
     assert run(again, tmp_path / "1") == run(first, tmp_path / "2")
 
 
-def doubled_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        lora_layer.Linear, "get_delta_weight", _times(2.0, lora_layer.Linear.get_delta_weight)
-    )
+def around(owner: Any, name: str, change: Callable[..., Any]) -> Callable[..., None]:
+    """Return what injects a defect: `change` instead of a function, which it gets first."""
+
+    def inject(monkeypatch: pytest.MonkeyPatch) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **named: change(real, *given, **named))
+
+    return inject
 
 
-def _times(factor: float, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return lambda *arguments: function(*arguments) * factor
+def halved_scale(real, self, name, *given, **named):
+    real(self, name, *given, **named)
+    self.scaling[name] *= 0.5
 
 
-def forgotten_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
+def noisy(real, self, name, start):
+    real(self, name, start)
+    nn.init.normal_(self.lora_B[name].weight)
 
 
-def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = lora_layer.LoraLayer.update_layer
+def trainable(wanted: Callable[[str], bool]) -> Callable[..., Any]:
+    """Return a change of what wraps or loads: a parameter trains if its name is as wanted."""
 
-    def halved(self, adapter_name, *arguments, **keywords):
-        update(self, adapter_name, *arguments, **keywords)
-        self.scaling[adapter_name] *= 0.5
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "update_layer", halved)
-
-
-def noisy_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    reset = lora_layer.LoraLayer.reset_lora_parameters
-
-    def noisy(self, adapter_name, init_lora_weights):
-        reset(self, adapter_name, init_lora_weights)
-        nn.init.normal_(self.lora_B[adapter_name].weight)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "reset_lora_parameters", noisy)
-
-
-def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "forward", lambda self, x, *_a, **_k: self.base_layer(x))
-
-
-def adapter_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora_layer.Linear, "delete_adapter", lambda _self, _name: None)
-
-
-def freezing_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = PeftModel.from_pretrained
-
-    def trainable(*arguments, **keywords):
-        model = load(*arguments, **keywords)
+    def change(real, *given, **named):
+        model = real(*given, **named)
         for name, tensor in model.named_parameters():
-            tensor.requires_grad_("lora_A" in name)
+            tensor.requires_grad_(tensor.requires_grad and wanted(name))
         return model
 
-    monkeypatch.setattr(PeftModel, "from_pretrained", trainable)
+    return change
 
 
-def half_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = PeftModel.from_pretrained
-
-    def scaled(*arguments, **keywords):
-        model = load(*arguments, **keywords)
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                if "lora_A" in name:
-                    tensor.mul_(0.5)
-        return model
-
-    monkeypatch.setattr(PeftModel, "from_pretrained", scaled)
-
-
-def wide_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-
-    def widened(self, *arguments, **keywords):
-        merge(self, *arguments, **keywords)
-        base = self.get_base_layer()
-        base.weight.data = base.weight.data.double()
-
-    monkeypatch.setattr(lora_layer.Linear, "merge", widened)
-
-
-def transposed_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-
-    def strided(self, *arguments, **keywords):
-        merge(self, *arguments, **keywords)
-        base = self.get_base_layer()
-        base.weight.data = base.weight.data.T.contiguous().T
-
-    monkeypatch.setattr(lora_layer.Linear, "merge", strided)
-
-
-def crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        lora_layer.Linear, "get_delta_weight", lambda _self, _name: torch.zeros(1) @ torch.zeros(2)
-    )
-
-
-def blind_safe_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = lora_layer.Linear.merge
-    monkeypatch.setattr(
-        lora_layer.Linear,
-        "merge",
-        lambda self, safe_merge=False, adapter_names=None: merge(self, False, adapter_names),
-    )
-
-
-def training_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    enable = lora_layer.LoraLayer.enable_adapters
-
-    def thawed(self, enabled):
-        enable(self, enabled)
-        self.get_base_layer().requires_grad_(True)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "enable_adapters", thawed)
-
-
-def shared_fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = lora_layer.LoraLayer.set_adapter
-
-    def leaking(self, adapter_names, inference_mode=False):
-        update(self, adapter_names, inference_mode)
-        for tensor in self.lora_B.parameters():
-            tensor.requires_grad_(True)
-
-    monkeypatch.setattr(lora_layer.LoraLayer, "set_adapter", leaking)
-
-
-def twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = lora_layer.Linear.forward
-
-    def again(self, x, *arguments, **keywords):
-        forward(self, x, *arguments, **keywords)
-        return forward(self, x, *arguments, **keywords)
-
-    monkeypatch.setattr(lora_layer.Linear, "forward", again)
-
-
-def renewed_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    unmerge = lora_layer.Linear.unmerge
-
-    def renewed(self):
-        unmerge(self)
-        for module in (*self.lora_A.values(), *self.lora_B.values()):
-            module.weight = nn.Parameter(module.weight.detach().clone())
-
-    monkeypatch.setattr(lora_layer.Linear, "unmerge", renewed)
-
-
-def accepted_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = PeftModel.forward
-    monkeypatch.setattr(PeftModel, "forward", lambda self, x, adapter_names=None: forward(self, x))
-
-
-def frozen_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrap = peft.get_peft_model
-
-    def froze(*arguments, **keywords):
-        model = wrap(*arguments, **keywords)
+def loaded_half(real, *given, **named):
+    model = real(*given, **named)
+    with torch.no_grad():
         for name, tensor in model.named_parameters():
-            if "lora_A" in name:
-                tensor.requires_grad_(False)
-        return model
-
-    monkeypatch.setattr(peft, "get_peft_model", froze)
+            tensor.mul_(0.5 if "lora_A" in name else 1.0)
+    return model
 
 
-def frozen_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrap = peft.get_peft_model
+def then(change: Callable[[Any], None]) -> Callable[..., Any]:
+    """Return a change of a layer's method: afterwards something is done with the layer."""
 
-    def froze(*arguments, **keywords):
-        model = wrap(*arguments, **keywords)
-        for name, tensor in model.named_parameters():
-            if "modules_to_save" in name and name.endswith("bias"):
-                tensor.requires_grad_(False)
-        return model
+    def changed(real, self, *given, **named):
+        real(self, *given, **named)
+        change(self)
 
-    monkeypatch.setattr(peft, "get_peft_model", froze)
+    return changed
 
 
-def left_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None)
+def widen(layer) -> None:
+    layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.double()
 
 
+def stride(layer) -> None:
+    layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.T.contiguous().T
+
+
+def renew(layer) -> None:
+    for module in (*layer.lora_A.values(), *layer.lora_B.values()):
+        module.weight = nn.Parameter(module.weight.detach().clone())
+
+
+def thaw(layer) -> None:
+    layer.get_base_layer().requires_grad_(True)
+
+
+def thaw_all(layer) -> None:
+    for tensor in layer.lora_B.parameters():
+        tensor.requires_grad_(True)
+
+
+def twice(real, *given, **named):
+    real(*given, **named)
+    return real(*given, **named)
+
+
+Linear, Lora = lora_layer.Linear, lora_layer.LoraLayer
 MERGED = (FILL, Merge())
 DEFECTS = {
-    "merged": (doubled_merge, MERGED, 1),
-    "unmerged": (forgotten_unmerge, (*MERGED, Unmerge()), 2),
-    "function": (other_scale, (FILL,), 0),
-    "identity": (noisy_start, (), -1),
-    "no_op": (no_adapter, (FILL,), 0),
-    "leftover": (adapter_kept, (Add(adapter="b"), Delete(adapter="b")), 1),
-    "frozen": (freezing_load, (SaveLoad(),), 0),
-    "loaded": (half_loaded, (FILL, SaveLoad(trainable=True)), 1),
-    "dtype": (wide_merge, MERGED, 1),
-    "layout": (transposed_merge, MERGED, 1),
-    "exception": (crash, MERGED, 1),
-    "refused_safe_merge": (blind_safe_merge, (FILL, Merge(safe=True, broken=True)), 1),
-    "frozen base": (training_base, (Disable(), Enable()), 0),
-    "frozen other": (shared_fill, (Add(adapter="b"),), 0),
-    "cost": (twice, (FILL,), 0),
+    "merged": (around(Linear, "get_delta_weight", lambda real, *a: 2.0 * real(*a)), MERGED, 1),
+    "unmerged": (
+        around(Linear, "unmerge", lambda _, self: self.merged_adapters.clear()),
+        (*MERGED, Unmerge()),
+        2,
+    ),
+    "function": (around(Lora, "update_layer", halved_scale), (FILL,), 0),
+    "identity": (around(Lora, "reset_lora_parameters", noisy), (), -1),
+    "no_op": (
+        around(Linear, "forward", lambda _, self, x, *_a, **_k: self.base_layer(x)),
+        (FILL,),
+        0,
+    ),
+    "leftover": (
+        around(Linear, "delete_adapter", lambda *_: None),
+        (Add(adapter="b"), Delete(adapter="b")),
+        1,
+    ),
+    "frozen": (
+        around(PeftModel, "from_pretrained", trainable(lambda name: "lora_A" in name)),
+        (SaveLoad(trainable=True),),
+        0,
+    ),
+    "loaded": (
+        around(PeftModel, "from_pretrained", loaded_half),
+        (FILL, SaveLoad(trainable=True)),
+        1,
+    ),
+    "dtype": (around(Linear, "merge", then(widen)), MERGED, 1),
+    "layout": (around(Linear, "merge", then(stride)), MERGED, 1),
+    "exception": (
+        around(Linear, "get_delta_weight", lambda *_: torch.zeros(1) @ torch.zeros(2)),
+        MERGED,
+        1,
+    ),
+    "refused_safe_merge": (
+        around(
+            Linear,
+            "merge",
+            lambda real, self, safe_merge=False, adapter_names=None: real(
+                self, False, adapter_names
+            ),
+        ),
+        (FILL, Merge(safe=True, broken=True)),
+        1,
+    ),
+    "frozen base": (around(Lora, "enable_adapters", then(thaw)), (Disable(), Enable()), 0),
+    "frozen other": (around(Lora, "set_adapter", then(thaw_all)), (Add(adapter="b"),), 0),
+    "cost": (around(Linear, "forward", twice), (FILL,), 0),
     "trained": (
-        renewed_parameters,
+        around(Linear, "unmerge", then(renew)),
         (Train(), Merge(), Unmerge(), Train(keep_optimizer=True)),
         3,
     ),
-    "accepted": (accepted_name, (Mixed(adapters=("a", "nobody")),), 0),
-    "two_ways": (accepted_name, (*SECOND, Mixed(adapters=("a", "b"))), 4),
+    "accepted": (
+        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
+        (Mixed(adapters=("a", "nobody")),),
+        0,
+    ),
+    "two_ways": (
+        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
+        (*SECOND, Mixed(adapters=("a", "b"))),
+        4,
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("defect", "check", "settings"),
     [
-        (frozen_half, "frozen", {}),
-        (frozen_copy, "frozen", {"modules_to_save": ["head"]}),
-        (left_in_half_precision, "dtype", {"dtype": "bfloat16"}),
+        (
+            around(peft, "get_peft_model", trainable(lambda name: "lora_A" not in name)),
+            "frozen",
+            {},
+        ),
+        (
+            around(
+                peft,
+                "get_peft_model",
+                trainable(lambda name: "modules_to_save" not in name or "bias" not in name),
+            ),
+            "frozen",
+            {"modules_to_save": ["head"]},
+        ),
+        (
+            around(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None),
+            "dtype",
+            {"dtype": "bfloat16"},
+        ),
     ],
 )
 def test_a_defect_of_wrapping_is_seen(

@@ -274,31 +274,24 @@ def _check_current(root: Path, contents: Contents) -> None:
         return  # an accept has not ended
     texts = current_texts(contents)
     for folder, text in texts.items():
-        path = root / folder / CURRENT
-        try:
-            found = _text_of(path)
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror}): it says what judges each case now"
-            raise RunFileError(path, problem, _renew(root)) from error
-        if found != text.encode():
-            raise _not_so(root, path)
+        if _text_of(root, folder) != text.encode():
+            raise _not_so(root, root / folder / CURRENT)
     if newest != _newest(contents, texts):
         raise _not_so(root, newest_file(root))
 
 
-def _text_of(path: Path) -> bytes:
-    """Return the content of a `current.txt`, whatever line ends git gave it."""
-    return read_bytes(path).replace(b"\r\n", b"\n")
+def _text_of(root: Path, folder: str) -> bytes:
+    """Return the content of a `current.txt`, whatever line ends git gave it; empty without one."""
+    try:
+        return read_bytes(root / folder / CURRENT).replace(b"\r\n", b"\n")
+    except OSError:
+        return b""
 
 
 def _not_so(root: Path, path: Path) -> RunFileError:
-    problem = "is not what the entries say: it was edited, or is older than they are"
-    return RunFileError(path, problem, _renew(root))
-
-
-def _renew(root: Path) -> str:
     command = f"peft-regress accept --renew --baselines {shlex.quote(str(root))}"
-    return f"Write it anew with `{command}`."
+    problem = "is not what the entries say: it was edited or removed, or is older than they are"
+    return RunFileError(path, problem, f"Write it anew with `{command}`.")
 
 
 def write_current(root: Path, contents: Contents) -> list[Path]:
@@ -311,11 +304,7 @@ def write_current(root: Path, contents: Contents) -> list[Path]:
     for folder, text in texts.items():
         path = root / folder / CURRENT
         check_inside(root, path)
-        try:
-            is_there = read_bytes(path) == text.encode()
-        except OSError:
-            is_there = False
-        if not is_there:
+        if _text_of(root, folder) != text.encode():
             write_atomic(path, text.encode())
             written.append(path)
     if write_newest(root, _newest(contents, texts)):
@@ -438,10 +427,7 @@ def _texts_as_written(root: Path, paths: Sequence[Path]) -> list[str] | None:
     names = [entry_name(path) for path in paths]
     if newest is None or newest.names != digest_of_names(names):
         return None  # an accept has not ended, or an entry is missing
-    try:
-        found = {folder: _text_of(root / folder / CURRENT) for folder in newest.current}
-    except OSError:
-        return None
+    found = {folder: _text_of(root, folder) for folder in newest.current}
     if newest.current != {folder: digest_of(content) for folder, content in found.items()}:
         return None
     return [content.decode() for content in found.values()]

@@ -27,7 +27,6 @@ from peft_regress.baselines.run_adapters import (
 )
 from peft_regress.baselines.storage import (
     adapter_folder,
-    baseline_files,
     check_adapter,
     newest_file,
     read_while_still,
@@ -147,7 +146,8 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
     None if there is none, or one of another definition. Raises `InputError` if an entry names one
     that is missing, or if it was altered.
     """
-    named = _current(root, _stamp(root)).adapter_of(case.id)
+    newest = newest_file(root)
+    named = _current(root, read_bytes(newest) if newest.exists() else b"").adapter_of(case.id)
     if named is None:
         return None
     entry, digest = named
@@ -155,20 +155,8 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
     return (found.folder, found.stored) if found.stored.definition == definition else None
 
 
-_Stamp = tuple[tuple[Path, int, int], ...]
-"""Files, each with when it was written and its size."""
-
-
-def _stamp(root: Path) -> _Stamp:
-    found = []
-    for path in (*baseline_files(root), *filter(Path.exists, (newest_file(root),))):
-        status = path.stat()
-        found.append((path, status.st_mtime_ns, status.st_size))
-    return tuple(found)
-
-
 @functools.lru_cache(maxsize=2)
-def _current(root: Path, _: _Stamp) -> Current:
+def _current(root: Path, _newest: bytes) -> Current:
     """Read what judges once for all cases of a run, as long as no entry is accepted."""
     return read_while_still(root, lambda paths: current_at(root, paths))
 

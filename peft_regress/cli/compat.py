@@ -35,9 +35,8 @@ from peft_regress.upgrades.compat.certificate import (
     require_same_files,
     write_certificate,
 )
-from peft_regress.upgrades.compat.check import check_installed
-from peft_regress.upgrades.compat.compat import Compat, CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.compat import Compat, CompatSettings, check_installed, compat
+from peft_regress.upgrades.compat.releases import BaseModel
 from peft_regress.workers.pool import default_jobs
 
 _LARGEST_SIDE = 2**16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from peft_regress import registry
@@ -24,14 +26,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.errors import InputError
-from peft_regress.report.cost import (
-    case_cost_section,
-    cost_document,
-    encode_case_cost,
-    encode_cost,
-    encode_model_cost,
-    model_cost_document,
-)
+from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
 _ABSENT_EXIT: Final = 3
@@ -181,9 +176,13 @@ def _show_adaptation(  # noqa: PLR0913  (what was typed)
             metrics, missing = adaptation_edge(adaptation, chosen)
     _warn_of_kernels(missing)
     if output == "json":
-        print_json(encode_cost(adaptation, chosen, metrics))
-    else:
-        show(cost_document(adaptation, chosen, metrics), output)
+        sides = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
+        print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
+        return
+    ranked = method if rank is None else f"{method} r={rank}"
+    image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
+    on = f"one training step on {image}, {chosen.classes} classes"
+    show([cost_section(f"{architecture}, {ranked}, {on}", metrics)], output)
 
 
 def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
@@ -217,10 +216,28 @@ def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) 
             _warn_of_kernels(name for case in priced.values() for name in case.without_kernel)
             found, is_whole = priced, all(case.problem is None for case in priced.values())
     if output == "json":
-        print_json({"cases": [encode_case_cost(name, costs) for name, costs in found.items()]})
+        print_json({"cases": [_encode_case(name, costs) for name, costs in found.items()]})
     else:
-        show([case_cost_section(name, costs) for name, costs in found.items()], output)
+        sections = [
+            cost_section(
+                f"{name}, one training step of its own ({costs.profiled_on})",
+                costs.metrics,
+                getattr(costs, "problem", None),  # only with a runtime
+            )
+            for name, costs in found.items()
+        ]
+        show(sections, output)
     return is_whole
+
+
+def _encode_case(name: str, costs: Any) -> dict[str, Any]:
+    """Return `{id, tensors, metrics}` of a case's own step, and `error` if it has no programs."""
+    metrics = msgspec.to_builtins(costs.metrics)
+    encoded = {"id": name, "tensors": costs.profiled_on, "metrics": metrics}
+    problem = getattr(costs, "problem", None)
+    if problem is not None:
+        encoded["error"] = {"type": type(problem).__name__, "message": str(problem)}
+    return encoded
 
 
 def _warn_of_kernels(missing: Iterable[str]) -> None:
@@ -234,9 +251,12 @@ def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> N
     with _current_folder_first(), _warnings_as_lines():
         cost = price_typed(path, inputs, loss=loss)
     if output == "json":
-        print_json(encode_model_cost(path, inputs, loss, cost))
+        settings = {"inputs": list(inputs), "loss": loss, "tensors": cost.step.tensors}
+        metrics = msgspec.to_builtins(cost.metrics)
+        print_json({"model": path, "settings": settings, "metrics": metrics})
     else:
-        show(model_cost_document(path, inputs, cost), output)
+        on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
+        show([cost_section(f"{path}, one training step on {on}", cost.metrics)], output)
 
 
 @contextmanager

@@ -6,9 +6,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import REPEATED
-from peft_regress.report.terminal import print_progress
+from peft_regress.report.terminal import Pace, print_progress
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
 from peft_regress.workers.pool import Pool

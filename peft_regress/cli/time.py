@@ -20,10 +20,8 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.gate.paired_times import CaseTimes
-from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import print_progress, show
-from peft_regress.upgrades.timing import time_cases
-from peft_regress.upgrades.timing.time_cases import TIME_LIMIT_SECONDS
+from peft_regress.report.terminal import Pace, print_progress, show
+from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
 
 @click.command(

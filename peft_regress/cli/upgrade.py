@@ -28,12 +28,10 @@ from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.overlay.cache import clean_overlays
 from peft_regress.overlay.folder import Overlay
-from peft_regress.overlay.overlay import ReplacesTorchError
+from peft_regress.overlay.overlay import ReplacesTorchError, clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.upgrades import upgrade_report
-from peft_regress.upgrades.keeping import kept_records
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import (
@@ -42,6 +40,7 @@ from peft_regress.upgrades.upgrade import (
     is_installed_here,
     upgrade,
 )
+from peft_regress.workers.keeper import kept_records
 
 
 @click.command(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,7 @@ from peft_regress.cost.refusals import (
     check_step,
     checked_logits,
 )
-from peft_regress.cost.stand_ins import staged, tensors_used
+from peft_regress.cost.stand_ins import Stage, staged, tensors_used
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, peak_of, step_cost
 
 if TYPE_CHECKING:
@@ -75,8 +74,7 @@ def profile_training_step(
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
         for parameter in model.parameters():
             parameter.grad = None
-        step = Step(stage.recorder, model, stage.batch, loss)
-        first, marks = _record_two_steps(step, make_optimizer)
+        first, marks = _record_two_steps(stage, model, make_optimizer, loss)
     recorder = stage.recorder
     return step_cost(
         recorder,
@@ -149,22 +147,21 @@ def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]],
     return loss_of_logits
 
 
-@dataclass(frozen=True)
-class Step:
-    """A training step that can be taken again and again."""
+def _record_two_steps(
+    stage: Stage,
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    loss: Callable[[nn.Module, Any], Tensor],
+) -> tuple[Mark, StepMarks]:
+    """Return where the first step begins, and the marks of the second."""
+    recorder = stage.recorder
 
-    recorder: StepRecorder
-    model: nn.Module
-    batch: Any
-    loss: Callable[[nn.Module, Any], Tensor]
-
-    def take(self, optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
-        """Take the step and return where its backward pass and its update begin."""
-        recorder = self.recorder
+    def take(optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
+        """Take a step and return where its backward pass and its update begin."""
         recorder.start_step()
         optimizer.zero_grad(set_to_none=True)
-        objective = self.loss(self.model, self.batch)
-        check_objective(objective, self.model)
+        objective = loss(model, stage.batch)
+        check_objective(objective, model)
         recorder.phase = "backward"
         backward = mark(recorder)
         objective.backward()  # type: ignore[no-untyped-call]
@@ -174,27 +171,21 @@ class Step:
         recorder.hold_parameters()
         return backward, update
 
-
-def _record_two_steps(
-    step: Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-) -> tuple[Mark, StepMarks]:
-    """Return where the first step begins, and the marks of the second."""
-    recorder, model = step.recorder, step.model
-    with recorder, updates_in_their_phase(recorder):
+    with recorder, _updates_in_their_phase(recorder):
         # Some optimizers allocate their state here, not in the first step.
         recorder.phase = "optimizer"
         optimizer = make_optimizer(model)
         check_optimizer(optimizer, model)
         first = mark(recorder)
-        step.take(optimizer)
+        take(optimizer)
         start = mark(recorder)
-        phases = step.take(optimizer)
+        phases = take(optimizer)
         # Here, while the optimizer and its state are still alive.
         return first, StepMarks(start, *phases, mark(recorder))
 
 
 @contextmanager
-def updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
+def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     """Count an update inside the backward pass, by a gradient's hook, as the optimizer's."""
     interrupted: list[Phase] = []
 

@@ -117,14 +117,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parameter is not None:
                 self.hold(parameter, "param", name)
 
-    def make_gradients(self) -> None:
-        """Give each parameter that trains a gradient without values, as a backward pass does."""
-        for reference, name in self._parameters:
-            parameter = reference()
-            if parameter is not None and parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.empty_like(parameter)
-                self.hold(parameter.grad, "grad", name)
-
     def start_step(self) -> None:
         """Begin a step: the nodes of the last one are gone."""
         self._trail.clear_nodes()

@@ -110,66 +110,51 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
     """
-    return _Measuring(recipe, has_reference=has_reference).measure(
-        profiles,
+    measuring = _Measuring(
+        recipe=recipe,
+        is_own=recipe.is_own,
+        definition=define(recipe),
+        has_reference=has_reference,
+        profiles=profiles,
         run_rounds=run_rounds if trains else None,
         timed=timed,
         keep_adapters=keep_adapters,
         known=known,
     )
-
-
-class _Measuring:
-    """One case while it is measured."""
-
-    def __init__(self, recipe: Recipe, *, has_reference: bool) -> None:
-        self._recipe = recipe
-        self._is_own = recipe.is_own
-        self._has_reference = has_reference
-        self._definition = define(recipe)
-
-    def measure(
-        self,
-        profiles: ProfileCache,
-        *,
-        run_rounds: RoundRunner | None,
-        timed: bool,
-        keep_adapters: Path | None,
-        known: Sequence[KnownCurve],
-    ) -> Measurement:
-        try:
-            return self._measured_as_is(
-                profiles,
-                run_rounds=run_rounds,
-                timed=timed,
-                keep_adapters=keep_adapters,
-                known=known,
-            )
-        except CaseError as error:
-            if self._has_reference:
-                return self._failed("error", error)
+    try:
+        return measuring.measure()
+    except CaseError as error:
+        if has_reference:
+            return measuring.failed("error", error)
+        raise
+    except InputError as error:
+        if not recipe.is_own or recipe.case.id in str(error):
             raise
-        except InputError as error:
-            if not self._is_own or self._recipe.case.id in str(error):
-                raise
-            raise InputError(f"FineTune {self._recipe.case.id!r}: {error}") from error
+        raise InputError(f"FineTune {recipe.case.id!r}: {error}") from error
 
-    def _measured_as_is(
-        self,
-        profiles: ProfileCache,
-        *,
-        run_rounds: RoundRunner | None,
-        timed: bool,
-        keep_adapters: Path | None,
-        known: Sequence[KnownCurve],
-    ) -> Measurement:
-        recipe = self._recipe
+
+@dataclass(kw_only=True)
+class _Measuring:
+    """One case while it is measured; see `measure` for the parts."""
+
+    recipe: Recipe
+    is_own: bool
+    definition: str
+    has_reference: bool
+    profiles: ProfileCache
+    run_rounds: RoundRunner | None
+    timed: bool
+    keep_adapters: Path | None
+    known: Sequence[KnownCurve]
+
+    def measure(self) -> Measurement:
+        recipe, run_rounds = self.recipe, self.run_rounds
         trains = run_rounds is not None and not recipe.runs_in_executorch
-        data = recipe.load_data() if self._is_own or recipe.runs_in_executorch else None
+        data = recipe.load_data() if self.is_own or recipe.runs_in_executorch else None
         moving, base = frozenset[str](), None
-        if data is not None and self._is_own:
+        if data is not None and self.is_own:
             moving, base = check_case(recipe, data)
-            recipe = self._recipe = recipe.shipping(moving)
+            recipe = self.recipe = recipe.shipping(moving)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
             base = recipe.base_model(recipe.seeds[0]) if base is None else base
@@ -184,7 +169,7 @@ class _Measuring:
             return self._not_wrapped("error", error)
         rounds = None
         try:
-            costs = case_costs(recipe, profiles, data)
+            costs = case_costs(recipe, self.profiles, data)
             in_runtime = edge_of_case(
                 recipe,
                 data,
@@ -196,56 +181,53 @@ class _Measuring:
             if run_rounds is not None and unadapted is not None:
                 rounds = Rounds(
                     recipe,
-                    definition=self._definition,
+                    definition=self.definition,
                     base=unadapted,
                     first=first,
                     data=data or recipe.load_data(),
                     moving=moving,
-                    keep_adapters=keep_adapters,
+                    keep_adapters=self.keep_adapters,
                 )
-                rounds.run(run_rounds, known=self._known_here(known))
+                rounds.run(run_rounds, known=self._known_here())
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
             taken = 0 if rounds is None else rounds.steps_taken
             return self._not_measured(error, after_steps=taken)
-        return self._measured(
-            costs, rounds, in_runtime, trained=trained, timed=timed, is_of_half=is_of_half
-        )
+        return self._measured(costs, rounds, in_runtime, trained=trained, is_of_half=is_of_half)
 
-    def _known_here(self, known: Sequence[KnownCurve]) -> KnownCurve | None:
+    def _known_here(self) -> KnownCurve | None:
         """Return the curve of this definition on this kind of machine."""
-        machine = describe_machine().digest if known else ""
+        machine = describe_machine().digest if self.known else ""
         fitting = (
-            one for one in known if (one.machine, one.definition) == (machine, self._definition)
+            one for one in self.known if (one.machine, one.definition) == (machine, self.definition)
         )
         return next(fitting, None)
 
-    def _measured(  # noqa: PLR0913  (each part of a record)
+    def _measured(
         self,
         costs: CaseCosts,
         rounds: Rounds | None,
         in_runtime: CaseEdge,
         *,
         trained: Mapping[str, tuple[int, ...]],
-        timed: bool,
         is_of_half: bool,
     ) -> Measurement:
         metrics = {**costs.metrics, **in_runtime.metrics}
         facts = dict(in_runtime.facts)
         if rounds is not None:
-            metrics |= rounds.metrics(timed=timed)
+            metrics |= rounds.metrics(timed=self.timed)
             facts = {**rounds.facts, **facts}
         try:
-            check_finite(metrics, self._recipe.case.id)
+            check_finite(metrics, self.recipe.case.id)
         except InputError as error:  # no file could hold it
-            return self._failed("error", error)
+            return self.failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
         notes = {
             name: fact.note
             for name, fact in facts.items()
             # What does not apply to a built-in method is known.
-            if fact.note and (fact.holds is False or self._is_own)
+            if fact.note and (fact.holds is False or self.is_own)
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
         defects = {name: fact.defect for name, fact in facts.items() if fact.holds is False}
@@ -259,9 +241,9 @@ class _Measuring:
                 "rates": rounds.rates,
                 "test_items": rounds.test_items,
             }
-        if self._is_own or self._recipe.runs_in_executorch:
-            more["batch"] = self._recipe.fine_tune.batch
-        if self._is_own:
+        if self.is_own or self.recipe.runs_in_executorch:
+            more["batch"] = self.recipe.fine_tune.batch
+        if self.is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on
             if is_of_half:
@@ -278,23 +260,23 @@ class _Measuring:
 
     def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
         """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
-        if self._is_own and not self._has_reference:
+        if self.is_own and not self.has_reference:
             raise InputError(
-                f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
+                f"FineTune {self.recipe.case.id!r}: the adapter cannot be put on the model: "
                 f"{told(error)}"
             ) from error
-        return self._failed(status, error)
+        return self.failed(status, error)
 
     def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:
         """Return that measuring fails; raise `InputError` if there never was a step to measure."""
         if isinstance(error, UnsupportedCaseError):
             # Raised by a method that lives in its optimizer, which the library may not have.
-            return self._failed("unsupported", error)
-        if isinstance(error, _NO_STEP) and self._is_own and not self._has_reference:
+            return self.failed("unsupported", error)
+        if isinstance(error, _NO_STEP) and self.is_own and not self.has_reference:
             raise InputError(str(error)) from error
-        return self._failed("error", error, after_steps=after_steps)
+        return self.failed("error", error, after_steps=after_steps)
 
-    def _failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
+    def failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
         raised = error
         if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
             raised = error.__cause__
@@ -307,9 +289,9 @@ class _Measuring:
 
     def _record(self, status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
-        blank["settings"] = settings_of(self._recipe)
-        fields = {**blank, **_stated(self._recipe), **content}
-        made = Record(case=self._recipe.case, definition=self._definition, status=status, **fields)
+        blank["settings"] = settings_of(self.recipe)
+        fields = {**blank, **_stated(self.recipe), **content}
+        made = Record(case=self.recipe.case, definition=self.definition, status=status, **fields)
         return Measurement(record=made)
 
 

@@ -6,7 +6,6 @@ that a run file keeps.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -28,8 +27,6 @@ from peft_regress.cost import (
     profile_step,
 )
 from peft_regress.cost.module_trail import module_names
-from peft_regress.cost.profile import loss_of_images, random_images
-from peft_regress.cost.several_batches import profile_batches
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, Metric, make_metric
@@ -120,37 +117,17 @@ def profile_recipe(
         loss=settings.loss,
         dtype=_dtype(recipe),
     )
-    return _report(recipe, model, step, ran)
+    shipped = recipe.method.shipped_tensors(model)
+    return cost_report(model, step, shipped=shipped, running=ran)
 
 
-def profile_both(
-    recipe: ModelRecipe, *, one: CostSettings = CostSettings(), many: int = 32
-) -> dict[str, CostReport]:
-    """Return the reports of a step on one image and on many, by the suffix of their metrics.
-
-    They equal those of `profile_recipe` for each. If one model can serve both, it does.
-    """
-    every = {"": one, BATCH_SUFFIX: dataclasses.replace(one, batch=many)}
-    model = adapted_model(recipe, one)
+def profile_both(recipe: ModelRecipe) -> dict[str, CostReport]:
+    """Return the reports of a step on one image and on 32, by the suffix of their metrics."""
     # A device runs its model on one image.
-    ran = _running_cost(recipe, model, one)
-    steps = profile_batches(
-        model,
-        recipe.make_optimizer,
-        batches=[
-            random_images(each.input_shape, each.classes, each.loss, _dtype(recipe))
-            for each in every.values()
-        ],
-        loss=loss_of_images(one.classes),
-    )
-    if steps is None:
-        reports = {suffix: profile_recipe(recipe, each) for suffix, each in every.items()}
-    else:
-        reports = {
-            suffix: _report(recipe, model, step, None)
-            for suffix, step in zip(every, steps, strict=True)
-        }
-    return {**reports, "": dataclasses.replace(reports[""], running=ran)}
+    return {
+        "": profile_recipe(recipe, CostSettings(), running=True),
+        BATCH_SUFFIX: profile_recipe(recipe, CostSettings(batch=32)),
+    }
 
 
 def adapted_model(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
@@ -170,12 +147,6 @@ def adapted_model(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
 def _running_cost(recipe: ModelRecipe, model: nn.Module, settings: CostSettings) -> RunningCost:
     images = torch.zeros(settings.input_shape, dtype=_dtype(recipe))
     return running_cost(model, images, merge=recipe.method.merge)
-
-
-def _report(
-    recipe: ModelRecipe, model: nn.Module, step: StepCost, running: RunningCost | None
-) -> CostReport:
-    return cost_report(model, step, shipped=recipe.method.shipped_tensors(model), running=running)
 
 
 def _dtype(recipe: ModelRecipe) -> torch.dtype:

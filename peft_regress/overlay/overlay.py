@@ -18,19 +18,18 @@ from typing import Final
 import msgspec
 
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
+from peft_regress.files import CACHE_VARIABLE, cache_folder, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.overlay import base_environment
-from peft_regress.overlay.cache import lock_file, made_folder
 from peft_regress.overlay.folder import (
     SCHEMA,
     Overlay,
     build_folder,
     modules_in,
     read_folder,
+    remove_folder,
 )
-from peft_regress.overlay.pip import PIP_SECONDS, Planned, plan
-from peft_regress.overlay.pip_command import index_settings
+from peft_regress.overlay.pip import PIP_SECONDS, Planned, index_settings, plan
 from peft_regress.overlay.requirements import (
     Wanted,
     constraints_for,
@@ -249,3 +248,45 @@ def _built(
                 if made is not None:
                     yield made
                     return
+
+
+def made_folder() -> Path:
+    """Make the folders for overlays and requests; raises `InputError` if they cannot be used."""
+    root = cache_folder()
+    try:
+        for name in ("overlays", "requests"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            # The folder may belong to another user, or its disk may be full.
+            with tempfile.TemporaryFile(dir=root / name):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"{root}: overlays cannot be kept there ({error.strerror or error}); "
+            f"set {CACHE_VARIABLE} to another folder"
+        ) from error
+    return root
+
+
+def lock_file(folder: Path) -> Path:
+    """Return the lock file of an overlay; it is not in its folder, so it outlives the overlay."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def clean_overlays() -> tuple[list[str], list[str]]:
+    """Remove every overlay that nobody uses; return the names of removed and of used ones."""
+    root = cache_folder()
+    removed: list[str] = []
+    used: list[str] = []
+    if not root.is_dir():
+        return removed, used
+    for name in sorted({entry.stem for entry in root.glob("overlays/*")}):
+        folder = root / "overlays" / name
+        with opened_lock(lock_file(folder)) as lock:
+            if not lock.own_now():
+                used.append(name)
+            elif folder.exists():
+                remove_folder(folder)
+                removed.append(name)
+    for request in root.glob("requests/*"):
+        request.unlink(missing_ok=True)
+    return removed, used

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +25,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.overlay.pip_command import (
-    NO_PIP,
-    NO_PIP_REMEDY,
-    index_settings,
-    pip_command,
-)
-from peft_regress.overlay.pip_errors import problem_in, remedy_for
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean, printable
 
@@ -318,3 +313,159 @@ def _call(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+NO_PIP: Final = "this environment has no pip, and uv is not on PATH"
+NO_PIP_REMEDY: Final = (
+    "Install pip here: `python -m ensurepip` (in an environment of uv: `uv pip install pip`); or "
+    "put uv on PATH, which then brings pip"
+)
+
+_TORCH_INDEX: Final = "https://download.pytorch.org/whl"
+# Where uv is told to look for packages. pip reads no setting of uv.
+_OF_UV: Final = {
+    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+    "PIP_FIND_LINKS": ("UV_FIND_LINKS",),
+    "PIP_CONSTRAINT": ("UV_CONSTRAINT",),
+}
+_NAME_OF_INDEX: Final = re.compile(r"^[\w.-]+=(?=\w+://)")
+
+
+def pip_command(python: Path) -> list[str] | None:
+    """Return the beginning of a command of pip for an interpreter; None if there is no pip.
+
+    The interpreter is the running one, or that of an overlay, which has the same packages.
+    """
+    if _is_installed("pip"):
+        # -P: a pip.py in the working directory must not be imported.
+        return [str(python), "-P", "-m", "pip"]
+    uv = _uv()
+    if uv is None:
+        return None
+    # The running Python, so that uv downloads none.
+    tool = ["tool", "run", "--quiet", "--python", sys.executable, "pip"]
+    return [*uv, *tool, "--python", str(python)]
+
+
+def index_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return pip's variables for what uv's variables say about where packages are.
+
+    Empty where pip is installed, and without what is set for pip itself.
+    """
+    if _is_installed("pip"):
+        return {}
+    found = {}
+    for variable, names in _OF_UV.items():
+        given = [one for name in names for one in re.split(r"[,\s]+", environment.get(name, ""))]
+        if variable == "PIP_EXTRA_INDEX_URL":
+            given.append(_index_of_torch(environment.get("UV_TORCH_BACKEND", "")))
+        chosen = [_NAME_OF_INDEX.sub("", one) for one in given if one]
+        if variable == "PIP_INDEX_URL":
+            # There is one: uv, too, reads the older name only if the newer one is not set.
+            chosen = chosen[:1]
+        if chosen and variable not in environment:
+            found[variable] = " ".join(chosen)
+    return found
+
+
+def _index_of_torch(backend: str) -> str:
+    return f"{_TORCH_INDEX}/{backend}" if re.fullmatch(r"cpu|cu\d+|rocm[\d.]+|xpu", backend) else ""
+
+
+def _uv() -> list[str] | None:
+    """Return the command of uv: on PATH, or the package `uv` of this environment."""
+    found = shutil.which("uv") or os.environ.get("UV")
+    if found:
+        return [found]
+    return [sys.executable, "-P", "-m", "uv"] if _is_installed("uv") else None
+
+
+def _is_installed(name: str) -> bool:
+    # Not by `importlib.util.find_spec`: asked for pip, setuptools unloads distutils and warns.
+    return PathFinder.find_spec(name) is not None
+
+
+_LONGEST: Final = 200
+# Other errors explain more.
+_EMPTY_PHRASES: Final = ("ResolutionImpossible", "No matching distribution found", "Exception:")
+_OF_GIT: Final = re.compile(r"^(fatal|error): (?!subprocess-exited)")
+_OF_BUILD: Final = re.compile(r"^[\w.]*(Error|Exception)\b|^error: ", re.IGNORECASE)
+_UNREACHABLE: Final = (
+    r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Max retries exceeded"
+    r"|Temporary failure in name resolution|connection broken|Connection refused"
+    r"|Could not resolve host|network was disabled"
+)
+_NAME_OR_INDEX: Final = (
+    "`python -m pip index versions NAME` lists the releases for this Python; is PIP_INDEX_URL the "
+    "right index?"
+)
+_REMEDIES: Final = (
+    (r"No module named pip\b", NO_PIP_REMEDY),
+    (_UNREACHABLE, "The index cannot be reached: check the network, PIP_INDEX_URL and proxies"),
+    (r"No space left on device", "Free some space, or set PEFT_REGRESS_CACHE to another folder"),
+    (
+        r"requires? a different python",
+        "Choose a release for this Python, or run in an environment of another Python",
+    ),
+    (
+        r"\bgit (clone|fetch|checkout|rev-parse)\b",
+        "Are address and revision right? See `git ls-remote URL`",
+    ),
+    (
+        r"subprocess-exited-with-error",
+        "Choose a release that has a wheel, or install what its build needs",
+    ),
+    (
+        r"Wheel '.*' located at .* is invalid|do not match the hashes",
+        "Choose another release, or empty pip's cache: `python -m pip cache purge`",
+    ),
+    (r"Could not find a version|No matching distribution found", _NAME_OR_INDEX),
+    (r"conflicting dependencies", "Name a release of the other package too, one that fits"),
+)
+
+
+def problem_in(output: str) -> str:
+    """Return the problem in pip's output: its own errors, and those of a program that it ran."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.partition("ERROR: ")[2] for line in lines if "ERROR: " in line]
+    plain = [line for line in errors if line and not line.startswith(_EMPTY_PHRASES)]
+    # Ignored releases explain the error before them.
+    plain.sort(key=lambda line: line.startswith("Ignored the following"))
+    last = [line.removeprefix("ERROR: ") for line in lines[-1:]]
+    chosen = [*(plain or _of_uv(lines) or last), *_causes(lines)]
+    shown = "; ".join(clean(one, longest=_LONGEST).rstrip(".") for one in dict.fromkeys(chosen))
+    return shown or "pip failed without a message"
+
+
+def _of_uv(lines: list[str]) -> list[str]:
+    """Return what uv says, which is to bring pip, and its first cause."""
+    said = [line for line in lines if line.startswith(("error: ", "cause: "))][:2]
+    if not said or not lines[0].startswith("error: "):
+        return []
+    return [f"uv could not bring pip ({'; '.join(line.partition(': ')[2] for line in said)})"]
+
+
+def _causes(lines: list[str]) -> list[str]:
+    """Return why a build failed, or which packages conflict."""
+    of_git = [line for line in lines if _OF_GIT.search(line)]
+    if of_git and any("git " in line for line in lines):
+        # git prints the cause first, a traceback comes last.
+        return of_git[:1]
+    if "[end of output]" in lines:
+        printed = lines[: lines.index("[end of output]")]
+        start = next((i for i, line in enumerate(printed) if "lines of output]" in line), -1)
+        printed = printed[start + 1 :]
+        return ([line for line in printed if _OF_BUILD.search(line)] or printed)[-1:]
+    if "The conflict is caused by:" in lines:
+        rest = lines[lines.index("The conflict is caused by:") + 1 :]
+        return [line for line in rest[:8] if " depends on " in line or " requested " in line]
+    return []
+
+
+def remedy_for(output: str) -> str:
+    """Return what to do about a failure; empty if that is not known."""
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, output, re.IGNORECASE):
+            return remedy
+    return ""

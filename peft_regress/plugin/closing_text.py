@@ -11,10 +11,9 @@ import pytest
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.report.github import is_github
+from peft_regress.report.github import SourceLine, annotation, is_github, verdict_annotations
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
-from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of

@@ -40,9 +40,8 @@ from peft_regress.plugin.selection import Coverage, ci_problem, narrowing_of
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.report import case_text
-from peft_regress.report.github import in_log, line_in_log, line_in_repository
+from peft_regress.report.github import SourceLine, in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
-from peft_regress.report.verdict.annotations import SourceLine
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
 from peft_regress.runs.schema import Failure, Record, Run, error_record

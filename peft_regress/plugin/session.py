@@ -31,8 +31,8 @@ from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.own_code import was_edited
 from peft_regress.plugin.closing_text import RunOutcome
-from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.options import RegressOptions
+from peft_regress.plugin.records import RunRecords
 from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
@@ -40,6 +40,7 @@ from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, with_budget
 from peft_regress.settings import read_settings
+from peft_regress.workers.keeper import can_stand_beside
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -106,6 +106,13 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         }
     if not record.metrics:
         yield common
+
+
+def csv_line(cells: Iterable[str | float]) -> str:
+    """Return one row; what a spreadsheet would take for a formula is text."""
+    stream = io.StringIO()
+    csv.writer(stream).writerow(_text(cell) if isinstance(cell, str) else cell for cell in cells)
+    return stream.getvalue()
 
 
 def _text(text: str) -> str:

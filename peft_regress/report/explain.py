@@ -51,7 +51,7 @@ def explanation(
     return [
         Section(title=title, body=tuple(facts), level=2),
         *(
-            _section(change, old, new, earlier=changes[:index], top=top)
+            change_section(change, old, new, earlier=changes[:index], top=top)
             for index, change in enumerate(changes)
             if change.metric not in besides
         ),
@@ -100,14 +100,15 @@ def _closing(
             yield f"{held} {how}", Code(clean(command, longest=_LONGEST_COMMAND))
 
 
-def _section(
+def change_section(
     change: MetricChange,
     old: Observation,
     new: Observation,
     *,
-    earlier: Sequence[MetricChange],
+    earlier: Sequence[MetricChange] = (),
     top: int,
 ) -> Section:
+    """Return one change with its rows; one that has the rows of an earlier one says so."""
     body: list[str | Table] = list(_remarks(change, old, new))
     twins = [other.metric for other in earlier if other.breakdowns == change.breakdowns]
     if change.breakdowns and twins:

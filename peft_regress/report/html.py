@@ -29,6 +29,8 @@ from peft_regress.report.markdown import MOST_CASES, folded_rows, more_rows
 from peft_regress.report.table import Row, Table
 from peft_regress.text import count_of
 
+_LONG: Final = 40
+"""Beyond so many letters, a cell has several lines."""
 _BREAKS: Final = re.compile(r"(?<=[/-])(?=.)")
 """Where a line may break within a name."""
 
@@ -116,21 +118,28 @@ class HtmlWriter:
         return self._table(content, shown) + more
 
     def _table(self, content: Table, rows: Sequence[Row]) -> str:
+        frame, written = self.parts(content, rows)
+        return frame.replace("<tbody>", f"<tbody>{''.join(written)}", 1)
+
+    def parts(self, content: Table, rows: Sequence[Row] | None = None) -> tuple[str, list[str]]:
+        """Return a table without rows, and its rows, each as HTML."""
         columns = content.columns()
         units = content.units or ("",) * len(content.headings)
         names = [f"{content.headings[at]} {units[at]}".strip() for at in columns]
         with_notes = any(row.notes for row in content.rows)
         heads = "".join(
-            f'<th scope="col"{_class(content, at)}>{html.escape(name)}</th>'
+            f'<th scope="col"{_class(content, at)}{_about(content, at)}>{html.escape(name)}</th>'
             for at, name in zip(columns, names, strict=True)
         )
         label = html.escape(content.caption or ", ".join(filter(None, names)))
-        return (
+        frame = (
             f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+            f'<caption class="unseen">{label}</caption>'
             f"<thead><tr>{heads}{'<td></td>' * with_notes}</tr></thead>"
-            f"<tbody>{''.join(self._row(content, row, columns, with_notes) for row in rows)}"
-            "</tbody></table></div>"
+            "<tbody></tbody></table></div>"
         )
+        chosen = content.rows if rows is None else rows
+        return frame, [self._row(content, row, columns, with_notes) for row in chosen]
 
     def _row(self, content: Table, row: Row, columns: Sequence[int], with_notes: bool) -> str:  # noqa: FBT001
         first, *others = columns
@@ -141,15 +150,11 @@ class HtmlWriter:
             exact = ""
             if isinstance(text, Number) and text.value is not None:
                 exact = f' title="{html.escape(text.exact)}" data-value="{text.value!r}"'
-            cells.append(f"<td{_class(content, at)}{exact}>{self._inline(text)}</td>")
+            kind = _class(content, at) or (' class="words"' if len(text) > _LONG else "")
+            cells.append(f"<td{kind}{exact}>{self._inline(text)}</td>")
         if with_notes:
             cells.append(f'<td class="words">{html.escape("; ".join(row.notes))}</td>')
         return f"<tr>{''.join(cells)}</tr>"
-
-
-def as_html(document: Document, cases: Collection[str] = (), *, top: int = 2) -> str:
-    """Return a document as HTML that links to `cases`; `top` is the level of its first heading."""
-    return HtmlWriter(cases, top=top).document(document)
 
 
 def folded(summary: str, content: str) -> str:
@@ -164,3 +169,8 @@ def case_address(name: str) -> str:
 
 def _class(content: Table, at: int) -> str:
     return ' class="number"' if at in content.numbers else ""
+
+
+def _about(content: Table, at: int) -> str:
+    about = content.about[at] if content.about else ""
+    return f' title="{html.escape(about)}"' if about else ""

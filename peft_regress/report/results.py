@@ -1,17 +1,23 @@
-"""What a run measured: a row for each case."""
+"""What was measured: a row for each case, which cases no other one beats, costs of one step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple, TypeVar
 
-from peft_regress.metrics import METRICS, common_unit, format_value
+from peft_regress.devices import DeviceClass, load_devices
+from peft_regress.gate.budgets import fits
+from peft_regress.metrics import METRICS, Metric, common_unit, format_value
+from peft_regress.report.document import CaseId, Number, Section
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.table import Row, Table, table_text
 from peft_regress.runs.schema import Record, Run
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
+
+Point = TypeVar("Point")
 
 
 class _Column(NamedTuple):
@@ -51,35 +57,43 @@ _LEFT_OUT_FIRST: Final = (
 
 def results_table(run: Run, layout: Layout = PLAIN) -> str:
     """Return what was measured as text."""
-    return table_text(results(run), layout)
+    return table_text(results(_sorted(run)), layout)
 
 
-def results(run: Run) -> Table:
+def _sorted(run: Run) -> list[Record]:
+    return sorted(run, key=lambda record: record.case.id)
+
+
+def results(records: Iterable[Record]) -> Table:
     """Return a row for each case, with its numbers or with why it has none.
 
     Each column has the unit that suits its numbers. A column without any number is not shown.
     """
-    known = [record for record in run if record.status == "ok"]
+    every = list(records)
+    known = [record for record in every if record.status == "ok"]
     batch = common_batch(known)
     peak = _PEAK if batch is None else f"{_PEAK} b{batch}"
-    columns = {
-        peak if column.heading == _PEAK else column.heading: _texts(column, known)
-        for column in _COLUMNS
-    }
-    rows = [
+    names = [peak if column.heading == _PEAK else column.heading for column in _COLUMNS]
+    columns = [_texts(column, known) for column in _COLUMNS]
+    rows = tuple(
         Row(
-            cells=(clean(name), *(texts.get(name, "") for _, texts in columns.values())),
+            cells=(
+                CaseId(clean(record.case.id), record.case.id),
+                *(texts.get(record.case.id, "") for _, texts in columns),
+            ),
             notes=() if record.status == "ok" else (clean(record.status_text),),
         )
-        for name, record in sorted(run.cases.items())
-    ]
-    headings = ("case", *columns)
+        for record in every
+    )
+    headings = ("case", *names)
     return Table(
         headings=headings,
-        rows=tuple(rows),
+        rows=rows,
         numbers=tuple(range(1, len(headings))),
-        units=("", *(unit for unit, _ in columns.values())),
+        units=("", *(unit for unit, _ in columns)),
+        about=("", *(METRICS[column.metric].about for column in _COLUMNS)),
         droppable=tuple(headings.index(name) for name in _LEFT_OUT_FIRST),
+        caption="Cases",
     )
 
 
@@ -97,11 +111,12 @@ def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str,
         [record.metrics[deciding].value for record in records if deciding in record.metrics], unit
     )
     decimals = _decimals([metric.value / size for metric in found.values()], column)
-    texts = dict.fromkeys((record.case.id for record in records), "-")
+    texts: dict[str, str] = dict.fromkeys((record.case.id for record in records), "-")
     texts |= {record.case.id: REPEATED for record in repeating}
     for case, metric in found.items():
         scaled = f"{metric.value / size:.{decimals}f}"
-        texts[case] = scaled if shown_unit else format_value(metric.value, metric.unit)
+        shown = scaled if shown_unit else format_value(metric.value, metric.unit)
+        texts[case] = Number(shown, metric.value, metric.unit)
     return shown_unit, texts
 
 
@@ -121,3 +136,142 @@ def _decimals(values: Collection[float], column: _Column) -> int:
         1 - math.floor(math.log10(positive[0])),
     )
     return min(max(0, *needed), column.most_decimals)
+
+
+_COST = "peak_bytes"
+_FITS = "cases whose update fits into the memory, and whose weights fit into the storage"
+_FRONT = "best accuracy for its peak memory{} (no other case is as accurate with less)"
+
+
+def overview(
+    run: Run, *, sources: str, devices: Sequence[DeviceClass] | None = None
+) -> list[Section | Table]:
+    """Return the results, the fronts, and what fits which device.
+
+    `sources` names the runs that the numbers come from; `devices` are by default those of the
+    package.
+    """
+    fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
+    return [
+        Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
+        results(_sorted(run)),
+        *([Section(title=f"{_front_title(run)}:", body=fronts)] if fronts else []),
+        *_fits(run, load_devices() if devices is None else devices),
+    ]
+
+
+def _front_title(run: Run) -> str:
+    batch = common_batch([record for record in run if record.status == "ok"])
+    return _FRONT.format("" if batch is None else f" at batch {batch}")
+
+
+def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:
+    """Yield how many cases fit into each device, and the most accurate of them."""
+    known = [
+        record for record in run if any(fits(record, device) is not None for device in devices)
+    ]
+    if known:
+        table = Table(
+            headings=("device", "memory", "storage", "fit", "most accurate"),
+            rows=tuple(_device_row(device, known) for device in devices),
+            numbers=(1, 2, 3),
+            droppable=(2, 1),
+        )
+        yield Section(title=f"{_FITS}:", body=(table,))
+
+
+def _device_row(device: DeviceClass, known: Sequence[Record]) -> Row:
+    fitting = [record for record in known if fits(record, device)]
+    best = max(
+        (record for record in fitting if "accuracy" in record.metrics),
+        key=lambda record: record.metrics["accuracy"].value,
+        default=None,
+    )
+    storage = device.storage_bytes
+    return Row(
+        cells=(
+            clean(device.name),
+            format_value(device.memory_bytes, "byte"),
+            "any" if storage is None else format_value(storage, "byte"),
+            f"{len(fitting)} of {len(known)}",
+            "" if best is None else clean(best.case.id),
+        )
+    )
+
+
+def pareto_front(
+    points: Iterable[Point],
+    cost: Callable[[Point], float | None],
+    gain: Callable[[Point], float | None],
+) -> list[Point]:
+    """Return the points that no other point beats, the cheapest first.
+
+    One beats another if it is at least as cheap and gains as much, and is better in one of the two.
+    Equal points are all returned; those without a cost or a gain are not.
+    """
+    known = [
+        (price, found, point)
+        for point in points
+        if (price := cost(point)) is not None and (found := gain(point)) is not None
+    ]
+    front: list[tuple[float, float, Point]] = []
+    for one in sorted(known, key=lambda one: (one[0], -one[1])):
+        price, found, _ = one
+        if not front or found > front[-1][1] or (price, found) == front[-1][:2]:
+            front.append(one)
+    return [point for *_, point in front]
+
+
+def accuracy_front(records: Iterable[Record], cost: str) -> list[Record]:
+    """Return the measured records that no other beats in accuracy and a cost."""
+
+    def value(record: Record, name: str) -> float | None:
+        metric = record.metrics.get(name) if record.status == "ok" else None
+        return None if metric is None else metric.value
+
+    return pareto_front(
+        records, lambda record: value(record, cost), lambda record: value(record, "accuracy")
+    )
+
+
+def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:
+    def group(record: Record) -> tuple[str, str]:
+        return record.case.task, record.case.architecture
+
+    grouped = groupby(sorted(run, key=group), key=group)
+    fronts = [
+        (clean(" on ".join(key[::-1])), accuracy_front(found, _COST)) for key, found in grouped
+    ]
+    return [(name, front) for name, front in fronts if front]
+
+
+def _point(record: Record) -> str:
+    case = record.case
+    method = case.method if case.rank is None else f"{case.method}-r{case.rank}"
+    accuracy = format_value(record.metrics["accuracy"].value, "fraction")
+    return f"{clean(method)} ({accuracy}, {format_value(record.metrics[_COST].value, 'byte')})"
+
+
+_LONGEST_PROBLEM: Final = 400
+
+
+def cost_section(
+    title: str, metrics: Mapping[str, Metric], problem: Exception | None = None
+) -> Section:
+    """Return what one training step costs: each metric with its unit, and exactly.
+
+    `problem` is why a case has no programs for a runtime.
+    """
+    rows = tuple(
+        Row(
+            cells=(
+                name,
+                format_value(metric.value, metric.unit),
+                "" if metric.unit == "count" else f"{metric.value:,d}",
+            )
+        )
+        for name, metric in metrics.items()
+    )
+    table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
+    why = clean(f"no program for ExecuTorch: {problem}", longest=_LONGEST_PROBLEM)
+    return Section(title=title, body=(table, *([why] if problem else [])), level=2)

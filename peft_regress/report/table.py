@@ -40,6 +40,8 @@ class Table:
     """Columns to leave out where there is no room, the first of them first; a line names them."""
     not_in_text: tuple[int, ...] = ()
     """Columns for which a terminal has no room."""
+    about: tuple[str, ...] = ()
+    """What each column is; the page says it on demand."""
     caption: str = ""
     """Names the table to those who hear the page."""
     most_rows: int | None = None

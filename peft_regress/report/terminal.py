@@ -1,4 +1,4 @@
-"""Standard output and standard error: what they can show, and how to write to them."""
+"""Standard output and standard error: what they can show, how to write to them, time left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from peft_regress.files import write_atomic
 from peft_regress.report.document import Document, as_text
@@ -108,3 +108,31 @@ def standard_output() -> TextIO:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "closed")
     return sys.stdout
+
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_ROUND_SECONDS: Final = 5
+
+
+class Pace:
+    """The time left while cases end one by one."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def left(self, done: int, count: int, now: float) -> str:
+        """Return ', about 4 min left'; '' after the first case and the last."""
+        if done <= 1:
+            self.first = now
+        if done <= 1 or done >= count:
+            return ""
+        return f", {time_left((now - self.first) / (done - 1) * (count - done))} left"
+
+
+def time_left(seconds: float) -> str:
+    """Return a time as people give it: 'about 40 s', 'about 12 min', 'about 1 h 10 min'."""
+    if seconds < _MINUTE - _ROUND_SECONDS / 2:
+        return f"about {max(_ROUND_SECONDS * round(seconds / _ROUND_SECONDS), _ROUND_SECONDS)} s"
+    hours, minutes = divmod(round(seconds / _MINUTE), _HOUR // _MINUTE)
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"

@@ -6,6 +6,7 @@ cases go on.
 
 from __future__ import annotations
 
+import functools
 import queue
 import re
 import tempfile
@@ -31,7 +32,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
 from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord, check_kept
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Failure,
@@ -42,8 +43,8 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
-from peft_regress.upgrades.keeping import RecordKeeper, version_in
 from peft_regress.upgrades.worker import Measure, Measured, prepare
+from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
     GivenUpError,
@@ -80,7 +81,7 @@ class MeasuringSetup:
     """Seconds that one case may take."""
     pip_seconds: float = PIP_SECONDS
     """Seconds that one call of pip may take."""
-    keeper: RecordKeeper | None = None
+    keeper: Keeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
     pool: Pool | None = None
     """What measures instead of workers of this machine."""
@@ -332,14 +333,16 @@ class _Work:
         """Take what an earlier run measured, and let the pool measure the rest."""
         taken = self._taken(cases)
         function = f"{__name__}:{measure_case.__name__}"
+        groups = groups_of([case for case in cases if case.id not in taken])
+        left = [case for group in groups for case in group]
         try:
-            for group in groups_of([case for case in cases if case.id not in taken]):
+            for group in groups:
                 requests = [self._request(case) for case in group]
                 self.futures.extend(
                     self.pool.submit(self.environment, function, requests, MeasuredCase)
                 )
-            for future in self.futures:
-                future.add_done_callback(self._take)
+            for case, future in zip(left, self.futures, strict=True):
+                future.add_done_callback(functools.partial(self._take, case))
             for _ in self.futures:
                 error = self.ended.get()
                 if error is not None:
@@ -353,12 +356,12 @@ class _Work:
         for future in self.futures:
             future.cancel()
 
-    def _take(self, future: Future[MeasuredCase]) -> None:
+    def _take(self, case: Case, future: Future[MeasuredCase]) -> None:
         """Keep a record, in the thread that measured it: no interrupt ends that half-way."""
         error: BaseException | None = None
         try:
             with self.lock:
-                self._keep(future.result())
+                self._keep(case, future.result())
         except GivenUpError:
             pass  # the pool has said so
         except BaseException as problem:  # noqa: BLE001  (the thread that waits raises it)
@@ -387,16 +390,20 @@ class _Work:
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
             assert keeper is not None  # noqa: S101  (it has the case)
-            kept = keeper.take(
-                case.id,
-                defined.definition,
-                self._header(defined.source),
-                trains=self.trains,
-                python=self.environment.python,
-                known=self.known.get(case.id, ()),
+            header = self._header(defined.source)
+            earlier = keeper.earlier(
+                header,
+                version_of=version_in(self.environment.python),
                 any_machine=self.pool.is_remote,
             )
+            kept = keeper.take(
+                earlier.get(case.id, ()),
+                defined.definition,
+                trains=self.trains,
+                known=self.known.get(case.id, ()),
+            )
             if kept is not None:
+                keeper.keep(header, kept)
                 taken.add(case.id)
                 found = kept.record.machine
                 machine = defined.source.machine if found is UNSET else found
@@ -407,10 +414,10 @@ class _Work:
     def _header(self, source: Source) -> Header:
         return Header.here(source.environment, source.machine, direct=self.results.direct)
 
-    def _keep(self, measured: MeasuredCase) -> None:
+    def _keep(self, case: Case, measured: MeasuredCase) -> None:
         """Put a record on disk and among the results, before anybody is told."""
         record, source = measured.record, measured.source
-        self._check(measured)
+        self._check(case, measured)
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, record.case, measured.adapter)
         self._add(record, source.machine, measured.imported, source.environment)
@@ -430,8 +437,8 @@ class _Work:
         results.records[name], results.machines[name] = record, machine
         results.imported[name], results.environment = imported, environment
 
-    def _check(self, measured: MeasuredCase) -> None:
-        """Raise an error if a record is not of the environment that it should be of."""
+    def _check(self, case: Case, measured: MeasuredCase) -> None:
+        """Raise an error if a record is not of the case and the environment that were asked for."""
         source = measured.source
         known = self.results.environment or source.environment
         for name, (one, other) in changed_packages(known, source.environment).items():
@@ -442,6 +449,13 @@ class _Work:
             )
         if not self.pool.is_remote:
             return
+        problem = f"{source.where}: its answer is no result"
+        if measured.record.case != case:
+            raise NodeError(f"{problem}: {measured.record.case.id} in place of {case.id}")
+        try:
+            check_kept(measured.record)
+        except InputError as error:
+            raise NodeError(f"{problem}: {error}") from None
         find = version_in(self.environment.python)
         for name, version in measured.imported.items():
             if find(name) != version:

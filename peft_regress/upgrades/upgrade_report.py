@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 from peft_regress.gate.findings import Finding
-from peft_regress.report.document import Code, Line, Section, case_set, plain
-from peft_regress.report.sentences import known_defects, outcome_line
+from peft_regress.report.document import Code, Section, plain
+from peft_regress.report.sentences import outcome_line
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.budgets import budget_table
-from peft_regress.report.verdict.document import style_of
-from peft_regress.report.verdict.finding import strictness
+from peft_regress.report.verdict.document import (
+    TERMINAL,
+    beside_sections,
+    outcome_section,
+    style_of,
+)
 from peft_regress.report.verdict.next_steps import bisection, quoted
-from peft_regress.report.verdict.remarks import remarks_lines
 from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
@@ -21,8 +24,6 @@ from peft_regress.text import clean, count_of
 from peft_regress.upgrades.finding_report import finding_section, reproduction_sections
 from peft_regress.upgrades.reproduction.reproduce import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
-
-_MOST_DEFECTS: Final = 6
 
 
 def upgrade_document(
@@ -37,14 +38,9 @@ def upgrade_document(
     return [
         *_heading(upgrade, for_issue=scripts is not None),
         *_findings(upgrade, scripts or ()),
-        *_known_defects(upgrade),
-        *_besides(upgrade),
+        *beside_sections(upgrade.comparison, TERMINAL),
         Section(title="what to do:", body=tuple(_advice(upgrade)), level=3),
-        Section(
-            title=outcome_line(upgrade.comparison),
-            body=tuple(strictness(upgrade.comparison)),
-            style=style_of(upgrade.comparison),
-        ),
+        dataclasses.replace(outcome_section(upgrade.comparison), level=0),
     ]
 
 
@@ -77,25 +73,6 @@ def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Sec
         made = by_finding.get(id(finding))
         if made is not None:
             yield from reproduction_sections(made)
-
-
-def _known_defects(upgrade: Upgrade) -> Iterator[Section]:
-    lines = [
-        Line(f"{what}: {case_set(ids)} ({len(ids)})", most_lines=3)
-        for what, ids in list(known_defects(upgrade.comparison).items())[:_MOST_DEFECTS]
-    ]
-    if lines:
-        yield Section(title="known defects, on both sides:", body=tuple(lines), level=3)
-
-
-def _besides(upgrade: Upgrade) -> Iterator[Section]:
-    """Yield the budgets of cases that are over them, and what is told beside the verdicts."""
-    over = budget_table(upgrade.comparison, over_alone=True)
-    if over.rows:
-        yield Section(title="budgets:", body=(over,), level=3)
-    lines = tuple(Line(clean(line), most_lines=3) for line in remarks_lines(upgrade.comparison))
-    if lines:
-        yield Section(title="besides:", body=lines, level=3)
 
 
 def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:

@@ -44,7 +44,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True):
     """The project's own cases and bounds, if it has settings."""
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The worker knows the case."""
 
     definition: str
@@ -62,7 +62,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     """What need not be trained again."""
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The case was measured, or failed."""
 
     record: Record
@@ -76,7 +76,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-class Restarted(msgspec.Struct, frozen=True, kw_only=True):
+class Restarted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The next step is the first one."""
 
 
@@ -86,7 +86,7 @@ class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True):
+class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The steps were taken."""
 
     step_seconds: list[float]

@@ -1,5 +1,6 @@
-"""Programs that work in another interpreter and answer requests, one JSON object a line. No torch.
+"""Work in another interpreter: what every command that measures elsewhere uses. No torch.
 
-`process` starts a worker and asks it, `serve` is the worker's own side, `messages` has what they
-exchange.
+`process` starts a worker and asks it, `serve` is the worker's own side. `pool` gives futures for
+what is asked in an environment; `cluster` does so by nodes of Dask, `node` is the part there, and
+`facts` what a node must have. `pair` has a worker of each of two sides.
 """

@@ -16,17 +16,17 @@ import threading
 import time
 import uuid
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from distributed import Client, KilledWorker, Security
 from distributed.core import rpc
+from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, SourceError
 from peft_regress.settings import Settings
@@ -50,11 +50,17 @@ _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
 _WORKER_SECONDS: Final = 30.0
 """How long to wait for the first worker."""
-_WITHOUT_WORKER_SECONDS: Final = 600.0
-"""How long to wait for a worker if all of them have gone."""
 _RESULT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.5
-_TRIES: Final = 5
+
+
+_ERRORS: Final[dict[str, type[Exception]]] = {
+    "node": NodeError,
+    "source": SourceError,
+    "work": RequestRefusedError,
+    "environment": UnusableEnvironmentError,
+}
+"""What is raised of a problem of a node, by its kind."""
 
 
 class ClusterLostError(AbsentError):
@@ -86,6 +92,8 @@ class DaskPool:
         self._address = address
         self._client = client
         self._uses_gpus = uses_gpus
+        self._resources = {"slot": 1, "gpu": 1} if uses_gpus else {"slot": 1}
+        """What a task takes."""
         self._say = say
         self._name = f"peft-regress-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
@@ -155,26 +163,24 @@ class DaskPool:
             with self._lock:
                 while self._waiting and len(self._running) < self.slots:
                     work = self._waiting.popleft()
-                    if not work.future.cancelled():
-                        self._start(work)
-        except Exception as error:
+                    if work.future.cancelled():
+                        continue
+                    self._running.add(work)
+                    task = msgspec.structs.replace(work.task, gpus=self._gpus())
+                    work.there = self._client.submit(
+                        do,
+                        self._name,
+                        msgspec.json.encode(task).decode(),
+                        key=work.key,
+                        resources=self._resources,
+                        retries=0,  # what fails by itself is a result
+                        pure=False,
+                    )
+                    work.there.add_done_callback(functools.partial(self._ended, work))
+        except Exception:
             if self._is_up:
                 raise
-            self._fail(self.lost(), error)
-
-    def _start(self, work: _Work) -> None:
-        self._running.add(work)
-        task = msgspec.structs.replace(work.task, gpus=self._gpus())
-        work.there = self._client.submit(
-            do,
-            self._name,
-            msgspec.json.encode(task).decode(),
-            key=work.key,
-            resources=self.resources,
-            retries=0,  # what fails by itself is a result
-            pure=False,
-        )
-        work.there.add_done_callback(functools.partial(self._ended, work))
+            self._fail(self._lost())
 
     def _ended(self, work: _Work, there: DaskFuture[str]) -> None:
         """Take a result; called in a thread of Dask's."""
@@ -182,14 +188,11 @@ class DaskPool:
             if work not in self._running:
                 return
             self._running.discard(work)
-        try:
-            found = self._answer_of(work, there)
-        except Exception as error:  # noqa: BLE001  (whoever waits for it raises it)
-            if work.future.set_running_or_notify_cancel():
+        if work.future.set_running_or_notify_cancel():
+            try:
+                work.future.set_result(self._answer_of(work, there))
+            except Exception as error:  # noqa: BLE001  (whoever waits for it raises it)
                 work.future.set_exception(error)
-        else:
-            if work.future.set_running_or_notify_cancel():
-                work.future.set_result(found)
         self._start_some()
 
     def _answer_of(self, work: _Work, there: DaskFuture[str]) -> msgspec.Struct:
@@ -205,72 +208,64 @@ class DaskPool:
                 raise GivenUpError(work.key)
             raise InputError(clean(f"{work.key}: {type(error).__name__}: {error}", longest=600))
         if there.status != "finished":
-            raise self.lost()
+            raise self._lost()
         try:
             result = msgspec.json.decode(there.result(timeout=_RESULT_SECONDS), type=Result)
             if result.problem is None:
                 return msgspec.json.decode(result.answer, type=work.answer)
         except (OSError, TimeoutError, CancelledError):
-            raise self.lost() from None
+            raise self._lost() from None
         except (msgspec.DecodeError, TypeError) as error:  # not a string, but a pickle
-            raise no_answer(work.key, error) from None
-        raise _error_of(result)
+            shown = clean(str(error), longest=400)
+            raise NodeError(
+                f"node {work.key}: its answer is no result: {shown}. Start its worker again"
+            ) from None
+        problem = result.problem
+        is_named = problem.startswith(result.node)
+        raise _ERRORS[result.of](problem if is_named else f"{result.node}: {problem}")
 
     def _gpus(self) -> dict[str, str] | None:
         """Return which GPU of its host each worker has, by address; None if none is asked for."""
         if not self._uses_gpus:
             return None
-        found: dict[str, str] = {}
-        hosts: dict[str, int] = {}
-        for address, worker in sorted(self.workers().items()):
-            host = str(worker.get("host"))
-            found[address] = str(hosts.get(host, 0))
-            hosts[host] = hosts.get(host, 0) + 1
-        return found
-
-    # --- the scheduler ----------------------------------------------------------------------------
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """What a task takes."""
-        return {"slot": 1, "gpu": 1} if self._uses_gpus else {"slot": 1}
+        hosts: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        return {
+            address: str(next(hosts[str(worker.get("host"))]))
+            for address, worker in sorted(self._workers().items())
+        }
 
     @property
     def _is_up(self) -> bool:
         return str(self._client.status) == "running"
 
-    def workers(self) -> dict[str, dict[str, Any]]:
+    def _workers(self) -> dict[str, dict[str, Any]]:
         """Return the workers with the resources, by address. Raises `ClusterLostError`."""
+        if not self._is_up:
+            raise self._lost()
         try:
-            known = self._client.scheduler_info(n_workers=-1)["workers"] if self._is_up else None
+            known = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError):
-            known = None
-        if known is None:
-            raise self.lost()
+            raise self._lost() from None
         return {
             str(address): dict(worker)
             for address, worker in known.items()
-            if all(
-                (worker.get("resources") or {}).get(name, 0) >= amount
-                for name, amount in self.resources.items()
-            )
+            if self._resources.keys() <= (worker.get("resources") or {}).keys()
         }
 
-    def lost(self) -> ClusterLostError:
+    def _lost(self) -> ClusterLostError:
         """Return the error of a scheduler that has gone."""
         return ClusterLostError(f"{self._address}: the Dask scheduler has gone")
 
     def _no_worker(self) -> ClusterLostError:
-        wanted = " ".join(f"{name}={amount:g}" for name, amount in self.resources.items())
+        wanted = " ".join(f"{name}={amount}" for name, amount in self._resources.items())
         what = "no GPU" if self._uses_gpus else "no free place to measure"
         return ClusterLostError(
             f"{self._address}: {what}: no worker has the resources {wanted}. Start some with "
             f'`dask worker {self._address} --nthreads 1 --resources "{wanted}"`'
         )
 
-    def _fail(self, error: Exception, cause: Exception | None = None) -> None:
+    def _fail(self, error: Exception) -> None:
         """End all that waits or runs with an error."""
-        error.__cause__ = cause
         with self._lock:
             works = self._all()
             self._waiting.clear()
@@ -281,45 +276,28 @@ class DaskPool:
 
     def watch(self) -> None:
         """Follow the workers that come and go, until `leave`."""
-        last = time.monotonic()
         while not self._has_ended.wait(_POLL_SECONDS):
             try:
-                self.slots = len(self.workers())
+                self.slots = len(self._workers())
+                self._start_some()
             except ClusterLostError as error:
                 self._fail(error)
-                continue
-            now = time.monotonic()
-            last = now if self.slots else last
-            if now - last > _WITHOUT_WORKER_SECONDS:
-                self._fail(self._no_worker())
-            self._start_some()
 
-    def prepare(self, node: Node) -> int:
-        """Let the workers prepare, those that join later too; return how many there are.
+    def prepare(self, node: Node) -> None:
+        """Let the workers prepare, those that join later too.
 
         Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
         """
         deadline = time.monotonic() + _WORKER_SECONDS
-        while not self.workers():
+        while not self._workers():
             if time.monotonic() > deadline:
                 raise self._no_worker()
             time.sleep(0.2)
-        problem = ""
-        for _ in range(_TRIES):
-            try:
-                self._client.register_plugin(node, name=self._name)
-                workers = list(self.workers())
-                lacking = self._client.run(check, self._name, workers=workers)
-            except (OSError, TimeoutError, KeyError) as error:
-                problem = clean(f"{type(error).__name__}: {error}", longest=400)
-                continue  # one of them has just died
-            for lack in filter(None, lacking.values()):
-                raise NodeError(lack)
-            self.slots = len(workers)
-            return self.slots
-        raise NodeError(
-            f"{self._address}: its workers die when they are asked ({problem}); read their logs"
-        )
+        self._client.register_plugin(node, name=self._name)
+        lacking = self._client.run(check, self._name, workers=list(self._workers()))
+        for lack in filter(None, lacking.values()):
+            raise NodeError(lack)
+        self.slots = len(lacking)
 
     def leave(self) -> None:
         """Stop, and let the nodes forget this command."""
@@ -329,25 +307,6 @@ class DaskPool:
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
             if self._is_up:
                 self._client.unregister_worker_plugin(self._name)
-
-
-def _error_of(result: Result) -> Exception:
-    """Return what kept a node from a task, with the name of the node."""
-    problem = result.problem or ""
-    text = problem if problem.startswith(result.node) else f"{result.node}: {problem}"
-    kinds: dict[str, type[Exception]] = {
-        "node": NodeError,
-        "source": SourceError,
-        "work": RequestRefusedError,
-        "environment": UnusableEnvironmentError,
-    }
-    return kinds[result.of](text)
-
-
-def no_answer(node: str, problem: Exception) -> NodeError:
-    """Return the error of a node that answers what nobody asked."""
-    shown = clean(str(problem), longest=400)
-    return NodeError(f"node {node}: its answer is no result: {shown}. Start its worker again")
 
 
 @contextlib.contextmanager
@@ -366,9 +325,8 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
 
     code: the packages whose code must be the same there. own: has the cases of a project.
 
-    Raises `InputError` for what is no address and for a scheduler of another Dask,
-    `ClusterLostError` if nobody answers there or no worker can be used, `NodeError` for a worker
-    that lacks something.
+    Raises `InputError` for what is no address, `ClusterLostError` if no scheduler of this Dask
+    answers there or no worker can be used, `NodeError` for a worker that lacks something.
     """
     if not _ADDRESS.fullmatch(address):
         raise InputError(
@@ -377,19 +335,20 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
         )
     _silence()
     baselines = baselines.absolute()
+    packed = None if own is None else pack_own_code(own)
     setup = NodeSetup(
         baselines=str(baselines),
-        facts=facts_here(baselines, code),
-        own=None if own is None else pack_own_code(own),
+        facts=facts_here(baselines, code, packed.modules if packed else ()),
+        code=list(code),
+        own=packed,
         time_limit=time_limit,
         pip_seconds=pip_seconds,
     )
     client = _client(address)
     try:
-        _check_version(address, client)
         pool = DaskPool(address, client, uses_gpus=uses_gpus, say=say)
-        workers = pool.prepare(Node(msgspec.json.encode(setup).decode()))
-        say(f"{address}: {count_of(workers, 'worker')}, dashboard {client.dashboard_link}")
+        pool.prepare(Node(msgspec.json.encode(setup).decode()))
+        say(f"{address}: {count_of(pool.slots, 'worker')}, dashboard {client.dashboard_link}")
         watching = threading.Thread(target=pool.watch, daemon=True)
         watching.start()
         try:
@@ -406,7 +365,8 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
 def _client(address: str) -> Client:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions, which are checked below
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", VersionMismatchWarning)
             asyncio.run(_check_scheduler(address))
             return Client(
                 address,
@@ -431,19 +391,6 @@ async def _check_scheduler(address: str) -> None:
         found = await asyncio.wait_for(there.identity(), _CONNECT_SECONDS)
     if not str(found["type"]).endswith("Scheduler"):
         raise ValueError("it is something else of Dask")
-
-
-def _check_version(address: str, client: Client) -> None:
-    here = version("distributed")
-    # Not `get_versions`, which asks every worker too.
-    scheduler: Any = client.scheduler
-    versions: Any = client.sync(scheduler.versions)
-    there = clean(str(versions["packages"]["distributed"]))
-    if there != here:
-        raise InputError(
-            f"{address}: the scheduler runs distributed {there}, and {here} is installed here; "
-            f"install the same on both, such as `pip install distributed=={there}`"
-        )
 
 
 def _silence() -> None:

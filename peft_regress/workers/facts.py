@@ -11,7 +11,7 @@ import io
 import shlex
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
 from peft_regress.own_code import digest_of, own_modules
-from peft_regress.runs.environment import changed_packages, installed_packages
+from peft_regress.runs.environment import installed_packages
 from peft_regress.settings import Settings
 from peft_regress.text import clean, printable
 
@@ -34,65 +34,53 @@ _LARGEST_BYTES: Final = 64 * 2**20
 _ALWAYS_SAME: Final = (1980, 1, 1, 0, 0, 0)
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the numbers of a node."""
-
-    packages: dict[str, str]
-    """The versions of Python and of what a number can depend on."""
-    dask: str
-    """The version of distributed."""
-    code: dict[str, str]
-    """Digest of the code of this project, by package; empty for one that is not there."""
-    files: dict[str, str]
-    """SHA-256 of each source model and stored adapter, by its path in the storage."""
-
-
 class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
-    """A project's own cases, with the code that lies beside pyproject.toml."""
+    """The code of a project's own cases."""
 
     archive: bytes
-    """A zip file with pyproject.toml."""
+    """A zip file of what lies beside pyproject.toml, with that."""
     search: list[str]
     """Folders of the archive that modules are imported from besides itself, such as `src`."""
-    modules: dict[str, str]
-    """SHA-256 of each own module that the cases import, by name."""
+    modules: list[str]
+    """The own modules that the cases import."""
 
-    def unpack(self, folder: Path) -> None:
-        """Write the code into a folder."""
+    def unpack(self, folder: Path) -> list[str]:
+        """Write the code into a folder; return where its modules are imported from, in order."""
         with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
             archive.extractall(folder)
-
-    def folders(self, folder: Path) -> list[str]:
-        """Return where the modules are imported from once unpacked, first things first."""
         return [str(folder), *(str(folder / name) for name in self.search)]
 
-    def other_module(self, folder: Path) -> str | None:
-        """Return an own module that is not here as where it was packed; None if there is none."""
-        first = self.folders(folder)
-        others = (name for name, one in self.modules.items() if digest_of(name, first) != one)
-        return next(others, None)
 
+def facts_here(
+    baselines: Path,
+    code: Iterable[str],
+    modules: Iterable[str] = (),
+    first: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return what decides the numbers of this process, by `<kind> <name>`.
 
-def facts_here(baselines: Path, code: Sequence[str]) -> Facts:
-    """Return the facts of this process. Raises `OSError` for a file that cannot be read."""
-    return Facts(
-        packages=installed_packages(),
-        dask=version("distributed"),
-        code={package: _digest_of_package(package) for package in code},
-        files={
-            str(path.relative_to(baselines)): _sha256(path)
-            for folder in _SHARED
-            for path in sorted((baselines / folder).rglob("*"))
+    `package`: a version, of Python too; `code`: the digest of a package of this project; `module`:
+    that of a module of the user's, which is looked up in the folders `first` and then as ever;
+    `file`: that of a source model or stored adapter. Raises `OSError` for a file that cannot be
+    read.
+    """
+    packages = {**installed_packages(), "distributed": version("distributed")}
+    shared = [path for folder in _SHARED for path in (baselines / folder).rglob("*")]
+    return {
+        **{f"package {name}": found for name, found in packages.items()},
+        **{f"code {name}": _digest_of_package(name) for name in code},
+        **{f"module {name}": digest_of(name, first) or "absent" for name in modules},
+        **{
+            f"file {path.relative_to(baselines)}": _sha256(path)
+            for path in shared
             if path.is_file()
         },
-    )
+    }
 
 
 def _digest_of_package(name: str) -> str:
     spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        return ""
-    root = Path(spec.origin).parent
+    root = Path(spec.origin).parent if spec is not None and spec.origin else Path("absent")
     digests = (f"{path.relative_to(root)} {_sha256(path)}\n" for path in sorted(root.rglob("*.py")))
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -101,43 +89,44 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def difference(wanted: Facts, found: Facts, *, python: str, baselines: str) -> str | None:
+def difference(
+    wanted: Mapping[str, str], found: Mapping[str, str], *, python: str, baselines: str
+) -> str | None:
     """Return what a node lacks and what mends it, in one sentence; None if it lacks nothing.
 
     python: the node's interpreter.
     """
-    install = f"`{shlex.quote(python)} -m pip"
-    for name, (one, other) in changed_packages(wanted.packages, found.packages).items():
-        if name == "python":
-            return f"has Python {other}, the command runs on {one}; start it with the same Python"
-        what = f"{name} {one}" if one else f"no {name}"
-        remedy = f"install {name}=={one}" if one else f"uninstall {name}"
+    names = sorted(wanted.keys() | found.keys())
+    differing = next((name for name in names if wanted.get(name) != found.get(name)), None)
+    if differing is None:
+        return None
+    kind, _, name = differing.partition(" ")
+    here, there = wanted.get(differing), found.get(differing)
+    pip = f"`{shlex.quote(python)} -m pip"
+    if kind == "module":
         return (
-            f"has {f'{name} {other}' if other else f'no {name}'}, the command has {what}; run "
-            f"{install} {remedy}` there, and start the worker again"
+            f"has other code of {name} than the command; install the same there, and start the "
+            "worker again"
         )
-    if found.dask != wanted.dask:
+    if kind == "code":
         return (
-            f"has distributed {found.dask}, the command has {wanted.dask}; run "
-            f"{install} install distributed=={wanted.dask}` there"
+            f"has other code of {name}; install this one there, from its checkout: {pip} install .`"
         )
-    for name, digest in wanted.code.items():
-        if found.code[name] != digest:
-            which = "other code" if found.code[name] else "no code"
-            return (
-                f"has {which} of {name} of the same version; install this one there, from its "
-                f"checkout: {install} install .`"
-            )
-    for name in sorted(wanted.files.keys() | found.files.keys()):
-        here, there = wanted.files.get(name), found.files.get(name)
-        if here != there:
-            how = "is missing" if there is None else "is not here" if here is None else "differs"
-            return (
-                f"{clean(f'{baselines}/{name}')} {how} there; put the storage into a folder that "
-                f"all nodes share, or copy it: `rsync -a --delete {shlex.quote(baselines)}/ "
-                f"NODE:{shlex.quote(baselines)}/`"
-            )
-    return None
+    if kind == "file":
+        how = "is missing" if there is None else "is not here" if here is None else "differs"
+        return (
+            f"{clean(f'{baselines}/{name}')} {how} there; put the storage into a folder that all "
+            f"nodes share, or copy it: `rsync -a --delete {shlex.quote(baselines)}/ "
+            f"NODE:{shlex.quote(baselines)}/`"
+        )
+    if name == "python":
+        return f"has Python {there}, the command runs on {here}; start it with the same Python"
+    remedy = f"install {name}=={here}" if here else f"uninstall {name}"
+    return (
+        f"has {f'{name} {there}' if there else f'no {name}'}, the command has "
+        f"{f'{name} {here}' if here else f'no {name}'}; run {pip} {remedy}` there, and start the "
+        "worker again"
+    )
 
 
 def pack_own_code(settings: Settings) -> OwnCode | None:
@@ -164,14 +153,18 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
         for file in sorted(files):
             name = str(file.relative_to(folder))
             archive.writestr(zipfile.ZipInfo(name, date_time=_ALWAYS_SAME), file.read_bytes())
+    root = folder.resolve()
+    entries = dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry)
     return OwnCode(
         archive=packed.getvalue(),
-        search=list(_searched_in(folder)),
-        modules={
-            name: digest
-            for path in settings.cases
-            for name, digest in own_modules(path.partition(":")[0]).items()
-        },
+        search=[
+            str(entry.relative_to(root))
+            for entry in entries
+            if entry.is_relative_to(root) and entry != root and INSTALLED.isdisjoint(entry.parts)
+        ],
+        modules=sorted(
+            {name for path in settings.cases for name in own_modules(path.partition(":")[0])}
+        ),
     )
 
 
@@ -180,7 +173,7 @@ def _declared(settings: Settings) -> Iterator[Path]:
     folder = settings.folder
     named = [] if settings.devices is None else [settings.devices]
     for glob in settings.data:
-        found = sorted(folder.glob(glob)) if not Path(glob).is_absolute() else []
+        found = [] if Path(glob).is_absolute() else sorted(folder.glob(glob))
         if not found:
             raise InputError(printable(f"{folder}: data = {glob!r} matches no file there"))
         named += [file for file in found if file.is_file()]
@@ -193,14 +186,6 @@ def _declared(settings: Settings) -> Iterator[Path]:
             )
             raise InputError(printable(msg))
         yield file
-
-
-def _searched_in(folder: Path) -> Iterator[str]:
-    """Yield the folders below another one that modules are imported from."""
-    root = folder.resolve()
-    for entry in dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry):
-        if entry.is_relative_to(root) and entry != root and INSTALLED.isdisjoint(entry.parts):
-            yield str(entry.relative_to(root))
 
 
 def _imported_from(folder: Path) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True):
     modules: list[str]
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True):
+class Imported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The modules can be imported."""
 
     machine: Machine

@@ -38,28 +38,24 @@ def test_a_step_of_four_times_the_noise_is_found(length: int, share: float) -> N
     assert found >= share * 500
 
 
-def test_a_step_is_placed_where_the_new_level_begins() -> None:
-    values = noisy(1, (7, 0.7), (9, 0.6), (8, 0.8))
-    assert find_change_points(values, noise=NOISE) == [7, 16]
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (noisy(1, (7, 0.7), (9, 0.6), (8, 0.8)), [7, 16]),
+        ([0.7] * 5 + [0.75] + [0.7] * 6, []),
+        (noisy(3, (40, 0.7), noise=20 * NOISE), []),
+        ([0.7] * 10 + [0.701] * 10, []),
+        ([0.7] * 10 + [0.76] * 10, [10]),
+    ],
+    ids=["steps", "outlier", "noise of the series", "repeats to the bit", "beyond the noise"],
+)
+def test_a_level_begins_where_it_does_and_nowhere_else(
+    values: list[float], found: list[int]
+) -> None:
+    assert find_change_points(values, noise=NOISE) == found
 
 
-def test_one_outlier_is_no_level() -> None:
-    values = [0.7] * 5 + [0.75] + [0.7] * 6
-    assert find_change_points(values, noise=NOISE) == []
-
-
-def test_noise_above_what_is_known_is_estimated_from_the_series() -> None:
-    values = noisy(3, (40, 0.7), noise=20 * NOISE)
-    assert find_change_points(values, noise=NOISE) == []
-
-
-def test_values_without_any_noise_have_only_the_known_one() -> None:
-    """On one machine results repeat to the last bit, so that the tiniest step would stand out."""
-    assert find_change_points([0.7] * 10 + [0.701] * 10, noise=NOISE) == []
-    assert find_change_points([0.7] * 10 + [0.76] * 10, noise=NOISE) == [10]
-
-
-@pytest.mark.parametrize("count", range(FEWEST_POINTS))
-def test_too_few_values_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} values"):
-        find_change_points([0.1 * number for number in range(count)], noise=NOISE)
+def test_too_few_values_are_refused() -> None:
+    for count in range(FEWEST_POINTS):
+        with pytest.raises(ValueError, match=f"{count} values"):
+            find_change_points([0.1 * number for number in range(count)], noise=NOISE)

@@ -13,7 +13,6 @@ from peft_regress.baselines.lines import Entry
 from peft_regress.errors import AbsentError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.runs.schema import Defect, Inputs
 
 ROOT = Path(__file__).parents[2]
 PEFT = {"peft": "0.18.1", "torch": "2.13.0"}
@@ -50,24 +49,8 @@ def test_a_cost_moves_where_it_changes_and_moves_back() -> None:
     assert (worse.before.name, worse.entry.name, worse.way) == ("0001_peft", "0002_peft", "worse")
     assert (worse.old, worse.new, worse.change) == (100, 150, 0.5)
     assert (better.entry.name, better.way) == ("0004_peft", "better")
-
-
-def test_what_stays_within_its_bound_does_not_move() -> None:
-    assert not moved(entries_of("peak_bytes", 100_000_000, 100_000_004))
-    assert moved(entries_of("peak_bytes", 100_000_000, 110_000_000))
-    assert not moved(entries_of("accuracy", [0.50] * 3, [0.505] * 3))
-    assert moved(entries_of("accuracy", [0.50] * 3, [0.20] * 3)) == [
-        ("accuracy", "0001_peft", "worse")
-    ]
-
-
-def test_information_has_no_bound_and_never_moves() -> None:
-    assert not moved(entries_of("paper_forward_flops", 100, 900))
-
-
-def test_counts_of_operators_move_under_the_same_torch_alone() -> None:
-    assert moved(entries_of("aten_ops", 100, 101))
-    assert not moved(entries_of("aten_ops", 100, 101, environments=(PEFT, NEWER_TORCH)))
+    (move,) = select_moves(entries_of("projection_flops", 0, 5)).found
+    assert (move.old, move.new, move.change) == (0, 5, None)
 
 
 def test_an_entry_that_lacks_the_case_is_passed_over() -> None:
@@ -98,18 +81,6 @@ def test_an_invariant_moves_where_it_stops_to_hold_or_to_be_checked() -> None:
     assert moved(entries) == [(name, f"000{at}_peft", "worse") for at in (1, 3, 4)]
 
 
-def test_an_invariant_that_is_false_by_another_cause_moves() -> None:
-    sizes = (1e-4, 2e-4, 3.0)
-    entries = [
-        entry(
-            number,
-            make_record(invariants={"a": False}, defects={"a": Defect(size=size)}),
-        )
-        for number, size in enumerate(sizes)
-    ]
-    assert moved(entries) == [("invariant a", "0002_peft", "worse")]
-
-
 def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -> None:
     records = [make_record(metrics={"forward_flops": 1, **more})
                for more in ({}, {"projection_flops": 5, "accuracy": [0.5] * 3}, {})]  # fmt: skip
@@ -119,20 +90,6 @@ def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -
         ("projection_flops", "0002_peft", 5, None, "worse"),
         ("accuracy", "0002_peft", 0.5, None, "worse"),
     ]
-
-
-def test_the_accuracy_of_other_data_says_nothing_and_the_costs_move() -> None:
-    entries = [
-        entry(
-            number,
-            make_record(
-                metrics={"forward_flops": 1 + number, "accuracy": [0.9 - 0.5 * number] * 3},
-                inputs=Inputs(optimizer=[{"lr": 1.0 + number}]),
-            ),
-        )
-        for number in range(2)
-    ]
-    assert moved(entries) == [("forward_flops", "0001_peft", "worse")]
 
 
 def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> None:
@@ -155,19 +112,14 @@ def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> 
     assert found == {(*reason, ways[verdict]) for *reason, verdict in judged}
 
 
-@pytest.mark.parametrize(("status", "way"), [("error", "worse"), ("unsupported", "worse")])
-def test_a_status_moves_too(status: str, way: str) -> None:
+@pytest.mark.parametrize("status", ["error", "unsupported"])
+def test_a_status_moves_too(status: str) -> None:
     failed = make_record(status=status)
     entries = [entry(0, make_record()), entry(1, failed), entry(2, make_record())]
     assert moved(entries, metric="status") == [
-        ("status", "0001_peft", way),
+        ("status", "0001_peft", "worse"),
         ("status", "0002_peft", "better"),
     ]
-
-
-def test_a_metric_from_zero_has_no_ratio_and_moves() -> None:
-    (move,) = select_moves(entries_of("projection_flops", 0, 5)).found
-    assert (move.old, move.new, move.change) == (0, 5, None)
 
 
 def test_globs_select_cases_metrics_and_invariants() -> None:
@@ -184,14 +136,5 @@ def test_globs_select_cases_metrics_and_invariants() -> None:
         select_moves(entries, metric="none")
     with pytest.raises(AbsentError, match="matches none of the 1 cases"):
         select_moves(entries, case="none/*")
-
-
-def test_the_lines_of_what_moved_leave_out_the_rest() -> None:
-    records = [
-        make_record(
-            metrics={"forward_flops": value, "backward_flops": 5}, invariants={"a": value == 1}
-        )
-        for value in (1, 2)
-    ]
-    (case,) = moved_histories(select_moves([entry(n, one) for n, one in enumerate(records)]))
-    assert [line.metric for line in case.lines] == ["forward_flops"]
+    lines = [line.metric for case in moved_histories(select_moves(entries)) for line in case.lines]
+    assert lines == ["forward_flops", "backward_flops"], "an invariant has none"

@@ -87,32 +87,18 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None
 # Keeping
 
 
-def test_a_run_keeps_adapters_in_a_folder_next_to_its_file(tmp_path: Path) -> None:
-    assert adapters_of_run(tmp_path / "bench.json") == tmp_path / "bench.adapters"
-
-
-@pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
-def test_an_adapter_that_is_too_large_is_not_kept(tmp_path: Path, more: int, kept: bool) -> None:
-    assert keep(tmp_path, HEAD, size=LARGEST_BYTES + more).exists() is kept
-
-
-def test_the_adapter_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
-    folder = keep(tmp_path, HEAD)
-    (folder / "stray").write_text("of an earlier release")
-    keep(tmp_path, HEAD, size=3)
-    assert {path.name for path in folder.iterdir()} == {"adapter.safetensors", "stored.json"}
-    assert (folder / "adapter.safetensors").stat().st_size == 3
-
-
-def test_the_adapter_of_an_earlier_run_does_not_stand_for_one_that_is_too_large(
+def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run(
     tmp_path: Path,
 ) -> None:
-    folder = keep(tmp_path, HEAD)
-    keep(tmp_path, HEAD, size=LARGEST_BYTES + 1)
+    root = adapters_of_run(tmp_path / "bench.json")
+    assert root == tmp_path / "bench.adapters"
+    folder = keep(root, HEAD, size=LARGEST_BYTES)
+    (folder / "stray").write_text("of an earlier release")
+    keep(root, HEAD, size=3)
+    assert {path.name for path in folder.iterdir()} == {"adapter.safetensors", "stored.json"}
+    assert (folder / "adapter.safetensors").stat().st_size == 3
+    keep(root, HEAD, size=LARGEST_BYTES + 1)
     assert not folder.exists()
-
-
-def test_if_the_folder_cannot_be_written_nothing_is_kept_and_nothing_raised(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder would be")
     keep(tmp_path / "taken", HEAD)
     assert (tmp_path / "taken").read_text() == "a file where the folder would be"

@@ -48,46 +48,19 @@ def launched(*words: object) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("pairing", "than_real", "than_peers"),
-    [(("full", "0", "resnet18"), 10, 20), (("lora", "4", "mobilenet_v2"), 5, 15)],
+    ("pairing", "than_real"), [(("full", "0", "resnet18"), 10), (("lora", "4", "mobilenet_v2"), 5)]
 )
-def test_a_profile_is_faster_than_measuring_and_as_fast_at_any_batch(
-    pairing, than_real, than_peers
-):
-    """Of a step at batch 32: the same recording on real tensors; FlopCounterMode and MemTracker."""
+def test_a_profile_is_faster_than_measuring_and_as_fast_at_any_batch(pairing, than_real):
+    """Of a step at batch 32: the same recording on real tensors."""
     found = measured("profile", *pairing)
-    real, peers = (found[of] / found["fake_seconds"] for of in ("real_seconds", "peers_seconds"))
-    print(f"{real:.0f} and {peers:.0f} times as fast; {found['megabytes']:.0f} MB")
+    real = found["real_seconds"] / found["fake_seconds"]
+    print(f"{real:.0f} times as fast; {found['megabytes']:.0f} MB")
     assert real >= than_real
-    assert peers >= than_peers
     assert found["batch_ratio"] <= 1.1
     assert found["megabytes"] < 500
 
 
-@pytest.mark.parametrize("architecture", ["resnet50", "vit_b_16", "convnext_tiny"])
-def test_a_profile_of_a_large_model_takes_little_more_than_its_parameters(architecture):
-    found = measured("large", architecture)
-    print(f"{found['megabytes']:.0f} MB, parameters {found['parameter_megabytes']:.0f} MB")
-    assert found["megabytes"] <= found["parameter_megabytes"] + 300
-
-
-def test_200_profiles_keep_no_memory():
-    found = measured("many")
-    grown = found["late_megabytes"] - found["early_megabytes"]
-    print(f"{grown:+.1f} MB")
-    assert grown <= 10
-
-
-def test_the_profile_of_an_own_case_takes_less_than_three_of_its_steps():
-    found = measured("own_profile")
-    ratio = found["profile_seconds"] / found["step_seconds"]
-    print(f"{ratio:.2f} steps")
-    assert ratio < 3
-
-
-@pytest.mark.parametrize(
-    "case", ["shift/lora-r4/mobilenet_v3_small", "shift/full/resnet18", "own/lora-r4/resnet18"]
-)
+@pytest.mark.parametrize("case", ["shift/lora-r4/mobilenet_v3_small", "shift/full/resnet18"])
 def test_the_harness_adds_at_most_5_percent_to_a_bare_loop(case):
     """Without the profile and the signals, which have promises of their own."""
     extra = measured("harness", case)["extra"]
@@ -100,29 +73,6 @@ def test_signals_add_at_most_a_quarter():
     share = found["signals"] / (found["all"] - found["signals"])
     print(f"{share:+.1%}")
     assert share <= 0.25
-
-
-def test_the_first_timed_round_takes_no_longer_than_the_others(tmp_path):
-    """A round is the training of a seed and nothing else, by processor time."""
-    names = [
-        "lora-r4/resnet18", "full/resnet18", "lora-r4/shufflenet_v2_x0_5",
-        "dora-r4/mobilenet_v3_small",
-    ]  # fmt: skip
-    tests = "benchmarks/test_distribution_shift.py::test_distribution_shift"
-    results = tmp_path / "rounds.json"
-    subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--regress-full",
-            "--benchmark-quiet", "--benchmark-timer=time.process_time",
-            f"--benchmark-json={results}", *(f"{tests}[shift/{name}]" for name in names),
-        ],
-        cwd=ROOT, stdout=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    rounds = [one["stats"]["data"] for one in json.loads(results.read_bytes())["benchmarks"]]
-    ratios = [times[0] / statistics.median(times[1:]) for times in rounds]
-    print(", ".join(f"{ratio:.2f}" for ratio in ratios))
-    assert len(ratios) == len(names)
-    assert max(ratios) <= 1.1
 
 
 def test_cost_takes_little_more_than_its_imports_and_one_profile():

@@ -94,7 +94,7 @@ def test_an_adapter_differs_from_its_float32_twin_in_nothing_else(method):
 # What does not move
 
 
-# What peft 0.21 gets wrong on bfloat16; KNOWN_FALSE of test_invariants.py has the rest.
+# What peft 0.21 gets wrong on bfloat16; the snapshot of test_invariants.py has the rest.
 
 
 def test_dora_takes_the_norms_of_its_magnitude_in_bfloat16():

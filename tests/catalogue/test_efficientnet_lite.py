@@ -7,9 +7,7 @@ import sys
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_image
 from torch import nn
-from torchvision.models import ResNet18_Weights
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
@@ -17,7 +15,6 @@ from peft_regress.catalogue.architectures import EFFICIENTNET_LITE0
 from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     EfficientNetLiteNetwork,
     SamePadding,
-    imagenet_input,
     renamed_weights,
 )
 from peft_regress.catalogue.built_in import built_in
@@ -72,11 +69,6 @@ def _head_cost(architecture, *, resolution=224):
 
 
 # --- The network ----------------------------------------------------------------------------------
-
-
-def test_it_is_registered_and_belongs_to_no_matrix():
-    assert registry.get("architecture", "efficientnet_lite0") is EFFICIENTNET_LITE0
-    assert EFFICIENTNET_LITE0.matrices == ()
 
 
 # The authors say 407 M at 224, and not what counts; convolutions and the classifier are 385 M.
@@ -199,18 +191,6 @@ def test_logits_are_those_that_the_authors_of_the_weights_compute(
     assert found.square().mean().sqrt().item() == pytest.approx(root_mean_square, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("picture", "expected"),
-    # A hall of the Summer Palace in Beijing; a dahlia, which is as near as ImageNet's classes get.
-    [("china.jpg", "palace"), ("flower.jpg", "daisy")],
-)
-def test_a_photograph_is_what_it_shows(pretrained, picture, expected):
-    pixels = torch.from_numpy(load_sample_image(picture).copy()).permute(2, 0, 1).unsqueeze(0)
-    with torch.no_grad():
-        best = pretrained(imagenet_input(pixels))[0].argmax().item()
-    assert ResNet18_Weights.DEFAULT.meta["categories"][best] == expected
-
-
 def test_the_source_of_edge_cases_has_the_pretrained_weights_and_a_new_head(pretrained):
     source = EFFICIENTNET_LITE0.source(num_classes=10)
     head = EFFICIENTNET_LITE0.head
@@ -258,16 +238,6 @@ def test_every_published_tensor_has_a_place_and_an_unknown_one_is_refused():
     published["_surplus.weight"] = torch.zeros(1)
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"_surplus"):
         model.load_state_dict(renamed_weights(published), strict=True)
-
-
-def test_pictures_are_cropped_in_the_centre_and_scaled():
-    pictures = torch.zeros(2, 3, 256, 300, dtype=torch.uint8)
-    pictures[:, :, 16:240, 38:262] = 255  # the centre that is kept, at its own size
-    scaled = imagenet_input(pictures)
-    assert scaled.shape == (2, 3, 224, 224)
-    torch.testing.assert_close(scaled, torch.ones_like(scaled))
-    dark = imagenet_input(torch.zeros(1, 3, 64, 48, dtype=torch.uint8), resolution=32)
-    torch.testing.assert_close(dark, torch.full((1, 3, 32, 32), -127 / 128))
 
 
 # --- Without the extra ----------------------------------------------------------------------------

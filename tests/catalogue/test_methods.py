@@ -34,7 +34,7 @@ from peft_regress.errors import InputError, UnsupportedCaseError
 ARCHITECTURES = (MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5, RESNET18, MOBILENET_V2)
 # Without a linear layer besides the head these are handed convolutions, and refuse them.
 LINEAR_ONLY = {"pissa", "olora", "pissa-bf16", "olora-bf16"}
-# A defect of peft: one more parameter trains (KNOWN_FALSE in test_invariants.py).
+# A defect of peft: one more parameter trains (the snapshot of test_invariants.py).
 ADALORA_BF16 = method_named("adalora-bf16")
 SOUND = tuple(method for method in ALL if method is not ADALORA_BF16)
 WRAPPING = tuple(method for method in ALL if isinstance(method, PeftAdapter))
@@ -95,7 +95,7 @@ def test_only_adalora_prunes():
     assert pruning == dict.fromkeys(("adalora", "adalora-bf16"), (".lora_E.",))
 
 
-# Of peft, on a bfloat16 base: KNOWN_FALSE in test_invariants.py.
+# Of peft, on a bfloat16 base: the snapshot of test_invariants.py.
 FORGETS_WHAT_TRAINS = {
     f"{name}-bf16"
     for name in ("boft", "hira", "hra", "ia3", "loha", "loha-tucker", "lokr", "lokr-tucker")
@@ -135,27 +135,11 @@ def test_seed_alone_fixes_what_is_adapted(method):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-# The tensors that a method draws at random on the tiny network; the others start at a constant,
-# or come from the weights.
-DRAWN = {
-    **{name: {"lora_A"} for name in ("lora", "dora", "rslora", "loraplus", "lorafa")},
-    **{method.name: {"lora_A"} for method in GROUPED},
-    "adalora": {"lora_A", "lora_B"},
-    "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a"},
-    "loha-tucker": {"hada_t1", "hada_t2", "hada_w1_a", "hada_w1_b", "hada_w2_a"},
-    "lokr": {"lokr_w2", "lokr_w2_a", "lokr_w2_b"},
-    "lokr-tucker": {"lokr_w2", "lokr_t2", "lokr_w2_a", "lokr_w2_b"},
-    "hira": {"hira_A"},
-    "hra": {"hra_u"},
-}
-
-
 @each(*(method for method in WRAPPING if method.base_dtype == "float32"))
-def test_another_seed_draws_another_adapter(method):
+def test_another_seed_draws_another_adapter(method, snapshot):
+    """Which tensors a method draws; the others start at a constant or come from the weights."""
     one, other = (dict(adapted(method, seed=seed).named_parameters()) for seed in (7, 8))
-    moved = {name for name in one if not torch.equal(one[name], other[name])}
-    drawn = {name for name in one if set(name.split(".")) & DRAWN.get(method.name, set())}
-    assert moved == drawn
+    assert snapshot == sorted(name for name in one if not torch.equal(one[name], other[name]))
 
 
 # Merging

@@ -251,10 +251,6 @@ def test_definition_is_json_and_names_what_counts(task):
     assert NUM_CLASSES == 10
 
 
-def test_the_two_tasks_are_defined_apart():
-    assert SHIFT.definition() != UNSEEN.definition()
-
-
 def test_images_of_the_edge_matrix_are_drawn_and_always_the_same():
     data = EDGE_BATCH.load()
     assert data.train_images.shape == (16, 3, 96, 96)  # two steps of eight

@@ -30,7 +30,7 @@ from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers import facts as facts_module
 from peft_regress.workers.cluster import DaskPool
-from peft_regress.workers.facts import Facts, pack_own_code
+from peft_regress.workers.facts import digest_of, pack_own_code
 from peft_regress.workers.node import Result
 from peft_regress.workers.pool import NodeError
 
@@ -383,47 +383,30 @@ def test_without_dask_it_names_the_extra(measure, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("moved", "problem"),
+    ("fact", "value", "problem"),
     [
-        (
-            {"packages": {"python": "3.99.0"}},
-            ", the command runs on 3.99.0; start it with the same Python",
-        ),
-        ({"packages": {"peft": "0.1"}}, "the command has peft 0.1; run `"),
-        ({"packages": {"more": "1"}}, "has no more, the command has more 1"),
-        ({"dask": "1.0"}, "the command has 1.0; run `"),
-        ({"code": {"peft_regress": "other"}}, "has other code of peft_regress of the same version"),
-        ({"files": {"sources/new": "0"}}, "baselines/sources/new is missing there; put the"),
-        ({"files": {"sources/manifest": "0"}}, "baselines/sources/manifest differs"),
+        ("package python", "3.99.0", ", the command runs on 3.99.0; start it with the same Python"),
+        ("package peft", "0.1", "the command has peft 0.1; run `"),
+        ("package more", "1", "has no more, the command has more 1"),
+        ("package distributed", "1.0", "the command has distributed 1.0; run `"),
+        ("code peft_regress", "other", "has other code of peft_regress; install this one"),
+        ("module gates", "other", "has other code of gates than the command"),
+        ("file sources/new", "0", "baselines/sources/new is missing there; put the"),
+        ("file sources/manifest", "0", "baselines/sources/manifest differs"),
     ],
 )
 def test_a_node_that_lacks_something_is_refused_by_name_with_a_remedy(
-    shared, measure, monkeypatch, moved, problem
+    shared, measure, fact, value, problem
 ):
     shared.write()
     here = facts_module.facts_here
-
-    def facts(baselines: Path, code: list[str]) -> Facts:
-        found = here(baselines, code)
-        changes = {
-            name: {**getattr(found, name), **value} if isinstance(value, dict) else value
-            for name, value in moved.items()
-        }
-        return msgspec.structs.replace(found, **changes)
-
-    monkeypatch.setattr(cluster_module, "facts_here", facts)
-    code, _, err = measure(shared.address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module, "facts_here", lambda *of: {**here(*of), fact: value})
+        code, _, err = measure(shared.address)
     assert (code, err.count("\n")) == (2, 1)
     assert "error: node " in err
     assert "tcp://127.0.0.1:" in err
     assert problem in err
-
-
-def test_a_scheduler_of_another_dask_is_refused(shared, measure, monkeypatch):
-    monkeypatch.setattr(cluster_module, "version", lambda _: "1.0")
-    code, _, err = measure(shared.address)
-    assert (code, err.count("\n")) == (2, 1)
-    assert ", and 1.0 is installed here; install the same on both" in err
 
 
 # --- its parts -----------------------------------------------------------------------------------
@@ -513,17 +496,18 @@ def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotte
 
 def test_a_package_below_src_travels_and_comes_before_an_installed_one(project, monkeypatch):
     packed = pack_own_code(read_settings(project))
-    assert (packed.search, list(packed.modules)) == (["src"], ["gates", "gates.cases", "ours"])
+    assert (packed.search, packed.modules) == (["src"], ["gates", "gates.cases", "ours"])
     node = project / "node"
-    packed.unpack(node)
+    first = packed.unpack(node)
+    here = digest_of("ours", [])
     other = project / "site-packages"
     (other / "ours").mkdir(parents=True)
     (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
     monkeypatch.setattr(sys, "path", [str(other), *sys.path])
     sys.modules.pop("ours", None)
-    assert packed.other_module(node) is None
+    assert digest_of("ours", first) == here
     (node / "src" / "ours" / "__init__.py").unlink()
-    assert packed.other_module(node) == "ours"
+    assert digest_of("ours", first) != here
 
 
 def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):

@@ -13,6 +13,7 @@ from peft_regress.plugin.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "commands.md").read_text()
+SHARED = PAGE.partition("\n### Options of several commands\n")[2].partition("\n### ")[0]
 COMMAND_PAGE, _, PYTEST_PAGE = PAGE.partition("\n## Options of pytest\n")
 
 
@@ -26,7 +27,12 @@ def test_a_command_is_there_with_its_arguments_options_and_examples(name):
         if isinstance(parameter, click.Argument):
             assert f" {parameter.human_readable_name}" in usage
             continue
-        (item,) = re.findall(rf"^- `{parameter.opts[0]}[ ,`].*$", section, re.MULTILINE)
+        option = rf"^- `{parameter.opts[0]}[ ,`].*$"
+        items = re.findall(option, section, re.MULTILINE)
+        if not items:
+            assert f"`{parameter.opts[0]}`" in section.partition("- [shared](")[2]
+            items = re.findall(option, SHARED, re.MULTILINE)
+        (item,) = items
         # The first words of its help, but for what Markdown marks.
         words = re.sub(r"[`\\]", "", item.partition("`: ")[2])
         assert words.startswith(" ".join(parameter.help.replace("`", "").split())[:25]), item

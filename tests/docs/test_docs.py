@@ -15,7 +15,7 @@ from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.plugin.options import OPTIONS
 from peft_regress.runs.schema import Run
-from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS
+from peft_regress.upgrades.timing import BLOCK_STEPS
 
 ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()

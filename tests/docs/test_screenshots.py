@@ -5,10 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from page_world import one_case
+from page_world import one_case, written_page
 from screenshots import routes_of, take_pictures
-
-from peft_regress.report.page.render import render_page
 
 pytestmark = pytest.mark.browser
 
@@ -16,7 +14,7 @@ pytestmark = pytest.mark.browser
 @pytest.mark.nightly
 def test_each_view_of_a_page_has_a_picture_in_both_themes_and_widths(browser, tmp_path):
     file = tmp_path / "page.html"
-    file.write_text(render_page(one_case()), encoding="utf-8")
+    file.write_text(written_page(one_case()), encoding="utf-8")
     page = browser.new_page()
     page.goto(file.as_uri())
     routes = routes_of(page)

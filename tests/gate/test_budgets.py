@@ -12,7 +12,7 @@ from peft_regress.devices import DeviceClass
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import budget_of
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.report.verdict.annotations import verdict_annotations
+from peft_regress.report.github import verdict_annotations
 from peft_regress.runs.schema import Limits, OwnBound
 
 COSTS: dict[str, Any] = {

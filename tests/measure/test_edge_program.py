@@ -17,11 +17,11 @@ from peft_regress.errors import InputError
 from peft_regress.measure.edge import (
     UnsupportedProgramError,
     inference_program,
+    owners,
     package,
     training_program,
 )
 from peft_regress.measure.edge.program import UNUSED
-from peft_regress.registry import names
 
 
 def call(model, images):
@@ -104,7 +104,7 @@ def test_naming_modules_leaves_the_program_as_it_is():
 
 @pytest.mark.executorch
 def test_without_names_every_byte_is_counted(monkeypatch):
-    monkeypatch.setattr(names, "_name_in_first_trace", lambda _: "")
+    monkeypatch.setattr(owners, "_name_in_first_trace", lambda _: "")
     program = training_program(lora_model(), batch(), loss=loss)
     assert program.content == tiny_training().content
     assert sum(program.plan.values()) == program.planned_bytes

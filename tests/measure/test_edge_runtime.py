@@ -19,10 +19,11 @@ from peft_regress.measure.edge import (
     runtime,
     training_program,
 )
-from peft_regress.measure.edge.costs import EdgePrograms, run_programs
-from peft_regress.measure.edge.eager import (
+from peft_regress.measure.edge.costs import (
+    EdgePrograms,
     gradient_differences,
     run_here,
+    run_programs,
     same_gradients,
     same_losses,
     same_outputs,

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
 
 from peft_regress.gate.comparison import Invocation
-from peft_regress.report.github import line_in_repository
-from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
+from peft_regress.report.github import (
+    SourceLine,
+    annotation,
+    line_in_repository,
+    verdict_annotations,
+)
 
 NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
 MORE = {**VALUES, "forward_flops": 4_000_000_000}

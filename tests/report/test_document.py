@@ -21,7 +21,7 @@ from peft_regress.report.document import (
     Section,
     as_text,
 )
-from peft_regress.report.html import as_html
+from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Layout, cells
 from peft_regress.report.markdown import as_markdown
 from peft_regress.report.table import Row, Table, table_text
@@ -65,7 +65,7 @@ FOLDED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("write", [as_text, as_markdown, lambda d: as_html(d, _CASES[:1])])
+@pytest.mark.parametrize("write", [as_text, as_markdown, HtmlWriter(_CASES[:1]).document])
 def test_cases_states_and_commands_in_every_syntax(snapshot, write):
     assert write(FOLDED).replace("><", ">\n<") == snapshot
 

@@ -13,9 +13,9 @@ from builders import (
     UNSEEN_LORA,
     VALUES,
     compare,
+    forward_ledger,
     make_metric,
     make_record,
-    make_run,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from peft_regress.report import verdict_markdown
 from peft_regress.report.markdown import cell, escape_markdown
 from peft_regress.report.sentences import short_names
 from peft_regress.report.verdict.markdown import LONGEST_BYTES, MARKER
-from peft_regress.runs.schema import Failure, Ledger, Selection
+from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -112,14 +112,12 @@ def cells(text):
 
 # --- content --------------------------------------------------------------------------------------
 
-BEFORE = Ledger(flops={"forward": {"layer1.conv": {"convolution": 3_638_000_000}}})
-AFTER = Ledger(
-    flops={
-        "forward": {
-            "layer1.conv": {"convolution": 3_638_000_000},
-            "layer1.conv.lora_A": {"convolution": 300_000_000},
-            "layer2.conv.lora_A": {"convolution": 62_000_000},
-        }
+BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_638_000_000}})
+AFTER = forward_ledger(
+    {
+        "layer1.conv": {"convolution": 3_638_000_000},
+        "layer1.conv.lora_A": {"convolution": 300_000_000},
+        "layer2.conv.lora_A": {"convolution": 62_000_000},
     }
 )
 
@@ -130,15 +128,6 @@ def test_a_regression_has_a_headline_a_row_its_cause_and_commands(snapshot):
     text = page(old, new)
     check(text)
     assert text == snapshot
-
-
-def test_the_other_metrics_and_the_modules_behind_them_are_folded():
-    text = page([make_record(LORA, ledger=BEFORE)], [make_record(LORA, MORE_FLOPS, ledger=AFTER)])
-    shown, _, folded = text.partition("<details>")
-    assert "| backward\\_flops of |" not in shown
-    assert "| backward\\_flops of | baseline | this run |" in folded
-    assert f"| `{LORA}` | 7.270 GFLOP | 8.000 GFLOP |" in folded
-    assert "    layer2.conv.lora_A convolution: +62.00 MFLOP" in folded
 
 
 def test_rows_after_the_sixth_of_a_finding_are_folded():
@@ -173,21 +162,6 @@ def test_known_defects_and_improvements_are_folded():
     )
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ([LORA, FULL], [FULL], "missing in 1 case: expected, but the run has no record of it"),
-        ([FULL], [LORA, FULL], "new in 1 case: no accepted baseline has it"),
-    ],
-)
-def test_a_case_that_was_not_compared_is_named(old, new, words):
-    text = page([make_record(name) for name in old], [make_record(name) for name in new])
-    check(text)
-    assert words in text
-    assert f"```text\n{LORA}\n```" in text
-    assert "INCOMPLETE" in text
-
-
 def test_a_missing_case_can_be_retired_but_not_accepted():
     text = page([make_record(LORA), make_record(FULL)], [make_record(FULL)])
     assert 'peft-regress accept r.json --reason "..." --retire ID\n' in text
@@ -201,31 +175,6 @@ def test_many_missing_cases_are_folded():
     shown, _, folded = text.partition("<details><summary>89 more cases</summary>")
     assert "\n".join(ids[1:7]) in shown
     assert "\n".join(ids[7:]) in folded
-
-
-def test_a_partial_run_without_a_finding_has_nothing_to_type():
-    run = make_run(make_record(), selection=Selection(complete=False, narrowed_by=["-k lora"]))
-    text = verdict_markdown(compare([make_record()], run))
-    assert "no regression in what was selected (1 unchanged)" in text
-    assert "what to type" not in text
-
-
-def test_without_a_changed_package_the_code_is_named():
-    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], environment=ENVIRONMENT)
-    assert "why: no package changed, so the code under test did" in text
-
-
-def test_the_commands_name_storage_suite_and_run():
-    typed = {"old": "my base", "suite": "tests/bench", "baselines": "my base", "new": "a b.json"}
-    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed=typed)
-    assert "\npytest tests/bench\n" in text  # all known cases are selected
-    assert "peft-regress compare 'my base' 'a b.json'" in text
-    assert "peft-regress accept 'a b.json' --reason \"...\" --baselines 'my base'" in text
-
-
-def test_without_a_run_file_the_command_saves_one():
-    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed={"new": None})
-    assert "\npytest benchmarks --regress-save run.json\n" in text
 
 
 # --- GitHub's limits ------------------------------------------------------------------------------
@@ -307,10 +256,6 @@ def test_the_limit_counts_bytes_and_not_characters():
     assert "more cases, which the run file names" in text
 
 
-def test_a_small_verdict_is_not_shortened():
-    assert "Shortened" not in page([make_record()], [make_record(LORA, MORE_FLOPS)])
-
-
 # --- short and unique names ----------------------------------------------------------------------
 
 
@@ -324,17 +269,13 @@ def test_short_names_are_short_and_unique(ids, longest):
         assert name.isprintable()
 
 
-def test_a_short_name_stays_as_it_is():
-    assert short_names([LORA, FULL]) == {LORA: LORA, FULL: FULL}
-
-
 # --- hostile strings ------------------------------------------------------------------------------
 
 
 def hostile_sides(text):
     name = text.replace("/", " ")
     ids = [f"{name}/lora-r4/{name}", f"shift/{name}/x", GALORE, FULL, f"{name}/head/resnet18"]
-    ledger = Ledger(flops={"forward": {text: {text: 5}}})
+    ledger = forward_ledger({text: {text: 5}})
     metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
     more = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
     failed = Failure(type=text, message=text)

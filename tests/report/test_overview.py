@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peft_regress.cli.main import main
 from peft_regress.report import as_markdown, as_text
-from peft_regress.report.overview import overview, pareto_front
+from peft_regress.report.results import accuracy_front, overview
 from peft_regress.runs.schema import Failure
 
 METHODS = ("full", "head", "bn_head", "lora-r1", "lora-r4", "dora-r4", "galore-r4")
@@ -42,7 +42,7 @@ def test_no_other_case_beats_one_on_the_front(points):
             for other in records
         )
 
-    front = pareto_front(records, "peak_bytes")
+    front = accuracy_front(records, "peak_bytes")
     ids = sorted(one.case.id for one in front)
     assert ids == sorted(o.case.id for o in records if not is_beaten(o))
     costs = [one.metrics["peak_bytes"].value for one in front]
@@ -53,7 +53,7 @@ def test_failed_cases_are_on_no_front():
     failed = make_record(LORA, status="error", error=Failure(type="KeyError", message="x"))
     blind = make_record(FULL, {"peak_bytes": 1})
     good = record("head", 0.5, 100)
-    assert pareto_front([failed, blind, good], "peak_bytes") == [good]
+    assert accuracy_front([failed, blind, good], "peak_bytes") == [good]
     assert "best accuracy" not in as_text(overview(make_run(failed), sources="x"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peft_regress.report.pace import Pace, time_left
+from peft_regress.report.terminal import Pace, time_left
 
 
 @pytest.mark.parametrize(

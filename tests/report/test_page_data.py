@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -19,6 +20,8 @@ from builders import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from page_world import content_of
+from page_world import make_entry as entry
 from strategies import runs
 
 from peft_regress.baselines.history import read_entries
@@ -26,8 +29,10 @@ from peft_regress.baselines.lines import Entry, make_line
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import Metric
-from peft_regress.report.page.case_lines import Held, find_transitions, thin
-from peft_regress.report.page.data import _share, page_data
+from peft_regress.report.document import as_text
+from peft_regress.report.page.data import Content, page_data
+from peft_regress.report.page.lines import find_marks
+from peft_regress.report.page.sheets import Sheets
 from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
 
@@ -36,19 +41,10 @@ PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
 DATE = "2026-01-{:02d}T00:00:00+00:00"
 
 
-def entry(number: int, *records: Any, role: Any = "baseline", **fields: Any) -> Entry:
-    date = DATE.format(number + 1)
-    retired = fields.pop("retired", [])
-    accepted = None if role == "run" else Acceptance(
-        reason="why", date=date, role=role, retired=retired, entry="Linux/0001_x")  # fmt: skip
-    run = make_run(*records, accepted=accepted, **fields)
-    return Entry(name=f"{number:04d}_peft", date=date, role=role, run=run)
-
-
 def data_of(*entries: Entry) -> dict[str, Any]:
     """Return the data as the page reads it: by way of JSON."""
-    data = page_data(entries, lambda asked: asked.run)
-    return json.loads(json.dumps(data, allow_nan=False))
+    content = Content(entries=entries, whole_run=lambda asked: asked.run, devices=load_devices())
+    return json.loads(json.dumps(page_data(content), allow_nan=False))
 
 
 def value_at(held: dict[str, Any], index: int) -> Any:
@@ -127,9 +123,9 @@ def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn
     points = make_line(pairs, name).points if any(name in r.metrics for _, r in pairs) else ()
     breaks = {k for k, point in enumerate(points) if not point.is_comparable}
     marked = {k for k, point in enumerate(points) if point.is_change_point} - breaks
-    found = find_transitions(pairs, name)
-    assert {one.position for one in found if one.what == "break"} == breaks
-    changes = {one.position for one in found if one.what != "break"}
+    found = find_marks([(k, *pair) for k, pair in enumerate(pairs)], name)
+    assert {one.entry for one in found if one.what == "break"} == breaks
+    changes = {one.entry for one in found if one.what != "break"}
     assert marked <= changes
     # What is noisy is marked besides where one step left the gate's bound.
     beyond = {
@@ -149,8 +145,9 @@ def test_a_change_says_whether_it_is_worse_by_its_direction():
     )  # fmt: skip
     data = data_of(entry(0, before), entry(1, after))
     (case,) = data["cases"]
-    names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
-    found = {names[line]: (at, what) for line, at, what, *_ in case["marks"]["date"]}
+    names = [metric["name"] for metric in data["metrics"]]
+    marks = case["marks"]["date"]
+    found = {names[mark["metric"]]: (mark["entry"], mark["what"]) for mark in marks}
     assert found == {
         "forward_flops": (1, "better"),
         "peak_bytes": (1, "worse"),
@@ -164,7 +161,7 @@ def test_operators_of_another_torch_are_neither_worse_nor_better():
     first = entry(0, old, environment=PEFT)
     for torch, what in (("2.13.0", "worse"), ("2.14.0", "moved")):
         data = data_of(first, entry(1, new, environment={**PEFT, "torch": torch}))
-        assert [mark[2] for mark in data["cases"][0]["marks"]["date"]] == [what]
+        assert [mark["what"] for mark in data["cases"][0]["marks"]["date"]] == [what]
 
 
 def test_entries_are_ordered_by_the_releases_of_each_package_that_varies():
@@ -177,15 +174,6 @@ def test_entries_are_ordered_by_the_releases_of_each_package_that_varies():
         {"by": "date", "entries": [0, 1, 2]},
     ]
     assert [order["by"] for order in data_of(entries[0])["orders"]] == ["date"]
-
-
-def test_environments_are_differences_from_the_first():
-    environments = [PEFT, {**PEFT, "peft": "0.19.0"}, PEFT, {"peft": "0.18.1", "new": "1"}]
-    data = data_of(*(entry(k, make_record(), environment=e) for k, e in enumerate(environments)))
-    told = data["environments"]
-    for found, environment in zip(data["entries"], environments, strict=True):
-        merged = told[0] if found["environment"] == 0 else told[0] | told[found["environment"]]
-        assert {name: v for name, v in merged.items() if v is not None} == environment
 
 
 def test_present_numbers_are_of_the_last_run_or_baseline_or_entry():
@@ -219,20 +207,6 @@ def test_an_unknown_metric_is_described_by_its_newest_record():
 
 def test_no_entries_make_a_page_without_cases():
     assert data_of()["cases"] == []
-    assert data_of(entry(0, environment={}))["environments"] == [{}]
-
-
-@settings(deadline=None)
-@given(st.integers(2, 400), st.integers(16, 60), st.sets(st.integers(0, 399), max_size=10))
-def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, most, keep):
-    values = [None if k % 97 == 5 else k for k in range(count)]
-    found = thin(Held(list(range(count)), values), keep=keep, most=most)
-    assert {0, count - 1} <= set(found.at)
-    assert all(found.at_entry(k) == values[min(k, count - 1)] for k in keep)
-    assert {k for k in range(count) if values[k] is None} <= set(found.at)
-    assert all(values[at] == value for at, value in zip(*found, strict=True))
-    assert len(found.at) <= min(count, most + len(keep) + count // 97 + 1)
-    assert found.at == sorted(found.at)
 
 
 def test_a_case_says_where_an_invariant_is_false():
@@ -240,7 +214,7 @@ def test_a_case_says_where_an_invariant_is_false():
     false = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
     data = data_of(entry(0, false))
     assert data["cases"][0]["notes"] == notes
-    assert "notes" not in data_of(entry(0, make_record()))["cases"][0]
+    assert data_of(entry(0, make_record()))["cases"][0]["notes"] == {}
 
 
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
@@ -249,7 +223,7 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
         entry(k, make_record(status="error", error=failure)) for k, failure in enumerate(failures)
     ]
     accepted = Acceptance(
-        reason="y" * 10_000, date=DATE.format(9), role="baseline", entry="Linux/0001_x"
+        reason="y" * 10_000, date=DATE.format(9), role="baseline", entry="x/0001_x"
     )
     run = make_run(make_record(status="error", error=failures[1]), accepted=accepted)
     entries.append(Entry(name="last", date=accepted.date, role="baseline", run=run))
@@ -259,107 +233,6 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
     assert status["values"][0] == "error"
     assert status["values"][1].startswith("error (RuntimeError: 1: xxx")
     assert len(status["values"][1]) == len(data["entries"][3]["reason"]) == 2000
-
-
-def test_lines_are_thinned_if_together_they_are_too_long(monkeypatch):
-    monkeypatch.setattr("peft_regress.report.page.data._MOST_VALUES", 300)
-    monkeypatch.setattr("peft_regress.report.page.data._MOST_MARKS", 40)
-    entries = [
-        entry(k, make_record(metrics={"peak_bytes": 100, "forward_flops": 100 + k % 7}))
-        for k in range(28)
-    ] * 20
-    data = data_of(*entries)
-    case = data["cases"][0]
-    moving, still = (line["values"] for line in case["lines"])
-    assert data["thinned"] == {"entries": 560, "points": 299, "marks": 40}
-    assert still == [100]
-    assert 299 <= len(moving) <= 299 + 41
-    # The newest changes stay.
-    assert [mark[1] for mark in case["marks"]["date"]] == list(range(520, 560))
-    assert data_of(*entries[:28])["thinned"] is None
-
-
-def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypatch):
-    monkeypatch.setattr("peft_regress.report.page.data._MOST_VALUES", 20)
-    monkeypatch.setattr("peft_regress.report.page.data._MOST_MARKS", 3)
-    # Each value holds for two entries, and entries of a kind that says little follow the present.
-    values = [0.5 + k // 2 / 1000 for k in range(300)]
-    entries = [
-        entry(k % 28, make_record(metrics={"loss": value})) for k, value in enumerate(values)
-    ]
-    entries += [
-        entry(27, make_record(metrics={"loss": value}), role="history") for value in (0.1, 0.2)
-    ]
-    data = data_of(*entries)
-    case = data["cases"][0]
-    [line] = case["lines"]
-    assert case["current"] == 299
-    assert line["thinned"]
-    assert len(line["at"]) < 40
-    assert line["now"] == values[299]
-    for told in (
-        299,
-        298,
-        *(index for mark in case["marks"]["date"] for index in (mark[1], mark[4])),
-    ):
-        exact = entries[told].run.cases[LORA].metrics["loss"].value
-        assert value_at(line, told) == pytest.approx(exact, rel=1e-6)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 300), st.integers(1, 5))
-def test_a_share_fills_the_room_and_no_more(lengths, room, fewest):
-    share = _share(lengths, room=room, fewest=fewest)
-    if share is None:
-        assert sum(lengths) <= room
-    else:
-        assert sum(lengths) > room
-        taken = sum(min(length, share) for length in lengths)
-        assert taken <= max(room, fewest * len(lengths))
-        more = sum(min(length, share + 1) for length in lengths)
-        assert more > room or share + 1 > max(lengths)
-
-
-def test_whole_runs_are_read_once_and_only_of_a_few_entries():
-    entries = [
-        entry(k, make_record(metrics={**VALUES, "forward_flops": 10**9 + k})) for k in range(28)
-    ]
-    asked = []
-
-    def whole(one: Entry) -> Any:
-        asked.append(one.name)
-        return one.run
-
-    page_data(entries, whole)
-    assert len(asked) == len(set(asked)) == 10
-    assert asked[0] == entries[-1].name
-
-
-def test_stored_numbers_and_changes_have_the_modules_that_they_come_from():
-    chosen = ("0004", "0007", "0008")
-    entries = [one for one in read_entries(BASELINES, []) if one.name.startswith(chosen)]
-    data = page_data(entries, lambda asked: read_run(asked.path).run)
-    names = [metric["name"] for metric in data["metrics"]]
-    assert len(data["cases"]) == 96
-    explained = 0
-    for case in data["cases"]:
-        record = entries[case["current"]].run.cases[case["id"]]
-        for split in case["attribution"]:
-            total = sum(row[2] for row in split["rows"]) + split["rest"]
-            assert total == record.metrics[names[split["metric"]]].value
-            assert split["rest"] >= 0
-            assert (split["rest"] == 0) == (split["rest_rows"] == 0)
-            explained += 1
-    assert explained > 500
-    dora = next(case for case in data["cases"] if case["id"] == "shift/dora-r4/resnet18")
-    moved = {names[one["metric"]]: one for one in dora["transitions"]}
-    found = moved["forward_flops"]
-    assert (found["old"], found["new"]) == (7_480_972_800, 3_853_850_112)
-    assert found["rows"][0] == [
-        "conv1.lora_magnitude_vector.default", "aten.convolution", 236_027_904, 0
-    ]  # fmt: skip
-    peft = [entries[found[side]].run.environment["peft"] for side in ("from", "to")]
-    assert peft == ["0.14.0", "0.15.2"]
 
 
 def test_seconds_are_those_of_the_fastest_seed():
@@ -400,11 +273,49 @@ def test_an_own_case_says_its_batch_and_that_it_has_a_score() -> None:
     assert (third["id"], "batch" in third, "has_score" in third) == (LORA, False, False)
 
 
-def test_a_score_of_its_author_changes_in_proportion_on_the_page():
+def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():
     bounds = {"score": OwnBound(bound=0.5, reason="noise")}
     old, new = (
         make_record(LORA, {**VALUES, "score": [value]}, bounds=bounds) for value in (-4.0, -5.0)
     )
-    data = data_of(entry(0, old), entry(1, new))
-    ((_, at, what, change, _),) = data["cases"][0]["marks"]["date"]
-    assert (at, what, change) == (1, "worse", -0.25)
+    (mark,) = data_of(entry(0, old), entry(1, new))["cases"][0]["marks"]["date"]
+    assert (mark["entry"], mark["what"], mark["change"]) == (1, "worse", -1.0)
+
+
+def test_sheets_have_the_modules_behind_stored_numbers_and_changes():
+    chosen = ("0004", "0007", "0008")
+    entries = [one for one in read_entries(BASELINES, []) if one.name.startswith(chosen)]
+    read = functools.cache(lambda path: read_run(path).run)
+    content = Content(entries=entries, whole_run=lambda asked: read(asked.path))
+    assert len(content.cases) == 96
+    text = as_text(Sheets(content).body("shift/dora-r4/resnet18"))
+    flat = " ".join(text.split())
+    assert "forward_flops: 7.481 GFLOP -> 3.854 GFLOP, -3,627,122,688 FLOP, -48.48 %" in flat
+    assert "(0007_peft-0.14.0 -> 0008_peft-0.15.2)" in flat
+    assert "peft 0.14.0 -> 0.15.2" in flat
+    assert "lora_magnitude_vector.default" in flat
+
+
+def test_only_the_ledgers_of_a_few_entries_are_read_for_sheets():
+    flops = range(10**9, 10**9 + 20)
+    entries = [entry(k, make_record(metrics={"forward_flops": f})) for k, f in enumerate(flops)]
+    asked = set()
+
+    def whole(one: Entry) -> Any:
+        asked.add(one.name)
+        return one.run
+
+    Sheets(Content(entries=entries, whole_run=whole)).body(LORA)
+    assert len(asked) == 8
+    assert entries[-1].name in asked
+
+
+def test_the_newest_verdict_gives_each_case_its_own_where_its_numbers_are_shown():
+    old, worse = make_record(LORA), make_record(LORA, {**VALUES, "forward_flops": 10**12})
+    data = json.loads(json.dumps(page_data(content_of(entry(0, old), entry(1, worse)))))
+    assert data["verdict"]["counts"] == {"regressed": 1}
+    assert (data["verdict"]["new"], data["verdict"]["style"]) == (1, "bad")
+    assert data["cases"][0]["verdict"] == "regressed"
+    history = entry(1, worse, role="history")
+    # The history is not what the page shows as present.
+    assert "verdict" not in page_data(content_of(entry(0, old), history))["cases"][0]

@@ -20,8 +20,8 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.overview import overview
-from peft_regress.report.verdict.annotations import verdict_annotations
+from peft_regress.report.github import verdict_annotations
+from peft_regress.report.results import overview
 from peft_regress.runs.schema import Inputs, Limits, OwnBound, TensorSummary
 
 HOSTILE = "a|b `c`\n::error::\x1b[31m<img src=x> ``` # *x*"

@@ -23,8 +23,8 @@ from peft_regress.report import (
     verdict_text,
 )
 from peft_regress.report.csv_table import csv_table
-from peft_regress.report.overview import overview
-from peft_regress.report.page.data import page_data
+from peft_regress.report.page.data import Content, page_data
+from peft_regress.report.results import overview
 from peft_regress.report.sentences import contents_line
 from peft_regress.runs.schema import Acceptance, Run
 
@@ -109,7 +109,9 @@ def test_the_page_marks_it() -> None:
 
     def of_lora() -> tuple[Any, Any]:
         """Return the case as the page has it, and its present accuracy."""
-        data = json.loads(json.dumps(page_data(entries, lambda asked: asked.run)))
+        data = json.loads(
+            json.dumps(page_data(Content(entries=entries, whole_run=lambda one: one.run)))
+        )
         (case,) = [one for one in data["cases"] if one["id"] == LORA]
         names = [metric["name"] for metric in data["metrics"]]
         now = {names[line["metric"]]: line["now"] for line in case["lines"]}

@@ -8,8 +8,7 @@ from builders import FULL, LORA, VALUES, make_record, make_run
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.report import as_text, results_table
 from peft_regress.report.layout import Layout
-from peft_regress.report.overview import overview
-from peft_regress.report.results import results
+from peft_regress.report.results import overview, results
 from peft_regress.runs.schema import Curve, Failure
 
 WIDE = {

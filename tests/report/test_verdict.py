@@ -28,8 +28,8 @@ from strategies import fuzz, runs
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, observations_of
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
+from peft_regress.report.github import verdict_annotations
 from peft_regress.report.layout import Layout, cells
-from peft_regress.report.verdict.annotations import verdict_annotations
 from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Failure
 from peft_regress.text import clean

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from builders import ENVIRONMENT, LORA, make_record, observe, write_entry
@@ -21,9 +20,8 @@ from peft_regress.report import (
     results_table,
     times_document,
 )
-from peft_regress.report.cost import cost_document
 from peft_regress.report.layout import Layout, cells
-from peft_regress.report.overview import overview
+from peft_regress.report.results import cost_section, overview
 from peft_regress.runs.run_file import read_run_file
 
 ENTRY = Path(__file__).parents[2] / "baselines/Linux-CPython-3.11-64bit/0004_peft-0.21.2.json"
@@ -67,14 +65,13 @@ def overview_text(stored, _, layout):
 
 
 def cost_text(stored, _, layout):
-    adaptation = SimpleNamespace(architecture="resnet18", method="lora", rank=4)
-    settings = SimpleNamespace(batch=1, resolution=224, classes=10)
     metrics = {
         name: metric
         for name, metric in stored.cases[LORA].metrics.items()
         if metric.unit in {"flop", "byte", "count"}
     }
-    return as_text(cost_document(adaptation, settings, metrics), layout)
+    title = "resnet18, lora r=4, one training step on 1x3x224x224, 10 classes"
+    return as_text([cost_section(title, metrics)], layout)
 
 
 def times_text(_, storage, layout):

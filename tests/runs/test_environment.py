@@ -43,18 +43,32 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str] | None]:
 
 def test_versions_are_those_installed() -> None:
     found = installed_packages()
+    assert list(found) == sorted(found)
     assert found["python"] == platform.python_version()
     for package in ("peft", "torch", "torchvision", "galore-torch", "peft-regress"):
         assert found[package] == version(package)
 
 
-def test_packages_are_sorted() -> None:
-    assert list(installed_packages()) == sorted(installed_packages())
-
-
-def test_the_whole_closure_is_listed(installed: dict[str, Any]) -> None:
-    installed.update({"root": ["middle>=1"], "middle": ["leaf"], "leaf": None, "stranger": None})
-    assert installed_packages("root").keys() == {"python", "root", "middle", "leaf"}
+@pytest.mark.parametrize(
+    ("packages", "found"),
+    [
+        ({"root": ["middle>=1"], "middle": ["leaf"], "leaf": None, "stranger": None},
+         {"root", "middle", "leaf"}),
+        ({"root": ["two"], "two": ["root"]}, {"root", "two"}),
+        ({"root": ["Some_Package", "some.package"], "some-package": None},
+         {"root", "some-package"}),
+        ({"root": ['other; sys_platform == "nowhere"', 'more; extra == "more"',
+                   f'leaf; os_name == "{os.name}"'], "other": None, "more": None, "leaf": None},
+         {"root", "leaf"}),
+        ({"root": ["absent"]}, {"root"}),
+    ],
+    ids=["closure", "circle", "spellings", "markers", "not installed"],
+)  # fmt: skip
+def test_packages_are_what_is_required_here(
+    installed: dict[str, Any], packages: dict[str, Any], found: set[str]
+) -> None:
+    installed.update(packages)
+    assert installed_packages("root").keys() == {"python", *found}
 
 
 @pytest.mark.parametrize("stated", [None, "1.0~rc1", "../../x", "1 0", "x" * 300, ""])
@@ -78,31 +92,6 @@ def test_without_torch_the_machine_is_described_all_the_same(
     assert describe_machine().instruction_set == "unknown: torch does not import"
 
 
-def test_packages_that_need_each_other_end(installed: dict[str, Any]) -> None:
-    installed.update({"one": ["two"], "two": ["one"]})
-    assert installed_packages("one").keys() == {"python", "one", "two"}
-
-
-def test_one_package_under_two_spellings_is_one(installed: dict[str, Any]) -> None:
-    installed.update({"root": ["Some_Package", "some.package"], "some-package": None})
-    assert installed_packages("root").keys() == {"python", "root", "some-package"}
-
-
-def test_what_another_platform_or_an_extra_needs_is_left_out(installed: dict[str, Any]) -> None:
-    lines = [
-        'other; sys_platform == "nowhere"',
-        'more; extra == "more"',
-        f'leaf; os_name == "{os.name}"',
-    ]
-    installed.update({"root": lines, "other": None, "more": None, "leaf": None})
-    assert installed_packages("root").keys() == {"python", "root", "leaf"}
-
-
-def test_what_is_not_installed_is_left_out(installed: dict[str, Any]) -> None:
-    installed.update({"root": ["absent"]})
-    assert installed_packages("root").keys() == {"python", "root"}
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Describe a machine of these properties, with no torch."""
@@ -124,13 +113,10 @@ def test_machine_is_what_times_depend_on(machine: Any) -> None:
     assert found.digest.startswith("sha256:")
 
 
-def test_the_same_machine_has_the_same_digest(machine: Any) -> None:
+def test_another_machine_has_another_digest(machine: Any) -> None:
     assert machine() == machine()
-
-
-@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"cores": 8}, {"capability": "AVX512"}])
-def test_another_machine_has_another_digest(machine: Any, other: dict[str, Any]) -> None:
-    assert machine(**other).digest != machine().digest
+    others = ({"cpu": "Another"}, {"cores": 8}, {"capability": "AVX512"})
+    assert len({machine(**other).digest for other in ({}, *others)}) == 4
 
 
 def test_the_description_holds_no_host_name(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,19 +127,14 @@ def test_the_description_holds_no_host_name(machine: Any, monkeypatch: pytest.Mo
     assert b"secret-host" not in msgspec.json.encode(machine())
 
 
-@pytest.mark.parametrize(("cpu_count", "expected"), [(8, 8), (None, 1)])
-def test_a_system_without_affinity_counts_all_cores(
-    monkeypatch: pytest.MonkeyPatch, cpu_count: int | None, expected: int
-) -> None:
-    """As macOS, where `os.sched_getaffinity` does not exist."""
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: cpu_count)
-    assert usable_cores() == expected
-
-
 def test_only_the_cores_that_the_process_may_use_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
     assert usable_cores() == 2
+    # As on macOS.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    for count, expected in ((8, 8), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert usable_cores() == expected
 
 
 def test_the_cpus_model_is_one_line_of_text() -> None:

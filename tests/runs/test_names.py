@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +17,6 @@ from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 HOSTILE = {
@@ -67,7 +67,10 @@ def test_no_case_has_a_hostile_name(text: str) -> None:
         Case.parse(f"shift/{text}/resnet18")
 
 
-def _part(name: str) -> Callable[[dict[str, Any], str], None]:
+Place = Callable[[dict[str, Any], str], object]
+
+
+def _part(name: str) -> Place:
     def change(ours: dict[str, Any], text: str) -> None:
         record = ours["cases"].pop(LORA)
         record["case"] |= {name: text}
@@ -77,47 +80,22 @@ def _part(name: str) -> Callable[[dict[str, Any], str], None]:
     return change
 
 
-def _package(ours: dict[str, Any], text: str) -> None:
-    ours["environment"][text] = "1.0"
-
-
-def _version(ours: dict[str, Any], text: str) -> None:
-    ours["environment"]["peft"] = text
-
-
-def _digest(ours: dict[str, Any], text: str) -> None:
-    ours["machine"]["digest"] = text
-
-
-def _left_out(ours: dict[str, Any], text: str) -> None:
-    ours["selection"]["not_selected"] = [f"shift/{text}/resnet18"]
-
-
-def _retired(ours: dict[str, Any], text: str) -> None:
+def _accepted(text: str) -> dict[str, Any]:
     accepted = {"reason": "r", "date": "2026-01-02T03:04:05+00:00", "role": "baseline"}
-    accepted["entry"] = "Linux/0001_x"
-    ours["accepted"] = {**accepted, "retired": [f"shift/{text}/resnet18"]}
+    return {**accepted, "entry": "Linux/0001_x", "retired": [f"shift/{text}/resnet18"]}
 
 
-def _ledger(ours: dict[str, Any], text: str) -> None:
-    ours["cases"][LORA]["ledger"] = text
-
-
-def _device(ours: dict[str, Any], text: str) -> None:
-    ours["cases"][LORA]["budget"] = {"device": text}
-
-
-PLACES = {
+PLACES: dict[str, Place] = {
     "task": _part("task"),
     "method": _part("method"),
     "architecture": _part("architecture"),
-    "package": _package,
-    "version": _version,
-    "machine": _digest,
-    "left out": _left_out,
-    "retired": _retired,
-    "ledger": _ledger,
-    "device": _device,
+    "package": lambda ours, text: ours["environment"].update({text: "1.0"}),
+    "version": lambda ours, text: ours["environment"].update(peft=text),
+    "machine": lambda ours, text: ours["machine"].update(digest=text),
+    "left out": lambda ours, text: ours["selection"].update(not_selected=[f"shift/{text}/net"]),
+    "retired": lambda ours, text: ours.update(accepted=_accepted(text)),
+    "ledger": lambda ours, text: ours["cases"][LORA].update(ledger=text),
+    "device": lambda ours, text: ours["cases"][LORA].update(budget={"device": text}),
 }
 
 

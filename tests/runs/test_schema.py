@@ -1,4 +1,4 @@
-"""Records: ids, refusal of what does not fit, digests, finite numbers."""
+"""The values in a run file: what does not fit, digests, finite numbers, budgets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from builders import (
-    LORA,
-    make_case,
-    make_metric,
-    make_record,
-    make_run,
-    repeating,
-    trained,
-)
+from builders import LORA, make_case, make_metric, make_record, make_run, repeating, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress.budgets import Budget
 from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
+from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import (
     Acceptance,
     Failure,
+    Limits,
     Record,
     Run,
     Selection,
@@ -33,25 +28,23 @@ from peft_regress.runs.schema import (
     check_consistent,
     check_finite,
     content_digest,
+    limits_of,
 )
 
+DATE = "2026-01-01T00:00:00+00:00"
 
-def test_id_has_the_rank_where_the_method_has_one() -> None:
+
+def accepted(**keys: Any) -> Acceptance:
+    given = {"reason": "r", "date": DATE, "role": "baseline", "entry": "Linux/0001_x", **keys}
+    return Acceptance(**given)
+
+
+def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task() -> None:
     case = Case(task="shift", method="lora", architecture="resnet18", rank=4)
     assert case.id == "shift/lora-r4/resnet18"
-
-
-def test_id_has_no_rank_where_the_method_has_none() -> None:
     assert Case(task="shift", method="full", architecture="resnet18").id == "shift/full/resnet18"
-
-
-def test_adaptation_knows_no_task() -> None:
-    first, second = make_case("shift/lora-r4/resnet18"), make_case("unseen/lora-r4/resnet18")
-    assert (
-        first.adaptation
-        == second.adaptation
-        == Adaptation(method="lora", architecture="resnet18", rank=4)
-    )
+    assert case.adaptation == make_case("unseen/lora-r4/resnet18").adaptation
+    assert case.adaptation == Adaptation(method="lora", architecture="resnet18", rank=4)
 
 
 @pytest.mark.parametrize("kind", [Case, Metric, Failure, Record, Run, Selection, Acceptance])
@@ -60,87 +53,74 @@ def test_records_cannot_be_changed(kind: type[msgspec.Struct]) -> None:
     assert kind.__struct_config__.forbid_unknown_fields
 
 
-def test_run_survives_the_round_trip() -> None:
+def test_a_run_survives_the_round_trip() -> None:
     run = make_run(
         make_record(invariants={"identity": True, "merge": None}),
         make_record("shift/head/resnet18", status="error"),
-        accepted=Acceptance(reason="r", date="2026-01-01", role="history", entry="Linux/0001_x"),
+        accepted=accepted(role="history"),
         selection=Selection(complete=False, narrowed_by=["-k x"], not_selected=["a/b/c"]),
     )
     assert msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(run))), Run) == run
+    assert [record.case.id for record in run] == [LORA, "shift/head/resnet18"]
 
 
-def _metric(**changed: Any) -> dict[str, Any]:
-    return {"value": 1, "unit": "count", "direction": "lower", "kind": "exact", **changed}
+METRIC = {"value": 1, "unit": "count", "direction": "lower", "kind": "exact"}
+RECORD = msgspec.to_builtins(make_record())
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("kind", "whole", "wrong"),
     [
-        {"value": True},
-        {"value": "1"},
-        {"value": None},
-        {"value": [1]},
-        {"unit": "furlong"},
-        {"direction": "sideways"},
-        {"kind": "vague"},
-        {"samples": 1.0},
-        {"samples": [True]},
-        {"samples": [None]},
-        {"samples": [["1"]]},
-        {"samples": [[[1.0]]]},
-        {"extra": 1},
+        *(
+            (Metric, METRIC, wrong)
+            for wrong in (
+                *({"value": value} for value in (True, "1", None, [1])),
+                *({"samples": value} for value in (1.0, [True], [None], [["1"]], [[[1.0]]])),
+                *({"unit": "furlong"}, {"direction": "sideways"}, {"kind": "vague"}, {"extra": 1}),
+            )
+        ),
+        *(
+            (Record, RECORD, wrong)
+            for wrong in (
+                *({"status": "fine"}, {"invariants": {"merge": 1}}, {"error": "text"}),
+                *({"rates": [[]]}, {"test_items": 0}),
+            )
+        ),
     ],
     ids=str,
 )
-def test_metric_that_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
+def test_what_does_not_fit_is_refused(
+    kind: type[Any], whole: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    msgspec.convert(whole, kind)
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(_metric(**changed), Metric)
+        msgspec.convert({**whole, **wrong}, kind)
 
 
-def test_status_and_invariants_are_checked() -> None:
-    record = msgspec.to_builtins(make_record())
-    for wrong in ({"status": "fine"}, {"invariants": {"merge": 1}}, {"error": "text"}):
-        with pytest.raises(msgspec.ValidationError):
-            msgspec.convert({**record, **wrong}, Record)
+# --- digests --------------------------------------------------------------------------------
 
 
-def test_a_run_iterates_over_its_records() -> None:
-    run = make_run()
-    assert [record.case.id for record in run] == [LORA]
-
-
-def test_digest_does_not_depend_on_the_order_of_keys() -> None:
-    assert canonical_digest({"a": 1, "b": {"c": 2, "d": 3}}) == canonical_digest(
-        {"b": {"d": 3, "c": 2}, "a": 1}
-    )
-
-
-def test_digest_depends_on_the_order_of_a_list() -> None:
+def test_a_digest_depends_on_the_order_of_a_list_and_not_of_keys() -> None:
+    first, second = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert canonical_digest(first) == canonical_digest(second)
     assert canonical_digest([1, 2]) != canonical_digest([2, 1])
 
 
-def test_content_digest_leaves_itself_out() -> None:
+def test_a_content_digest_covers_the_acceptance_and_not_itself() -> None:
     run = make_run()
-    signed = msgspec.structs.replace(run, content_digest="sha256:anything")
-    assert content_digest(signed) == content_digest(run)
-
-
-def test_content_digest_covers_the_acceptance() -> None:
-    run = make_run()
-    accepted = Acceptance(reason="r", date="d", role="baseline", entry="Linux/0001_x")
-    promoted = msgspec.structs.replace(run, accepted=accepted)
+    assert content_digest(msgspec.structs.replace(run, content_digest="x")) == content_digest(run)
+    promoted = msgspec.structs.replace(run, accepted=accepted())
     assert content_digest(promoted) != content_digest(run)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.integers(min_value=0, max_value=2**62), st.integers(min_value=0, max_value=2**62))
-def test_content_digest_tells_any_two_numbers_apart(one: int, other: int) -> None:
-    digests = {
-        content_digest(make_run(make_record(metrics={"forward_flops": value})))
-        for value in (one, other)
-    }
-    assert len(digests) == len({one, other})
+def test_a_content_digest_tells_any_two_numbers_apart(one: int, other: int) -> None:
+    runs = [make_run(make_record(metrics={"forward_flops": value})) for value in (one, other)]
+    assert len(set(map(content_digest, runs))) == len({one, other})
+
+
+# --- numbers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,32 +129,23 @@ def test_content_digest_tells_any_two_numbers_apart(one: int, other: int) -> Non
     ids=["nan", "inf", "-inf", "1e101", "10**101", "10**400", "-10**400"],
 )
 def test_what_is_no_finite_number_is_refused(value: float) -> None:
-    metrics = {"loss": Metric(value=value, unit="nat", direction="lower", kind="accuracy")}
+    metric = Metric(value=value, unit="nat", direction="lower", kind="accuracy")
     with pytest.raises(InputError, match=r"here: metric 'loss' is .*, not a finite number"):
-        check_finite(metrics, "here")
+        check_finite({"loss": metric}, "here")
+    for samples in ([0.1, value], [[0.1], [0.2, value]]):
+        of_seeds = msgspec.structs.replace(metric, value=0.1, samples=samples)
+        with pytest.raises(InputError, match="not a finite number"):
+            check_finite({"loss": of_seeds}, "here")
 
 
-@pytest.mark.parametrize("samples", [[0.1, float("nan")], [[0.1], [0.2, float("inf")]]], ids=str)
-def test_a_sample_that_is_not_finite_is_refused(samples: list[Any]) -> None:
-    metric = Metric(value=0.1, unit="nat", direction="same", kind="fingerprint", samples=samples)
-    with pytest.raises(InputError, match="not a finite number"):
-        check_finite({"first_losses": metric}, "here")
-
-
-@pytest.mark.parametrize("name", ["forward_flops", "peak_bytes", "aten_ops", "step_seconds"])
-def test_a_negative_amount_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="never negative"):
-        check_finite({name: make_metric(name, -1)}, "here")
-
-
-@pytest.mark.parametrize("more", [{"rates": [[]]}, {"test_items": 0}], ids=str)
-def test_rates_of_no_step_and_no_test_items_are_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(msgspec.to_builtins(make_record()) | more, Record)
-
-
-def test_a_loss_may_be_negative() -> None:
+def test_a_negative_amount_is_refused_and_a_loss_may_be_negative() -> None:
     check_finite({"loss": make_metric("loss", [-0.5])}, "here")
+    for name in ("forward_flops", "peak_bytes", "aten_ops", "step_seconds"):
+        with pytest.raises(InputError, match="never negative"):
+            check_finite({name: make_metric(name, -1)}, "here")
+
+
+# --- repeats and acceptances ----------------------------------------------------------------
 
 
 def test_a_case_that_repeats_another_run_has_a_curve() -> None:
@@ -184,7 +155,7 @@ def test_a_case_that_repeats_another_run_has_a_curve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "accepted", "problem"),
+    ("record", "keys", "problem"),
     [
         (repeating(trained()), {}, f"case {LORA} has no score of all seeds, so it cannot judge"),
         (repeating(trained()), {"role": "history"}, None),
@@ -198,17 +169,76 @@ def test_a_case_that_repeats_another_run_has_a_curve() -> None:
     ],
 )
 def test_an_entry_judges_and_confirms_what_all_seeds_trained(
-    record: Record, accepted: dict[str, Any], problem: str | None
+    record: Record, keys: dict[str, Any], problem: str | None
 ) -> None:
-    date = "2026-01-01T00:00:00+00:00"
-    run = make_run(
-        record,
-        accepted=Acceptance(
-            **{"reason": "r", "date": date, "role": "baseline", **accepted}, entry="Linux/0001_x"
-        ),
-    )
+    run = make_run(record, accepted=accepted(**keys))
     if problem is None:
         check_acceptance(run)
     else:
         with pytest.raises(InputError, match=problem):
             check_acceptance(run)
+
+
+# --- budgets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "limits"),
+    [
+        (
+            {"peak": "256 MiB", "update": "2 GFLOP", "ship": "500 kB", "score": 1},
+            {"peak": 2**28, "update": 2 * 10**9, "ship": 500_000, "score": 1.0},
+        ),
+        ({"edge_train": "1 MB", "device": "board"}, {"edge_train": 10**6, "device": "board"}),
+        (
+            {"of": "toy/full/net", "peak_of": 0.85, "peak_b32_of": 2, "update_of": 1},
+            {"of": "toy/full/net", "peak_of": 0.85, "peak_b32_of": 2.0, "update_of": 1.0},
+        ),
+        ({}, {}),
+    ],
+)
+def test_a_budget_becomes_numbers(budget: dict[str, Any], limits: dict[str, Any]) -> None:
+    assert limits_of(Budget(**budget)) == Limits(**limits)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"of": "toy/full/net"}, "budget of='toy/full/net' limits nothing: add a share, such as"),
+        ({"peak_of": 0.85}, "budget peak_of=0.85 is of no case: name it, as in of='digits/full"),
+        ({"of": "toy/full/net", "ship_of": 0}, "budget ship_of=0 is not a share, such as 0.85"),
+        ({"of": "toy/full/net", "ship_of": "85 %"}, "budget ship_of='85 %' is not a share"),
+        ({"of": "toy/full/net", "update_of": float("inf")}, "update_of=inf is not a share"),
+        ({"of": "full", "peak_of": 0.85}, "budget of='full' is not a case id, which has the form"),
+        ({"of": 3, "peak_of": 0.85}, "budget of=3 is not a case id"),
+    ],
+)
+def test_a_share_that_is_none_or_of_no_case_is_refused(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Budget(**parts)
+    assert message in str(raised.value)
+
+
+# --- the layout of the JSON -----------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=40,
+)  # fmt: skip
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(json_values, st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5))
+def test_formatted_json_is_the_same_json(value: Any, numbered: dict[int, str]) -> None:
+    """pytest-benchmark's part may hold a user's `extra_info` with whole numbers as keys."""
+    assert json.loads(dump_json(value)) == value
+    assert dump_json(value).isascii()
+    assert json.loads(dump_json(numbered)) == {str(key): text for key, text in numbered.items()}
+
+
+def test_formatted_json_breaks_what_is_long_and_only_that() -> None:
+    text = dump_json({"short": [1, 2, 3], "long": list(range(100))})
+    assert '"short": [1, 2, 3],\n' in text
+    assert max(map(len, text.splitlines())) <= 140

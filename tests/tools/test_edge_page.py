@@ -12,8 +12,6 @@ from builders import make_record
 from peft_regress.catalogue.matrix import matrix_cases
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.runs.schema import Record
 
 MIB = 2**20
@@ -49,7 +47,7 @@ def test_equal_states_share_a_row_and_what_is_refused_has_its_message(records: A
     assert any(line.startswith("| `bn_head` | unsupported (1) |") for line in lines)
     assert any(line.startswith("| `dora-r4` | false: `edge_gradients_eq") for line in lines)
     assert any(re.match(r"\| `full`, `head`, .*`lora-r4`.* \| ok \|", line) for line in lines)
-    assert lines[-1] == "1. `no eligible module`"
+    assert lines[-1] == "1. `ValueError: no eligible module`"
 
 
 def test_savings_are_shares_of_full_fine_tuning_beside_what_the_paper_prints(records: Any) -> None:
@@ -65,9 +63,7 @@ def test_without_full_fine_tuning_there_is_no_saving(records: Any) -> None:
     name = "edge/full/resnet18"
     others = {**records, name: make_record(name, status="error")}
     assert "resnet18" not in tool.savings(others)
-    found = tool.savings_of(others, "edge")
-    assert "resnet18" not in {each.architecture for each in found}
-    assert "mobilenet_v2" in {each.architecture for each in found}
+    assert "mobilenet_v2" in tool.savings(others)
 
 
 def test_a_method_fits_by_memory_and_by_the_storage_of_its_file(records: Any) -> None:
@@ -76,17 +72,3 @@ def test_a_method_fits_by_memory_and_by_the_storage_of_its_file(records: Any) ->
     assert small.startswith("| `stm32n6` | `head` |")
     assert board.startswith("| `esp32-p4` | `head` |")  # 32 MiB, and 16 for the file
     assert table.endswith("`raspberry-pi-5-8gb`.")
-
-
-def test_a_run_without_a_case_ends_with_the_command_that_makes_it(
-    records: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tool, "read_references", lambda _: {})
-    with pytest.raises(SystemExit, match=r"59 cases have no record.*tox run -e bench-edge"):
-        tool.recorded(None)
-    assert records
-
-
-def test_the_savings_of_lora_are_drawn(records: Any, tmp_path: Path) -> None:
-    tool.draw(records, tmp_path / "savings.png")
-    assert (tmp_path / "savings.png").read_bytes().startswith(b"\x89PNG")

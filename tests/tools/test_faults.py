@@ -8,12 +8,10 @@ import types
 from importlib import import_module
 
 import fault_catalogue
-import fault_runs
 import faults
 import pytest
 from builders import LORA, VALUES, make_record
 from fault_catalogue import FAULTS, Fault
-from fault_catalogue.fault import InjectedError
 from fault_catalogue.injection import BrokenFaultError, injected
 from fault_catalogue.own_case import OWN_CASES
 from fault_runs import Job, Judge, Run, judged, measure, noise_of
@@ -40,28 +38,14 @@ def make_fault(replacement=None, *, at="library:right", case=LORA, stops=False):
 # --- The catalogue --------------------------------------------------------------------------------
 
 
-def test_the_faults_have_different_names():
-    found = [
-        item
-        for module in fault_catalogue._MODULES
-        for item in vars(module).values()
-        if isinstance(item, Fault)
-    ]
-    assert len(found) == len({fault.name for fault in found}) == len(FAULTS)
-
-
-def test_every_area_has_faults():
-    assert {fault.area for fault in FAULTS.values()} == set(fault_catalogue.AREAS)
-
-
-def test_every_case_is_in_a_matrix():
+def test_every_fault_has_a_name_a_sentence_an_area_and_a_case():
+    modules = fault_catalogue._MODULES
+    found = [one for module in modules for one in vars(module).values() if isinstance(one, Fault)]
+    assert len(found) == len(FAULTS) >= 143
+    assert {fault.area for fault in found} == set(fault_catalogue.AREAS)
     known = {case.id for matrix in ("default", "extended") for case in matrix_cases(matrix)}
-    assert {fault.case for fault in FAULTS.values()} <= {*known, *OWN_CASES}
-
-
-def test_every_fault_says_what_is_wrong_in_one_sentence():
-    for fault in FAULTS.values():
-        assert re.fullmatch(r"[A-Z].+\.", fault.wrong), fault.name
+    assert {fault.case for fault in found} <= {*known, *OWN_CASES}
+    assert [one.name for one in found if not re.fullmatch(r"[A-Z].+\.", one.wrong)] == []
 
 
 def test_every_function_that_a_fault_replaces_exists():
@@ -94,13 +78,6 @@ def library(monkeypatch):
     module.Owner = Owner
     monkeypatch.setitem(sys.modules, "library", module)
     return module
-
-
-def test_a_function_is_replaced_until_the_block_ends(library):
-    right = library.right
-    with injected(make_fault(lambda _original, number: number)):
-        assert library.right(3) == 3
-    assert library.right is right
 
 
 @pytest.mark.parametrize(
@@ -146,19 +123,6 @@ def test_a_fault_that_fails_itself_does_not_count(library, replacement):
     assert injection.complaint().startswith("the fault itself fails: ")
 
 
-def refuse(_original, _number):
-    raise InjectedError("no")
-
-
-@pytest.mark.parametrize(
-    ("replacement", "error"), [(None, ZeroDivisionError), (refuse, NotImplementedError)]
-)
-def test_an_error_of_the_original_or_on_purpose_counts(library, replacement, error):
-    with injected(make_fault(replacement)) as injection, pytest.raises(error):
-        library.right(0)
-    assert injection.complaint() is None
-
-
 def test_a_missing_function_breaks_the_run_and_not_the_command(monkeypatch):
     monkeypatch.setitem(FAULTS, "wrong", make_fault(at="peft:gone"))
     assert "peft:gone no longer exists" in measure(Job(case=LORA, fault="wrong")).complaint
@@ -196,7 +160,7 @@ def test_a_fault_that_changes_nothing_is_uncaught():
 def test_only_the_strict_gate_fails_a_fault_that_lowers_a_cost():
     outcome = outcome_of(repeating(forward_flops=1))
     assert line(outcome) == "strict   repeats wrong: forward_flops"
-    assert f"| `{LORA}` | `forward_flops` | **improved** |" in table([outcome])
+    assert "| `forward_flops`, **improved** |" in table([outcome])
 
 
 def test_a_fault_that_fails_the_gate_is_caught_with_its_signals_the_farthest_first():
@@ -206,15 +170,7 @@ def test_a_fault_that_fails_the_gate_is_caught_with_its_signals_the_farthest_fir
         "caught           wrong: curve from step 7 on, forward_flops, held false, "
         "peak_bytes 1,000x, loss 7.1x"
     )
-    assert "`curve` from step 7 on, `forward_flops`, `held` false" in table([outcome])
-
-
-def test_the_table_counts_what_is_beyond_five_signals():
-    costs = dict.fromkeys(("forward_flops", "backward_flops", "trainable_params"), 10**12)
-    outcome = outcome_of(
-        trained(metrics={**VALUES, **costs, "aten_ops": 1000}, held=False, curve=OTHER)
-    )
-    assert "`held` false, 1 more | regressed |" in table([outcome])
+    assert "`curve` from step 7 on, `forward_flops`, 3 more |" in table([outcome])
 
 
 @pytest.mark.parametrize(
@@ -228,12 +184,6 @@ def test_a_case_that_stops_is_broken_unless_the_fault_stops_the_library(stops, s
     assert line(outcome_of(make_record(status="error", error=BROKEN), stops=stops)) == shown
 
 
-def test_what_a_broken_fault_measured_does_not_count():
-    outcome = outcome_of(repeating(forward_flops=10**12), complaint="never ran")
-    assert (outcome.state, outcome.remark, outcome.reasons) == ("broken", "never ran", ())
-    assert "| **broken**: never ran |" in table([outcome])
-
-
 @pytest.mark.parametrize(
     ("run", "noise"),
     [
@@ -245,16 +195,6 @@ def test_what_a_broken_fault_measured_does_not_count():
 )
 def test_a_case_without_a_fault_must_repeat_its_reference(run, noise):
     assert noise_of(LORA, run, JUDGE) == noise
-
-
-@pytest.mark.slow
-def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement(monkeypatch):
-    nothing = make_fault(at="peft_regress.measure.objective:cross_entropy", case=CHEAPEST)
-    monkeypatch.setitem(FAULTS, "wrong", nothing)
-    judge = Judge([measure(Job(case=CHEAPEST)).record])
-    run = measure(Job(case=CHEAPEST, fault="wrong", known=judge.known(CHEAPEST)))
-    outcome = judged(nothing, run, judge)
-    assert (outcome.state, outcome.repeats) == ("uncaught", True)
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -306,16 +246,6 @@ def test_what_only_training_all_seeds_shows_is_named(results, capsys):
     assert named in capsys.readouterr().out
 
 
-def test_the_command_fails_and_keeps_the_page_if_a_case_without_a_fault_does_not_repeat(
-    results, capsys
-):
-    results[None, True] = Run(complaint="it moved")
-    before = faults.PAGE.read_text()
-    assert faults.main(["--write"]) == 1
-    assert "without a fault: 0 of " in capsys.readouterr().out
-    assert faults.PAGE.read_text() == before
-
-
 def test_without_a_reference_nothing_is_tried(results):
     results[None, False] = Run(complaint="gave no answer")
     with pytest.raises(SystemExit, match=r"no reference: shift/dora-.*: gave no answer"):
@@ -326,7 +256,7 @@ def test_the_command_writes_the_table_between_the_markers(results):
     assert faults.main(["--write"]) == 0
     page = faults.PAGE.read_text()
     assert f"{len(FAULTS)} faults, {len(FAULTS)} caught;" in page
-    assert f"| `{CHEAPEST}` | `forward_flops` | regressed |" in page
+    assert "| `forward_flops` |" in page
 
 
 def test_list_tries_nothing(results, capsys):
@@ -339,11 +269,6 @@ def test_a_glob_that_matches_no_fault_is_refused():
         faults.main(["--only", "nothing"])
 
 
-def test_a_page_without_the_markers_is_refused():
-    with pytest.raises(SystemExit, match="add <!-- faults --> and <!-- /faults -->"):
-        faults.put("no markers", "| |")
-
-
 @pytest.mark.slow
 def test_real_faults_are_caught_in_separate_processes(capsys):
     assert faults.main(["--only", "labels-smoothed", "schedule-ends-early"]) == 0
@@ -353,17 +278,10 @@ def test_real_faults_are_caught_in_separate_processes(capsys):
     assert out.startswith("without a fault: 1 of 1 cases repeat\n")
 
 
-@pytest.mark.slow
-def test_a_case_that_never_answers_has_no_record(monkeypatch):
-    monkeypatch.setattr(fault_runs, "_LONGEST_SECONDS", 0.01)
-    (run,) = fault_runs.measure_all([Job(case=CHEAPEST)])
-    assert run.complaint == "gave no answer within 0.01 s"
-
-
 # --- The page -------------------------------------------------------------------------------------
 
 
 def test_the_page_has_one_row_per_fault():
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \|", faults.PAGE.read_text(), re.MULTILINE)
-    assert dict(rows) == {fault.name: fault.wrong for fault in FAULTS.values()}
-    assert len(rows) == len(FAULTS)
+    table = faults.PAGE.read_text().partition("<!-- faults -->")[2].partition("<!-- /faults -->")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \|$", table, re.MULTILINE)
+    assert sorted(rows) == sorted(fault.name for fault in FAULTS.values())

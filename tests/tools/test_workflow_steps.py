@@ -263,16 +263,6 @@ ROWS = {
         calls=["python tools/ci/prepare.py issue TEMP/results TEMP/drafts"],
         leaves=drafted("issue", "## peft 0.14.0: regressed"),
     ),
-    "upgrade/read/Choose the accepted versions": Row(
-        given=with_results,
-        calls=["python tools/ci/constraints.py baselines"],
-        leaves=lambda sandbox, _: "torch==" in (sandbox.workspace / "constraints.txt").read_text(),
-    ),
-    "upgrade/read/Prepare the baseline": Row(
-        given=with_results,
-        calls=["python tools/ci/prepare.py baseline TEMP/results TEMP/drafts"],
-        leaves=drafted("baseline", ""),
-    ),
     "upgrade/issue/Open or update the issue": Row(
         given=with_draft("issue", "## peft 0.14.0: regressed"),
         context={"github.token": "t", "matrix.candidate": "main"},
@@ -286,12 +276,6 @@ ROWS = {
             "gh label create upgrade-regression",
             "gh issue create --label upgrade-regression --title peft 0.14.0: regressed",
         ],
-    ),
-    "upgrade/baseline/Offer the baseline": Row(
-        given=with_draft("baseline", ""),
-        context={"github.token": "t"},
-        calls=["python tools/ci/publish.py baseline TEMP/drafts"],
-        leaves=lambda _, ended: "nothing to publish" in ended.output,
     ),
 }
 
@@ -452,13 +436,13 @@ def local_run(sandbox, *failing):
 def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
     passing = local_run(sandbox)
     assert (passing.code, passing.errors) == (0, "")
-    assert len(passing.calls) == 11
+    assert len(passing.calls) == 12
     step = "python -m tox exec -e py --skip-pkg-install --"
     failing = local_run(sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-")
     # Two of them are made beside the others, at any time.
     assert sorted(failing.lines) == sorted(passing.lines)
     assert failing.code == 1
-    assert failing.output.endswith("failed: docs types fuzz verdict\n")
+    assert failing.output.endswith("failed: docs types fuzz verdict storage\n")
 
 
 def test_the_local_run_ends_where_tox_cannot_be_installed(sandbox):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_regress.upgrades.boundary import Boundary, find_boundary
+from peft_regress.upgrades.boundary import find_boundary
 
 
 def check(count: int, first_changed: int, untriable: frozenset[int]) -> None:
@@ -46,20 +46,3 @@ def test_long_sequences(data, count):
     first_changed = data.draw(st.integers(1, count - 1))
     inner = st.integers(1, count - 2) if count > 2 else st.nothing()
     check(count, first_changed, data.draw(st.frozensets(inner)))
-
-
-def test_thirty_releases_take_five_tries():
-    tried = []
-    found = find_boundary(30, lambda index: tried.append(index) or index >= 17)
-    assert found == Boundary(last_same=16, first_changed=17)
-    assert len(tried) <= 5
-
-
-def test_nothing_is_tested_between_neighbours():
-    assert find_boundary(2, lambda _: pytest.fail("tried")) == Boundary(
-        last_same=0, first_changed=1
-    )
-
-
-def test_a_sequence_that_cannot_be_tested_has_all_releases_between():
-    assert find_boundary(5, lambda _: None).between == (1, 2, 3)

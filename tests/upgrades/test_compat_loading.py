@@ -9,9 +9,8 @@ from safetensors.torch import load_file, save_file
 from saved_adapters import edit_configuration, save_adapter, save_lora, write_nets
 
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.upgrades.compat.messages import BaseModel, LoadAdapter, MakeBase
+from peft_regress.upgrades.compat.releases import BaseModel, LoadAdapter, Loader, MakeBase
 from peft_regress.upgrades.compat.verdicts import Reference, judge, problem_of_reference
-from peft_regress.upgrades.compat.worker import Loader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WEIGHTS = "adapter_model.safetensors"

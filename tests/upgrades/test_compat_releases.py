@@ -26,7 +26,7 @@ from peft_regress.upgrades.compat.certificate import (
     write_certificate,
 )
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.releases import BaseModel
 from peft_regress.workers.serve import PROTOCOL
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]

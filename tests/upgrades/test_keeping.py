@@ -18,10 +18,10 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.journal import journal_of, read_journal
-from peft_regress.upgrades import keeping
-from peft_regress.upgrades.keeping import kept_records
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.saving import save_run
+from peft_regress.workers import keeper
+from peft_regress.workers.keeper import kept_records
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -144,7 +144,7 @@ def test_of_another_checkout_of_the_same_version_nothing_is_taken(search, planne
 
 def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch):
     search.run(stop_after=2)
-    monkeypatch.setattr(keeping, "was_edited", lambda record: record.case.id == IDS[0])
+    monkeypatch.setattr(keeper, "was_edited", lambda record: record.case.id == IDS[0])
     assert search.run(resume=search.save) == [IDS[0], IDS[2]]
 
 
@@ -178,7 +178,8 @@ def test_the_journal_of_a_search_that_died_is_named_and_put_aside(search):
     search.run(stop_after=2)
     assert len(search.run()) == 3
     aside = search.folder / "run.json.journal.1"
-    assert f"{aside}: of a run that did not end; --resume {aside}" in search.said[-1]
+    said = f"{aside}: of a run that did not end, with 2 cases; `--resume {aside}` takes them"
+    assert any(line.startswith(said) for line in search.said)
     assert len(search.run(resume=aside)) == 1
 
 

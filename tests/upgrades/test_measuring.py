@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
-from builders import CURVE, make_record, make_run
+from builders import CURVE, MACHINE, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -37,11 +39,11 @@ from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits, with_budget
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
+from peft_regress.upgrades.measuring import MeasuredCase, MeasuringSetup, Source, measure_cases
 from peft_regress.upgrades.saving import save_run
 from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
-from peft_regress.workers.pool import UnusableEnvironmentError
+from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -65,8 +67,8 @@ def worker(tmp_path, monkeypatch):
     return write
 
 
-def measured(python: str, *, cases=CASES, jobs: int = 1, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs)
+def measured(python: str, *, cases=CASES, jobs: int = 1, pool=None, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs, pool=pool)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -263,6 +265,41 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
     write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
     with pytest.raises(UnusableEnvironmentError, match=r"/checkout/peft.*unset PYTHONPATH"):
         measured(str(tmp_path / "bin" / "python"))
+
+
+# --- answers of other machines --------------------------------------------------------------------
+
+
+class Elsewhere:
+    """A pool of other machines that answers each request with one record."""
+
+    is_remote = True
+
+    def __init__(self, record) -> None:
+        source = Source(where="node 1", machine=MACHINE, environment={"peft": "0.14.0"})
+        self.measured = MeasuredCase(source=source, record=record, imported={}, adapter={})
+
+    def submit(self, environment, function, requests, answer) -> list[Future]:
+        futures = [Future() for _ in requests]
+        for future in futures:
+            future.set_result(self.measured)
+        return futures
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        (make_record(SECOND), f"{SECOND} in place of {BAD}"),
+        (
+            msgspec.structs.replace(make_record(BAD), status="error"),
+            "status 'error' with error None",
+        ),
+    ],
+)
+def test_an_answer_of_a_node_that_is_no_result_of_the_case_is_refused(record, problem):
+    with pytest.raises(NodeError, match=r"node 1: its answer is no result: ") as raised:
+        measured("python", cases=CASES[:1], pool=Elsewhere(record))
+    assert problem in str(raised.value)
 
 
 # --- interruptions -------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from peft_regress.locks import opened_lock
 from peft_regress.overlay import base_environment, pip
 from peft_regress.overlay import folder as overlay_folder
 from peft_regress.overlay import overlay as overlays
-from peft_regress.overlay.cache import clean_overlays
 from peft_regress.overlay.folder import build_folder, read_folder, remove_folder
 from peft_regress.overlay.overlay import (
     ReplacesTorchError,
+    clean_overlays,
     opened_overlay,
     opened_part,
 )

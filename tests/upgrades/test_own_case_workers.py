@@ -13,8 +13,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.reproduction.own_script import own_script
-from peft_regress.upgrades.reproduction.reproduce import _output
+from peft_regress.upgrades.reproduction.reproduce import _output, own_script
 from peft_regress.upgrades.worker import OwnCases, Prepare, Restart, Stepper, TimeSteps
 from peft_regress.workers.pool import UnusableEnvironmentError
 

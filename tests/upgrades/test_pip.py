@@ -19,9 +19,9 @@ from peft_regress.overlay.pip import (
     build_wheel,
     install,
     plan,
+    problem_in,
     released_versions,
 )
-from peft_regress.overlay.pip_errors import problem_in
 
 
 def names_of(planned):

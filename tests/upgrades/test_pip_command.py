@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 from fake_interpreters import write_program
 
-from peft_regress.overlay import pip_command as found
-from peft_regress.overlay.pip import PipError, conflicts, plan
-from peft_regress.overlay.pip_command import index_settings, pip_command
-from peft_regress.overlay.pip_errors import problem_in, remedy_for
+from peft_regress.overlay import pip as found
+from peft_regress.overlay.pip import (
+    PipError,
+    conflicts,
+    index_settings,
+    pip_command,
+    plan,
+    problem_in,
+    remedy_for,
+)
 
 PYTHON = Path("/overlay/bin/python")
 OFFLINE = """\

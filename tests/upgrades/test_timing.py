@@ -30,8 +30,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.upgrades.timing import time_cases
-from peft_regress.upgrades.timing.time_cases import BLOCK_STEPS, LAUNCHES, turns
+from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCHES, time_cases, turns
 from peft_regress.upgrades.worker import (
     Prepare,
     Prepared,

@@ -380,7 +380,7 @@ def test_an_upgrade_tells_used_budgets_new_metrics_and_lost_fronts():
     for part in (
         "OVER BUDGET (1 over budget, 1 unchanged)",
         "1. over budget in 1 case: budget peak: 300 B (budget 240 B, missed by 60 B, 25 %)",
-        "budgets: case budget of this run limit used",
+        "over budget: case budget of this run limit used",
         f"{lora} peak 300 B 240 B 125 % over",
         "inference_flops is new: the baseline could not know it in 1 case",
         f"beaten by {other}: off the front of accuracy against peak_bytes in 1 case",

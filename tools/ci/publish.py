@@ -1,7 +1,6 @@
-"""Report a run to GitHub: as an issue, a pull request with a baseline, or a comment on one.
+"""Report a run to GitHub: as an issue, or a comment on a pull request.
 
     python tools/ci/publish.py issue drafts --candidate release --dry-run
-    python tools/ci/publish.py baseline drafts --dry-run
     python tools/ci/publish.py comment drafts --dry-run
 
 It runs with a token that can write, and so takes nothing from a run, only the drafts that
@@ -23,22 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from untrusted import UntrustedError, defused, defused_outside_code, read_files, read_text
+from untrusted import UntrustedError, defused, defused_outside_code, read_text
 
 LABEL: Final = "upgrade-regression"
 _LONGEST_TITLE: Final = 200
 _NO_VERDICT: Final = """## peft_regress: no verdict
 
 The run ended before its verdict. Its log says why."""
-_STORED: Final = re.compile(
-    r"newest"
-    r"|ledgers/[0-9a-f]{2}/[0-9a-f]{64}\.json\.gz"
-    r"|adapters/[0-9a-f]{64}/[^/]+\.(?:json|safetensors)"
-    r"|(?!(?:sources|ledgers|adapters)/)[^/]+/(?:[0-9]{4,}_[^/]+\.json|current\.txt)"
-)
-"""What `accept` writes to a storage: entries, what entries name, and what follows from them.
-Nothing of it is ever run."""
-_REPLACED: Final = ("newest", "current.txt")
 
 
 class PublishError(Exception):
@@ -73,13 +63,16 @@ class Commands:
             raise PublishError(f"`{shown}` failed (exit code {ended.returncode}): {output}")
         return ended.stdout.strip()
 
-    def answer(self, *command: str) -> list[Any]:
+    def answer(self, *command: str) -> list[dict[str, Any]]:
         """Return the list that `gh` prints as JSON; empty in a dry run."""
-        found = self.run("gh", *command)
+        text = self.run("gh", *command)
         try:
-            return list(json.loads(found or "[]"))
-        except (ValueError, TypeError) as error:
-            raise PublishError(f"`gh` did not print a list: {found[:200]!r}. Update gh.") from error
+            found = json.loads(text or "[]")
+        except ValueError:
+            found = None
+        if not isinstance(found, list):
+            raise PublishError(f"`gh` did not print a list: {text[:200]!r}. Update gh.")
+        return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,11 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.kind == "comment":
             print(post_comment(draft, commands))
         elif not draft:
-            print(f"{chosen.kind}: nothing to publish")
-        elif chosen.kind == "issue":
-            print(report_issue(draft, commands, candidate=chosen.candidate))
+            print("nothing regressed: no issue")
         else:
-            print(offer_baseline(draft, chosen.drafts / "files", commands, chosen.baselines))
+            print(report_issue(draft, commands, candidate=chosen.candidate))
     except (PublishError, UntrustedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -105,11 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
 def argument_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kind", choices=("comment", "issue", "baseline"))
+    parser.add_argument("kind", choices=("comment", "issue"))
     parser.add_argument("drafts", type=Path, help="the folder with the drafts")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     parser.add_argument("--candidate", choices=("release", "main"), default="release")
-    parser.add_argument("--baselines", type=Path, default=Path("baselines"), help="the storage")
     return parser
 
 
@@ -179,55 +169,6 @@ def post_comment(draft: str, commands: Commands) -> str:
     if not pulls:
         return f"no open pull request has {commit} of {repository} as its head"
     return f"commented on pull request {', '.join(pulls)}"
-
-
-def offer_baseline(draft: str, folder: Path, commands: Commands, baselines: Path) -> str:
-    """Commit the files of a draft on a branch, and open its pull request.
-
-    Only files of the storage are written. If the branch has or had a pull request, even a closed
-    one, none is opened.
-    """
-    files = read_files(folder)
-    if not files:
-        raise PublishError(f"{folder}: is empty; prepare the baseline again")
-    for name in files:
-        if not _STORED.fullmatch(name):
-            raise PublishError(f"{name}: is no file that `peft-regress accept` adds to a storage")
-    releases = first_line(draft)
-    branch = "baseline/" + re.sub(r"[^A-Za-z0-9.]+", "-", releases).strip("-.")
-    query = ("--head", branch, "--state", "all", "--json", "number,state")
-    if known := commands.answer("pr", "list", *query):
-        return f"{branch} already has a pull request: {known}"
-    if changed := commands.run("git", "status", "--porcelain", "--", str(baselines)):
-        raise PublishError(f"{baselines} has uncommitted changes; commit or undo them:\n{changed}")
-    commands.run("git", "switch", "--create", branch)
-    try:
-        if not commands.dry_run:
-            _write(files, baselines)
-        commands.run("git", "add", "--", str(baselines))
-        commands.run("git", "commit", "--message", f"Accept {releases}", "--", str(baselines))
-        # The checkout stores no token: git asks gh for it, only here.
-        helper = ("-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential")
-        commands.run("git", *helper, "push", "--force", "origin", branch)
-    finally:
-        commands.run("git", "checkout", "--quiet", "-")
-    findings = defused_outside_code(draft.partition("\n")[2].strip())
-    head = f"Accept the run of {releases}, in which nothing regressed, as the new baseline.\n\n"
-    fields = ("--head", branch, "--title", f"Baseline of {releases}", "--body-file", "-")
-    body = head + findings + link_to_run()
-    return f"offered {commands.run('gh', 'pr', 'create', *fields, stdin=body)}"
-
-
-def _write(files: dict[str, bytes], baselines: Path) -> None:
-    root = baselines.resolve()
-    for name, content in files.items():
-        path = root / name
-        if os.path.lexists(path) and path.name not in _REPLACED:
-            raise PublishError(f"{name}: is stored already, and a stored file is never replaced")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.resolve().is_relative_to(root):
-            raise PublishError(f"{name}: does not lie in {baselines}")
-        path.write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the code of others may have written, made safe: the files of a run, and Markdown in them.
+"""What the code of others may have written, made safe: texts of a run, and Markdown in them.
 
 It needs only the standard library.
 """
@@ -8,18 +8,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LONGEST_BODY: Final = 65_536
 """GitHub's limit for the body of an issue, a pull request or a comment, in characters."""
 
-Files = dict[str, bytes]
-"""The content of each file, by its path below a folder, with `/`."""
-
-_MOST_BYTES: Final = 2**28
 _LARGEST_TEXT: Final = 2**24
-_NAME: Final = re.compile(r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9_.+-]{0,199}")
 _NO_WIDTH: Final = "\u200b"
 _FENCE: Final = "```"
 _LIVE: Final = re.compile(
@@ -39,51 +36,18 @@ class UntrustedError(Exception):
     """A file has another form than what may be read; the message says which, and what to do."""
 
 
-# --- Files ----------------------------------------------------------------------------------------
-
-
-def read_files(root: Path) -> Files:
-    """Read all files below a folder, but hidden ones; none if there is no folder.
-
-    Raises `UntrustedError` for a link or a special file, which could lead to a secret of this
-    machine, for a name that is more than letters, digits and `_ . + -`, and for too many bytes.
-    """
-    found: Files = {}
-    room = _MOST_BYTES
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in [*subfolders, *(name for name in names if not name.startswith("."))]:
-            path = Path(folder, name)
-            if not _NAME.fullmatch(name):
-                raise UntrustedError(f"{name!r:.200}: is no name of a file that may be published")
-            if stat.S_ISDIR(path.lstat().st_mode):
-                continue
-            content = _read_plain(path, room)
-            room -= len(content)
-            found[path.relative_to(root).as_posix()] = content
-    return dict(sorted(found.items()))
-
-
 def read_text(path: Path) -> str:
     """Read a file as text, at most 16 MiB of it; nothing if there is none.
 
-    Raises `UntrustedError` if it is not a regular file.
+    Raises `UntrustedError` if it is not a regular file: a link could lead to a secret of this
+    machine.
     """
     if not os.path.lexists(path):
         return ""
-    return _read_plain(path, path.lstat().st_size)[:_LARGEST_TEXT].decode(errors="replace")
-
-
-def _read_plain(path: Path, most: int) -> bytes:
-    facts = path.lstat()
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise UntrustedError(f"{str(path)!r}: is not a regular file; gate the candidate again")
-    if facts.st_size > most:
-        raise UntrustedError(f"{str(path)!r}: more than {_MOST_BYTES >> 20} MiB in all")
-    return path.read_bytes()
-
-
-# --- Markdown -------------------------------------------------------------------------------------
+    with path.open("rb") as stream:
+        return stream.read(_LARGEST_TEXT).decode(errors="replace")
 
 
 def defused(text: str) -> str:

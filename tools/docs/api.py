@@ -10,12 +10,13 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from field_docs import documented_fields, one_line
-from written_file import write_or_check
+from page_tables import write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,13 @@ For users who write cases or count costs in Python: the public names of `peft_re
 `peft_regress.cost`. [`api.py`](../tools/docs/api.py) writes this page from their docstrings.
 [Gate your own model](own-model.md) explains each field of a case.
 """
+
+_EXPLAINED: Final = {
+    "Budget": "own-model.md#budget-bound-ownmetric",
+    "FineTune": "own-model.md#the-fields-of-a-case",
+    "StepCost": "metrics.md#cost-of-one-training-step",
+}
+"""Where the fields of a class are explained, whose page need not say it again."""
 
 
 def page() -> str:
@@ -78,7 +86,10 @@ class _ByName:
 
 def _members(kind: type) -> str:
     """Return a list of the fields and properties, each with its own documentation."""
-    lines = [f"- `{field}`{text}" for field, text in _fields(kind)]
+    page = _EXPLAINED.get(kind.__name__)
+    lines = [f"- `{field}`{'' if page else text}" for field, text in _fields(kind)]
+    if page:
+        lines.insert(0, f"[What each is]({page}):\n")
     lines += [
         f"- `{name}`: {one_line(inspect.getdoc(value) or '')}"
         for name, value in vars(kind).items()
@@ -121,4 +132,4 @@ def _paragraph(part: str) -> str:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

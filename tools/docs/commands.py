@@ -6,21 +6,28 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
-from written_file import write_or_check
+from page_tables import write_or_check
 
 from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     import pytest
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "commands.md"
+
+_SEVERAL: Final = 3
+"""An option that as many commands have in the same words is described once."""
+_SHARED: Final = "Options of several commands"
+_ANCHOR: Final = _SHARED.lower().replace(" ", "-")
 
 _INTRODUCTION: Final = """\
 # Commands and options
@@ -56,12 +63,19 @@ _VARIABLES: Final = """\
 def page() -> str:
     """Return the text of the page."""
     context = click.Context(cli, info_name="peft-regress")
-    parts = [_INTRODUCTION, "## Commands", _index(), "### All commands", _options(cli, context)]
+    parts = [_INTRODUCTION, "## Commands", _index(), "### All commands"]
+    parts.append("\n".join(_options(cli, context).values()))
+    contexts = {}
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None  # noqa: S101  (listed)
+        contexts[name] = click.Context(command, info_name=name, parent=context)
+    items = [item for one in contexts.values() for item in _options(one.command, one).values()]
+    shared = {item for item, count in Counter(items).items() if count >= _SEVERAL}
+    parts += [f"### {_SHARED}", "\n".join(sorted(shared))]
+    for name, one in contexts.items():
         parts.append(f"### {name}")
-        parts += _command(command, click.Context(command, info_name=name, parent=context))
+        parts += _command(one.command, one, shared)
     declared = _Declared()
     # The plugin asks a parser of pytest for no more than this.
     add_options(cast("pytest.Parser", declared))
@@ -71,33 +85,39 @@ def page() -> str:
 
 
 def _index() -> str:
-    """Return the commands by what they are for, as `--help` shows them."""
-    return "\n\n".join(
-        f"{purpose}:\n\n"
-        + "\n".join(f"- [{name}](#{name}): {_plain(text)}" for name, text in names.items())
+    """Return links to the commands by what they are for, as `--help` groups them."""
+    return "\n".join(
+        f"- {purpose}: {', '.join(f'[{name}](#{name})' for name in names)}"
         for purpose, names in SECTIONS.items()
     )
 
 
-def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+def _command(
+    command: click.Command, context: click.Context, shared: Collection[str]
+) -> Iterator[str]:
     """Yield the usage, the description, the options and the examples of a command."""
     yield f"`{' '.join([context.command_path, *command.collect_usage_pieces(context)])}`"
     yield _plain(_paragraphs(command.help or ""))
-    yield _options(command, context)
+    options = _options(command, context)
+    named = [f"`{name}`" for name, item in options.items() if item in shared]
+    own = [item for item in options.values() if item not in shared]
+    yield "\n".join([*own, f"- [shared](#{_ANCHOR}): {', '.join(named)}"] if named else own)
     heading, _, examples = (command.epilog or "").replace("\b\n", "").partition("\n")
     if examples:
         lines = [line.strip() for line in examples.splitlines()]
         yield "\n".join([heading, "", "```text", *lines, "```"])
 
 
-def _options(command: click.Command, context: click.Context) -> str:
-    """Return the options as a list, without `--help`, which every command has."""
+def _options(command: click.Command, context: click.Context) -> dict[str, str]:
+    """Return the item of each option by its name, without `--help`, which every command has."""
     options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
-    return "\n".join(
-        _item(record[0].replace(" INTEGER RANGE", " N"), f"{one.help}{_limits(one, context)}")
+    return {
+        one.opts[0]: _item(
+            record[0].replace(" INTEGER RANGE", " N"), f"{one.help}{_limits(one, context)}"
+        )
         for one in options
         if "--help" not in one.opts and (record := one.get_help_record(context))
-    )
+    }
 
 
 def _item(names: str, text: str) -> str:
@@ -148,4 +168,4 @@ class _Declared:
 
 
 if __name__ == "__main__":
-    write_or_check(PAGE, page())
+    sys.exit(write_or_check(PAGE, page()))

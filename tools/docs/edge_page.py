@@ -4,7 +4,6 @@
     python tools/docs/edge_page.py --write          put them into docs/devices.md
     python tools/docs/edge_page.py --check          exit 1 if the page differs
     python tools/docs/edge_page.py --run RUN        from a run file, such as runs/bench-edge.json
-    python tools/docs/edge_page.py --plot FILE      also draw the savings of LoRA
 
 A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
 """
@@ -13,14 +12,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from page_tables import check_or_write, option_parser, print_tables, put, table
+from page_tables import finish, option_parser, table
+from recorded_states import ROOT, recorded, require, state_table
 
-from peft_regress.baselines.named_runs import named_cases
-from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices
 from peft_regress.runs.ledger import rows_of
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
     Records = Mapping[str, Record]
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "devices.md"
 PRINTED: Final = ROOT / "benchmarks" / "paper_tables.json"
 MIB: Final = 2**20
@@ -48,96 +44,30 @@ SAVING: Final = ("head", "bitfit", "lora", "dora")
 
 def states(records: Records) -> str:
     """Return the state of each method on each architecture, and what ExecuTorch says."""
-    notes: dict[str, int] = {}
-    cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for case in matrix_cases("edge", task="edge"):
-        cells[case.adapter_name][case.architecture] = _state(records[case.id], notes)
-    architectures = _architectures()
-    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for method, found in cells.items():
-        together[tuple(found.get(name, "no case") for name in architectures)].append(f"`{method}`")
-    rows = [[", ".join(names), *found] for found, names in together.items()]
-    said = "\n".join(f"{number}. {note}" for note, number in notes.items())
-    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{said}"
-
-
-def _state(record: Record, notes: dict[str, int]) -> str:
-    if record.error is not None:
-        number = notes.setdefault(f"`{record.error.message}`", len(notes) + 1)
-        return f"{record.status} ({number})"
-    false = [name for name, holds in record.invariants.items() if holds is False]
-    return f"false: {', '.join(f'`{name}`' for name in false)}" if false else "ok"
+    cases = matrix_cases("edge", task="edge")
+    return state_table(cases, records, lambda case: case.adapter_name)
 
 
 # --- What is left of the savings ------------------------------------------------------------------
 
 
-class Saving(NamedTuple):
-    """By how much a method needs less memory than full fine-tuning, as shares of the latter."""
-
-    name: str
-    architecture: str
-    train_bytes: int
-    """What an update needs in ExecuTorch."""
-    categories: float
-    """The paper's total in eager PyTorch: the sum of the categories' highs."""
-    peak: float
-    """Simultaneous, in eager PyTorch."""
-    planned: float
-    with_file: float
-    """Planned, with the program's file in memory too."""
-    printed: float | None
-    """As the paper has it."""
-
-
-def savings_of(records: Records, task: str) -> list[Saving]:
-    """Return the savings of a task's cases; those that do not export are left out."""
-    found = []
-    for case in matrix_cases("edge", task=task):
-        record, whole = records[case.id], records[f"{task}/full/{case.architecture}"]
-        if case.method not in SAVING or {record.status, whole.status} != {"ok"}:
-            continue
-        part, all_of_it = _sizes(record), _sizes(whole)
-        shares = {name: 1 - part[name] / all_of_it[name] for name in part}
-        found.append(
-            Saving(
-                name=case.adapter_name,
-                architecture=case.architecture,
-                train_bytes=int(record.metrics["edge_train_bytes"].value),
-                categories=shares["category_sum_bytes"],
-                peak=shares["peak_bytes"],
-                planned=shares["edge_train_bytes"],
-                with_file=shares["with_file"],
-                printed=_printed(case),
-            )
-        )
-    return found
-
-
-def _sizes(record: Record) -> dict[str, float]:
-    names = ("category_sum_bytes", "peak_bytes", "edge_train_bytes", "edge_train_program_bytes")
-    found = {name: float(record.metrics[name].value) for name in names}
-    return {**found, "with_file": found["edge_train_bytes"] + found["edge_train_program_bytes"]}
-
-
-def _printed(case: Case) -> float | None:
-    """Return the saving that the paper prints: rank 4, one image of 224x224."""
-    printed = json.loads(PRINTED.read_text())["memory_mib"].get(case.architecture, {})
-    part, whole = (printed.get(name, {}).get("total") for name in (case.method, "full"))
-    if part is None or whole is None or case.rank not in {None, 4} or case.task != "edge":
-        return None
-    return 1 - float(part) / float(whole)
-
-
 def savings(records: Records) -> str:
-    """Return what is left of each method's saving when memory is planned."""
+    """Return by how much each method needs less memory than full fine-tuning.
+
+    The paper's total and the peak are in eager PyTorch, the others as ExecuTorch plans them. Cases
+    that do not export are left out.
+    """
     blocks = []
     for task in ("edge", "edge-b8"):
         rows = []
-        for one in savings_of(records, task):
-            shares = (one.printed, one.categories, one.peak, one.planned, one.with_file)
-            cells = [_percent(share) for share in shares]
-            rows.append([one.architecture, f"`{one.name}`", _mib(one.train_bytes), *cells])
+        for case in matrix_cases("edge", task=task):
+            record, whole = records[case.id], records[f"{task}/full/{case.architecture}"]
+            if case.method in SAVING and {record.status, whole.status} == {"ok"}:
+                sizes = zip(_sizes(record), _sizes(whole), strict=True)
+                shares = (_printed(case), *(1 - part / all_of_it for part, all_of_it in sizes))
+                planned = _mib(record.metrics["edge_train_bytes"].value)
+                cells = [planned, *map(_percent, shares)]
+                rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
         wholes = ", ".join(
             f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
             for name in _architectures(task)
@@ -150,6 +80,22 @@ def savings(records: Records) -> str:
             + table(header, rows, names=2)
         )
     return "\n\n".join(blocks)
+
+
+def _sizes(record: Record) -> tuple[float, float, float, float]:
+    """Return the sum of the categories' highs, the peak, the plan, and the plan with its file."""
+    names = ("category_sum_bytes", "peak_bytes", "edge_train_bytes", "edge_train_program_bytes")
+    categories, peak, planned, file = (record.metrics[name].value for name in names)
+    return categories, peak, planned, planned + file
+
+
+def _printed(case: Case) -> float | None:
+    """Return the saving that the paper prints: rank 4, one image of 224x224."""
+    printed = json.loads(PRINTED.read_text())["memory_mib"].get(case.architecture, {})
+    part, whole = (printed.get(name, {}).get("total") for name in (case.method, "full"))
+    if part is None or whole is None or case.rank not in {None, 4} or case.task != "edge":
+        return None
+    return 1 - float(part) / float(whole)
 
 
 def _percent(share: float | None) -> str:
@@ -229,62 +175,15 @@ def _architectures(task: str = "edge") -> list[str]:
     return list(dict.fromkeys(case.architecture for case in matrix_cases("edge", task=task)))
 
 
-def recorded(run: str | None) -> Records:
-    """Return the records of the edge matrix; end with the command if one is missing."""
-    found = read_references(ROOT / "baselines") if run is None else named_cases(ROOT, run)
-    records = {name: observation.record for name, observation in found.items()}
-    absent = [case.id for case in matrix_cases("edge") if case.id not in records]
-    if absent:
-        sys.exit(
-            f"{len(absent)} cases have no record, such as {absent[0]}. Make them with `tox run -e "
-            "bench-edge -- -n 2`, and accept the run or name it with --run."
-        )
-    return records
-
-
-def draw(records: Records, path: Path) -> None:
-    """Draw the savings of LoRA: bars by architecture and rank, one for each way of counting."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    found = [each for each in savings_of(records, "edge") if each.name.startswith("lora")]
-    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    ways = (
-        ("eager, categories", "categories"),
-        ("eager, peak", "peak"),
-        ("planned, with the file", "with_file"),
-        ("planned", "planned"),
-    )
-    for number, (label, field) in enumerate(ways):
-        places = [place + 0.21 * (number - 1.5) for place in range(len(found))]
-        axes.bar(places, [100 * getattr(each, field) for each in found], width=0.19, label=label)
-    printed = [(n, 100 * each.printed) for n, each in enumerate(found) if each.printed is not None]
-    axes.plot(*zip(*printed, strict=True), "kD", label="the paper")
-    axes.set_xticks(range(len(found)), [f"{each.architecture}\n{each.name}" for each in found],
-                    fontsize=7)  # fmt: skip
-    axes.set_ylabel("memory saved over full, %")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the tables; return the exit code."""
-    parser = option_parser(str(__doc__), TABLES)
+    parser = option_parser(__doc__, TABLES)
     parser.add_argument("--run", help="a run file instead of the accepted records")
-    parser.add_argument("--plot", type=Path, help="draw the savings into this file")
     chosen = parser.parse_args(arguments)
     records = recorded(chosen.run)
-    if chosen.plot is not None:
-        draw(records, chosen.plot)
-    made = {name: TABLES[name](records) for name in chosen.only or TABLES}
-    if not chosen.write and not chosen.check:
-        return print_tables(made)
-    page = PAGE.read_text()
-    for name, content in made.items():
-        page = put(page, "edge", name, content)
-    return check_or_write(PAGE, page, writes=chosen.write)
+    require(matrix_cases("edge"), records, matrix="edge")
+    tables = {name: partial(make, records) for name, make in TABLES.items()}
+    return finish(PAGE, "edge", tables, chosen)
 
 
 if __name__ == "__main__":

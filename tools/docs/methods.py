@@ -13,46 +13,32 @@ The text of the page is written by hand. A table is between the comments `<!-- m
 from __future__ import annotations
 
 import sys
-import warnings
-from collections import defaultdict
-from dataclasses import replace
-from functools import cache, partial
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
-from method_notes import METHODS, OTHER_TYPES, TYPE_ARGUMENTS, VARIANTS
-from page_tables import check_or_write, option_parser, print_tables, put, table
-from torch import nn
+from method_notes import METHODS
+from page_tables import finish, option_parser, table
+from recorded_states import ROOT, recorded, require, state_table
 
 from peft_regress import registry
-from peft_regress.baselines.named_runs import named_cases
-from peft_regress.baselines.references import read_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.methods import ADAPTERS
-from peft_regress.cost import profile_step
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from peft_regress.catalogue.methods import Method, PeftAdapter
+    from peft_regress.catalogue.methods import Method
     from peft_regress.runs.schema import Record
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "methods.md"
-BASELINES: Final = ROOT / "baselines"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
-_BATCHES: Final = (1, 32)
-
-
-def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
-    """Return the methods of the notes, or those named, in that order."""
-    return {name: registry.get("method", name) for name in names}
+_BATCH: Final = 32
+_USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
+"""The layers of most methods, which the page describes once."""
 
 
 def rank_of(method: Method) -> int | None:
@@ -65,12 +51,12 @@ def rank_of(method: Method) -> int | None:
 
 def methods() -> str:
     """Return what each method is, what it trains, where, and its settings."""
-    rows = []
-    for name, method in by_name().items():
-        note = METHODS[name]
+    rows, registered = [], registry.names("method")
+    for name, note in METHODS.items():
+        method = registry.get("method", name)
         declared = method.hyperparameters(rank_of(method))
         ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
-        known = by_name(item for item in ids if item in registry.names("method"))
+        known = {item: registry.get("method", item) for item in ids if item in registered}
         rows.append(
             [
                 ", ".join(
@@ -79,7 +65,7 @@ def methods() -> str:
                 ),
                 f"{note.title} ({note.source})" if note.source else note.title,
                 note.trains,
-                str(declared.get("targets", "none")),
+                str(declared.get("targets", "none")).replace(*_USUAL),
                 ", ".join(map(str, method.ranks)) or "none",
                 f"{declared['optimizer']}, {declared['learning_rate']:g}",
             ]
@@ -99,78 +85,40 @@ def states(records: Mapping[str, Record]) -> str:
         for case in matrix_cases(matrix, task="shift")
         if case.rank == rank_of(registry.get("method", case.method))
     ]
-    absent = [case.id for case in wanted if case.id not in records]
-    if absent:
-        sys.exit(
-            f"{len(absent)} of {len(wanted)} cases have no record, such as {absent[0]}. Make them "
-            "with `tox run -e bench-extended`, and accept the run or name it with --run."
-        )
-    architectures = list(dict.fromkeys(case.architecture for case in wanted))
-    messages: dict[str, int] = {}
-    cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for case in sorted(wanted, key=lambda case: architectures.index(case.architecture)):
-        cells[case.method][case.architecture] = _state(records[case.id], messages)
-    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for method, states_of_it in cells.items():
-        # A method may be for some architectures only.
-        states_on_all = tuple(states_of_it.get(name, "no case") for name in architectures)
-        together[states_on_all].append(f"`{method}`")
-    rows = [[", ".join(sorted(names)), *found] for found, names in together.items()]
-    rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
-    notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
-    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{notes}"
-
-
-def _state(record: Record, messages: dict[str, int]) -> str:
-    if record.error is not None:
-        message = f"`{record.error.type}: {record.error.message}`"
-        number = messages.setdefault(message, len(messages) + 1)
-        return f"{record.status} ({number})"
-    false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
-    return f"false: {', '.join(false)}" if false else "ok"
-
-
-def recorded(run: Path | None) -> dict[str, Record]:
-    """Return the records of a run, or the newest accepted records."""
-    found = read_references(BASELINES) if run is None else named_cases(ROOT, str(run))
-    return {name: observation.record for name, observation in found.items()}
+    require(wanted, records, matrix="extended")
+    return state_table(wanted, records, lambda case: case.method)
 
 
 # --- What they cost -------------------------------------------------------------------------------
 
 
 @cache
-def cost(method: str, architecture: str, batch: int) -> CostReport | None:
+def cost(method: str, architecture: str) -> CostReport | None:
     """Profile a step; None if the library cannot run one."""
     rank = rank_of(registry.get("method", method))
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
-        return adaptation_cost(adaptation, CostSettings(batch=batch))
+        return adaptation_cost(adaptation, CostSettings(batch=_BATCH))
     except (RuntimeError, UnsupportedCaseError, ValueError):
         return None
 
 
 def cost_row(method: str, architecture: str) -> list[str]:
     """Return the cells of a method: parameters, and its costs relative to full fine-tuning."""
-    reports = [cost(method, architecture, batch) for batch in _BATCHES]
-    small, large = reports
-    if small is None or large is None:
-        return [f"`{method}`", *["-"] * 7]
-    full = [cast("CostReport", cost("full", architecture, batch)) for batch in _BATCHES]
-    cells = [f"`{method}`", f"{small.trainable_params:,}"]
-    for report, whole in zip((small, large), full, strict=True):
-        cells.append(_ratio(report.step.forward_flops, whole.step.forward_flops))
-        cells.append(_ratio(report.step.backward_flops, whole.step.backward_flops))
-    whole_bytes = full[1].step.peak_bytes
-    cells.append(_ratio(large.step.peak_bytes, whole_bytes))
+    report = cost(method, architecture)
+    if report is None:
+        return [f"`{method}`", *["-"] * 5]
+    full = cast("CostReport", cost("full", architecture)).step
     half = f"{method}{BFLOAT16_SUFFIX}"
-    report_on_half = (
-        cost(half, architecture, _BATCHES[1]) if half in registry.names("method") else None
-    )
-    cells.append(
-        "" if report_on_half is None else _ratio(report_on_half.step.peak_bytes, whole_bytes)
-    )
-    return cells
+    on_half = cost(half, architecture) if half in registry.names("method") else None
+    return [
+        f"`{method}`",
+        f"{report.trainable_params:,}",
+        _ratio(report.step.forward_flops, full.forward_flops),
+        _ratio(report.step.backward_flops, full.backward_flops),
+        _ratio(report.step.peak_bytes, full.peak_bytes),
+        "" if on_half is None else _ratio(on_half.step.peak_bytes, full.peak_bytes),
+    ]
 
 
 def _ratio(part: int, whole: int) -> str:
@@ -180,157 +128,33 @@ def _ratio(part: int, whole: int) -> str:
 
 def costs() -> str:
     """Return what one step costs, on two architectures."""
-    header = [
-        "method",
-        "trained",
-        *(f"{phase}, batch {batch}" for batch in _BATCHES for phase in ("forward", "backward")),
-        "peak, batch 32",
-        "peak on bfloat16",
-    ]
+    header = ["method", "trained", "forward", "backward", "peak", "peak on bfloat16"]
     blocks = []
     for architecture in ARCHITECTURES:
-        full = [cast("CostReport", cost("full", architecture, batch)).step for batch in _BATCHES]
-        figures = "; ".join(
-            f"batch {batch}: {step.forward_flops / 1e9:.2f} GFLOP forward, "
-            f"{step.backward_flops / 1e9:.2f} backward, peak {step.peak_bytes / 2**20:.1f} MiB"
-            for batch, step in zip(_BATCHES, full, strict=True)
-        )
+        full = cast("CostReport", cost("full", architecture)).step
         rows = [cost_row(method, architecture) for method in METHODS]
         blocks.append(
-            f"{architecture}, r = {RANK}, over full fine-tuning, which takes at {figures}\n\n"
-            + table(header, rows, names=1)
+            f"{architecture}, r = {RANK}, over full fine-tuning, which takes at batch {_BATCH} "
+            f"{full.forward_flops / 1e9:.2f} GFLOP forward, {full.backward_flops / 1e9:.2f} "
+            f"backward, peak {full.peak_bytes / 2**20:.1f} MiB\n\n" + table(header, rows, names=1)
         )
     return "\n\n".join(blocks)
 
 
-def wide() -> str:
-    """Return what HRA and BOFT would cost on every layer of resnet18, wide layers included."""
-    architecture = registry.get("architecture", "resnet18")
-    full = [cast("CostReport", cost("full", architecture.name, batch)).step for batch in _BATCHES]
-    rows = []
-    for name, limited in by_name(("hra", "boft")).items():
-        method = cast("PeftAdapter", limited)
-        everywhere = replace(method, targets=replace(method.targets, most_inputs=None))
-        rank = RANK if method.ranks else None
-        cells = [f"`{name}`"]
-        for batch, whole in zip(_BATCHES, full, strict=True):
-            model = architecture.build(num_classes=10, seed=0)
-            step = profile_step(
-                everywhere.adapt(model, heads=(architecture.head,), rank=rank, seed=0).eval(),
-                partial(everywhere.make_optimizer, rank=rank),
-                input_shape=(batch, 3, 224, 224),
-                num_classes=10,
-            )
-            cells.append(f"{step.forward_flops / 1e9:,.0f}")
-            cells.append(_ratio(step.forward_flops, whole.forward_flops))
-            cells.append(_ratio(step.peak_bytes, whole.peak_bytes))
-        rows.append(cells)
-    header = ["method"]
-    for batch in _BATCHES:
-        header += [f"GFLOP forward, batch {batch}", "over full", "peak over full"]
-    return table(header, rows, names=1)
-
-
-# --- What is not here -----------------------------------------------------------------------------
-
-
-class Convolution(nn.Module):
-    """A convolution to adapt, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 8, kernel_size=3)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 4) for images (batch, 4, height, width)."""
-        hidden: torch.Tensor = self.conv(images)  # (batch, 8, height - 2, width - 2)
-        logits: torch.Tensor = self.head(hidden.mean(dim=(2, 3)))
-        return logits
-
-
-def answer_of_peft(make_config: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
-    """Put an adapter on a convolution; return the error, or how many parameters train."""
-    peft = import_module("peft")
-    if "target_modules" in make_config.__dataclass_fields__:  # type: ignore[attr-defined]
-        arguments = {"target_modules": ["conv"], **arguments}
-    network = Convolution()
-    layer = repr(network.conv)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model = peft.get_peft_model(network, make_config(**arguments))
-        except Exception as error:  # noqa: BLE001  (the message is the result)
-            message = " ".join(str(error).split()).replace(layer, "Conv2d(...)")
-            return f"`{type(error).__name__}: {message.replace('`', '')}`"
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return f"takes it, trains {count} parameters"
-
-
-def others() -> str:
-    """Return the types that peft maps and that are no method here, with their answers."""
-    mapping = import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
-    here = {method.config for method in ADAPTERS}
-    rows = [
-        [
-            f"`{kind.value}`",
-            OTHER_TYPES.get(kind.value, ""),
-            answer_of_peft(make_config, TYPE_ARGUMENTS.get(kind.value, {})),
-        ]
-        for kind, make_config in sorted(mapping.items(), key=lambda item: item[0].value)
-        if make_config.__name__ not in here
-    ]
-    return table(["type", "why not", "its answer to a Conv2d"], rows, names=3)
-
-
-def variants() -> str:
-    """Return the settings of LoRA that are no method here, with their effect."""
-    peft = import_module("peft")
-    config = import_module("peft.tuners.lora.config")
-    rows = []
-    for name, variant in VARIANTS.items():
-        known = name.partition("=")[0] in peft.LoraConfig.__dataclass_fields__
-        answer = (
-            answer_of_peft(peft.LoraConfig, {"r": RANK, **variant.arguments(config)})
-            if known
-            else "not in this release"
-        )
-        rows.append([f"`{name}`", variant.reason, answer])
-    return table(["setting of LoraConfig", "why not", "on a Conv2d"], rows, names=3)
-
-
-# --- The page -------------------------------------------------------------------------------------
-
-TABLES: Final = ("methods", "states", "costs", "wide", "others", "variants")
-
-
-def made(name: str, *, run: Path | None = None) -> str:
-    """Return a table by its name."""
-    if name == "states":
-        return states(recorded(run))
-    makers: dict[str, Callable[[], str]] = {
-        "methods": methods,
-        "costs": costs,
-        "wide": wide,
-        "others": others,
-        "variants": variants,
-    }
-    return makers[name]()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the chosen tables; return the exit code."""
-    parser = option_parser(__doc__.partition("\n")[0], TABLES)
-    parser.add_argument("--run", type=Path, help="the run file, or folder, with the states")
+    parser = option_parser(__doc__, TABLES)
+    parser.add_argument("--run", help="the run file, or folder, with the states")
     chosen = parser.parse_args(arguments)
-    tables = {name: made(name, run=chosen.run) for name in chosen.only or TABLES}
-    if not (chosen.write or chosen.check):
-        return print_tables(tables)
-    page = PAGE.read_text()
-    for name, content in tables.items():
-        page = put(page, "methods", name, content)
-    return check_or_write(PAGE, page, writes=chosen.write)
+    tables = {**TABLES, "states": lambda: states(recorded(chosen.run))}
+    return finish(PAGE, "methods", tables, chosen)
 
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "methods": methods,
+    "states": lambda: states(recorded(None)),
+    "costs": costs,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

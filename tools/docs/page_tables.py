@@ -1,4 +1,8 @@
-"""Tables that a tool writes into a page, between `<!-- TOOL:NAME -->` and `<!-- /TOOL:NAME -->`."""
+"""What the tools that write into docs/ share: whole files, and tables with a place in a page.
+
+A table stands between `<!-- TOOL:NAME -->` and `<!-- /TOOL:NAME -->`. With `--write` a tool renews,
+with `--check` it exits with 1 if something is out of date; one of tables alone prints them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,46 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["check_or_write", "option_parser", "print_tables", "put", "table"]
+__all__ = ["check_or_write", "finish", "option_parser", "put", "table", "write_or_check"]
+
+
+def option_parser(description: str | None, names: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """Return the options that every such tool has; `names` are those of its tables."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="renew docs/")
+    mode.add_argument("--check", action="store_true", help="exit 1 if docs/ is out of date")
+    if names:
+        parser.add_argument("--only", nargs="+", choices=list(names), metavar="TABLE", help="which")
+    return parser
+
+
+def check_or_write(path: Path, new: str, *, writes: bool) -> int:
+    """Write the new page, or print how it differs from the old one; return the exit code."""
+    if writes:
+        path.write_text(new, encoding="utf-8")
+        return 0
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    difference = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), str(path), "made now", lineterm=""
+    )
+    print("\n".join(difference) or f"{path} is up to date")
+    return int(old != new)
+
+
+def write_or_check(path: Path, text: str, arguments: Sequence[str] | None = None) -> int:
+    """Write a whole file, or check it; return the exit code."""
+    chosen = option_parser(f"Write {path.name}, or check it").parse_args(arguments)
+    code = check_or_write(path, text, writes=chosen.write)
+    if code:
+        print(f"{path.name} is out of date: run `python {sys.argv[0]} --write`", file=sys.stderr)
+    return code
+
+
+# --- Tables ---------------------------------------------------------------------------------------
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> str:
@@ -33,31 +73,16 @@ def put(page: str, tool: str, name: str, content: str) -> str:
     return place.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
 
 
-def option_parser(description: str, names: Iterable[str]) -> argparse.ArgumentParser:
-    """Return the options that every such tool has."""
-    parser = argparse.ArgumentParser(description=description)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="put the tables into the page")
-    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
-    parser.add_argument("--only", nargs="+", choices=list(names), metavar="TABLE", help="which")
-    return parser
-
-
-def print_tables(tables: Mapping[str, str]) -> int:
-    """Print each table with its name; return the exit code."""
-    for name, content in tables.items():
-        print(f"## {name}\n\n{content}\n")
-    return 0
-
-
-def check_or_write(path: Path, new: str, *, writes: bool) -> int:
-    """Write the new page, or print how it differs from the old one; return the exit code."""
-    old = path.read_text()
-    if writes:
-        path.write_text(new)
+def finish(
+    path: Path, tool: str, tables: Mapping[str, Callable[[], str]], chosen: argparse.Namespace
+) -> int:
+    """Make the chosen tables, and print, write or check them; return the exit code."""
+    made = {name: make() for name, make in tables.items() if name in (chosen.only or tables)}
+    if not (chosen.write or chosen.check):
+        for name, content in made.items():
+            print(f"## {name}\n\n{content}\n")
         return 0
-    difference = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), str(path), "made now", lineterm=""
-    )
-    print("\n".join(difference) or f"{path} is up to date")
-    return int(old != new)
+    page = path.read_text(encoding="utf-8")
+    for name, content in made.items():
+        page = put(page, tool, name, content)
+    return check_or_write(path, page, writes=chosen.write)

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from paper_layers import CONVOLUTIONS
-
 from peft_regress import registry
+from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.catalogue.methods import Method, PeftAdapter
-    from peft_regress.measure.recipe import ModelRecipe
     from peft_regress.measure.step_profile import CostReport
 
 __all__ = [
@@ -43,7 +41,6 @@ __all__ = [
     "counted",
     "measured",
     "memory_bytes",
-    "profiled",
     "row",
 ]
 
@@ -111,32 +108,39 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
     from peft_regress.measure.recipe import ModelRecipe
+    from peft_regress.measure.step_profile import CostSettings, profile_recipe
 
     architecture = registry.get("architecture", case.architecture)
     recipe = ModelRecipe(method=_method_of(case), architecture=architecture, rank=case.rank)
-    return profiled(recipe, batch, freeze_head=case.freezes_head)
-
-
-def profiled(recipe: ModelRecipe, batch: int = 1, *, freeze_head: bool) -> CostReport:
-    """Profile a step in the paper's setting."""
-    from peft_regress.measure.step_profile import CostSettings, profile_recipe
-
     settings = CostSettings(
         batch=batch,
         resolution=_RESOLUTION,
         classes=_CLASSES,
         loss="sum",
         bn="train",
-        freeze_head=freeze_head,
+        freeze_head=case.freezes_head,
     )
     return profile_recipe(recipe, settings)
+
+
+class Convolutions(Targets):
+    """What the paper adapts: the ungrouped convolutions, and no linear layer before the head."""
+
+    def find(self, model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
+        """Return the layers by qualified name."""
+        from torch.nn import Linear
+
+        found = ALL_BUT_GROUPED.find(model, heads=heads)
+        return {name: layer for name, layer in found.items() if not isinstance(layer, Linear)}
 
 
 def _method_of(case: Row) -> Method:
     """Return the method of a row; the paper's networks have adapters on convolutions alone."""
     method: Method = registry.get("method", case.method)
     if case.freezes_head and case.architecture in PAPER_ARCHITECTURES:
-        return replace(cast("PeftAdapter", method), targets=CONVOLUTIONS)
+        return replace(
+            cast("PeftAdapter", method), targets=Convolutions(description="Conv2d with groups == 1")
+        )
     return method
 
 

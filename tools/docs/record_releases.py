@@ -1,7 +1,7 @@
 """Record what old releases of peft measure, for the examples of the documents.
 
     python tools/docs/record_releases.py                 record all of them
-    python tools/docs/record_releases.py --only 0.15.0   record one release; may name several
+    python tools/docs/record_releases.py 0.15.0          record one release; may name several
 
 docs/upgrading.md shows searches among 22 releases. Its test replays them from `baselines/` and from
 the run files that this tool writes to tests/docs/releases/: one file a release. It installs each
@@ -10,21 +10,17 @@ release into an overlay, which needs a package index.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import msgspec
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.runs.schema import Ledger, Run
+from peft_regress.runs.schema import Ledger
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = ROOT / "tests" / "docs" / "releases"
@@ -46,37 +42,25 @@ EXPLAINED: Final = ("lora-bf16", "dora-r4")
 """Methods whose costs change, so that the report needs their ledgers."""
 
 
-def record(version: str, names: Sequence[str], *, trains: bool) -> Run:
-    """Measure cases with a release of peft."""
+def main() -> None:
+    """Record the releases that are named, or all."""
     setup = MeasuringSetup(baselines=ROOT / "baselines", jobs=1)
-    with opened_overlay([f"peft=={version}"]) as overlay:
-        cases = [parse_case_id(name) for name in names]
-        run = measure_cases(cases, python=overlay.python, setup=setup, trains=trains)
-    kept = {
-        name: one
-        if not trains and any(method in name for method in EXPLAINED)
-        else msgspec.structs.replace(one, ledger=Ledger())
-        for name, one in run.cases.items()
-    }
-    return msgspec.structs.replace(run, cases=kept)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Record the chosen releases; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    versions = sorted({*COSTS, *TRAINED})
-    parser.add_argument("--only", nargs="+", choices=versions, metavar="VERSION", help="which")
-    chosen = parser.parse_args(arguments)
-    FOLDER.mkdir(exist_ok=True)
-    document: dict[str, Any] = {"benchmarks": []}
-    for version in chosen.only or versions:
+    for version in sys.argv[1:] or sorted({*COSTS, *TRAINED}):
         trains = version in TRAINED
-        run = record(version, (TRAINED if trains else COSTS)[version], trains=trains)
+        names = (TRAINED if trains else COSTS)[version]
+        with opened_overlay([f"peft=={version}"]) as overlay:
+            cases = [parse_case_id(name) for name in names]
+            run = measure_cases(cases, python=overlay.python, setup=setup, trains=trains)
+        kept = {
+            name: one
+            if not trains and any(method in name for method in EXPLAINED)
+            else msgspec.structs.replace(one, ledger=Ledger())
+            for name, one in run.cases.items()
+        }
         path = FOLDER / f"peft-{version}.json"
-        write_run_file(path, run, document)
+        write_run_file(path, msgspec.structs.replace(run, cases=kept), {"benchmarks": []})
         print(path.relative_to(ROOT))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,12 +7,13 @@ what a file may hold; what its reader checks beyond them, and a schema can say, 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from field_docs import documented_fields, one_line
-from written_file import write_or_check
+from page_tables import write_or_check
 
 from peft_regress.metrics import Metric
 from peft_regress.runs import schema as runs_schema
@@ -167,4 +168,4 @@ def _portable(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    write_or_check(SCHEMA, json.dumps(schema(), indent=2) + "\n")
+    sys.exit(write_or_check(SCHEMA, json.dumps(schema(), indent=2) + "\n"))

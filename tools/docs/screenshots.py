@@ -32,8 +32,8 @@ _TALLEST: Final = 2600
 """Pixels; a longer page is cut, or its picture could not be read."""
 
 _DRAWN: Final = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
-_VIEWS: Final = "VIEWS.filter(view => view.label).map(view => view.name)"
-_TELLING_CASE: Final = "d3.greatest(DATA.cases, item => item.transitions.length)?.id ?? null"
+_READY: Final = "() => globalThis.page !== undefined"
+_TELLING_CASE: Final = "d3.greatest(page.DATA.cases, item => item.marks.date.length)?.id ?? null"
 
 
 def routes_of(page: Any, case: str | None = None) -> dict[str, str]:
@@ -41,7 +41,8 @@ def routes_of(page: Any, case: str | None = None) -> dict[str, str]:
 
     `case` is its id, by default the case with the most changes.
     """
-    routes = {name or "overview": name for name in page.evaluate(_VIEWS)}
+    page.wait_for_function(_READY)
+    routes = {name: name for name in page.evaluate("page.views")}
     shown = case or page.evaluate(_TELLING_CASE)
     if shown is not None:
         routes["case"] = page.evaluate("id => `case/${encodeURIComponent(id)}`", shown)
@@ -64,6 +65,7 @@ def take_pictures(
                 continue
             page.goto("about:blank")
             page.goto(f"{file.resolve().as_uri()}#/{route}")
+            page.wait_for_function(_READY)
             page.wait_for_function(_DRAWN)
             height = page.evaluate("document.documentElement.scrollHeight")
             target = folder / f"{name}-{theme}-{width}.png"
@@ -86,17 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(NO_CHROMIUM, file=sys.stderr)
         return 2
     with TemporaryDirectory() as scratch, running_chromium(path) as browser:
-        file = chosen.page or _made_page(Path(scratch))
+        file = chosen.page or Path(scratch, "report.html")
+        if chosen.page is None:
+            command = [sys.executable, "-m", "peft_regress", "report", "--html", str(file)]
+            subprocess.run(command, check=True)
         for picture in take_pictures(browser, file, chosen.to, only=chosen.only, case=chosen.case):
             print(picture)
     return 0
-
-
-def _made_page(folder: Path) -> Path:
-    page = folder / "report.html"
-    command = [sys.executable, "-m", "peft_regress", "report", "--html", str(page)]
-    subprocess.run(command, check=True)
-    return page
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Reason
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
-_MOST_SIGNALS: Final = 5
+_MOST_SIGNALS: Final = 2
 _SEEN: Final = ("caught", "strict")
 
 
@@ -118,7 +118,7 @@ def counts(outcomes: Sequence[Outcome]) -> str:
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return how many faults were caught, then a Markdown table per area."""
     parts = [f"{counts(outcomes)}."]
-    header = ["fault", "what is wrong", "case", "seen by", "verdict"]
+    header = ["fault", "seen by"]
     for area in AREAS:
         rows = [_row(outcome) for outcome in outcomes if outcome.fault.area == area]
         lines = [header, ["---"] * len(header), *rows]
@@ -134,12 +134,11 @@ def _row(outcome: Outcome) -> list[str]:
     shown = [re.sub(r"^\S+", r"`\g<0>`", signal) for signal in signals[:_MOST_SIGNALS]]
     if len(signals) > _MOST_SIGNALS:
         shown.append(f"{len(signals) - _MOST_SIGNALS} more")
-    verdicts = {
-        "caught": "newly failing" if fault.stops else "regressed",
-        "strict": "**improved**",
-    }
-    verdict = verdicts.get(outcome.state, f"**{outcome.state}**: {outcome.remark}")
-    return [f"`{fault.name}`", fault.wrong, f"`{fault.case}`", ", ".join(shown), verdict]
+    if outcome.state == "strict":
+        shown.append("**improved**")
+    elif outcome.state != "caught":
+        shown.append(f"**{outcome.state}**: {outcome.remark}")
+    return [f"`{fault.name}`", ", ".join(shown)]
 
 
 def _signals(reasons: Iterable[Reason]) -> list[str]:

@@ -72,32 +72,6 @@ class AllocatorPeak:
     """Python numbers that autograd has saved as tensors of 8 bytes or fewer; at the peak."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One method and architecture: the recorder on fake tensors, the allocator on real ones."""
-
-    architecture: str
-    method: str
-    recorded_bytes: int
-    allocator: AllocatorPeak
-
-    @property
-    def relative(self) -> float:
-        """Return the recorder's difference, relative to the allocator's peak."""
-        return self.recorded_bytes / self.allocator.peak_bytes - 1
-
-    def explanation(self) -> str:
-        """Return a sentence that explains the difference."""
-        largest_first = sorted(self.allocator.own_bytes.items(), key=lambda item: -item[1])
-        own = [f"{size:,} in buffers of {operator}" for operator, size in largest_first]
-        own.append(f"{self.allocator.number_bytes:,} in Python numbers that autograd keeps")
-        return (
-            f"{self.architecture} {self.method}: {self.recorded_bytes:,} bytes recorded, "
-            f"{self.allocator.peak_bytes:,} by the allocator; its peak contains "
-            f"{' and '.join(own)}. Without those its peak is {self.allocator.tensor_peak_bytes:,}."
-        )
-
-
 class _Call(NamedTuple):
     """One operator call, as the profiler timed it."""
 
@@ -258,29 +232,23 @@ def _make_optimizer(method: str, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _compare(architecture: str, method: str, shape: tuple[int, ...]) -> Comparison:
-    cost = profile_step(
+def _compared(architecture: str, method: str, shape: tuple[int, ...]) -> tuple[float, str]:
+    """Return the recorder's relative difference from the allocator, and what explains it."""
+    recorded = profile_step(
         _adapted(architecture, method),
         partial(_make_optimizer, method),
         input_shape=shape,
         num_classes=CLASSES,
+    ).peak_bytes
+    found = allocator_peak(partial(_real_step, architecture, method, shape))
+    largest_first = sorted(found.own_bytes.items(), key=lambda item: -item[1])
+    own = [f"{size:,} in buffers of {operator}" for operator, size in largest_first]
+    own.append(f"{found.number_bytes:,} in Python numbers that autograd keeps")
+    return recorded / found.peak_bytes - 1, (
+        f"{architecture} {method}: {recorded:,} bytes recorded, {found.peak_bytes:,} by the "
+        f"allocator; its peak contains {' and '.join(own)}. Without those its peak is "
+        f"{found.tensor_peak_bytes:,}."
     )
-    return Comparison(
-        architecture=architecture,
-        method=method,
-        recorded_bytes=cost.peak_bytes,
-        allocator=allocator_peak(partial(_real_step, architecture, method, shape)),
-    )
-
-
-def _takes(architecture: str, resolution: int) -> bool:
-    """Return whether a network accepts images of this size: a ViT is built for one size."""
-    model = registry.get("architecture", architecture).build(num_classes=CLASSES, seed=0)
-    return getattr(model, "image_size", resolution) == resolution
-
-
-def _percent(fraction: float) -> str:
-    return f"{round(100 * fraction, 2) + 0.0:.2f} %"  # plus 0.0, because of -0.0
 
 
 def main() -> None:
@@ -295,18 +263,21 @@ def main() -> None:
     print(f"{chosen.batch} images of {chosen.resolution}x{chosen.resolution}\n")
     print("| architecture | " + " | ".join(METHODS) + " | worst |")
     print("| --- |" + " ---: |" * (len(METHODS) + 1))
-    found: list[Comparison] = []
-    for architecture in chosen.architecture or ARCHITECTURES:
-        if not _takes(architecture, chosen.resolution):
-            print(f"| {architecture} |" + " |" * (len(METHODS) + 1))
+    found: list[tuple[float, str]] = []
+    for name in chosen.architecture or ARCHITECTURES:
+        network = registry.get("architecture", name).build(num_classes=CLASSES, seed=0)
+        # A ViT is built for images of one size.
+        if getattr(network, "image_size", chosen.resolution) != chosen.resolution:
+            print(f"| {name} |" + " |" * (len(METHODS) + 1))
             continue
-        row = [_compare(architecture, method, shape) for method in METHODS]
+        row = [_compared(name, method, shape) for method in METHODS]
         found += row
-        worst = max(row, key=lambda comparison: abs(comparison.relative))
-        cells = [_percent(comparison.relative) for comparison in [*row, worst]]
-        print(f"| {architecture} | " + " | ".join(cells) + " |", flush=True)
+        worst = max(row, key=lambda pair: abs(pair[0]))
+        # Plus 0.0, because of -0.0.
+        cells = [f"{round(100 * share, 2) + 0.0:.2f} %" for share, _ in [*row, worst]]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if found:
-        print("\n" + max(found, key=lambda comparison: abs(comparison.relative)).explanation())
+        print("\n" + max(found, key=lambda pair: abs(pair[0]))[1])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import argparse
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
@@ -55,7 +55,6 @@ def main() -> None:
     _print_shares(pairs)
     pairs = [(old, new) for old, new in pairs if old.status == new.status == "ok"]
     _print_losses(pairs)
-    _print_outcomes(pairs)
     _print_costs(pairs, reference)
 
 
@@ -121,64 +120,48 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
 
 
 def _print_losses(pairs: list[tuple[Record, Record]]) -> None:
-    largest: dict[str, list[float]] = defaultdict(list)
-    filled: dict[str, float] = defaultdict(float)
+    """Print for each method the largest change of each loss, of fills, and of the outcome."""
+    largest: dict[str, dict[str, float]] = defaultdict(dict)
     for old, new in pairs:
         moved = largest[old.case.method]
-        for before, after in zip(_seeds(old), _seeds(new), strict=True):
-            for step, (a, b) in enumerate(zip(before, after, strict=True)):
-                moved.extend([0.0] * (step + 1 - len(moved)))
-                moved[step] = max(moved[step], abs(b - a) / abs(a))
-        if "filled_losses" in old.metrics and "filled_losses" in new.metrics:
-            fills = _plain(old.metrics["filled_losses"]), _plain(new.metrics["filled_losses"])
-            changes = [abs(b - a) / abs(a) for a, b in zip(*fills, strict=True)]
-            filled[old.case.method] = max(filled[old.case.method], *changes)
-    steps = max(map(len, largest.values()), default=0)
-    print("| method | " + "".join(f"loss {step + 1} | " for step in range(steps)) + "filled |")
-    print("| --- |" + " ---: |" * (steps + 1))
+        before, after = old.metrics, new.metrics
+        for one, other in zip(
+            _samples(before, "first_losses"), _samples(after, "first_losses"), strict=True
+        ):
+            for step, change in enumerate(_changes(one, other), start=1):
+                moved[f"loss {step}"] = max(moved.get(f"loss {step}", 0.0), change)
+        fills = _changes(_samples(before, "filled_losses"), _samples(after, "filled_losses"))
+        seeds = zip(_samples(before, "accuracy"), _samples(after, "accuracy"), strict=True)
+        for name, change in (
+            *(("filled", change) for change in fills),
+            ("accuracy of a seed", max((abs(b - a) for a, b in seeds), default=0.0)),
+            ("accuracy", abs(after["accuracy"].value - before["accuracy"].value)),
+            ("test loss", abs(after["loss"].value / before["loss"].value - 1)),
+        ):
+            moved[name] = max(moved.get(name, 0.0), change)
+    columns = list(dict.fromkeys(name for moved in largest.values() for name in moved))
+    print("| method | " + " | ".join(columns) + " |\n| --- |" + " ---: |" * len(columns))
     for method, moved in sorted(largest.items()):
-        of_fills = f"{filled[method]:.1e}" if method in filled else "-"
-        print(f"| {method} | " + "".join(f"{change:.1e} | " for change in moved) + f"{of_fills} |")
+        cells = (f"{moved[name]:.1e}" if name in moved else "-" for name in columns)
+        print(f"| {method} | " + " | ".join(cells) + " |")
 
 
-def _print_outcomes(pairs: list[tuple[Record, Record]]) -> None:
-    print("\n| method | accuracy of a seed, points | accuracy, points | test loss, relative |")
-    print("| --- | ---: | ---: | ---: |")
-    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for old, new in pairs:
-        before, after = old.metrics["accuracy"], new.metrics["accuracy"]
-        one = max(
-            (abs(b - a) for a, b in zip(_plain(before), _plain(after), strict=True)), default=0.0
-        )
-        losses = old.metrics["loss"].value, new.metrics["loss"].value
-        mean = abs(after.value - before.value)
-        rows[old.case.method].append((one, mean, abs(losses[1] - losses[0]) / losses[0]))
-    for method, found in sorted(rows.items()):
-        one, mean, loss = (max(column) for column in zip(*found, strict=True))
-        print(f"| {method} | {100 * one:.1f} | {100 * mean:.1f} | {loss:.3f} |")
+def _samples(metrics: Mapping[str, Metric], name: str) -> list[Any]:
+    return list(metrics[name].samples or ()) if name in metrics else []
+
+
+def _changes(old: list[float], new: list[float]) -> list[float]:
+    return [abs(b - a) / abs(a) for a, b in zip(old, new, strict=False)]
 
 
 def _print_costs(pairs: list[tuple[Record, Record]], reference: Run) -> None:
-    judged = [
-        name for name, spec in METRICS.items() if spec.kind in ("exact", "bytes")
-    ]  # a cost is equal everywhere
     compared = [
-        (old.metrics[name].value, new.metrics[name].value)
+        old.metrics[name].value != new.metrics[name].value
         for old, new in pairs
-        for name in judged
-        if name in old.metrics and name in new.metrics
+        for name in old.metrics.keys() & new.metrics.keys()
+        if METRICS[name].kind in {"exact", "bytes"}  # a cost is equal everywhere
     ]
-    differing = sum(before != after for before, after in compared)
-    print(f"\n{differing} of {len(compared)} costs differ ({len(reference.cases)} cases a run)")
-
-
-def _seeds(record: Record) -> list[list[float]]:
-    samples = record.metrics["first_losses"].samples or []
-    return [sample if isinstance(sample, list) else [sample] for sample in samples]
-
-
-def _plain(metric: Metric) -> list[float]:
-    return [sample for sample in metric.samples or () if not isinstance(sample, list)]
+    print(f"\n{sum(compared)} of {len(compared)} costs differ ({len(reference.cases)} cases a run)")
 
 
 if __name__ == "__main__":

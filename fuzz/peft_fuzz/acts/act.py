@@ -8,6 +8,7 @@ from math import lcm
 from typing import Any, ClassVar, Final, Self
 
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from peft_fuzz.methods.method import Method, Stage
 from peft_fuzz.networks.network import AdaptedNetwork, Value
@@ -59,12 +60,14 @@ class Act(Value, frozen=True, kw_only=True, omit_defaults=True, tag_field="act")
 
     @classmethod
     def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        """Return strategies for such acts."""
-        return [st.just(cls())]
+        """Return strategies for such acts: each field is drawn by what it is called."""
+        return [st.builds(cls, **{name: choices.field(name) for name in cls.__struct_fields__})]
 
     def fitted(self, plan: Plan) -> Act:
         """Return a drawn act as it makes sense in a state: with adapters that are there."""
-        return self
+        if getattr(self, "adapter", None) in {None, *plan.settings}:
+            return self
+        return changed(self, adapter=[*plan.settings][-1])
 
     def is_legal(self, plan: Plan) -> bool:
         """Return whether the documentation says what the act does in this state."""
@@ -179,34 +182,25 @@ class Choices:
             swap_rank=groups * -(-max(SWAP_RANK, *ranks) // groups),
         )
 
-    @property
-    def one(self) -> st.SearchStrategy[str]:
-        """Draw an adapter's name."""
-        return st.sampled_from(self.names)
-
-    @property
-    def every(self) -> st.SearchStrategy[str]:
-        """Draw a name, also of what acts add."""
-        return st.sampled_from([*self.names, COPIED, MIXTURE])
-
-    @property
-    def some(self) -> st.SearchStrategy[tuple[str, ...]]:
-        """Draw one or two such names."""
-        return st.lists(self.every, min_size=1, max_size=2, unique=True).map(tuple)
+    def field(self, name: str) -> st.SearchStrategy[Any]:
+        """Draw a field of an act; most are options."""
+        every = st.sampled_from([*self.names, COPIED, MIXTURE])
+        drawn: dict[str, st.SearchStrategy[Any]] = {
+            "adapter": every,
+            "adapters": st.lists(every, min_size=1, max_size=2, unique=True).map(tuple),
+            "name": st.just(COPIED),
+            "scale": st.sampled_from((1.0, 2.0, 0.5)),
+            "seed": st.integers(0, 3),
+            "steps": st.integers(1, 2),
+            "target_rank": st.sampled_from((None, None, SWAP_RANK // 2, self.swap_rank)),
+        }
+        return drawn.get(name, st.booleans())
 
 
 def present(names: Sequence[str], plan: Plan) -> tuple[str, ...]:
     """Return the names that are there, as many as the method can have active."""
     there = tuple(name for name in names if name in plan.settings) or ([*plan.settings][-1],)
     return there if "several_active" in plan.abilities else there[:1]
-
-
-def addition(plan: Plan) -> Act | None:
-    """Return the act that adds the next adapter of the example; None if all are there."""
-    from peft_fuzz.acts.adapters import Add
-
-    left = [each.name for each in plan.on.adapters if each.name not in plan.settings]
-    return Add(adapter=left[0]) if left else None
 
 
 @dataclass(kw_only=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from hypothesis import strategies as st
-from msgspec.structs import replace as changed
 from torch import nn
 
-from peft_fuzz.acts.act import Act, Choices, Lines, addition
+from peft_fuzz.acts.act import Act, Lines
 from peft_fuzz.methods.method import moves_base
 from peft_fuzz.oracle import library, owned
 from peft_fuzz.oracle.checks import fail
@@ -31,12 +29,9 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
 
     adapter: Name
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one)]
-
     def fitted(self, plan: Plan) -> Act:
-        return self if self.adapter not in plan.settings else addition(plan) or self
+        names = {adapter.name for adapter in plan.on.adapters} - {*plan.settings}
+        return self if self.adapter in names else addition(plan) or self
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in {adapter.name for adapter in plan.on.adapters}:
@@ -57,7 +52,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         return plan.with_adapter(self.adapter, plan.on.settings_of(self.adapter))
 
     def carry_out(self, life: Life) -> None:
-
         config = library.configuration(life.method, life.on.settings_of(self.adapter))
         keywords = library.autocast_argument(life.model.add_adapter, autocast=life.autocast)
         life.model.add_adapter(self.adapter, config, **keywords)
@@ -71,7 +65,6 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         life.adopt_base(self.adapter)
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         if self.adapter not in life.plan.settings:
             super().check_accepted(life, reason)
         check_all(life, self.change(life.plan))
@@ -82,20 +75,18 @@ class Add(Act, frozen=True, kw_only=True, tag="add"):
         yield f"model.add_adapter({self.adapter!r}, {config}{script.autocast})"
 
 
+def addition(plan: Plan) -> Add | None:
+    """Return the act that adds the next adapter of the example; None if all are there."""
+    left = [each.name for each in plan.on.adapters if each.name not in plan.settings]
+    return Add(adapter=left[0]) if left else None
+
+
 class Delete(Act, frozen=True, kw_only=True, tag="delete"):
     """Delete an adapter."""
 
     title: ClassVar = "deleting an adapter"
 
     adapter: Name
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.every)]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
 
     def is_legal(self, plan: Plan) -> bool:
         if self.adapter not in plan.settings or not plan.enabled:
@@ -148,7 +139,6 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             life.model.set_adapter(life.plan.active[0])
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         # The library may take the weights out before it deletes.
         plan = replace(life.plan, merged=())
         life.plan = self.after(plan)
@@ -176,10 +166,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
     adapter: Name
     scale: float
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapter=choices.one, scale=st.sampled_from((1.0, 2.0, 0.5)))]
-
     def is_legal(self, plan: Plan) -> bool:
         return (
             "scale" in plan.abilities
@@ -192,7 +178,6 @@ class Scale(Act, frozen=True, kw_only=True, tag="scale"):
         return replace(plan, scales={**plan.scales, self.adapter: self.scale})
 
     def carry_out(self, life: Life) -> None:
-
         for _, module in life.holders():
             if self.adapter in owned.adapters_of(module) and hasattr(module, "set_scale"):
                 module.set_scale(self.adapter, self.scale)  # type: ignore[operator]

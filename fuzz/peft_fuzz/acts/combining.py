@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor
 
-from peft_fuzz.acts.act import MIXTURE, Act, Choices, Lines, addition
+from peft_fuzz.acts.act import MIXTURE, Act, Choices, Lines
+from peft_fuzz.acts.adapters import addition
 from peft_fuzz.oracle import owned
 from peft_fuzz.oracle.checks import AbsentError, fail
 from peft_fuzz.oracle.life import Life
@@ -54,7 +55,7 @@ class Weighted(Act, frozen=True, kw_only=True, tag="weighted"):
         return [
             st.builds(
                 build,
-                st.lists(choices.one, min_size=1, max_size=2, unique=True),
+                st.lists(st.sampled_from(choices.names), min_size=1, max_size=2, unique=True),
                 st.lists(st.sampled_from(WEIGHTS), min_size=2, max_size=2),
                 st.sampled_from(COMBINATIONS),
                 st.sampled_from((0.5, 1.0)),

@@ -56,7 +56,6 @@ class Convert(Act, frozen=True, kw_only=True, tag="convert"):
         )
 
     def carry_out(self, life: Life) -> None:
-
         life.known.clear()
         for module in (life.model, life.origin, life.reference):
             if self.dtype is not None:

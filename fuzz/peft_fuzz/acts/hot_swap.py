@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Final
 
 import torch
 from hypothesis import strategies as st
-from msgspec.structs import replace as changed
 
-from peft_fuzz.acts.act import SWAP_RANK, Act, Choices, Lines, folder_of
+from peft_fuzz.acts.act import Act, Choices, Lines, folder_of
 from peft_fuzz.networks.network import Size
 from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import AbsentError, fail
@@ -42,14 +41,7 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
 
     @classmethod
     def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        if not can_swap():
-            return []
-        ranks = st.sampled_from((None, None, SWAP_RANK // 2, choices.swap_rank))
-        return [st.builds(cls, adapter=choices.one, target_rank=ranks)]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
+        return super().drawn(choices) if can_swap() else []
 
     def is_legal(self, plan: Plan) -> bool:
         name, rank = self.adapter, self.target_rank
@@ -75,7 +67,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return replace(plan, scales=plan.unscaled(self.adapter), padded=padded)
 
     def carry_out(self, life: Life) -> None:
-
         try:
             from peft.utils import hotswap
         except ImportError as error:
@@ -113,7 +104,6 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return Change(adapters=frozenset({self.adapter}))
 
     def check_accepted(self, life: Life, reason: str) -> None:
-
         check_output(life, self.change(life.plan))
 
     def lines(self, script: Lines) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Merge(Act, frozen=True, kw_only=True, tag="merge"):
     def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
         return [
             st.builds(cls, adapters=st.none(), safe=st.booleans()),
-            st.builds(cls, adapters=choices.some, safe=st.booleans()),
+            st.builds(cls, adapters=choices.field("adapters"), safe=st.booleans()),
             st.just(cls(safe=True, broken=True)),
         ]
 
@@ -191,10 +191,6 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
 
     merge: bool = False
     safe: bool = False
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, merge=st.booleans(), safe=st.booleans())]
 
     def is_legal(self, plan: Plan) -> bool:
         if not self.merge:

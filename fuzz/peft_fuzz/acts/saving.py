@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hypothesis import strategies as st
-from msgspec.structs import replace as changed
 from safetensors import safe_open
 
-from peft_fuzz.acts.act import COPIED, Act, Choices, Lines, folder_of, named
+from peft_fuzz.acts.act import Act, Lines, folder_of, named
 from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import fail
 from peft_fuzz.oracle.life import Life
@@ -26,10 +24,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
     title: ClassVar = "saving and loading"
 
     trainable: bool = False
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, trainable=st.booleans())]
 
     def is_legal(self, plan: Plan) -> bool:
         # No file has the biases of the base that a deleted adapter has trained.
@@ -48,12 +42,20 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
         )
 
     def carry_out(self, life: Life) -> None:
+        import peft
 
-        folder = life.save()
+        folder, names, active = life.save(), [*life.plan.settings], life.plan.active
         _check_saved_keys(life, folder)
-        names, active = [*life.plan.settings], life.plan.active
+        load: Any = peft.PeftModel.from_pretrained
+        keywords = library.autocast_argument(load, autocast=life.autocast)
+        loaded = load(
+            deepcopy(life.origin),
+            str(library.saved_in(folder, names[0])),
+            adapter_name=names[0],
+            is_trainable=self.trainable,
+            **keywords,
+        )
         how = {"trainable": self.trainable, "autocast": life.autocast}
-        loaded = library.load(deepcopy(life.origin), folder, names[0], **how)
         for name in names[1:]:
             library.load_beside(loaded, library.saved_in(folder, name), name, **how)
         if len(active) > 1:
@@ -152,15 +154,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
     name: Name
     trainable: bool = False
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        every = choices.every
-        return [st.builds(cls, adapter=every, name=st.just(COPIED), trainable=st.booleans())]
-
-    def fitted(self, plan: Plan) -> Act:
-        there = [*plan.settings]
-        return self if self.adapter in there else changed(self, adapter=there[-1])
-
     def is_legal(self, plan: Plan) -> bool:
         return (
             plan.settings.get(self.adapter) is not None
@@ -180,7 +173,6 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
         )
 
     def carry_out(self, life: Life) -> None:
-
         place = library.saved_in(life.save([self.adapter]), self.adapter)
         library.load_beside(
             life.model, place, self.name, trainable=self.trainable, autocast=life.autocast

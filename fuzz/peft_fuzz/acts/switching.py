@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from peft_fuzz.acts.act import Act, Choices, Lines, present
+from peft_fuzz.acts.act import Act, Lines, present
 from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
@@ -25,10 +24,6 @@ class Activate(Act, frozen=True, kw_only=True, tag="activate"):
     adapters: tuple[Name, ...]
     through_tuner: bool = False
     """Call `set_adapter` of the tuner (`base_model`), not of the model."""
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, adapters=choices.some, through_tuner=st.booleans())]
 
     def fitted(self, plan: Plan) -> Act:
         return changed(self, adapters=present(self.adapters, plan))
@@ -67,10 +62,6 @@ class Disable(Act, frozen=True, kw_only=True, tag="disable"):
     takes_out: ClassVar = True
 
     within: bool = False
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, within=st.booleans())]
 
     def fitted(self, plan: Plan) -> Act:
         return self if plan.enabled else Enable()
@@ -132,10 +123,6 @@ class Mode(Act, frozen=True, kw_only=True, tag="mode"):
     computes_as_filled: ClassVar = True
 
     training: bool
-
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, training=st.booleans())]
 
     def fitted(self, plan: Plan) -> Act:
         return Mode(training=not plan.training)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Final
 
 import torch
-from hypothesis import strategies as st
 from msgspec import Meta
 from torch import Tensor
 
-from peft_fuzz.acts.act import Act, Choices, Lines
+from peft_fuzz.acts.act import Act, Lines
 from peft_fuzz.acts.merging import Unmerge
 from peft_fuzz.acts.switching import Enable
 from peft_fuzz.oracle.checks import fail
@@ -41,10 +40,6 @@ class Fill(Act, frozen=True, kw_only=True, tag="fill"):
 
     seed: int = 0
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, seed=st.integers(0, 3))]
-
     def fitted(self, plan: Plan) -> Act:
         return _fitted(self, plan)
 
@@ -72,10 +67,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
     steps: Annotated[int, Meta(ge=1, le=4)] = 1
     keep_optimizer: bool = False
 
-    @classmethod
-    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
-        return [st.builds(cls, steps=st.integers(1, 2), keep_optimizer=st.booleans())]
-
     def fitted(self, plan: Plan) -> Act:
         return _fitted(self, plan)
 
@@ -83,7 +74,6 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         return plan.trains and plan.enabled
 
     def carry_out(self, life: Life) -> None:
-
         if life.optimizer is None or not self.keep_optimizer:
             life.optimizer = torch.optim.SGD(life.trainable_tensors(), lr=1.0)
             life.optimized = frozenset(life.plan.active)

@@ -15,7 +15,7 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
     method: str
 
 
-class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+class Inspected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """peft can be imported."""
 
     peft: str
@@ -33,7 +33,7 @@ class Examine(msgspec.Struct, frozen=True, kw_only=True):
     """The base makes the checkpoint and the other side loads it."""
 
 
-class Examined(msgspec.Struct, frozen=True, kw_only=True):
+class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a situation gives; what could not be computed has a failure."""
 
     unavailable: str = ""
@@ -70,5 +70,5 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     situation: Situation
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True):
+class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The next step is the first one."""

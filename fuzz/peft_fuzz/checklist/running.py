@@ -23,7 +23,7 @@ from peft_fuzz.checklist.messages import (
 from peft_fuzz.checklist.situations import Situation
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import Estimate, estimate_ratio
-from peft_regress.upgrades.timing.time_cases import time_block
+from peft_regress.upgrades.timing import time_block
 from peft_regress.workers.pair import Pair
 from peft_regress.workers.pool import Environment, UnusableEnvironmentError
 from peft_regress.workers.process import WorkerError, WorkerProcess

@@ -16,9 +16,7 @@ from peft_regress.report.terminal import say
 @click.argument("findings", type=click.Path(path_type=Path))
 @click.option("--reason", metavar="TEXT", required=True, help="Why it is known, in one line.")
 @click.option(
-    "--reported",
-    metavar="ISSUE",
-    help="Where it was reported, such as huggingface/peft#3697.",
+    "--reported", metavar="ISSUE", help="Where it was reported, such as huggingface/peft#3697."
 )
 @corpus_option
 def command(findings: Path, *, reason: str, reported: str | None, corpus: Path) -> None:

@@ -22,8 +22,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.report.terminal import Pace, print_progress, show, write_markdown
 from peft_regress.workers.pool import default_jobs
 
 _EACH: Final = 20

@@ -32,8 +32,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
         "Files": ("corpus", "save", "summary"),
     },
     epilog=examples(
-        "peft-fuzz search",
-        "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md",
+        "peft-fuzz search", "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md"
     ),
 )
 @click.option(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from peft_fuzz.cli.options import say
 from peft_fuzz.search.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
 from peft_fuzz.search.report import encode_fuzzed, fuzz_document, grouped
-from peft_fuzz.search.reproduce import Shown, reproduced
+from peft_fuzz.search.reproduce import Shown, output_of, script_unrun
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import print_json
 from peft_regress.report.terminal import print_progress, show, write_markdown
@@ -34,20 +33,23 @@ def fuzz_and_show(
             check_output(path, option, storage=settings.corpus, kind="corpus")
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
-    problems: list[str] = []
 
-    def finish(result: Fuzzed, python: Path) -> None:
+    def finish(result: Fuzzed) -> None:
+        """Run the scripts while the environment exists: some seconds each."""
         if not wants_scripts:
             return
         smallest = [group[0] for group in grouped(result.found)]
-        was_interrupted = INTERRUPTED in result.problems  # whoever ends it does not want to wait
+        scripts.update({one.name: script_unrun(one) for one in smallest})
+        if INTERRUPTED in result.problems:
+            return  # whoever ends it does not want to wait
         try:
-            reproduced(smallest, python, say=say, scripts=scripts, only_written=was_interrupted)
+            for number, (name, shown) in enumerate(list(scripts.items()), start=1):
+                say(f"[{number}/{len(scripts)}] running the script of {name}")
+                scripts[name] = output_of(shown.script, result.python)
         except KeyboardInterrupt:
-            problems.append(INTERRUPTED)
+            result.problems.append(INTERRUPTED)
 
     result = fuzz(requirements, settings, progress=say, finish=finish, cluster=cluster)
-    result = dataclasses.replace(result, problems=(*result.problems, *problems))
     if output == "json":
         print_json(encode_fuzzed(result, scripts))
     else:

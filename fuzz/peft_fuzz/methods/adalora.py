@@ -8,12 +8,7 @@ from typing import Final
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    off,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, off, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,
@@ -76,10 +71,10 @@ def draw_adalora(_layers: Sequence[Layer]) -> Fields:
 
 
 ADALORA: Final = Method(
-    name="adalora",
-    config=CONFIGS["adalora"],
-    source="Zhang et al., arXiv:2303.10512, equation 3",
-    draws=draw_adalora,
+    "adalora",
+    CONFIGS["adalora"],
+    "Zhang et al., arXiv:2303.10512, equation 3",
+    draw_adalora,
     kinds=DENSE | {"conv2d"},
     abilities=frozenset({"merge", "unmerge"}),
     formula=adalora,
@@ -88,8 +83,8 @@ ADALORA: Final = Method(
     trains=("lora_A", "lora_B", "lora_E"),
     limits=(
         Limit(
-            message="supports only 1 trainable adapter",
-            source="error text of peft.tuners.adalora.model",
+            "supports only 1 trainable adapter",
+            "error text of peft.tuners.adalora.model",
             stage=None,
         ),
     ),

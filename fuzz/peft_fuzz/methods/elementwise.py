@@ -9,15 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    on,
-    pattern,
-    projected,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, pattern, projected, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,
@@ -133,10 +125,10 @@ def draw_hira(layers: Sequence[Layer]) -> Fields:
 
 
 VERA: Final = Method(
-    name="vera",
-    config="VeraConfig",
-    source="Kopiczko et al., arXiv:2310.11454, equation 2",
-    draws=projected("vera_dropout", "vera_only", d_initial=values(0.5)),
+    "vera",
+    "VeraConfig",
+    "Kopiczko et al., arXiv:2310.11454, equation 2",
+    projected("vera_dropout", "vera_only", d_initial=values(0.5)),
     kinds=DENSE,
     formula=vera,
     flops=vera_flops,
@@ -144,32 +136,32 @@ VERA: Final = Method(
     trains=("vera_lambda_",),
     limits=(
         Limit(
-            message="or greater is required|PRNG key|projection_prng_key|save_projection",
-            source="error text of peft.tuners.vera: all adapters share the projections",
+            "or greater is required|PRNG key|projection_prng_key|save_projection",
+            "error text of peft.tuners.vera: all adapters share the projections",
         ),
     ),
 )
 FOURIERFT: Final = Method(
-    name="fourierft",
-    config="FourierFTConfig",
-    source="Gao et al., arXiv:2405.03003, equations 2 to 4",
-    draws=draw_fourierft,
+    "fourierft",
+    "FourierFTConfig",
+    "Gao et al., arXiv:2405.03003, equations 2 to 4",
+    draw_fourierft,
     kinds=DENSE,
     formula=fourierft,
     flops=fourierft_flops,
     trains=("fourierft_spectrum",),
     limits=(
         Limit(
-            message="`n_frequency` should be less than or equal",
-            source="error text of peft.tuners.fourierft.layer",
+            "`n_frequency` should be less than or equal",
+            "error text of peft.tuners.fourierft.layer",
         ),
     ),
 )
 HIRA: Final = Method(
-    name="hira",
-    config=CONFIGS["hira"],
-    source="Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
-    draws=draw_hira,
+    "hira",
+    CONFIGS["hira"],
+    "Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
+    draw_hira,
     kinds=DENSE | {"conv1d", "conv2d", "conv3d", "embedding"},
     formula=hira,
     flops=hira_flops,

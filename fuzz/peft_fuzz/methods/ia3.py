@@ -9,10 +9,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    Fields,
-    off,
-)
+from peft_fuzz.methods.fields import Fields, off
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,
@@ -88,10 +85,10 @@ def _ia3_together(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 IA3: Final = Method(
-    name="ia3",
-    config=CONFIGS["ia3"],
-    source="Liu et al., arXiv:2205.05638, section 3.3",
-    draws=draw_ia3,
+    "ia3",
+    CONFIGS["ia3"],
+    "Liu et al., arXiv:2205.05638, section 3.3",
+    draw_ia3,
     kinds=DENSE | {"conv2d", "conv3d"},
     formula=ia3,
     flops=ia3_flops,

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    on,
-    rank_patterns,
-    sizes_of,
-    values,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     MERGES,
@@ -31,8 +23,10 @@ from peft_fuzz.methods.method import (
     dense,
     moves_base,
 )
-from peft_fuzz.networks.network import DIMENSIONS, Kind, Layer
+from peft_fuzz.networks.network import Kind, Layer
 
+_EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
+_OTHERS: Final = ("lora_A.weight", "lora_B.weight")
 _KINDS: Final = frozenset[Kind](get_args(Kind))
 
 
@@ -48,24 +42,19 @@ def scaling(adapter: LayerAdapter) -> float:
     return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
 
 
-def _product(tensors: Mapping[str, Tensor], kind: Kind, groups: int) -> Tensor:
+def low_rank_product(down: Tensor, up: Tensor, groups: int) -> Tensor:
     """Return B A as (outputs, inputs, *kernel); equation 3 of LoRA.
 
     A convolution's A has the kernel, its B is 1 x 1. B of a grouped convolution is grouped, A is
     not, so that the product is dense.
     """
-    if kind == "embedding":
-        return tensors["lora_embedding_B"] @ tensors["lora_embedding_A"]
-    down, up = tensors["lora_A.weight"], tensors["lora_B.weight"]
-    if kind not in DIMENSIONS:
-        return up @ down
     if up.shape[1] != down.shape[0]:
         up = dense(up, groups)
     product: Tensor = up.flatten(1) @ down.flatten(1)
     return product.reshape(up.shape[0], *down.shape[1:])
 
 
-def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """Return m (W + s B A) / ||W + s B A||, a norm for each output.
 
     Liu et al., DoRA, arXiv:2402.09353, equation 5; section 4.3: for the gradient the norm is a
@@ -85,7 +74,9 @@ def _layer(
     deltas = []
     for adapter in adapters:
         scale = scaling(adapter)
-        delta = scale * _product(adapter.tensors, layer.kind, layer.groups)
+        names = _EMBEDDING if layer.kind == "embedding" else _OTHERS
+        down, up = (adapter.tensors[name] for name in names)
+        delta = scale * low_rank_product(down, up, layer.groups)
         if layer.is_convolution and delta.shape != base.shape:
             base = dense(base, layer.groups)
         if adapter.settings.get("use_dora"):
@@ -93,7 +84,7 @@ def _layer(
             magnitude = tensors.get("lora_magnitude_vector.weight")
             if magnitude is None:  # before peft 0.12
                 magnitude = tensors["lora_magnitude_vector"]
-            delta = _dora(base, delta, magnitude) - base
+            delta = rescaled(base, delta, magnitude) - base
         deltas.append(delta)
         if adapter.settings.get("lora_bias"):
             extra = scale * adapter.tensors["lora_B.bias"]
@@ -223,43 +214,37 @@ def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 LIMITS: Final = (
+    Limit("rank is divisible by groups", "error text of peft.tuners.lora.layer._ConvNd"),
     Limit(
-        message="rank is divisible by groups",
-        source="error text of peft.tuners.lora.layer._ConvNd",
-    ),
-    Limit(
-        message="Merging is not supported for _ConvNd layers with groups",
-        source="warning and error text of peft.tuners.lora.layer._ConvNd",
+        "Merging is not supported for _ConvNd layers with groups",
+        "warning and error text of peft.tuners.lora.layer._ConvNd",
         error="NotImplementedError",
         stage="call",
     ),
     Limit(
-        message="base layer has no bias",
-        source="warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
+        "base layer has no bias",
+        "warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
         "without a base bias",
         error="RuntimeError",
         stage="call",
     ),
+    Limit("lora_bias", "peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding"),
     Limit(
-        message="lora_bias",
-        source="peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding",
+        "Only same embed for query/key/value|does not support",
+        "error text of peft.tuners.lora.layer.MultiheadAttention",
     ),
     Limit(
-        message="Only same embed for query/key/value|does not support",
-        source="error text of peft.tuners.lora.layer.MultiheadAttention",
-    ),
-    Limit(
-        message="adapter_names.*(training|inference)|Cannot pass `adapter_names`",
-        source="docs: mixed batches, in inference and unmerged only",
+        "adapter_names.*(training|inference)|Cannot pass `adapter_names`",
+        "docs: mixed batches, in inference and unmerged only",
         stage="call",
     ),
 )
 
 LORA: Final = Method(
-    name="lora",
-    config=CONFIGS["lora"],
-    source="Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
-    draws=draw_lora,
+    "lora",
+    CONFIGS["lora"],
+    "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    draw_lora,
     kinds=_KINDS,
     abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
     formula=lora,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -11,23 +11,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    RANKS,
-    Fields,
-    by_pattern,
-    off,
-    on,
-    rank_patterns,
-    values,
-)
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    MERGES,
-    Formula,
-    LayerAdapter,
-    Method,
-    Settings,
-)
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, off, on, rank_patterns, values
+from peft_fuzz.methods.method import CONFIGS, MERGES, Formula, LayerAdapter, Method, Settings
 from peft_fuzz.networks.network import Layer
 
 
@@ -39,7 +24,7 @@ def _scaling(adapter: LayerAdapter) -> float:
     return float(adapter.scale * alpha / rank)
 
 
-def _core(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+def core_product(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
     """Return a core tensor with its first two modes multiplied (FedPara, proposition 3).
 
     core: (r, r, *kernel), outer: (r, outputs), inner: (r, inputs); (outputs, inputs, *kernel).
@@ -53,30 +38,33 @@ def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
     for which in ("1", "2"):
         a, b = tensors[f"hada_w{which}_a"], tensors[f"hada_w{which}_b"]
         core = tensors.get(f"hada_t{which}")
-        parts.append(a @ b if core is None else _core(core, a, b))
+        parts.append(a @ b if core is None else core_product(core, a, b))
     return parts[0] * parts[1]
 
 
-def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor:
-    """Return w1 (x) w2; each of them full or a product of two; LyCORIS.
+def kronecker(factors: Iterable[Tensor], kernel: Sequence[int]) -> Tensor:
+    """Return w1 (x) w2; LyCORIS.
 
-    w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
+    w1: (l, m), w2: (k, n, *kernel); the result is (l, k, m, n, *kernel).
     """
-    full = tensors.get("lokr_w1")
-    w1 = tensors["lokr_w1_a"] @ tensors["lokr_w1_b"] if full is None else full
-    w2 = tensors.get("lokr_w2")
-    if w2 is None:
-        a, b = tensors["lokr_w2_a"], tensors["lokr_w2_b"]
-        core = tensors.get("lokr_t2")
-        w2 = a @ b if core is None else _core(core, a, b)
-    positions = prod(kernel)
-    w2 = w2.reshape(w2.shape[0], -1, positions)
-    return torch.stack([torch.kron(w1, w2[..., index]) for index in range(positions)], dim=-1)
+    w1, w2 = factors
+    w2 = w2.reshape(w2.shape[0], -1, *kernel)
+    return torch.einsum("ab,cd...->acbd...", w1, w2)
 
 
-def _sum(
-    product: Callable[[LayerAdapter, Layer], Tensor],
-) -> Formula:
+def _factors(tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Yield w1 and w2 of LoKr, each of them full or a product of two."""
+    for which in ("1", "2"):
+        full = tensors.get(f"lokr_w{which}")
+        if full is not None:
+            yield full
+            continue
+        a, b = tensors[f"lokr_w{which}_a"], tensors[f"lokr_w{which}_b"]
+        core = tensors.get("lokr_t2") if which == "2" else None
+        yield a @ b if core is None else core_product(core, a, b)
+
+
+def _sum(product: Callable[[LayerAdapter, Layer], Tensor]) -> Formula:
     def formula(
         base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
     ) -> Mapping[str, Tensor]:
@@ -90,7 +78,7 @@ def _sum(
 
 loha = _sum(lambda adapter, _layer: _hadamard(adapter.tensors))
 """W + alpha / r (w1a w1b) o (w2a w2b)."""
-lokr = _sum(lambda adapter, layer: _kronecker(adapter.tensors, layer.kernel))
+lokr = _sum(lambda adapter, layer: kronecker(_factors(adapter.tensors), layer.kernel))
 """W + alpha / r (w1 (x) w2)."""
 
 
@@ -158,10 +146,10 @@ def draw_lokr(layers: Sequence[Layer]) -> Fields:
 
 
 LOHA: Final = Method(
-    name="loha",
-    config=CONFIGS["loha"],
-    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
-    draws=draw_loha,
+    "loha",
+    CONFIGS["loha"],
+    "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
+    draw_loha,
     kinds=frozenset({"conv1d", "conv2d", "linear"}),
     abilities=MERGES | {"scale"},
     formula=loha,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Literal, TypeAlias
 
@@ -62,7 +62,7 @@ width) of a convolution's output.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limit:
     """A documented limit: the library refuses clearly, and that is right.
 
@@ -120,7 +120,7 @@ def _dropout(settings: Settings) -> bool:
     return any(value for name, value in settings.items() if name.endswith("dropout"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method:
     """A method, for the fuzzer: all that it knows of it.
 
@@ -151,6 +151,7 @@ class Method:
     config: str
     source: str
     draws: Drawing
+    _: KW_ONLY
     kinds: frozenset[Kind] = LINEAR
     abilities: frozenset[Ability] = MERGES
     formula: Formula | None = None
@@ -176,17 +177,9 @@ class Method:
         """Return an adapter's settings with the installed peft's defaults of all others."""
         return {**config_defaults(self.config), **self.fixed, **settings}
 
-    def starts_as_identity(self, settings: Settings) -> bool:
-        """Return whether the documentation promises the base's function for these settings."""
-        return self.identity(self.settings(settings))
-
-    def keeps_base(self, settings: Settings) -> bool:
-        """Return whether wrapping leaves the base weights as they are (PiSSA does not)."""
-        return self.same_base(self.settings(settings))
-
-    def draws_in_training(self, settings: Settings) -> bool:
-        """Return whether a call in training mode draws random numbers (dropout)."""
-        return self.random(self.settings(settings))
+    def holds(self, promise: Callable[[Settings], bool], settings: Settings) -> bool:
+        """Return whether `identity`, `same_base` or `random` is so for an adapter's settings."""
+        return promise(self.settings(settings))
 
     def parameters(
         self, base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
@@ -225,22 +218,22 @@ class Method:
 
 COMMON_LIMITS: Final = (
     Limit(
-        message="Target modules .* not found in the base model|No modules were targeted",
-        source="error text of peft.tuners.tuners_utils: nothing to adapt",
+        "Target modules .* not found in the base model|No modules were targeted",
+        "error text of peft.tuners.tuners_utils: nothing to adapt",
     ),
     Limit(
-        message="not supported",
-        source="error text of each tuner: the types of layers that it can adapt",
+        "not supported",
+        "error text of each tuner: the types of layers that it can adapt",
         error="TypeError",
     ),
     Limit(
-        message="supports only 1 adapter with bias|only 1 adapter with bias",
-        source="peft.tuners.tuners_utils: one adapter with a bias other than none",
+        "supports only 1 adapter with bias|only 1 adapter with bias",
+        "peft.tuners.tuners_utils: one adapter with a bias other than none",
     ),
     Limit(
-        message="Only one adapter can be set at a time for modules_to_save|"
+        "Only one adapter can be set at a time for modules_to_save|"
         "more than one adapter.*modules_to_save|cannot.*modules_to_save",
-        source="peft.utils.other: several adapters with modules_to_save on one module",
+        "peft.utils.other: several adapters with modules_to_save on one module",
         stage=None,
     ),
 )
@@ -249,8 +242,8 @@ COMMON_LIMITS: Final = (
 def no_groups(method: str, module: str) -> Limit:
     """Return the limit of a method that adapts no grouped convolution."""
     return Limit(
-        message=f"{method} does not support .* layers with groups > 1",
-        source=f"error text of peft.tuners.{module}.layer",
+        f"{method} does not support .* layers with groups > 1",
+        f"error text of peft.tuners.{module}.layer",
         error="NotImplementedError",
     )
 

@@ -11,12 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import (
-    Fields,
-    off,
-    on,
-    values,
-)
+from peft_fuzz.methods.fields import Fields, off, on, values
 from peft_fuzz.methods.method import (
     CONFIGS,
     LayerAdapter,
@@ -290,27 +285,22 @@ def _size_or_number(
 
 
 OFT: Final = Method(
-    name="oft",
-    config=CONFIGS["oft"],
-    source="Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
-    draws=draw_oft,
+    "oft",
+    CONFIGS["oft"],
+    "Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
+    draw_oft,
     kinds=frozenset({"conv2d", "embedding", "linear"}),
     formula=oft,
     flops=oft_flops,
     by_hand="rotated",
     trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
-    limits=(
-        Limit(
-            message="dilation > 1 is not supported",
-            source="error text of peft.tuners.oft.layer.Conv2d",
-        ),
-    ),
+    limits=(Limit("dilation > 1 is not supported", "error text of peft.tuners.oft.layer.Conv2d"),),
 )
 BOFT: Final = Method(
-    name="boft",
-    config=CONFIGS["boft"],
-    source="Liu et al., arXiv:2311.06243",
-    draws=draw_boft,
+    "boft",
+    CONFIGS["boft"],
+    "Liu et al., arXiv:2311.06243",
+    draw_boft,
     kinds=frozenset({"conv2d", "linear"}),
     formula=boft,
     flops=boft_flops,
@@ -318,16 +308,16 @@ BOFT: Final = Method(
     limits=(
         no_groups("BOFT", "boft"),
         Limit(
-            message="must be divisible by|Invalid combination of|must be an even number",
-            source="error text of peft.tuners.boft.layer",
+            "must be divisible by|Invalid combination of|must be an even number",
+            "error text of peft.tuners.boft.layer",
         ),
     ),
 )
 HRA: Final = Method(
-    name="hra",
-    config=CONFIGS["hra"],
-    source="Yuan et al., arXiv:2405.17484",
-    draws=draw_hra,
+    "hra",
+    CONFIGS["hra"],
+    "Yuan et al., arXiv:2405.17484",
+    draw_hra,
     kinds=frozenset({"conv2d", "linear"}),
     formula=hra,
     flops=hra_flops,

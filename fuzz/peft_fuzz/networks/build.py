@@ -16,11 +16,7 @@ CONVOLUTIONS: Final[Mapping[Kind, type[nn.Module]]] = {
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
-DTYPES: Final = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
+DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @contextlib.contextmanager

@@ -11,13 +11,7 @@ from msgspec import Meta
 from peft_regress.cases import Name
 
 Kind: TypeAlias = Literal[
-    "attention",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "embedding",
-    "linear",
-    "transposed_linear",
+    "attention", "conv1d", "conv2d", "conv3d", "embedding", "linear", "transposed_linear"
 ]
 """`transposed_linear` is `transformers.pytorch_utils.Conv1D`, `attention` `MultiheadAttention`."""
 DType: TypeAlias = Literal["bfloat16", "float16", "float32"]

@@ -35,10 +35,7 @@ CHECKS: Final[Mapping[str, Check]] = {
         "more FLOPs than the formula needs",
         of_formula=True,
     ),
-    "crash": Check(
-        "A life ends, and does not end the process.",
-        "the process ends ({})",
-    ),
+    "crash": Check("A life ends, and does not end the process.", "the process ends ({})"),
     "disabled": Check(
         "With adapters disabled the model computes what the base computes.",
         "disabled adapters change the output",
@@ -50,8 +47,7 @@ CHECKS: Final[Mapping[str, Check]] = {
         of_formula=True,
     ),
     "exception": Check(
-        "A documented use raises no exception; what is refused is refused clearly.",
-        "{}",
+        "A documented use raises no exception; what is refused is refused clearly.", "{}"
     ),
     "frozen": Check(
         "Nothing changes or trains but the trainable adapters, and they train whole.",

@@ -95,14 +95,62 @@ def parameters(
                 return None
             found |= new
         else:
-            _check_left_out(layer, effect, plan)
+            for name in effect:
+                _check_left_out(plan, layer, name)
     return found
 
 
-def _check_left_out(layer: Layer, effect: Sequence[str], plan: Plan) -> None:
+def _check_left_out(plan: Plan, layer: Layer, name: str) -> None:
+    if layer.name in (plan.targets(name) or ()):
+        fail("function", f"Adapter {name} is not on {layer.name}, which it must adapt.")
+
+
+def _adapted(  # noqa: PLR0913
+    oracle: Oracle,
+    module: nn.Module,
+    layer: Layer,
+    effect: Sequence[str],
+    *,
+    plan: Plan,
+    method: Method,
+) -> dict[str, Tensor] | None:
+    adapters = []
     for name in effect:
-        if layer.name in (plan.targets(name) or ()):
-            fail("function", f"Adapter {name} is not on {layer.name}, which it must adapt.")
+        targets, tensors = plan.targets(name), adapter_tensors(module, name)
+        if not tensors:
+            if method.formula is not None:
+                _check_left_out(plan, layer, name)
+            continue
+        if targets is not None and layer.name not in targets:
+            fail("function", f"Adapter {name} is on {layer.name}, which it must not adapt.")
+        if plan.settings[name] is None:
+            return None
+        adapters.append(layer_adapter(plan, layer, name, tensors))
+    if not adapters:
+        return {}
+    with torch.no_grad():
+        return by_formula(oracle, method, layer, adapters)
+
+
+def layer_adapter(
+    plan: Plan, layer: Layer, name: str, tensors: Mapping[str, Tensor]
+) -> LayerAdapter:
+    """Return what the formula needs of an adapter that is no combination."""
+    return LayerAdapter(
+        settings=plan.settings[name] or {},
+        layer_name=layer.name,
+        tensors=tensors,
+        scale=plan.scales.get(name, 1.0),
+    )
+
+
+def by_formula(
+    oracle: Oracle, method: Method, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> dict[str, Tensor] | None:
+    """Return the parameters of a layer with adapters, by their names in the network."""
+    base = oracle.base.get_submodule(layer.name)
+    new = method.parameters(base, layer, adapters)
+    return None if new is None else {f"{layer.name}.{key}": value for key, value in new.items()}
 
 
 def check_copies(model: nn.Module, network: Network) -> None:
@@ -126,40 +174,3 @@ def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Ten
             mine = copies[name].named_parameters()
             found |= {f"{path}.{key}": tensor.detach().double() for key, tensor in mine}
     return found
-
-
-def _adapted(  # noqa: PLR0913
-    oracle: Oracle,
-    module: nn.Module,
-    layer: Layer,
-    effect: Sequence[str],
-    *,
-    plan: Plan,
-    method: Method,
-) -> dict[str, Tensor] | None:
-    adapters = []
-    for name in effect:
-        targets, settings = plan.targets(name), plan.settings[name]
-        tensors = adapter_tensors(module, name)
-        if not tensors:
-            if method.formula is not None:
-                _check_left_out(layer, (name,), plan)
-            continue
-        if targets is not None and layer.name not in targets:
-            fail("function", f"Adapter {name} is on {layer.name}, which it must not adapt.")
-        if settings is None:
-            return None
-        adapters.append(
-            LayerAdapter(
-                settings=settings,
-                layer_name=layer.name,
-                tensors=tensors,
-                scale=plan.scales.get(name, 1.0),
-            )
-        )
-    if not adapters:
-        return {}
-    base = oracle.base.get_submodule(layer.name)
-    with torch.no_grad():
-        new = method.parameters(base, layer, adapters)
-    return None if new is None else {f"{layer.name}.{key}": value for key, value in new.items()}

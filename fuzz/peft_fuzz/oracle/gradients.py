@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from peft_fuzz.methods import LayerAdapter
 from peft_fuzz.oracle.bounds import GRADIENT, apart
 from peft_fuzz.oracle.checks import fail
-from peft_fuzz.oracle.expected import copied
+from peft_fuzz.oracle.expected import by_formula, copied, layer_adapter
 from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.owned import adapter_tensors, is_copy_holder, is_tuner_layer, own_tensors
 
@@ -67,8 +66,7 @@ def _of_model(life: Life, trained: Mapping[tuple[str, str], Tensor]) -> Named:
 
 def _of_formula(life: Life, adapter: str) -> Named | None:
     """Return the gradients in each layer by the tensors' names; None if no formula tells."""
-    settings = life.plan.settings[adapter]
-    if settings is None:
+    if life.plan.settings[adapter] is None:
         return None
     leaves: Named = {}
     parameters: dict[str, Tensor] = {}
@@ -84,16 +82,15 @@ def _of_formula(life: Life, adapter: str) -> Named | None:
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 leaves[layer.name, name] = tensor.requires_grad_()
-        mine = LayerAdapter(
-            settings=settings,
-            layer_name=layer.name,
-            tensors=tensors,
-            scale=life.plan.scales.get(adapter, 1.0),
+        new = by_formula(
+            life.oracle,
+            life.method,
+            layer,
+            [layer_adapter(life.plan, layer, adapter, tensors)],
         )
-        new = life.method.parameters(life.oracle.base.get_submodule(layer.name), layer, [mine])
         if new is None:
             return None
-        parameters |= {f"{layer.name}.{key}": value for key, value in new.items()}
+        parameters |= new
     with torch.enable_grad():
         return _gradients(_loss(life, life.oracle.differentiable(parameters)), leaves)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from peft_fuzz.methods import Method
 from peft_fuzz.methods.method import config_defaults
 from peft_fuzz.oracle.checks import AbsentError
@@ -41,14 +39,6 @@ def autocast_argument(function: Callable[..., Any], *, autocast: bool) -> dict[s
     return {} if autocast or not takes else {"autocast_adapter_dtype": False}
 
 
-def wrap(base: nn.Module, config: Any, name: str, *, autocast: bool) -> Any:
-    """Return the network with an adapter."""
-    import peft
-
-    keywords: Any = autocast_argument(peft.get_peft_model, autocast=autocast)
-    return peft.get_peft_model(base, config, adapter_name=name, **keywords)
-
-
 def save(model: Any, folder: Path, adapters: list[str] | None = None) -> None:
     """Save adapters, without the model card, which nothing here is about."""
     model.create_or_update_model_card = lambda *_args, **_keywords: None
@@ -61,20 +51,6 @@ def save(model: Any, folder: Path, adapters: list[str] | None = None) -> None:
 def saved_in(folder: Path, adapter: str) -> Path:
     """Return where `save_pretrained` puts an adapter."""
     return folder if adapter == "default" else folder / adapter
-
-
-def load(base: nn.Module, folder: Path, name: str, *, trainable: bool, autocast: bool) -> Any:
-    """Return a network with a loaded adapter."""
-    import peft
-
-    keywords: Any = autocast_argument(peft.PeftModel.from_pretrained, autocast=autocast)
-    return peft.PeftModel.from_pretrained(
-        base,
-        str(saved_in(folder, name)),
-        adapter_name=name,
-        is_trainable=trainable,
-        **keywords,
-    )
 
 
 def load_beside(model: Any, folder: Path, name: str, *, trainable: bool, autocast: bool) -> None:

@@ -72,11 +72,14 @@ class Life:
 
     def wrap(self) -> None:
         """Put the first adapter on the network."""
+        import peft
+
         first = self.on.adapters[0]
         torch.default_generator.manual_seed(self.on.network.seed)
         config = library.configuration(self.method, first.settings)
+        keywords: Any = library.autocast_argument(peft.get_peft_model, autocast=self.autocast)
         origin = deepcopy(self.origin)
-        self.model = library.wrap(origin, config, first.name, autocast=self.autocast)
+        self.model = peft.get_peft_model(origin, config, adapter_name=first.name, **keywords)
         self.model.eval()
         self.adopt_base(first.name)
 
@@ -158,7 +161,7 @@ class Life:
         """Return whether dropout of an active adapter draws random numbers now."""
         settings = [self.plan.settings[name] for name in self.plan.active]
         return self.plan.training and any(
-            self.method.draws_in_training(each) for each in settings if each is not None
+            self.method.holds(self.method.random, each) for each in settings if each is not None
         )
 
     # What it computes, and must compute.
@@ -284,7 +287,7 @@ class Life:
 
     def adopt_base(self, name: str) -> None:
         """Take over the base weights if an adapter's method changes them at the start."""
-        if self.method.keeps_base(self.plan.settings.get(name) or {}):
+        if self.method.holds(self.method.same_base, self.plan.settings.get(name) or {}):
             return
         with torch.no_grad():
             for path, module in self.base_layers():

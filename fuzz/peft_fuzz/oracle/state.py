@@ -187,7 +187,7 @@ def check_output(life: Life, change: Change) -> None:
     known = life.known.get(effect)
     if known is not None:
         compare(known, change.known_by, "before")
-    elif change.is_start and life.method.starts_as_identity(life.on.adapters[0].settings):
+    elif change.is_start and life.method.holds(life.method.identity, life.on.adapters[0].settings):
         compare(life.start, "identity", "the base")
     if change.fills:
         _check_effect(life, output, parameters)

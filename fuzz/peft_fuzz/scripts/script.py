@@ -49,7 +49,11 @@ _SAVED: Final = re.compile(r"The file of (\S+) holds (\S+) of (\S+)\.")
 
 
 _IMPORTS: Final[tuple[dict[str, str], dict[str, str]]] = (
-    {"copy.": "import copy", "tempfile.": "import tempfile"},
+    {
+        "copy.": "import copy",
+        "tempfile.": "import tempfile",
+        "Iterable[": "from collections.abc import Iterable, Sequence",
+    },
     {
         "torch.": "import torch",
         "Tensor": "from torch import Tensor",

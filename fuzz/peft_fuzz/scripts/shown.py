@@ -1,6 +1,7 @@
 """Functions of which scripts of findings are made: each script has those that it calls.
 
-They are as a script has them: without types, and they print what they see.
+They are as a script has them: without types, and they print what they see. What the oracle computes
+by, too, is imported.
 """
 
 import copy
@@ -12,6 +13,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from peft_fuzz.methods.lora import low_rank_product, rescaled
+from peft_fuzz.methods.lycoris import core_product, kronecker
 from peft_fuzz.methods.method import dense
 
 
@@ -257,28 +260,26 @@ def rotated(module, name, weight):
 
 
 def with_lora(module, name, weight):
-    """Return W + s B A. The B of a grouped convolution is grouped, A is not."""
+    """Return W + s B A."""
     if name not in module.lora_A:
         return weight + module.get_delta_weight(name)  # an embedding
     down, up = module.lora_A[name].weight, module.lora_B[name].weight
-    if up.shape[1] != down.shape[0]:
-        up = dense(up, down.shape[0] // up.shape[1])
-    product = (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+    groups = getattr(module.get_base_layer(), "groups", 1)
+    product = low_rank_product(down, up, groups)
     if getattr(module, "fan_in_fan_out", False):
         product = product.T
     if product.shape != weight.shape:
-        weight = dense(weight, module.get_base_layer().groups)
+        weight = dense(weight, groups)
     return weight + module.scaling[name] * product
 
 
 def with_dora(module, name, weight):
-    """Return m (W + s B A) / ||W + s B A||, a norm for each output."""
+    """Return the weight with LoRA, and with the norm that DoRA trains for each output."""
     is_transposed = getattr(module, "fan_in_fan_out", False)
     rows = with_lora(module, name, weight)
     rows = rows.T if is_transposed else rows
     magnitude = module.lora_magnitude_vector[name]
-    factor = getattr(magnitude, "weight", magnitude).reshape(-1) / rows.flatten(1).norm(dim=1)
-    rows = rows * factor.reshape(-1, *(1,) * (rows.dim() - 1))
+    rows = rescaled(rows, torch.zeros_like(rows), getattr(magnitude, "weight", magnitude))
     return rows.T if is_transposed else rows
 
 
@@ -291,11 +292,9 @@ def with_lokr(module, name, weight):
             factors.append(full[name])
             continue
         a, b = (getattr(module, f"lokr_w{number}_{which}")[name] for which in "ab")
-        core = module.lokr_t2[name] if number == 2 and name in module.lokr_t2 else None
-        factors.append(a @ b if core is None else torch.einsum("ij...,ip,jq->pq...", core, a, b))
-    w1, w2 = factors
-    w2 = w2.reshape(w2.shape[0], -1, *weight.shape[2:])
-    product = torch.einsum("ab,cd...->acbd...", w1, w2)
+        has_core = number == 2 and name in module.lokr_t2
+        factors.append(core_product(module.lokr_t2[name], a, b) if has_core else a @ b)
+    product = kronecker(factors, weight.shape[2:])
     return weight + module.scaling[name] * product.reshape(weight.shape)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,8 +18,8 @@ from peft_fuzz.search.corpus import read_corpus
 from peft_fuzz.search.findings import Finding, check_writable, read_finding, write_finding
 from peft_fuzz.search.messages import Counts, Found
 from peft_fuzz.search.parallel_search import ParallelSearch
-from peft_fuzz.search.ranges import InterruptedRanges, Ranges, find_ranges
-from peft_fuzz.search.replay import InterruptedReplay, Replay, replay
+from peft_fuzz.search.ranges import Ranges
+from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.workers import LIFE_SECONDS
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay
@@ -56,24 +56,47 @@ class FuzzSettings:
     pre: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+def chosen_methods(pattern: str) -> list[str]:
+    """Return the methods that match a glob. Raises `UnknownNameError` if none does."""
+    found = [name for name in METHODS if fnmatchcase(name, pattern)]
+    if not found:
+        what = "method of the fuzzer"
+        raise UnknownNameError(what, pattern, METHODS)
+    return found
+
+
+@dataclass(kw_only=True)
 class Fuzzed:
-    """What a fuzzing brought."""
+    """A fuzzing, and what it brought so far.
+
+    Attributes:
+        python: The interpreter in which examples run.
+        planned: What is installed there over the running environment.
+        remarks: What the report tells besides.
+        problems: Why it is incomplete.
+        packages: The versions of what was fuzzed; empty if it did not come so far.
+        written: The files of the findings, by their names.
+        seconds: How long the search took.
+        unwritten: Why a finding could not be written; the search then stopped.
+
+    """
 
     requirements: tuple[str, ...]
     settings: FuzzSettings
-    packages: dict[str, str]
-    """The versions of what was fuzzed; empty if it did not come so far."""
-    replay: Replay
-    found: tuple[Finding, ...]
-    counts: Counts
-    seconds: float
-    """How long the search took."""
-    problems: tuple[str, ...]
-    """Why it is incomplete."""
-    remarks: tuple[str, ...]
+    methods: list[str]
+    say: Say
+    python: Path = Path(sys.executable)
+    planned: tuple[Planned, ...] = ()
+    cluster: Pool | None = None
+    remarks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
+    replay: Replay = field(default_factory=Replay)
+    found: list[Finding] = field(default_factory=list)
+    written: dict[str, Path] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
     unwritten: str = ""
-    """Why a finding could not be written; the search then stopped."""
 
     @property
     def is_complete(self) -> bool:
@@ -89,115 +112,30 @@ class Fuzzed:
             return 1
         return 0 if self.is_complete else 3
 
-
-def fuzz(
-    requirements: Sequence[str],
-    settings: FuzzSettings,
-    *,
-    progress: Say = lambda _: None,
-    finish: Callable[[Fuzzed, Path], None] = lambda *_: None,
-    cluster: Pool | None = None,
-) -> Fuzzed:
-    """Fuzz the installed packages, or an environment with some requirements over them.
-
-    With a cluster, its nodes search; the corpus and the ranges of releases stay on this machine.
-    `finish` is called with the result and the interpreter while the environment exists. An
-    interrupt ends the search, and the result has what was found until then. Raises `InputError` if
-    the environment or the corpus cannot be used, `UnknownNameError` for a glob without a method.
-    """
-    methods = chosen_methods(settings.methods)
-    corpus = [one for one in read_corpus(settings.corpus) if one.example.method in methods]
-    if settings.minutes > 0:
-        check_writable(settings.save)  # now, and not after minutes of search
-    with _environment(requirements, settings) as place:
-        fuzzing = _Fuzzing(settings, place, methods, progress, cluster)
+    def run(self, corpus: Sequence[Finding]) -> None:
+        """Replay the corpus, search, and find the releases in which a finding fails."""
         try:
             if corpus:
-                fuzzing.replay(corpus)
+                self._replay(corpus)
             else:
-                fuzzing.miss_corpus()
-            fuzzing.search()
-            fuzzing.find_ranges(requirements)
+                self._miss_corpus()
+            self._search()
+            self._find_ranges()
         except KeyboardInterrupt:
-            fuzzing.problems.append(INTERRUPTED)
-        result = fuzzing.result(requirements)
-        finish(result, place.python)
-        return result
+            self.problems.append(INTERRUPTED)
 
-
-def chosen_methods(pattern: str) -> list[str]:
-    """Return the methods that match a glob. Raises `UnknownNameError` if none does."""
-    found = [name for name in METHODS if fnmatchcase(name, pattern)]
-    if not found:
-        what = "method of the fuzzer"
-        raise UnknownNameError(what, pattern, METHODS)
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where examples run."""
-
-    python: Path
-    planned: tuple[Planned, ...] = ()
-    """What is installed over the running environment."""
-    remarks: tuple[str, ...] = ()
-
-
-@contextlib.contextmanager
-def _environment(requirements: Sequence[str], settings: FuzzSettings) -> Iterator[_Place]:
-    """Give the environment of some requirements."""
-    if not requirements:
-        yield _Place(python=Path(sys.executable))
-        return
-    with opened_overlay(
-        requirements,
-        replace_torch=settings.replace_torch,
-        pre=settings.pre,
-        seconds=settings.pip_time_limit,
-    ) as overlay:
-        yield _Place(
-            python=overlay.python, planned=tuple(overlay.planned), remarks=tuple(overlay.remarks)
-        )
-
-
-@dataclass
-class _Fuzzing:
-    """A fuzzing while it goes on."""
-
-    settings: FuzzSettings
-    place: _Place
-    methods: list[str]
-    say: Say
-    cluster: Pool | None = None
-    remarks: list[str] = field(init=False)
-    problems: list[str] = field(default_factory=list)
-    packages: dict[str, str] = field(default_factory=dict)
-    replayed: Replay = field(default_factory=lambda: Replay(packages={}))
-    found: list[Finding] = field(default_factory=list)
-    written: dict[str, Path] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    seconds: float = 0.0
-    unwritten: str = ""
-
-    def __post_init__(self) -> None:
-        self.remarks = list(self.place.remarks)
-
-    def replay(self, corpus: Sequence[Finding]) -> None:
+    def _replay(self, corpus: Sequence[Finding]) -> None:
         """Run the corpus; what is still there is no news to the search."""
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
+        self.replay = Replay(findings=corpus)
         try:
-            self.replayed = replay(corpus, self.place.python, life_seconds=self.settings.time_limit)
-        except InterruptedReplay as interrupt:
-            self.replayed = interrupt.replay
-            raise
+            self.replay.run(self.python, life_seconds=self.settings.time_limit)
         finally:
-            self.packages = dict(self.replayed.packages)
-        for one in self.replayed.newly_mended:
-            mended = msgspec.structs.replace(one.finding, mended=self.packages, accepted=None)
-            self._write(mended)
+            self.packages = dict(self.replay.packages)
+        for one in self.replay.newly_mended:
+            self._write(msgspec.structs.replace(one.finding, mended=self.packages, accepted=None))
 
-    def miss_corpus(self) -> None:
+    def _miss_corpus(self) -> None:
         """Say that nothing is known of these methods; then a replay alone has nothing to do."""
         missing = f"no known defects of {self.settings.methods!r} in {self.settings.corpus}"
         if self.settings.minutes > 0:
@@ -205,13 +143,13 @@ class _Fuzzing:
         else:
             self.problems.append(f"{missing}: nothing was replayed")
 
-    def search(self) -> None:
+    def _search(self) -> None:
         """Search until the time is over."""
         if self.settings.minutes <= 0 or self.unwritten:
             return
-        known = [one.cause for one in self.replayed.of("still there") if one.cause is not None]
+        known = [one.cause for one in self.replay.of("still there") if one.cause is not None]
         run = ParallelSearch(
-            python=self.place.python,
+            python=self.python,
             methods=self.methods,
             minutes=self.settings.minutes,
             jobs=self.settings.jobs,
@@ -252,9 +190,7 @@ class _Fuzzing:
 
         def open_worker(methods: Sequence[str]) -> RemoteLifeWorker:
             task = SearchTask(methods=tuple(methods), life_seconds=self.settings.time_limit)
-            there = Environment(
-                python=self.place.python, planned=self.place.planned, libraries=("peft",)
-            )
+            there = Environment(python=self.python, planned=self.planned, libraries=("peft",))
             return RemoteLifeWorker(cluster, there, task)
 
         return {"open_worker": open_worker, "status": lambda: f", {cluster.status}"}
@@ -289,47 +225,27 @@ class _Fuzzing:
         message = clean(found.failure.message, longest=200)
         self.say(f"found {finding.name}: {message}")
 
-    def find_ranges(self, requirements: Sequence[str]) -> None:
-        """Find the releases in which each new finding fails."""
+    def _find_ranges(self) -> None:
+        """Find the releases in which each new finding fails, as far as an interrupt lets it."""
         if not (self.found and self.settings.ranges) or self.unwritten:
             return
-        try:
-            ranges = find_ranges(
-                self.found,
-                requirements=requirements,
-                fuzzed=self.packages.get("peft", ""),
-                life_seconds=self.settings.time_limit,
-                pip_seconds=self.settings.pip_time_limit,
-                say=self.say,
-            )
-        except InterruptedRanges as interrupt:
-            self._take_ranges(interrupt.ranges)
-            raise
-        self._take_ranges(ranges)
-
-    def _take_ranges(self, ranges: Ranges) -> None:
-        if ranges.problem:
-            self.remarks.append(f"no range of releases: {ranges.problem}")
-        self.found = [
-            msgspec.structs.replace(one, releases=ranges.of.get(one.name)) for one in self.found
-        ]
-        for one in self.found:
-            self._write(one)
-
-    def result(self, requirements: Sequence[str]) -> Fuzzed:
-        """Return what came of it."""
-        return Fuzzed(
-            requirements=tuple(requirements),
-            settings=self.settings,
-            packages=self.packages,
-            replay=self.replayed,
-            found=tuple(self.found),
-            counts=self.counts,
-            seconds=self.seconds,
-            problems=tuple(self.problems),
-            remarks=tuple(self.remarks),
-            unwritten=self.unwritten,
+        ranges = Ranges(
+            findings=list(self.found),
+            requirements=self.requirements,
+            life_seconds=self.settings.time_limit,
+            pip_seconds=self.settings.pip_time_limit,
+            say=self.say,
         )
+        try:
+            ranges.find(self.packages.get("peft", ""))
+        finally:
+            if ranges.problem:
+                self.remarks.append(f"no range of releases: {ranges.problem}")
+            self.found = [
+                msgspec.structs.replace(one, releases=ranges.of(one.name)) for one in self.found
+            ]
+            for one in self.found:
+                self._write(one)
 
     def _write(self, finding: Finding) -> None:
         """Write a finding, unless a smaller one of the same cause is there."""
@@ -344,3 +260,46 @@ class _Fuzzing:
             self.unwritten = self.unwritten or str(error)
             self.say(f"{finding.name} cannot be written: {error}")
             raise
+
+
+def fuzz(
+    requirements: Sequence[str],
+    settings: FuzzSettings,
+    *,
+    progress: Say = lambda _: None,
+    finish: Callable[[Fuzzed], None] = lambda _: None,
+    cluster: Pool | None = None,
+) -> Fuzzed:
+    """Fuzz the installed packages, or an environment with some requirements over them.
+
+    With a cluster, its nodes search; the corpus and the ranges of releases stay on this machine.
+    `finish` is called with the result while the environment exists. An interrupt ends the search,
+    and the result has what was found until then. Raises `InputError` if the environment or the
+    corpus cannot be used, `UnknownNameError` for a glob without a method.
+    """
+    methods = chosen_methods(settings.methods)
+    corpus = [one for one in read_corpus(settings.corpus) if one.example.method in methods]
+    if settings.minutes > 0:
+        check_writable(settings.save)  # now, and not after minutes of search
+    result = Fuzzed(
+        requirements=tuple(requirements),
+        settings=settings,
+        methods=methods,
+        say=progress,
+        cluster=cluster,
+    )
+    with contextlib.ExitStack() as stack:
+        if requirements:
+            overlay = stack.enter_context(
+                opened_overlay(
+                    requirements,
+                    replace_torch=settings.replace_torch,
+                    pre=settings.pre,
+                    seconds=settings.pip_time_limit,
+                )
+            )
+            result.python, result.planned = overlay.python, tuple(overlay.planned)
+            result.remarks += overlay.remarks
+        result.run(corpus)
+        finish(result)
+    return result

@@ -8,7 +8,7 @@ from peft_fuzz.example import Example, Failure, Outcome
 from peft_fuzz.search.causes import Cause
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of JSON."""
 
 
@@ -18,7 +18,7 @@ class Begin(_Message, frozen=True, kw_only=True):
     methods: tuple[str, ...]
 
 
-class Begun(_Message, frozen=True, kw_only=True):
+class Begun(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The libraries can be imported."""
 
     absent: tuple[str, ...]
@@ -38,7 +38,7 @@ class Seek(_Message, frozen=True, kw_only=True):
     known: tuple[Cause, ...] = ()
 
 
-class Counts(_Message, frozen=True, kw_only=True):
+class Counts(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many lives ended how, by method."""
 
     lives: dict[str, int] = {}
@@ -61,7 +61,7 @@ class Counts(_Message, frozen=True, kw_only=True):
         return Counts(**sums)
 
 
-class Found(_Message, frozen=True, kw_only=True):
+class Found(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An example that fails by a new cause, as small as it could be made in the time."""
 
     cause: Cause
@@ -69,7 +69,7 @@ class Found(_Message, frozen=True, kw_only=True):
     failure: Failure
 
 
-class Sought(_Message, frozen=True, kw_only=True):
+class Sought(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a search found."""
 
     counts: Counts
@@ -84,7 +84,7 @@ class Live(_Message, frozen=True, kw_only=True):
     example: Example
 
 
-class Lived(_Message, frozen=True, kw_only=True):
+class Lived(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How it ended."""
 
     outcome: Outcome

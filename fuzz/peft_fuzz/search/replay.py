@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -46,18 +46,19 @@ class Replayed:
             return None
         return cause_of(self.finding.example, self.outcome.failure)
 
-    @property
-    def was_mended(self) -> bool:
-        """Whether the corpus knows that it is mended."""
-        return self.finding.mended is not None
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Replay:
-    """The whole corpus in one environment."""
+    """The corpus in one environment, as far as it was replayed.
 
-    entries: tuple[Replayed, ...] = ()
-    packages: Mapping[str, str]
+    Attributes:
+        entries: One for each finding; `not replayed` until it was, or if it cannot be.
+
+    """
+
+    findings: Sequence[Finding] = ()
+    entries: list[Replayed] = field(default_factory=list)
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, state: State) -> list[Replayed]:
         """Return the entries in a state."""
@@ -66,52 +67,34 @@ class Replay:
     @property
     def newly_mended(self) -> list[Replayed]:
         """Return the entries that are mended, which the corpus does not know yet."""
-        return [one for one in self.of("mended") if not one.was_mended]
+        return [one for one in self.of("mended") if one.finding.mended is None]
 
     @property
     def is_complete(self) -> bool:
         """Whether every entry was replayed."""
         return not self.of("not replayed")
 
+    def run(self, python: Path, *, life_seconds: float = LIFE_SECONDS) -> None:
+        """Run the example of each finding in an interpreter that has this package.
 
-class InterruptedReplay(KeyboardInterrupt):
-    """An interrupt while the corpus was replayed."""
-
-    def __init__(self, replay: Replay) -> None:
-        super().__init__()
-        self.replay = replay
-        """What is known; the other entries are `not replayed`."""
-
-
-def replay(
-    findings: Sequence[Finding], python: Path, *, life_seconds: float = LIFE_SECONDS
-) -> Replay:
-    """Run the example of each finding in an interpreter that has this package.
-
-    If three entries in a row end the process, which they did not do when they were found, those and
-    all that follow are `not replayed`. Raises `UnusableEnvironmentError` if the libraries cannot be
-    imported there, and `InterruptedReplay` with what is known.
-    """
-    methods = sorted({finding.example.method for finding in findings})
-    done: list[Replayed] = []
-    packages: Mapping[str, str] = {}
-
-    def result(remark: str = "") -> Replay:
-        rest = [_not_replayed(finding, remark) for finding in findings[len(done) :]]
-        return Replay(entries=(*done, *rest), packages=packages)
-
-    try:
+        If three entries in a row end the process, which they did not do when they were found, those
+        and all that follow are `not replayed`; after an interrupt, which is raised, the rest is.
+        Raises `UnusableEnvironmentError` if the libraries cannot be imported there.
+        """
+        methods = sorted({finding.example.method for finding in self.findings})
+        self.entries = [_not_replayed(finding, "interrupted") for finding in self.findings]
         with LifeWorker(python, methods, life_seconds=life_seconds) as worker:
-            packages = worker.begin().packages
-            for finding in findings:
-                done.append(_replayed(finding, worker))
-                last = done[-MOST_DEATHS:]
+            self.packages = worker.begin().packages
+            for number, finding in enumerate(self.findings, start=1):
+                self.entries[number - 1] = _replayed(finding, worker)
+                last = self.entries[max(number - MOST_DEATHS, 0) : number]
                 if len(last) == MOST_DEATHS and all(map(_has_died, last)):
-                    del done[-MOST_DEATHS:]
-                    return result(_deaths(last))
-            return result()
-    except KeyboardInterrupt:
-        raise InterruptedReplay(result("interrupted")) from None
+                    rest = self.findings[number - MOST_DEATHS :]
+                    remark = _deaths(last)
+                    self.entries[number - MOST_DEATHS :] = [
+                        _not_replayed(one, remark) for one in rest
+                    ]
+                    return
 
 
 def _has_died(one: Replayed) -> bool:

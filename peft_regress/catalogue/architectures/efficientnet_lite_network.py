@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Final, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
@@ -213,20 +212,3 @@ def _renamed(name: str) -> str:
         if count:
             return renamed
     return name
-
-
-def imagenet_input(pictures: Tensor, *, resolution: int = 224) -> Tensor:
-    """Crop, resize and scale pictures as the ImageNet weights expect them.
-
-    pictures: (batch, 3, height, width) with values 0 to 255; result: (batch, 3, resolution,
-    resolution), about -1 to 1. As in the authors' evaluation, the crop removes 32 pixels of the
-    resized picture's shorter side.
-    """
-    height, width = pictures.shape[2:]
-    side = int(min(height, width) * resolution / (resolution + 32))
-    top, left = (height - side + 1) // 2, (width - side + 1) // 2
-    centre = pictures[:, :, top : top + side, left : left + side].to(torch.float32)
-    resized = functional.interpolate(
-        centre, size=(resolution, resolution), mode="bicubic", antialias=True
-    )
-    return (resized.clamp(0, 255) - 127) / 128

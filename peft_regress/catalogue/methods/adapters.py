@@ -206,7 +206,6 @@ _PISSA: Final = replace(
     learning_rate=1e-2,
     settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
     shapes=factored_shapes,
-    alters_base=True,
     targets=_LINEAR_FIRST,
 )
 _LOHA: Final = PeftAdapter(

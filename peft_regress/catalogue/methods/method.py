@@ -65,8 +65,6 @@ class Method(ABC):
     """Whether BatchNorm layers run in train mode and estimate their statistics again."""
     prunes: tuple[str, ...] = ()
     """Parts of the names of parameters that the method itself may set to or leave at zero."""
-    alters_base: bool = False
-    """Whether wrapping changes the base's weights, so it differs with the adapter off."""
     scales: tuple[str, ...] = ()
     """Parts of the names of adapter parameters that scale or replace the base's values.
 
@@ -79,6 +77,11 @@ class Method(ABC):
     def numerics(self) -> Numerics:
         """How far rounding spreads in the first losses."""
         return self.float32_numerics if self.base_dtype == "float32" else "bfloat16"
+
+    @property
+    def alters_base(self) -> bool:
+        """Whether wrapping changes the base's weights, so it differs with the adapter off."""
+        return False
 
     @property
     def has_own_optimizer(self) -> bool:

@@ -21,6 +21,7 @@ from peft_regress.catalogue.methods.method import (
     load_tensors,
     save_tensors,
 )
+from peft_regress.catalogue.methods.peft_config import alters_base
 from peft_regress.catalogue.methods.targets import (
     ALL_BUT_GROUPED,
     Targets,
@@ -89,6 +90,11 @@ class PeftAdapter(Method):
             **of_config,
             **self.base_settings(),
         }
+
+    @property
+    def alters_base(self) -> bool:
+        """Return whether the settings start it with a part of the base's weights."""
+        return alters_base(self.settings(self.ranks[0] if self.ranks else None))
 
     @property
     def has_own_optimizer(self) -> bool:

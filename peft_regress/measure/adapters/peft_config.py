@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from peft_regress import registry
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
+from peft_regress.catalogue.methods.peft_config import alters_base, config_defaults, random_start
 from peft_regress.measure.adapters.adapter import Adapter
 from peft_regress.measure.adapters.heads import (
     PEFT_PREFIX,
@@ -40,9 +41,6 @@ _UNSAID: Final = {
     "peft_version",
     "revision",
 }
-_STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
-# By design of the method; C3A starts as the identity only on request.
-_RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
 # They train a whole matrix where the rank is half its size or more.
@@ -86,20 +84,14 @@ class ConfigAdapter(Adapter):
     @property
     def alters_base(self) -> bool:
         """Return whether the start takes a part of the base's weights, as PiSSA's does."""
-        start = getattr(self.config, "init_lora_weights", True)
-        return isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
+        return alters_base(vars(self.config))
 
     @property
     def starts_elsewhere(self) -> str:
         """Return which setting starts the adapter away from the base's function."""
         if self.config.is_prompt_learning:
             return f"{self._kind} puts a prompt before the inputs"
-        for name in _STARTS:
-            if getattr(self.config, name, True) is False:
-                return f"{name}=False starts the adapter with random numbers"
-        if self._kind in _RANDOM_STARTS and getattr(self.config, "init_weights", None) is not True:
-            return f"{self._kind} starts the adapter with random numbers"
-        return ""
+        return random_start(self._kind, vars(self.config))
 
     @property
     def loads_for_use_only(self) -> str:
@@ -128,10 +120,10 @@ class ConfigAdapter(Adapter):
 
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
         """Yield name and value of each field, and whether it is the default."""
-        for field in dataclasses.fields(self.config):
-            if field.name not in _UNSAID:
-                value = _plain(getattr(self.config, field.name))
-                yield field.name, value, value == _plain(_default(field))
+        for name, default in config_defaults(type(self.config)).items():
+            if name not in _UNSAID:
+                value = _plain(getattr(self.config, name))
+                yield name, value, value == _plain(default)
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Wrap the model with peft, which freezes it, and let the heads train."""
@@ -213,14 +205,6 @@ def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
     peft = import_module("peft")
     state = peft.get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
     return cast("dict[str, Tensor]", state)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None
 
 
 def _plain(value: Any) -> Json:

@@ -23,7 +23,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Where ExecuTorch is."""
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True):
+class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The runtime can be imported."""
 
 
@@ -33,7 +33,7 @@ class RunProgram(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class Ended(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the process of a program ended."""
 
     exit: int

@@ -1,10 +1,11 @@
-"""The data of the page as one JSON value; numbers are unscaled."""
+"""What a page shows, and the same as one JSON value; numbers are unscaled."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -13,278 +14,240 @@ from msgspec import UNSET
 
 from peft_regress.baselines.history import (
     by_release,
-    newest_index,
     present_entries,
     present_record,
     records_by_case,
 )
 from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
-from peft_regress.devices import DeviceClass, load_devices
+from peft_regress.catalogue.matrix import built_in_matrices, matrix_cases
+from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import BudgetUse
-from peft_regress.metrics import INVARIANTS, METRICS, Metric
-from peft_regress.report.page.case_lines import (
-    CaseLines,
-    Records,
-    clip,
-    lines_of_case,
-    status_of_case,
-)
-from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
-from peft_regress.report.page.entries import encode_entry, environments_of
-from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.report.page.whole_runs import WholeRun, WholeRuns
-from peft_regress.report.verdict.to_json import encode_budget
+from peft_regress.metrics import INVARIANTS, METRICS, Metric, MetricSpec, metric_order
+from peft_regress.report.page.lines import CaseLines, Records, hold, lines_of_case
+from peft_regress.report.sentences import outcome_line
+from peft_regress.report.verdict.document import style_of
+from peft_regress.report.verdict.next_steps import compare_command
+from peft_regress.report.verdict.to_json import encode_budget, encode_verdict
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
+from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION, Record, Run
 
-_MOST_VALUES: Final = 170_000
-_MOST_MARKS: Final = 40_000
-"""Values and marks of all lines together: a page of a few megabytes."""
-_FEWEST_VALUES: Final = 16
-_FEWEST_MARKS: Final = 2
+_MOST_CHARACTERS: Final = 2000
+_MATRIX: Final = "default"
+"""The matrix that a page starts with."""
 
 
-def page_data(
-    entries: Sequence[Entry],
-    whole_run: WholeRun,
-    *,
-    devices: Sequence[DeviceClass] | None = None,
-    newest: Comparison | None = None,
-) -> dict[str, Any]:
-    """Return the page's data: entries, metrics, each case with its lines, and comparisons.
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """All that a page shows: entries, their cases, the verdict on the newest, other verdicts."""
 
-    `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
-    ledgers; it is called once for each of a few entries. `devices` are those that a case may fit
-    into, by default those of the package. `newest` is the comparison of the last entry that
-    holds a case with what judges it.
-    """
-    devices = load_devices() if devices is None else devices
-    runs = WholeRuns(entries, whole_run)
-    cases, present = records_by_case(entries), present_entries(entries)
-    now = {name: present_record(entries, name, at) for name, at in present.items()}
-    orders = _orders(entries)
-    names, invariants = _metric_names(cases), _invariant_names(cases)
-    lines = {
-        name: lines_of_case(records, entries, names=names, orders=orders)
-        for name, records in cases.items()
-    }
-    marks = _share(
-        (len(changes) for case in lines.values() for changes in case.all_transitions()),
-        room=_MOST_MARKS,
-        fewest=_FEWEST_MARKS,
-    )
-    lines = {name: case.with_newest_transitions(marks) for name, case in lines.items()}
-    most = _share(
-        (len(held.at) for case in lines.values() for held in case.held.values()),
-        room=_MOST_VALUES,
-        fewest=_FEWEST_VALUES,
-    )
-    lines = {
-        name: case.thinned(most, orders, present=present[name]) for name, case in lines.items()
-    }
-    indices = {name: index for index, name in enumerate(names)}
-    encoded = {
-        name: {
-            "id": name,
-            **msgspec.to_builtins(records[present[name]].case),
-            "current": present[name],
-            "status": status_of_case(
-                records, present=present[name], last=len(entries) - 1
-            )._asdict(),
-            **_encode_facts(now[name], invariants),
-            **_encode_lines(lines[name], now[name], indices=indices),
-            "budgets": [
-                {**encode_budget(use), "unit": use.spec.unit}
-                for use in _budgets(now[name], cases, present, devices)
-            ],
-            "attribution": [],
-            "transitions": [],
+    entries: Sequence[Entry]
+    """In the order of `read_entries`."""
+    whole_run: Callable[[Entry], Run]
+    """Returns an entry's run with its ledgers."""
+    devices: Sequence[DeviceClass] = ()
+    newest: tuple[int, Comparison] | None = None
+    """The newest entry that something judges, by its index, and the comparison."""
+    pairs: Mapping[tuple[int, int], Comparison] = dataclasses.field(default_factory=dict)
+    """The verdicts on entries NEW by entries OLD, by their indices."""
+
+    @functools.cached_property
+    def cases(self) -> dict[str, dict[int, Record]]:
+        """The records of each case by entry."""
+        return records_by_case(self.entries)
+
+    @functools.cached_property
+    def present(self) -> dict[str, int]:
+        """The entry with the present numbers of each case."""
+        return present_entries(self.entries)
+
+    @functools.cached_property
+    def now(self) -> dict[str, Record]:
+        """The present record of each case."""
+        return {name: present_record(self.entries, name, at) for name, at in self.present.items()}
+
+    @functools.cached_property
+    def orders(self) -> dict[str, list[int]]:
+        """The orders of the entries: by the releases of each package that varies, by number.
+
+        The page starts with the first. If a run was named, it is by number: the run is the last.
+        """
+        positions = {id(entry): index for index, entry in enumerate(self.entries)}
+        orders = {}
+        for package in SUSPECTS:
+            versions = {entry.run.environment.get(package) for entry in self.entries}
+            if len(versions) > 1 and None not in versions:
+                sorted_entries = by_release(self.entries, package)
+                orders[package] = [positions[id(entry)] for entry in sorted_entries]
+        by_number = {"date": list(range(len(self.entries)))}
+        is_run_last = bool(self.entries) and self.entries[-1].role == "run"
+        return {**by_number, **orders} if is_run_last else {**orders, **by_number}
+
+    @functools.cached_property
+    def specs(self) -> dict[str, MetricSpec]:
+        """What each metric is, by the table of metrics, else by the newest record."""
+        found = {
+            name: metric
+            for records in self.cases.values()
+            for record in records.values()
+            for name, metric in record.metrics.items()
         }
-        for name, records in cases.items()
-    }
-    changes = _newest_changes(lines, *next(iter(orders.items())))
-    explain_cases(encoded, changes, indices=indices, runs=runs)
-    for name, verdict in verdicts_by_case(newest).items():
-        # A case that the newest entry does not show has an older state, or was retired since.
-        if present.get(name) == newest_index(entries):
-            encoded[name]["verdict"] = verdict
-    environments, differences = environments_of(entries)
+        return {
+            name: METRICS.get(name) or found[name].spec for name in sorted(found, key=metric_order)
+        }
+
+    @functools.cached_property
+    def lines(self) -> dict[str, CaseLines]:
+        """The metrics of each case over the entries."""
+        return {
+            name: lines_of_case(records, self.entries, names=self.specs, orders=self.orders)
+            for name, records in self.cases.items()
+        }
+
+    @functools.cached_property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict on each case whose present numbers the newest verdict judged."""
+        if self.newest is None:
+            return {}
+        index, comparison = self.newest
+        return {
+            case.id: case.verdict
+            for case in comparison.cases
+            if case.id in comparison.observed and self.present.get(case.id) == index
+        }
+
+    @functools.cached_property
+    def standard_methods(self) -> frozenset[str]:
+        """The methods that plots start with: those of the default matrix, if a case has one."""
+        standard = {case.method for case in matrix_cases(_MATRIX)}
+        present = {record.case.method for record in self.now.values()}
+        return frozenset(present & standard or present)
+
+    def in_order(self, field: str) -> list[str]:
+        """Return the tasks or architectures, those with most scores of the default matrix first."""
+        scored: dict[str, list[bool]] = {}
+        for record in self.now.values():
+            has_score = gain_name([record]) in record.metrics
+            value = scored.setdefault(getattr(record.case, field), [])
+            value += [_MATRIX in built_in_matrices(record.case)] if has_score else []
+        return sorted(scored, key=lambda one: (-sum(scored[one]), -len(scored[one]), one))
+
+    def budgets(self, name: str) -> tuple[BudgetUse, ...]:
+        """Return what a case uses of its budget, by the newest record of the case it refers to."""
+        record = self.now[name]
+        other = None if record.budget is UNSET else record.budget.of
+        return budget_of(record, self.devices, None if other is None else self.now.get(other))
+
+
+def gain_name(records: Iterable[Record]) -> str:
+    """Return what training gains: `accuracy`, or `score` if only scores were measured."""
+    found = list(records)
+    has_accuracy = any("accuracy" in record.metrics for record in found)
+    has_score = any(record.has_score for record in found)
+    return "score" if has_score and not has_accuracy else "accuracy"
+
+
+def page_data(content: Content) -> dict[str, Any]:
+    """Return the page's data: entries, metrics, each case with its lines, the newest verdict."""
+    indices = {name: index for index, name in enumerate(content.specs)}
+    verdict = None
+    if content.newest is not None:
+        index, comparison = content.newest
+        verdict = {
+            "new": index,
+            "outcome": outcome_line(comparison),
+            "style": style_of(comparison),
+            "command": compare_command(comparison.invocation),
+            **encode_verdict(comparison),
+        }
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "peft_regress": version("peft-regress"),
-        "entries": [
-            encode_entry(entry, environment)
-            for entry, environment in zip(entries, environments, strict=True)
+        "entries": [encode_entry(entry) for entry in content.entries],
+        "orders": [{"by": by, "entries": order} for by, order in content.orders.items()],
+        "metrics": [
+            dataclasses.asdict(spec) | {"name": name} for name, spec in content.specs.items()
         ],
-        "environments": differences,
-        "orders": [{"by": by, "entries": order} for by, order in orders.items()],
-        "metrics": [_encode_metric(name, cases) for name in names],
-        "invariants": invariants,
-        "devices": [
-            {
-                "name": device.name,
-                "title": device.title,
-                "memory": device.memory_bytes,
-                "storage": device.storage_bytes,
-                "compute": device.compute,
-                "source": device.source,
-            }
-            for device in devices
-        ],
+        "devices": [msgspec.to_builtins(device) for device in content.devices],
         "units": UNITS,
-        "thinned": _encode_thinned(entries, most, marks),
-        "comparisons": encode_comparisons(
-            entries, orders, runs=runs, devices=devices, newest=newest
-        ),
-        "cases": list(encoded.values()),
+        "verdict": verdict,
+        "cases": [_encode_case(content, name, indices) for name in content.cases],
     }
 
 
-def _budgets(
-    record: Record,
-    cases: Mapping[str, Records],
-    present: Mapping[str, int],
-    devices: Sequence[DeviceClass],
-) -> tuple[BudgetUse, ...]:
-    """Return what a case uses of its budget, by the newest record of the case that it refers to."""
-    name = None if record.budget is UNSET else record.budget.of
-    other = cases[name][present[name]] if name is not None and name in present else None
-    return budget_of(record, devices, other)
-
-
-def _encode_thinned(
-    entries: Sequence[Entry], points: int | None, marks: int | None
-) -> dict[str, int | None] | None:
-    """Return how many values and changes a line may keep, if not all of them fit."""
-    if points is None and marks is None:
-        return None
-    return {"entries": len(entries), "points": points, "marks": marks}
-
-
-def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the orders of the entries: by the releases of each package that varies, by number.
-
-    The page starts with the first. If a run was named, it is by number, in which the run is last.
-    """
-    positions = {id(entry): index for index, entry in enumerate(entries)}
-    orders = {}
-    for package in SUSPECTS:
-        versions = {entry.run.environment.get(package) for entry in entries}
-        if len(versions) > 1 and None not in versions:
-            orders[package] = [positions[id(entry)] for entry in by_release(entries, package)]
-    by_number = {"date": list(range(len(entries)))}
-    is_run_last = bool(entries) and entries[-1].role == "run"
-    return {**by_number, **orders} if is_run_last else {**orders, **by_number}
-
-
-def _metric_names(cases: Mapping[str, Records]) -> list[str]:
-    found = {
-        name for records in cases.values() for record in records.values() for name in record.metrics
-    }
-    return [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-
-
-def _invariant_names(cases: Mapping[str, Records]) -> list[str]:
-    found = {
-        name
-        for records in cases.values()
-        for record in records.values()
-        for name in record.invariants
-    }
-    return [name for name in INVARIANTS if name in found] + sorted(found - set(INVARIANTS))
-
-
-def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
-    """Return what a metric is, by the table of metrics, else by the newest record."""
-    spec = METRICS.get(name)
-    if spec is not None:
-        return dataclasses.asdict(spec) | {"name": name}
-    _, newest = max(
-        (
-            (index, metric)
-            for records in cases.values()
-            for index, record in records.items()
-            if (metric := record.metrics.get(name)) is not None
-        ),
-        key=lambda found: found[0],
-    )
-    return dataclasses.asdict(newest.spec) | {"name": name}
-
-
-def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
-    """Return the invariants, where they are false, what is repeated, and what numbers are of."""
-    repeated = present.repeated_run
-    notes = {name: clip(present.note_on(name)) for name in invariants if present.note_on(name)}
+def encode_entry(entry: Entry) -> dict[str, Any]:
+    """Return what the page knows of an entry."""
+    run, machine = entry.run, entry.run.machine
     return {
-        **({} if present.cost_batch == 1 else {"batch": present.cost_batch}),
-        **({"has_score": True} if present.has_score else {}),
-        "invariants": [present.invariants.get(name) for name in invariants],
-        **({"notes": notes} if notes else {}),
-        **({} if repeated is None else {"repeats": clip(repeated)}),
+        "name": entry.name,
+        "date": entry.date,
+        "role": entry.role,
+        "reason": clip(run.accepted.reason) if run.accepted else "",
+        "machine": (
+            f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
+            f"{machine.instruction_set}"
+        ),
+        # Times are compared only on one machine.
+        "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
+        "environment": dict(run.environment),
+        "complete": run.selection.complete,
+        "narrowed_by": list(run.selection.narrowed_by),
     }
 
 
-def _encode_lines(
-    lines: CaseLines, present: Record, *, indices: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return the lines of a case, and its changes by order. `now` is exact, lines are rounded."""
-    encoded = []
-    bounds = Bounds.of(present)
-    for name, line in lines.held.items():
-        metric = present.metrics.get(name)
-        now = None if metric is None else value_of(metric)
-        thinned = {"thinned": True} if name in lines.thinned_names else {}
-        facts = {} if metric is None else facts_of(name, metric, bounds)
-        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned, **facts})
-    positions = {name: position for position, name in enumerate(lines.held)}
+def _encode_case(content: Content, name: str, indices: Mapping[str, int]) -> dict[str, Any]:
+    records, present, now = content.cases[name], content.present[name], content.now[name]
+    lines, verdict = content.lines[name], content.verdicts.get(name)
+    bounds = Bounds.of(now)
+    known = (*INVARIANTS, *sorted(now.invariants.keys() - set(INVARIANTS)))
     return {
-        "lines": encoded,
+        "id": name,
+        **msgspec.to_builtins(now.case),
+        "current": present,
+        "status": _states(records, present, len(content.entries) - 1),
+        **({} if verdict is None else {"verdict": verdict}),
+        **({} if now.cost_batch == 1 else {"batch": now.cost_batch}),
+        **({"has_score": True} if now.has_score else {}),
+        **({} if now.repeated_run is None else {"repeats": clip(now.repeated_run)}),
+        "invariants": {one: now.invariants[one] for one in known if one in now.invariants},
+        "notes": {one: clip(now.note_on(one)) for one in known if now.note_on(one)},
+        "lines": [
+            {
+                "metric": indices[metric],
+                "now": None if (value := now.metrics.get(metric)) is None else value_of(value),
+                **held._asdict(),
+                **({} if value is None else facts_of(metric, value, bounds)),
+            }
+            for metric, held in lines.held.items()
+        ],
         "marks": {
             by: [
-                [positions[name], one.position, one.what, _brief(one.change), one.before]
-                for name, transitions in found.items()
-                for one in transitions
+                {"metric": indices[metric], **mark._asdict()}
+                for metric, marks in found.items()
+                for mark in marks
             ]
-            for by, found in lines.transitions.items()
+            for by, found in lines.marks.items()
         },
+        "budgets": [{**encode_budget(use), "unit": use.spec.unit} for use in content.budgets(name)],
     }
 
 
-def _brief(change: float | None) -> float | None:
-    return None if change is None else float(f"{change:.4g}")
-
-
-def _share(lengths: Iterable[int], *, room: int, fewest: int) -> int | None:
-    """Return how many items a line may keep; None if there is room for all.
-
-    Long lines get the room that short lines do not need.
-    """
-    ordered = sorted(lengths)
-    if sum(ordered) <= room:
-        return None
-    for left, length in zip(range(len(ordered), 0, -1), ordered, strict=True):
-        if length * left > room:
-            return max(room // left, fewest)
-        room -= length
-    return None
-
-
-def _newest_changes(lines: Mapping[str, CaseLines], by: str, order: Sequence[int]) -> list[Change]:
-    """Return the changes of costs in one order of the entries, the newest first."""
-    ranks = {index: rank for rank, index in enumerate(order)}
-    found = [
-        Change(case=name, metric=metric, old=one.before, new=one.position)
-        for name, case in lines.items()
-        for metric in TRANSITION_METRICS
-        for one in case.transitions[by].get(metric, ())
-        if one.before is not None
+def _states(records: Records, present: int, last: int) -> dict[str, Any]:
+    """Return the states of a case; the present one includes its error."""
+    states = [
+        clip(record.status_text) if index == present else record.status
+        for index, record in records.items()
     ]
-    return sorted(found, key=lambda change: -ranks[change.new])
+    return hold(list(records), states, last)._asdict()
+
+
+def clip(text: str) -> str:
+    """Return the beginning of a text, as much as a page shows of any."""
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def facts_of(name: str, metric: Metric, bounds: Bounds) -> dict[str, Any]:
@@ -297,7 +260,7 @@ def facts_of(name: str, metric: Metric, bounds: Bounds) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     judged = metric.kind != "info" and metric.direction != "none"
     bound = bounds.on(name, metric)[0] if judged else 0.0
-    if 0 < bound < math.inf:
+    if 0 < bound < float("inf"):
         facts["bound"] = bound
     if metric.kind in {"accuracy", "score"}:
         seeds = [sample for sample in metric.samples or () if not isinstance(sample, list)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import json
@@ -23,17 +24,8 @@ SCRIPTS: tuple[str, ...] = (
     "controls.js",
     "palette.js",
     "figure.js",
-    "pareto.js",
-    "costs.js",
-    "verdict.js",
-    "findings.js",
     "glance.js",
     "amounts.js",
-    "case_table.js",
-    "csv.js",
-    "budgets.js",
-    "history_table.js",
-    "history_bounds.js",
     "history_plot.js",
     "memory_plot.js",
     "tradeoffs_plot.js",
@@ -43,7 +35,6 @@ SCRIPTS: tuple[str, ...] = (
     "view_memory.js",
     "view_ranks.js",
     "view_table.js",
-    "case_metrics.js",
     "view_case.js",
     "view_fit.js",
     "view_overview.js",
@@ -52,28 +43,28 @@ SCRIPTS: tuple[str, ...] = (
 )
 """The page's own scripts, in the order of joining: each uses only those before it."""
 
-_JSON_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
+def render_page(parts: dict[str, Any]) -> str:
+    """Return the page that shows `parts`, as one HTML file; docs/usage.md describes it.
 
-def render_page(data: dict[str, Any]) -> str:
-    """Return the page that shows `data`, as one HTML file; docs/usage.md describes it.
-
-    `data` are JSON values with any strings. Raises `ValueError` on NaN.
+    `parts` are JSON values with any strings. Raises `ValueError` on NaN.
     """
     scripts = [_asset("vendor", name) for name in LIBRARIES]
-    scripts.append("\n".join(_asset("assets", name) for name in SCRIPTS))
+    # The data must be unpacked before anything else, which the browser does asynchronously.
+    own = "\n".join(_asset("assets", name) for name in SCRIPTS)
+    scripts.append(f'(async () => {{\n"use strict";\n{own}\n}})();')
     return Template(_asset("assets", "page.html")).substitute(
         policy=html.escape(_content_security_policy(scripts)),
         style="\n".join(_asset("assets", name) for name in STYLES),
-        data=embed_json(data),
+        data=packed(parts),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
 
-def embed_json(value: Any) -> str:
-    """Return a value as JSON in which no string can end its HTML element or comment it out."""
+def packed(value: Any) -> str:
+    """Return a value as JSON, compressed, in letters that mean nothing in HTML."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.translate(_JSON_ESCAPES)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _content_security_policy(scripts: list[str]) -> str:

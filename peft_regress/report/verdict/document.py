@@ -35,7 +35,7 @@ from peft_regress.report.sentences import (
     times_lines,
 )
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.budgets import budget_table
+from peft_regress.report.verdict.cases import budget_table, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
@@ -44,7 +44,6 @@ from peft_regress.report.verdict.finding import (
     suspected_packages,
 )
 from peft_regress.report.verdict.next_steps import is_of_training, next_steps
-from peft_regress.report.verdict.remarks import remarks
 from peft_regress.text import clean, count_of
 
 _LONGEST_LINE: Final = 400
@@ -71,17 +70,21 @@ class Extent:
     """How much of a comparison is written."""
 
     details: bool = True
-    """Modules, an example and the other metrics of each finding."""
+    """An example and the other metrics of each finding."""
+    modules: bool = True
+    """The module behind each row."""
     most: int | None = None
     """How many lines a folded list has."""
     all_names: bool = False
     """Whether a terminal names every case, and all budgets."""
     is_away: bool = True
     """Whether the reader is not where the run was made: then the first steps make it again."""
+    is_accepted: bool = False
+    """Whether the run was accepted since: then there is nothing to type."""
 
 
-TERMINAL: Final = Extent(details=False, is_away=False)
-VERBOSE: Final = Extent(details=False, is_away=False, all_names=True)
+TERMINAL: Final = Extent(details=False, modules=False, is_away=False)
+VERBOSE: Final = Extent(details=False, modules=False, is_away=False, all_names=True)
 
 
 def verdict_text(
@@ -132,11 +135,19 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[Section]:
         *page.folded(
             "better than the baseline", {finding_headline(one): one.cases for one in better}
         ),
+        *beside_sections(comparison, extent),
+        *_setting(comparison),
+        *_steps(comparison, failing, incomplete, extent),
+    ]
+
+
+def beside_sections(comparison: Comparison, extent: Extent) -> list[Section]:
+    """Return what stands beside the findings: known defects, budgets, remarks."""
+    page = _Findings(comparison, extent)
+    return [
         *page.folded("known defects, in the baseline too", _with_counts(known_defects(comparison))),
         *_budgets(comparison, extent),
         *page.folded("besides", _with_counts(remarks(comparison))),
-        *_setting(comparison),
-        *_steps(comparison, failing, incomplete, extent),
     ]
 
 
@@ -179,7 +190,8 @@ class _Findings:
             remedy = _TRAIN_BOTH
         elif finding.cause.what == NOT_MEASURED:
             remedy = _MEASURE_AGAIN
-        lines = (*finding_details(finding, self._comparison), remedy)
+        remedies = [] if self._extent.is_accepted else [remedy]
+        lines = (*finding_details(finding, self._comparison), *remedies)
         return Section(
             title=clean(finding_headline(finding), longest=_LONGEST_LINE),
             body=(
@@ -238,7 +250,7 @@ class _Findings:
         rows = []
         for case, reason in reasons:
             metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
-            why = self._module_behind(case, reason.metric) if self._extent.details else ""
+            why = self._module_behind(case, reason.metric) if self._extent.modules else ""
             rows.append(
                 Row(cells=(self._names[case], "" if shared else Code(metric), *values, why))
             )
@@ -360,6 +372,8 @@ def _steps(
     incomplete: Sequence[Finding],
     extent: Extent,
 ) -> Iterator[Section]:
+    if extent.is_accepted:
+        return
     steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
     commands = tuple(Command(purpose, words) for purpose, words in steps)
     if commands:

@@ -20,7 +20,7 @@ from peft_regress.report.sentences import (
     version_changes,
     where_false,
 )
-from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
+from peft_regress.report.verdict.cases import module_lines, new_metric_lines
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4

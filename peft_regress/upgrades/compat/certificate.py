@@ -15,7 +15,7 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, printable
-from peft_regress.upgrades.compat.messages import (
+from peft_regress.upgrades.compat.releases import (
     BaseModel,
 )
 from peft_regress.upgrades.compat.verdicts import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import queue
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -19,10 +20,10 @@ from peft_regress.overlay.pip import PIP_SECONDS, PipError, released_versions
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
-from peft_regress.upgrades.compat.certificate import Certificate
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.certificate import Certificate, require_same_files
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
+    BaseModel,
     BaseModelError,
     Seen,
     try_adapters,
@@ -356,3 +357,42 @@ def _version(text: str) -> Version:
             f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
             "or 0.14.., or several with commas"
         ) from None
+
+
+def check_installed(
+    certificate: Certificate, adapter: SavedAdapter, *, folder: Path, time_limit: float
+) -> Compat:
+    """Load the adapter in the running environment, and judge it by the certificate's output.
+
+    Nothing is installed, and no index is asked. Raises `AbsentError` if the certificate is about
+    other bytes, `InputError` if the base model cannot be made.
+    """
+    require_same_files(certificate, adapter)
+    installed = installed_packages().get(certificate.package)
+    if installed is None:
+        raise AbsentError(
+            f"{certificate.package} is not installed, so that there is no release to check"
+        )
+    release = str(Version(Version(installed).public))
+    result: ReleaseResult
+    try:
+        with LocalPool(1, time_limit) as pool:
+            python, adapters = Path(sys.executable), [adapter.folder]
+            (future,) = try_adapters(
+                pool, python, certificate.base, folder=folder, adapters=adapters
+            )
+            seen = future.result()
+        result = result_of(release, seen, certificate.reference)
+    except UnusableEnvironmentError as error:
+        result = unusable(release, str(error))
+    except BaseModelError as error:
+        raise InputError(str(error)) from None
+    return Compat(
+        adapter=adapter,
+        base=certificate.base,
+        package=certificate.package,
+        reference=certificate.reference,
+        why_reference=certificate.why_reference,
+        results=(result,),
+        certificate=certificate,
+    )

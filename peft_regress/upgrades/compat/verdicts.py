@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.compat.messages import (
+from peft_regress.upgrades.compat.releases import (
     BaseMade,
     Loaded,
 )

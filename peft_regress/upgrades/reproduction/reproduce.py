@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use
+from peft_regress.cases import Case
+from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use, source_of
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
 from peft_regress.text import clean
-from peft_regress.upgrades.reproduction.own_script import NEEDS as OWN_NEEDS
-from peft_regress.upgrades.reproduction.own_script import own_script
-from peft_regress.upgrades.reproduction.run_script import LONGEST_OUTPUT, run_script
 from peft_regress.upgrades.reproduction.script import facts_for, reproduction_script
+from peft_regress.upgrades.reproduction.sections import fill_in, source
+from peft_regress.workers.process import variables
 
 _MOST: Final = 3
 _SECONDS: Final = 300
 _NEEDS: Final = "torch, torchvision and the library"
+_OWN_NEEDS: Final = "the project and peft-regress"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def reproduce(
         if own_fine_tune(case) is None:
             script, needs = reproduction_script(case, facts=facts_for(shown)), _NEEDS
         else:
-            script, needs = own_script(case, shown), OWN_NEEDS
+            script, needs = own_script(case, shown), _OWN_NEEDS
             folder = settings_in_use().folder
         if script is None:
             continue
@@ -85,3 +88,76 @@ def _output(python: Path, script: str, *, project: Path | None) -> str:
             f"exit code {done.returncode}: {clean(errors[-1] if errors else 'no message')}"
         )
     return "\n".join(lines)[:LONGEST_OUTPUT]
+
+
+_SCRIPT: Final = '''\
+"""$CASE, as the project defines it.
+
+Run it in the folder of pyproject.toml: PYTHONPATH=. python reproduction.py
+"""
+
+from pathlib import Path
+
+from $MODULE import $NAME
+from peft_regress import FineTune
+from peft_regress.measure import ProfileCache, Recipe, measure
+
+found = [$NAME] if isinstance($NAME, FineTune) else $NAME
+case = next(case for case in found if case.id == $ID)
+record = measure(Recipe.of(case, Path("baselines")), profiles=ProfileCache(), timed=False).record
+print("status:", record.status_text)
+for name in $FACTS:
+    if name in record.metrics:
+        print(f"{name}: {record.metrics[name].value:.6g}")
+    elif name in record.invariants:
+        print(f"{name}: {record.invariants[name]}")
+'''
+
+
+def own_script(case: Case, facts: Iterable[str]) -> str | None:
+    """Return a script that measures a case and prints metrics and invariants by name.
+
+    None if the case is not the project's own, or was given by a suite and has no import path.
+    Raises `InputError` for own cases that cannot be imported.
+    """
+    path = source_of(case)
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    return fill_in(
+        _SCRIPT,
+        CASE=case.id,
+        MODULE=module,
+        NAME=name,
+        ID=source(case.id),
+        FACTS=source(tuple(sorted(facts))),
+    )
+
+
+LONGEST_OUTPUT: Final = 4000
+"""Characters of what a script prints that a report shows."""
+
+
+def run_script(
+    python: Path, script: str, *, seconds: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a script and return how it ended; None if it did not within `seconds`.
+
+    environment: variables besides those of a worker.
+    """
+    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
+        file = Path(folder) / "reproduction.py"
+        file.write_text(script, encoding="utf-8")
+        try:
+            return subprocess.run(  # noqa: S603  (a script of our own)
+                [str(python), "-W", "ignore", str(file)],
+                cwd=folder,
+                env={**variables(), **(environment or {})},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None

@@ -67,19 +67,13 @@ def frees_missed(_original, self, holding):
     self._holdings.pop(holding.key, None)
 
 
-@fault(
-    "counting",
-    at=("peft_regress.measure.step_profile:profile_batches", "peft_regress.cost.profile:mark"),
-    case=_FULL,
-)
-def first_step_counted_too(original, one, *_, **batches):
+@fault("counting", at="peft_regress.cost.profile:mark", case=_FULL)
+def first_step_counted_too(original, recorder):
     """The reported step includes the step before it."""
-    if batches:
-        return None  # one model for two batches would notice, and each batch be profiled by itself
-    found = original(one)
-    one.marks = [*getattr(one, "marks", ()), found]
+    found = original(recorder)
+    recorder.marks = [*getattr(recorder, "marks", ()), found]
     # The first three marks are the start of the first step, and those of its phases.
-    return one.marks[0] if len(one.marks) == 4 else found
+    return recorder.marks[0] if len(recorder.marks) == 4 else found
 
 
 @fault("memory", at=_FORWARD, case=_LORA)

@@ -43,11 +43,7 @@ def targeted(method: Method, network: Network, settings: Mapping[str, Any]) -> l
 
 @st.composite
 def targets(
-    draw: DrawFn,
-    method: Method,
-    network: Network,
-    *,
-    has_field: Callable[[str], bool],
+    draw: DrawFn, method: Method, network: Network, *, has_field: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Draw the fields that say what is adapted: at least one layer that the method can adapt."""
     choice = targetable(method, network)

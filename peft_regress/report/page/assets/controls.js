@@ -134,3 +134,26 @@ function architectureField(all = "all, side by side") {
     initial: all === null ? ARCHITECTURES[0] : "",
   };
 }
+
+function orderField() {
+  return {
+    label: "In the order of",
+    options: DATA.orders.map(({ by, label }) => ({ value: by, label: shorten(label, 40) })),
+    initial: DATA.orders[0].by,
+  };
+}
+
+// A view with choices: its heading, a note, the choices, and what they show.
+function choiceView(main, route, { title, about, fields, show, below = [] }) {
+  const settings = readSettings(route, fields);
+  const output = h("div");
+  const update = () => replaceContent(output, show(settings));
+  main.append(
+    h("h1", {}, title),
+    ...about.map((text) => note(text)),
+    controlRow(route, fields, settings, update),
+    output,
+    ...below,
+  );
+  update();
+}

@@ -7,88 +7,71 @@ function h(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...present(children));
   return node;
 }
 
+function present(children) {
+  return children.flat().filter((child) => child !== null && child !== undefined);
+}
+
 function replaceContent(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.replaceChildren(...present(children));
+}
+
+// What Python wrote as HTML.
+function written(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html ?? "";
+  return template.content;
 }
 
 // A table in a box of its own to scroll sideways in.
-// One that is `tall` also scrolls downwards, under its header.
-// columns: [{label, number, words, cell(row) -> node or text, title(row)}]; the one at `names` names the row; `total` stands below.
-function dataTable({
-  caption,
-  columns,
-  rows,
-  names = 0,
-  total = null,
-  header = (column) => column.label,
-  tall = false,
-}) {
-  const head = h(
-    "tr",
-    {},
-    columns.map((column, index) => headerCell(column, header(column, index))),
-  );
+// columns: [{label, number, cell(row) -> node or text}]; the first one names the row.
+function dataTable(caption, columns, rows) {
   const line = (row) =>
     h(
       "tr",
       {},
-      columns.map((column, index) => bodyCell(column, row, index === names)),
+      columns.map(({ number, cell }, index) =>
+        h(
+          index === 0 ? "th" : "td",
+          { scope: index === 0 ? "row" : null, class: number ? "number" : null },
+          cell(row),
+        ),
+      ),
     );
+  const head = columns.map(({ label, number }) =>
+    h("th", { scope: "col", class: number ? "number" : null }, label),
+  );
   return h(
     "div",
-    { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h(
       "table",
       {},
       h("caption", { class: "unseen" }, caption),
-      h("thead", {}, head),
+      h("thead", {}, h("tr", {}, head)),
       h("tbody", {}, rows.map(line)),
-      total === null ? null : h("tfoot", {}, line(total)),
     ),
   );
 }
 
-function headerCell(column, content) {
-  return h("th", { scope: "col", class: cellClass(column), title: column.about }, content);
-}
-
-function cellClass({ number, words }) {
-  return number ? "number" : words ? "words" : null;
-}
-
-function bodyCell(column, row, first) {
-  const attributes = { class: cellClass(column), title: column.title?.(row) };
-  const content = column.cell(row);
-  return first ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
-}
-
-// A column of values of one unit, each with its exact number in its title.
-function valueColumn(label, of, unit) {
-  return {
-    label,
-    number: true,
-    cell: (row) => formatValue(of(row), unit),
-    title: (row) => formatExact(of(row), unit),
-  };
-}
-
 // Its content is made when it is first opened.
-function fold(summary, makeContent, { open = false } = {}) {
-  const node = h("details", { open }, h("summary", {}, summary));
-  const fill = () => {
+function fold(summary, makeContent) {
+  const node = h("details", {}, h("summary", {}, summary));
+  node.addEventListener("toggle", () => {
     if (node.open && node.childElementCount === 1) node.append(makeContent());
-  };
-  node.addEventListener("toggle", fill);
-  fill();
+  });
   return node;
 }
 
 function note(...content) {
   return h("p", { class: "note" }, ...content);
+}
+
+function lead(...content) {
+  return h("p", { class: "lead" }, ...content);
 }
 
 function caseLink(item, text = item.id) {

@@ -13,11 +13,16 @@ const SPARK = { width: 104, height: 26, pad: 5 };
 const LEAST_SPAN = 0.02;
 
 function glanceSection(route) {
-  const fields = glanceFields();
+  const fields = {
+    task: taskField(),
+    architecture: { ...architectureField(null), initial: mostMoved() },
+    by: orderField(),
+  };
   const settings = readSettings(route, fields);
   const output = h("div");
   const update = () => replaceContent(output, glanceTables(settings));
-  const section = h(
+  update();
+  return h(
     "section",
     { class: "glance" },
     h("h2", {}, "At a glance"),
@@ -28,71 +33,50 @@ function glanceSection(route) {
     controlRow(route, fields, settings, update),
     output,
   );
-  update();
-  return DATA.entries.length > 1 ? [section] : [];
 }
 
-function glanceFields() {
-  const moved = d3.greatest(
-    d3.rollups(
-      DATA.cases.filter(isStandard),
-      (items) => d3.sum(items, (item) => marksOf(item, DATA.orders[0]).length),
-      (item) => item.architecture,
-    ),
-    ([, count]) => count,
-  );
-  return {
-    task: taskField(),
-    architecture: {
-      ...architectureField(null),
-      initial: moved?.[0] ?? ARCHITECTURES[0],
-    },
-    by: orderField(),
-  };
-}
-
-function isStandard(item) {
-  return FIRST_METHODS.includes(item.method);
+// Of the first task the architecture in which most moved.
+function mostMoved() {
+  const moves = (name) =>
+    d3.sum(
+      DATA.cases.filter((item) => item.architecture === name && item.task === TASKS[0]),
+      (item) => 1 + 1000 * (item.marks[DATA.orders[0].by] ?? []).length * isStandard(item),
+    );
+  return d3.greatest(ARCHITECTURES, moves);
 }
 
 function glanceTables({ task, architecture, by }) {
   const order = orderBy(by);
   const items = d3.sort(
     DATA.cases.filter((item) => item.task === task && item.architecture === architecture),
-    (a, b) => placeOfMethod(a) - placeOfMethod(b) || compareText(a.id, b.id),
+    (a, b) => compareText(a.name, b.name),
   );
   const [standard, others] = [items.filter(isStandard), items.filter((item) => !isStandard(item))];
   const first = standard.length > 0 ? standard : others;
-  const rest = standard.length > 0 ? others : [];
   if (first.length === 0) return [note("No case of these choices.")];
   return [
     glanceTable(first, order),
-    rest.length > 0
-      ? fold(`${plural(rest.length, "case")} of other methods`, () =>
-          h("div", { class: "greyed" }, glanceTable(rest, order)),
+    standard.length > 0 && others.length > 0
+      ? fold(`${plural(others.length, "case")} of other methods`, () =>
+          h("div", { class: "greyed" }, glanceTable(others, order)),
         )
       : null,
   ];
 }
 
-function placeOfMethod({ method }) {
-  const place = FIRST_METHODS.indexOf(method);
-  return place < 0 ? FIRST_METHODS.length : place;
-}
-
 function glanceTable(items, order) {
-  const known = GLANCE_METRICS.filter((name) => METRIC_INDEX.has(name));
-  return dataTable({
-    caption: "Each metric of each case over the entries",
-    rows: items,
-    columns: [
-      { label: "method", cell: (item) => caseLink(item, methodName(item)) },
+  const known = GLANCE_METRICS.filter((name) => items.some((item) => lineOf(item, name)));
+  return dataTable(
+    "Each metric of each case over the entries",
+    [
+      { label: "method", cell: (item) => caseLink(item, item.name) },
       ...known.map((name) => ({
-        label: metricLabel(name),
+        label: DATA.metrics[METRIC_INDEX.get(name)].label,
         cell: (item) => sparkCell(item, name, order),
       })),
     ],
-  });
+    items,
+  );
 }
 
 function sparkCell(item, name, order) {
@@ -105,32 +89,28 @@ function sparkCell(item, name, order) {
     by: order.by.toWellFormed(),
   });
   const moves = points.filter((point) => point.mark !== null);
-  const value = formatValue(currentValue(item, name), metric.unit);
+  const value = lineOf(item, name).text;
+  const moved = movesWords(moves);
   return h(
     "a",
     {
       href: `#/history?${params}`,
       class: moves.length > 0 ? "spark moved-line" : "spark",
-      "aria-label": `${metricLabel(name)} of ${shorten(item.id, 60)}: ${value}${movesWords(moves, metric)}`,
-      title: movesTitle(moves, metric),
+      "aria-label": `${metric.label} of ${shorten(item.id, 60)}: ${value}; ${moved ?? "moved nowhere"}`,
+      title: moved,
     },
     sparkLine(points, moves, order, leastSpan(item, metric, points)),
     h("span", { class: "spark-value" }, value),
   );
 }
 
-function movesWords(moves, metric) {
-  return moves.length === 0 ? ", moved nowhere" : `; ${movesTitle(moves, metric)}`;
-}
-
-function movesTitle(moves, metric) {
+function movesWords(moves) {
   if (moves.length === 0) return null;
   return moves
     .slice(-4)
-    .map(({ entry, mark }) => {
-      const size = mark.change === null ? "" : ` ${formatChange(mark.change, metric.unit)}`;
-      return `${markKind(mark.what).label}${size} at ${shorten(DATA.entries[entry].name, 40)}`;
-    })
+    .map(({ entry, mark }) =>
+      `${MARK_KINDS[mark.what].label} ${mark.text} at ${DATA.entries[entry].label}`,
+    )
     .join(", ");
 }
 
@@ -158,7 +138,7 @@ function sparkLine(points, moves, order, least) {
   for (const [, segment] of d3.groups(points, (point) => point.segment))
     svg.append("path").attr("class", "spark-path").attr("d", line(segment));
   for (const { entry, value, mark } of moves) {
-    const { shape, colour } = markKind(mark.what);
+    const { shape, colour } = MARK_KINDS[mark.what];
     const path = svg
       .append("path")
       .attr("class", "spark-mark")

@@ -2,18 +2,20 @@
 
 const MOST_LABELS = 8;
 const MOST_DOTS = 60;
+const MOST_ROWS = 500;
+
 // The plot of some cases' metric with its legend, transitions and points.
 function historySection(cases, metricName, order, scale = "auto") {
   const metric = DATA.metrics[METRIC_INDEX.get(metricName)];
   const series = cases.map((item) => seriesOf(item, metricName, order));
   const drawn = series.filter((points) => points.length > 0);
   const points = drawn.flat();
-  if (points.length === 0)
-    return [note(`No entry has ${metricLabel(metricName)} of ${whichCases(cases)}.`)];
+  if (points.length === 0) return [note(`No entry has ${metric.label} of ${whichCases(cases)}.`)];
   const marked = points.filter((point) => point.mark);
   const without = cases.length - drawn.length;
+  const few = `One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`;
   return [
-    aboutNote(metric),
+    metric.about ? note(h("span", { class: "mono" }, metric.label), `: ${metric.about}`) : null,
     drawn.length > 1 ? caseLegend(drawn) : null,
     figure({
       label: historyLabel(metric, drawn, marked, order),
@@ -23,46 +25,92 @@ function historySection(cases, metricName, order, scale = "auto") {
     scale === "log" && points.some((point) => point.value <= 0)
       ? note("Values of 0 or less have no logarithm: the scale is linear.")
       : null,
-    without > 0
-      ? note(`No entry has this metric of ${plural(without, "of the cases", "of the cases")}.`)
-      : null,
-    points.length === drawn.length
-      ? note(`One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`)
-      : null,
-    thinnedNote(),
+    without > 0 ? note(`No entry has this metric of ${without} of the cases.`) : null,
+    points.length === drawn.length ? note(few) : null,
     h("h2", {}, "Where it changed"),
     marked.length === 0
       ? note("Nowhere: every change is within the metric's bound.")
-      : transitionTable(marked, metric, order, drawn.length > 1),
-    fold(`All ${plural(points.length, "point")}`, () => pointTable(points, metric, order)),
+      : markTable(marked, order),
+    fold(`All ${plural(points.length, "point")}`, () => pointTable(points, order)),
   ];
-}
-
-function aboutNote({ name, about }) {
-  return about ? note(h("span", { class: "mono" }, metricLabel(name)), `: ${about}`) : null;
 }
 
 function whichCases(cases) {
   return cases.length === 1 ? shorten(cases[0].id) : plural(cases.length, "case");
 }
 
-function thinnedNote() {
-  if (!DATA.thinned) return null;
-  const { entries, points, marks } = DATA.thinned;
-  const kept = [
-    points === null ? null : `${plural(points, "value")} beside those at transitions`,
-    marks === null ? null : `its newest ${plural(marks, "transition")}`,
-  ];
-  const all = plural(entries, "entry", "entries");
-  return note(`Lines are thinned: over ${all}, each keeps ${kept.filter(Boolean).join(" and ")}.`);
-}
-
 function historyLabel(metric, series, marked, order) {
   const last = series[0].at(-1);
   return (
-    `${metricLabel(metric.name)} of ${whichCases(series.map((points) => points[0].item))} by ${orderLabel(order.by)}: ` +
-    `${plural(series[0].length, "point")}, now ${formatValue(last.value, metric.unit)}, ${plural(marked.length, "transition")}.`
+    `${metric.label} of ${whichCases(series.map((points) => points[0].item))} by ${order.label}: ` +
+    `${plural(series[0].length, "point")}, now ${last.text}, ${plural(marked.length, "transition")}.`
   );
+}
+
+// The rows are written; the newest stands first.
+function markTable(marked, order) {
+  const place = new Map(order.entries.map((entry, index) => [entry, index]));
+  const rows = d3.sort(marked, (point) => -place.get(point.entry)).slice(0, MOST_ROWS);
+  const table = written(DATA.marks);
+  const html = rows.map((point) => point.mark.row).join("");
+  table.querySelector("tbody").replaceChildren(written(html));
+  return table;
+}
+
+function pointTable(points, order) {
+  const columns = [
+    { label: "entry", cell: (point) => DATA.entries[point.entry].label },
+    {
+      label: order.by === "date" ? "date" : order.by,
+      cell: (point) => order.names[point.entry],
+    },
+    { label: "case", cell: (point) => caseLink(point.item) },
+    { label: "value", number: true, cell: (point) => point.text },
+  ];
+  const more = points.length - MOST_ROWS;
+  return h(
+    "div",
+    {},
+    dataTable("Points", columns, points.slice(0, MOST_ROWS)),
+    more > 0 ? note(`And ${plural(more, "point")} more.`) : null,
+  );
+}
+
+// How far a metric may change from where its level began; the plot draws it if there is one line.
+function boundNote(metric, series) {
+  const bounds = distinct(
+    series.map(([{ item }]) => lineOf(item, metric.name).bound_text).filter(Boolean),
+  );
+  if (bounds.length !== 1) return null;
+  const where = series.length === 1 ? "The band is the metric's bound," : "The metric's bound is";
+  return note(`${where} ${bounds[0]}, around each level.`);
+}
+
+// A level lasts until the next mark.
+function boundBands(points, metric, position) {
+  const { bound } = lineOf(points[0].item, metric.name);
+  if (bound === undefined) return [];
+  const levels = [];
+  for (const point of points) {
+    const last = levels.at(-1);
+    if (last === undefined || point.mark || point.definition !== last.definition)
+      levels.push({ ...point, points: [point] });
+    else last.points.push(point);
+  }
+  return levels.flatMap((level, index) => {
+    const [low, high] = boundAround(level.value, bound, metric);
+    const ends = [
+      position.get(level.points[0].entry) - (index > 0 ? 0 : 0.25),
+      position.get(level.points.at(-1).entry) + 0.25,
+    ];
+    return ends.map((at) => ({ at, low, high, level: index }));
+  });
+}
+
+function boundAround(value, bound, metric) {
+  if (metric.kind === "seconds") return [value / (1 + bound), value * (1 + bound)];
+  const size = isDifference(metric) ? bound : bound * Math.abs(value);
+  return [value - size, value + size];
 }
 
 function seriesMark(index) {
@@ -96,11 +144,11 @@ function drawHistory(width, { metric, series, order, scale: wanted }) {
   const position = new Map(shown.map((entry, index) => [entry, index]));
   const unit = axisUnit(
     all.map((point) => point.value),
-    metric.unit,
+    metric.steps,
   );
   const place = { x: (point) => position.get(point.entry), y: (point) => point.value / unit.size };
   const height = Math.min(380, Math.max(260, width * 0.42));
-  const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
+  const label = `↑ ${metric.label}${inUnit(unit)}`;
   const bands = series.length === 1 ? boundBands(series[0], metric, position) : [];
   const band = { low: (one) => one.low / unit.size, high: (one) => one.high / unit.size };
   const scale = scaleOf([...all.map(place.y), ...bands.map(band.low), ...bands.map(band.high)], {
@@ -141,9 +189,8 @@ function drawHistory(width, { metric, series, order, scale: wanted }) {
       ...markMarks(
         all.filter((point) => point.mark),
         place,
-        metric,
       ),
-      Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point, metric, order) })),
+      Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point, order) })),
     ],
   });
 }
@@ -154,18 +201,18 @@ function entryAxis(shown, order, width) {
     domain: [-0.25, Math.max(shown.length - 0.75, 0.25)],
     ticks: [...ticks.keys()],
     tickFormat: (at) => ticks.get(at) ?? "",
-    label: `${orderLabel(order.by)} →`,
+    label: `${order.label} →`,
   };
 }
 
-function markMarks(marked, place, metric) {
+function markMarks(marked, place) {
   return [
     Plot.dot(marked, {
       ...place,
       r: 7,
-      symbol: (point) => markKind(point.mark.what).shape,
+      symbol: (point) => MARK_KINDS[point.mark.what].shape,
       fill: (point) => fillOfMark(point.mark),
-      stroke: (point) => markKind(point.mark.what).colour,
+      stroke: (point) => MARK_KINDS[point.mark.what].colour,
       strokeWidth: 2,
     }),
     ...d3.groups(labelled(marked), isFall).map(([falls, points]) =>
@@ -173,7 +220,7 @@ function markMarks(marked, place, metric) {
         ...place,
         // Beside the line, which comes from above.
         ...(falls ? { dx: 12, dy: -9, textAnchor: "start" } : { dy: -16 }),
-        text: (point) => markText(point.mark, metric),
+        text: ({ mark }) => mark.text || MARK_KINDS[mark.what].label,
         fill: "currentColor",
         stroke: "var(--surface)",
         strokeWidth: 4,
@@ -191,16 +238,12 @@ function isLastFall(point, shown) {
 }
 
 function fillOfMark(mark) {
-  return mark.what === "break" ? "none" : markKind(mark.what).colour;
+  return mark.what === "break" ? "none" : MARK_KINDS[mark.what].colour;
 }
 
 // Where there are more marks than fit, the greatest have their change written.
 function labelled(marked) {
   return d3.sort(marked, (point) => -Math.abs(point.mark.change ?? Infinity)).slice(0, MOST_LABELS);
-}
-
-function markText({ what, change }, metric) {
-  return what === "break" ? "definition changed" : formatChange(change, metric.unit);
 }
 
 // Names every entry if there is room, else the first of each release or day, as far as they do not
@@ -209,7 +252,7 @@ function entryTicks(shown, order, width) {
   const room = Math.max(2, Math.floor(width / 82));
   const ticks = shown.map((entry, at) => ({
     at,
-    label: shorten(entryText(entry, order), 12),
+    label: shorten(order.names[entry], 12),
     entry,
   }));
   if (ticks.length <= room) {
@@ -241,17 +284,10 @@ function entryNumber(entry) {
   return number ? `#${number[1]}` : endOfName(name, 12);
 }
 
-function pointTip(point, metric, order) {
+function pointTip(point, order) {
   const entry = DATA.entries[point.entry];
-  const lines = [
-    shorten(point.item.id, 60),
-    `${shorten(entry.name, 40)}, ${formatDate(entry.date)}`,
-    formatValue(point.value, metric.unit),
-  ];
-  if (order.by !== "date") lines.push(`${order.by} ${shorten(entryText(point.entry, order), 30)}`);
-  if (point.mark)
-    lines.push(
-      `${markKind(point.mark.what).label} ${point.mark.change === null ? "" : formatChange(point.mark.change, metric.unit)}`,
-    );
+  const lines = [shorten(point.item.id, 60), `${entry.label}, ${entry.day}`, point.text];
+  if (order.by !== "date") lines.push(`${order.by} ${order.names[point.entry]}`);
+  if (point.mark) lines.push(`${MARK_KINDS[point.mark.what].label} ${point.mark.text}`);
   return lines.join("\n");
 }

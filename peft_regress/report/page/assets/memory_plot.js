@@ -12,17 +12,13 @@ const BAR_HEIGHT = 24;
 const PEAK_INSET = 4;
 
 function memoryOf(item, suffix) {
-  const parts = MEMORY_CATEGORIES.map((category) => ({
-    item,
-    category,
-    bytes: currentValue(item, `peak_${category}_bytes${suffix}`),
-  })).filter((part) => part.bytes !== null);
-  return {
-    item,
-    parts,
-    sum: d3.sum(parts, (part) => part.bytes),
-    peak: currentValue(item, `peak_bytes${suffix}`),
-  };
+  const peak = lineOf(item, `peak_bytes${suffix}`);
+  const parts = MEMORY_CATEGORIES.map((category) => {
+    const line = lineOf(item, `peak_${category}_bytes${suffix}`);
+    return { item, category, bytes: line?.now ?? null, text: line?.text };
+  }).filter((part) => part.bytes !== null);
+  const sum = d3.sum(parts, (part) => part.bytes);
+  return { item, parts, sum, peak: peak?.now ?? null, text: peak?.text ?? ABSENT };
 }
 
 function memoryLegend() {
@@ -104,7 +100,7 @@ function memoryFigure(rows, label, name) {
 function drawMemory(width, rows, name) {
   const unit = axisUnit(
     rows.map((row) => Math.max(row.sum, row.peak ?? 0)),
-    "byte",
+    DATA.metrics.find(({ unit }) => unit === "byte").steps,
   );
   const names = new Map(rows.map((row, index) => [String(index), shorten(name(row), 22)]));
   const parts = rows.flatMap((row, index) =>
@@ -162,43 +158,7 @@ function drawMemory(width, rows, name) {
 function memoryTip(row) {
   return [
     shorten(row.item.id, 60),
-    `peak ${formatValue(row.peak, "byte")}`,
-    `sum of highs ${formatValue(row.sum, "byte")}`,
-    ...row.parts.map(
-      (part) => `${CATEGORY_LABELS[part.category]} ${formatValue(part.bytes, "byte")}`,
-    ),
+    `peak ${row.text}`,
+    ...row.parts.map((part) => `${CATEGORY_LABELS[part.category]} ${part.text}`),
   ].join("\n");
-}
-
-function memoryTable(rows, caption, nameColumn) {
-  const bytes = (value) => cellText(value, "byte", 2 ** 20);
-  return dataTable({
-    caption,
-    rows,
-    columns: [
-      nameColumn,
-      {
-        label: "peak",
-        number: true,
-        cell: (row) => bytes(row.peak),
-        title: (row) => formatExact(row.peak, "byte"),
-      },
-      ...MEMORY_CATEGORIES.map((category) => ({
-        label: CATEGORY_LABELS[category],
-        number: true,
-        cell: (row) => bytes(partBytes(row, category)),
-        title: (row) => formatExact(partBytes(row, category), "byte"),
-      })),
-      {
-        label: "sum of highs",
-        number: true,
-        cell: (row) => bytes(row.sum),
-        title: (row) => formatExact(row.sum, "byte"),
-      },
-    ],
-  });
-}
-
-function partBytes(row, category) {
-  return row.parts.find((part) => part.category === category)?.bytes ?? null;
 }

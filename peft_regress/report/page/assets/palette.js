@@ -10,10 +10,9 @@ const SHAPES = [
   d3.symbolWye,
   d3.symbolCross,
 ];
-const FIRST_METHODS = ["full", "head", "bn_head", "lora", "dora", "galore"];
 // 8 colours and 7 shapes repeat after 56 methods only.
 const METHOD_MARKS = new Map(
-  [...new Set([...FIRST_METHODS, ...METHODS])].map((method, index) => [
+  [...new Set([...DATA.standard, ...METHODS])].map((method, index) => [
     method,
     { colour: `var(--series-${(index % COLOURS) + 1})`, shape: SHAPES[index % SHAPES.length] },
   ]),
@@ -55,13 +54,16 @@ function legendItem(method) {
   return h("li", {}, markIcon(shape, colour), shorten(method, 40));
 }
 
-function methodName(item) {
-  return item.rank === null ? item.method : `${item.method} r=${item.rank}`;
-}
-
 function methodChannels() {
   return {
     symbol: (point) => methodMark(point.item.method).shape,
     fill: (point) => methodMark(point.item.method).colour,
   };
 }
+
+const MARK_KINDS = {
+  worse: { label: "worse", shape: d3.symbolTriangle2, colour: "var(--bad)" },
+  better: { label: "better", shape: d3.symbolSquare2, colour: "var(--good)" },
+  moved: { label: "moved", shape: d3.symbolDiamond2, colour: "var(--moved)" },
+  break: { label: "definition changed", shape: d3.symbolTimes, colour: "var(--text)" },
+};

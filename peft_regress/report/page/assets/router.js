@@ -1,7 +1,7 @@
 // Which view is shown: the address decides, and it may say anything.
 
 const VIEWS = [
-  { name: "", label: "Overview", show: showOverview },
+  { name: "overview", label: "Overview", show: showOverview },
   { name: "changes", label: "Changes", show: showChanges },
   { name: "tradeoffs", label: "Trade-offs", show: showTradeoffs },
   { name: "history", label: "History", show: showHistory },
@@ -15,7 +15,7 @@ const VIEWS = [
 function parseRoute(hash) {
   const [path, query = ""] = splitOnce(hash.replace(/^#?\/?/, ""), "?");
   const [name, rest = ""] = splitOnce(path, "/");
-  return { name, rest, params: new URLSearchParams(query) };
+  return { name: name || "overview", rest, params: new URLSearchParams(query) };
 }
 
 function splitOnce(text, separator) {
@@ -72,10 +72,10 @@ function markCurrent(name) {
 function start() {
   startTheme();
   addMemoryPatterns();
-  document.getElementById("about").textContent =
-    `Made by peft_regress ${shorten(DATA.peft_regress, 40)} from ${plural(DATA.entries.length, "entry", "entries")}. ` +
-    (DATA.cases.length > 0 ? `${presentText()} ` : "") +
-    "1 multiply-add is 2 FLOPs; 1 MiB is 1,048,576 bytes. docs/metrics.md defines each metric and its bound.";
+  document.getElementById("about").append(
+    `Made by peft_regress ${shorten(DATA.version, 40)}. `,
+    written(PAGE.html.about),
+  );
   document
     .getElementById("nav")
     .append(
@@ -89,6 +89,8 @@ function start() {
   });
   window.addEventListener("hashchange", () => showRoute());
   showRoute({ moveFocus: false });
+  // For those who drive the page.
+  globalThis.page = { views: VIEWS.filter((view) => view.label).map((view) => view.name), DATA };
 }
 
 start();

@@ -1,33 +1,35 @@
 // The plot of accuracy, or score, against cost, with the front above all else.
 
-function drawTradeoffs(width, { own, behind, front, points }, axes, title, small) {
-  const { cost, gain } = axes;
+function drawTradeoffs(width, { own, behind, front, gains }, axes, title, small) {
   const unit = axisUnit(
     own.map((point) => point.cost),
-    cost.unit,
+    axes.steps,
   );
+  const gainSize = axes.is_share ? 0.01 : 1;
   const x = (point) => point.cost / unit.size;
-  const y = (point) => point.gain / gain.size;
+  const y = (point) => point.gain / gainSize;
   const height = small ? Math.max(230, width * 0.55) : Math.min(460, Math.max(320, width * 0.5));
   const margins = { marginLeft: 42, marginRight: 24, marginTop: 26, marginBottom: 38 };
   const xScale = scaleOf([...own, ...behind].map(x));
-  const yScale = scaleOf([...points, ...behind].map(y), gain.range);
-  const label = `${title}${unit.name ? ` (${unit.name})` : ""} →`;
+  const yScale = scaleOf(
+    gains.map((gain) => gain / gainSize),
+    axes.is_share ? { from: 0, to: 100 } : {},
+  );
+  const label = `${title}${inUnit(unit)} →`;
   return plot(width, {
     height,
     ...margins,
     x: axisOptions(xScale, { label, room: width }),
-    y: axisOptions(yScale, { label: `↑ ${gain.axis}`, room: 1.6 * height }),
+    y: axisOptions(yScale, { label: `↑ ${axes.gain}${axes.is_share ? " (%)" : ""}`, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
-    marks: tradeoffMarks({ own, behind, front, x, y, axes, small, scales: { xScale, yScale, width, height } }),
+    marks: tradeoffMarks({ own, behind, front, x, y, gainSize, small, xScale, yScale, width, height }),
   });
 }
 
 // What is on the front is drawn last, so that no other point hides it; its names come last of all.
-function tradeoffMarks({ own, behind, front, x, y, axes, small, scales }) {
-  const { size } = axes.gain;
-  const { xScale, yScale, width, height } = scales;
+function tradeoffMarks(parts) {
+  const { own, behind, front, x, y, gainSize, small, xScale, yScale, width, height } = parts;
   const [xPixels, yPixels] = [pixels(xScale, width - 66), pixels(yScale, height - 64)];
   const at = (point) => ({ left: xPixels(x(point)), top: height - 64 - yPixels(y(point)) });
   const ring = { x, y, r: small ? 8 : 9 };
@@ -35,8 +37,8 @@ function tradeoffMarks({ own, behind, front, x, y, axes, small, scales }) {
   const others = own.filter((point) => !onFront.has(point));
   const seeds = (points, options) =>
     Plot.ruleX(
-      points.filter((point) => point.seeds !== null),
-      { x, y1: (point) => point.seeds[0] / size, y2: (point) => point.seeds[1] / size, ...options },
+      points.filter((point) => point.seeds),
+      { x, y1: ({ seeds }) => seeds[0] / gainSize, y2: ({ seeds }) => seeds[1] / gainSize, ...options },
     );
   const dots = (points, options) =>
     Plot.dot(points, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, strokeWidth: 1, ...options });
@@ -57,7 +59,7 @@ function tradeoffMarks({ own, behind, front, x, y, axes, small, scales }) {
     Plot.dot(front, { ...ring, stroke: "var(--front)", strokeWidth: 1.5, className: "front-ring" }),
     dots(front, { stroke: "none", className: "front-dot" }),
     ...frontLabels(front, x, y, at, width - 66),
-    Plot.tip([...own, ...behind], Plot.pointer({ x, y, title: (point) => tipText(point, axes) })),
+    Plot.tip([...own, ...behind], Plot.pointer({ x, y, title: "tip" })),
   ];
 }
 
@@ -79,7 +81,7 @@ function frontLabels(front, x, y, at, width) {
   const taken = front.map((point) => ({ ...at(point), half: 9, point }));
   const labels = [];
   for (const point of front) {
-    const name = shorten(methodName(point.item), 20);
+    const name = shorten(point.item.name, 20);
     const half = (LETTER * name.length) / 2;
     for (const place of NAME_PLACES) {
       const { left, top } = at(point);

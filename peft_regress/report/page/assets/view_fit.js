@@ -1,85 +1,36 @@
 // What fits a device: limits in, pairings out, the most accurate first.
 
-const MIB = { size: 2 ** 20, unitName: "MiB" };
-const GFLOP = { size: 1e9, unitName: "GFLOP" };
 const LIMITS = [
-  { ...costNamed("memory"), ...MIB, name: "ram", label: "RAM", example: "128 MiB", left: "of RAM" },
-  {
-    ...costNamed("flops"),
-    ...GFLOP,
-    name: "flops",
-    short: "FLOPs",
-    example: "2.5 GFLOP",
-    left: "of an update",
-  },
-  {
-    ...costNamed("ship"),
-    ...MIB,
-    name: "ship",
-    label: "Size to ship",
-    example: "500 kB",
-    left: "to ship",
-  },
-  {
-    ...MIB,
-    name: "storage",
-    label: "Storage for weights",
-    short: "Storage",
-    unit: "byte",
-    example: "16 MB",
-    left: "of storage",
-    of: (item) =>
-      sumOrNull(["peak_param_bytes", "peak_buffer_bytes"].map((name) => currentValue(item, name))),
-  },
+  { name: "ram", cost: "memory", label: "RAM", unit: "byte", bare: "MiB", example: "128 MiB" },
+  { name: "flops", cost: "flops", label: "FLOPs", unit: "flop", bare: "GFLOP", example: "2.5 GFLOP" },
+  { name: "ship", cost: "ship", label: "Size to ship", unit: "byte", bare: "MiB", example: "500 kB" },
+  { name: "storage", cost: "storage", label: "Storage", unit: "byte", bare: "MiB", example: "16 MB" },
 ];
 const NEAREST = 3;
-
-function sumOrNull(values) {
-  return values.includes(null) ? null : d3.sum(values);
-}
-
-function deviceField() {
-  const devices = DATA.devices.map((device) => ({
-    value: device.name,
-    label: `${shorten(device.title, 60)} · ${formatValue(device.memory, "byte")}`,
-  }));
-  return {
-    label: "Preset: a device class",
-    options: [{ value: "", label: "none, the limits below alone" }, ...devices],
-    initial: "",
-    wide: true,
-  };
-}
-
-function deviceNote(settings) {
-  const device = deviceNamed(settings.device);
-  if (device === null) return null;
-  const storage =
-    device.storage === null
-      ? "storage of your choice"
-      : `${formatValue(device.storage, "byte")} for weights and code`;
-  return note(
-    `${shorten(device.title, 80)}: ${formatValue(device.memory, "byte")} of memory, ${storage}; ` +
-      `${shorten(device.compute, 120)}. Source: ${shorten(device.source, 300)}`,
-  );
-}
 
 function deviceNamed(name) {
   return DATA.devices.find((device) => device.name === name) ?? null;
 }
 
 function fitFields() {
-  const limits = LIMITS.map(({ name, label, short = label, unit, unitName, example }) => [
+  const limits = LIMITS.map(({ name, label, unit, bare, example }) => [
     name,
     {
-      label: `${short}, at most`,
+      label: `${label}, at most`,
       initial: "",
       placeholder: `such as ${example}`,
-      check: (text) => amountProblem(text, unit, unitName, example),
+      check: (text) => amountProblem(text, unit, bare, example),
     },
   ]);
+  const none = { value: "", label: "none, the limits below alone" };
+  const devices = DATA.devices.map(({ name, label }) => ({ value: name, label }));
   return {
-    device: deviceField(),
+    device: {
+      label: "Preset: a device class",
+      options: [none, ...devices],
+      initial: "",
+      wide: true,
+    },
     ...Object.fromEntries(limits),
     batch: batchField(),
     task: taskField(),
@@ -93,7 +44,7 @@ function showFit(main, route) {
   const output = h("div", { id: "fit" });
   const controls = h("div");
   const update = () => {
-    showPreset(controls, settings);
+    showPreset(controls, deviceNamed(settings.device));
     replaceContent(output, fitSection(settings));
     announce(output.querySelector(".lead").textContent);
   };
@@ -111,115 +62,77 @@ function showFit(main, route) {
 }
 
 // Empty fields show what the device has; what is typed replaces it.
-function showPreset(controls, settings) {
-  const owned = limitsOfDevice(deviceNamed(settings.device));
+function showPreset(controls, device) {
   for (const { name, example } of LIMITS) {
     const field = controls.querySelector(`[name=${name}]`);
-    field.placeholder =
-      owned[name] === null ? `such as ${example}` : `${formatValue(owned[name], "byte")}`;
+    field.placeholder = device?.shown[name] ?? `such as ${example}`;
   }
-}
-
-function limitsOfDevice(device) {
-  return {
-    ram: device?.memory ?? null,
-    flops: null,
-    ship: null,
-    storage: device?.storage ?? null,
-  };
 }
 
 function fitSection(settings) {
   const wrong = LIMITS.filter(
-    ({ name, unit, unitName, example }) =>
-      amountProblem(settings[name], unit, unitName, example) !== "",
+    ({ name, unit, bare, example }) => amountProblem(settings[name], unit, bare, example) !== "",
   );
   if (wrong.length > 0) {
-    return [
-      lead(
-        `${wrong.map((limit) => limit.label).join(" and ")}: type an amount above 0; see the field.`,
-      ),
-    ];
+    const labels = wrong.map((limit) => limit.label).join(" and ");
+    return [lead(`${labels}: type an amount above 0; see the field.`)];
   }
   const device = deviceNamed(settings.device);
   const limits = LIMITS.map((limit) => ({
     ...limit,
-    most: limitOf(settings, limit, device),
+    most: readAmount(settings[limit.name], limit.unit, limit.bare) ?? device?.[limit.name] ?? null,
   })).filter(({ name, most }) => name !== "storage" || most !== null);
-  const asked = limits.filter((limit) => limit.most !== null);
-  const { task, architecture } = settings;
-  const rows = DATA.cases
-    .filter(
-      (item) => item.task === task && (architecture === "" || item.architecture === architecture),
-    )
-    .map((item) => fitRow(item, limits, batchSuffix(settings.batch)));
-  const gain = gainOf(rows.map((row) => row.item));
-  for (const row of rows) row.gain = currentValue(row.item, gain.name);
-  const known = rows.filter(
-    (row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null),
+  const { task, architecture, batch } = settings;
+  const items = DATA.cases.filter(
+    (item) => item.task === task && (architecture === "" || item.architecture === architecture),
   );
+  const rows = items.map((item) => fitRow(item, limits, batch));
+  const known = rows.filter((row) => row.needs.every((need) => need.used !== undefined));
+  const lost = rows.length - known.length;
   return [
-    ...answer(known, asked, gain),
-    deviceNote(settings),
-    unknownNote(rows.filter((row) => !known.includes(row)).map((row) => row.item)),
+    ...answer(known),
+    device === null ? null : written(`<p class="note">${PAGE.html.devices[device.name]}</p>`),
+    lost > 0 ? note(`Not ranked, for want of a cost or since it failed: ${plural(lost, "case")}.`) : null,
   ];
 }
 
-// What was typed, else what the device has.
-function limitOf(settings, { name, unit, unitName }, device) {
-  return readAmount(settings[name], unit, unitName) ?? limitsOfDevice(device)[name];
-}
-
-function fitRow(item, limits, suffix) {
-  const needs = limits.map((limit) => ({ ...limit, value: limit.of(item, suffix) }));
-  const limited = needs.filter((need) => need.most !== null && need.value !== null);
+// What a case needs of each limit; a cost is of one batch, or of any.
+function fitRow(item, limits, batch) {
+  const needs = limits.map((limit) => {
+    const costs = item.costs[limit.cost] ?? {};
+    return { ...limit, used: costs[batch] ?? costs["1"] };
+  });
+  const limited = needs.filter((need) => need.most !== null && need.used !== undefined);
   return {
     item,
     needs,
-    fits: limited.every((need) => need.value <= need.most),
-    over: d3.max(limited, (need) => need.value / need.most) ?? 0,
+    fits: limited.every((need) => need.used.value <= need.most),
+    over: d3.max(limited, (need) => need.used.value / need.most) ?? 0,
   };
 }
 
 function rankFits(rows) {
-  const flops = (row) => row.needs.find((need) => need.name === "flops").value;
+  const flops = (row) => row.needs.find((need) => need.name === "flops").used.value;
+  const gain = (row) => row.item.gain?.value ?? -Infinity;
   return rows.toSorted(
     (a, b) =>
-      (a.gain === null) - (b.gain === null) ||
-      b.gain - a.gain ||
+      (gain(b) === gain(a) ? 0 : gain(b) - gain(a)) ||
       flops(a) - flops(b) ||
       compareText(a.item.id, b.item.id),
   );
 }
 
-function answer(known, asked, gain) {
+function answer(known) {
   if (known.length === 0) return [lead("No case of these choices has its costs measured.")];
   const fits = rankFits(known.filter((row) => row.fits));
-  if (fits.length === 0)
-    return [
-      lead(`Nothing fits. The nearest of ${plural(known.length, "pairing")}:`),
-      nearestList(known),
-    ];
-  const best = fits[0];
+  const count = plural(known.length, "pairing");
+  if (fits.length === 0) return [lead(`Nothing fits. The nearest of ${count}:`), nearestList(known)];
+  const [best] = fits;
+  const gain = best.item.gain ? `: ${best.item.gain.text}` : "";
   return [
-    lead(
-      `${fits.length} of ${plural(known.length, "pairing")} fit. The ${gain.best} is `,
-      caseLink(best.item),
-      `: ${formatValue(best.gain, gain.unit)}${asked.length > 0 ? `, with ${roomWords(best)} left` : ""}.`,
-    ),
-    fitTable(fits, gain),
+    lead(`${fits.length} of ${count} fit. The best is `, caseLink(best.item), `${gain}.`),
+    fitTable(fits),
   ];
-}
-
-function lead(...content) {
-  return h("p", { class: "lead" }, ...content);
-}
-
-function roomWords(row) {
-  return row.needs
-    .filter((need) => need.most !== null)
-    .map((need) => `${formatValue(need.most - need.value, need.unit)} ${need.left}`)
-    .join(" and ");
 }
 
 function nearestList(known) {
@@ -233,53 +146,30 @@ function nearestList(known) {
 
 function missWords(row) {
   return row.needs
-    .filter((need) => need.most !== null && need.value > need.most)
-    .map(
-      (need) =>
-        `${need.label} ${formatValue(need.value, need.unit)}, ` +
-        `${formatValue(need.value - need.most, need.unit)} (${formatValue(need.value / need.most - 1, "fraction")}) too much`,
-    )
+    .filter((need) => need.most !== null && need.used.value > need.most)
+    .map((need) => `${need.label} ${need.used.text}, ${shareOf(need)} of the limit`)
     .join("; ");
 }
 
-function fitTable(fits, gain) {
+function shareOf({ used, most }) {
+  return `${((100 * used.value) / most).toFixed(1)} %`;
+}
+
+function fitTable(fits) {
   const place = new Map(fits.map((row, index) => [row, index + 1]));
-  return dataTable({
-    caption: `What fits, the ${gain.best} first`,
-    rows: fits,
-    names: 1,
-    columns: [
-      { label: "place", number: true, cell: (row) => String(place.get(row)) },
+  return dataTable(
+    "What fits, the best first",
+    [
       { label: "case", cell: (row) => caseLink(row.item) },
-      { label: gain.name, number: true, cell: (row) => formatValue(row.gain, gain.unit) },
-      ...fits[0].needs.flatMap((need, index) => needColumns(need, index)),
+      { label: "place", number: true, cell: (row) => String(place.get(row)) },
+      { label: "gain", number: true, cell: (row) => row.item.gain?.text ?? ABSENT },
+      ...fits[0].needs.flatMap(({ label, most }, index) => [
+        { label, number: true, cell: (row) => row.needs[index].used.text },
+        ...(most === null
+          ? []
+          : [{ label: "of the limit", number: true, cell: (row) => shareOf(row.needs[index]) }]),
+      ]),
     ],
-  });
-}
-
-function needColumns({ label, short = label, unit, size, unitName, most }, index) {
-  const need = (row) => row.needs[index];
-  const uses = {
-    label: `${short}, ${unitName}`,
-    number: true,
-    cell: (row) => cellText(need(row).value, unit, size),
-    title: (row) => formatExact(need(row).value, unit),
-  };
-  const room = {
-    label: `left, ${unitName}`,
-    number: true,
-    cell: (row) =>
-      `${cellText(most - need(row).value, unit, size)} (${formatValue(1 - need(row).value / most, "fraction")})`,
-  };
-  return most === null ? [uses] : [uses, room];
-}
-
-function unknownNote(items) {
-  if (items.length === 0) return null;
-  const lacking = items.filter(isMeasured).length;
-  const words = [
-    failuresText(items),
-    lacking > 0 ? `${plural(lacking, "case")} without such a cost` : "",
-  ];
-  return note(`Not ranked: ${words.filter(Boolean).join(", ")}.`);
+    fits,
+  );
 }

@@ -3,7 +3,7 @@
 function ranksFields() {
   const options = DATA.metrics
     .filter((metric) => metric.kind !== "fingerprint")
-    .map((metric) => ({ value: metric.name, label: metricLabel(metric.name) }));
+    .map((metric) => ({ value: metric.name, label: metric.label }));
   return {
     metric: {
       label: "Metric",
@@ -27,25 +27,20 @@ function sweptMethods() {
     (item) => item.method,
   );
   const swept = METHODS.filter((method) => ranks.get(method) > 1);
-  const levels = METHODS.filter((method) => ["full", "head", "bn_head"].includes(method));
+  const levels = DATA.standard.filter((method) => ranks.get(method) === 1);
   return swept.length === 0 ? "" : [...swept, ...levels].join(" ");
 }
 
 function showRanks(main, route) {
-  const fields = ranksFields();
-  const settings = readSettings(route, fields);
-  const output = h("div");
-  const update = () => replaceContent(output, rankSections(settings));
-  main.append(
-    h("h1", {}, "Rank sweeps"),
-    note(
-      "A line a method over its ranks. Methods without a rank are dashed levels. All plots have one scale; ",
-      "a bar reaches from the lowest seed to the highest.",
-    ),
-    controlRow(route, fields, settings, update),
-    output,
-  );
-  update();
+  choiceView(main, route, {
+    title: "Rank sweeps",
+    about: [
+      "A line a method over its ranks. Methods without a rank are dashed levels. All plots have one scale; " +
+        "a bar reaches from the lowest seed to the highest.",
+    ],
+    fields: ranksFields(),
+    show: rankSections,
+  });
 }
 
 function rankSections({ metric: name, task, architecture, methods }) {
@@ -53,31 +48,22 @@ function rankSections({ metric: name, task, architecture, methods }) {
   const metric = DATA.metrics[METRIC_INDEX.get(name)];
   const points = DATA.cases
     .filter((item) => item.task === task && isAsked(item.method, methods))
-    .map((item) => ({
-      item,
-      value: currentValue(item, name),
-      seeds: lineOf(item, name)?.seeds ?? null,
-    }))
-    .filter((point) => point.value !== null);
-  if (points.length === 0) return [note(`No case of these choices has ${metricLabel(name)}.`)];
-  const shown = architecture === "" ? ARCHITECTURES : [architecture];
-  const axis = rankAxis(
-    points.filter((point) => shown.includes(point.item.architecture)),
-    metric,
-  );
+    .filter((item) => architecture === "" || item.architecture === architecture)
+    .map((item) => ({ item, line: lineOf(item, name) }))
+    .filter(({ line }) => line !== null && line.now !== null)
+    .map(({ item, line }) => ({ item, value: line.now, ...line, seeds: line.seeds ?? null }));
+  if (points.length === 0) return [note(`No case of these choices has ${metric.label}.`)];
+  const places = ARCHITECTURES.map((name) => [
+    name,
+    points.filter(({ item }) => item.architecture === name),
+  ]).filter(([, found]) => found.length > 0);
+  const axis = rankAxis(points, metric);
   return [
     methodLegend(distinct(points.map((point) => point.item.method))),
     h(
       "div",
-      { class: shown.length > 1 ? "facets" : "" },
-      shown.map((where) =>
-        rankFigure(
-          where,
-          points.filter((p) => p.item.architecture === where),
-          metric,
-          axis,
-        ),
-      ),
+      { class: places.length > 1 ? "facets" : "" },
+      places.map(([name, found]) => rankFigure(name, found, metric, axis)),
     ),
   ];
 }
@@ -85,19 +71,16 @@ function rankSections({ metric: name, task, architecture, methods }) {
 // One unit and one scale for plots side by side, or they could not be compared.
 function rankAxis(points, metric) {
   const values = points.flatMap((point) => [point.value, ...(point.seeds ?? [])]);
-  const unit = axisUnit(values, metric.unit);
+  const unit = axisUnit(values, metric.steps);
   return { unit, scale: scaleOf(values.map((value) => value / unit.size)) };
 }
 
 function rankFigure(where, points, metric, axis) {
-  const title = h("h2", {}, shorten(where));
-  if (points.length === 0)
-    return h("figure", {}, h("figcaption", {}, title), note("No case has this metric."));
   const swept = points.filter((point) => point.item.rank !== null);
   return figure({
-    title,
+    title: h("h2", {}, shorten(where)),
     label:
-      `${metricLabel(metric.name)} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
+      `${metric.label} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
       `${plural(new Set(swept.map((point) => point.item.method)).size, "method")} with ranks, ` +
       `${points.length - swept.length} without.`,
     draw: (width) => drawRanks(width, points, metric, axis),
@@ -118,7 +101,7 @@ function drawRanks(width, points, metric, { unit, scale }) {
   // Side by side, so that no method hides another.
   const aside = (method) => (methods.indexOf(method) - (methods.length - 1) / 2) * SEED_STEP;
   const height = Math.min(420, Math.max(280, width * 0.5));
-  const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
+  const label = `↑ ${metric.label}${inUnit(unit)}`;
   return plot(width, {
     height,
     marginLeft: 58,
@@ -157,13 +140,7 @@ function drawRanks(width, points, metric, { unit, scale }) {
           x,
           y,
           title: (point) =>
-            [
-              shorten(point.item.id, 60),
-              formatValue(point.value, metric.unit),
-              seedsText(point, metric),
-            ]
-              .filter(Boolean)
-              .join("\n"),
+            [shorten(point.item.id, 60), point.text, seedsText(point)].filter(Boolean).join("\n"),
         }),
       ),
     ],
@@ -202,8 +179,8 @@ function sweepMarks(points, place, unit) {
   ];
 }
 
-function seedsText({ seeds }, { unit }) {
-  return seeds === null ? null : `seeds ${seeds.map((seed) => formatValue(seed, unit)).join(" to ")}`;
+function seedsText({ seeds_text: text }) {
+  return text ? `seeds ${text}` : null;
 }
 
 // Of levels that lie on one another, one is named; the table below has all.
@@ -219,31 +196,14 @@ function spread(levels, y, scale) {
 }
 
 function rankTable(where, points, metric) {
-  const ranks = [...new Set(points.map((point) => point.item.rank))].sort(
-    (a, b) => (a ?? -1) - (b ?? -1),
-  );
-  const byMethod = d3.group(points, (point) => point.item.method);
-  return dataTable({
-    caption: `${metricLabel(metric.name)} by rank on ${shorten(where)}`,
-    rows: [...byMethod.keys()],
-    columns: [
-      { label: "method", cell: (method) => shorten(method, 40) },
-      ...ranks.map((rank) => ({
-        label: rank === null ? "no rank" : `rank ${rank}`,
-        number: true,
-        cell: (method) => rankCell(byMethod.get(method), rank, metric),
-      })),
+  const rows = d3.sort(points, (a, b) => compareText(a.item.name, b.item.name));
+  return dataTable(
+    `${metric.label} by rank on ${shorten(where)}`,
+    [
+      { label: "method", cell: (point) => caseLink(point.item, point.item.name) },
+      { label: metric.label, number: true, cell: (point) => point.text },
+      { label: "seeds", number: true, cell: (point) => point.seeds_text ?? ABSENT },
     ],
-  });
-}
-
-function rankCell(points, rank, metric) {
-  const point = points.find((candidate) => candidate.item.rank === rank);
-  return point
-    ? h(
-        "a",
-        { href: caseAddress(point.item), title: seedsText(point, metric) },
-        formatValue(point.value, metric.unit),
-      )
-    : ABSENT;
+    rows,
+  );
 }

@@ -1,9 +1,7 @@
-// Every case in one table, to be sorted and filtered.
-
-const ROWS_AT_ONCE = 250;
-const VERDICTS = distinct(DATA.cases.flatMap((item) => item.verdict ?? []));
+// Every case in one table, to be sorted and filtered. Its rows and its lines of CSV are written.
 
 function tableFields() {
+  const verdicts = distinct(DATA.cases.flatMap((item) => item.verdict ?? []));
   return {
     text: { label: "Text in the id or state", initial: "", type: "search", wide: true },
     task: { label: "Task", options: optionsOf(TASKS, "any"), initial: "" },
@@ -20,89 +18,123 @@ function tableFields() {
         { value: "", label: "any" },
         { value: "ok", label: "ok" },
         { value: "other", label: "not ok" },
-        ...VERDICTS.map((verdict) => ({ value: verdict, label: verdictWords(verdict) })),
+        ...verdicts.map((verdict) => ({ value: verdict, label: verdict.replaceAll("_", " ") })),
       ],
       initial: "",
     },
-  };
-}
-
-function sortFields() {
-  return {
-    sort: {
-      hidden: true,
-      options: CASE_COLUMNS.map((column) => ({ value: column.name })),
-      initial: "id",
-    },
+    sort: { hidden: true, initial: "case" },
     down: { hidden: true, options: [{ value: "yes" }, { value: "no" }], initial: "no" },
   };
 }
 
 function showTable(main, route) {
   const fields = tableFields();
-  const every = { ...fields, ...sortFields() };
-  const settings = readSettings(route, every);
+  const settings = readSettings(route, fields);
+  const table = written(PAGE.html.table).firstElementChild;
+  table.classList.add("tall");
+  const body = table.querySelector("tbody");
+  const rows = [...body.rows].map((row) => ({ row, item: caseOfRow(row) }));
+  const headers = [...table.querySelectorAll("thead th")];
+  const names = headers.map((header) => header.textContent);
   const count = h("p", { class: "count", role: "status" });
-  const found = () =>
-    sortedCases(
-      DATA.cases.filter((item) => matches(item, settings)),
-      settings,
+  const none = note("No case fits these choices.");
+  let shown = [];
+  const update = () => {
+    const column = Math.max(0, names.indexOf(settings.sort));
+    shown = sortedRows(
+      rows.filter(({ item }) => matches(item, settings)),
+      column,
+      settings.down === "yes",
     );
+    body.replaceChildren(...shown.map(({ row }) => row));
+    headers.forEach((header, index) => markSorted(header, index === column, settings.down === "yes"));
+    count.textContent = `${shown.length} of ${plural(rows.length, "case")}${failedWords(shown)}`;
+    none.hidden = shown.length > 0;
+    csv.disabled = shown.length === 0;
+  };
+  headers.forEach((header, index) => {
+    const sort = () => {
+      settings.down = settings.sort === names[index] && settings.down === "no" ? "yes" : "no";
+      settings.sort = names[index];
+      writeSettings(route, fields, settings);
+      update();
+    };
+    const arrow = h("span", { class: "arrow", "aria-hidden": "true" });
+    replaceContent(
+      header,
+      h(
+        "button",
+        { type: "button", class: "sort", "data-column": names[index], onclick: sort },
+        names[index],
+        arrow,
+      ),
+    );
+  });
   const csv = h(
     "button",
-    {
-      type: "button",
-      id: "csv",
-      onclick: () => download("cases.csv", casesAsCsv(found()), "text/csv;charset=utf-8"),
-    },
+    { type: "button", id: "csv", onclick: () => download("cases.csv", csvOf(shown)) },
     "Download as CSV",
   );
-  const output = h("div");
-  let most = ROWS_AT_ONCE;
-  const sort = (name) => {
-    settings.down = settings.sort === name && settings.down === "no" ? "yes" : "no";
-    settings.sort = name;
-    writeSettings(route, every, settings);
-    update();
-    output.querySelector(`[data-column="${name}"]`).focus();
-  };
-  const update = () => {
-    const cases = found();
-    const failing = failuresText(cases);
-    count.textContent = `${cases.length} of ${plural(DATA.cases.length, "case")}${failing ? `: ${failing}` : ""}`;
-    csv.disabled = cases.length === 0;
-    const sorted = { name: settings.sort, descending: settings.down === "yes" };
-    replaceContent(
-      output,
-      cases.length > 0
-        ? caseTable("Cases", cases.slice(0, most), { sorted, sort })
-        : note("No case fits these choices."),
-      cases.length > most ? moreButton(cases.length - most) : null,
-    );
-  };
-  const moreButton = (left) =>
-    h(
-      "button",
-      { type: "button", onclick: () => ((most = Infinity), update()) },
-      `Show ${left} more`,
-    );
   main.append(
     h("h1", {}, "All cases"),
-    controlRow(route, every, settings, update),
+    controlRow(route, fields, settings, update),
     h("div", { class: "above-table" }, count, csv),
-    output,
+    none,
+    table,
   );
   update();
 }
 
-function sortedCases(cases, { sort, down }) {
-  const column = CASE_COLUMNS.find((item) => item.name === sort);
-  return sortCases(cases, column, down === "yes");
+function caseOfRow(row) {
+  return CASES.get(decodeURIComponent(row.querySelector("a.case").hash.slice("#/case/".length)));
+}
+
+// Absent values stand last, whichever way the others are sorted.
+function sortedRows(rows, column, descending) {
+  const sign = descending ? -1 : 1;
+  const keyed = rows.map((one) => ({ ...one, key: keyOf(one.row.cells[column]) }));
+  return keyed.sort((a, b) => {
+    if (a.key === null || b.key === null)
+      return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);
+    const order = typeof a.key === "number" ? a.key - b.key : compareText(a.key, b.key);
+    return sign * order || compareText(a.item.id, b.item.id);
+  });
+}
+
+function keyOf(cell) {
+  if (!cell.classList.contains("number")) return cell.textContent;
+  return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
+}
+
+function markSorted(header, isSorted, descending) {
+  header.querySelector(".arrow").textContent = isSorted ? (descending ? "▼" : "▲") : "↕";
+  if (isSorted) header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  else header.removeAttribute("aria-sort");
+}
+
+function failedWords(rows) {
+  const counts = d3.rollup(
+    rows.filter(({ item }) => item.failure),
+    (failed) => failed.length,
+    ({ item }) => item.failure,
+  );
+  const words = [...counts].map(([failure, count]) => `${count} ${failure}`);
+  return words.length > 0 ? `: ${words.join(", ")}` : "";
+}
+
+function csvOf(rows) {
+  return [PAGE.html.csv.header, ...rows.map(({ item }) => PAGE.html.csv.lines[item.id])].join("");
+}
+
+function download(name, text) {
+  const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+  h("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
 function matches(item, { text, task, method, architecture, rank, status }) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const where = `${item.id} ${statusOf(item)} ${stateOfCase(item).text}`.toLowerCase();
+  const where = `${item.id} ${item.state}`.toLowerCase();
   return (
     (task === "" || item.task === task) &&
     (method === "" || item.method === method) &&
@@ -115,6 +147,6 @@ function matches(item, { text, task, method, architecture, rank, status }) {
 
 function hasState(item, wanted) {
   if (wanted === "") return true;
-  if (wanted === "ok" || wanted === "other") return isMeasured(item) === (wanted === "ok");
+  if (wanted === "ok" || wanted === "other") return item.ok === (wanted === "ok");
   return item.verdict === wanted;
 }

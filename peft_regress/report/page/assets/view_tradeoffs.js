@@ -2,6 +2,12 @@
 
 const FRONT_WORDS =
   "Ringed and joined: where no other pairing in colour is as cheap and as accurate. A thin line spans the seeds. ";
+const COSTS = [
+  { value: "memory", label: "peak memory" },
+  { value: "flops", label: "FLOPs of one update" },
+  { value: "trained", label: "trained parameters" },
+  { value: "ship", label: "size to ship" },
+];
 const SHOWN = [
   { value: "standard", label: "standard" },
   { value: "grey", label: "others in grey" },
@@ -14,193 +20,86 @@ function tradeoffFields() {
     batch: batchField(),
     task: taskField(),
     architecture: architectureField(),
-    show: { label: "Show", options: SHOWN, initial: hasStandard() ? "standard" : "all" },
+    show: { label: "Show", options: SHOWN, initial: "standard" },
     methods: methodsField(),
   };
 }
 
-function hasStandard() {
-  return METHODS.some((method) => FIRST_METHODS.includes(method));
+function title(gain) {
+  return gain === "accuracy" ? "Accuracy" : "Score";
+}
+
+function tradeoffsOf({ task, cost, batch }) {
+  return DATA.tradeoffs[`${task} ${cost} ${batch}`] ?? DATA.tradeoffs[`${task} ${cost} 1`];
 }
 
 function showTradeoffs(main, route) {
-  const fields = tradeoffFields();
-  const settings = readSettings(route, fields);
-  const output = h("div");
-  const update = () => replaceContent(output, tradeoffs(settings));
-  main.append(
-    h("h1", {}, `${gainOf(DATA.cases).title} against cost`),
-    note(FRONT_WORDS, "Up and to the left is better."),
-    controlRow(route, fields, settings, update),
-    output,
-  );
-  update();
+  const settings = readSettings(route, tradeoffFields());
+  choiceView(main, route, {
+    title: `${title(tradeoffsOf(settings).gain)} against cost`,
+    about: [`${FRONT_WORDS}Up and to the left is better.`],
+    fields: tradeoffFields(),
+    show: tradeoffs,
+  });
 }
 
-function tradeoffs(
-  { cost: costName, batch, task, architecture, methods, show },
-  { compact = false } = {},
-) {
-  const cost = costNamed(costName);
-  const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
-  const gain = gainOf(all);
-  const measured = all
-    .map((item) => ({
-      item,
-      cost: cost.of(item, batchSuffix(batch)),
-      gain: currentValue(item, gain.name),
-      seeds: lineOf(item, gain.name)?.seeds ?? null,
-      margin: lineOf(item, gain.name)?.bound ?? null,
-    }))
-    .filter((point) => point.cost !== null && point.gain !== null);
-  // A pattern says by itself which methods are meant.
-  const isInColour = ({ item }) => show === "all" || methods.trim() !== "" || isStandard(item);
-  const points = measured.filter(isInColour);
-  const grey = show === "grey" ? measured.filter((point) => !isInColour(point)) : [];
-  if (points.length === 0)
-    return [note(`No case of these choices has both ${gain.article} and this cost.`)];
-  const shown = architecture === "" ? ARCHITECTURES : [architecture];
-  const lost = all.length - measured.length;
-  const others = measured.length - points.length - grey.length;
-  const margin = d3.max(points, (point) => point.margin);
-  const title = cost.batch ? `${cost.label} ${batchWords(batch)}` : cost.label;
+function tradeoffs(settings, { compact = false } = {}) {
+  const { architecture, methods, show, batch } = settings;
+  const axes = tradeoffsOf(settings);
+  const set = show === "all" ? "all" : "standard";
+  const isShown = ({ item }) => isAsked(item.method, methods);
+  const plots = axes.plots
+    .filter((plot) => plot[set] && (architecture === "" || plot.architecture === architecture))
+    .map((plot) => {
+      const points = plot.points
+        .map((point) => ({ ...point, item: caseOf(point.id), ...seedsOf(point, axes) }))
+        .filter(isShown);
+      const own = points.filter(({ item }) => set === "all" || isStandard(item));
+      const behind = show === "grey" ? points.filter((point) => !own.includes(point)) : [];
+      const front = plot[set].front.flatMap((id) => own.filter((point) => point.id === id));
+      return { ...plot, ...plot[set], own, behind, front, left: points.length - own.length };
+    })
+    .filter(({ own }) => own.length > 0);
+  if (plots.length === 0)
+    return [note(`No case of these choices has both ${axes.gain} and this cost.`)];
+  const gains = plots.flatMap(({ own, behind }) => [...own, ...behind].map(({ gain }) => gain));
+  const label = axes.has_batches ? `${axes.label} ${batchOf(batch).words}` : axes.label;
+  const others = show === "grey" ? 0 : d3.sum(plots, ({ left }) => left);
   return [
-    methodLegend(distinct(points.map((point) => point.item.method))),
-    margin === undefined
-      ? null
-      : note(
-          `A difference in ${gain.name} within the gate's margin of ${tieText(margin, gain)} is a tie.`,
-        ),
+    methodLegend(distinct(plots.flatMap(({ own }) => own.map(({ item }) => item.method)))),
+    axes.tie
+      ? note(`A difference in ${axes.gain} within the gate's margin of ${axes.tie} is a tie.`)
+      : null,
     h(
       "div",
-      { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
-      shown.map((name) => architecturePlot(name, { points, grey }, { cost, gain }, title, shown.length > 1)),
+      { class: plots.length === 1 ? "" : compact ? "facets compact" : "facets" },
+      plots.map((plot) =>
+        figure({
+          title: h("h2", {}, shorten(plot.architecture)),
+          label: plot.label,
+          draw: (width) => drawTradeoffs(width, { ...plot, gains }, axes, label, plots.length > 1),
+          open: openCase,
+          below: [written(plot.html)],
+        }),
+      ),
     ),
     others > 0
-      ? note(`Not shown: ${plural(others, "case")} of other methods. `, h("a", { href: "#/tradeoffs?show=grey" }, "Show them in grey"), ".")
+      ? note(
+          `Not shown: ${plural(others, "case")} of other methods. `,
+          h("a", { href: "#/tradeoffs?show=grey" }, "Show them in grey"),
+          ".",
+        )
       : null,
-    lost > 0
-      ? note(`Left out for want of ${gain.article} or of this cost: ${plural(lost, "case")}.`)
+    axes.lost > 0
+      ? note(`Left out for want of ${axes.gain} or of this cost: ${plural(axes.lost, "case")}.`)
       : null,
   ];
 }
 
-function tieText(margin, { unit }) {
-  return unit === "fraction" ? formatChange(margin, unit).slice(1) : plainDigits(margin, 3);
+function caseOf(id) {
+  return CASES.get(id.toWellFormed());
 }
 
-function architecturePlot(name, { points, grey }, axes, title, small) {
-  const [own, behind] = [points, grey].map((some) =>
-    some.filter((point) => point.item.architecture === name),
-  );
-  if (own.length === 0)
-    return h(
-      "figure",
-      {},
-      h("figcaption", {}, h("h2", {}, shorten(name))),
-      note("No case with both."),
-    );
-  const front = paretoFront(own);
-  const cheapest = front[0];
-  const best = front.at(-1);
-  return figure({
-    title: h("h2", {}, shorten(name)),
-    label:
-      `${axes.gain.title} against ${title} on ${shorten(name)}: ${plural(own.length, "pairing")}, ${front.length} on the Pareto front, ` +
-      `from ${pointText(cheapest, axes)} to ${pointText(best, axes)}.`,
-    draw: (width) => drawTradeoffs(width, { own, behind, front, points }, axes, title, small),
-    open: openCase,
-    below: [
-      frontInWords(front, axes),
-      fold("All of its numbers", () => tradeoffTable(name, own, front, axes)),
-    ],
-  });
-}
-
-function numbersText(point, { cost, gain }) {
-  return `${formatValue(point.gain, gain.unit)}, ${formatValue(point.cost, cost.unit)}`;
-}
-
-function pointText(point, { cost, gain }) {
-  return `${shorten(methodName(point.item), 40)} (${formatValue(point.cost, cost.unit)}, ${formatValue(point.gain, gain.unit)})`;
-}
-
-function seedsWords({ seeds }, { unit }) {
-  return seeds === null
-    ? ""
-    : `, seeds ${seeds.map((seed) => formatValue(seed, unit)).join(" to ")}`;
-}
-
-function tipText(point, { cost, gain }) {
-  return `${shorten(point.item.id, 60)}\n${formatValue(point.gain, gain.unit)} ${gain.name}${seedsWords(point, gain)}\n${formatValue(point.cost, cost.unit)}`;
-}
-
-function frontInWords(front, axes) {
-  return h(
-    "div",
-    { class: "front" },
-    h("h3", {}, "On the Pareto front, from the cheapest"),
-    h(
-      "ol",
-      {},
-      front.map((point) =>
-        h(
-          "li",
-          {},
-          markIcon(methodMark(point.item.method).shape, methodMark(point.item.method).colour),
-          h(
-            "span",
-            {},
-            caseLink(point.item, methodName(point.item)),
-            " ",
-            h("span", { class: "numbers" }, numbersText(point, axes)),
-            tieWords(point, front),
-          ),
-        ),
-      ),
-    ),
-  );
-}
-
-// The cheapest pairing of the front that is as accurate within the margin; null without one.
-function tieOf(point, front) {
-  if (point.margin === null) return null;
-  return (
-    front.find((other) => other.cost < point.cost && point.gain - other.gain <= point.margin) ??
-    null
-  );
-}
-
-function tieWords(point, front) {
-  const tie = tieOf(point, front);
-  return tie === null
-    ? null
-    : h("span", { class: "tie" }, ` ties with ${shorten(methodName(tie.item), 40)}`);
-}
-
-function tradeoffTable(name, own, front, { cost, gain }) {
-  const onFront = new Set(front);
-  return dataTable({
-    caption: `${gain.title} and ${cost.label} on ${shorten(name)}`,
-    rows: d3.sort(own, (point) => point.cost),
-    columns: [
-      { label: "case", cell: (point) => caseLink(point.item) },
-      valueColumn(cost.label, (point) => point.cost, cost.unit),
-      { label: gain.name, number: true, cell: (point) => formatValue(point.gain, gain.unit) },
-      {
-        label: "seeds, lowest to highest",
-        number: true,
-        cell: ({ seeds }) =>
-          seeds === null ? ABSENT : seeds.map((seed) => formatValue(seed, gain.unit)).join(" to "),
-      },
-      { label: "on the front", cell: (point) => (onFront.has(point) ? "yes" : "no") },
-      {
-        label: "ties with",
-        cell: (point) => {
-          const tie = tieOf(point, front);
-          return tie === null ? ABSENT : shorten(methodName(tie.item), 40);
-        },
-      },
-    ],
-  });
+function seedsOf({ id }, { gain }) {
+  return { seeds: lineOf(caseOf(id), gain)?.seeds ?? null };
 }

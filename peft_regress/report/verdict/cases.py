@@ -1,0 +1,254 @@
+"""What reports say of cases: why each has its verdict, its budgets, and what stands beside."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+
+from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.fronts import LostFront
+from peft_regress.gate.verdicts import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    BudgetUse,
+    CaseVerdict,
+    Reason,
+    Remark,
+)
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
+from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
+from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.report.sentences import (
+    against,
+    environment_lines,
+    reason_cells,
+    remark_line,
+    short_verdict,
+    with_note,
+)
+from peft_regress.report.table import Row, Table
+from peft_regress.report.verdict.next_steps import accept_hint, storage_words
+from peft_regress.text import clean, count_of
+
+_MOST_REASONS = 8
+_MOST_MODULES = 3
+_MOST_LINES = 8
+
+
+def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
+    """Explain one case's verdict: each reason with its modules, the environment, what to type."""
+    return as_text([case_section(case, comparison)], layout)
+
+
+def case_section(case: CaseVerdict, comparison: Comparison) -> Section:
+    """Return one case's verdict, as its test and its page show it."""
+    old, new = comparison.references.get(case.id), comparison.observed.get(case.id)
+    body: list[str | Section] = []
+    if old is None and new is not None:
+        body.append("no accepted baseline has this case, so nothing judges it")
+        if new.record.error is not None:
+            error = new.record.error
+            body.append(f"{new.record.status}: {clean(f'{error.type}: {error.message}')}")
+    if case.verdict == "missing":
+        body.append("it was expected but has no record: it did not run, or it was renamed")
+    body += _reasons(case, comparison)
+    body += [remark_line(one) for one in case.remarks if not one.fails_strictly]
+    strictly = "fails by strictness: " if comparison.strict else ""
+    body += [f"{strictly}{line}" for line in strict_lines(comparison, {case.id})]
+    if old is not None and new is not None:
+        if case.reasons:
+            changes = environment_lines(old.environment, new.environment)
+            body.append("environment: " + ("; ".join(changes) or "as in the baseline"))
+        body.append(f"baseline: {clean(old.run_name)}")
+    if case.verdict == "over_budget":
+        body.append("accepting does not change this: reduce the cost, or change the budget")
+    elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
+        body.append(f"if the new numbers are right: {accept_hint(comparison)}")
+    return Section(
+        title=f"{clean(case.id)}: {short_verdict(case.verdict)}",
+        body=tuple(Line(one, _MOST_LINES) if isinstance(one, str) else one for one in body),
+    )
+
+
+def _reasons(case: CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
+    """Yield each reason with the modules behind it."""
+    shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    metrics = {reason.metric for reason in shown}
+    for reason in shown[:_MOST_REASONS]:
+        below: list[str] = []
+        if reason.since is not None:
+            below = _drift_lines(reason, case.id, comparison)
+        elif reason.metric.removesuffix(BATCH_SUFFIX) not in metrics - {reason.metric}:
+            # At batch 32 the modules are the same as at batch 1.
+            below = module_lines(reason, case.id, comparison)
+        line = _reason_line(reason)
+        yield Section(title=line, body=tuple(below)) if below else line
+    if len(shown) > _MOST_REASONS:
+        rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
+        yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
+    yield from new_metric_lines(shown, comparison)
+
+
+def _reason_line(reason: Reason) -> str:
+    metric, old, new, change, _ = reason_cells(reason)
+    if reason.metric.startswith("invariant "):
+        what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
+        return with_note(what, [reason.note])
+    return f"{metric}: {old} -> {new}  {change}{against(reason)}".rstrip()
+
+
+def new_metric_lines(reasons: Iterable[Reason], comparison: Comparison) -> list[str]:
+    """Say which of the metrics are new: added to the measuring code, not a cost that grew."""
+    new = {reason.metric for reason in reasons if reason.metric in comparison.new_metrics}
+    return [
+        f"{clean(metric)} is a new metric: the baseline does not have it; accept a run that "
+        "measures it"
+        for metric in sorted(new)
+    ]
+
+
+def module_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+    """Name the modules behind a change of a case, the largest first."""
+    old, new = comparison.references.get(case), comparison.observed.get(case)
+    spec = METRICS.get(reason.metric)
+    if old is None or new is None or spec is None:
+        return []
+    found = explain_metric(reason.metric, old.record, new.record).shortest
+    lines = [
+        f"{clean(row.module) or '(no module)'} {clean(row.what)}: "
+        f"{'+' if row.change > 0 else '-'}{format_value(abs(row.change), spec.unit)}"
+        for row in found[:_MOST_MODULES]
+    ]
+    if len(found) > _MOST_MODULES:
+        lines.append(f"and {count_of(len(found) - _MOST_MODULES, 'more module')}")
+    return lines
+
+
+def _drift_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+    """Say why the newest baseline did not show a drift, and which command shows its steps."""
+    options = [
+        f"--case {shlex.quote(clean(case))}",
+        f"--metric {shlex.quote(clean(reason.metric))}",
+    ]
+    words = ["peft-regress", "history", *options, "--all", *storage_words(comparison.invocation)]
+    return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]
+
+
+def remarks(comparison: Comparison) -> dict[str, list[str]]:
+    """Return what readers should know, in words, with the cases it is about.
+
+    What fails a strict run comes first. A number that differs from case to case is left out.
+    """
+    found: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
+    for lost in comparison.fronts:
+        found.setdefault(front_line(lost), []).append(lost.case)
+    strict = [one for one in _all(comparison) if one[1].fails_strictly]
+    others = [one for one in _all(comparison) if not one[1].fails_strictly]
+    for case, remark in (*strict, *others):
+        what = _in_many_cases(remark)
+        found.setdefault(what, []).append(case)
+        notes.setdefault(what, []).append(remark.text if remark.kind == "new metric" else "")
+    return {with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
+
+
+def front_line(lost: LostFront) -> str:
+    """Return which front a case left, and which case took its place."""
+    return f"beaten by {clean(lost.beaten_by)}: off the front of accuracy against {lost.cost}"
+
+
+def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
+    """Return what fails only a strict run in some cases, in words."""
+    failing = [
+        *(front_line(lost) for lost in comparison.fronts if lost.case in cases),
+        *(
+            remark_line(one)
+            for case, one in _all(comparison)
+            if case in cases and one.fails_strictly
+        ),
+    ]
+    return list(dict.fromkeys(failing))
+
+
+def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
+    """Return the remarks by case, but those on how trainings were judged: they stand elsewhere."""
+    return [
+        (case.id, remark)
+        for case in comparison.cases
+        for remark in case.remarks
+        if remark.subject != "training"
+    ]
+
+
+def _in_many_cases(remark: Remark) -> str:
+    subject = clean(remark.subject)
+    if remark.kind == "new metric":
+        state = "new and false" if remark.new is False else "new"
+        return f"{subject} is {state}: the baseline could not know it"
+    if remark.kind == "not judged":
+        return f"{subject} is not judged: {clean(remark.text)}"
+    if remark.kind == "within own bound":
+        return f"{subject} changed within a bound of its own ({clean(remark.text)})"
+    return remark_line(remark)
+
+
+def budget_table(
+    comparison: Comparison, *, over_alone: bool = False, most: int | None = None
+) -> Table:
+    """Return a row for each part of each budget, of every case or of those that are over.
+
+    most: the number of rows; if there are more, those of which most is used.
+    """
+    uses = [
+        (case.id, use)
+        for case in comparison.cases
+        if not over_alone or case.verdict == "over_budget"
+        for use in case.budgets
+    ]
+    if most is not None and len(uses) > most:
+        uses = sorted(uses, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
+    rows = tuple(budget_row(CaseId(clean(name), name), use) for name, use in uses)
+    return budgets_of(rows)
+
+
+def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
+    """Return a table of budgets."""
+    return Table(
+        headings=("case", "budget of", "this run", "limit", "used", "", "margin"),
+        rows=tuple(rows),
+        numbers=(2, 3, 4, 6),
+        not_in_text=(6,),
+        caption="Budgets",
+        most_rows=most_rows,
+    )
+
+
+def budget_row(case: str, use: BudgetUse) -> Row:
+    """Return what a case uses of one budget."""
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else format_value(value, use.spec.unit)
+
+    state = (
+        Badge("over", "bad")
+        if use.is_over
+        else ""
+        if use.is_judged
+        else Badge("not judged", "plain")
+    )
+    share = "-" if use.share is None else f"{100 * use.share:.0f} %"
+    limit = f"at least {shown(use.limit)}" if use.is_least else shown(use.limit)
+    cells = (case, clean(use.name), shown(use.value), limit, share, state, _margin(use))
+    return Row(cells=cells)
+
+
+def _margin(use: BudgetUse) -> str:
+    """Return the room that is left, or by how much the value is over."""
+    if use.over_by is None:
+        return ""
+    size = format_value(abs(use.over_by), use.spec.unit)
+    if use.spec.unit == "fraction":
+        size = size.replace("%", "points")
+    return f"{size} {'left' if use.over_by <= 0 else 'short' if use.is_least else 'over'}"
