@@ -20,7 +20,7 @@ from peft_regress.baselines.history import (
 )
 from peft_regress.baselines.lines import Entry
 from peft_regress.budgets import UNITS
-from peft_regress.catalogue.matrix import built_in_matrices, matrix_cases
+from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
@@ -123,9 +123,10 @@ class Content:
     @functools.cached_property
     def standard_methods(self) -> frozenset[str]:
         """The methods that plots start with: those of the default matrix, if a case has one."""
-        standard = {case.method for case in matrix_cases(_MATRIX)}
-        present = {record.case.method for record in self.now.values()}
-        return frozenset(present & standard or present)
+        # By the records: the cases of a project are not imported to show them.
+        cases = [record.case for record in self.now.values()]
+        standard = {case.method for case in cases if _MATRIX in built_in_matrices(case)}
+        return frozenset(standard or {case.method for case in cases})
 
     def in_order(self, field: str) -> list[str]:
         """Return the tasks or architectures, those with most scores of the default matrix first."""
