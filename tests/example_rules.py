@@ -47,7 +47,7 @@ ELSEWHERE = {
     # The search takes minutes; tests run it on workers in memory.
     "fuzz/tests/test_fuzz_command.py": r"peft-fuzz (search|replay)( .*)?",
     "fuzz/tests/test_fuzz_findings.py": r"peft-fuzz accept runs/fuzz.*",
-    "fuzz/tests/checklist/test_live_checklist.py": r"peft-fuzz checklist .*",
+    "fuzz/tests/checklist/test_checklist_command.py": r"peft-fuzz checklist .*",
     "tests/dask_clusters.py": (
         r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)"
         r"|export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"

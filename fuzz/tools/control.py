@@ -14,36 +14,34 @@ takes for documented, or of the reference. Prints each, and keeps the number of 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import multiprocessing
 import os
-import queue
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+from pages import EVIDENCE, mode_options, renew, search_options, write_results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from peft_fuzz.example import Example, Outcome
     from peft_fuzz.search.causes import Cause
-    from peft_fuzz.search.messages import Found, Sought
+    from peft_fuzz.search.messages import Counts, Found, Sought
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "fuzz" / "docs" / "fuzz-evidence.md"
+PAGE: Final = EVIDENCE
 REFERENCE: Final = Path(__file__).resolve().parent / "reference_peft"
 RESULTS: Final = Path(__file__).resolve().with_name("control_results.json")
 SLICE_SECONDS: Final = 15.0
 SHRINK_SECONDS: Final = 20.0
-_PATIENCE_SECONDS: Final = 30.0
+_LIMIT_SECONDS: Final = 120
+"""For what a process needs besides: its start, and the life that is not over yet."""
 
 
 class Controlled(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,74 +119,42 @@ def _lived(example: Example, folder: Path) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _work(job: int, seed: int, seconds: float, answers: Any) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    methods = use_reference()
-    try:
-        for sought in searches(methods, seed=seed, job=job, seconds=seconds):
-            answers.put(sought)
-    finally:
-        answers.put(None)
-
-
 def described(found: Found) -> str:
     """Return a finding as text."""
     example = msgspec.json.encode(found.example).decode()
     return f"{found.cause.name}: {found.failure.message}\n  {found.cause}\n  {example}"
 
 
-def _answers(processes: Sequence[Any], answers: Any) -> Iterator[Sought]:
-    """Yield what the processes found, until each has ended by itself or was ended."""
-    working = len(processes)
-    while working:
-        try:
-            sought = answers.get(timeout=_PATIENCE_SECONDS)
-        except queue.Empty:
-            if not any(process.is_alive() for process in processes):
-                return
-            continue
-        if sought is None:
-            working -= 1
-        else:
-            yield sought
+def _work(job: int, seed: int, seconds: float) -> tuple[Counts, list[str]]:
+    """Search in this process; return the counts, and the names of the findings it printed."""
+    import torch
+
+    from peft_fuzz.search.messages import Counts
+
+    torch.set_num_threads(1)
+    counts, findings = Counts(), []
+    for sought in searches(use_reference(), seed=seed, job=job, seconds=seconds):
+        counts = counts.plus(sought.counts)
+        if sought.found is not None:
+            findings.append(sought.found.cause.name)
+            print(described(sought.found), flush=True)
+    return counts, findings
 
 
 def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
-    """Search in processes of their own, and print what is found.
-
-    Raises `SystemExit` if one of them fails.
-    """
+    """Search in processes of their own, which print what they find; raise what one of them does."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    processes = [
-        context.Process(target=_work, args=(job, seed, 60 * minutes, answers))
-        for job in range(jobs)
-    ]
-    for process in processes:
-        process.start()
     lives: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     findings: list[str] = []
     started = time.monotonic()
-    try:
-        for sought in _answers(processes, answers):
-            lives.update(sought.counts.lives)
-            refused.update(sought.counts.refused)
-            if sought.found is not None:
-                findings.append(sought.found.cause.name)
-                print(described(sought.found), flush=True)
-    except KeyboardInterrupt:
-        print("interrupted: the result is of the time until now", flush=True)
-        for process in processes:
-            process.terminate()
-    else:
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            sys.exit("a process failed; what it printed is above")
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        working = [pool.apply_async(_work, (job, seed, 60 * minutes)) for job in range(jobs)]
+        for one in working:
+            counts, found = one.get(timeout=60 * minutes + _LIMIT_SECONDS)
+            lives.update(counts.lives)
+            refused.update(counts.refused)
+            findings += found
     return Controlled(
         minutes=(time.monotonic() - started) / 60,
         jobs=jobs,
@@ -198,41 +164,28 @@ def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     )
 
 
-def _read(path: Path) -> Controlled:
+def read_result(path: Path) -> Controlled:
+    """Read what was kept; raise `SystemExit` if there is nothing."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Controlled)
     except (OSError, msgspec.DecodeError) as error:
         sys.exit(f"{path}: {error}. Make it with `python fuzz/tools/control.py`.")
 
 
-def _put(path: Path, *, writes: bool) -> int:
-    sys.path.append(str(ROOT / "tools" / "docs"))
-    from page_tables import check_or_write, put
-
-    result = _read(path)
-    page = put(PAGE.read_text(encoding="utf-8"), "fuzz-evidence", "control", result.sentence)
-    return check_or_write(PAGE, page, writes=writes)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search, print what is found and how much was tried; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="write the result into the page")
-    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
+    parser, _ = mode_options(__doc__)
+    search_options(parser, RESULTS)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     chosen = parser.parse_args(arguments)
     if chosen.write or chosen.check:
-        return _put(chosen.results, writes=chosen.write)
-    from peft_regress.files import write_atomic
+        made = {"control": read_result(chosen.results).sentence}
+        return renew(PAGE, "fuzz-evidence", made, writes=chosen.write)
     from peft_regress.interrupts import ending_signals_interrupt
 
-    with ending_signals_interrupt():
+    with ending_signals_interrupt():  # so that the processes end, too
         result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
-    write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_results(chosen.results, result)
     print(result.sentence)
     return int(bool(result.findings))
 

@@ -16,7 +16,6 @@ exit code 1 if a fault is missed that `BEYOND` does not name, or found although 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -29,14 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
+from pages import EVIDENCE, ROOT, mode_options, renew, search_options, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_fuzz.example import Example, Outcome
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "fuzz" / "docs" / "fuzz-evidence.md"
+PAGE: Final = EVIDENCE
 RESULTS: Final = Path(__file__).resolve().with_name("power_results.json")
 FAULTS_FOLDER: Final = ROOT / "tools" / "faults"
 sys.path.append(str(FAULTS_FOLDER))
@@ -197,17 +196,16 @@ def tried(fault: str, *, seconds: float, seed: int) -> Tried:
     )
 
 
-def _tried_alone(fault: str, seconds: float, seed: int) -> Tried:
-    return tried(fault, seconds=seconds, seed=seed)
-
-
 def try_all(faults: Sequence[str], *, seconds: float, seed: int, jobs: int) -> list[Tried]:
     """Search each fault in a process of its own; print one line for each."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
     results = []
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        waiting = [(one, pool.apply_async(_tried_alone, (one, seconds, seed))) for one in faults]
+        waiting = [
+            (one, pool.apply_async(tried, (one,), {"seconds": seconds, "seed": seed}))
+            for one in faults
+        ]
         for fault, result in waiting:
             try:
                 results.append(result.get(timeout=len(faults) * (seconds + _LIMIT_SECONDS)))
@@ -269,39 +267,24 @@ def read_results(path: Path) -> list[Tried]:
     return msgspec.json.decode(path.read_bytes(), type=list[Tried]) if path.exists() else []
 
 
-def _put(results: Sequence[Tried], *, writes: bool) -> int:
-    sys.path.append(str(ROOT / "tools" / "docs"))
-    from page_tables import check_or_write, put
-
-    page = put(PAGE.read_text(encoding="utf-8"), "fuzz-evidence", "power", table(results))
-    return check_or_write(PAGE, page, writes=writes)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search the chosen faults; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    mode = parser.add_mutually_exclusive_group()
+    parser, mode = mode_options(__doc__)
+    search_options(parser, RESULTS)
     mode.add_argument("--only", default="*", metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, search none")
-    mode.add_argument("--write", action="store_true", help="write the table into the page")
-    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each fault")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     chosen: Any = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)
     if chosen.list:
         print("\n".join(f"{name} ({method_of(name)}): {FAULTS[name].wrong}" for name in faults))
         return 0
     if chosen.write or chosen.check:
-        return _put(read_results(chosen.results), writes=chosen.write)
+        made = {"power": table(read_results(chosen.results))}
+        return renew(PAGE, "fuzz-evidence", made, writes=chosen.write)
     new = try_all(faults, seconds=chosen.seconds, seed=chosen.seed, jobs=chosen.jobs)
     kept = {one.fault: one for one in (*read_results(chosen.results), *new)}
-    content = [kept[name] for name in FAULTS if name in kept]
-    from peft_regress.files import write_atomic
-
-    write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    write_results(chosen.results, [kept[name] for name in FAULTS if name in kept])
     print("\n".join(problems := complaints(new)) or "as expected")
     return int(bool(problems))
 

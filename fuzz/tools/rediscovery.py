@@ -27,21 +27,21 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 from packaging.version import Version
+from pages import EVIDENCE, ROOT, mode_options, renew, search_options, write_results
 
 from peft_fuzz.methods import METHODS
 from peft_fuzz.search.findings import Finding, read_findings
 from peft_fuzz.search.fuzz import INTERRUPTED, FuzzSettings, fuzz
 from peft_fuzz.search.workers import LifeWorker
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.files import make_folder, write_atomic
+from peft_regress.files import make_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.overlay import opened_overlay
 
 HERE: Final = Path(__file__).resolve().parent
-ROOT: Final = HERE.parents[1]
 LIST: Final = HERE / "rediscovery.toml"
 RESULTS: Final = HERE / "rediscovery_results.json"
-PAGE: Final = HERE.parent / "docs" / "fuzz-evidence.md"
+PAGE: Final = EVIDENCE
 FOLDER: Final = ROOT / "runs" / "rediscovery"
 TABLES: Final = ("count", "issues")
 _PULL: Final = "https://github.com/huggingface/peft/pull"
@@ -51,8 +51,6 @@ _SEARCHED: Final = "searched.json"
 
 Kind = Literal["checkpoint", "convolution", "cost", "dtype", "function", "life", "merge"]
 Release = Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\.\d+\Z")]
-Failures = Mapping[tuple[str, str], Mapping[str, str]]
-"""How the findings of a release fail on another one, by name; '' for no failure."""
 
 
 # --- The list -------------------------------------------------------------------------------------
@@ -228,11 +226,6 @@ def read_results(path: Path) -> Results:
         raise InputError(f"{path}: {error}. {remedy}") from error
 
 
-def _write(path: Path, value: msgspec.Struct) -> None:
-    make_folder(path.parent)
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-
-
 # --- Searching and deciding -----------------------------------------------------------------------
 
 
@@ -265,7 +258,7 @@ def search(release: str, known: Known, chosen: argparse.Namespace) -> bool:
         lives=sum(result.counts.lives.values()),
         findings=len(_findings(folder)),
     )
-    _write(folder / _SEARCHED, searched)
+    write_results(folder / _SEARCHED, searched)
     return True
 
 
@@ -374,29 +367,13 @@ def _say(text: str) -> None:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    mode = parser.add_mutually_exclusive_group()
+    parser, mode = mode_options(__doc__)
+    search_options(parser, RESULTS)
     mode.add_argument("--list", action="store_true", help="print the defects, search nothing")
-    mode.add_argument("--write", action="store_true", help="write the tables into the page")
-    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
     parser.add_argument("--releases", nargs="+", metavar="VERSION", help="search only these")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each release")
-    parser.add_argument("--jobs", type=int, default=2, help="processes that search at once")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="what was found so far")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     return parser.parse_args(arguments)
-
-
-def _put(known: Known, results: Results, *, writes: bool) -> int:
-    sys.path.append(str(ROOT / "tools" / "docs"))
-    from page_tables import check_or_write, put
-
-    page = PAGE.read_text(encoding="utf-8")
-    for name, content in tables(known, results).items():
-        page = put(page, "fuzz-evidence", name, content)
-    result: int = check_or_write(PAGE, page, writes=writes)
-    return result
 
 
 def _searched(known: Known, chosen: argparse.Namespace) -> bool:
@@ -418,10 +395,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(lines(known)))
             return 0
         if chosen.write or chosen.check:
-            return _put(known, read_results(chosen.results), writes=chosen.write)
+            made = tables(known, read_results(chosen.results))
+            return renew(PAGE, "fuzz-evidence", made, writes=chosen.write)
         is_whole = _searched(known, chosen)
         results = decide(known, chosen.folder, jobs=chosen.jobs)
-        _write(chosen.results, results)
+        write_results(chosen.results, results)
         print("\n".join(lines(known, results)))
     except PeftRegressError as error:
         sys.exit(f"Error: {error}")

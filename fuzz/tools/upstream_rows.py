@@ -7,32 +7,175 @@
 
 SOURCE is the source distribution of the installed release (`pip download --no-deps --no-binary peft
 peft==0.21.2`), or a checkout. Upstream's rows are an oracle from outside: nobody here chose them.
-Each is measured like a fine-tuning of a user: its costs split by module, and the invariants. Exit
-code 1 if a claim does not hold and `upstream_claims.py` does not say why, or if a row could not be
-read.
+The file of tests is parsed and not imported, since its imports need a dozen more packages: rows are
+taken as literals, and only the classes of the networks are executed. Each row is measured like a
+fine-tuning of a user: its costs split by module, and the invariants. Exit code 1 if a claim does
+not hold and `upstream_claims.py` does not say why, or if a row could not be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import sys
+import tarfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from upstream_measuring import Result, measured
-from upstream_source import Row, UpstreamCases, cases_in, read_tests
+from pages import EVIDENCE, mode_options, renew
+from upstream_claims import Result, Row, measured
 
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import count_of
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "fuzz" / "docs" / "upstream-rows.md"
+if TYPE_CHECKING:
+    from torch import nn
+
+PAGE: Final = EVIDENCE.with_name("upstream-rows.md")
 TABLES = ("count", "broken")
+TESTS: Final = "tests/test_custom_models.py"
+_ROWS: Final = "TEST_CASES"
+_BUILDER: Final = "from_pretrained"
+_CONVOLUTIONS: Final = frozenset({"Conv1d", "Conv2d", "Conv3d"})
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamCases:
+    """The rows on networks with a convolution, and these networks.
+
+    Attributes:
+        rows: In upstream's order.
+        networks: The classes by id.
+        unread: Labels of rows on such networks that are no literals.
+
+    """
+
+    rows: tuple[Row, ...]
+    networks: dict[str, type[nn.Module]]
+    unread: tuple[str, ...] = ()
+
+
+def read_tests(source: Path) -> str:
+    """Return the file of tests in a source distribution or in a checkout.
+
+    Raises `AbsentError` if it is not there.
+    """
+    msg = f"{source} has no {TESTS}: give a source distribution of peft (.tar.gz) or a checkout"
+    try:
+        if source.is_dir():
+            return (source / TESTS).read_text(encoding="utf-8")
+        with tarfile.open(source) as archive:
+            for member in archive:
+                if member.isfile() and member.name.partition("/")[2] == TESTS:
+                    content = archive.extractfile(member)
+                    assert content is not None  # noqa: S101  (of a file)
+                    return content.read().decode("utf-8")
+    except (OSError, tarfile.TarError) as error:
+        raise AbsentError(f"{msg} ({error})") from error
+    raise AbsentError(msg)
+
+
+def cases_in(text: str) -> UpstreamCases:
+    """Return the convolution rows in upstream's file of tests.
+
+    Raises `InputError` if the file is not Python, or has no rows of the known form.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{TESTS} cannot be parsed: {error}") from error
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    chosen = {
+        network: classes[name]
+        for network, name in _networks(tree)
+        if name in classes and _has_convolution(classes[name])
+    }
+    rows: list[Row] = []
+    unread: list[str] = []
+    for node in _row_nodes(tree):
+        found = _row(node)
+        if isinstance(found, str):
+            unread.append(found)
+        elif found is not None and found.network in chosen:
+            rows.append(found)
+    if not rows:
+        raise InputError(
+            f"{TESTS} has no rows on convolutions in {_ROWS}: its form is another one by now"
+        )
+    networks = _built(list(chosen.values()))
+    return UpstreamCases(
+        rows=tuple(rows),
+        networks={network: networks[node.name] for network, node in chosen.items()},
+        unread=tuple(unread),
+    )
+
+
+def _row_nodes(tree: ast.Module) -> list[ast.expr]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Tuple):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if names == [_ROWS]:
+                return node.value.elts
+    return []
+
+
+def _row(node: ast.expr) -> Row | str | None:
+    """Return a row; its label, if a convolution's row is no literal; None for other rows."""
+    match node:
+        case ast.Tuple(elts=[ast.Constant(str(name)), ast.Constant(str(network)), config, given]):
+            try:
+                settings = ast.literal_eval(given)
+            except ValueError:
+                return name if network.startswith("Conv") else None
+            if isinstance(config, ast.Name) and isinstance(settings, dict):
+                return Row(name=name, network=network, config=config.id, settings=settings)
+    return None
+
+
+def _networks(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield id and class of each network: `if model_id == "Conv2d": return ModelConv2D()...`."""
+    for builder in ast.walk(tree):
+        if not (isinstance(builder, ast.FunctionDef) and builder.name == _BUILDER):
+            continue
+        for node in builder.body:
+            match node:
+                case ast.If(test=ast.Compare(comparators=[ast.Constant(str(network))])):
+                    called = [
+                        call.func.id
+                        for call in ast.walk(node)
+                        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+                    ]
+                    if called:
+                        yield network, called[-1]
+
+
+def _has_convolution(network: ast.ClassDef) -> bool:
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in _CONVOLUTIONS for node in ast.walk(network)
+    )
+
+
+def _built(classes: list[ast.ClassDef]) -> dict[str, type[nn.Module]]:
+    """Execute the classes of networks, and nothing else of the file."""
+    import torch
+    from torch import nn
+
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "__name__": "upstream_networks"}
+    module = ast.Module(body=list(classes), type_ignores=[])
+    exec(compile(module, TESTS, "exec"), names)  # noqa: S102  (the library's own source, as installed)
+    return names
+
+
+# --- Showing --------------------------------------------------------------------------------------
 
 
 def line(result: Result) -> str:
@@ -105,10 +248,7 @@ def tried(cases: UpstreamCases, pattern: str) -> list[Result]:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="write the tables into the page")
-    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
+    parser, mode = mode_options(__doc__)
     mode.add_argument("--only", default="*", metavar="GLOB", help="rows by their label")
     parser.add_argument("source", type=Path, help="a source distribution or a checkout of peft")
     return parser.parse_args(arguments)
@@ -129,14 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"not read, since they are no literals: {', '.join(cases.unread)}")
     wrong = bool(cases.unread) or any(None in one.reasons.values() for one in results)
     if chosen.write or chosen.check:
-        sys.path.append(str(ROOT / "tools" / "docs"))
-        from page_tables import check_or_write, put
-
-        page = PAGE.read_text(encoding="utf-8")
-        found = tables(results, version=release)
-        for name in TABLES:
-            page = put(page, "upstream-rows", name, found[name])
-        return check_or_write(PAGE, page, writes=chosen.write) or int(wrong)
+        made = tables(results, version=release)
+        return renew(PAGE, "upstream-rows", made, writes=chosen.write) or int(wrong)
     return int(wrong)
 
 

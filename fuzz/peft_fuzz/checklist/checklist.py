@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from peft_fuzz.checklist.judge import judge
-from peft_fuzz.checklist.messages import Inspected
 from peft_fuzz.checklist.rows import Judged
-from peft_fuzz.checklist.running import Examination, Result, Sides
+from peft_fuzz.checklist.running import Examination, Result
 from peft_fuzz.checklist.situations import (
     NETWORKS,
     USUAL,
+    Inspected,
     Situation,
     find_method,
     situations,
@@ -108,14 +108,13 @@ def checklist(
             base = opened([settings.base], "base")
             base_python, base_packages, remarks = base.python, base.packages, base.remarks
         branch = opened(requirements, "branch")
-        sides = Sides(
+        with Examination(
             base=base_python,
             branch=branch.python,
             method=method.name,
             time_limit=settings.time_limit,
             jobs=settings.jobs,
-        )
-        with Examination(sides) as examination:
+        ) as examination:
             inspected = examination.inspect()
             _check_method(method, inspected)
             chosen = list(situations(method, inspected[0].fields or {}))
@@ -125,7 +124,7 @@ def checklist(
             )
             progress("timing training steps in pairs")
             times = {one.network: examination.time(one) for one in _to_time(results)}
-            packages = examination.packages("base"), examination.packages("branch")
+            packages = examination.packages()
     return Checklist(
         method=method.name,
         requirements=tuple(requirements),

@@ -1,39 +1,46 @@
-"""Carry out one situation: wrap, fill, compute, merge, save, load, train, price."""
+"""Carry out one situation in a worker: wrap, fill, compute, merge, save, load, train, price."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import functools
+import gc
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from peft_fuzz.checklist import networks
-from peft_fuzz.checklist.adapting import (
-    fill,
-    loaded,
-    network,
-    type_name,
-    types_of,
-    wrapped,
+from peft_fuzz.checklist.networks import batch, fill, loaded, network, type_name, types_of, wrapped
+from peft_fuzz.checklist.situations import (
+    AGAIN,
+    OUTPUTS,
+    PARTS,
+    Examine,
+    Examined,
+    Inspect,
+    Inspected,
+    Situation,
+    Start,
+    Started,
+    find_method,
 )
-from peft_fuzz.checklist.differences import AGAIN, PARTS
-from peft_fuzz.checklist.messages import Examine, Examined, Inspect, Inspected
-from peft_fuzz.checklist.situations import find_method
-from peft_fuzz.checklist.training import ROUNDING, costs_of, losses_of
+from peft_regress.catalogue.methods import PeftAdapter
+from peft_regress.cost import profile_training_step
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.measure.invariants.outputs import agree
 from peft_regress.measure.training import single_thread
 from peft_regress.runs.schema import Failure
+from peft_regress.upgrades.worker import Timed, TimeSteps, timed
 
-OUTPUTS: Final = "outputs-{}.safetensors"
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _FOLDER: Final = {True: "adapter", False: "adapter-of-branch"}
 _WANTED_EFFECT: Final = 0.2
@@ -41,9 +48,14 @@ _WANTED_EFFECT: Final = 0.2
 bound, that of bfloat16."""
 _TIMES: Final = (1, 2, 4, 8, 16)
 """How much larger than usual the numbers of an adapter are, until it moves the outputs so much."""
+ROUNDING: Final = 1e-7
+"""Of a float32, relative: as much as another order of the same sums moves a number."""
+_STEPS: Final = 8
+_SEED: Final = 0
+_COSTS: Final = ("forward_flops", "backward_flops", "peak_bytes")
 
 
-def inspect_method(request: Inspect) -> Inspected:
+def inspect(request: Inspect) -> Inspected:
     """Import peft and return the fields of a method's configuration with their defaults."""
     peft = import_module("peft")
     config = getattr(peft, find_method(request.method).config, None)
@@ -85,9 +97,7 @@ class _Side:
         self._failures: dict[str, Failure] = {}
         self._found: dict[str, Any] = {}
         self._types: dict[str, dict[str, str]] = {}
-        self._batch = networks.batch(
-            request.situation.network, getattr(torch, request.situation.dtype)
-        )
+        self._batch = batch(request.situation)
 
     def examined(self) -> Examined:
         try:
@@ -240,3 +250,78 @@ def _equal(one: Tensor, other: Tensor) -> bool:
         return True  # told by type and shape
     tolerance = 4 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
     return agree((one.double(),), (other.double(),), tolerance=tolerance)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Keeps the training whose steps are timed."""
+
+    def __init__(self) -> None:
+        self._steps: Iterator[tuple[float, float]] = iter(())
+
+    def start(self, request: Start) -> Started:
+        """Begin the training of a situation."""
+        self._steps = training_steps(request.situation)
+        gc.collect()
+        return Started()
+
+    def time_steps(self, request: TimeSteps) -> Timed:
+        """Take the next steps."""
+        return timed(self._steps, request)
+
+
+def losses_of(situation: Situation, *, moved: float = 0.0) -> list[float]:
+    """Return the losses of a short training from a fresh adapter; see `training_steps`."""
+    return [loss for loss, _ in islice(training_steps(situation, moved=moved), _STEPS)]
+
+
+def training_steps(situation: Situation, *, moved: float = 0.0) -> Iterator[tuple[float, float]]:
+    """Yield the loss and the seconds of each step of a training from a fresh adapter.
+
+    Each weight is first moved by a seeded number of the relative size `moved`.
+    """
+    method, adapted, items = _prepared(situation)
+    if moved:
+        generator = torch.Generator().manual_seed(_SEED)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.mul_(1 + moved * drawn)
+    optimizer = method.make_optimizer(adapted, rank=situation.rank)
+    torch.manual_seed(_SEED)
+    while True:
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with method.wrapping():
+            loss = _loss(adapted, items)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        yield float(loss), time.perf_counter() - start
+
+
+def costs_of(situation: Situation, *, fake: bool) -> dict[str, int]:
+    """Return FLOPs and bytes of one training step."""
+    method, adapted, items = _prepared(situation)
+    make_optimizer = functools.partial(method.make_optimizer, rank=situation.rank)
+    cost = profile_training_step(adapted, make_optimizer, batch=items, loss=_loss, fake=fake)
+    return {name: getattr(cost, name) for name in _COSTS}
+
+
+def _prepared(situation: Situation) -> tuple[PeftAdapter, nn.Module, dict[str, Tensor]]:
+    """Return the method, its adapter set to train, and the batch.
+
+    BatchNorm keeps its statistics, as in the catalogue.
+    """
+    method = find_method(situation.method)
+    model = wrapped(situation, method).train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    return method, model, batch(situation)
+
+
+def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    logits = cast("Tensor", model(batch["inputs"])).float()
+    return torch.nn.functional.cross_entropy(logits, batch["labels"])

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Literal, NamedTuple
 
-from peft_fuzz.checklist.differences import PARTS, Difference
-from peft_fuzz.checklist.messages import Examined
 from peft_fuzz.checklist.rows import (
     Detail,
     Row,
@@ -19,8 +17,8 @@ from peft_fuzz.checklist.rows import (
     short,
     worst_of,
 )
-from peft_fuzz.checklist.running import Result
-from peft_fuzz.checklist.situations import Situation
+from peft_fuzz.checklist.running import Difference, Result
+from peft_fuzz.checklist.situations import PARTS, Examined, Situation
 from peft_regress.text import count_of
 
 ATOL: Final = 1e-4

@@ -1,4 +1,4 @@
-"""Let a worker of the base and one of the branch take turns on each situation."""
+"""Let a worker of the base and one of the branch take turns; compare their outputs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from pathlib import Path
 from statistics import median_high
 from typing import Final, Self
 
-from peft_fuzz.checklist.differences import Difference, differences
-from peft_fuzz.checklist.messages import (
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from peft_fuzz.checklist.situations import (
+    AGAIN,
+    OUTPUTS,
+    PARTS,
     Examine,
     Examined,
     Inspect,
     Inspected,
+    Situation,
     Start,
     Started,
 )
-from peft_fuzz.checklist.situations import Situation
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import Estimate, estimate_ratio
 from peft_regress.upgrades.timing import time_block
@@ -28,21 +34,25 @@ from peft_regress.workers.pair import Pair
 from peft_regress.workers.pool import Environment, UnusableEnvironmentError
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
-_WORKER: Final = "peft_fuzz.checklist.worker"
-_SIDES: Final = ("base", "branch")
+_WORKER: Final = "peft_fuzz.checklist.examining"
 _PAIRS: Final = 20
 _BLOCK_STEPS: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
-    """The two interpreters, and how their workers run."""
+class Difference:
+    """The outputs of both sides for one function."""
 
-    base: Path
-    branch: Path
-    method: str
-    time_limit: float
-    jobs: int
+    largest_base: float
+    """The largest absolute output of the base."""
+    largest_branch: float
+    absolute: float
+    """The largest absolute difference; NaN if a side gives one."""
+
+    @property
+    def relative(self) -> float:
+        """The difference as a share of the largest output of the base."""
+        return self.absolute / self.largest_base if self.largest_base else self.absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +79,14 @@ class Result:
 class Examination:
     """Both sides of a comparison, as a context manager: its workers are gone at the end."""
 
-    def __init__(self, sides: Sides) -> None:
-        base, branch = (
-            # What keeps peft from being imported there is named before anything is compared.
-            Environment(python=python, libraries=("peft",))
-            for python in (sides.base, sides.branch)
-        )
-        self._method = sides.method
-        self._pairs = [Pair(base, branch, time_limit=sides.time_limit) for _ in range(sides.jobs)]
+    def __init__(
+        self, *, base: Path, branch: Path, method: str, time_limit: float, jobs: int
+    ) -> None:
+        """Take the interpreters of both sides; `time_limit` is the seconds of an answer."""
+        # What keeps peft from being imported there is named before anything is compared.
+        one, other = (Environment(python=python, libraries=("peft",)) for python in (base, branch))
+        self._method = method
+        self._pairs = [Pair(one, other, time_limit=time_limit) for _ in range(jobs)]
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +103,9 @@ class Examination:
     def inspect(self) -> tuple[Inspected, Inspected]:
         """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
         found = []
-        for side in ("base", "branch"):
+        for number, side in enumerate(("base", "branch")):
             try:
-                worker = self._worker(side)
+                worker = self._pairs[0].worker(number)
                 asked = Inspect(method=self._method)
                 found.append(worker.ask(f"{_WORKER}:inspect", asked, Inspected))
             except (WorkerError, InputError) as error:
@@ -103,12 +113,10 @@ class Examination:
         base, branch = found
         return base, branch
 
-    def _worker(self, side: str) -> WorkerProcess:
-        return self._pairs[0].worker(_SIDES.index(side))
-
-    def packages(self, side: str) -> Mapping[str, str]:
-        """Return the packages of a side."""
-        return self._worker(side).packages
+    def packages(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Return the packages of both sides."""
+        base, branch = self._pairs[0].workers
+        return base.packages, branch.packages
 
     def run(
         self, situations: Sequence[Situation], on_result: Callable[[Result], None]
@@ -141,16 +149,22 @@ class Examination:
             prefix="peft-regress-", ignore_cleanup_errors=True
         ) as name:
 
-            def examined(side: str, *, is_base: bool) -> Examined | str:
+            def examined(side: int, *, is_base: bool) -> Examined | str:
+                """Return a side's answer, or why there is none; its worker is started again."""
+                worker = pair.worker(side)
                 request = Examine(situation=situation, folder=name, is_base=is_base)
-                return _examined(pair.worker(_SIDES.index(side)), request)
+                try:
+                    return worker.ask(f"{_WORKER}:examine", request, Examined)
+                except WorkerError as error:
+                    worker.kill()
+                    return str(error).removeprefix(f"{worker.interpreter}: ")
 
-            base = examined("base", is_base=True)
+            base = examined(0, is_base=True)
             if isinstance(base, str) or base.unavailable:
                 return Result(situation=situation, base=base, branch=None)
             # If there is no checkpoint to load: does the branch make one?
             is_refused = "adapting" in base.failures
-            branch = examined("branch", is_base=is_refused)
+            branch = examined(1, is_base=is_refused)
             was_compared = not is_refused and not isinstance(branch, str)
             found = differences(Path(name)) if was_compared else {}
             return Result(situation=situation, base=base, branch=branch, found=found)
@@ -172,10 +186,31 @@ def _median(worker: WorkerProcess) -> float:
     return median_high(time_block(worker, _BLOCK_STEPS, stepper=f"{_WORKER}:Trainer"))
 
 
-def _examined(worker: WorkerProcess, request: Examine) -> Examined | str:
-    """Return a side's answer, or why there is none; a lost worker is started again later."""
-    try:
-        return worker.ask(f"{_WORKER}:examine", request, Examined)
-    except WorkerError as error:
-        worker.kill()
-        return str(error).removeprefix(f"{worker.interpreter}: ")
+# --- Outputs --------------------------------------------------------------------------------------
+
+
+def differences(folder: Path) -> dict[str, Difference]:
+    """Compare the outputs that both sides have written into a folder."""
+    base = load_file(folder / OUTPUTS.format("base"))
+    branch = load_file(folder / OUTPUTS.format("branch"))
+    found: dict[str, Difference] = {}
+    for part in PARTS:
+        # Saved and loaded again, it is what it was.
+        of_base = "unmerged" if part == "reloaded" else part
+        # Where the base makes something else of its own file, either of the two is right.
+        right = [base[name] for name in (of_base, of_base + AGAIN) if name in base]
+        if part in branch and right:
+            found[part] = Difference(
+                largest_base=_largest(right[0]),
+                largest_branch=_largest(branch[part]),
+                absolute=min(_apart(one, branch[part]) for one in right),
+            )
+    return found
+
+
+def _largest(outputs: NDArray[np.float32]) -> float:
+    return float(np.abs(outputs).max())
+
+
+def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return _largest(one - other) if one.shape == other.shape else float("inf")

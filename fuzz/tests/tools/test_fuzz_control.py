@@ -16,19 +16,25 @@ PATHS = [str(path) for path in (ROOT / "tools", ROOT, ROOT.parent)]
 ONCE_FALSE = Path(__file__).with_name("once_false_findings.jsonl")
 
 
-def run(*options, reference=control.REFERENCE):
-    code = (
+def in_another_process(code: str, *, given: str = "", reference=control.REFERENCE) -> str:
+    """Run code that has `control` and the `methods` of the reference; return what it prints."""
+    start = (
         f"import sys, pathlib; sys.path[:0] = {PATHS}; import control; "
-        f"control.REFERENCE = pathlib.Path('{reference}'); "
-        "methods = control.use_reference(); "
-        "found = list(control.searches(methods, seed=0, job=0, seconds=float(sys.argv[1]))); "
+        f"control.REFERENCE = pathlib.Path('{reference}'); methods = control.use_reference(); "
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", start + code],
+        input=given, capture_output=True, text=True, check=True, timeout=300,
+    ).stdout  # fmt: skip
+
+
+def search(seconds: int, **options) -> str:
+    code = (
+        f"found = list(control.searches(methods, seed=0, job=0, seconds={seconds})); "
         "print(sorted(methods), sum(sum(one.counts.lives.values()) for one in found)); "
         "print(*[control.described(one.found) for one in found if one.found], sep='\\n')"
     )
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *options],
-        capture_output=True, text=True, check=True, timeout=300,
-    ).stdout  # fmt: skip
+    return in_another_process(code, **options)
 
 
 def test_the_reference_is_not_put_in_place_of_a_peft_that_is_in_use():
@@ -57,7 +63,7 @@ def test_the_page_has_the_result(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_nothing_is_found_in_adapters_that_are_right():
-    methods, _, found = run("8").partition("\n")
+    methods, _, found = search(8).partition("\n")
     assert methods.startswith("['dora', 'ia3', 'loha', 'lokr', 'lora'] ")
     assert int(methods.rpartition(" ")[2]) > 20
     assert found.strip() == ""
@@ -66,19 +72,14 @@ def test_nothing_is_found_in_adapters_that_are_right():
 @pytest.mark.slow
 def test_what_was_found_once_in_adapters_that_are_right_is_found_no_more():
     code = (
-        f"import sys, pathlib, tempfile; sys.path[:0] = {PATHS}; "
-        "import control, msgspec; control.use_reference(); "
+        "import msgspec, tempfile; "
         "from peft_fuzz.example import Example; from peft_fuzz.run import run; "
         "examples = [msgspec.json.decode(line, type=Example) for line in sys.stdin]; "
         "outcomes = [run(one, pathlib.Path(tempfile.mkdtemp())) for one in examples]; "
         "print(len(outcomes), [one.failure for one in outcomes if one.failure])"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        input=ONCE_FALSE.read_text(), capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
-    count = len(ONCE_FALSE.read_text().splitlines())
-    assert done.stdout.strip() == f"{count} []"
+    given = ONCE_FALSE.read_text()
+    assert in_another_process(code, given=given).strip() == f"{len(given.splitlines())} []"
 
 
 @pytest.mark.nightly
@@ -89,7 +90,7 @@ def test_a_defect_of_the_reference_is_found(tmp_path):
     right = methods.read_text()
     methods.write_text(right.replace("self.scaling[name]", "2 * self.scaling[name]", 1))
     assert methods.read_text() != right
-    assert "lora-" in run("20", reference=reference)
+    assert "lora-" in search(20, reference=reference)
 
 
 @pytest.mark.nightly

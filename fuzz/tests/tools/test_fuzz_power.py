@@ -30,18 +30,15 @@ def test_faults_of_this_project_are_left_out():
     assert BY_CHANCE <= {*BEYOND} <= {*faults}
 
 
-@pytest.mark.parametrize(
-    ("fault", "method"),
-    [
-        ("rslora-scaling-left-out", "lora"),
-        ("dora-magnitude-frozen", "dora"),
-        ("adalora-budget-never-falls", "adalora"),
-        ("adapter-left-in-half-precision", "lora"),
-        ("loha-products-added", "loha"),
-    ],
-)
-def test_the_method_of_a_fault_is_that_of_its_case(fault, method):
-    assert method_of(fault) == method
+def test_the_method_of_a_fault_is_that_of_its_case():
+    methods = {
+        "rslora-scaling-left-out": "lora",
+        "dora-magnitude-frozen": "dora",
+        "adalora-budget-never-falls": "adalora",
+        "adapter-left-in-half-precision": "lora",
+        "loha-products-added": "loha",
+    }
+    assert {fault: method_of(fault) for fault in methods} == methods
 
 
 def test_only_what_is_expected_is_no_complaint():
@@ -52,8 +49,8 @@ def test_only_what_is_expected_is_no_complaint():
     ]
     assert complaints([FOUND, MISSED, *by_chance]) == []
     swapped = [
-        Tried(fault="lora-b-not-zero", state="missed", seconds=60.0),
-        Tried(fault="lora-a-gaussian", state="found", seconds=1.0),
+        msgspec.structs.replace(FOUND, state="missed"),
+        msgspec.structs.replace(MISSED, state="found"),
         Tried(fault="lora-a-zero", state="broken", seconds=0.0),
     ]
     assert complaints(swapped) == [
@@ -78,24 +75,19 @@ def test_the_command_keeps_what_it_tried_and_fails_on_a_surprise(monkeypatch, tm
     def all_missed(faults, **_):
         return [Tried(fault=one, state="missed", seconds=1.0) for one in faults]
 
+    page, results = tmp_path / "page.md", tmp_path / "results.json"
+    page.write_text(power.PAGE.read_text())
+    monkeypatch.setattr(power, "PAGE", page)
     monkeypatch.setattr(power, "try_all", all_missed)
-    results = tmp_path / "results.json"
     assert power.main(["--only", "dora-*", "--results", str(results)]) == 1
     assert "dora-magnitude-frozen is missed, which is not expected" in capsys.readouterr().out
     assert power.main(["--only", "lora-a-gaussian", "--results", str(results)]) == 0
     kept = [one.fault for one in read_results(results)]
     assert "lora-a-gaussian" in kept
     assert "dora-norm-not-detached" in kept
-
-
-def test_the_page_is_written_and_compared(monkeypatch, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(power.PAGE.read_text())
-    monkeypatch.setattr(power, "PAGE", page)
-    results = ["--results", str(tmp_path / "none.json")]
-    assert power.main(["--write", *results]) == 0
-    assert power.main(["--check", *results]) == 0
-    assert "Found: 0 of 0 faults" in page.read_text()
+    assert power.main(["--write", "--results", str(results)]) == 0
+    assert power.main(["--check", "--results", str(results)]) == 0
+    assert "Found: 0 of " in page.read_text()
 
 
 def test_list_tries_nothing(capsys):

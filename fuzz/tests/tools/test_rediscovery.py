@@ -124,15 +124,10 @@ def command(tmp_path, monkeypatch):
     page.write_text(rediscovery.PAGE.read_text())
     calls: list[str] = []
 
-    class Worker:
-        def __init__(self, *_): ...
-        def __enter__(self):
-            return self
+    def live(one):
+        return Outcome(failure=failure() if one in run.fails else None)
 
-        def __exit__(self, *_): ...
-        def begin(self): ...
-        def live(self, one):
-            return Outcome(failure=failure() if one in run.fails else None)
+    worker = contextlib.nullcontext(SimpleNamespace(begin=lambda: None, live=live))
 
     def fuzz(requirements, settings, *, progress):
         calls.append(requirements[0])
@@ -154,7 +149,7 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(rediscovery, "read_known", lambda: read_known(path))
     monkeypatch.setattr(rediscovery, "fuzz", fuzz)
     monkeypatch.setattr(rediscovery, "opened_overlay", lambda *_, **__: overlay)
-    monkeypatch.setattr(rediscovery, "LifeWorker", Worker)
+    monkeypatch.setattr(rediscovery, "LifeWorker", lambda *_: worker)
     monkeypatch.setattr(rediscovery, "PAGE", page)
     return run
 

@@ -8,10 +8,8 @@ import tarfile
 
 import pytest
 import upstream_claims
-import upstream_measuring
 import upstream_rows
-from upstream_rows import TABLES
-from upstream_source import TESTS, cases_in, read_tests
+from upstream_rows import TABLES, TESTS, cases_in, read_tests
 
 from peft_regress.errors import AbsentError, InputError
 
@@ -66,14 +64,6 @@ def checkout(tmp_path):
     return tmp_path / "checkout"
 
 
-@pytest.fixture
-def page(tmp_path, monkeypatch):
-    found = tmp_path / "page.md"
-    found.write_text(upstream_rows.PAGE.read_text())
-    monkeypatch.setattr(upstream_rows, "PAGE", found)
-    return found
-
-
 # --- Reading --------------------------------------------------------------------------------------
 
 
@@ -116,12 +106,22 @@ def test_a_source_without_the_file_is_refused(tmp_path):
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def test_rows_are_measured_and_what_does_not_hold_is_explained(checkout, capsys):
-    assert upstream_rows.main([str(checkout)]) == 0
+def test_rows_are_measured_and_the_page_says_why_a_claim_does_not_hold(
+    checkout, capsys, monkeypatch, tmp_path
+):
+    page = tmp_path / "page.md"
+    page.write_text(upstream_rows.PAGE.read_text())
+    monkeypatch.setattr(upstream_rows, "PAGE", page)
+    assert upstream_rows.main(["--check", str(checkout)]) == 1
+    assert upstream_rows.main(["--write", str(checkout)]) == 0
+    capsys.readouterr()
+    assert upstream_rows.main(["--check", str(checkout)]) == 0
     out = capsys.readouterr().out
+    assert "page.md is up to date" in out
     assert "Convolution (Conv2d): 18 of 18 claims hold" in out
     assert "raises on weights that are channels last: [finding]" in out
     assert "3 rows on 1 network" in out
+    assert all(f"<!-- /upstream-rows:{name} -->" in page.read_text() for name in TABLES)
 
 
 @pytest.mark.parametrize("claim", ["claimed_flops", "claimed_shapes"])
@@ -132,7 +132,7 @@ def test_a_wrong_claim_is_reported_and_fails(claim, checkout, capsys, monkeypatc
         found = right(*args)
         return found + 1 if isinstance(found, int) else {**found, "one_more": (1,)}
 
-    monkeypatch.setattr(upstream_measuring, claim, wrong)
+    monkeypatch.setattr(upstream_claims, claim, wrong)
     assert upstream_rows.main([str(checkout), "--only", "Convolution"]) == 1
     out = capsys.readouterr().out
     assert "by the formula" in out or "by the rule" in out
@@ -146,24 +146,12 @@ def test_a_row_that_cannot_be_read_fails(checkout, capsys):
     assert "not read, since they are no literals: Made by a function" in capsys.readouterr().out
 
 
-def test_a_setting_that_peft_does_not_have_is_named(checkout):
+def test_what_cannot_be_measured_is_one_line(checkout):
+    with pytest.raises(SystemExit, match="no row matches 'nothing'; the first is 'Convolution'"):
+        upstream_rows.main([str(checkout), "--only", "nothing"])
     (checkout / TESTS).write_text(SOURCE.replace('"r": 2', '"ranks": 2').replace("targets()", "1"))
     with pytest.raises(SystemExit, match=r"Error: 'Convolution': .* no such configuration"):
         upstream_rows.main([str(checkout)])
-
-
-def test_a_glob_that_matches_no_row_is_refused(checkout):
-    with pytest.raises(SystemExit, match="no row matches 'nothing'; the first is 'Convolution'"):
-        upstream_rows.main([str(checkout), "--only", "nothing"])
-
-
-def test_the_page_is_written_and_compared(checkout, page, capsys):
-    source = [str(checkout)]
-    assert upstream_rows.main(["--check", *source]) == 1
-    assert upstream_rows.main(["--write", *source]) == 0
-    assert upstream_rows.main(["--check", *source]) == 0
-    assert "page.md is up to date" in capsys.readouterr().out
-    assert all(f"<!-- /upstream-rows:{name} -->" in page.read_text() for name in TABLES)
 
 
 # --- The installed release ------------------------------------------------------------------------

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peft.configs import LoraConfig, load_config
-from peft.tuners.methods import layer_class
+from peft.configs import LoraConfig, PeftConfig, load_config
+from peft.tuners.methods import is_up, layer_class
 from peft.tuners.tuners_utils import BaseTunerLayer, ModulesToSave
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from peft.configs import PeftConfig
 
 PREFIX = "base_model.model."
 
@@ -320,17 +316,13 @@ class PeftModel(nn.Module):
             of_layer: dict[str, list[Tensor]] = {}
             for name, weight in zip(adapters, weights, strict=True):
                 for key, tensor in layer.tensors(name).items():
-                    is_up = "B" in key.removesuffix(".weight")[-1]
-                    factor = weight * layer.scaling[name] if is_up else 1.0
+                    factor = weight * layer.scaling[name] if is_up(key) else 1.0
                     of_layer.setdefault(key, []).append(tensor.detach() * factor)
             parts[layer.path] = {
-                key: torch.cat(ones, dim=int("B" in key.removesuffix(".weight")[-1]))
-                for key, ones in of_layer.items()
+                key: torch.cat(ones, dim=int(is_up(key))) for key, ones in of_layer.items()
             }
         ranks = {
-            path: next(
-                len(one) for key, one in found.items() if "A" in key.removesuffix(".weight")[-1]
-            )
+            path: next(len(one) for key, one in found.items() if not is_up(key))
             for path, found in parts.items()
             if found
         }

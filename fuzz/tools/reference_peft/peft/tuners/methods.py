@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peft.configs import IA3Config, LoHaConfig, LoKrConfig, LoraConfig
+from peft.configs import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-
-if TYPE_CHECKING:
-    from peft.configs import PeftConfig
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 START = 0.3

@@ -80,11 +80,6 @@ class BaseTunerLayer(nn.Module):
         return self.output(x, names)
 
     @property
-    def names(self) -> list[str]:
-        """Return the names of its adapters."""
-        return list(self.settings)
-
-    @property
     def dtype(self) -> torch.dtype:
         """Return the type of the base layer's weight."""
         return next(self.base_layer.parameters()).dtype
@@ -166,11 +161,6 @@ class ModulesToSave(nn.Module):
         if self.enabled and chosen:
             return self.modules_to_save[chosen[0]](*args, **keywords)
         return self.original_module(*args, **keywords)
-
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the adapters that have a copy."""
-        return list(self.modules_to_save)
 
     def add(self, name: str) -> None:
         """Give an adapter a copy that does not train yet."""

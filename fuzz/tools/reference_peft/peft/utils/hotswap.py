@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from peft.configs import load_config
+from peft.configs import LoraConfig, load_config
+from peft.peft_model import PeftModel
 from peft.tuners.methods import LoraLayer, is_up
 from peft.tuners.tuners_utils import Weight
-
-if TYPE_CHECKING:
-    from peft.configs import LoraConfig
-    from peft.peft_model import PeftModel
 
 
 def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) -> None:
