@@ -205,7 +205,7 @@ def test_a_run_against_its_own_baseline_is_clean_in_every_file(accepted):
     text = done.stdout.partition("= peft_regress =")[2]
     assert re.search(rf"\n{re.escape(outcome)}\n=+ 2 passed", text), text
     assert "accuracy" not in text
-    assert f"\n## peft_regress: {outcome}\n" in (accepted.root / "summary.md").read_text()
+    assert f"\n## peft\\_regress: {outcome}\n" in (accepted.root / "summary.md").read_text()
     cases = accepted.saved("next.json").cases
     assert read_run_file(accepted.root / "theirs.json").run.cases.keys() == cases.keys()
     properties = properties_in(accepted.root / "junit.xml")
@@ -707,7 +707,7 @@ def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
     accepted.run(*SELECT, "--regress-summary=step.md")
     before, _, mine = path.read_text().partition("\n")
     assert before == "what the step wrote before"
-    assert mine.startswith("<!-- peft-regress -->\n\n## peft_regress: ")
+    assert mine.startswith("<!-- peft-regress -->\n\n## peft\\_regress: ")
     # Another file is replaced.
     for _ in range(2):
         accepted.run(*SELECT, "--regress-summary=other.md")
@@ -717,7 +717,7 @@ def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
 @pytest.mark.slow
 def test_a_summary_on_standard_output_stands_in_the_output(accepted):
     done = accepted.pytester.runpytest_subprocess(*SELECT, "--regress-summary=/dev/stdout")
-    assert "## peft_regress: no regression" in done.stdout.str()
+    assert "## peft\\_regress: no regression" in done.stdout.str()
     assert Path("/dev/stdout").is_symlink()
 
 
