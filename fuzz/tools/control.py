@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -88,35 +87,27 @@ def searches(methods: Sequence[str], *, seed: int, job: int, seconds: float) -> 
 
     known: list[Cause] = []
     end = time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as folder:
-
-        def lived(example: Example) -> Outcome:
-            return _lived(example, Path(folder) / "life")
-
-        for turn in count():
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            digest = hashlib.sha256(f"control {seed} {job} {turn}".encode()).digest()
-            sought = Search(run=lived, known=known).seek(
-                examples(methods),
-                seed=int.from_bytes(digest[:8]),
-                seconds=min(left, SLICE_SECONDS),
-                shrink_seconds=SHRINK_SECONDS,
-            )
-            if sought.found is not None:
-                known.append(sought.found.cause)
-            yield sought
+    for turn in count():
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        digest = hashlib.sha256(f"control {seed} {job} {turn}".encode()).digest()
+        sought = Search(run=_lived, known=known).seek(
+            examples(methods),
+            seed=int.from_bytes(digest[:8]),
+            seconds=min(left, SLICE_SECONDS),
+            shrink_seconds=SHRINK_SECONDS,
+        )
+        if sought.found is not None:
+            known.append(sought.found.cause)
+        yield sought
 
 
-def _lived(example: Example, folder: Path) -> Outcome:
+def _lived(example: Example) -> Outcome:
     from peft_fuzz.run import run
 
-    folder.mkdir()
-    try:
-        return run(example, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        return run(example, Path(folder))
 
 
 def described(found: Found) -> str:

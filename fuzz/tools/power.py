@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -117,9 +116,8 @@ def method_of(fault: str) -> str:
 class _Lives:
     """Runs examples under a fault; a failure counts only if it is not there without the fault."""
 
-    def __init__(self, fault: str, folder: Path) -> None:
+    def __init__(self, fault: str) -> None:
         self._fault = FAULTS[fault]
-        self._folder = folder
         self._start = time.monotonic()
         self.lives = 0
         self.first: float | None = None
@@ -128,10 +126,10 @@ class _Lives:
         """Return how an example ends by the fault."""
         self.lives += 1
         with injected(self._fault) as injection:
-            outcome = self._run(example)
+            outcome = _lived(example)
         if outcome.failure is None or injection.failure is not None:
             return msgspec.structs.replace(outcome, failure=None)
-        if any(self._run(one).failure is not None for one in self._without_the_fault(example)):
+        if any(_lived(one).failure is not None for one in self._without_the_fault(example)):
             return msgspec.structs.replace(outcome, failure=None)
         if self.first is None:
             self.first = time.monotonic() - self._start
@@ -147,14 +145,12 @@ class _Lives:
         in_float32 = msgspec.structs.replace(example, network=network)
         return [example] if in_float32 == example else [example, in_float32]
 
-    def _run(self, example: Example) -> Outcome:
-        from peft_fuzz.run import run
 
-        self._folder.mkdir()
-        try:
-            return run(example, self._folder)
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+def _lived(example: Example) -> Outcome:
+    from peft_fuzz.run import run
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        return run(example, Path(folder))
 
 
 def tried(fault: str, *, seconds: float, seed: int) -> Tried:
@@ -171,19 +167,18 @@ def tried(fault: str, *, seconds: float, seed: int) -> Tried:
 
     import peft_fuzz.run  # noqa: F401
 
-    with tempfile.TemporaryDirectory() as folder:
-        lives = _Lives(fault, Path(folder) / "life")
-        for name, value in _SMALL.items():
-            if not hasattr(lora, name):
-                message = f"fault_catalogue.lora has no {name}: update _SMALL"
-                return Tried(fault=fault, state="broken", seconds=0.0, message=message)
-            setattr(lora, name, value)
-        try:
-            sought = Search(run=lives).seek(
-                examples((method_of(fault),)), seed=seed, seconds=seconds, shrink_seconds=2.0
-            )
-        except BrokenFaultError as error:
-            return Tried(fault=fault, state="broken", seconds=0.0, message=str(error))
+    lives = _Lives(fault)
+    for name, value in _SMALL.items():
+        if not hasattr(lora, name):
+            message = f"fault_catalogue.lora has no {name}: update _SMALL"
+            return Tried(fault=fault, state="broken", seconds=0.0, message=message)
+        setattr(lora, name, value)
+    try:
+        sought = Search(run=lives).seek(
+            examples((method_of(fault),)), seed=seed, seconds=seconds, shrink_seconds=2.0
+        )
+    except BrokenFaultError as error:
+        return Tried(fault=fault, state="broken", seconds=0.0, message=str(error))
     if sought.found is None:
         return Tried(fault=fault, state="missed", seconds=seconds, lives=lives.lives)
     return Tried(

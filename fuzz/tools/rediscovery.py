@@ -216,6 +216,11 @@ class Results(_Entry, frozen=True, kw_only=True):
     searched: tuple[Searched, ...]
     issues: tuple[Decided, ...]
 
+    @property
+    def states(self) -> dict[str, str]:
+        """Return what was decided by the name of the defect."""
+        return {one.name: one.state for one in self.issues}
+
 
 def read_results(path: Path) -> Results:
     """Read results. Raises `InputError` if there are none or they have another form."""
@@ -318,7 +323,7 @@ def _decided(
 
 def lines(known: Known, results: Results | None = None) -> Iterator[str]:
     """Yield a line for each defect, and what was decided."""
-    states = {} if results is None else {one.name: one.state for one in results.issues}
+    states = {} if results is None else results.states
     for one in known.issue:
         yield f"{one.broken:<8}{one.name:<16}{states.get(one.name, ''):<8}{one.title}"
     if results is not None:
@@ -327,7 +332,7 @@ def lines(known: Known, results: Results | None = None) -> Iterator[str]:
 
 def tables(known: Known, results: Results) -> dict[str, str]:
     """Return what stands between the markers of the page, by name."""
-    states = {one.name: one.state for one in results.issues}
+    states = results.states
     rows = ["| last broken in | sought | found | missed |", "| --- | ---: | ---: | --- |"]
     for release in known.releases:
         sought = [one for one in known.issue if one.broken == release and not one.beyond]
@@ -343,7 +348,7 @@ def tables(known: Known, results: Results) -> dict[str, str]:
 
 
 def _count(known: Known, results: Results) -> str:
-    states = {one.name: one.state for one in results.issues}
+    states = results.states
     numbers = {
         what: [*states.values()].count(what) for what in ("found", "missed", "beyond", "open")
     }

@@ -138,7 +138,7 @@ class _Side:
             self._outputs["reloaded"] = self._output(again)
         if self._situation.trains:
             return  # which wraps a fresh one
-        fresh = self._try("adapting", lambda: wrapped(self._situation, self._method))
+        fresh = self._try("adapting", lambda: wrapped(self._situation))
         if fresh is not None:
             self._types["fresh"] = types_of(fresh)
 
@@ -146,9 +146,9 @@ class _Side:
         """Return an adapter that moves the outputs clearly, by the smallest numbers that do."""
         best: tuple[float, nn.Module] | None = None
         for times in _TIMES:
-            adapted = wrapped(self._situation, self._method)
+            adapted = wrapped(self._situation)
             self._types["fresh"] = types_of(adapted)
-            fill(adapted, self._situation, self._method, times=times)
+            fill(adapted, self._situation, times=times)
             output = self._output(adapted)
             with cast("Any", adapted).disable_adapter():
                 effect = float((output - self._output(adapted)).abs().max())
@@ -181,9 +181,7 @@ class _Side:
     def _load(self, stage: str, *, is_base: bool) -> nn.Module | None:
         """Return the network with what the base, or else this side, has saved."""
         folder = self._folder / _FOLDER[is_base]
-        adapted: nn.Module | None = self._try(
-            stage, lambda: loaded(self._situation, self._method, folder)
-        )
+        adapted: nn.Module | None = self._try(stage, lambda: loaded(self._situation, folder))
         if adapted is not None and stage == "loading":
             self._types["loaded"] = types_of(adapted)
         return adapted
@@ -315,7 +313,7 @@ def _prepared(situation: Situation) -> tuple[PeftAdapter, nn.Module, dict[str, T
     BatchNorm keeps its statistics, as in the catalogue.
     """
     method = find_method(situation.method)
-    model = wrapped(situation, method).train()
+    model = wrapped(situation).train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from peft_fuzz.checklist.situations import KNOWN_NETWORKS, Situation
+from peft_fuzz.checklist.situations import KNOWN_NETWORKS, Situation, find_method
 from peft_regress import registry
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
@@ -165,21 +165,22 @@ def network(situation: Situation) -> nn.Module:
     return build(situation.network).to(getattr(torch, situation.dtype)).eval()
 
 
-def wrapped(situation: Situation, method: PeftAdapter) -> nn.Module:
+def wrapped(situation: Situation) -> nn.Module:
     """Return a network with a fresh adapter.
 
     Raises `UnsupportedCaseError` if peft lacks the method or the network a target, and what peft
     raises.
     """
-    model = network(situation)
+    model, method = network(situation), find_method(situation.method)
     names = targets(situation.network, model, method)
     options = _autocast(import_module("peft").get_peft_model, situation)
     return method.wrap(model, names, situation.settings, seed=_SEED, **options)
 
 
-def loaded(situation: Situation, method: PeftAdapter, folder: Path) -> nn.Module:
+def loaded(situation: Situation, folder: Path) -> nn.Module:
     """Return a network with the adapter that a folder has; raises what peft raises."""
     options = _autocast(import_module("peft").PeftModel.from_pretrained, situation)
+    method = find_method(situation.method)
     return method.read(network(situation), folder, seed=_SEED, **options).eval()
 
 
@@ -193,20 +194,20 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
     return {}
 
 
-def fill(adapted: nn.Module, situation: Situation, method: PeftAdapter, *, times: float) -> None:
+def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
     """Fill what trains with seeded numbers: most adapters start as zero and would hide an error.
 
     times: how much larger they are than usual.
     """
     spread = times * _SPREAD[KNOWN_NETWORKS[situation.network].is_architecture]
-    of_scales = times * _SCALE_SPREAD
+    of_scales, scales = times * _SCALE_SPREAD, find_method(situation.method).scales
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if not parameter.requires_grad:
                 continue
             drawn = torch.randn(parameter.shape, generator=generator)
-            if any(part in name for part in method.scales) or "magnitude" in name:
+            if any(part in name for part in scales) or "magnitude" in name:
                 parameter.mul_((1 + of_scales * drawn).to(parameter.dtype))
             elif f".{ADAPTER}" in name:
                 fan_in = math.prod(parameter.shape[1:])

@@ -245,17 +245,14 @@ def test_the_types_of_an_adapter_are_seen_fresh_and_loaded(tmp_path, monkeypatch
     assert {one for types in branch.types.values() for one in types.values()} == {"bfloat16"}
 
 
-def test_a_refusal_is_a_part_of_the_answer(tmp_path):
-    request = Examine(situation=find("normalization"), folder=str(tmp_path), is_base=True)
-    found = examine(request)
-    assert found.failures["adapting"].type == "ValueError"
-    assert not found.losses
-    assert not found.costs
-
-
-def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
-    base, _, found = both(find("grouped"), tmp_path)
-    assert base.failures["merging"].type == "NotImplementedError"
+def test_what_peft_refuses_is_a_part_of_the_answer_and_leaves_the_rest(tmp_path):
+    folder = tmp_path / "refused"
+    folder.mkdir()
+    refused = examine(Examine(situation=find("normalization"), folder=str(folder), is_base=True))
+    assert refused.failures["adapting"].type == "ValueError"
+    assert (refused.losses, refused.costs) == ([], {})
+    unmerged, _, found = both(find("grouped"), tmp_path)
+    assert unmerged.failures["merging"].type == "NotImplementedError"
     assert found.keys() == {"unmerged", "off", "reloaded"}
 
 
