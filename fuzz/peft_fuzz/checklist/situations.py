@@ -199,8 +199,7 @@ def find_method(name: str) -> PeftAdapter:
             f"--checklist {name}: not an adapter of peft on a float32 base, which the checklist "
             f"casts itself. Known: {', '.join(sorted(known))}"
         )
-    what = "method"
-    raise UnknownNameError(what, name, known)
+    raise UnknownNameError("method", name, known)
 
 
 def situations(method: PeftAdapter, fields: Collection[str]) -> Iterator[Situation]:
