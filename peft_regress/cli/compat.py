@@ -33,10 +33,10 @@ from peft_regress.upgrades.compat.certificate import (
     Certificate,
     read_certificate,
     require_same_files,
-    write_certificate,
 )
 from peft_regress.upgrades.compat.compat import Compat, CompatSettings, check_installed, compat
-from peft_regress.upgrades.compat.releases import BaseModel
+from peft_regress.upgrades.compat.compat_report import write_certificate
+from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.workers.pool import default_jobs
 
 _LARGEST_SIDE = 2**16

@@ -10,16 +10,10 @@ import torch
 from torch import nn
 
 from peft_regress.cost.batches import Call
+from peft_regress.cost.events import Tensors
 from peft_regress.cost.refusals import check_operators
 from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.step_cost import (
-    ByteSite,
-    FlopSite,
-    Tensors,
-    flop_sites,
-    mark,
-    summarize_memory,
-)
+from peft_regress.cost.step_cost import ByteSite, FlopSite, flop_sites, mark, summarize_memory
 
 
 @dataclass(frozen=True, kw_only=True)

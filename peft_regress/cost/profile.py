@@ -18,6 +18,7 @@ from torch.optim.optimizer import (
 )
 
 from peft_regress.cost.batches import RandomTensor
+from peft_regress.cost.events import Loss
 from peft_regress.cost.refusals import (
     check_model,
     check_objective,
@@ -26,11 +27,11 @@ from peft_regress.cost.refusals import (
     checked_logits,
 )
 from peft_regress.cost.stand_ins import Stage, staged, tensors_used
-from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, peak_of, step_cost
+from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, peak_of, step_cost
 
 if TYPE_CHECKING:
+    from peft_regress.cost.events import Phase
     from peft_regress.cost.recorder import StepRecorder
-    from peft_regress.cost.step_cost import Phase
 
 
 def profile_training_step(

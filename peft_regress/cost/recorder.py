@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from peft_regress.cost.events import Category, FlopEvent, MemoryEvent, Phase
 from peft_regress.cost.formulas import UncountedOperatorError, checked_count, location_of
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
@@ -28,7 +29,6 @@ from peft_regress.cost.refusals import (
     refuse_layout,
     refuse_unseen,
 )
-from peft_regress.cost.step_cost import Category, FlopEvent, MemoryEvent, Phase
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
 
 _CATEGORY_OF_PHASE: dict[Phase, Category] = {

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from peft_regress.cost.step_cost import Loss
+from peft_regress.cost.events import Loss
 from peft_regress.cost.storages import can_be_taken_apart, has_parts, tensors_in
 from peft_regress.errors import InputError, PeftRegressError
 

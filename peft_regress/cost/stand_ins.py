@@ -28,7 +28,7 @@ from peft_regress.errors import InputError
 from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
-    from peft_regress.cost.step_cost import Tensors
+    from peft_regress.cost.events import Tensors
 
     Measured = TypeVar("Measured")
 

@@ -1,4 +1,4 @@
-"""The log of a step, and the cost of the step: pure functions over plain values.
+"""The cost of a step, by its log: pure functions over plain values.
 
 Bytes are the requested sizes of storages: a view is free, and an allocator's rounding is not added
 (torch's CPU allocator does not round its own accounts; `MemTracker` rounds on CUDA only).
@@ -10,30 +10,19 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
+
+from peft_regress.cost.events import (
+    CATEGORIES,
+    Category,
+    FlopEvent,
+    MemoryEvent,
+    Phase,
+    Tensors,
+)
 
 if TYPE_CHECKING:
     from peft_regress.cost.recorder import StepRecorder
-
-
-Phase = Literal["forward", "backward", "optimizer", "projection"]
-
-Loss = Literal["cross-entropy", "sum"]
-"""What a step minimizes: cross-entropy with labels, or the sum of the logits."""
-
-
-Tensors = Literal["fake tensors", "real tensors"]
-"""What a step was measured on: tensors without values, or real copies."""
-
-
-class FlopEvent(NamedTuple):
-    """The FLOPs of one call of an operator; module '' is outside any."""
-
-    phase: Phase
-    module: str
-    operator: str
-    flops: int
-    paper_flops: int
 
 
 class FlopSite(NamedTuple):
@@ -192,25 +181,6 @@ def flop_sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
             if flops[site] or paper_flops[site]
         )
     )
-
-
-Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
-
-CATEGORIES: tuple[Category, ...] = get_args(Category)
-
-
-class MemoryEvent(NamedTuple):
-    """One allocation or, with a negative `delta_bytes`, one free.
-
-    A change of category is two events, the free first, so that the total never counts a tensor
-    twice.
-    """
-
-    delta_bytes: int
-    category: Category
-    module: str
-    operator: str = ""
-    """What allocated it; '' for what existed before the step."""
 
 
 class ByteSite(NamedTuple):

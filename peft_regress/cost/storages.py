@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
-    from peft_regress.cost.step_cost import Category
+    from peft_regress.cost.events import Category
 
     Result = TypeVar("Result")
 

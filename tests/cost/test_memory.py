@@ -14,8 +14,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress import registry
+from peft_regress.cost.events import CATEGORIES, MemoryEvent
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.step_cost import CATEGORIES, ByteSite, MemoryEvent, peak_of, summarize_memory
+from peft_regress.cost.step_cost import ByteSite, peak_of, summarize_memory
 
 FLOAT = 4
 LONG = 8

@@ -19,14 +19,10 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.pip import PipError
 from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.adapter import read_adapter
-from peft_regress.upgrades.compat.certificate import (
-    certificate_of,
-    read_certificate,
-    require_same_files,
-    write_certificate,
-)
+from peft_regress.upgrades.compat.certificate import read_certificate, require_same_files
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.releases import BaseModel
+from peft_regress.upgrades.compat.compat_report import certificate_of, write_certificate
+from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.workers.serve import PROTOCOL
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]

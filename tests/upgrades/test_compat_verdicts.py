@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from peft_regress.upgrades.compat.releases import BaseMade, Loaded
+from peft_regress.upgrades.compat.messages import BaseMade, Loaded
 from peft_regress.upgrades.compat.verdicts import (
     EXIT_CODES,
     TOLERANCE,

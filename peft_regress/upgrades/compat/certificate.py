@@ -5,19 +5,16 @@ It has the output of the reference release, so that a check needs the installed 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import read_bytes, write_atomic
+from peft_regress.files import read_bytes
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, printable
-from peft_regress.upgrades.compat.releases import (
-    BaseModel,
-)
+from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.verdicts import (
     Reference,
     Verdict,
@@ -25,7 +22,6 @@ from peft_regress.upgrades.compat.verdicts import (
 
 if TYPE_CHECKING:
     from peft_regress.upgrades.compat.adapter import SavedAdapter
-    from peft_regress.upgrades.compat.compat import Compat
 
 SCHEMA_VERSION: Final = 2
 """1 had no digest of its own content, and took other numbers of a large output."""
@@ -67,29 +63,6 @@ class _Schema(msgspec.Struct):
     schema_version: int
 
 
-def certificate_of(found: Compat) -> Certificate:
-    """Return the certificate of a result."""
-    return Certificate(
-        schema_version=SCHEMA_VERSION,
-        peft_regress=version("peft-regress"),
-        package=found.package,
-        files=dict(found.adapter.files),
-        base=found.base,
-        why_reference=found.why_reference,
-        reference=found.reference,
-        releases=[
-            CertifiedRelease(
-                release=one.release,
-                verdict=one.judgement.verdict,
-                difference=one.judgement.difference,
-                merged_difference=one.judgement.merged_difference,
-                details=list(one.judgement.details),
-            )
-            for one in found.results
-        ],
-    )
-
-
 def certificate_bytes(certificate: Certificate) -> bytes:
     """Return the content of a certificate's file, with its digest."""
     content = msgspec.to_builtins(certificate)
@@ -99,11 +72,6 @@ def certificate_bytes(certificate: Certificate) -> bytes:
 
 def _digest(content: dict[str, Any]) -> str:
     return canonical_digest({k: v for k, v in content.items() if k != "content_digest"})
-
-
-def write_certificate(path: Path, found: Compat) -> None:
-    """Write a certificate; raises `InputError` if it cannot be written."""
-    write_atomic(path, certificate_bytes(certificate_of(found)))
 
 
 def read_certificate(path: Path) -> Certificate:

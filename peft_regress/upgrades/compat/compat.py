@@ -21,9 +21,9 @@ from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.certificate import Certificate, require_same_files
+from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
-    BaseModel,
     BaseModelError,
     Seen,
     try_adapters,

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
+from peft_regress.files import write_atomic
 from peft_regress.report.document import Section
 from peft_regress.report.layout import Style
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
+from peft_regress.upgrades.compat.certificate import (
+    SCHEMA_VERSION,
+    Certificate,
+    CertifiedRelease,
+    certificate_bytes,
+)
 from peft_regress.upgrades.compat.compat import Compat, ReleaseResult
 from peft_regress.upgrades.compat.verdicts import WORDS, Judgement, named
 
@@ -164,3 +173,31 @@ def _outcome(found: Compat) -> str:
     }
     interrupted = "" if found.is_complete else "interrupted, so far: "
     return f"{interrupted}{words[code]} ({shown or 'none was tried'})"
+
+
+def certificate_of(found: Compat) -> Certificate:
+    """Return the certificate of a result."""
+    return Certificate(
+        schema_version=SCHEMA_VERSION,
+        peft_regress=version("peft-regress"),
+        package=found.package,
+        files=dict(found.adapter.files),
+        base=found.base,
+        why_reference=found.why_reference,
+        reference=found.reference,
+        releases=[
+            CertifiedRelease(
+                release=one.release,
+                verdict=one.judgement.verdict,
+                difference=one.judgement.difference,
+                merged_difference=one.judgement.merged_difference,
+                details=list(one.judgement.details),
+            )
+            for one in found.results
+        ],
+    )
+
+
+def write_certificate(path: Path, found: Compat) -> None:
+    """Write a certificate; raises `InputError` if it cannot be written."""
+    write_atomic(path, certificate_bytes(certificate_of(found)))

@@ -24,8 +24,8 @@ from peft_regress.measure.seeding import seed_all
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
 from peft_regress.upgrades.compat.base_model import Base
+from peft_regress.upgrades.compat.messages import Loaded
 from peft_regress.upgrades.compat.numbers import is_finite, numbers_of
-from peft_regress.upgrades.compat.releases import Loaded
 
 _SEED: Final = 0
 _LONGEST_WORDS: Final = 300
