@@ -50,6 +50,8 @@ _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
 _WORKER_SECONDS: Final = 30.0
 """How long to wait for the first worker."""
+_EMPTY_SECONDS: Final = 600.0
+"""How long a cluster may have no worker before the command gives up."""
 _RESULT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.5
 
@@ -276,9 +278,14 @@ class DaskPool:
 
     def watch(self) -> None:
         """Follow the workers that come and go, until `leave`."""
+        seen = time.monotonic()
         while not self._has_ended.wait(_POLL_SECONDS):
             try:
                 self.slots = len(self._workers())
+                if self.slots:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _EMPTY_SECONDS:
+                    raise self._no_worker()
                 self._start_some()
             except ClusterLostError as error:
                 self._fail(error)

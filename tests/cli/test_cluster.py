@@ -29,10 +29,11 @@ from peft_regress.settings import Settings, read_settings
 from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers import facts as facts_module
-from peft_regress.workers.cluster import DaskPool
+from peft_regress.workers.cluster import ClusterLostError, DaskPool
 from peft_regress.workers.facts import digest_of, pack_own_code
 from peft_regress.workers.node import Result
-from peft_regress.workers.pool import NodeError
+from peft_regress.workers.pool import Environment, NodeError
+from peft_regress.workers.serve import Import
 
 ROOT = Path(__file__).parents[2]
 GLOB = "*/lora-*/resnet18"
@@ -298,6 +299,22 @@ def test_an_answer_that_is_no_result_names_the_task(answer, problem):
         pool._answer_of(work, ended(answer))
     assert problem in str(raised.value)
     assert pool._answer_of(work, ended(_result(_answer()))) == MEASURED
+
+
+def test_a_cluster_that_stays_without_workers_ends_what_waits(monkeypatch):
+    monkeypatch.setattr(cluster_module, "_EMPTY_SECONDS", 0.0)
+    monkeypatch.setattr(cluster_module, "_POLL_SECONDS", 0.01)
+    client = SimpleNamespace(status="running", scheduler_info=lambda n_workers: {"workers": {}})
+    pool = DaskPool("tcp://a:1", client, uses_gpus=False, say=print)
+    (future,) = pool.submit(
+        Environment(python=Path("python")), "a:b", [Import(modules=[])], MeasuredCase
+    )
+    watching = threading.Thread(target=pool.watch)
+    watching.start()
+    with pytest.raises(ClusterLostError, match="no worker has the resources slot=1"):
+        future.result(timeout=30)
+    pool.leave()
+    watching.join()
 
 
 def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):
