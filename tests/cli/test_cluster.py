@@ -304,7 +304,11 @@ def test_an_answer_that_is_no_result_names_the_task(answer, problem):
 def test_a_cluster_that_stays_without_workers_ends_what_waits(monkeypatch):
     monkeypatch.setattr(cluster_module, "_EMPTY_SECONDS", 0.0)
     monkeypatch.setattr(cluster_module, "_POLL_SECONDS", 0.01)
-    client = SimpleNamespace(status="running", scheduler_info=lambda n_workers: {"workers": {}})
+    client = SimpleNamespace(
+        status="running",
+        scheduler_info=lambda n_workers: {"workers": {}},
+        unregister_worker_plugin=lambda name: None,
+    )
     pool = DaskPool("tcp://a:1", client, uses_gpus=False, say=print)
     (future,) = pool.submit(
         Environment(python=Path("python")), "a:b", [Import(modules=[])], MeasuredCase
