@@ -14,7 +14,7 @@ from peft_regress.own_code import own_modules
 from peft_regress.runs.environment import is_from_folder
 
 FILES = {
-    "gates/cases.py": "import torch, numpy\nimport peft_regress\nfrom ours import net\n",
+    "the_gates/cases.py": "import torch, numpy\nimport peft_regress\nfrom ours import net\n",
     "ours/__init__.py": "from .sizes import WIDE\n",
     "ours/net.py": "def model():\n    from . import late\n",
     "ours/sizes.py": "WIDE = 3\n",
@@ -30,19 +30,19 @@ def project(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    for name in [name for name in sys.modules if name.partition(".")[0] in {"gates", "ours"}]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"the_gates", "ours"}]:
         monkeypatch.delitem(sys.modules, name)  # another test's project
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
 def test_own_modules_are_found_by_imports_also_those_inside_functions(project):
-    found = own_modules("gates.cases")
-    assert list(found) == ["gates.cases", "ours", "ours.late", "ours.net", "ours.sizes"]
+    found = own_modules("the_gates.cases")
+    assert list(found) == ["ours", "ours.late", "ours.net", "ours.sizes", "the_gates.cases"]
     (project / "ours" / "sizes.py").write_text("WIDE = 4\n")
-    changed = own_modules("gates.cases")
+    changed = own_modules("the_gates.cases")
     assert [name for name in found if found[name] != changed[name]] == ["ours.sizes"]
-    assert not {"gates", "ours"} & sys.modules.keys()
+    assert not {"the_gates", "ours"} & sys.modules.keys()
 
 
 def test_code_that_never_runs_may_be_wrong(project):
