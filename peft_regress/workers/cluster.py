@@ -18,7 +18,7 @@ import uuid
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -374,7 +374,9 @@ def _client(address: str) -> Client:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", VersionMismatchWarning)
-            asyncio.run(_check_scheduler(address))
+            # In a thread of its own: in this one a loop may run.
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(lambda: asyncio.run(_check_scheduler(address))).result()
             return Client(
                 address,
                 timeout=_CONNECT_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -319,6 +320,13 @@ def test_a_cluster_that_stays_without_workers_ends_what_waits(monkeypatch):
         future.result(timeout=30)
     pool.leave()
     watching.join()
+
+
+def test_a_loop_of_the_caller_is_no_reason_to_reach_no_scheduler(shared):
+    async def connect():
+        cluster_module._client(shared.address).close()
+
+    asyncio.run(connect())
 
 
 def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):
