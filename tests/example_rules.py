@@ -146,7 +146,7 @@ RULES = (
     ),
     Rule(pattern=rf"{TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
     # Tools.
-    Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --list\2"),
+    Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
     Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),

@@ -110,10 +110,11 @@ peft.get_peft_model(layers, peft.LoraConfig(target_modules=["0"]))
 COST = "cost --architecture shufflenet_v2_x0_5 --method galore --rank 4"
 WORKER = """\
 import json, subprocess, sys
-lines = [json.dumps({"type": "import", "modules": ["peft", "galore_torch"]})]
+modules = {"modules": ["peft", "galore_torch"]}
+lines = [json.dumps({"function": sys.argv[1] + ":import_modules", "request": modules})]
 done = subprocess.run([sys.executable, "-m", sys.argv[1]], input="\\n".join([*lines, ""]),
                       capture_output=True, text=True)
-assert '"imported"' in done.stdout, done.stdout + done.stderr
+assert '"galore_torch":' in done.stdout, done.stdout + done.stderr
 print(done.stderr, end="")
 """
 
@@ -124,7 +125,7 @@ print(done.stderr, end="")
     [
         ["-c", f"import peft_regress\n{IMPORTS}"],
         pytest.param(["-c", WRAPPING], marks=pytest.mark.executorch),
-        ["-c", WORKER, "peft_regress.upgrades.worker"],
+        ["-c", WORKER, "peft_regress.workers.serve"],
         ["-m", "peft_regress", *COST.split()],
         ["-m", "peft_regress", "list"],
     ],
