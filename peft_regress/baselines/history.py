@@ -14,8 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.current import Contents, check_whole
-from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
-from peft_regress.baselines.moves import (
+from peft_regress.baselines.history_changes import (
     INVARIANT,
     Move,
     Redefinition,
@@ -23,6 +22,7 @@ from peft_regress.baselines.moves import (
     find_redefinitions,
     names_in,
 )
+from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still

@@ -3,8 +3,8 @@
 from peft_regress.report.document import as_text
 from peft_regress.report.explain import explanation
 from peft_regress.report.history import encode_history, history_document
+from peft_regress.report.history_changes import encode_moves, moves_document, overview_document
 from peft_regress.report.markdown import as_markdown
-from peft_regress.report.moves import encode_moves, moves_document, overview_document
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document

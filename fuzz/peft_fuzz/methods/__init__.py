@@ -11,8 +11,8 @@ from peft_fuzz.methods.ia3 import IA3
 from peft_fuzz.methods.lora import DORA, LORA
 from peft_fuzz.methods.lycoris import LOHA, LOKR
 from peft_fuzz.methods.method import LayerAdapter, Method
-from peft_fuzz.methods.others import OTHERS
 from peft_fuzz.methods.rotations import BOFT, HRA, OFT
+from peft_fuzz.methods.without_formula import OTHERS
 
 __all__ = ["METHODS", "LayerAdapter", "Method"]
 

@@ -133,8 +133,8 @@ class Method:
         abilities: What its documentation lets one do with an adapter.
         formula: None if the method's function is no new weight (then other checks remain).
         flops: None if no bound is derived.
-        by_hand: The function of `scripts.shown` that computes a weight with an adapter; '' if a
-            script computes none.
+        by_hand: The function of `scripts.script_functions` that computes a weight with an adapter;
+            '' if a script computes none.
         fixed: Settings that make the configuration one of this method.
         trains: What the names of the parameters begin with that the paper trains, all of them; ()
             if no formula tells.

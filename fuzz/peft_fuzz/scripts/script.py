@@ -88,7 +88,7 @@ def script_of(example: Example, failure: Failure, packages: Mapping[str, str]) -
 @cache
 def _functions() -> dict[str, str]:
     """Return the source of each function that a script may call, by its name."""
-    from peft_fuzz.scripts import shown  # it loads torch
+    from peft_fuzz.scripts import script_functions as shown  # it loads torch
 
     return {
         name: inspect.getsource(value).rstrip()

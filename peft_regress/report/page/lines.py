@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+from peft_regress.baselines.history_changes import is_judged
 from peft_regress.baselines.lines import Entry, jumps_of
-from peft_regress.baselines.moves import is_judged
 from peft_regress.gate.changes import direction_of, value_of
 from peft_regress.gate.verdicts import Change
 from peft_regress.metrics import Metric

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peft_regress.baselines.history import Moves
+from peft_regress.baselines.history_changes import Move
 from peft_regress.baselines.lines import Entry
-from peft_regress.baselines.moves import Move
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.document import Code, Line, Section, Words, case_set
 from peft_regress.report.sentences import environment_lines, shown_change, shown_value
