@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,7 +327,9 @@ def test_a_loop_of_the_caller_is_no_reason_to_reach_no_scheduler(shared):
     async def connect():
         cluster_module._client(shared.address).close()
 
-    asyncio.run(connect())
+    # In a thread: another test may have left a loop that runs in this one.
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: asyncio.run(connect())).result()
 
 
 def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):

@@ -512,7 +512,7 @@ def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_
         ("--regress-shard=", "I/N is wanted, for instance 1/4"),
         ("--regress-shard=1/2", "at most 1 shards"),
         ("--regress-baseline=0099", "0001_peft-"),
-        ("--regress-matrix=defaultt", "unknown matrix 'defalt'. Did you mean 'default'?"),
+        ("--regress-matrix=defaultt", "unknown matrix 'defaultt'. Did you mean 'default'?"),
         ("-q", "measured by two tests"),
     ],
 )
