@@ -134,13 +134,17 @@ def lora_base_computed_twice(original, self, x, **kwargs):
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def lora_computed_in_float64(_original, self, x):
+def lora_computed_in_float64(original, self, x):
     """The low-rank path is computed in double precision, which doubles its activations."""
-    (name,) = self.active_adapters
-    a, b, wide = self.lora_A[name], self.lora_B[name], x.double()
-    inner = functional.conv2d(wide, a.weight.double(), None, a.stride, a.padding, a.dilation)
-    update = functional.conv2d(inner, b.weight.double())
-    return self.base_layer(x) + update.to(x.dtype) * self.scaling[name]
+    if self.disable_adapters or self.merged:
+        return original(self, x)
+    result, wide = self.base_layer(x), x.double()
+    for name in self.active_adapters:
+        a, b = self.lora_A[name], self.lora_B[name]
+        inner = functional.conv2d(wide, a.weight.double(), None, a.stride, a.padding, a.dilation)
+        update = functional.conv2d(inner, b.weight.double())
+        result = result + update.to(x.dtype) * self.scaling[name]
+    return result
 
 
 @fault("LoRA", at=f"{_LAYER}.update_layer", case=_LORA)
