@@ -149,17 +149,6 @@ def present_entries(entries: Sequence[Entry]) -> dict[str, int]:
     }
 
 
-def newest_index(entries: Sequence[Entry]) -> int:
-    """Return the index of the run that was named last, even if it holds no case.
-
-    Without a run, return that of the last entry that holds a case; of the last one if none does.
-    """
-    if entries[-1].role == "run":
-        return len(entries) - 1
-    holding = (index for index in reversed(range(len(entries))) if entries[index].run.cases)
-    return next(holding, len(entries) - 1)
-
-
 def present_record(entries: Sequence[Entry], case: str, at: int) -> Record:
     """Return a case's record in an entry, with the scores of the entry that it repeats."""
     record = entries[at].run.cases[case]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from peft_regress.workers.pool import Environment, Seat
-from peft_regress.workers.process import WorkerProcess
+from peft_regress.workers.process import Closing, WorkerProcess
 
 _Found = TypeVar("_Found")
 
 
-class Pair:
+class Pair(Closing):
     """A seat for each of two sides; as a context manager its workers are gone at the end."""
 
     def __init__(self, base: Environment, other: Environment, *, time_limit: float) -> None:
@@ -24,17 +23,6 @@ class Pair:
         folder = Path(self._scratch.name)
         self._environments = (base, other)
         self._seats = [Seat(folder, time_limit=time_limit) for _ in range(2)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End both workers."""

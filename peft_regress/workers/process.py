@@ -68,7 +68,26 @@ class RequestRefusedError(WorkerError):
     """A worker that answered that it cannot do what was asked."""
 
 
-class WorkerProcess:
+class Closing:
+    """Is closed at the end of a `with` statement."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what was started."""
+        raise NotImplementedError
+
+
+class WorkerProcess(Closing):
     """A worker process; as a context manager it is gone at the end, whatever happens."""
 
     def __init__(
@@ -107,17 +126,6 @@ class WorkerProcess:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def is_alive(self) -> bool:

@@ -12,8 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +27,7 @@ from peft_regress.measure.edge.runtime_process import (
 )
 from peft_regress.text import clean
 from peft_regress.workers.process import (
+    Closing,
     InterpreterError,
     RequestRefusedError,
     WorkerError,
@@ -84,7 +84,7 @@ def shared_runtime() -> Runtime:
     return runtime
 
 
-class Runtime:
+class Runtime(Closing):
     """A process that runs programs, one after another; `close` it, or use it as a context manager.
 
     The process starts with the first program: those that are known need none.
@@ -92,17 +92,6 @@ class Runtime:
 
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process and what it forked."""
