@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from peft_regress.measure.scripts.observation import BytesAt, Observation
+from peft_regress.cost.step_cost import ByteSite
+from peft_regress.measure.scripts.observation import Observation
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.results import cost_section
@@ -26,11 +27,10 @@ def watch_document(shown: str, found: Observation) -> Document:
     sections = [Section(title=title, body=(_steps(found), *_sentences(found)), level=2)]
     sections.append(_trained(found))
     if found.costs is not None:
-        costs = found.costs
-        metrics = {name: make_metric(name, value) for name, value in costs.metrics.items()}
+        metrics = {name: make_metric(name, value) for name, value in found.step_metrics().items()}
         sections.append(cost_section("What the second step costs", metrics))
-        sections.append(_by_module("Memory at its peak, by module", costs.at_peak))
-        sections.append(_by_module("Activations saved for the backward pass", costs.saved))
+        sections.append(_by_module("Memory at its peak, by module", found.costs.bytes_at_peak))
+        sections.append(_by_module("Activations saved for the backward pass", found.saved))
     return sections
 
 
@@ -69,9 +69,8 @@ def _sentences(found: Observation) -> Iterable[str]:
             yield f"{clean(optimizer.name)}{where}: {numbers}"
     if found.costs is None:
         yield "costs are those of the second step: watch two steps at least"
-    else:
-        for phase, names in found.costs.uncounted.items():
-            yield f"no {phase}_flops: there is no formula for {', '.join(map(clean, names))}"
+    for phase, names in found.uncounted.items():
+        yield f"no {phase}_flops: there is no formula for {', '.join(map(clean, names))}"
     yield from map(clean, found.notes)
     if found.ended:
         yield f"the script ended before its steps were over: {clean(found.ended)}"
@@ -96,7 +95,7 @@ def _size(shape: Iterable[int]) -> int:
     return size
 
 
-def _by_module(title: str, sites: Iterable[BytesAt]) -> Section:
+def _by_module(title: str, sites: Iterable[ByteSite]) -> Section:
     held: Counter[tuple[str, str]] = Counter()
     for site in sites:
         held[site.module, site.category] += site.bytes

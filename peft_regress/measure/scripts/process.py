@@ -39,12 +39,13 @@ _LINES_KEPT: Final = 20
 _LONGEST_LINE: Final = 2000
 
 
-def watch_script(
+def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     script: str,
     *,
     args: Sequence[str] = (),
     is_module: bool = False,
     steps: int = 4,
+    nudge: float = 0.0,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     time_limit: float = 600,
@@ -62,8 +63,8 @@ def watch_script(
     folder = Path.cwd() if folder is None else folder
     if is_module and script in _LAUNCHERS:
         raise InputError(
-            f"{script} starts the training in a process of its own, which is not watched: watch the "
-            "script that it starts; with one process it does the same"
+            f"{script} starts the training in a process of its own, which is not watched: watch "
+            "the script that it starts; with one process it does the same"
         )
     if not is_module and not (folder / script).is_file():
         raise InputError(f"no such script: {clean(script)} (in {clean(str(folder))})")
@@ -75,6 +76,7 @@ def watch_script(
             is_module=is_module,
             args=tuple(args),
             steps=steps,
+            nudge=nudge,
             answer=str(answer),
         )
         request.write_bytes(msgspec.json.encode(asked))
@@ -106,7 +108,7 @@ def _run(
 ) -> tuple[str, Sequence[str]]:
     """Run a command, and return how it ended and the end of its output."""
     last: deque[str] = deque(maxlen=_LINES_KEPT)
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603  (the user's own script)
         words,
         env=env,
         cwd=folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,12 @@ class ScriptRecorder(StepRecorder):
     def enter_module(self, name: str) -> None:
         """Note that a module runs whose own hook came too late: it is followed since its call."""
         self._trail.enter(name)
+
+    def hold_batch(self, tensors: Iterable[Tensor]) -> None:
+        """Account for what the model is called with, wherever it was made."""
+        self.is_fetching = False
+        for tensor in tensors:
+            self._hold_new(tensor, "activation", "")
 
     def __torch_dispatch__(
         self,
@@ -68,7 +75,7 @@ class ScriptRecorder(StepRecorder):
             self.uncounted.add((self.phase, operator))
 
     def _check_outsider(self, tensor: Tensor, operator: str) -> None:
-        """A script may train whatever it wants."""
+        """Refuse nothing: a script may train whatever it wants."""
 
     def _hold_result(self, tensor: Tensor, module: str, operator: str) -> None:
         if layout_problem(tensor) is not None:

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +32,7 @@ from peft_regress.cost.events import Phase
 from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.step_cost import (
-    ByteSite,
     Mark,
-    StepCost,
     StepMarks,
     mark,
     peak_of,
@@ -42,10 +40,10 @@ from peft_regress.cost.step_cost import (
     step_cost,
 )
 from peft_regress.imports import told
-from peft_regress.measure.inputs import numbers_of
+from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.recorder import ScriptRecorder
-from peft_regress.metrics import COST_METRICS
+from peft_regress.runs.environment import imported_packages
 
 RECORDED_STEPS: Final = 2
 _SECONDS_TO_END: Final = 10
@@ -79,7 +77,7 @@ class Watcher:
         """The optimizer whose steps count."""
         self._inside: list[tuple[Optimizer, Phase]] = []
         """The optimizers that step, with the phase before."""
-        self._inputs: dict[str, str] = {}
+        self._inputs: dict[str, Tensor] = {}
         self._micro_batches: list[seen.MicroBatch] = []
         self._norm = 0.0
         self._rates: tuple[float, ...] = ()
@@ -119,25 +117,22 @@ class Watcher:
         if self._is_over or self._backward_depth:
             return
         self._depth += 1
-        if self._depth > 1 or not torch.is_grad_enabled():
-            return
-        if not any(parameter.requires_grad for parameter in module.parameters()):
+        can_train = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        if self._depth > 1 or not can_train:
             return
         # A global hook gets no keyword arguments; they are in the frame that calls it.
         kwargs = sys._getframe(1).f_locals.get("kwargs", {})  # noqa: SLF001
         inputs = {**{str(at): value for at, value in enumerate(args)}, **kwargs}
+        tensors = [(n, one) for n, one in named_tensors(inputs) if layout_problem(one) is None]
         if module not in self._modules:
             self._follow(module)
         if self._recorder is not None:
-            self._recorder.is_fetching = False
-            for _, tensor in named_tensors(inputs):
-                if layout_problem(tensor) is None:
-                    self._recorder._hold_new(tensor, "activation", "")  # noqa: SLF001
-        with _unrecorded():
-            for name, tensor in named_tensors(inputs):
-                while name in self._inputs:
-                    name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
-                self._inputs[name] = digest_of(tensor)
+            self._recorder.hold_batch(tensor for _, tensor in tensors)
+        for name, tensor in tensors:
+            while name in self._inputs:
+                name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
+            with _unrecorded():
+                self._inputs[name] = tensor.detach()
 
     def _leave_module(self, _module: nn.Module, _args: object, _output: object) -> None:
         if not self._is_over and not self._backward_depth:
@@ -147,9 +142,7 @@ class Watcher:
         """Begin to follow an outermost module; the first one begins the first step."""
         self._modules[module] = module_names(module)
         with _unrecorded():
-            self._facts.setdefault("weights", {}).update(
-                {name: _norm([tensor]) for name, tensor in _tensors_of(module)}
-            )
+            self._facts.setdefault("weights", {}).update(summaries_of(module))
         if torch.is_autocast_enabled("cpu"):
             self._facts["autocast"] = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
         if self._steps:
@@ -172,8 +165,16 @@ class Watcher:
             loss = tensors if isinstance(tensors, Tensor) else None
             with _unrecorded():
                 value = float(loss.detach()) if loss is not None and loss.numel() == 1 else None
-            batch = seen.MicroBatch(loss=value, inputs=self._inputs)
-            self._micro_batches.append(batch)
+                sums = BatchSums()
+                sums.add(self._inputs)
+                digests = {
+                    name: digest_of(tensor)
+                    for name, tensor in self._inputs.items()
+                    if not tensor.is_floating_point() and not tensor.is_complex()
+                }
+            self._micro_batches.append(
+                seen.MicroBatch(loss=value, inputs=sums.summaries(), digests=digests)
+            )
             self._inputs = {}
             if recorder is not None:
                 before, recorder.phase = recorder.phase, "backward"
@@ -238,6 +239,8 @@ class Watcher:
             )
         )
         self._micro_batches = []
+        if len(self._steps) == 1 and self._request.nudge and self._main is not None:
+            self._nudge(self._main)
         if recorder is not None:
             self._marks.append(mark(recorder))
             if len(self._steps) == RECORDED_STEPS:
@@ -248,6 +251,16 @@ class Watcher:
         if len(self._steps) >= self._request.steps:
             self._end()
         self._step_began = time.perf_counter()
+
+    def _nudge(self, optimizer: Optimizer) -> None:
+        """Move what trains a little, each number by its own seeded share."""
+        with _unrecorded():
+            generator = torch.Generator().manual_seed(0)
+            for parameter in _parameters(optimizer):
+                if parameter.is_floating_point():
+                    shares = torch.randn(parameter.shape, generator=generator)
+                    shares = shares.to(parameter.device, parameter.dtype)
+                    parameter.mul_(1 + self._request.nudge * shares)
 
     def _keep_costs(self, recorder: ScriptRecorder) -> None:
         """Summarize the second step, and record no more."""
@@ -261,9 +274,13 @@ class Watcher:
                 first_step_peak_bytes=first_peak,
                 tensors="real tensors",
             )
-            saved = sites_of(recorder.memory_events[: backward.memory])
-            self._facts["first_step_peak_bytes"] = first_peak
-            self._facts["costs"] = costs_of(step, saved, recorder.uncounted)
+            alive = sites_of(recorder.memory_events[: backward.memory])
+        self._facts["costs"] = step
+        self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
+        self._facts["uncounted"] = {
+            phase: tuple(sorted(name for where, name in recorder.uncounted if where == phase))
+            for phase in sorted({phase for phase, _ in recorder.uncounted})
+        }
         if _get_current_dispatch_mode() is recorder:  # type: ignore[no-untyped-call]
             recorder.__exit__(None, None, None)
         recorder.close()
@@ -312,6 +329,7 @@ class Watcher:
             optimizers=tuple(self._optimizers.values()),
             notes=tuple(self._notes),
             ended="" if ended is None else told(ended),
+            packages=imported_packages(),
             **self._facts,
         )
         Path(self._request.answer).write_bytes(msgspec.json.encode(found))
@@ -331,39 +349,8 @@ def _unrecorded() -> Iterator[None]:
 def digest_of(tensor: Tensor) -> str:
     """Return a digest of dtype, shape and values."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    if layout_problem(tensor) is None:
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(values.numpy())
+    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def costs_of(
-    step: StepCost, saved: tuple[ByteSite, ...], uncounted: set[tuple[str, str]]
-) -> seen.Costs:
-    """Return the costs of a step as they are sent; the FLOPs of an uncounted phase are absent."""
-    phases = {phase for phase, _ in uncounted}
-    metrics = {
-        name: getattr(step, name)
-        for name in COST_METRICS
-        if not any(name.endswith(f"{phase}_flops") for phase in phases)
-    }
-    if not step.projection_flops:
-        metrics.pop("projection_flops", None)
-    as_bytes: Callable[[tuple[ByteSite, ...]], tuple[seen.BytesAt, ...]]
-    as_bytes = lambda sites: tuple(seen.BytesAt(*site) for site in sites)  # noqa: E731
-    return seen.Costs(
-        metrics=metrics,
-        flops=tuple(seen.FlopsAt(*site) for site in step.flops_by_site),
-        at_peak=as_bytes(step.bytes_at_peak),
-        at_highs=as_bytes(step.bytes_at_highs),
-        state=as_bytes(step.state_bytes),
-        peak_phase=step.peak_phase,
-        saved=as_bytes(tuple(site for site in saved if site.category == "activation")),
-        uncounted={
-            phase: tuple(sorted(name for where, name in uncounted if where == phase))
-            for phase in sorted(phases)
-        },
-    )
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
@@ -378,13 +365,8 @@ def _named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield f"{prefix}.{name}" if prefix else name, parameter
 
 
-def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _described(parameter: Tensor) -> seen.Tensor:
-    return seen.Tensor(
+def _described(parameter: Tensor) -> seen.Parameter:
+    return seen.Parameter(
         shape=tuple(parameter.shape), dtype=str(parameter.dtype).removeprefix("torch.")
     )
 
