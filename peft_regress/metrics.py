@@ -177,6 +177,18 @@ METRICS: dict[str, MetricSpec] = {
         kind="fingerprint",
         about="The losses of the first steps of each seed; shown is their mean at step 1.",
     ),
+    "gradient_norms": MetricSpec(
+        unit="ratio",
+        direction="same",
+        kind="fingerprint",
+        about="Of a script: the norm of all gradients in each step, as the optimizer gets them.",
+    ),
+    "micro_batches": MetricSpec(
+        unit="count",
+        direction="same",
+        kind="exact",
+        about="Of a script: the backward passes of its second step.",
+    ),
     "filled_losses": MetricSpec(
         unit="nat",
         direction="same",

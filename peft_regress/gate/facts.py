@@ -16,6 +16,7 @@ from peft_regress.gate.inputs import (
     OF_INPUTS,
     first_difference,
     model_changes,
+    optimizer_differences,
     rate_difference,
     shape_changes,
 )
@@ -167,6 +168,7 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
         )
     yield from _trained_reasons(old, new)
     yield from _numerics_reasons(old, new)
+    yield from _script_reasons(old, new)
 
 
 def _both_depend_on_inputs(old: Record, new: Record) -> bool:
@@ -204,6 +206,23 @@ def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
     if before != after:
         words = f"the precision changed from {before} to {after}"
         yield Reason(metric="numerics", old=before, new=words, verdict="regressed")
+
+
+def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare what the libraries of a script choose for it: its optimizers and its precision."""
+    if old.script is UNSET or new.script is UNSET:
+        return
+    before, after = " ".join(old.script.optimizers), " ".join(new.script.optimizers)
+    if before != after:
+        yield Reason(metric="optimizer", old=before, new=after, verdict="regressed")
+    elif old.inputs is not UNSET and new.inputs is not UNSET:
+        for found in optimizer_differences(old.inputs, new.inputs):
+            words = f"{found.where}: {found.new}"
+            yield Reason(metric="optimizer", old=found.old, new=words, verdict="regressed")
+    if old.script.autocast != new.script.autocast:
+        sides = (one.script.autocast or "off" for one in (old, new) if one.script is not UNSET)
+        was, now = sides
+        yield Reason(metric="autocast", old=was, new=now, verdict="regressed")
 
 
 def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:

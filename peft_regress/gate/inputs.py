@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -9,7 +10,7 @@ from typing import Final, NamedTuple
 from msgspec import UNSET
 
 from peft_regress.metrics import Kind
-from peft_regress.runs.schema import Inputs, Record, TensorSummary
+from peft_regress.runs.schema import Inputs, Record, ScriptFacts, TensorSummary
 
 OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
 """The kinds of metrics whose values depend on the weights and the data that go in."""
@@ -35,7 +36,23 @@ def first_difference(old: Record, new: Record) -> Difference | None:
     """
     if old.inputs is UNSET or new.inputs is UNSET:
         return None
-    return next(_differences(old.inputs, new.inputs), None)
+    found = _differences(old.inputs, new.inputs)
+    if old.script is UNSET or new.script is UNSET:
+        found = itertools.chain(found, optimizer_differences(old.inputs, new.inputs))
+    else:
+        # A script's optimizer is chosen by the libraries that it uses, and judged by itself.
+        found = itertools.chain(found, _batch_differences(old.script, new.script))
+    return next(found, None)
+
+
+def _batch_differences(old: ScriptFacts, new: ScriptFacts) -> Iterator[Difference]:
+    """Yield each argument whose whole numbers differ, with the first micro-batch that does."""
+    for name in sorted(old.batches.keys() & new.batches.keys()):
+        pairs = enumerate(zip(old.batches[name], new.batches[name], strict=False), 1)
+        for at, (was, now) in pairs:
+            if was != now:
+                yield Difference(f"{name} of micro-batch {at}", was, now)
+                break
 
 
 def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
@@ -50,6 +67,10 @@ def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
             yield Difference(where, before, after)
     yield from _tensor_differences("training batches", old.train, new.train)
     yield from _tensor_differences("test batches", old.test, new.test)
+
+
+def optimizer_differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
+    """Yield each number of a parameter group that differs at the start."""
     if old.optimizer and new.optimizer and len(old.optimizer) != len(new.optimizer):
         yield Difference("optimizer groups", str(len(old.optimizer)), str(len(new.optimizer)))
     for number, (was, now) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):

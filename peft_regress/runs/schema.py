@@ -165,6 +165,17 @@ class Inputs(
     """The numbers of each parameter group at the start."""
 
 
+class ScriptFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was seen of a training script beyond metrics."""
+
+    optimizers: list[str]
+    """Their classes, in the order in which they stepped first."""
+    autocast: str
+    """The dtype of autocast in the forward pass; '' without."""
+    batches: dict[str, list[str]]
+    """Digests of the whole numbers that the model got, by argument, one a micro-batch."""
+
+
 class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model and the data that a stored adapter's output was computed with."""
 
@@ -291,6 +302,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many there are; each decides its share of an accuracy."""
     machine: Machine | UnsetType = UNSET
     """Where the case was measured, if not on the machine of the run."""
+    script: ScriptFacts | UnsetType = UNSET
+    """Of a training script that is watched as it is."""
 
     @property
     def is_own(self) -> bool:

@@ -30,6 +30,8 @@ class Parameter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     shape: tuple[int, ...]
     dtype: str
+    itemsize: int
+    """Bytes of one number."""
 
 
 class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -46,7 +46,7 @@ from peft_regress.measure.scripts.recorder import ScriptRecorder
 from peft_regress.runs.environment import imported_packages
 
 RECORDED_STEPS: Final = 2
-_SECONDS_TO_END: Final = 10
+_SECONDS_TO_END: Final = 5
 """What a script that catches everything, or trains in a thread, has to end by itself."""
 
 
@@ -367,7 +367,9 @@ def _named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _described(parameter: Tensor) -> seen.Parameter:
     return seen.Parameter(
-        shape=tuple(parameter.shape), dtype=str(parameter.dtype).removeprefix("torch.")
+        shape=tuple(parameter.shape),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        itemsize=parameter.element_size(),
     )
 
 
