@@ -14,9 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress import registry
-from peft_regress.cost.events import CATEGORIES, MemoryEvent
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.step_cost import ByteSite, peak_of, summarize_memory
+from peft_regress.cost.step_cost import CATEGORIES, ByteSite, peak_of, summarize_memory
 
 FLOAT = 4
 LONG = 8
@@ -28,10 +27,10 @@ LONG = 8
 def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
     summary = summarize_memory(
         [
-            MemoryEvent(10, "param", "a"),
-            MemoryEvent(7, "activation", "a"),
-            MemoryEvent(-7, "activation", "a"),
-            MemoryEvent(5, "temp", "b"),
+            ByteSite("param", "a", "", 10),
+            ByteSite("activation", "a", "", 7),
+            ByteSite("activation", "a", "", -7),
+            ByteSite("temp", "b", "", 5),
         ]
     )
     assert summary.peak_bytes == 17
@@ -39,29 +38,19 @@ def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
     assert summary.sites_at_peak == (("activation", "a", "", 7), ("param", "a", "", 10))
 
 
-def test_freeing_more_than_was_allocated_is_an_error():
-    with pytest.raises(ValueError, match="more temp bytes were freed"):
-        summarize_memory([MemoryEvent(-1, "temp", "")])
-
-
-def test_a_start_outside_the_log_is_an_error():
-    with pytest.raises(ValueError, match="start 2 lies outside a log of 1"):
-        summarize_memory([MemoryEvent(1, "temp", "")], start=2)
-
-
 @st.composite
 def logs(draw):
     """Draw a log of allocations, some of which are freed again."""
     categories = st.sampled_from(["param", "grad", "activation"])
     modules, operators = st.sampled_from(["", "conv1", "fc"]), st.sampled_from(["", "aten.mm"])
-    event = st.builds(MemoryEvent, st.integers(1, 9), categories, modules, operators)
+    event = st.builds(ByteSite, categories, modules, operators, st.integers(1, 9))
     log, alive = [], []
     for made in draw(st.lists(event, max_size=15)):
         log.append(made)
         alive.append(made)
         if draw(st.booleans()):
             freed = alive.pop(draw(st.integers(0, len(alive) - 1)))
-            log.append(freed._replace(delta_bytes=-freed.delta_bytes))
+            log.append(freed._replace(bytes=-freed.bytes))
     return log
 
 
@@ -73,8 +62,8 @@ def test_summary_equals_a_brute_force_over_all_moments(log, data):
     summary = summarize_memory(log, start=start)
 
     def held(count, category=None):
-        places = {e[1:] for e in log if category in {None, e.category}}
-        sums = {p: sum(e.delta_bytes for e in log[:count] if e[1:] == p) for p in places}
+        places = {e[:3] for e in log if category in {None, e.category}}
+        sums = {p: sum(e.bytes for e in log[:count] if e[:3] == p) for p in places}
         return tuple(sorted(ByteSite(*place, size) for place, size in sums.items() if size))
 
     def total(count, category=None):
@@ -126,12 +115,6 @@ def test_one_linear_layer_by_hand(fake):
     assert cost.peak_bytes == (params + params + inputs + logits + loss + cost.peak_optimizer_bytes)
     # AdamW makes the state of all parameters before it updates the first one.
     assert cost.first_step_peak_bytes == cost.peak_bytes
-
-
-def test_sgd_without_momentum_keeps_no_state():
-    cost = step(nn.Linear(3, 2), (1, 3))
-    assert cost.optimizer_state_bytes == 0
-    assert cost.peak_optimizer_bytes == 0
 
 
 def test_labels_count_as_input():
@@ -256,6 +239,8 @@ def test_galore_s_state_projection_and_svd():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
+    # As a case does, before the step: the import of galore_torch makes tensors.
+    registry.get("method", "galore").adapt(model, heads=(), rank=rank, seed=0)
     for fake in (True, False):
         cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore_adamw(rank), fake=fake)
         # (8, 27) and (4, 8) are wide: the left vectors are kept, a slice of the whole (m, m) U.

@@ -314,27 +314,6 @@ def test_tied_and_unregistered_tensors_are_counted_once(fake):
     assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9 + 4 * (9 + 3)
 
 
-def test_the_mode_of_the_model_is_the_caller_s():
-    model = build("shufflenet_v2_x0_5")
-    train, evaluation = small_cost(model.train()), small_cost(model.eval())
-    assert train.peak_activation_bytes > evaluation.peak_activation_bytes
-    assert train.aten_ops > evaluation.aten_ops
-    assert not any(module.training for module in model.modules())
-
-
-def test_a_failure_leaves_the_model_as_it_was():
-    model = Odd()
-    objects = list(model.parameters())
-
-    def broken(_):
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        step(model, (4, 3), optimizer=broken)
-    assert all(new is old for new, old in zip(model.parameters(), objects, strict=True))
-    assert not model._forward_hooks
-
-
 def test_logits_may_come_in_an_object():
     class Output(NamedTuple):
         logits: Tensor
