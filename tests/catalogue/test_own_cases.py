@@ -224,7 +224,7 @@ def test_an_import_path_that_gives_no_case_is_refused_in_one_line(project, tmp_p
         ("import json\njson.loads('{')\n", "JSONDecodeError: .*gates.py, line 2"),
         (
             "import peft_regress as p\np.FineTune('a/b/c', model=1, data=1, adapter='full')\n",
-            "does not import: FineTune 'a/b/c': model is not .*gates.py, line 2",
+            "does not import: FineTune 'a/b/c': model=1 is not .*gates.py, line 2",
         ),
     ],
 )

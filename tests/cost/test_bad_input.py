@@ -7,7 +7,6 @@ import dataclasses
 
 import pytest
 import torch
-import torchvision
 from network_zoo import (
     BOTH,
     adamw,
@@ -61,35 +60,6 @@ def test_what_needs_values_is_named_with_its_place_and_runs_for_real(function, o
     assert cost_of(model, fake=False).forward_flops == LAYERS
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: torch.where(x > 0, x, -x),
-        lambda x: x.masked_fill(x > 1, 0.0),
-        lambda x: x.topk(4, 1)[0].sort(1)[0],
-        lambda x: x.clamp(min=x.mean().detach()),
-        lambda x: x[:, torch.tensor([3, 2, 1, 0])],
-        lambda x: x * float("nan"),
-    ],
-    ids=["where", "masked_fill", "topk", "clamp", "gather", "nan"],
-)
-def test_what_only_computes_with_values_needs_none(function):
-    model = with_function(function)
-    assert cost_of(model) == cost_of(model, fake=False)
-    assert cost_of(model).forward_flops == LAYERS
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, torch.optim.ASGD])
-def test_an_optimizer_that_needs_values_is_named_as_such(optimizer):
-    def measure(*, fake):
-        made = lambda model: optimizer(model.parameters(), foreach=False)  # noqa: E731
-        return cost_of(nn.Linear(4, 2), optimizer=made, fake=fake)
-
-    with pytest.raises(UnprofilableModelError, match="reached in the update of the model itself"):
-        measure(fake=True)
-    assert measure(fake=False).optimizer_flops > 0
-
-
 # --- Shapes ---------------------------------------------------------------------------------------
 
 
@@ -116,15 +86,6 @@ def test_odd_and_tiny_images_are_the_closed_form_and_the_real_step(shape):
     head = 2 * batch * 4 * 2
     assert cost.forward_flops == conv + head
     assert cost.backward_flops == conv + 2 * head
-
-
-def test_a_deep_network_on_one_pixel():
-    """Every layer works on one position: as many products as there are weights."""
-    model = torchvision.models.resnet18(num_classes=2).eval()
-    cost = cost_of(model, (1, 3, 1, 1))
-    weights = [p.numel() for p in model.parameters() if p.ndim > 1]
-    assert cost.forward_flops == 2 * sum(weights)
-    assert cost.backward_flops == 2 * 2 * sum(weights) - 2 * model.conv1.weight.numel()
 
 
 def test_a_rank_above_a_layer_s_sides_is_taken_as_it_is():
@@ -160,15 +121,6 @@ def test_autocast_counts_what_it_casts():
     assert fake == real
     assert (fake.forward_flops, fake.backward_flops) == (plain.forward_flops, plain.backward_flops)
     assert fake.aten_ops > plain.aten_ops
-
-
-@BOTH
-def test_channels_last_costs_the_same(fake):
-    model = Convolutional()
-    contiguous = cost_of(model, (2, 3, 8, 8))
-    model = model.to(memory_format=torch.channels_last)
-    cost = cost_of(model, (2, 3, 8, 8), fake=fake)
-    assert dataclasses.replace(cost, aten_ops=contiguous.aten_ops) == contiguous
 
 
 # --- Models that are not plain --------------------------------------------------------------------
@@ -265,21 +217,6 @@ def test_optimizers_that_step_in_the_backward_pass_cost_what_one_after_it_does(f
     assert {s.module for s in found.flops_by_site if s.phase == "optimizer"} == {"", "0", "1"}
     assert found.peak_grad_bytes == 4 * 4 * 64  # the largest parameter's
     assert not _global_optimizer_pre_hooks
-
-
-@BOTH
-def test_an_optimizer_may_leave_parameters_out_and_bring_others(fake):
-    """All that require a gradient get one; only the optimizer's own are updated."""
-    others = nn.Parameter(torch.ones(1000))
-
-    def make(model):
-        assert isinstance(model, nn.Linear)
-        return torch.optim.SGD([model.weight, others], lr=0.1, momentum=0.9, foreach=False)
-
-    cost = linear_cost(make, fake=fake)
-    assert cost.peak_grad_bytes == 4 * (8 + 2)
-    assert cost.optimizer_state_bytes == 4 * 8
-    assert cost.optimizer_flops == 3 * 8
 
 
 STATES = dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop"), 2)

@@ -5,12 +5,11 @@ import doctest
 import pytest
 import torch
 from network_zoo import Branching, adamw, sgd, step
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress.cost import (
     Call,
     NeedsValuesError,
-    NothingToTrainError,
     RandomTensor,
     pricing,
     training_cost,
@@ -76,28 +75,6 @@ def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_s
     assert (
         training_cost(nn.Linear(3, 2), torch.ones(1, 3), fake=False).step.tensors == "real tensors"
     )
-
-
-def test_what_cannot_train_on_real_copies_either_is_not_tried_there():
-    runs: list[Tensor] = []
-
-    class Frozen(nn.Linear):
-        def forward(self, x):
-            runs.append(x)
-            return super().forward(x).detach()
-
-    with pytest.raises(NothingToTrainError):
-        training_cost(Frozen(3, 2), torch.ones(1, 3))
-    assert len(runs) == 1
-
-
-def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply():
-    cost = training_cost(nn.Linear(3, 2), torch.ones(1, 3))
-    metrics = cost.metrics
-    assert metrics["peak_bytes"].value == cost.step.peak_bytes
-    assert metrics["category_sum_bytes"].value == cost.step.category_sum_bytes
-    assert metrics["total_params"].value == 8
-    assert "projection_flops" not in metrics
 
 
 # --- As typed -------------------------------------------------------------------------------------

@@ -143,14 +143,6 @@ def test_the_step_does_not_reach_back_to_what_made_the_batch(fake):
     assert source.grad is leaf.grad is None
 
 
-@BOTH
-def test_a_batch_that_was_made_in_inference_mode_trains(fake):
-    with torch.inference_mode():
-        batch = torch.randn(BATCH, 6)
-    cost = measured(batch, fake=fake)
-    assert cost.forward_flops == FORWARD
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.complex64])
 def test_a_random_tensor_in_a_batch_is_drawn_where_the_step_runs(dtype):
     found = []
@@ -165,11 +157,6 @@ def test_a_random_tensor_in_a_batch_is_drawn_where_the_step_runs(dtype):
     for fake in (True, False):
         measured(batch, lambda m, b: loss(m, b[0]), model=nn.Linear(1, 1), fake=fake)
     assert {(tuple(t.shape), t.dtype) for t in found} == {((2, 3), dtype)}
-
-
-def test_random_tensors_take_no_memory_on_fake_tensors():
-    cost = measured(RandomTensor((10**7, 10**6)), model=nn.Linear(10**6, 1))
-    assert cost.peak_activation_bytes > 4 * 10**13
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -233,17 +220,6 @@ class TwoHeads(nn.Module):
     def forward(self, *, image):
         hidden = self.drop(self.norm(self.trunk(image)).relu())
         return {"classes": self.classes(hidden), "boxes": (self.boxes(hidden),)}
-
-
-@BOTH
-def test_the_embedding_of_integers_is_no_matrix_work_and_its_gradient_is_dense(fake):
-    model = Language()
-    tokens = torch.randint(WORDS, (BATCH, TOKENS))
-    loss = lambda m, b: next_word_loss(m(b), b)  # noqa: E731
-    cost = measured(tokens, loss, model=model, fake=fake)
-    head = 2 * BATCH * TOKENS * WIDTH * WORDS
-    assert (cost.forward_flops, cost.backward_flops) == (head, 2 * head)
-    assert cost.peak_grad_bytes == 4 * (2 * WORDS * WIDTH + WORDS)
 
 
 @BOTH
