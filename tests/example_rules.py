@@ -52,7 +52,7 @@ ELSEWHERE = {
         r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)"
         r"|export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
     ),
-    "tests/cli/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
+    "tests/workers/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
     "tests/cli/test_measure.py": (
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json"
     ),
@@ -65,10 +65,10 @@ ELSEWHERE = {
     "tests/tools/test_paper_tool.py": (
         r"peft-regress cost .*--loss sum .*|python tools/docs/paper\.py --check"
     ),
-    "tests/upgrades/test_requirements.py": (
+    "tests/overlay/test_requirements.py": (
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'"
     ),
-    "tests/upgrades/test_overlay.py": r"peft-regress upgrade \.\./peft",
+    "tests/overlay/test_overlay.py": r"peft-regress upgrade \.\./peft",
     "tests/cli/test_compat.py": r"peft-regress compat .*",
     "tests/cli/test_time.py": r"peft-regress time old/bin/python new/bin/python .*",
     # CI runs the environments of tox.
