@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.upgrades.compat.releases import try_adapters
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, Judgement, Reference, judge
 from peft_regress.workers.pool import LocalPool
 from peft_regress.workers.process import variables
@@ -36,7 +35,7 @@ RELEASES: Final = (
 )
 """The last patch of each minor release: 12 of the 22 releases from 0.10 to 0.21."""
 
-_BASE: Final = BaseModel(name="adapters:make_base", inputs="adapters:inputs")
+_BASE: Final = BaseModel(name="adapters:make_base", inputs="adapters:inputs", folder=str(HERE))
 
 
 class SeenIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +101,7 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
     if not file.exists():
         folders = list(adapters.values())
         with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
-            futures = try_adapters(pool, overlay.python, _BASE, folder=HERE, adapters=folders)
+            futures = try_adapters(pool, overlay.python, _BASE, folders)
             found = [future.result() for future in futures]
         seen = SeenIn(
             packages=dict(found[0].packages),
