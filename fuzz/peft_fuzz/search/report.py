@@ -23,7 +23,7 @@ from peft_regress.text import clean, count_of
 from peft_regress.upgrades.reproduction.reproduce import LONGEST_OUTPUT, run_script
 
 _STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 2: "bad", 3: "open"}
-_STATES: Final[Mapping[State, str]] = {
+STATES: Final[Mapping[State, str]] = {
     "new": "failing anew",
     "mended": "mended",
     "not replayed": "not replayed",
@@ -92,8 +92,8 @@ def fuzz_document(
 
 
 def _corpus_counts(replay: Replay) -> list[str]:
-    found = {state: len(replay.of(state)) for state in _STATES}
-    return [f"{number} {_STATES[state]}" for state, number in found.items() if number]
+    found = {state: len(replay.of(state)) for state in STATES}
+    return [f"{number} {STATES[state]}" for state, number in found.items() if number]
 
 
 def _heading(fuzzed: Fuzzed) -> Iterator[Section]:
@@ -124,8 +124,8 @@ def _corpus(replay: Replay, *, all_entries: bool) -> Iterator[Section]:
     if not replay.entries:
         return
     rows = tuple(
-        Row(cells=(one.finding.name, _STATES[one.state], _since(one.finding)), notes=_notes(one))
-        for state in _STATES
+        Row(cells=(one.finding.name, STATES[one.state], _since(one.finding)), notes=_notes(one))
+        for state in STATES
         for one in replay.of(state)
         if (all_entries or state in {"new", "mended", "not replayed"})
         and not (one.finding.mended is not None and state == "mended")
