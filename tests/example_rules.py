@@ -81,16 +81,8 @@ ELSEWHERE = {
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--full|--write)",
-    "fuzz/tests/tools/test_upstream_rows.py": (
-        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*"
-    ),
-    "fuzz/tests/tools/test_rediscovery.py": (
-        r"python fuzz/tools/rediscovery\.py(?: --list| --write)?"
-    ),
-    "fuzz/tests/tools/test_fuzz_control.py": (r"python fuzz/tools/control\.py(?: --write)?"),
-    "fuzz/tests/tools/test_fuzz_power.py": (
-        r"python fuzz/tools/power\.py(?: --only 'dora-\*'| --write)?"
-    ),
+    "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
+    "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",
     "tests/tools/test_edge_page.py": (
         r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"
