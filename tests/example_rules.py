@@ -110,9 +110,6 @@ RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     Rule(
-        pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
-    ),
-    Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
     Rule(pattern=r"peft-regress history", how="here"),
@@ -149,8 +146,7 @@ RULES = (
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
-    Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
-    Rule(pattern=r"python tools/ci/badge\.py .*"),
+    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

@@ -13,7 +13,6 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli.options import (
-    NamedPath,
     SectionedCommand,
     examples,
     format_option,
@@ -79,7 +78,7 @@ _AS_TYPED = (
         "peft-regress compat lora --check lora/compat.json --base nets:make",
     ),
 )
-@click.argument("adapter", type=NamedPath(path_type=Path))
+@click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
     "--base",
     metavar="NAME",
@@ -136,13 +135,13 @@ _AS_TYPED = (
 @pip_limit_option
 @click.option(
     "--certificate",
-    type=NamedPath(path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help=f"Write what was found to this file, or to {FILE_NAME} in this folder.",
 )
 @click.option(
     "--check",
-    type=NamedPath(path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Judge the installed release, or those of --releases, by this certificate, whose --base, "
     "--inputs and --package are typed as well.",

@@ -11,7 +11,6 @@ from typing import Any, Final
 import click
 
 from peft_regress.cli.options import (
-    NamedPath,
     format_option,
     limit_option,
     output_file,
@@ -36,7 +35,7 @@ class Minutes(click.FloatRange):
 
 corpus_option = click.option(
     "--corpus",
-    type=NamedPath(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
     default=Path("fuzz/corpus"),
     show_default=True,
@@ -70,7 +69,7 @@ def finding_options(command: Callable[..., None]) -> Callable[..., None]:
         limit_option("--time-limit", "How long one life may take.", seconds=60),
         click.option(
             "--save",
-            type=NamedPath(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path, file_okay=False),
             metavar="FOLDER",
             default=Path("runs/fuzz"),
             show_default=True,
