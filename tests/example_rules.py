@@ -95,7 +95,6 @@ ELSEWHERE = {
     "tests/tools/test_edge_page.py": (
         r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"
     ),
-    "tests/tools/test_pictures.py": r"python tools/docs/pictures\.py --check",
     "tests/docs/test_examples.py": (
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?"
     ),
