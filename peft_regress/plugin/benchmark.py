@@ -16,7 +16,7 @@ from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.errors import InputError
 from peft_regress.plugin.selection import COMMAND_LINE, option_sources
 from peft_regress.plugin.session import RegressSession
-from peft_regress.report.github import line_in_log
+from peft_regress.report.terminal import line_in_log
 from peft_regress.text import count_of
 
 _FILE: Final = "file://"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,6 @@ import pytest
 
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
-from peft_regress.plugin.options import RegressOptions
-from peft_regress.report.github import SourceLine, annotation, is_github, verdict_annotations
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
 from peft_regress.report.verdict.next_steps import quoted
@@ -38,7 +35,7 @@ class RunOutcome:
         return bool(self.problems) or self.comparison is None or bool(self.comparison.red)
 
 
-def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
+def layout_for(config: pytest.Config, *, colour: bool = False) -> Layout:
     """Return how text is laid out; a worker of pytest-xdist uses its controller's layout.
 
     Call it while no test runs: pytest's capture is no terminal.
@@ -46,7 +43,7 @@ def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool =
     given = getattr(config, "workerinput", {}).get("peft_regress_layout")
     if given is not None:
         return Layout(**given)
-    return layout_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
+    return layout_of(colour=colour)
 
 
 def closing_text(
@@ -94,15 +91,3 @@ def left_out(other_matrices: Mapping[str, int]) -> list[str]:
         f"use --regress-matrix {matrix}"
         for matrix, count in sorted(other_matrices.items())
     ]
-
-
-def annotation_lines(outcome: RunOutcome, lines: Mapping[str, SourceLine]) -> list[str]:
-    """Return annotations of the tests' source lines for GitHub; none elsewhere.
-
-    lines: the source line of each case's test.
-    """
-    if not is_github():
-        return []
-    if outcome.comparison is None:
-        return [annotation("error", " ".join(outcome.problems))]
-    return verdict_annotations(outcome.comparison, lines)

@@ -23,7 +23,6 @@ from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.benchmark import StoredTimes, check_benchmark_outputs
 from peft_regress.plugin.closing_text import (
     RunOutcome,
-    annotation_lines,
     closing_text,
     layout_for,
     left_out,
@@ -40,8 +39,8 @@ from peft_regress.plugin.selection import Coverage, ci_problem, narrowing_of
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.report import case_text
-from peft_regress.report.github import SourceLine, in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
+from peft_regress.report.terminal import in_log, line_in_log
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
 from peft_regress.runs.schema import Failure, Record, Run, error_record
@@ -107,7 +106,7 @@ def pytest_configure(config: pytest.Config) -> None:
     collection = CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
     config.stash[_COLLECTION] = collection
-    config.stash[_LAYOUT] = layout_for(config, options)
+    config.stash[_LAYOUT] = layout_for(config)
     progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
     register = config.pluginmanager.register
     register(collection, "peft_regress_collection")
@@ -242,7 +241,6 @@ class _RunHooks:
         self._is_worker = hasattr(config, "workerinput")
         self._interrupts = Interrupts()
         self._started: dict[str, tuple[str, str]] = {}
-        self._source_lines: dict[str, SourceLine] = {}
         self._outcome: RunOutcome | None = None
         self._problems: tuple[str, ...] = ()
         self._was_interrupted = False
@@ -277,9 +275,6 @@ class _RunHooks:
         """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
-            path, line, _ = report.location
-            found = line_in_repository(path, line, base=self._config.rootpath)
-            self._source_lines[name] = found
             definition = getattr(report, "peft_regress_definition", None)
             if definition is not None:
                 self._started[report.nodeid] = (name, definition)
@@ -365,7 +360,7 @@ class _RunHooks:
         # pytest's own decision on colour holds: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
         colour = self._config.get_terminal_writer().hasmarkup
         session, outcome = self._session, self._outcome
-        layout = layout_for(self._config, session.options, colour=colour)
+        layout = layout_for(self._config, colour=colour)
         notes = [*self._left, *left_out(self._collection.collected.other_matrices)]
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
@@ -381,9 +376,6 @@ class _RunHooks:
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(in_log(text, styles=colour))
-        if outcome is not None:
-            for line in annotation_lines(outcome, self._source_lines):
-                terminalreporter.write_line(line)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -48,7 +48,6 @@ class Shard:
 class RegressOptions:
     """The options of one run."""
 
-    ascii: bool
     typed_matrix: str | None
     """The matrix of `--regress-matrix`."""
     baselines: Path
@@ -97,7 +96,6 @@ class RegressOptions:
         storage = config.getini("regress_baselines")
         shard = option("regress_shard")
         made = cls(
-            ascii=option("regress_ascii"),
             typed_matrix=option("regress_matrix"),
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
@@ -121,7 +119,6 @@ class RegressOptions:
 
 
 OPTIONS: Final = {
-    "ascii": (None, "escape non-ASCII characters"),
     "baseline": (
         "NAME|PATH",
         (

@@ -34,7 +34,7 @@ from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords
 from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
-from peft_regress.report.github import write_summary
+from peft_regress.report.terminal import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file

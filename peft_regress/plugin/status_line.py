@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -115,8 +114,7 @@ class ProgressHooks:
 
     def _draw(self) -> None:
         if self._screen is not None and self._progress.cases and self._progress.left:
-            ascii_only = self._config.getoption("regress_ascii", default=False)
-            layout = layout_of(sys.stdout, colour=False, ascii_only=ascii_only)
+            layout = layout_of(colour=False)
             line = self._progress.line(layout)
             self._screen.write_raw(_DRAW.format(line), flush=True)
             self._is_drawn = True
@@ -181,7 +179,7 @@ class Progress:
         first = clean(self.cases[self.running[0]]) if running else ""
         which = f"{running} now: {first}, ..." if running > 1 else f"now {first}"
         counts = (f"{done} of {count} cases done, {self.left} left", f"{done}/{count}")
-        lines = [layout.shown(f"{text}; {which}" if running else text) for text in counts]
+        lines = [f"{text}; {which}" if running else text for text in counts]
         fitting = (line for line in lines if cells(line) < layout.width)
         return next(fitting, None) or _cut(lines[-1], layout.width - 1)
 

@@ -25,8 +25,8 @@ from peft_regress.report.document import (
     kind_of,
     line_of,
 )
+from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES, folded_rows, more_rows
-from peft_regress.report.table import Row, Table
 from peft_regress.text import count_of
 
 _LONG: Final = 40

@@ -28,7 +28,7 @@ from peft_regress.report.document import (
     kind_of,
     line_of,
 )
-from peft_regress.report.table import Row, Table
+from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean, count_of
 
 _NO_WIDTH: Final = "&#8203;"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
@@ -112,6 +111,13 @@ def shown_change(change: float, spec: MetricSpec | None) -> str:
     if spec is None or not is_absolute(spec):
         return format_change(change)
     return f"{100 * change:+.1f} points" if spec.unit == "fraction" else f"{change:+.4g}"
+
+
+def change_words(old: float, new: float, spec: MetricSpec) -> str:
+    """Return how far a value changed, as the gate would say it."""
+    if is_absolute(spec):
+        return shown_change(new - old, spec)
+    return shown_change((new - old) / abs(old), spec) if old else "from 0"
 
 
 def _shown_bound(reason: Reason) -> str:
@@ -293,24 +299,3 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     if others:
         lines.append(f"{count_of(others, 'package')} recorded on one side only")
     return lines
-
-
-_DIGITS: Final = 8
-
-
-def short_names(ids: Iterable[str], *, longest: int = 160) -> dict[str, str]:
-    """Return each id in at most `longest` characters; ids that would look alike get a digest.
-
-    Ids look alike if they have the same beginning, or differ only in control characters.
-    """
-    shown = {name: clean(name, longest=longest) for name in ids}
-    seen = Counter(shown.values())
-    return {
-        name: text if text and seen[text] == 1 else _with_digest(name, longest)
-        for name, text in shown.items()
-    }
-
-
-def _with_digest(name: str, longest: int) -> str:
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
-    return f"{clean(name, longest=longest - _DIGITS - 1)}~{digest}"

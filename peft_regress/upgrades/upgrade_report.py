@@ -8,8 +8,8 @@ from typing import Any
 
 from peft_regress.gate.findings import Finding
 from peft_regress.report.document import Code, Section, plain
+from peft_regress.report.layout import Row, Table
 from peft_regress.report.sentences import outcome_line
-from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.document import (
     TERMINAL,
     beside_sections,

@@ -15,7 +15,7 @@ from builders import FULL, LORA, MACHINE, VALUES, make_record, make_run, write_r
 
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
-from peft_regress.report.github import in_log
+from peft_regress.report.terminal import in_log
 from peft_regress.runs.schema import (
     Failure,
     Inputs,

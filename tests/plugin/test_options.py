@@ -47,7 +47,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     below = pytester.mkdir("below")
     monkeypatch.chdir(below)
     usual = RegressOptions(
-        ascii=False,
         typed_matrix=None,
         baselines=pytester.path / "history" / "of ours",
         baseline=None,
@@ -63,7 +62,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     assert options_of(pytester) == usual
     options = options_of(
         pytester,
-        "--regress-ascii",
         "--regress-baseline=0003",
         "--regress-cases=shift/*",
         "--regress-full",
@@ -74,7 +72,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     )
     assert options == dataclasses.replace(
         usual,
-        ascii=True,
         baseline="0003",
         cases="shift/*",
         full=True,

@@ -33,7 +33,7 @@ _TALLEST: Final = 2600
 
 _DRAWN: Final = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
 _READY: Final = "() => globalThis.page !== undefined"
-_TELLING_CASE: Final = "d3.greatest(page.DATA.cases, item => item.marks.date.length)?.id ?? null"
+_TELLING_CASE: Final = "d3.greatest(page.DATA.cases, item => item.marks.length)?.id ?? null"
 
 
 def routes_of(page: Any, case: str | None = None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import Pace, print_progress, show, write_markdown
+from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.workers.pool import default_jobs
 
 _EACH: Final = 20
@@ -90,11 +89,9 @@ def command(  # noqa: PLR0913  (arguments and options)
 
 def _situation_printer() -> Callable[[Result, int, int], None]:
     """Return a function that prints a line on standard error for each twentieth situation."""
-    pace = Pace()
 
     def print_result(result: Result, done: int, count: int) -> None:
-        left = pace.left(done, count, time.monotonic())
         if done % _EACH == 0 or done == count:
-            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
+            print_progress(f"[{done}/{count}] {result.situation.network}")
 
     return print_result

@@ -19,7 +19,7 @@ from peft_regress.gate.verdicts import (
 )
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
-from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.report.layout import PLAIN, Layout, Row, Table
 from peft_regress.report.sentences import (
     against,
     environment_lines,
@@ -28,7 +28,6 @@ from peft_regress.report.sentences import (
     short_verdict,
     with_note,
 )
-from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
 from peft_regress.text import clean, count_of
 
@@ -132,7 +131,7 @@ def _drift_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]
         f"--case {shlex.quote(clean(case))}",
         f"--metric {shlex.quote(clean(reason.metric))}",
     ]
-    words = ["peft-regress", "history", *options, "--all", *storage_words(comparison.invocation)]
+    words = ["peft-regress", "history", *options, *storage_words(comparison.invocation)]
     return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]
 
 
@@ -194,30 +193,19 @@ def _in_many_cases(remark: Remark) -> str:
     return remark_line(remark)
 
 
-def budget_table(
-    comparison: Comparison, *, over_alone: bool = False, most: int | None = None
+def budgets_of(
+    uses: Iterable[tuple[str, BudgetUse]], *, most: int | None = None, most_rows: int | None = None
 ) -> Table:
-    """Return a row for each part of each budget, of every case or of those that are over.
+    """Return a row for each part of the budgets of cases.
 
     most: the number of rows; if there are more, those of which most is used.
     """
-    uses = [
-        (case.id, use)
-        for case in comparison.cases
-        if not over_alone or case.verdict == "over_budget"
-        for use in case.budgets
-    ]
-    if most is not None and len(uses) > most:
-        uses = sorted(uses, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
-    rows = tuple(budget_row(CaseId(clean(name), name), use) for name, use in uses)
-    return budgets_of(rows)
-
-
-def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
-    """Return a table of budgets."""
+    shown = list(uses)
+    if most is not None and len(shown) > most:
+        shown = sorted(shown, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
     return Table(
         headings=("case", "budget of", "this run", "limit", "used", "", "margin"),
-        rows=tuple(rows),
+        rows=tuple(_budget_row(name, use) for name, use in shown),
         numbers=(2, 3, 4, 6),
         not_in_text=(6,),
         caption="Budgets",
@@ -225,23 +213,24 @@ def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
     )
 
 
-def budget_row(case: str, use: BudgetUse) -> Row:
-    """Return what a case uses of one budget."""
-
+def _budget_row(case: str, use: BudgetUse) -> Row:
     def shown(value: float | None) -> str:
         return "-" if value is None else format_value(value, use.spec.unit)
 
-    state = (
-        Badge("over", "bad")
-        if use.is_over
-        else ""
-        if use.is_judged
-        else Badge("not judged", "plain")
-    )
+    state = Badge("over", "bad") if use.is_over else Badge("not judged", "plain")
     share = "-" if use.share is None else f"{100 * use.share:.0f} %"
     limit = f"at least {shown(use.limit)}" if use.is_least else shown(use.limit)
-    cells = (case, clean(use.name), shown(use.value), limit, share, state, _margin(use))
-    return Row(cells=cells)
+    return Row(
+        cells=(
+            CaseId(clean(case), case),
+            clean(use.name),
+            shown(use.value),
+            limit,
+            share,
+            "" if use.is_judged and not use.is_over else state,
+            _margin(use),
+        )
+    )
 
 
 def _margin(use: BudgetUse) -> str:

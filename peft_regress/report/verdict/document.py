@@ -24,18 +24,16 @@ from peft_regress.report.document import (
     Section,
     as_text,
 )
-from peft_regress.report.layout import PLAIN, Layout, Style
+from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
 from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
     outcome_line,
     reason_cells,
-    short_names,
     times_lines,
 )
-from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.cases import budget_table, remarks
+from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
@@ -48,6 +46,7 @@ from peft_regress.text import clean, count_of
 
 _LONGEST_LINE: Final = 400
 _LONGEST_VALUE: Final = 60
+_LONGEST_NAME: Final = 160
 _MOST_BUDGETS: Final = 40
 _MOST_ENVIRONMENT_LINES: Final = 8
 _MOST_NAME_LINES: Final = 2
@@ -157,8 +156,8 @@ class _Findings:
     def __init__(self, comparison: Comparison, extent: Extent) -> None:
         self._comparison = comparison
         self._extent = extent
-        shown = short_names(case.id for case in comparison.cases)
-        self._names = {name: CaseId(text, name) for name, text in shown.items()}
+        ids = (case.id for case in comparison.cases)
+        self._names = {name: CaseId(clean(name, longest=_LONGEST_NAME), name) for name in ids}
 
     def failing(self, number: int, finding: Finding) -> Section:
         """Return a finding that fails the run, with a row for each of its cases."""
@@ -311,15 +310,17 @@ def _with_counts(found: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]
 
 def _budgets(comparison: Comparison, extent: Extent) -> Iterator[Section]:
     """Yield the budgets of cases that are over one; folded, or if asked for, all of them."""
-    over = budget_table(comparison, over_alone=True, most=_MOST_BUDGETS)
-    if over.rows and not extent.all_names:
-        yield Section(title="over budget:", body=(over,), level=3)
-    every = budget_table(comparison, most=None if extent.all_names else _MOST_BUDGETS)
-    left = sum(len(case.budgets) for case in comparison.cases) - len(every.rows)
+    every = [(case.id, use) for case in comparison.cases for use in case.budgets]
+    over = {case.id for case in comparison.cases if case.verdict == "over_budget"}
+    if over and not extent.all_names:
+        table = budgets_of((one for one in every if one[0] in over), most=_MOST_BUDGETS)
+        yield Section(title="over budget:", body=(table,), level=3)
+    table = budgets_of(every, most=None if extent.all_names else _MOST_BUDGETS)
+    left = len(every) - len(table.rows)
     more = [f"and {left} more, of which less is used"] if left else []
-    if every.rows:
+    if every:
         title = "budgets: how much of each is used"
-        yield Section(title=title, body=(every, *more), folded=True, in_text=extent.all_names)
+        yield Section(title=title, body=(table, *more), folded=True, in_text=extent.all_names)
 
 
 def _setting(comparison: Comparison) -> Iterator[Section]:
