@@ -33,9 +33,10 @@ from peft_regress.report.terminal import show
 def command(
     runs: tuple[str, ...], cases: str, metric: str | None, *, output: str, baselines: Path
 ) -> None:
-    """Show what moved beyond its bound over the stored entries, and what changed with it.
+    """Show what moved beyond its bound over the stored entries.
 
-    The runs RUN, each a run file or a folder of shards, come after the entries.
+    It also shows which packages changed with it. The runs RUN, each a run file or a folder of
+    shards, come after the entries.
     """
     entries = read_entries(baselines, runs)
     moves = select_moves(entries, case=cases, metric="*" if metric is None else metric)

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peft_regress.gate.attribution import (
-    Breakdown,
-    Contribution,
-    LayerChange,
-    MetricChange,
-)
+from peft_regress.gate import attribution
 from peft_regress.gate.facts import definition_reasons
 from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import format_change, format_value
+from peft_regress.report import sentences
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
-from peft_regress.report.sentences import (
-    definition_words,
-    environment_lines,
-    false_on_a_side,
-    shown_value,
-    with_note,
-)
 from peft_regress.text import clean, count_of
 
 _LONGEST_NAME = 80
@@ -29,7 +18,7 @@ _UNITS = {"flop": " FLOP", "byte": " bytes"}
 
 
 def explanation(
-    old: Observation, new: Observation, changes: Sequence[MetricChange], *, top: int
+    old: Observation, new: Observation, changes: Sequence[attribution.MetricChange], *, top: int
 ) -> Document:
     """Return each change with a table that adds up: the `top` largest layers, then the rest."""
     title, *facts = _heading(old, new)
@@ -50,7 +39,7 @@ def explanation(
 
 def _heading(old: Observation, new: Observation) -> Iterator[str]:
     yield f"{clean(new.record.case.id)}: {clean(old.run_name)} -> {clean(new.run_name)}"
-    moved = environment_lines(old.environment, new.environment)
+    moved = sentences.environment_lines(old.environment, new.environment)
     yield f"environment: {'; '.join(moved) or 'the same packages on both sides'}"
     before, after = old.record.status_text, new.record.status_text
     if before != after:
@@ -59,18 +48,22 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
         yield f"status: {clean(before)} on both sides"
     if old.record.definition != new.record.definition:
         reasons = definition_reasons(old.record, new.record)
-        yield f"definition changed: {definition_words(reasons)}"
-    for name, was, now, note in false_on_a_side(old.record, new.record):
-        states = "false" if was is now else f"{shown_value(was, None)} -> {shown_value(now, None)}"
-        yield with_note(f"invariant {clean(name)}: {states}", [note])
+        yield f"definition changed: {sentences.definition_words(reasons)}"
+    for name, was, now, note in sentences.false_on_a_side(old.record, new.record):
+        states = (
+            "false"
+            if was is now
+            else f"{sentences.shown_value(was, None)} -> {sentences.shown_value(now, None)}"
+        )
+        yield sentences.with_note(f"invariant {clean(name)}: {states}", [note])
 
 
 def change_section(
-    change: MetricChange,
+    change: attribution.MetricChange,
     old: Observation,
     new: Observation,
     *,
-    earlier: Sequence[MetricChange] = (),
+    earlier: Sequence[attribution.MetricChange] = (),
     top: int,
 ) -> Section:
     """Return one change with its rows; one that has the rows of an earlier one says so."""
@@ -91,7 +84,7 @@ def change_section(
     return Section(title=_title(change), body=tuple(body), level=3)
 
 
-def _title(change: MetricChange) -> str:
+def _title(change: attribution.MetricChange) -> str:
     def show(value: float | None) -> str:
         return "absent" if value is None else format_value(value, change.unit)
 
@@ -109,7 +102,7 @@ def _title(change: MetricChange) -> str:
     return f"{change.metric}: {old} -> {new}, {moved}{relative}"
 
 
-def _remarks(change: MetricChange, old: Observation, new: Observation) -> Iterator[str]:
+def _remarks(change: attribution.MetricChange, old: Observation, new: Observation) -> Iterator[str]:
     if change.peak_phases is not None:
         before, after = map(clean, change.peak_phases)
         moved = f" ({before} before)" if before != after else ""
@@ -125,7 +118,9 @@ def _remarks(change: MetricChange, old: Observation, new: Observation) -> Iterat
                 yield f"the ledger of {name} does not add up by {split.by}: {missing:+,} is left"
 
 
-def _table_rows(split: Breakdown, change: MetricChange, *, top: int) -> Iterator[Row]:
+def _table_rows(
+    split: attribution.Breakdown, change: attribution.MetricChange, *, top: int
+) -> Iterator[Row]:
     """Yield rows. All but the parts add up to the last row, the metric, on either side."""
     moved = [layer for layer in split.layers if layer.change]
     inside = [layer for layer in split.layers if not layer.change]
@@ -142,7 +137,7 @@ def _table_rows(split: Breakdown, change: MetricChange, *, top: int) -> Iterator
     yield _row("sum", change.old or 0, change.new or 0)
 
 
-def _layer_rows(layer: LayerChange, split: Breakdown) -> Iterator[Row]:
+def _layer_rows(layer: attribution.LayerChange, split: attribution.Breakdown) -> Iterator[Row]:
     module = "" if split.by == "operator" else _short(layer.layer) or "(no module)"
     name = f"{module} {_short(layer.what)}".strip()
     notes: tuple[str, ...] = ()
@@ -166,7 +161,7 @@ def _row(
     return Row(cells=(name, f"{old:,}", f"{new:,}", change), notes=notes, is_part=is_part)
 
 
-def _presence(row: Contribution) -> str:
+def _presence(row: attribution.Contribution) -> str:
     """Mark a module that only one side has."""
     return {"old": " (gone)", "new": " (new)", None: ""}[row.only_in]
 

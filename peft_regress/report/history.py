@@ -9,14 +9,9 @@ from typing import Any
 from peft_regress.baselines.history import Entry, Move, Moves
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import format_value
+from peft_regress.report import sentences
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.layout import Row, Table
-from peft_regress.report.sentences import (
-    change_words,
-    environment_lines,
-    shown_change,
-    shown_value,
-)
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -97,7 +92,7 @@ def _dated(entry: Entry) -> str:
 def _heading(entries: Sequence[Entry], at: int, before: int) -> str:
     if before < 0:
         return _dated(entries[at])
-    packages = environment_lines(*(entries[one].run.environment for one in (before, at)))
+    packages = sentences.environment_lines(*(entries[one].run.environment for one in (before, at)))
     changed = "; ".join(packages) or "no package changed"
     return f"{_dated(entries[at])}, compared with {clean(entries[before].name)}: {changed}"
 
@@ -128,7 +123,9 @@ def _range(moves: Sequence[Move]) -> str:
     reason = moves[0].reason
     changes = [move.reason.relative_change for move in moves]
     known = sorted((one for one in changes if one is not None), key=abs)
-    ends = dict.fromkeys(shown_change(one, reason.spec) for one in (known[:1] + known[-1:]))
+    ends = dict.fromkeys(
+        sentences.shown_change(one, reason.spec) for one in (known[:1] + known[-1:])
+    )
     others = {_without_ratio(move) for move in moves if move.reason.relative_change is None}
     shown = " to ".join([*ends, *sorted(others)])
     pair = f" ({_sides(moves[0])})" if len(moves) == 1 and known else ""
@@ -144,7 +141,7 @@ def _without_ratio(move: Move) -> str:
 def _sides(move: Move) -> str:
     absent = "absent" if move.reason.spec else "unchecked"
     sides = (
-        absent if side is None else shown_value(side, move.reason.spec)
+        absent if side is None else sentences.shown_value(side, move.reason.spec)
         for side in (move.reason.old, move.reason.new)
     )
     return " -> ".join(sides)
@@ -162,7 +159,7 @@ def _values(moves: Moves) -> Iterator[Section]:
                     continue
                 value, spec = value_of(metric), metric.spec
                 old = None if before is None else value_of(before)
-                change = "" if old is None else change_words(old, value, spec)
+                change = "" if old is None else sentences.change_words(old, value, spec)
                 shown = format_value(value, metric.unit)
                 cells = (clean(name), clean(entry.name), clean(entry.date[:_DAY]), shown, change)
                 rows.append(Row(cells=cells))

@@ -6,16 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from peft_regress.gate import verdicts
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    Reason,
-    Remark,
-    Verdict,
-    are_on_one_machine,
-)
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
 from peft_regress.report.document import Code, Words
@@ -28,7 +21,7 @@ REPEATED: Final = "repeated"
 """Stands where a case has no accuracy, since it repeats another run."""
 
 
-def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
+def reason_cells(reason: verdicts.Reason) -> tuple[str, str, str, str, str]:
     """Return (metric, old, new, change, bound) of a reason, each ready to show."""
     spec = reason.spec
     change = "" if reason.relative_change is None else shown_change(reason.relative_change, spec)
@@ -39,7 +32,7 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     return clean(reason.title), old, new, change, _shown_bound(reason)
 
 
-def against(reason: Reason) -> str:
+def against(reason: verdicts.Reason) -> str:
     """Return what a change is held against: ' (bound 2 % (seed noise 0.6 %))'; may be empty."""
     bound = _shown_bound(reason)
     if not bound:
@@ -58,7 +51,7 @@ def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
     return format_value(value, spec.unit)
 
 
-def definition_words(reasons: Iterable[Reason]) -> str:
+def definition_words(reasons: Iterable[verdicts.Reason]) -> str:
     """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
     settings = (
         f"{reason.title.removeprefix('definition ')}: "
@@ -120,7 +113,7 @@ def change_words(old: float, new: float, spec: MetricSpec) -> str:
     return shown_change((new - old) / abs(old), spec) if old else "from 0"
 
 
-def _shown_bound(reason: Reason) -> str:
+def _shown_bound(reason: verdicts.Reason) -> str:
     spec, limit = reason.spec, reason.limit
     if limit is not None and spec is not None and isinstance(reason.new, int | float):
         beyond = abs(reason.new - limit)
@@ -141,7 +134,7 @@ _ABOUT_TEXT: Final[dict[str, str]] = {
 }
 
 
-def remark_line(remark: Remark) -> str:
+def remark_line(remark: verdicts.Remark) -> str:
     """Return a remark as one sentence without its case."""
     subject, text = clean(remark.subject), clean(remark.text)
     old, new = shown_value(remark.old, remark.spec), shown_value(remark.new, remark.spec)
@@ -179,7 +172,7 @@ def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     return {with_note(what, notes[what]): ids for what, ids in found.items()}
 
 
-def short_verdict(verdict: Verdict) -> str:
+def short_verdict(verdict: verdicts.Verdict) -> str:
     """Return a verdict as words: 'newly failing'."""
     return verdict.replace("_", " ")
 
@@ -191,7 +184,7 @@ def counts_line(comparison: Comparison) -> str:
     return (_counted(comparison.counts) or "nothing compared") + more
 
 
-def _counted(counts: Mapping[Verdict, int]) -> str:
+def _counted(counts: Mapping[verdicts.Verdict, int]) -> str:
     """Return '2 regressed, 94 unchanged'; of the verdicts, only a defect has a plural."""
     return ", ".join(
         f"{count} {short_verdict(verdict)}{'s' if verdict == 'known_defect' and count > 1 else ''}"
@@ -229,7 +222,7 @@ def times_lines(comparison: Comparison) -> list[Words]:
             reasons["this run measured none"] += 1
         elif timed == (False, True):
             reasons["the baseline has none"] += 1
-        elif all(timed) and not are_on_one_machine(old, new):
+        elif all(timed) and not verdicts.are_on_one_machine(old, new):
             mixed = MIXED_MACHINES in (old.machine.digest, new.machine.digest)
             why = "shards of several machines" if mixed else "the baseline's machine is another one"
             reasons[why] += 1
@@ -249,11 +242,11 @@ def outcome_line(comparison: Comparison) -> str:
     """Return the headline: what the exit code means in words, with the counts."""
     code = comparison.lenient_exit_code
     if code == 1:
-        failing = FAILING & comparison.counts.keys()
+        failing = verdicts.FAILING & comparison.counts.keys()
         words = "OVER BUDGET" if failing == {"over_budget"} else "REGRESSED"
     elif code == 0:
         words = "no regression"
-    elif comparison.cases and not INCOMPLETE & comparison.counts.keys():
+    elif comparison.cases and not verdicts.INCOMPLETE & comparison.counts.keys():
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"

@@ -158,14 +158,6 @@ def test_no_entries_make_a_page_without_cases():
     assert data_of()["cases"] == []
 
 
-def test_a_case_says_where_an_invariant_is_false():
-    notes = {"merge_equals_unmerged": "head: off by 0.3"}
-    false = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
-    data = data_of(entry(0, false))
-    assert data["cases"][0]["notes"] == notes
-    assert data_of(entry(0, make_record()))["cases"][0]["notes"] == {}
-
-
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
     failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
     entries = [
@@ -190,35 +182,14 @@ def test_seconds_are_those_of_the_fastest_seed():
     assert make_metric("step_seconds", [0.3, 0.2, 0.4]).value > 0.2
 
 
-def test_the_page_has_the_devices_of_the_table_and_the_budgets_of_the_present_records():
-    limits = Limits(peak=60_000_000, score=0.5)
-    old = make_record(LORA, budget=Limits(peak=1))
-    data = data_of(entry(0, old), entry(1, make_record(LORA, budget=limits)))
-    assert [device["name"] for device in data["devices"]] == [one.name for one in load_devices()]
-    peak, score = data["cases"][0]["budgets"]
-    assert (peak["budget"], peak["limit"], peak["over"], peak["used"], peak["unit"]) == (
-        "peak", 60_000_000, True, 2.0, "byte",
-    )  # fmt: skip
-    assert (score["budget"], score["over"], score["unit"]) == ("score", False, "fraction")
-
-
 def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
     lora = make_record(LORA, budget=Limits(of=FULL, peak_of=0.8, ship_of=0.8))
     fulls = [make_record(FULL, {"peak_bytes": value}) for value in (60_000_000, 240_000_000)]
-    data = data_of(entry(0, fulls[0], lora), entry(1, fulls[1]))
-    shares = {case["id"]: case["budgets"] for case in data["cases"]}[LORA]
-    assert [(one["budget"], one["value"], one["over"]) for one in shares] == [
+    found = content_of(entry(0, fulls[0], lora), entry(1, fulls[1])).budgets(LORA)
+    assert [(use.name, use.value, use.is_over) for _, use in found] == [
         (f"peak_of {FULL}", 0.5, False),
-        (f"ship_of {FULL}", None, None),
+        (f"ship_of {FULL}", None, False),
     ]
-
-
-def test_an_own_case_says_its_batch_and_that_it_has_a_score():
-    own = make_record(FULL, {"score": [0.5]}, profiled_on="fake tensors", batch=16)
-    old = make_record("a/full/net", profiled_on="fake tensors")
-    found = data_of(entry(1, make_record(LORA), own, old))["cases"]
-    shown = [(one["id"], one["batch"], one["gain"] and one["gain"]["now"]) for one in found]
-    assert shown == [("a/full/net", None, 0.91), (FULL, 16, 0.5), (LORA, 1, 0.91)]
 
 
 def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,11 +75,6 @@ class Held(NamedTuple):
 
     at: list[int]
     values: list[Any]
-
-    def at_entry(self, entry: int) -> Any:
-        """Return the value at an entry; None if it is absent."""
-        position = bisect_right(self.at, entry) - 1
-        return None if position < 0 else self.values[position]
 
 
 def hold(by_entry: Mapping[int, Any], last: int) -> Held:

@@ -14,7 +14,6 @@ from peft_regress.devices import DeviceClass
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import (
     BATCH_SUFFIX,
-    INVARIANTS,
     MetricSpec,
     format_value,
     unit_steps,
@@ -34,7 +33,7 @@ from peft_regress.report.page.plots import costs_of
 from peft_regress.report.sentences import outcome_line, shown_change
 from peft_regress.report.verdict.document import style_of
 from peft_regress.report.verdict.next_steps import compare_command, quoted
-from peft_regress.report.verdict.to_json import encode_budget, encode_verdict
+from peft_regress.report.verdict.to_json import encode_verdict
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 from peft_regress.text import clean
 
@@ -77,7 +76,7 @@ def page_data(content: Content) -> dict[str, Any]:
 
 def _encode_entry(content: Content, index: int) -> dict[str, Any]:
     entry = content.entries[index]
-    run, machine = entry.run, entry.run.machine
+    run = entry.run
     role = "" if entry.role == "baseline" else f" ({entry.role})"
     return {
         "name": entry.name,
@@ -87,13 +86,7 @@ def _encode_entry(content: Content, index: int) -> dict[str, Any]:
         "word": quoted(entry.name),
         "role": entry.role,
         "reason": _clip(run.accepted.reason) if run.accepted else "",
-        "machine": (
-            f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
-            f"{machine.instruction_set}"
-        ),
         "environment": dict(run.environment),
-        "complete": run.selection.complete,
-        "narrowed_by": list(run.selection.narrowed_by),
     }
 
 
@@ -121,7 +114,6 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
         for at, record in records.items()
     }
     gain = gain_name([now])
-    known = (*INVARIANTS, *sorted(now.invariants.keys() - set(INVARIANTS)))
     return {
         "id": name,
         **msgspec.to_builtins(now.case),
@@ -132,12 +124,8 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
         "ok": now.status == "ok",
         "failure": "" if now.status == "ok" else now.status,
         "verdict": content.verdicts.get(name),
-        "batch": now.cost_batch,
-        "repeats": now.repeated_run and _clip(now.repeated_run),
         "gain": _encode_line(gain, now, content.specs[gain]) if gain in now.metrics else None,
         "costs": costs_of(now),
-        "invariants": {one: now.invariants[one] for one in known if one in now.invariants},
-        "notes": {one: _clip(now.note_on(one)) for one in known if now.note_on(one)},
         "lines": [
             {
                 "metric": indices[metric],
@@ -150,9 +138,6 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
             {"metric": indices[metric], **mark._asdict(), "text": mark.words(content.specs[metric])}
             for metric, marks in content.marks[name].items()
             for mark in marks
-        ],
-        "budgets": [
-            {**encode_budget(use), "unit": use.spec.unit} for _, use in content.budgets(name)
         ],
     }
 

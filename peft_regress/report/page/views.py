@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import html
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from peft_regress.baselines.history import select_moves
 from peft_regress.devices import DeviceClass
+from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
 from peft_regress.metrics import BATCH_SUFFIX, format_value
-from peft_regress.report.document import CaseId, Code, Section
+from peft_regress.report.document import CaseId, Code, Number, Section
 from peft_regress.report.history import history_document
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
@@ -79,7 +78,6 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "stored": writer.document([*_stored(content)]) if content.cases else "",
         "about": html.escape(_about(content)),
         "table": writer.document([_case_table(content, content.now)]),
-        "csv": _csv(content),
         "entries": writer.document([_entry_table(content)]),
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
@@ -211,26 +209,6 @@ def _case_table(content: Content, names: Iterable[str]) -> Table:
     )
 
 
-def _csv(content: Content) -> dict[str, Any]:
-    """Return a line of CSV for each case, with exact numbers under the names of their metrics."""
-    present = content.now.values()
-    names = [name for name in content.specs if any(name in one.metrics for one in present)]
-    lines = {}
-    for name, record in content.now.items():
-        numbers = [
-            record.metrics[metric].value if metric in record.metrics else "" for metric in names
-        ]
-        verdict = content.verdicts.get(name, "")
-        lines[name] = _csv_line([name, *numbers, record.status_text, verdict])
-    return {"header": _csv_line(["id", *names, "status", "verdict"]), "lines": lines}
-
-
-def _csv_line(cells: Iterable[str | float]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream).writerow(cells)
-    return stream.getvalue()
-
-
 def _entry_table(content: Content) -> Table:
     rows = []
     for index, entry in reversed([*enumerate(content.entries)]):
@@ -300,15 +278,20 @@ def _mark_rows(content: Content, writer: HtmlWriter) -> tuple[str, Iterator[str]
 
 
 def _mark_row(content: Content, name: str, metric: str, mark: Mark) -> Row:
-    held, spec = content.held[name][metric], content.specs[metric]
-    old = None if mark.before is None else held.at_entry(mark.before)
+    spec, records = content.specs[metric], content.cases[name]
+
+    def at(entry: int | None) -> Number:
+        record = None if entry is None else records[entry]
+        found = record.metrics.get(metric) if record else None
+        return number(None if found is None else value_of(found), spec.unit)
+
     return Row(
         cells=(
             Code(clean(content.entries[mark.entry].name)),
             CaseId(clean(name), name),
             mark.badge,
-            number(old, spec.unit),
-            number(held.at_entry(mark.entry), spec.unit),
+            at(mark.before),
+            at(mark.entry),
             mark.words(spec),
             "" if mark.before is None else content.packages_words(mark.before, mark.entry),
             _reason(content, mark.entry),
