@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +32,7 @@ from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords
 from peft_regress.plugin.selection import Coverage, should_have_cases
-from peft_regress.report.github import write_summary
-from peft_regress.report.terminal import layout_of
+from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -68,7 +66,7 @@ class RegressSession:
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
         # Now: while a test runs, pytest's capture is no terminal.
-        self.layout = layout_of(sys.__stdout__, colour=False)
+        self.layout = layout_of(colour=False)
         self._commit_info: dict[str, Any] = {}
         if config.pluginmanager.hasplugin("benchmark") and (options.save or options.resume):
             with contextlib.chdir(config.rootpath):  # before a test leaves the working folder
