@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from peft_regress.baselines.lines import STATUS, Entry
+from peft_regress.gate.changes import can_compare
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.metric_judge import can_compare
 from peft_regress.gate.repeats import completed
 from peft_regress.gate.verdicts import Observation, Verdict
 from peft_regress.metrics import MetricSpec, metric_order

@@ -88,7 +88,6 @@ def _reasons(case: CaseVerdict, comparison: Comparison) -> Iterator[str | Sectio
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
-    yield from new_metric_lines(shown, comparison)
 
 
 def _reason_line(reason: Reason) -> str:
@@ -97,16 +96,6 @@ def _reason_line(reason: Reason) -> str:
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
         return with_note(what, [reason.note])
     return f"{metric}: {old} -> {new}  {change}{against(reason)}".rstrip()
-
-
-def new_metric_lines(reasons: Iterable[Reason], comparison: Comparison) -> list[str]:
-    """Say which of the metrics are new: added to the measuring code, not a cost that grew."""
-    new = {reason.metric for reason in reasons if reason.metric in comparison.new_metrics}
-    return [
-        f"{clean(metric)} is a new metric: the baseline does not have it; accept a run that "
-        "measures it"
-        for metric in sorted(new)
-    ]
 
 
 def module_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:

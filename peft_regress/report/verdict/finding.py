@@ -20,7 +20,7 @@ from peft_regress.report.sentences import (
     version_changes,
     where_false,
 )
-from peft_regress.report.verdict.cases import module_lines, new_metric_lines
+from peft_regress.report.verdict.cases import module_lines
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
@@ -102,8 +102,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     ]
     if others:
         lines.append(f"also changed: {', '.join(others)}")
-    reasons = (reason for member in finding.members for reason in member.reasons)
-    return lines + new_metric_lines(reasons, comparison)
+    return lines
 
 
 def _notes(finding: Finding) -> list[str]:
