@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import ClassVar, Final
 
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, Bound
+from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
 from peft_regress.metrics import METRICS
 
 
@@ -42,6 +43,8 @@ class Script:
     budget: Budget | None = None
     bounds: Mapping[str, Bound] | None = None
     """Your own bounds, by metric."""
+    metrics: ClassVar[None] = None
+    """A script has no metrics of its author's own."""
     case: Case = field(init=False)
     """The parts of the id."""
 
@@ -73,3 +76,8 @@ class Script:
             elif not isinstance(bound, Bound):
                 problems.append(f"bounds[{name!r}]={bound!r} is not a Bound")
         return problems
+
+
+OwnCase = FineTune | Script
+"""A case of the user's own."""
+OWN_CASES: Final = (FineTune, Script)

@@ -39,6 +39,10 @@ _LINES_KEPT: Final = 20
 _LONGEST_LINE: Final = 2000
 
 
+class ScriptError(InputError):
+    """A script that takes no step, or not the same one twice."""
+
+
 def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     script: str,
     *,
@@ -57,8 +61,8 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     script: a file, or with `is_module` a module's name. folder: where it runs; default: here.
     time_limit: seconds. shows: where its output goes as it comes; default: nowhere.
 
-    Raises `InputError` if there is no such script, and if it ends or is still running after
-    `time_limit` without having taken a step; the message has the end of its output.
+    Raises `InputError` if there is no such script, and `ScriptError` if it ends or is still running
+    after `time_limit` without having taken a step; the message has the end of its output.
     """
     folder = Path.cwd() if folder is None else folder
     if is_module and script in _LAUNCHERS:
@@ -95,7 +99,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         return seen
     if seen is not None and seen.ended:
         ended = f"ended by {seen.ended}"
-    raise InputError(f"{clean(script)} took no optimizer step: it {ended}{_quoted(last)}")
+    raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{_quoted(last)}")
 
 
 def _run(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
 
-from peft_regress.cases import Json
+from peft_regress.cases import Case, Json
 from peft_regress.catalogue.own_cases import bounds_of, settings_in_use
-from peft_regress.errors import InputError
 from peft_regress.measure.scripts.observation import Observation, Step
-from peft_regress.measure.scripts.process import watch_script
+from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.measure.step_profile import CostReport, step_ledger
 from peft_regress.metrics import METRICS, Metric, make_metric
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import (
+    Failure,
     Inputs,
     OwnBound,
     Record,
@@ -22,6 +23,7 @@ from peft_regress.runs.schema import (
     TensorSummary,
     canonical_digest,
     canonical_json,
+    error_record,
     limits_of,
 )
 from peft_regress.script import Script
@@ -32,69 +34,98 @@ _SAME_LOSS: Final = 1e-6
 """How far the first loss of two runs may differ, relative: threads sum in no fixed order."""
 
 
-def script_record(script: Script) -> Record:
-    """Run a script twice and return its record.
+@dataclass
+class ScriptRecipe:
+    """A script to measure, as measuring asks for it."""
 
-    The second run repeats the first step; then its weights are moved a little, so that its later
-    losses show how far rounding may move them.
+    script: Script
+    used: dict[str, str] = field(default_factory=dict)
+    """The packages that it imported, once it was measured."""
 
-    Raises `InputError` for a script that takes no two steps, or whose runs differ: that is, which
-    draws without a seed.
-    """
-    first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
-    _check_repeats(script, first, second)
-    if first.costs is None:
-        raise InputError(
-            f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs are "
-            "those of the second step"
+    is_own: ClassVar[bool] = True
+    runs_in_executorch: ClassVar[bool] = False
+
+    @property
+    def case(self) -> Case:
+        """Return the names of the case."""
+        return self.script.case
+
+    @property
+    def definition(self) -> str:
+        """Return the digest of what defines it: what to run, never what is in the file."""
+        return canonical_digest({"case": self.case.id, **_defined(self.script)})
+
+    def packages(self) -> dict[str, str]:
+        """Return the versions of what the script imported beyond this package's requirements."""
+        return self.used
+
+    def measure(self, *, has_reference: bool) -> Record:
+        """Run the script twice and return its record; one in error if it ever was measured.
+
+        Raises `ScriptError` for a script that takes no two steps, or whose runs differ: that is,
+        which draws without a seed; only without a reference.
+        """
+        try:
+            return self._record()
+        except ScriptError as error:
+            if not has_reference:
+                raise
+            return error_record(self.case, self.definition, Failure.of(error))
+
+    def _record(self) -> Record:
+        script = self.script
+        first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
+        self.used = dict(first.packages)
+        _check_repeats(script, first, second)
+        if first.costs is None:
+            raise ScriptError(
+                f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs are "
+                "those of the second step"
+            )
+        losses, nearby = ([_mean_loss(step) for step in seen.steps] for seen in (first, second))
+        metrics = _metrics(first, losses)
+        more: dict[str, Any] = {}
+        if script.budget is not None:
+            more["budget"] = limits_of(script.budget)
+        bounds = bounds_of(script)
+        if bounds:
+            more["bounds"] = {
+                name: OwnBound(bound=one.bound, reason=one.reason) for name, one in bounds.items()
+            }
+        code = code_of(script.case)
+        if code is not None:
+            more["own_code"] = code
+        return Record(
+            case=script.case,
+            definition=self.definition,
+            status="ok",
+            error=None,
+            metrics={name: metrics[name] for name in METRICS if name in metrics},
+            invariants={},
+            ledger=step_ledger({"": _report(first)}),
+            settings=_settings(script),
+            inputs=Inputs(
+                weights=first.weights,
+                train=dict(_batches(first)),
+                optimizer=[dict(group) for one in first.optimizers for group in one.groups],
+            ),
+            trained={name: list(one.shape) for name, one in first.trained.items()},
+            profiled_on="real tensors",
+            nearby_losses=[nearby],
+            rates=[
+                list(rates) for rates in zip(*(step.rates for step in first.steps), strict=True)
+            ],
+            script=ScriptFacts(
+                optimizers=[one.name for one in first.optimizers],
+                autocast=first.autocast,
+                batches=_digests(first),
+            ),
+            **more,
         )
-    losses, nearby = ([_mean_loss(step) for step in seen.steps] for seen in (first, second))
-    metrics = _metrics(first, losses)
-    more: dict[str, Any] = {}
-    if script.budget is not None:
-        more["budget"] = limits_of(script.budget)
-    bounds = bounds_of(script)
-    if bounds:
-        more["bounds"] = {
-            name: OwnBound(bound=one.bound, reason=one.reason) for name, one in bounds.items()
-        }
-    code = code_of(script.case)
-    if code is not None:
-        more["own_code"] = code
-    return Record(
-        case=script.case,
-        definition=define_script(script),
-        status="ok",
-        error=None,
-        metrics={name: metrics[name] for name in METRICS if name in metrics},
-        invariants={},
-        ledger=step_ledger({"": _report(first)}),
-        settings=settings_of_script(script),
-        inputs=Inputs(
-            weights=first.weights,
-            train=dict(_batches(first)),
-            optimizer=[dict(group) for one in first.optimizers for group in one.groups],
-        ),
-        trained={name: list(one.shape) for name, one in first.trained.items()},
-        profiled_on="real tensors",
-        nearby_losses=[nearby],
-        rates=[list(rates) for rates in zip(*(step.rates for step in first.steps), strict=True)],
-        script=ScriptFacts(
-            optimizers=[one.name for one in first.optimizers],
-            autocast=first.autocast,
-            batches=_digests(first),
-        ),
-        **more,
-    )
 
 
-def define_script(script: Script) -> str:
-    """Return the digest of what defines the case: what to run, never what is in the file."""
-    return canonical_digest({"case": script.case.id, **_defined(script)})
-
-
-def settings_of_script(script: Script) -> dict[str, str]:
-    """Return the same by name, for people."""
+def _settings(script: Script) -> dict[str, str]:
+    """Return what defines the case by name, for people."""
     return {
         name: value if isinstance(value, str) else canonical_json(value).decode()
         for name, value in _defined(script).items()
@@ -121,15 +152,15 @@ def _watch(script: Script, *, nudge: float) -> Observation:
             folder=settings_in_use().folder,
             time_limit=script.time_limit,
         )
-    except InputError as error:
-        raise InputError(f"Script {script.id!r}: {error}") from error
+    except ScriptError as error:
+        raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
 def _check_repeats(script: Script, first: Observation, second: Observation) -> None:
     """Raise `InputError` if two runs differ before anything was moved."""
     found = next(_differences(first, second), None)
     if found is not None:
-        raise InputError(
+        raise ScriptError(
             f"Script {script.id!r}: two runs of {script.script} differ, first in {found}. Seed it, "
             "as by torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and "
             "give a data loader a seeded generator"
