@@ -79,8 +79,8 @@ class ScriptRecipe:
         _check_repeats(script, first, second)
         if first.costs is None:
             raise ScriptError(
-                f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs are "
-                "those of the second step"
+                f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs "
+                "are those of the second step"
             )
         losses, nearby = ([_mean_loss(step) for step in seen.steps] for seen in (first, second))
         metrics = _metrics(first, losses)
@@ -162,8 +162,8 @@ def _check_repeats(script: Script, first: Observation, second: Observation) -> N
     if found is not None:
         raise ScriptError(
             f"Script {script.id!r}: two runs of {script.script} differ, first in {found}. Seed it, "
-            "as by torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and "
-            "give a data loader a seeded generator"
+            "as by torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, "
+            "and give a data loader a seeded generator"
         )
 
 

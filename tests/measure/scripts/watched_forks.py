@@ -23,4 +23,6 @@ for line in sys.stdin:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    sys.stdout.write(f"{code}\n")
+    sys.stdout.flush()
