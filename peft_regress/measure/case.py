@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from peft_regress.catalogue.own_cases import bounds_of
+from peft_regress.cases import Case
+from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune
 from peft_regress.cost import (
     NothingToTrainError,
     UncountedOperatorError,
@@ -31,7 +32,9 @@ from peft_regress.measure.edge.case import CaseEdge, edge_of_case
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
+from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.seeding import undisturbed
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
@@ -48,9 +51,9 @@ from peft_regress.runs.schema import (
     check_finite,
     limits_of,
 )
+from peft_regress.script import Script
 
 if TYPE_CHECKING:
-    from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
 
 
@@ -84,11 +87,17 @@ class Measurement:
             raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
+def recipe_of(case: Case, baselines: Path) -> Recipe | ScriptRecipe:
+    """Look up a case; raises what `Recipe.of` raises."""
+    own = own_fine_tune(case)
+    return ScriptRecipe(own) if isinstance(own, Script) else Recipe.of(case, baselines)
+
+
 @single_thread()
 @undisturbed()
 @_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
-    recipe: Recipe,
+    recipe: Recipe | ScriptRecipe,
     *,
     profiles: ProfileCache,
     run_rounds: RoundRunner = plain_rounds,
@@ -110,6 +119,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
     """
+    if isinstance(recipe, ScriptRecipe):
+        return Measurement(record=recipe.measure(has_reference=has_reference))
     measuring = _Measuring(
         recipe=recipe,
         is_own=recipe.is_own,

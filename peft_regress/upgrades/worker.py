@@ -21,6 +21,7 @@ from peft_regress.workers.process import WorkerProcess
 if TYPE_CHECKING:
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.scripts.script_case import ScriptRecipe
     from peft_regress.measure.step_profile import ProfileCache
 
 
@@ -107,7 +108,7 @@ class _OneCase:
     """The case that the requests are about; `prepare` imports torch."""
 
     def __init__(self) -> None:
-        self._recipe: Recipe
+        self._recipe: Recipe | ScriptRecipe
         self._definition: str
 
     def prepare(self, request: Prepare) -> Prepared:
@@ -117,8 +118,7 @@ class _OneCase:
         """
         from peft_regress.catalogue.matrix import parse_case_id
         from peft_regress.catalogue.own_cases import use_settings
-        from peft_regress.measure import define
-        from peft_regress.measure.recipe import Recipe
+        from peft_regress.measure import define, recipe_of
         from peft_regress.settings import Settings, read_settings
 
         if request.own is None:
@@ -126,7 +126,7 @@ class _OneCase:
         else:
             settings = read_settings(Path(request.own.folder))
             use_settings(dataclasses.replace(settings, cases=tuple(request.own.paths)))
-        self._recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
+        self._recipe = recipe_of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
         return Prepared(definition=self._definition)
 

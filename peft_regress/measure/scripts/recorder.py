@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 
 from peft_regress.cost.operators import Operator
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.storages import storages_of, tensors_in
+
+
+def has_one_storage(tensor: Tensor) -> bool:
+    """Return whether the bytes of a tensor are known: it is neither nested nor sparse."""
+    return not tensor.is_nested and tensor.layout is torch.strided
 
 
 class ScriptRecorder(StepRecorder):
@@ -51,7 +56,7 @@ class ScriptRecorder(StepRecorder):
             self._fetched_from = {
                 id(storage)
                 for tensor in tensors_in((args, kwargs))
-                if layout_problem(tensor) is None
+                if has_one_storage(tensor)
                 for storage in storages_of(tensor)
             }
             if str(func).startswith("aten.set_"):
@@ -63,7 +68,7 @@ class ScriptRecorder(StepRecorder):
     ) -> None:
         if operator.uses_operands and not self.is_fetching:
             for tensor in tensors_in((args, kwargs)):
-                if layout_problem(tensor) is None:
+                if has_one_storage(tensor):
                     # Labels, which the loss alone gets, are a part of the batch.
                     is_labels = self.phase == "forward" and not module
                     self._hold_new(tensor, "activation" if is_labels else "buffer", module)
@@ -71,14 +76,11 @@ class ScriptRecorder(StepRecorder):
             self.uncounted.add((self.phase, operator.name))
 
     def _check_layout(self, tensor: Tensor, operator: str) -> None:
-        if layout_problem(tensor) is not None:
+        if not has_one_storage(tensor):
             self.uncounted.add((self.phase, operator))
 
-    def _check_outsider(self, tensor: Tensor, operator: str) -> None:
-        """Refuse nothing: a script may train whatever it wants."""
-
     def _hold_result(self, tensor: Tensor, module: str, operator: str) -> None:
-        if layout_problem(tensor) is not None:
+        if not has_one_storage(tensor):
             return
         if self.is_fetching and not self._fetched_from.isdisjoint(map(id, storages_of(tensor))):
             return

@@ -28,21 +28,18 @@ from torch.optim.optimizer import (
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from peft_regress.cost.batches import named_tensors
-from peft_regress.cost.events import Phase
 from peft_regress.cost.module_trail import module_names
-from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.step_cost import (
     Mark,
+    Phase,
     StepMarks,
-    mark,
-    peak_of,
-    sites_of,
     step_cost,
+    summarize_memory,
 )
 from peft_regress.imports import told
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
-from peft_regress.measure.scripts.recorder import ScriptRecorder
+from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage
 from peft_regress.runs.environment import imported_packages
 
 RECORDED_STEPS: Final = 2
@@ -123,7 +120,7 @@ class Watcher:
         # A global hook gets no keyword arguments; they are in the frame that calls it.
         kwargs = sys._getframe(1).f_locals.get("kwargs", {})  # noqa: SLF001
         inputs = {**{str(at): value for at, value in enumerate(args)}, **kwargs}
-        tensors = [(n, one) for n, one in named_tensors(inputs) if layout_problem(one) is None]
+        tensors = [(n, one) for n, one in named_tensors(inputs) if has_one_storage(one)]
         if module not in self._modules:
             self._follow(module)
         if self._recorder is not None:
@@ -154,7 +151,7 @@ class Watcher:
         self._recorder.follow(module)
         self._recorder.enter_module("")
         if not self._marks:
-            self._marks.append(mark(self._recorder))
+            self._marks.append(self._recorder.mark())
 
     @contextlib.contextmanager
     def _in_backward(self, tensors: Any) -> Iterator[None]:
@@ -178,7 +175,7 @@ class Watcher:
             self._inputs = {}
             if recorder is not None:
                 before, recorder.phase = recorder.phase, "backward"
-                self._backward_mark = self._backward_mark or mark(recorder)
+                self._backward_mark = self._backward_mark or recorder.mark()
         try:
             yield
         finally:
@@ -208,7 +205,7 @@ class Watcher:
             recorder.phase = "optimizer"
             recorder.is_fetching = False
             if optimizer is self._main:
-                self._optimizer_mark = mark(recorder)
+                self._optimizer_mark = recorder.mark()
 
     def _leave_optimizer(self, optimizer: Optimizer, *_: object) -> None:
         if self._is_over or not self._inside:
@@ -242,7 +239,7 @@ class Watcher:
         if len(self._steps) == 1 and self._request.nudge and self._main is not None:
             self._nudge(self._main)
         if recorder is not None:
-            self._marks.append(mark(recorder))
+            self._marks.append(recorder.mark())
             if len(self._steps) == RECORDED_STEPS:
                 self._keep_costs(recorder)
             else:
@@ -265,16 +262,12 @@ class Watcher:
     def _keep_costs(self, recorder: ScriptRecorder) -> None:
         """Summarize the second step, and record no more."""
         with _unrecorded():
-            start, first_end, end = self._marks
-            backward = self._backward_mark or first_end
-            first_peak = peak_of(recorder.memory_events, start=start.memory, end=first_end.memory)
-            step = step_cost(
-                recorder,
-                StepMarks(first_end, backward, self._optimizer_mark or backward, end),
-                first_step_peak_bytes=first_peak,
-                tensors="real tensors",
-            )
-            alive = sites_of(recorder.memory_events[: backward.memory])
+            first, start, end = self._marks
+            backward = self._backward_mark or start
+            marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
+            log = recorder.memory_log
+            step = step_cost(log, recorder.flop_log, marks, tensors="real tensors")
+            alive = summarize_memory(log[: backward.memory]).sites_at_end
         self._facts["costs"] = step
         self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
         self._facts["uncounted"] = {
@@ -377,7 +370,7 @@ def _norm(tensors: list[Tensor]) -> float:
     """Return the norm of some tensors together."""
     squares = 0.0
     for tensor in tensors:
-        if layout_problem(tensor) is None and tensor.numel():
+        if has_one_storage(tensor) and tensor.numel():
             values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
             squares += float(torch.linalg.vector_norm(values.detach().double())) ** 2
     return float(squares**0.5)
