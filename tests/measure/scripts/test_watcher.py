@@ -3,78 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
-from textwrap import dedent
 
-import msgspec
 import pytest
 import torch
 from torch import nn
+from watched_scripts import LOOP
 
 from peft_regress.cost.profile import profile_training_step
-from peft_regress.measure.scripts.observation import Observation, WatchRequest
-
-START = """
-    import sys, threading
-    import torch
-    from torch import nn
-    from torch.utils.data import DataLoader, TensorDataset
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)
-    )
-    net[0].requires_grad_(False)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(trained, lr=0.01, foreach=False)
-    data = TensorDataset(torch.randn(64, 3, 8, 8), torch.randint(10, (64,)))
-    def loss_of(x, y):
-        return nn.functional.cross_entropy(net(x), y)
-    def step(x, y):
-        opt.zero_grad()
-        loss = loss_of(x, y)
-        loss.backward()
-        opt.step()
-    """
-LOOP = """
-    for x, y in DataLoader(data, batch_size=8):
-        step(x, y)
-    """
-
-
-@pytest.fixture(scope="module")
-def forks():
-    program = Path(__file__).with_name("watched_forks.py")
-    with subprocess.Popen(
-        [sys.executable, str(program)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TORCHDYNAMO_DISABLE": "1"},
-    ) as process:
-        yield process
-        process.stdin.close()
-
-
-@pytest.fixture
-def watch(forks, tmp_path):
-    """Return a function that runs the text of a script, after `START`, and returns what is seen."""
-
-    def watched(text, *, start=START, args=(), **asked):
-        script, request = tmp_path / "train.py", tmp_path / "request.json"
-        answer = tmp_path / "answer.json"
-        answer.unlink(missing_ok=True)
-        script.write_text(dedent(start) + dedent(text))
-        made = WatchRequest(script=str(script), args=args, answer=str(answer), **asked)
-        request.write_bytes(msgspec.json.encode(made))
-        forks.stdin.write(f"{request}\n")
-        forks.stdin.flush()
-        watched.code = int(forks.stdout.readline())
-        return msgspec.json.decode(answer.read_bytes(), type=Observation)
-
-    return watched
 
 
 def plain_step():
@@ -306,7 +241,7 @@ def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
 
 
 def test_kernels_over_many_tensors_are_named_and_not_counted(watch):
-    seen = watch("opt = torch.optim.AdamW(trained, fused=True)" + dedent(LOOP))
+    seen = watch("opt = torch.optim.AdamW(trained, fused=True)\n" + LOOP)
     assert "aten._fused_adamw_" in seen.uncounted["optimizer"]
     assert "optimizer_flops" not in seen.step_metrics()
     assert seen.step_metrics()["optimizer_state_bytes"] == plain_step().optimizer_state_bytes
