@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
@@ -28,8 +28,6 @@ from peft_regress.cli.options import (
 from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
-
-_ABSENT_EXIT: Final = 3
 
 
 @click.command(
@@ -53,7 +51,6 @@ _ABSENT_EXIT: Final = 3
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
-        "peft-regress cost --cases 'edge/head/*' --matrix edge --runtime executorch",
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
@@ -132,9 +129,9 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         _show_model(model, settings["inputs"], settings["loss"], output)
         return
     if cases is not None:
-        _refuse_beside(context, "--cases", {"matrix", "runtime"}, "a case has its own step")
-        is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
-        context.exit(0 if is_whole else _ABSENT_EXIT)
+        _refuse_beside(context, "--cases", {"matrix"}, "a case has its own step")
+        _show_cases(cases, output, matrix=matrix)
+        return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
         raise InputError("--matrix is for cases: name them by --cases GLOB")
     if settings.pop("inputs"):
@@ -162,16 +159,16 @@ def _show_adaptation(  # noqa: PLR0913  (what was typed)
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
-    from peft_regress.measure.step_profile import CostSettings, checked_cost, cost_metrics  # torch
+    from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics  # torch
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
     missing: Sequence[str] = ()
     with _warnings_as_lines():
         if runtime is None:
-            metrics = cost_metrics(checked_cost(adaptation, chosen))
+            metrics = cost_metrics(adaptation_cost(adaptation, chosen))
         else:
-            from peft_regress.measure.edge import adaptation_edge  # torch
+            from peft_regress.measure.edge.case import adaptation_edge  # torch
 
             metrics, missing = adaptation_edge(adaptation, chosen)
     _warn_of_kernels(missing)
@@ -194,50 +191,31 @@ def _refuse_beside(context: click.Context, option: str, allowed: set[str], reaso
             raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")
 
 
-def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) -> bool:
-    """Show the costs of cases; return whether all of them have programs for the runtime."""
+def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     cases = select_cases(pattern, matrix=matrix)
 
     from peft_regress.measure import ProfileCache, Recipe  # torch
+    from peft_regress.measure.costs import costs_of
 
     profiles, storage = ProfileCache(), usual_storage()
-    recipes = {case.id: Recipe.of(case, storage) for case in cases}
-    found: dict[str, Any]
-    is_whole = True
     with _warnings_as_lines():
-        if runtime is None:
-            from peft_regress.measure.costs import costs_of
-
-            found = {name: costs_of(recipe, profiles) for name, recipe in recipes.items()}
-        else:
-            from peft_regress.measure.edge import priced_case
-
-            priced = {name: priced_case(recipe, profiles) for name, recipe in recipes.items()}
-            _warn_of_kernels(name for case in priced.values() for name in case.without_kernel)
-            found, is_whole = priced, all(case.problem is None for case in priced.values())
+        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
     if output == "json":
-        print_json({"cases": [_encode_case(name, costs) for name, costs in found.items()]})
-    else:
-        sections = [
-            cost_section(
-                f"{name}, one training step of its own ({costs.profiled_on})",
-                costs.metrics,
-                getattr(costs, "problem", None),  # only with a runtime
-            )
+        encoded = [
+            {
+                "id": name,
+                "tensors": costs.profiled_on,
+                "metrics": msgspec.to_builtins(costs.metrics),
+            }
             for name, costs in found.items()
         ]
-        show(sections, output)
-    return is_whole
-
-
-def _encode_case(name: str, costs: Any) -> dict[str, Any]:
-    """Return `{id, tensors, metrics}` of a case's own step, and `error` if it has no programs."""
-    metrics = msgspec.to_builtins(costs.metrics)
-    encoded = {"id": name, "tensors": costs.profiled_on, "metrics": metrics}
-    problem = getattr(costs, "problem", None)
-    if problem is not None:
-        encoded["error"] = {"type": type(problem).__name__, "message": str(problem)}
-    return encoded
+        print_json({"cases": encoded})
+        return
+    sections = [
+        cost_section(f"{name}, one training step of its own ({costs.profiled_on})", costs.metrics)
+        for name, costs in found.items()
+    ]
+    show(sections, output)
 
 
 def _warn_of_kernels(missing: Iterable[str]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from peft_regress.measure.step_profile import CostReport
+    from peft_regress.measure.costs import CostReport
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ENTRIES: Final = ROOT / "baselines" / "Linux-CPython-3.11-64bit"
