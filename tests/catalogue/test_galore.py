@@ -12,7 +12,7 @@ from peft_regress.catalogue.architectures import RESNET18
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
 
