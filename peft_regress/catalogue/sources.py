@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError

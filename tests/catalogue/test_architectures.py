@@ -12,14 +12,14 @@ from torchvision_zoo import every_classifier
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures import (
+from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
+from peft_regress.catalogue.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
     TORCHVISION,
 )
-from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.measure.sources import train_source
 from peft_regress.measure.step_profile import (

@@ -11,7 +11,7 @@ from torch import nn
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures import EFFICIENTNET_LITE0
+from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0
 from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     SamePadding,
     renamed_weights,

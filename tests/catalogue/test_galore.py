@@ -8,9 +8,9 @@ from tiny_methods import adapted, each, trained
 from torch import nn
 
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures import RESNET18
+from peft_regress.catalogue.architectures.torchvision_models import RESNET18
 from peft_regress.catalogue.built_in import STEPS
-from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
+from peft_regress.catalogue.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 

@@ -11,20 +11,16 @@ from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
 
-from peft_regress.catalogue.architectures import (
+from peft_regress.catalogue.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
 )
-from peft_regress.catalogue.methods import (
-    FULL,
-    FULL_BF16,
-    GALORE,
-    GALORE_CLONED,
-    PeftAdapter,
-)
+from peft_regress.catalogue.methods import PeftAdapter
+from peft_regress.catalogue.methods.galore import GALORE, GALORE_CLONED
 from peft_regress.catalogue.methods.method import cast_base
+from peft_regress.catalogue.methods.selective import FULL, FULL_BF16
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 ARCHITECTURES = (MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5, RESNET18, MOBILENET_V2)
@@ -295,7 +291,7 @@ def test_importing_the_libraries_prints_nothing():
     code = (
         "import torch\n"
         "from peft_regress import registry\n"
-        "from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5 as a\n"
+        "a = registry.get('architecture', 'shufflenet_v2_x0_5')\n"
         "for name in 'dora', 'boft', 'adalora':\n"
         "    base = a.build(num_classes=10, seed=0)\n"
         "    registry.get('method', name).adapt(base, heads=('fc',), rank=4, seed=0)\n"

@@ -11,9 +11,16 @@ from torch.nn import functional
 
 import peft_regress
 from peft_regress import registry
-from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, digit_images
+from peft_regress.catalogue.tasks import digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
+from peft_regress.catalogue.tasks.digits import (
+    NUM_CLASSES,
+    SHIFT,
+    SOURCE_CLASSES,
+    UNSEEN,
+    load_images,
+)
+from peft_regress.catalogue.tasks.edge import EDGE, EDGE_BATCH
 from peft_regress.errors import InputError
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}

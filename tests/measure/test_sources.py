@@ -13,7 +13,7 @@ from torch import nn
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.architectures.torchvision_models import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.sources import (
     SourceTraining,
     build_source,
