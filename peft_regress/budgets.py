@@ -1,4 +1,4 @@
-"""Budgets: what one update of a case may cost at most, also as a share of another case's cost."""
+"""What the author of a case allows: budgets for its costs, and bounds for its changes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,30 @@ _LONGEST_AMOUNT: Final = 40
 
 SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
 """The limits that are shares of another case's cost."""
+OWN_MATRIX: Final = "own"
+"""The matrix of own cases that name no other."""
 LEAST_SHARE: Final = 1e-6
 MOST_SHARE: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a metric may change before the gate reports it, in place of its usual bound.
+
+    Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
+    of the means over the seeds.
+    """
+
+    bound: float
+    reason: str
+    """The evidence for the bound; shown beside each verdict that it decides."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
+        if not 0 <= self.bound < float("inf"):
+            raise InputError(f"bound {self.bound!r} is not a number from 0 on")
+        if not self.reason.strip():
+            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def id(self) -> str:
         """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` if there is no rank."""
-        return f"{self.task}/{self.adaptation}"
+        return f"{self.task}/{self.adapter_name}/{self.architecture}"
 
     def __str__(self) -> str:
         return self.id

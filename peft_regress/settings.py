@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
-from peft_regress.fine_tune import OWN_MATRIX, Bound
 from peft_regress.text import printable
 
 DEFAULT_MATRIX: Final = "default"

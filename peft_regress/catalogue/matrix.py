@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from peft_regress import registry
+from peft_regress.budgets import OWN_MATRIX
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.own_cases import (
     add_own_cases,
@@ -24,7 +25,7 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.registry import RegistryName
 from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress import registry
+from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.cases import Case
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings

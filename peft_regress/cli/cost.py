@@ -30,7 +30,7 @@ from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
 _ABSENT_EXIT: Final = 3
-_WHOLE: Final = click.IntRange(1, 1_000_000)
+_WHOLE: Final = click.IntRange(1, 65536)
 
 
 def _counted(name: str, metavar: str, usual: int, text: str) -> Any:

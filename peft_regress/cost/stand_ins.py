@@ -7,7 +7,7 @@ swap of weights and initializers that read values, and a deep copy costs its who
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ Measured = TypeVar("Measured")
 # What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
-_CONTAINERS = (OrderedDict, dict, list, deque, set)
+_CONTAINERS = (OrderedDict, dict, list)
 
 
 @contextmanager
 def swapped_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace every tensor of a model by `convert(tensor)`, and restore it at the end.
 
-    Covers parameters, buffers and plain attributes of modules, also in lists, tuples, dicts, sets
-    and queues. A tensor that occurs twice is converted once, so tied weights stay tied, and its
+    Covers parameters, buffers and plain attributes of modules, also in lists, tuples and dicts. A
+    tensor that occurs twice is converted once, so tied weights stay tied, and its
     stand-in gets its hooks. Gradients, attributes, submodules and container items that are set
     meanwhile are dropped. Tensors in objects of other classes stay as they are.
     """
@@ -119,7 +119,7 @@ class _Swap:
 
 @contextmanager
 def restored_containers(values: Iterable[Any]) -> Iterator[None]:
-    """Give the lists, dicts, sets and queues among some values their items back at the end."""
+    """Give the lists and dicts among some values their items back at the end."""
     before = [(value, _contents(value)) for value in values if isinstance(value, _CONTAINERS)]
     try:
         yield
@@ -147,8 +147,6 @@ def _refill(container: Any, contents: list[Any]) -> None:
     if isinstance(container, dict):
         half = len(contents) // 2
         built_in.update(container, zip(contents[:half], contents[half:], strict=True))
-    elif isinstance(container, set):
-        built_in.update(container, contents)
     else:
         built_in.extend(container, contents)
 

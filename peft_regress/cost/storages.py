@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from peft_regress.gc_pause import paused_gc
 
 Result = TypeVar("Result")
 
-_CONTAINERS = (list, tuple, dict, set, deque)
+_CONTAINERS = (list, tuple, dict)
 _TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
 
 # Nearly every tensor of a step is of one of these, so they are told apart first.
