@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,16 +13,11 @@ from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
 
-UNITS: Final[dict[Quantity, dict[str, float]]] = {
-    "byte": {
-        "B": 1,
-        **{f"{prefix}B": 10**power for prefix, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-        **{f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30))},
-    },
-    "flop": {
-        "FLOP": 1,
-        **{f"{p}FLOP": 10**power for p, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-    },
+_DECIMAL: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS: Final[dict[Quantity, Mapping[str, float]]] = {
+    "byte": {**{f"{prefix}B": size for prefix, size in _DECIMAL.items()}, **_BINARY},
+    "flop": {f"{prefix}FLOP": size for prefix, size in _DECIMAL.items()},
 }
 """The size of each unit of a quantity."""
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
@@ -123,10 +119,7 @@ def _is_finite(value: object) -> bool:
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:
-    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs.
-
-    Raises `InputError`, which names the units of the quantity.
-    """
+    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs."""
     units = UNITS[quantity]
     shown = str(text)[:_LONGEST_AMOUNT]
     match = _AMOUNT.fullmatch(shown.strip()) if isinstance(text, str) else None

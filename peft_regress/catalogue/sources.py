@@ -64,10 +64,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def build_source(root: Path, architecture: Architecture) -> nn.Module:
-    """Return the stored source model in single precision and eval mode, after checking its bytes.
-
-    Raises `SourceError` if the file or its entry is missing, or the digest differs.
-    """
+    """Return the stored source model in single precision and eval mode; checks its bytes."""
     import safetensors.torch  # checking bytes must not cost the import
 
     state = safetensors.torch.load(read_source(root, architecture.name))

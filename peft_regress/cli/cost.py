@@ -29,7 +29,6 @@ from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
-_ABSENT_EXIT: Final = 3
 _WHOLE: Final = click.IntRange(1, 65536)
 
 
@@ -44,14 +43,8 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Any:
     cls=SectionedCommand,
     sections={
         "A method on an architecture": (
-            "architecture",
-            "method",
-            "rank",
-            "batch",
-            "resolution",
-            "classes",
-            "bn",
-            "freeze_head",
+            *("architecture", "method", "rank", "batch", "resolution"),
+            *("classes", "bn", "freeze_head"),
         ),
         "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
         "Runtime": ("runtime",),
@@ -115,7 +108,7 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
     if cases is not None:
         _refuse_beside(context, "--cases", {"matrix", "runtime"}, "a case has its own step")
         is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
-        context.exit(0 if is_whole else _ABSENT_EXIT)
+        context.exit(0 if is_whole else 3)  # absent
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
         raise InputError("--matrix is for cases: name them by --cases GLOB")
     if inputs:

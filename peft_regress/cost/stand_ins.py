@@ -196,10 +196,7 @@ class Stage:
 
 @contextmanager
 def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
-    """Put stand-ins under a model and a batch, to be recorded inside; restore the model after.
-
-    Raises `NeedsValuesError` for what fake tensors cannot do.
-    """
+    """Put stand-ins under a model and a batch, to be recorded inside; restore the model after."""
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)

@@ -25,9 +25,9 @@ Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
-# A log has these too: a `FlopSite` for each call, a `ByteSite` for each allocation or, with negative
-# bytes, each free. A change of category is two of them, the free first, so that the total never
-# counts a tensor twice.
+# A log has these too: a `FlopSite` for each call, and a `ByteSite` for each allocation or, with
+# negative bytes, each free. A change of category is two of them, the free first, so that the total
+# never counts a tensor twice.
 
 
 class FlopSite(NamedTuple):

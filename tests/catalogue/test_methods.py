@@ -21,7 +21,7 @@ from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.catalogue.methods.galore import GALORE, GALORE_CLONED
 from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.catalogue.methods.selective import FULL, FULL_BF16
-from peft_regress.errors import InputError, UnsupportedCaseError
+from peft_regress.errors import InputError
 
 ARCHITECTURES = (MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5, RESNET18, MOBILENET_V2)
 # Without a linear layer besides the head these are handed convolutions, and refuse them.
@@ -77,21 +77,6 @@ FORGETS_WHAT_TRAINS = {
 
 
 # Refusals
-
-
-@each(*ALL)
-def test_an_unknown_head_is_an_unsupported_case(method):
-    with pytest.raises(UnsupportedCaseError, match="no module 'top'"):
-        method.adapt(tiny_network(), heads=("top",), rank=rank_of(method), seed=0)
-
-
-@each(*(method for method in WRAPPING if method.ranks))
-def test_a_missing_rank_is_refused_before_anything_is_wrapped(method):
-    message = rf"{method.name} needs a rank, for instance \d"
-    with pytest.raises(InputError, match=message):
-        method.adapt(tiny_network(), heads=("head",), rank=None, seed=0)
-    with pytest.raises(InputError, match=message):
-        method.expected_trainable(tiny_network(), heads=("head",), rank=None)
 
 
 # Seeds

@@ -87,18 +87,16 @@ LAYERS = {
         nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
     ],
 }
-SINGLE = [layer for layers in LAYERS.values() for layer in layers]
 
 
 @pytest.mark.parametrize(
     "layer",
     [
         *(pytest.param(nn.Sequential(*layers), id=kind) for kind, layers in LAYERS.items()),
-        *(pytest.param(layer, id=repr(layer), marks=pytest.mark.nightly) for layer in SINGLE),
     ],
 )
 def test_a_layer_s_peak_is_the_allocator_s(layer):
-    """In a row, layers keep what each of them saves; the nightly tests take them one by one."""
+    """In a row, layers keep what each of them saves."""
     shape = (16, 8, 6, 6)
 
     def make_model():

@@ -97,34 +97,6 @@ def test_a_layer_keeps_its_name_when_peft_wraps_it():
     assert names["conv1.base_layer"][1] == 0
 
 
-def test_what_runs_between_modules_is_the_parent_s():
-    class Parent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3, 3))
-            self.fc = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.fc(x @ self.weight)
-
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.parent = Parent()
-
-        def forward(self, x):
-            return self.parent(x) @ torch.ones(2, 2)
-
-    cost = step(Root(), (1, 3), optimizer=adamw, loss="sum")
-    product = 2 * 3 * 3
-    linear = 2 * 3 * 2
-    assert by_module(cost) == {
-        "parent": (product, product),
-        "parent.fc": (linear, 2 * linear),
-        "": (2 * 2 * 2, 2 * 2 * 2),
-    }
-
-
 def test_a_checkpointed_layer_s_second_forward_pass_is_its_own_and_in_the_backward():
     class Checkpointed(nn.Module):
         def __init__(self):

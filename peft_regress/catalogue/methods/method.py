@@ -181,10 +181,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
-    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes.
-
-    Raises `InputError` for others.
-    """
+    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes."""
     import torch
     from safetensors.torch import load_file
 

@@ -68,10 +68,7 @@ def _modules_in(model: nn.Module, heads: tuple[str, ...]) -> set[int]:
 
 
 def normalization_layers(model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
-    """Return the normalization layers that have a weight and are in no head, by qualified name.
-
-    Raises `UnsupportedCaseError` if the model has no such head.
-    """
+    """Return the normalization layers that have a weight and are in no head, by qualified name."""
     from torch import nn  # listing names must not cost the import
     from torch.nn.modules.batchnorm import _NormBase
 
