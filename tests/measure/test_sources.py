@@ -233,13 +233,6 @@ def test_a_damaged_source_is_neither_used_nor_overwritten(root, monkeypatch, dam
         ensure_source(root, TINY)
 
 
-def test_force_trains_a_source_that_is_damaged(root, monkeypatch, state):
-    _file(root).write_bytes(b"other")
-    monkeypatch.setattr(sources, "train_source", lambda _: state)
-    assert ensure_source(root, TINY, force=True) is True
-    assert check_sources(root, ["tiny"]) == []
-
-
 # The stored ones
 
 
