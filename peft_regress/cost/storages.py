@@ -54,9 +54,10 @@ def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
     if type(tensor) in _OF_ONE_STORAGE:
         return (tensor.untyped_storage(),)
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
-        return [s for name in names for s in storages_of(getattr(tensor, name))]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [s for name in names for s in storages_of(getattr(wrapper, name))]
     return (tensor.untyped_storage(),)
 
 

@@ -121,7 +121,7 @@ class Targets:
         from torch import nn  # listing names must not cost the import
 
         bypassed, in_heads = bypassed_modules(model), _modules_in(model, heads)
-        layers = {
+        layers: dict[str, Any] = {
             name: module
             for name, module in model.named_modules()
             if isinstance(module, nn.Conv2d | nn.Linear)
