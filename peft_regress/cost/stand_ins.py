@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest import mock
@@ -213,7 +213,7 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(mode=False),
         swapped_tensors(model, convert),
-        _as_a_step_needs_torch(recorder),
+        _as_a_step_needs_torch(),
     ):
         try:
             stand_in, tensors = stand_in_batch(batch, convert, draw)
@@ -245,14 +245,14 @@ def tensors_used(*, fake: bool) -> Tensors:
 
 
 @contextmanager
-def _as_a_step_needs_torch(recorder: StepRecorder) -> Iterator[None]:
-    with ExitStack() as stack:
-        # Frozen attention layers use operators that fake tensors and formulas know.
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
-        # Fake tensors log the traceback of an error that they raise anyway.
-        log = logging.getLogger(fake_tensor.__name__)
-        stack.enter_context(mock.patch.object(log, "disabled", new=True))
-        stack.enter_context(mock.patch.object(torch, "get_rng_state", recorder.generator_state))
-        yield
+def _as_a_step_needs_torch() -> Iterator[None]:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # Frozen attention layers use operators that fake tensors and formulas know.
+    torch.backends.mha.set_fastpath_enabled(False)
+    # Fake tensors log the traceback of an error that they raise anyway.
+    log = logging.getLogger(fake_tensor.__name__)
+    try:
+        with mock.patch.object(log, "disabled", new=True):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
