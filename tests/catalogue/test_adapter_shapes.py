@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_methods import each, method_named, trainable
+from tiny_methods import One, each, method_named, trainable
 from torch import nn
 
 from peft_regress.catalogue.methods import ADAPTERS, LORA
@@ -23,18 +23,9 @@ pytestmark = [
 ]
 
 
-class _One(nn.Module):
-    """A layer to adapt and a head."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        self.head = nn.Linear(2, 2)
-
-
 def _added(method, rank, layer):
     """Adapt a layer and return what trains in it, by the names below its own."""
-    model = method.adapt(_One(layer), heads=("head",), rank=rank, seed=0)
+    model = method.adapt(One(layer), heads=("head",), rank=rank, seed=0)
     stem = f"{STEM}layer."
     return {n.removeprefix(stem): s for n, s in trainable(model).items() if n.startswith(stem)}
 
@@ -146,7 +137,7 @@ def test_of_a_grouped_convolution_a_has_no_groups_and_b_has_those_of_the_layer()
 @pytest.mark.parametrize(("groups", "rank"), [(4, 6), (12, 4), (2, 1)])
 def test_a_rank_that_the_groups_do_not_divide_is_refused(method, groups, rank):
     """A release that takes it shows as a case that is no longer unsupported."""
-    model = _One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
+    model = One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
     with pytest.raises(ValueError, match=f"groups={groups} and rank {rank}"):
         method.adapt(model, heads=("head",), rank=rank, seed=0)
 
@@ -170,7 +161,7 @@ RANKED = tuple(m for m in FLOAT32 if m.ranks and m not in GROUPED)
 def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
     """Each method meets each of four ranks at least twice, and so does each layer."""
     rank = (1, 3, 8, 40)[(RANKED.index(method) + list(LAYERS).index(layer)) % 4]
-    model = _One(LAYERS[layer]())
+    model = One(LAYERS[layer]())
     if not method.targets.find(model, heads=("head",)):
         assert layer in {"grouped", "depthwise"}
         return
@@ -185,7 +176,7 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
 @pytest.mark.parametrize("layer", LAYERS)
 @each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
 def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
-    model = _One(LAYERS[layer]())
+    model = One(LAYERS[layer]())
     if method.targets.find(model, heads=("head",)):
         expected = method.expected_trainable(model, heads=("head",), rank=None)
         assert trainable(method.adapt(model, heads=("head",), rank=None, seed=0)) == expected
@@ -196,7 +187,7 @@ def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
 
 def _delta(method, layer, **known):
     """Fill an adapter with noise; return the change of the weight, and its parameters by name."""
-    model = method.adapt(_One(copy.deepcopy(layer)), heads=("head",), rank=2, seed=0)
+    model = method.adapt(One(copy.deepcopy(layer)), heads=("head",), rank=2, seed=0)
     generator = torch.Generator().manual_seed(0)
     wrapped: Any = model.get_submodule(f"{STEM}layer")
     with torch.no_grad():

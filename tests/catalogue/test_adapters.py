@@ -8,7 +8,7 @@ import peft.optimizers
 import peft.tuners.boft.layer as boft_layer
 import pytest
 import torch
-from tiny_methods import adapted, each, loaded, method_named, trained
+from tiny_methods import One, adapted, each, loaded, method_named, trained
 from tiny_network import tiny_data, tiny_network
 from torch import nn
 
@@ -30,15 +30,6 @@ pytestmark = [
 ]
 
 
-class _One(nn.Module):
-    """A layer to adapt and a head."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        self.head = nn.Linear(2, 2)
-
-
 class _Layers(nn.Module):
     def __init__(self, *, linear):
         super().__init__()
@@ -55,8 +46,8 @@ class _Layers(nn.Module):
 
 @each(*(method for method in FLOAT32 if method.name != "ln_tuning" and not method.targets.grouped))
 def test_no_eligible_layer_is_an_unsupported_case(method):
-    model = _One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
-    message = f"{method.name}: _One has none of its targets, {method.targets.description} "
+    model = One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
+    message = f"{method.name}: One has none of its targets, {method.targets.description} "
     with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
         method.adapt(model, heads=("head",), rank=2, seed=0)
 
