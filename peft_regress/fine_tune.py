@@ -125,8 +125,12 @@ def _wrong_parts(given: FineTune) -> Iterator[str]:
         value = getattr(given, name)
         if not isinstance(value, int) or value < 1:
             yield f"{name}={value!r} is not a whole number from 1 on"
-    if isinstance(given.also_train, str):
-        yield f"also_train={given.also_train!r} is a text: give a list of modules"
+    also_train: Any = given.also_train
+    if isinstance(also_train, str) or not isinstance(also_train, Sequence):
+        yield f"also_train={also_train!r} is not a list of module names"
+    budget: Any = given.budget
+    if not isinstance(budget, Budget | None):
+        yield f"budget={budget!r} is not a Budget"
     if not given.matrix.isidentifier():
         yield f"matrix={given.matrix!r} is not the name of a matrix"
 
