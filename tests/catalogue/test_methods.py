@@ -2,8 +2,6 @@
 
 import copy
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -266,22 +264,3 @@ def test_methods_without_an_adapter_have_nothing_to_switch_off_or_to_merge(metho
     assert method.shipped_tensors(model).keys() == shipped.get(
         method.name, method.shipped_tensors(model).keys()
     )
-
-
-# Noise
-
-
-@pytest.mark.slow
-def test_importing_the_libraries_prints_nothing():
-    code = (
-        "import torch\n"
-        "from peft_regress import registry\n"
-        "a = registry.get('architecture', 'shufflenet_v2_x0_5')\n"
-        "for name in 'dora', 'boft', 'adalora':\n"
-        "    base = a.build(num_classes=10, seed=0)\n"
-        "    registry.get('method', name).adapt(base, heads=('fc',), rank=4, seed=0)\n"
-        "m = a.build(num_classes=10, seed=0)\n"
-        "registry.get('method', 'galore').make_optimizer(m, rank=4)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout + done.stderr == ""

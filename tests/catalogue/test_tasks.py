@@ -134,14 +134,6 @@ def test_each_image_carries_its_own_label(task):
         torch.testing.assert_close(images, expected, rtol=0, atol=grain + 1e-6)
 
 
-def test_paper_and_ink_are_the_levels_of_background_and_full_ink():
-    grey = render("sklearn", np.arange(20), paper=0.3, ink=0.7) * 0.3081 + 0.1307
-    assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
-    assert grey.min() == pytest.approx(0.3, abs=1e-6)
-    assert grey.max() == pytest.approx(0.7, abs=1e-6)
-    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
-
-
 def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it():
     plain = render("sklearn", np.arange(20), paper=0.4, ink=0.7)
     grained = render("sklearn", np.arange(20), paper=0.4, ink=0.7, grain=0.05)
