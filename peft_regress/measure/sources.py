@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.sources import (
     SOURCE_TRAINING,
     SourceEntry,

@@ -16,7 +16,8 @@ from tiny_methods import method_named, rank_of
 from tiny_network import tiny_data, tiny_network
 from torch import nn
 
-from peft_regress.catalogue.methods import HEAD, LORA
+from peft_regress.catalogue.methods import LORA
+from peft_regress.catalogue.methods.selective import HEAD
 from peft_regress.measure.adapters.adapter import MethodAdapter
 from peft_regress.measure.adapters.tuner import SECOND
 from peft_regress.measure.invariants.facts import Fact

@@ -10,7 +10,7 @@ from tiny_training import evaluate
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.architectures.torchvision_models import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.sources import (
     SourceTraining,
     build_source,
@@ -151,7 +151,7 @@ def test_a_part_that_is_missing_or_damaged_is_refused(root, name):
     else:
         (root / "sources" / "manifest").write_bytes(manifest)
     with pytest.raises(SourceError, match=message) as caught:
-        load_source(root, TINY)
+        build_source(root, TINY)
     assert isinstance(caught.value, AbsentError)
 
 

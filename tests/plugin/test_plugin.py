@@ -739,11 +739,11 @@ def test_collecting_imports_no_torch(project):
 
 OTHER_MATRIX = """
 import dataclasses
-from peft_regress.catalogue.methods import HEAD
+from peft_regress.catalogue.methods.selective import HEAD
 registry.add("method", dataclasses.replace(HEAD, name="head", matrices=("default",)))
 registry.add("method", dataclasses.replace(HEAD, name="bn_head", matrices=("other",)))
 registry.remove("task", "shift")
-from peft_regress.catalogue.tasks import SHIFT
+from peft_regress.catalogue.tasks.digits import SHIFT
 registry.add("task", dataclasses.replace(SHIFT, matrices=("default", "other")))
 for name in {architectures!r}:
     registry.add("architecture", Architecture(name=name, matrices=("default", "other")))
