@@ -33,7 +33,7 @@ from peft_regress.own_code import was_edited
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords
-from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
+from peft_regress.plugin.selection import Coverage, is_ci, should_have_cases
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
@@ -82,9 +82,8 @@ class RegressSession:
 
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
-        narrowed_by = narrowing_of(self._config).typed
         commit = commit_of(self._commit_info())
-        return Header.here(self._installed(), self.machine(), narrowed_by, commit=commit)
+        return Header.here(self._installed(), self.machine(), commit=commit)
 
     def _commit_of_root(self) -> dict[str, Any]:
         """Return pytest-benchmark's description of the commit of pytest's rootdir."""

@@ -24,7 +24,7 @@ FIRST = "0001_peft-0."
 def compare(tmp_path):
     """Compare runs and return what was printed; every run must end well, without a traceback."""
 
-    def call(*arguments: object) -> str:
+    def call(*arguments):
         command = [sys.executable, "-m", "pytest_benchmark", "--storage", str(BASELINES), "compare"]
         done = subprocess.run(
             [*command, *map(str, arguments)],
