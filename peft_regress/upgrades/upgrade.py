@@ -57,8 +57,6 @@ class UpgradeSettings:
     strict: bool = False
     """Whether unaccepted improvements fail too."""
     replace_torch: bool = False
-    pre: bool = False
-    """Whether pre-releases count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +108,6 @@ def upgrade(
     with opened_overlay(
         requirements,
         replace_torch=settings.replace_torch,
-        pre=settings.pre,
         seconds=settings.setup.pip_seconds,
     ) as overlay:
         progress(_overlay_sentence(overlay))
