@@ -367,10 +367,12 @@ INTERRUPTED = Selection(complete=False)
 
 
 def test_shards_in_a_folder_are_one_complete_run(tmp_path):
-    run = read_run(write_shards(tmp_path, SECOND, FIRST)).run
+    run = read_run(write_shards(tmp_path, FIRST, SECOND)).run
     assert list(run.cases) == sorted(BOTH)
     assert run.selection == Selection(complete=True)
     assert run.machine.digest == "sha256:here"
+    other = write_run(tmp_path / "2.json", shard(2, make_record(FULL), machine=OTHER_MACHINE))
+    assert read_run(other.parent).run.machine.digest == MIXED_MACHINES
 
 
 @pytest.mark.parametrize(
@@ -400,11 +402,6 @@ def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path):
     stored = write_run(tmp_path / "whole.json", union)
     assert read_run(stored).run.cases == whole.cases
     assert stored.read_text().count("conv1.base_layer") == 1
-
-
-def test_shards_of_two_machines_are_a_run_whose_times_are_not_judged(tmp_path):
-    other = shard(2, make_record(FULL), machine=OTHER_MACHINE)
-    assert read_run(write_shards(tmp_path, FIRST, other)).run.machine.digest == MIXED_MACHINES
 
 
 def test_what_is_no_union_is_refused(tmp_path):
