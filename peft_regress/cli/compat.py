@@ -103,9 +103,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     metavar="REQUIREMENT",
     help="Install this requirement with each release; may be repeated.",
 )
-@click.option(
-    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch without asking."
-)
+@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @jobs_option("Try this many releases at once (default: one per core).")
 @limit_option("--time-limit", "How long the model or the adapter may take to load.")
 @pip_limit_option

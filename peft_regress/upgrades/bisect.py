@@ -125,11 +125,9 @@ class _Search:
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return the first release of each change between the ends, and whether cases trained."""
         metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
-        if metric in {None, "status"}:
-            evidence = (False, True)  # a case may fail after its first step
-        else:
-            evidence = (False,) if metric in COSTS else (True,)
-        for trains in evidence:
+        # A case may fail after its first step.
+        may_be_either = metric in {None, "status"}
+        for trains in [False, True] if may_be_either else [metric not in COSTS]:
             old, new = (self._end(version, cases, trains=trains) for version in ends)
             self._check_absent((*old.values(), *new.values()))
             findings = self._compared(old, new).findings

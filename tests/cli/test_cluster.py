@@ -448,8 +448,7 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
     results = Results(environment={"peft": "1"})
     for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other)):
-        results.records[name] = make_record(name, {"forward_flops": 1})
-        results.machines[name] = machine
+        results.measured[name] = (make_record(name, {"forward_flops": 1}), machine, {})
     run = results.run(matrix="default", narrowed_by=[])
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import os
 import shutil
@@ -395,27 +394,12 @@ def test_no_requirement_is_exit_2(capsys):
 # --- torch ---------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_without_a_terminal_torch_is_not_replaced(world, upgrade):
+def test_torch_is_not_replaced_unasked(world, upgrade):
     world.replaces_torch = True
     code, _, err = upgrade()
     assert (code, world.runs) == (2, [])
     assert "Add --yes" in err
     assert upgrade("--yes")[0] == 0
-
-
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 130)])
-def test_a_user_at_a_terminal_is_asked(world, upgrade, monkeypatch, answer, code):
-    world.replaces_torch = True
-    monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    ended, _, err = upgrade()
-    assert ended == code
-    assert "This replaces torch 2.0 by 2.1. Go on?" in err
-    assert bool(world.runs) == (code == 0)
 
 
 # --- several packages ----------------------------------------------------------------------------

@@ -9,13 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgspec
 import pytest
-from builders import CURVE, MACHINE, make_record, make_run
+from builders import CURVE, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -39,11 +37,10 @@ from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits, with_budget
-from peft_regress.upgrades.measuring import MeasuredCase, MeasuringSetup, Source, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
-from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -67,8 +64,8 @@ def worker(tmp_path, monkeypatch):
     return write
 
 
-def measured(python: str, *, cases=CASES, jobs: int = 1, pool=None, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs, pool=pool)
+def measured(python, *, cases=CASES, jobs=1, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -165,7 +162,6 @@ def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
         ("hang", "TimeoutError", "no result within 120 s"),
         ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
         ("null", "WorkerLost", "its worker answered"),
-        ("other", "WorkerLost", "its worker answered with the record of another/lora-r4/resnet18"),
     ],
 )
 def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
@@ -267,41 +263,6 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
         measured(str(tmp_path / "bin" / "python"))
 
 
-# --- answers of other machines --------------------------------------------------------------------
-
-
-class Elsewhere:
-    """A pool of other machines that answers each request with one record."""
-
-    is_remote = True
-
-    def __init__(self, record) -> None:
-        source = Source(where="node 1", machine=MACHINE, environment={"peft": "0.14.0"})
-        self.measured = MeasuredCase(source=source, record=record, imported={}, adapter={})
-
-    def submit(self, environment, function, requests, answer) -> list[Future]:
-        futures = [Future() for _ in requests]
-        for future in futures:
-            future.set_result(self.measured)
-        return futures
-
-
-@pytest.mark.parametrize(
-    ("record", "problem"),
-    [
-        (make_record(SECOND), f"{SECOND} in place of {BAD}"),
-        (
-            msgspec.structs.replace(make_record(BAD), status="error"),
-            "status 'error' with error None",
-        ),
-    ],
-)
-def test_an_answer_of_a_node_that_is_no_result_of_the_case_is_refused(record, problem):
-    with pytest.raises(NodeError, match=r"node 1: its answer is no result: ") as raised:
-        measured("python", cases=CASES[:1], pool=Elsewhere(record))
-    assert problem in str(raised.value)
-
-
 # --- interruptions -------------------------------------------------------------------------------
 
 
@@ -371,7 +332,8 @@ main(sys.argv[1:])
 
 def start_upgrade(python: str, *options: str, **streams) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
-    base = ["--cases", "*/lora-r4/resnet18", "--base", "run", "--jobs", "1"]
+    # A stored base: the current environment would be measured for real.
+    base = ["--cases", "*/lora-r4/resnet18", "--base", "0003", "--jobs", "1"]
     return subprocess.Popen(
         [*command, *base, *options],
         stderr=subprocess.PIPE,
@@ -402,8 +364,7 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_pa
 def test_a_reader_that_has_gone_is_exit_141(tmp_path):
     read, write = os.pipe()
     os.close(read)
-    # A stored base: the current environment would be measured for real.
-    process = start_upgrade(write_worker(tmp_path / "python"), "--base", "0003", stdout=write)
+    process = start_upgrade(write_worker(tmp_path / "python"), stdout=write)
     os.close(write)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 141

@@ -201,7 +201,7 @@ def _adapting(
     # The template has what BOFT's context does.
     if not layers or (method.wrapping is not nullcontext and method.config != "BOFTConfig"):
         return None
-    names = {name for layer in layers.values() for name in method.shapes(layer, rank or 0)}
+    trained = {name for layer in layers.values() for name in method.shapes(layer, rank or 0)}
     return {
         **found,
         "packages": ("peft", *found["packages"]),
@@ -209,7 +209,7 @@ def _adapting(
         "settings": method.settings(rank),
         "targets": list(layers),
         "frozen": method.frozen,
-        "parts": tuple(sorted({f".{name.partition('.')[0]}." for name in names})),
+        "parts": tuple(sorted({f".{name.partition('.')[0]}." for name in trained})),
         "scales": method.scales,
     }
 
