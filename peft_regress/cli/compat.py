@@ -10,7 +10,6 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli.options import (
-    NamedPath,
     SectionedCommand,
     examples,
     format_option,
@@ -59,7 +58,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
         "peft-regress compat lora --base resnet18 --releases 0.14..",
     ),
 )
-@click.argument("adapter", type=NamedPath(path_type=Path))
+@click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
     "--base",
     metavar="NAME",

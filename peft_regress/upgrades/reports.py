@@ -10,8 +10,8 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
+from peft_regress.report.layout import Row, Table
 from peft_regress.report.sentences import environment_lines, outcome_line
-from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
 from peft_regress.report.verdict.next_steps import bisection, quoted

@@ -25,8 +25,12 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
-from peft_regress.runs.environment import changed_packages, installed_packages, is_from_folder
-from peft_regress.runs.resuming import installed_version
+from peft_regress.runs.environment import (
+    changed_packages,
+    installed_packages,
+    installed_version,
+    is_from_folder,
+)
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run

@@ -9,8 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from peft_regress.report.document import Section
-from peft_regress.report.layout import Style
-from peft_regress.report.table import Row, Table
+from peft_regress.report.layout import Row, Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
