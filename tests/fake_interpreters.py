@@ -50,8 +50,6 @@ def misbehave(how):
         print("Epoch 1", flush=True)
     elif how == "null":
         send(record=None)
-    elif how == "other":
-        send(record=dict(script["record"], case=dict(case, task="another")))
     else:
         return False
     return True
@@ -119,8 +117,8 @@ def write_worker(
     What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
     libraries come from `file`, and each case uses the packages of `uses` besides. `how` maps a
     request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
-    kill, exit, hang, refuse, babble, null (no record) or other (the record of another case); and
-    `numbers` to own (each process has its own).
+    kill, exit, hang, refuse, babble or null (no record); and `numbers` to own (each process has its
+    own).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {

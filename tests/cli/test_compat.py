@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import saved_adapters
-from saved_adapters import edit_configuration, save_lora, write_nets
+from saved_adapters import save_lora, write_nets
 from worker_here import work_here
 
 from peft_regress.overlay.overlay import opened_overlay
@@ -102,13 +102,6 @@ def test_a_base_that_is_another_each_time_is_exit_2(command, adapter, releases, 
     code, out, err = command("compat", "lora", *base, "--releases", "0.21.1")
     assert (code, out) == (2, "")
     assert f"the base small_nets:{name}" in err
-
-
-def test_an_adapter_that_says_nothing_of_its_release_needs_saved_by(command, adapter, releases):
-    edit_configuration(adapter, peft_version=None)
-    code, out, err = command("compat", "lora", *OWN, "--releases", "0.21.1")
-    assert (code, out) == (3, "")
-    assert "name it with --saved-by VERSION" in err
 
 
 @pytest.mark.parametrize(

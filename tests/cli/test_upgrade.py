@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -155,14 +154,6 @@ def test_what_only_some_cases_use_need_only_be_installed(world, storage, upgrade
     assert world.versions_tried() == ["0.20.0", "0.18.1", "0.20.0"]
 
 
-def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, upgrade):
-    store(world, storage, environment={**OLD, "pytest": version("pytest")})
-    world.moved = newer(forward_flops=2000)
-    code, out, _ = upgrade()
-    assert code == 1
-    assert "which package: peft, the only one that changed" in out
-
-
 def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
     world, storage, upgrade, tmp_path
 ):
@@ -171,12 +162,6 @@ def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
     file = write_run(tmp_path / "run.json", checkout)
     accept(file, root=storage, reason="soon released", date="2026-01-01T00:00:00+00:00")
     assert upgrade()[0] == 0
-    assert world.versions_tried() == ["0.18.1", "0.20.0"]
-
-
-def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):
-    store(world, storage)
-    assert upgrade("--base", "run")[0] == 0
     assert world.versions_tried() == ["0.18.1", "0.20.0"]
 
 
@@ -247,7 +232,7 @@ def test_with_a_named_base_an_edit_is_not_blamed_on_a_package(world, storage, up
     assert "maintainers" not in out
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, name):
     def ended(_, settings, **__):
         assert settings.setup.keeper is not None
@@ -255,13 +240,10 @@ def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, nam
 
     monkeypatch.setattr(upgrade_module, "upgrade", ended)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Whoever runs the tests may ignore it, as `nohup` does.
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         code, out, err = upgrade("--save", str(tmp_path / "run.json"))
     finally:
         signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGHUP, hangup)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -272,12 +254,6 @@ def test_nothing_is_written_into_the_storage(world, upgrade, storage, option):
     code, out, err = upgrade(option, str(storage / "run.json"))
     assert (code, out, world.runs) == (2, "", [])
     assert f"{option} {storage / 'run.json'}: lies in the baseline storage" in err
-
-
-def test_an_absent_base_is_refused_before_the_work(world, upgrade):
-    code, out, err = upgrade("--base", "0007_peft-9")
-    assert (code, out, world.runs) == (3, "", [])
-    assert "'0007_peft-9' is no file and no entry" in err
 
 
 def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
@@ -315,23 +291,15 @@ def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
 BETTER = "FAILED by strictness: 2 cases better than the baseline, not accepted"
 
 
-@pytest.mark.parametrize("output", ["text", "markdown"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_something_better_passes_unless_it_is_strict(world, storage, upgrade, strict, output):
+def test_something_better_passes_unless_it_is_strict(world, storage, upgrade, strict):
     store(world, storage)
+    assert upgrade(*["--strict"] * strict)[0] == 0
     world.moved = newer(forward_flops=500)
-    code, out, _ = upgrade(*["--strict"] * strict, "--format", output)
+    code, out, _ = upgrade(*["--strict"] * strict)
     assert code == int(strict)
     assert (BETTER in out) == strict
     assert "it got better" in out
-
-
-def test_strict_passes_what_is_the_same_and_json_has_its_exit_code(world, storage, upgrade):
-    store(world, storage)
-    assert upgrade("--strict")[0] == 0
-    world.moved = newer(status="ok", forward_flops=500)
-    code, out, _ = upgrade("--strict", "--format", "json")
-    assert code == json.loads(out)["exit_code"] == 1
 
 
 def test_a_case_that_the_candidate_crashes_in_is_exit_1(world, storage, upgrade):
@@ -378,17 +346,9 @@ def test_wrong_use_is_exit_2_before_the_work(world, upgrade, words, message):
     assert message in " ".join(err.split())
 
 
-def test_a_glob_that_fits_nothing_is_exit_2(world, upgrade):
-    code, _, err = upgrade(cases="nothing/*")
-    assert (code, world.runs) == (2, [])
-    assert "nothing/*" in err
-
-
-def test_no_requirement_is_exit_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["upgrade"])
-    assert stopped.value.code == 2
-    assert "name a requirement" in capsys.readouterr().err
+def test_no_requirement_is_exit_2(command):
+    code, _, err = command("upgrade")
+    assert (code, "name a requirement" in err) == (2, True)
 
 
 # --- torch ---------------------------------------------------------------------------------------
@@ -449,11 +409,6 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
     assert "+100 %" in printed.out
 
 
-def test_only_the_candidate_s_adapters_are_kept(world, upgrade, tmp_path):
-    upgrade("--save", str(tmp_path / "run.json"))
-    assert world.kept == [None, tmp_path / "run.adapters"]
-
-
 def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
     store(world, storage)
     world.moved = lambda packages, name: (
@@ -492,31 +447,12 @@ def test_the_summary_is_an_issue_with_a_script_of_both_sides(world, storage, upg
     assert "| peft | 0.18.1 | 0.20.0 |" in out
 
 
-def test_a_script_runs_with_the_packages_installed_here_if_the_base_had_others(
-    world, storage, upgrade
-):
-    store(world, storage, environment={**OLD, "peft": "0.14.0"}, title="peft-0.14.0")
-    world.moved = newer(forward_flops=2000)
-    _, out, _ = upgrade("--base", "0001", "--format", "markdown")
-    assert "It prints, with the packages installed here:" in out
-
-
 @pytest.mark.parametrize("option", ["--summary", "--save"])
 def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
     store(world, storage)
     code, _, err = upgrade(option, "/dev/full")
     assert code == 2
     assert "/dev/full: cannot be written (No space left on device)" in err
-
-
-@pytest.mark.parametrize("name", ["upgrade", "bisect"])
-def test_the_command_s_limits_are_those_of_the_library(name):
-    from peft_regress.overlay.pip import PIP_SECONDS
-    from peft_regress.upgrades.measuring import CASE_SECONDS
-
-    params = importlib.import_module(f"peft_regress.cli.{name}").command.params
-    defaults = {option.name: option.default for option in params}
-    assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)
 
 
 # --- trainings that repeat those of the base ------------------------------------------------------
@@ -558,17 +494,3 @@ def test_a_base_that_repeats_an_older_entry_has_its_scores(world, storage, upgra
     assert (code, "accuracy" in out) == (1, True)
     assert "measuring the current environment" not in err
     assert "0001_peft-0.14.0" in out
-
-
-def test_a_package_that_is_tried_alone_repeats_the_base_if_it_changes_nothing(
-    world, storage, upgrade
-):
-    world.computes = lambda packages, _: str(packages["peft"])
-    world.moved = newer(accuracy=[0.1] * 3)
-    store(world, storage)
-    code, out, _ = upgrade(*BOTH)
-    assert code == 1
-    assert "peft alone does it" in out
-    # The candidate, and peft alone; transformers alone repeats the base.
-    assert [version for version, _ in world.trained].count("0.18.1") == 0
-    assert len(world.runs) == 3

@@ -30,7 +30,6 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
-from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.step_profile import ProfileCache
@@ -112,21 +111,6 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
     assert all_gone(processes_of(python))
 
 
-def test_no_case_is_wrong_use():
-    with pytest.raises(InputError, match="no case to measure"):
-        measured("python", cases=[])
-
-
-def test_what_is_asked_reaches_the_worker(worker, tmp_path):
-    python = worker()
-    measured(python, cases=CASES[:1], trains=False, keep_adapters=tmp_path / "kept")
-    ((_, request),) = logged(python, "measure")
-    assert request["trains"] is False
-    assert request["keep_adapters"] is not None
-    ((_, prepared),) = logged(python, "prepare")
-    assert Path(prepared["baselines"]).is_absolute()
-
-
 def test_a_worker_s_folder_is_its_own_and_is_removed(worker):
     python = worker()
     measured(python)
@@ -182,13 +166,6 @@ def test_a_worker_lost_between_cases_is_replaced(worker):
     assert {record.status for record in run} == {"ok"}
     # No case was measured twice.
     assert len(logged(python, "measure")) == len(IDS)
-
-
-def test_a_worker_that_an_earlier_case_left_unfit_is_replaced(worker):
-    python = worker(how={f"after {OTHER}": "babble"})
-    run = measured(python)
-    assert {record.status for record in run} == {"ok"}
-    assert len(processes_of(python)) == 2
 
 
 @pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])

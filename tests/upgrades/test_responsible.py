@@ -13,7 +13,7 @@ from peft_regress.errors import InputError
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.overlay.pip import PipError, Planned
+from peft_regress.overlay.pip import Planned
 from peft_regress.upgrades import responsible as responsible_module
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 from peft_regress.workers.keeper import version_in
@@ -120,18 +120,6 @@ def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     )
 
 
-def test_each_package_that_cannot_be_tried_says_why(world):
-    world.moved = moves("peft", forward_flops=2000)
-    world.broken = lambda packages: (
-        None
-        if (packages["peft"] >= NEW["peft"]) == (packages["transformers"] >= NEW["transformers"])
-        else PipError("it", "no wheel")
-    )
-    (found,) = responsible(world)
-    assert (found.alone, found.without_effect) == ((), ())
-    assert found.sentence.count("cannot be tried alone: it: no wheel") == 2
-
-
 def test_a_package_that_needs_another_is_tried_with_it(world):
     """Of three that changed, one needs a second one and not the third."""
     world.installed["tokenizers"] = "1.0"
@@ -152,17 +140,6 @@ def test_a_package_that_needs_another_is_tried_with_it(world):
     assert (found.alone, found.without_effect) == ((), ("peft", "tokenizers"))
     assert found.together == ("transformers with tokenizers",)
     assert found.sentence == "transformers with tokenizers does it; peft alone: no"
-
-
-def test_what_was_asked_for_is_named_where_what_came_with_it_does_it_alone():
-    found = ResponsiblePackages(
-        alone=("tokenizers",),
-        together=("transformers with tokenizers",),
-        without_effect=(),
-        untried=(),
-        asked=("transformers",),
-    )
-    assert found.sentence == "tokenizers alone does it; transformers with tokenizers: yes"
 
 
 def test_another_release_than_the_candidates_is_no_evidence(world):

@@ -253,13 +253,6 @@ def test_an_answer_that_is_no_result_names_the_task():
             taken(lambda timeout, text=text: text)
 
 
-def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):
-    shared.write(how={FIRST: "other"})
-    assert measure(shared.address, cases=FIRST)[0] == 0
-    (record,) = read_run_file(tmp_path / "run.json").run
-    assert "answered with the record of another/" in record.error.message
-
-
 class _Pickled:
     """A result that would run code here."""
 
