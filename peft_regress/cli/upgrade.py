@@ -125,7 +125,7 @@ def command(  # noqa: PLR0913  (arguments and options)
             before = "the packages before" if is_here else "the packages installed here"
             pythons = {before: Path(sys.executable), "those after": overlay.python}
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
-            scripts = reproduce(failing, result.comparison.observed, pythons)
+            scripts = tuple(reproduce(failing, result.comparison.observed, pythons))
 
     with (
         ending_signals_interrupt(),

@@ -57,7 +57,7 @@ for line in sys.stdin:
         loaded = dict(outputs=[[how.get("output", 1.0)]], merged=[[how.get("output", 1.0)]])
         if done is not None:
             loaded = done
-        send(adapter=loaded, without=how.get("without"))
+        send(**loaded)
 """
 
 
@@ -185,7 +185,7 @@ def test_a_release_that_does_not_answer_in_time_is_unusable(world):
 
 def test_an_adapter_with_unknown_fields_that_is_refused_is_tried_without_them(world):
     refusal = {"refusal": "TypeError: unexpected", "unknown_fields": ["use_x"]}
-    world.how["0.11.0"] = {"Loader.load": refusal, "without": loaded()["Loader.load"]}
+    world.how["0.11.0"] = loaded(**refusal, without=loaded()["Loader.load"])
     (result,) = world.call(releases="0.11.0").results
     assert (result.judgement.verdict, result.left_out) == ("refused", ("use_x",))
     assert result.without.verdict == "same"

@@ -59,6 +59,12 @@ def responsible(
     )
 
 
+def without_new_transformers(packages):
+    """Say that the new peft does not import with an old transformers."""
+    is_broken = packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+    return InputError("ImportError: HybridCache") if is_broken else None
+
+
 def moves(*needed: str, **moved):
     """Return what moves where all of these packages are new."""
     return lambda packages, _: moved if all(packages[name] >= NEW[name] for name in needed) else {}
@@ -107,11 +113,7 @@ def test_each_finding_has_its_own_package(world):
 
 def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     world.moved = moves("peft", forward_flops=2000)
-    world.broken = lambda packages: (
-        InputError("ImportError: HybridCache")
-        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
-        else None
-    )
+    world.broken = without_new_transformers
     (found,) = responsible(world)
     assert found.untried == (("peft", "ImportError: HybridCache"),)
     assert found.sentence == (
@@ -146,11 +148,7 @@ def test_another_release_than_the_candidates_is_no_evidence(world):
     """What pip takes with a package may do what is looked for, or hide it."""
     world.index["transformers"].append("6.0")
     world.extra["peft==0.20.0"] = ["transformers==6.0"]
-    world.broken = lambda packages: (
-        InputError("ImportError: HybridCache")
-        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
-        else None
-    )
+    world.broken = without_new_transformers
     world.moved = moves("transformers", forward_flops=2000)
     (found,) = responsible(world, asked=["peft"])
     assert found.sentence == (
@@ -204,11 +202,7 @@ def test_packages_that_pin_each_other_cannot_be_tried_alone(tmp_path, monkeypatc
 def test_the_whole_candidate_shows_nothing_about_one_package(world):
     """What pip adds to it makes it the candidate: measured again, it would only repeat itself."""
     world.extra["peft==0.20.0"] = ["transformers==5.0"]
-    world.broken = lambda packages: (
-        InputError("ImportError: HybridCache")
-        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
-        else None
-    )
+    world.broken = without_new_transformers
     world.moved = moves("peft", forward_flops=2000)
     (found,) = responsible(world)
     assert (found.alone, found.without_effect) == ((), ("transformers",))

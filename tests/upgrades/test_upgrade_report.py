@@ -14,7 +14,6 @@ from package_world import SETUP
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report import as_markdown, as_text
@@ -37,13 +36,13 @@ HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
-def made(old, new, *, changed=None, strict=False, **fields) -> Upgrade:
+def made(old, new, *, changed=None, **fields):
     """Return what came of an upgrade that measured these records."""
     environment = {**ENVIRONMENT, "peft": "0.20.0"} if changed is None else changed
     references = {record.case.id: observe(record) for record in old}
     candidate = make_run(*new, environment=environment)
     observed = observations_of(candidate, "the candidate")
-    comparison = judge(references, observed, invocation=Invocation(strict=strict))
+    comparison = judge(references, observed)
     moved = {
         name: (ENVIRONMENT.get(name), environment.get(name))
         for name in sorted(ENVIRONMENT.keys() | environment.keys())
@@ -97,7 +96,7 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
 
 def scripts(upgrade: Upgrade, text: str = HOSTILE) -> tuple[Reproduction, ...]:
     return tuple(
-        Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text}, needs=text)
+        Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text})
         for one in upgrade.comparison.findings
     )
 

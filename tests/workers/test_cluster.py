@@ -111,7 +111,7 @@ def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
 
 
 def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp_path):
-    python = shared.write(how={FIRST: "kill", SECOND: "other"})
+    python = shared.write(how={FIRST: "kill", SECOND: "null"})
     code, out, _ = measure(shared.address, cases="*/lora-r4/resnet18")
     assert (code, out) == (0, f"{tmp_path}/run.json: 2 cases, 2 in error\n")
     assert len(logged(python, "measure")) == 2
