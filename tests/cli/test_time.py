@@ -153,3 +153,13 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
         shown = show.lower()
         assert f"times not judged: {why}" in shown
         assert "`peft-regress time base candidate" in shown
+
+
+def test_times_on_one_side_alone_are_not_judged_and_it_says_which():
+    timed, untimed = make_record(LORA, TIMED), make_record(LORA, {"accuracy": [0.5, 0.5, 0.5]})
+    sides = {LORA: observe(timed)}, {LORA: observe(untimed)}
+    for before, after, why in (
+        (*sides, "this run measured none (1)"),
+        (*sides[::-1], "the baseline has none (1)"),
+    ):
+        assert f"times not judged: {why}" in verdict_text(judge(before, after)).lower()

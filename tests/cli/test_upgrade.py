@@ -165,6 +165,12 @@ def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
     assert world.versions_tried() == ["0.18.1", "0.20.0"]
 
 
+def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):
+    store(world, storage)
+    assert upgrade("--base", "run")[0] == 0
+    assert world.versions_tried() == ["0.18.1", "0.20.0"]
+
+
 def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path):
     store(world, storage)
     other = {**OLD, "peft": "0.14.0"}
@@ -445,6 +451,15 @@ def test_the_summary_is_an_issue_with_a_script_of_both_sides(world, storage, upg
     assert "It prints, with the packages before:\n\n```text\nprinted\n```" in out
     assert "It prints, with those after:" in out
     assert "| peft | 0.18.1 | 0.20.0 |" in out
+
+
+def test_a_script_runs_with_the_packages_installed_here_if_the_base_had_others(
+    world, storage, upgrade
+):
+    store(world, storage, environment={**OLD, "peft": "0.14.0"}, title="peft-0.14.0")
+    world.moved = newer(forward_flops=2000)
+    _, out, _ = upgrade("--base", "0001", "--format", "markdown")
+    assert "It prints, with the packages installed here:" in out
 
 
 @pytest.mark.parametrize("option", ["--summary", "--save"])

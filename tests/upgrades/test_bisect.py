@@ -173,6 +173,16 @@ def test_small_changes_that_add_up_are_shown_against_the_first_release(world):
     assert (reason.old, reason.new) == (10**9, 10**9 + 2 * step)
 
 
+def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
+    world.moved = since("0.21.0", forward_flops=2000)
+    result = found(case=None)
+    parts = [name.split("/") for name in result.cases]
+    assert {task for task, _, _ in parts} == {"shift"}
+    pairs = [(method.rpartition("-r")[0] or method, where) for _, method, where in parts]
+    assert len(pairs) == len(set(pairs))
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+
+
 # --- releases that cannot be tried ---------------------------------------------------------------
 
 

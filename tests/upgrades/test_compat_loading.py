@@ -135,6 +135,15 @@ def test_an_output_that_is_too_large_is_refused(make, monkeypatch):
         make(shape=[2, 6])
 
 
+def test_inputs_may_be_a_mapping_that_is_no_tree_to_torch(make, nets):
+    (nets / "more_nets.py").write_text(
+        "from collections import UserDict\nimport torch\n"
+        "from small_nets import Asking\n"
+        "def inputs():\n    return UserDict(x=torch.ones(2, 6, dtype=torch.float64))\n"
+    )
+    assert [len(row) for row in make("more_nets:Asking", inputs="more_nets:inputs").outputs] == [8]
+
+
 # --- adapters -------------------------------------------------------------------------------------
 
 

@@ -126,12 +126,10 @@ def test_a_program_without_a_worker_is_refused_with_its_path(tmp_path, text, mod
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("", "not the name"), ("/", "is a folder"), ("yes", r"within 0\.5 s")]
-)
-def test_a_text_that_names_no_interpreter_is_refused(name, message):
-    with pytest.raises(InterpreterError, match=message):
-        timed(name, name, time_limit=0.5)
+def test_a_program_that_never_greets_is_refused_at_the_time_limit(tmp_path):
+    path = write_program(tmp_path / "python", "#!/bin/sh\nexec yes\n")
+    with pytest.raises(InterpreterError, match=r"no greeting .* within 0\.5 s"):
+        timed(path, path, time_limit=0.5)
 
 
 def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):
