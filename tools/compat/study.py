@@ -85,7 +85,7 @@ def main() -> None:
         saved, _, variant = name.partition("/")
         here = seen[saved]
         reference = Reference(
-            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name][0]
+            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name]
         )
         for release, there in seen.items():
             loaded = there.adapters[name]
