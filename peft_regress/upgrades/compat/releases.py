@@ -90,7 +90,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     altered_keys: list[str] = []
     """Tensors whose numbers differ after loading."""
     trainable: list[str] = []
-    """The parameters that train if the adapter is loaded to train on."""
+    """The parameters that train if the adapter is loaded to train on, without `.weight`: a release
+    may keep a tensor as `lora_magnitude_vector.default` or with that."""
     trainable_for_inference: list[str] = []
     """The parameters that train although it is loaded for inference."""
     outputs: list[list[float]] | None = None
@@ -99,8 +100,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     is_steady: bool = True
     """Whether it computes the same when it runs again, with other seeds."""
     merged: list[list[float]] | None = None
-    """With the adapter merged."""
-    is_merged_finite: bool = True
+    """With the adapter merged; empty if a number is NaN or infinite."""
     merge_problem: str = ""
     """Why it does not merge."""
     training_problem: str = ""
