@@ -76,13 +76,9 @@ def run(
     part: Layer,
     *adapters: Mapping[str, Any],
     fill: float = 0.3,
-    factor: float = 1.0,
     merges: bool = True,
 ) -> Results:
-    """Adapt the layer by one or two adapters with these settings, fill them, and compute it.
-
-    factor: what the scale of the first adapter is set to, by `set_scale`.
-    """
+    """Adapt the layer by one or two adapters with these settings, fill them, and compute it."""
     import peft
 
     chosen = METHODS[method]
@@ -105,8 +101,6 @@ def run(
             model.base_model.set_adapter(names)
         model.eval()
     adapted = model.base_model.model.net.part
-    if factor != 1.0:
-        adapted.set_scale("default", factor)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for _, parameter in model.named_parameters():
@@ -129,7 +123,6 @@ def run(
                     settings=settings,
                     layer_name="net.part",
                     tensors=adapter_tensors(adapted, name),
-                    scale=factor if name == "default" else 1.0,
                 )
                 for name, settings in zip(names, adapters, strict=True)
             ],

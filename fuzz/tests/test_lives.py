@@ -11,7 +11,6 @@ import torch
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import layer as lora_layer
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import merge_utils
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
@@ -28,14 +27,11 @@ from peft_fuzz.acts import (
     HotSwap,
     LoadBeside,
     Merge,
-    Mixed,
     Mode,
     SaveLoad,
-    Scale,
     Train,
     Unload,
     Unmerge,
-    Weighted,
 )
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.networks.network import Adapter, DType, Layer, Network
@@ -118,7 +114,6 @@ SOUND = {
         Activate(adapters=("a",), through_tuner=True),
         Delete(adapter="b"),
     ),
-    "mixed batch": example(*SECOND, Mixed(adapters=("a", "__base__")), Mixed(adapters=("b",) * 2)),
     "refused with shared parameters": example(
         FILL, Merge(safe=True, broken=True), method="tinylora", target_modules=["lin0", "head"]
     ),
@@ -207,33 +202,10 @@ SOUND = {
     "half precision": example(
         FILL, Merge(), Unmerge(), Train(), Convert(dtype="float32"), dtype="bfloat16"
     ),
-    "a combination": example(
-        *SECOND,
-        Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
-        Activate(adapters=("m",)),
-        Merge(),
-    ),
-    "combinations that leave entries out": example(
-        *SECOND,
-        Weighted(
-            adapters=("a", "b"),
-            weights=(1.0, 0.5),
-            combination="dare_linear",
-            name="m",
-            density=0.5,
-        ),
-        Weighted(
-            adapters=("a", "b"), weights=(-1.0, 0.5), combination="ties", name="n", density=0.5
-        ),
-        Activate(adapters=("m",)),
-        Merge(),
-    ),
     "a swap": example(FILL, HotSwap(adapter="a", target_rank=8), Fill(seed=2)),
-    "another scale": example(FILL, Scale(adapter="a", scale=2.0), Merge()),
     "DoRA": example(*SECOND, Activate(adapters=("a",)), Merge(), method="dora", use_dora=True),
     "refusals": example(
         FILL,
-        Mixed(adapters=("a", "nobody")),
         Add(adapter="a"),
         Merge(safe=True, broken=True),
         Merge(),
@@ -392,16 +364,6 @@ DEFECTS = {
         (Train(), Merge(), Unmerge(), Train(keep_optimizer=True)),
         3,
     ),
-    "accepted": (
-        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
-        (Mixed(adapters=("a", "nobody")),),
-        0,
-    ),
-    "two_ways": (
-        around(PeftModel, "forward", lambda real, self, x, **_: real(self, x)),
-        (*SECOND, Mixed(adapters=("a", "b"))),
-        4,
-    ),
 }
 
 
@@ -495,25 +457,6 @@ def test_a_defect_is_seen_by_its_check(
     failure = run(example(*acts), tmp_path).failure
     assert failure is not None
     assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
-
-
-def test_a_combination_that_does_not_divide_by_the_density_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = merge_utils.random_pruning
-    monkeypatch.setattr(
-        merge_utils,
-        "random_pruning",
-        lambda tensor, density, **_: real(tensor, density, rescale=False),
-    )
-    for number, combination in enumerate(("dare_linear", "ties")):
-        act = Weighted(
-            adapters=("a", "b"), weights=(1.0, 0.5), combination=combination, name="m", density=0.5
-        )
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        failure = run(example(*SECOND, act), folder).failure
-        assert (failure.check if failure else None) == {0: "function", 1: None}[number]
 
 
 def test_a_layer_that_the_library_leaves_out_is_seen(

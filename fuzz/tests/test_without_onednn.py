@@ -45,15 +45,13 @@ def example(name: str) -> Example:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_network_that_onednn_gets_wrong_is_sound(name: str, tmp_path: Path) -> None:
+def test_a_network_that_onednn_gets_wrong_is_sound(name: str, tmp_path: Path):
     outcome = run(example(name), tmp_path)
     assert (outcome.failure, outcome.absent) == (None, None)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_drawing_and_shrinking_compute_without_it(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_and_shrinking_compute_without_it(name: str, monkeypatch: pytest.MonkeyPatch):
     on: list[bool] = []
     monkeypatch.setattr(
         build.Sequence, "forward", lambda _, x: on.append(torch.backends.mkldnn.enabled)
@@ -62,7 +60,7 @@ def test_drawing_and_shrinking_compute_without_it(
     assert on == [False]
 
 
-def test_it_is_on_again_afterwards(tmp_path: Path) -> None:
+def test_it_is_on_again_afterwards(tmp_path: Path):
     assert torch.backends.mkldnn.enabled
     run(example("gradient"), tmp_path)
     assert torch.backends.mkldnn.enabled

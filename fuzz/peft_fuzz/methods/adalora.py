@@ -37,7 +37,7 @@ def adalora(
         if tensors["lora_E"].shape[0] != rank:
             return None
         update = tensors["lora_B"] @ (tensors["lora_A"] * tensors["lora_E"])
-        factor = adapter.scale * settings["lora_alpha"] / rank
+        factor = settings["lora_alpha"] / rank
         weight = weight + factor * update.reshape(weight.shape)
     return {"weight": as_rows(weight, layer.kind)}
 

@@ -92,7 +92,7 @@ def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Ma
     weight = as_rows(base.weight, layer.kind).clone()  # type: ignore[arg-type]
     for adapter in adapters:
         rows, columns = adapter.tensors["shira_indices"].long()
-        values = adapter.scale * adapter.tensors["shira_weight"]
+        values = adapter.tensors["shira_weight"]
         weight.index_put_((rows, columns), values, accumulate=True)
     return {"weight": as_rows(weight, layer.kind)}
 

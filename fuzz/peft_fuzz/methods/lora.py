@@ -39,7 +39,7 @@ def scaling(adapter: LayerAdapter) -> float:
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
     alpha = by_pattern(settings.get("alpha_pattern"), name, settings["lora_alpha"])
     stable = settings.get("use_rslora", False)
-    return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
+    return float(alpha / (sqrt(rank) if stable else rank))
 
 
 def low_rank_product(down: Tensor, up: Tensor, groups: int) -> Tensor:
@@ -233,11 +233,6 @@ LIMITS: Final = (
         "Only same embed for query/key/value|does not support",
         "error text of peft.tuners.lora.layer.MultiheadAttention",
     ),
-    Limit(
-        "adapter_names.*(training|inference)|Cannot pass `adapter_names`",
-        "docs: mixed batches, in inference and unmerged only",
-        stage="call",
-    ),
 )
 
 LORA: Final = Method(
@@ -246,7 +241,7 @@ LORA: Final = Method(
     "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
     draw_lora,
     kinds=_KINDS,
-    abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
+    abilities=MERGES | {"hot_swap"},
     formula=lora,
     flops=lora_flops,
     by_hand="with_lora",
@@ -261,7 +256,6 @@ DORA: Final = replace(
     config=CONFIGS["dora"],
     source="Liu et al., arXiv:2402.09353, equation 5",
     kinds=_KINDS - {"attention"},
-    abilities=LORA.abilities - {"mixed"},
     by_hand="with_dora",
     fixed={"use_dora": True},
     runs="lora",

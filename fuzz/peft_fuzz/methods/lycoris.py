@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, off, on, rank_patterns, values
-from peft_fuzz.methods.method import CONFIGS, MERGES, Formula, LayerAdapter, Method, Settings
+from peft_fuzz.methods.method import CONFIGS, Formula, LayerAdapter, Method, Settings
 from peft_fuzz.networks.network import Layer
 
 
@@ -21,7 +21,7 @@ def _scaling(adapter: LayerAdapter) -> float:
     settings, name = adapter.settings, adapter.layer_name
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
     alpha = by_pattern(settings.get("alpha_pattern"), name, settings["alpha"])
-    return float(adapter.scale * alpha / rank)
+    return float(alpha / rank)
 
 
 def core_product(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
@@ -151,7 +151,6 @@ LOHA: Final = Method(
     "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
     draw_loha,
     kinds=frozenset({"conv1d", "conv2d", "linear"}),
-    abilities=MERGES | {"scale"},
     formula=loha,
     flops=loha_flops,
     by_hand="added",

@@ -15,9 +15,7 @@ from peft_fuzz.methods.fields import Drawing
 from peft_fuzz.networks.network import TRANSPOSED, Kind, Layer
 from peft_regress.catalogue.methods import ADAPTERS
 
-Ability: TypeAlias = Literal[
-    "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"
-]
+Ability: TypeAlias = Literal["hot_swap", "merge", "several_active", "unmerge"]
 Settings: TypeAlias = "Mapping[str, Any]"
 Stage: TypeAlias = Literal["call", "wrap"]
 """`wrap`: while an adapter is put in (the first, a second, a loaded one); `call`: any other act."""
@@ -37,14 +35,12 @@ class LayerAdapter:
         layer_name: The dotted path in the base network, which rank and alpha patterns are about.
         tensors: Its parameters and buffers there in float64, as `adapter_tensors` names them:
             `lora_A.weight`, `hada_w1_a`, of an attention's output `out_proj.lora_A.weight`.
-        scale: The product of what `Scale` acts multiplied the configured scale by.
 
     """
 
     settings: Settings
     layer_name: str
     tensors: Mapping[str, Tensor]
-    scale: float = 1.0
 
 
 Formula: TypeAlias = "Callable[[nn.Module, Layer, Sequence[LayerAdapter]], Parameters | None]"

@@ -33,7 +33,8 @@ def _fields(layers: Sequence[Layer], config: str) -> Fields:
     name = config.removesuffix("Config").lower()
     divides = st.sampled_from(common(layers))
     most = min(layer.inputs * layer.outputs for layer in layers)
-    ranks = st.sampled_from(within(layers))
+    # GraLoRA's rank is a multiple of its two blocks.
+    ranks = values(2, 4) if name == "gralora" else st.sampled_from(within(layers))
     dropouts = [one for one in config_defaults(config) if one.endswith("dropout")]
     start = config_defaults(config).get("init_weights")
     return Fields(
@@ -42,7 +43,6 @@ def _fields(layers: Sequence[Layer], config: str) -> Fields:
             "effective_rank": ranks,
             "vector_length": divides,
             "group_size": values(2),
-            "gralora_k": values(common(layers)[0]),
             "n_frequency": st.integers(1, most),
             "progressbar": off(),
         },

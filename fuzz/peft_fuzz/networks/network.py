@@ -38,7 +38,6 @@ class Layer(Value, frozen=True, kw_only=True, omit_defaults=True):
         kernel: One size for each spatial dimension of a convolution.
         padding: One size for each dimension, or "same".
         heads: Of an attention.
-        by_keyword: Call the layer with keyword arguments, as an attention allows.
         same_as: The name of an earlier layer whose module this name has, too (the fields above must
             be equal); the module runs once for each name.
 
@@ -56,7 +55,6 @@ class Layer(Value, frozen=True, kw_only=True, omit_defaults=True):
     padding_mode: Literal["circular", "reflect", "replicate", "zeros"] = "zeros"
     bias: bool = True
     heads: Size = 1
-    by_keyword: bool = False
     same_as: str | None = None
 
     @property

@@ -66,8 +66,6 @@ def _of_model(life: Life, trained: Mapping[tuple[str, str], Tensor]) -> Named:
 
 def _of_formula(life: Life, adapter: str) -> Named | None:
     """Return the gradients in each layer by the tensors' names; None if no formula tells."""
-    if life.plan.settings[adapter] is None:
-        return None
     leaves: Named = {}
     parameters: dict[str, Tensor] = {}
     adapted = life.model.get_base_model()

@@ -86,10 +86,8 @@ def _forward(network: Network) -> Iterator[str]:
         if in_space and not is_convolution:
             yield "x = x.flatten(2).mean(2)"
         in_space = is_convolution
-        if layer.kind != "attention":
-            yield f"x = {place}(x)"
-        elif layer.by_keyword:
-            yield f"x = {place}(query=x, key=x, value=x, need_weights=False)[0]"
-        else:
+        if layer.kind == "attention":
             yield f"x = {place}(x, x, x, need_weights=False)[0]"
+        else:
+            yield f"x = {place}(x)"
     yield "return x"

@@ -194,7 +194,7 @@ class _Script:
         if check in {"exception", CRASH}:
             yield "print('expected: no error')"
             # A forward pass may be what fails.
-            yield from _tried(code if kind == "mixed" else [*code, "output(model, x)"])
+            yield from _tried([*code, "output(model, x)"])
             return
         if check == "accepted":
             yield "print('expected: a clear error, for what the documentation refuses')"
@@ -202,7 +202,7 @@ class _Script:
             yield "print('came: no error')"
             yield "raise SystemExit(1)"
             return
-        if kind not in {"mixed", "wrap"} and self._known_at() is None:
+        if kind != "wrap" and self._known_at() is None:
             keeps_adapters = kind != "unload" or "merge" in code[0]
             kept = "model" if keeps_adapters else "without_adapters(model)"
             yield f"before = output({kept}, x)"
@@ -210,9 +210,7 @@ class _Script:
         yield from code
         if kind == "disable":
             yield "output(model, x)  # a disabled layer takes merged weights out when it is called"
-        if kind == "mixed":
-            yield "compare('each item as by its adapter alone', alone, mixed)"
-        elif kind == "unload" and check in _OUTPUT_CHECKS:
+        if kind == "unload" and check in _OUTPUT_CHECKS:
             yield "leftovers(model, original)"
             yield "compare('as before unloading', before, output(model, x))"
         elif check == "function":

@@ -18,12 +18,12 @@ from peft_fuzz.methods.lycoris import core_product, kronecker
 from peft_fuzz.methods.method import dense
 
 
-def output(model, x, **keywords):
+def output(model, x):
     """Return what the model computes in evaluation mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.no_grad():
-        result = model(x, **keywords)
+        result = model(x)
     for module, training in modes:
         module.training = training
     return result
@@ -215,20 +215,6 @@ def spoil(model):
     ]
     with torch.no_grad():
         found[-1].fill_(float("nan"))
-
-
-def one_by_one(model, x, names):
-    """Return the output of each item by its adapter alone."""
-    outputs, active = [], model.active_adapters
-    for index, name in enumerate(names):
-        if name == "__base__":
-            with model.disable_adapter():
-                outputs.append(output(model, x)[index : index + 1])
-        else:
-            model.set_adapter(name)
-            outputs.append(output(model, x)[index : index + 1])
-    model.base_model.set_adapter(active)
-    return torch.cat(outputs)
 
 
 def merged_by_hand(model, original, x, new_weight):

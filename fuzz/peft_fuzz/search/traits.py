@@ -77,8 +77,6 @@ def _layer_traits(layer: Layer) -> Iterator[str]:
         yield "no bias"
     if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
         yield "not square"
-    if layer.by_keyword:
-        yield "called by keyword"
     if layer.same_as is not None:
         yield "shared module"
     if "." in layer.name:

@@ -123,7 +123,6 @@ def _flat(draw: DrawFn, name: str, kind: Kind, width: int) -> Layer:
             outputs=width,
             heads=2 if draw(COIN) else 1,
             bias=draw(BIAS),
-            by_keyword=draw(COIN),
         )
     outputs = draw(WIDTHS)
     if kind in {"embedding", "transposed_linear"}:
