@@ -7,12 +7,7 @@ from peft_fuzz.networks.network import AdaptedNetwork, Value
 
 
 class Example(AdaptedNetwork, frozen=True, kw_only=True, omit_defaults=True):
-    """A network, the adapters of one method, and the acts of a life.
-
-    Attributes:
-        autocast: `autocast_adapter_dtype` of peft.
-
-    """
+    """A network, the adapters of one method, and the acts of a life."""
 
     acts: tuple[Act, ...] = ()
     autocast: bool = True

@@ -149,14 +149,7 @@ def follow(plan: Plan, act: Act) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the drawn lives of an adapted network depend on.
-
-    Attributes:
-        names: Of the adapters.
-        with_copies: Whether an adapter has copies of layers (`modules_to_save`).
-        swap_rank: A rank that the groups of all layers divide, for swaps of another rank.
-
-    """
+    """What the drawn lives of an adapted network depend on."""
 
     names: tuple[str, ...]
     abilities: frozenset[str]
@@ -199,13 +192,7 @@ def present(names: Sequence[str], plan: Plan) -> tuple[str, ...]:
 
 @dataclass(kw_only=True)
 class Lines:
-    """What the lines of a script depend on.
-
-    Attributes:
-        autocast: The argument `autocast_adapter_dtype`, with the comma before it; '' by default.
-        has_optimizer: Whether an earlier act has made an optimizer.
-
-    """
+    """What the lines of a script depend on."""
 
     on: AdaptedNetwork
     method: Method

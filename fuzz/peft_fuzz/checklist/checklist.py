@@ -27,13 +27,7 @@ INSTALLED: Final = "installed"
 
 @dataclass(frozen=True, kw_only=True)
 class ChecklistSettings:
-    """What is compared, with what, and where.
-
-    Attributes:
-        time_limit: Seconds for one situation on one side.
-        base: `installed` for the installed packages, else a requirement.
-
-    """
+    """What is compared, with what, and where."""
 
     method: str
     jobs: int
@@ -46,14 +40,7 @@ class ChecklistSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Checklist:
-    """The filled checklist.
-
-    Attributes:
-        base: As the user named it.
-        packages: All packages that a number can depend on, on both sides.
-        installed: What each side has over the current environment.
-
-    """
+    """The filled checklist."""
 
     method: str
     requirements: tuple[str, ...]

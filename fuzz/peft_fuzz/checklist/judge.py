@@ -53,12 +53,7 @@ def judge(results: Sequence[Result], inspected: Sequence[Inspected]) -> Judged:
 
 
 class Part(NamedTuple):
-    """One function of one situation: what was compared, or why not.
-
-    Attributes:
-        share: The difference in multiples of the bound.
-
-    """
+    """One function of one situation: what was compared, or why not."""
 
     situation: Situation
     name: str

@@ -136,10 +136,7 @@ def network(situation: Situation) -> nn.Module:
 
 
 def wrapped(situation: Situation) -> nn.Module:
-    """Return a network with a fresh adapter.
-
-    Raises `UnsupportedCaseError` if peft lacks the method, and what peft raises.
-    """
+    """Return a network with a fresh adapter."""
     names = NETWORKS[situation.network].targets
     options = _autocast(import_module("peft").get_peft_model, situation)
     method = find_method(situation.method)
@@ -164,10 +161,7 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
 
 
 def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
-    """Fill what trains with seeded numbers: most adapters start as zero and would hide an error.
-
-    times: how much larger they are than usual.
-    """
+    """Fill what trains with seeded numbers: most adapters start as zero and would hide an error."""
     of_scales, scales = times * _SCALE_SPREAD, find_method(situation.method).scales
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():

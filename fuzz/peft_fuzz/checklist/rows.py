@@ -23,13 +23,7 @@ class Detail(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table.
-
-    Attributes:
-        configurations: How many configurations it is about; None for all.
-        details: The situations that are out of bounds or not measured, and why.
-
-    """
+    """One row of the table."""
 
     about: About
     what: str

@@ -34,13 +34,7 @@ _EACH: Final = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The outputs of both sides for one function.
-
-    Attributes:
-        largest_base: The largest absolute output of the base.
-        absolute: The largest absolute difference; NaN if a side gives one.
-
-    """
+    """The outputs of both sides for one function."""
 
     largest_base: float
     largest_branch: float

@@ -168,11 +168,7 @@ def known_methods() -> dict[str, PeftAdapter]:
 
 
 def find_method(name: str) -> PeftAdapter:
-    """Return an adapter of peft by its name in the catalogue.
-
-    Raises `UnknownNameError`, and `InputError` for a method that is not an adapter of peft or
-    whose base type is part of its name.
-    """
+    """Return an adapter of peft by its name in the catalogue."""
     known = known_methods()
     if name in known:
         return known[name]
@@ -185,10 +181,7 @@ def find_method(name: str) -> PeftAdapter:
 
 
 def situations(method: PeftAdapter, fields: Collection[str]) -> Iterator[Situation]:
-    """Yield what to compare.
-
-    `fields` are those of the configuration on the base: configurations that it lacks are left out.
-    """
+    """Yield what to compare."""
     for name, network in NETWORKS.items():
         rank = _rank(method, network)
         usual = dict(method.settings(rank))

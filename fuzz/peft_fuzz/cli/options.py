@@ -87,11 +87,7 @@ def fuzz_and_show(
     summary: Path | None,
     output: str,
 ) -> int:
-    """Fuzz, print the result, write the summary, and return the exit code.
-
-    Raises `InputError` as `fuzz` does, for an output inside the corpus, and for a summary that
-    cannot be written.
-    """
+    """Fuzz, print the result, write the summary, and return the exit code."""
     for option, path in (("--save", settings.save), ("--summary", summary)):
         if path is not None:
             check_output(path, option, storage=settings.corpus, kind="corpus")

@@ -8,17 +8,9 @@ from typing import Final
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from peft_fuzz.methods import method as m
 from peft_fuzz.methods.fields import RANKS, Fields, off, values
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    DENSE,
-    LayerAdapter,
-    Limit,
-    Method,
-    Settings,
-    as_rows,
-    rows_of,
-)
+from peft_fuzz.methods.method import LayerAdapter, Limit, Method
 from peft_fuzz.networks.network import Layer
 
 
@@ -30,7 +22,7 @@ def adalora(
     P is lora_B, L the diagonal lora_E, Q lora_A. None after pruning: whether r is then the first
     rank or the one that is left is nowhere documented.
     """
-    weight = rows_of(base, layer)
+    weight = m.rows_of(base, layer)
     for adapter in adapters:
         tensors, settings = adapter.tensors, adapter.settings
         rank = settings["init_r"]
@@ -39,10 +31,10 @@ def adalora(
         update = tensors["lora_B"] @ (tensors["lora_A"] * tensors["lora_E"])
         factor = settings["lora_alpha"] / rank
         weight = weight + factor * update.reshape(weight.shape)
-    return {"weight": as_rows(weight, layer.kind)}
+    return {"weight": m.as_rows(weight, layer.kind)}
 
 
-def adalora_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def adalora_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count two thin products, or the product that makes the update in full size."""
     rank = settings["init_r"]
     inputs = layer.fan_in
@@ -72,10 +64,10 @@ def draw_adalora(_layers: Sequence[Layer]) -> Fields:
 
 ADALORA: Final = Method(
     "adalora",
-    CONFIGS["adalora"],
+    m.CONFIGS["adalora"],
     "Zhang et al., arXiv:2303.10512, equation 3",
     draw_adalora,
-    kinds=DENSE | {"conv2d"},
+    kinds=m.DENSE | {"conv2d"},
     abilities=frozenset({"merge", "unmerge"}),
     formula=adalora,
     flops=adalora_flops,

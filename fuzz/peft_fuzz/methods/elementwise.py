@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from peft_fuzz.methods import method as m
 from peft_fuzz.methods.fields import (
     RANKS,
     Fields,
@@ -20,18 +21,7 @@ from peft_fuzz.methods.fields import (
     projected,
     values,
 )
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    DENSE,
-    LayerAdapter,
-    Limit,
-    Method,
-    Settings,
-    as_rows,
-    no_groups,
-    rows_of,
-    starts_true,
-)
+from peft_fuzz.methods.method import LayerAdapter, Limit, Method
 from peft_fuzz.networks.network import Layer
 
 
@@ -41,13 +31,13 @@ def vera(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Map
     A and B are shared by all layers, cut to the layer's size; with the adapter's rank if another
     adapter's is larger.
     """
-    weight = rows_of(base, layer)
+    weight = m.rows_of(base, layer)
     for adapter in adapters:
         inner, outer = adapter.tensors["vera_lambda_d"], adapter.tensors["vera_lambda_b"]
         down = adapter.tensors["vera_A"][: len(inner), : layer.inputs]
         up = adapter.tensors["vera_B"][: layer.outputs, : len(inner)]
         weight = weight + outer[:, None] * up @ (inner[:, None] * down)
-    return {"weight": as_rows(weight, layer.kind)}
+    return {"weight": m.as_rows(weight, layer.kind)}
 
 
 def fourierft(
@@ -58,7 +48,7 @@ def fourierft(
     Gao et al., FourierFT, arXiv:2405.03003, equations 2 to 4. The transform is a product with two
     matrices of roots of unity; torch's inverse transform divides by their sizes.
     """
-    weight = rows_of(base, layer)
+    weight = m.rows_of(base, layer)
     rows, columns = weight.shape
     for adapter in adapters:
         places, values = adapter.tensors["indices"], adapter.tensors["fourierft_spectrum"]
@@ -66,7 +56,7 @@ def fourierft(
         spectrum[places[0], places[1]] = values.to(torch.complex128)
         waves = _roots(rows) @ spectrum @ _roots(columns)
         weight = weight + adapter.settings["scaling"] * waves.real / (rows * columns)
-    return {"weight": as_rows(weight, layer.kind)}
+    return {"weight": m.as_rows(weight, layer.kind)}
 
 
 def _roots(size: int) -> Tensor:
@@ -77,24 +67,24 @@ def _roots(size: int) -> Tensor:
 
 def hira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
     """Return W + W o (B A); Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)."""
-    weight = rows_of(base, layer)
+    weight = m.rows_of(base, layer)
     total = weight
     middle = "embedding_" if layer.kind == "embedding" else ""
     for adapter in adapters:
         up, down = (adapter.tensors[f"hira_{middle}{which}"] for which in ("B", "A"))
         product = up.flatten(1) @ down.flatten(1)
         total = total + weight * product.reshape(weight.shape)
-    return {"weight": as_rows(total, layer.kind)}
+    return {"weight": m.as_rows(total, layer.kind)}
 
 
 def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
     """Return W with numbers added at fixed places; Bhardwaj et al., SHiRA, arXiv:2406.13175."""
-    weight = as_rows(base.weight, layer.kind).clone()  # type: ignore[arg-type]
+    weight = m.as_rows(base.weight, layer.kind).clone()  # type: ignore[arg-type]
     for adapter in adapters:
         rows, columns = adapter.tensors["shira_indices"].long()
         values = adapter.tensors["shira_weight"]
         weight.index_put_((rows, columns), values, accumulate=True)
-    return {"weight": as_rows(weight, layer.kind)}
+    return {"weight": m.as_rows(weight, layer.kind)}
 
 
 def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
@@ -112,17 +102,17 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
     return {"weight": weight}
 
 
-def vera_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def vera_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count two thin products."""
     return int(2 * settings["r"] * (layer.inputs + layer.outputs) * positions)
 
 
-def fourierft_flops(layer: Layer, _settings: Settings, positions: int) -> int:
+def fourierft_flops(layer: Layer, _settings: m.Settings, positions: int) -> int:
     """Count the update's own product; a fast transform multiplies no matrices."""
     return layer.flops(positions)
 
 
-def hira_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def hira_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count B A in full size, and the update's own product of a linear layer.
 
     A convolution that runs twice is docs/findings/peft-second-convolution.md.
@@ -183,7 +173,7 @@ VERA: Final = Method(
     "VeraConfig",
     "Kopiczko et al., arXiv:2310.11454, equation 2",
     projected("vera_dropout", "vera_only", d_initial=values(0.5)),
-    kinds=DENSE,
+    kinds=m.DENSE,
     formula=vera,
     flops=vera_flops,
     by_hand="with_vera",
@@ -200,7 +190,7 @@ FOURIERFT: Final = Method(
     "FourierFTConfig",
     "Gao et al., arXiv:2405.03003, equations 2 to 4",
     draw_fourierft,
-    kinds=DENSE,
+    kinds=m.DENSE,
     formula=fourierft,
     flops=fourierft_flops,
     trains=("fourierft_spectrum",),
@@ -213,15 +203,15 @@ FOURIERFT: Final = Method(
 )
 HIRA: Final = Method(
     "hira",
-    CONFIGS["hira"],
+    m.CONFIGS["hira"],
     "Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
     draw_hira,
-    kinds=DENSE | {"conv1d", "conv2d", "conv3d", "embedding"},
+    kinds=m.DENSE | {"conv1d", "conv2d", "conv3d", "embedding"},
     formula=hira,
     flops=hira_flops,
     by_hand="multiplied",
     trains=("hira_",),
-    limits=(no_groups("HiRA", "hira"),),
+    limits=(m.no_groups("HiRA", "hira"),),
 )
 C3A: Final = Method(
     "c3a",
@@ -231,7 +221,7 @@ C3A: Final = Method(
     formula=c3a,
     by_hand="added",
     trains=("c3a_kernel",),
-    identity=starts_true,
+    identity=m.starts_true,
 )
 SHIRA: Final = Method(
     "shira",

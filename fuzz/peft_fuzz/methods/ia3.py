@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from peft_fuzz.methods import method as m
 from peft_fuzz.methods.fields import Fields, off
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    DENSE,
-    LayerAdapter,
-    Method,
-    Settings,
-    as_rows,
-    rows_of,
-)
+from peft_fuzz.methods.method import LayerAdapter, Method
 from peft_fuzz.networks.network import Layer
 
 
-def is_feedforward(settings: Settings, layer: str) -> bool:
+def is_feedforward(settings: m.Settings, layer: str) -> bool:
     """Return whether `feedforward_modules` names a layer: its inputs are scaled then."""
     named = settings.get("feedforward_modules") or ()
     if isinstance(named, str):
@@ -38,7 +31,7 @@ def ia3(
     Liu et al., arXiv:2205.05638, section 3.3: l o (W x + b) for keys and values, W (l o x) + b for
     the second layer of a feed-forward block.
     """
-    weight = rows_of(base, layer)
+    weight = m.rows_of(base, layer)
     bias: Tensor | None = getattr(base, "bias", None)
     ones = (1,) * (weight.dim() - 2)
     for adapter in adapters:
@@ -54,11 +47,11 @@ def ia3(
         else:
             weight = weight * factor.reshape(-1, 1, *ones)
             bias = None if bias is None else bias * factor
-    found = {"weight": as_rows(weight, layer.kind)}
+    found = {"weight": m.as_rows(weight, layer.kind)}
     return found if bias is None else {**found, "bias": bias}
 
 
-def ia3_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def ia3_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count nothing: inputs or outputs are scaled entry by entry, and no matrix is multiplied."""
     del layer, settings, positions
     return 0
@@ -70,26 +63,15 @@ def draw_ia3(layers: Sequence[Layer]) -> Fields:
     return Fields(
         always={"feedforward_modules": st.lists(st.sampled_from(names), unique=True)},
         sometimes={"init_ia3_weights": off()},
-        agree=_ia3_together,
     )
-
-
-def _ia3_together(settings: dict[str, Any]) -> dict[str, Any]:
-    """Keep to the documentation: feed-forward modules are among the targets."""
-    targets = settings["target_modules"]
-    if isinstance(targets, list):
-        settings["feedforward_modules"] = [
-            name for name in settings["feedforward_modules"] if name in targets
-        ]
-    return settings
 
 
 IA3: Final = Method(
     "ia3",
-    CONFIGS["ia3"],
+    m.CONFIGS["ia3"],
     "Liu et al., arXiv:2205.05638, section 3.3",
     draw_ia3,
-    kinds=DENSE | {"conv2d", "conv3d"},
+    kinds=m.DENSE | {"conv2d", "conv3d"},
     formula=ia3,
     flops=ia3_flops,
     by_hand="scaled_by_hand",

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
+from peft_fuzz.methods import method as m
 from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    MERGES,
-    LayerAdapter,
-    Limit,
-    Method,
-    Settings,
-    as_rows,
-    dense,
-    moves_base,
-)
+from peft_fuzz.methods.method import LayerAdapter, Limit, Method, dense
 from peft_fuzz.networks.network import Kind, Layer
 
 _EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
@@ -70,7 +61,7 @@ def _layer(
     weight: Tensor, bias: Tensor | None, layer: Layer, adapters: Sequence[LayerAdapter]
 ) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a layer with adapters; the updates of several are added."""
-    base = as_rows(weight, layer.kind)
+    base = m.as_rows(weight, layer.kind)
     deltas = []
     for adapter in adapters:
         scale = scaling(adapter)
@@ -90,7 +81,7 @@ def _layer(
             extra = scale * adapter.tensors["lora_B.bias"]
             bias = extra if bias is None else bias + extra
     total = base + sum(deltas) if deltas else base
-    return as_rows(total, layer.kind), bias
+    return m.as_rows(total, layer.kind), bias
 
 
 def lora(
@@ -138,7 +129,7 @@ def _attention(
     return found
 
 
-def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def lora_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count A x and B (A x); for DoRA also the product B A, which the norm needs.
 
     peft makes B A by sending an identity through A and B (for FSDP, as its source says).
@@ -160,7 +151,7 @@ def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
     return thin + norm
 
 
-def _identity(settings: Settings) -> bool:
+def _identity(settings: m.Settings) -> bool:
     """LoRA's B is zero at the start for True, gaussian and orthogonal's pairs; not for False.
 
     PiSSA and OLoRA subtract what they start with from the base weight.
@@ -237,23 +228,23 @@ LIMITS: Final = (
 
 LORA: Final = Method(
     "lora",
-    CONFIGS["lora"],
+    m.CONFIGS["lora"],
     "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
     draw_lora,
     kinds=_KINDS,
-    abilities=MERGES | {"hot_swap"},
+    abilities=m.MERGES | {"hot_swap"},
     formula=lora,
     flops=lora_flops,
     by_hand="with_lora",
     trains=("lora_",),
     limits=LIMITS,
     identity=_identity,
-    same_base=lambda settings: not moves_base(settings),
+    same_base=lambda settings: not m.moves_base(settings),
 )
 DORA: Final = replace(
     LORA,
     name="dora",
-    config=CONFIGS["dora"],
+    config=m.CONFIGS["dora"],
     source="Liu et al., arXiv:2402.09353, equation 5",
     kinds=_KINDS - {"attention"},
     by_hand="with_dora",

@@ -60,15 +60,7 @@ width) of a convolution's output.
 
 @dataclass(frozen=True)
 class Limit:
-    """A documented limit: the library refuses clearly, and that is right.
-
-    Attributes:
-        message: A regular expression found in what the library says.
-        source: Where the limit is documented.
-        error: The type of the exception.
-        stage: When it may come; None for any time.
-
-    """
+    """A documented limit: the library refuses clearly, and that is right."""
 
     message: str
     source: str

@@ -12,17 +12,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
+from peft_fuzz.methods import method as m
 from peft_fuzz.methods.fields import SHARED_PROJECTION, Fields, common, off, values, within
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    DENSE,
-    Limit,
-    Method,
-    always,
-    config_defaults,
-    never,
-    starts_true,
-)
+from peft_fuzz.methods.method import Limit, Method
 from peft_fuzz.networks.network import Layer
 
 _BIASES: Final = ("deft", "delora", "frod", "gralora", "pvera", "randlora", "tinylora", "vblora")
@@ -35,8 +27,8 @@ def _fields(layers: Sequence[Layer], config: str) -> Fields:
     most = min(layer.inputs * layer.outputs for layer in layers)
     # GraLoRA's rank is a multiple of its two blocks.
     ranks = values(2, 4) if name == "gralora" else st.sampled_from(within(layers))
-    dropouts = [one for one in config_defaults(config) if one.endswith("dropout")]
-    start = config_defaults(config).get("init_weights")
+    dropouts = [one for one in m.config_defaults(config) if one.endswith("dropout")]
+    start = m.config_defaults(config).get("init_weights")
     return Fields(
         always={
             "r": ranks,
@@ -64,12 +56,12 @@ _PROJECTIONS: Final = Limit(
     "or greater is required|PRNG key|save_projection", "error text of peft.tuners.randlora"
 )
 OTHERS: Final = (
-    _method("vblora", "VBLoRAConfig", "arXiv:2405.15179", kinds=DENSE, identity=never),
+    _method("vblora", "VBLoRAConfig", "arXiv:2405.15179", kinds=m.DENSE, identity=m.never),
     _method(
         "randlora",
         "RandLoraConfig",
         "arXiv:2502.00987",
-        kinds=DENSE,
+        kinds=m.DENSE,
         by_hand="added",
         limits=(_PROJECTIONS,),
     ),
@@ -77,27 +69,27 @@ OTHERS: Final = (
     _method("bone", "BoneConfig", "arXiv:2409.15371"),
     _method(
         "ln_tuning",
-        CONFIGS["ln_tuning"],
+        m.CONFIGS["ln_tuning"],
         "arXiv:2312.11420",
         kinds=frozenset({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
         exchanges=True,
-        identity=always,
+        identity=m.always,
     ),
     _method("road", "RoadConfig", "arXiv:2409.00119"),
-    _method("gralora", "GraloraConfig", "arXiv:2505.20355", kinds=DENSE, by_hand="added"),
+    _method("gralora", "GraloraConfig", "arXiv:2505.20355", kinds=m.DENSE, by_hand="added"),
     _method("delora", "DeloraConfig", "arXiv:2503.18225", by_hand="added"),
-    _method("waveft", "WaveFTConfig", "arXiv:2505.12532", kinds=DENSE),
+    _method("waveft", "WaveFTConfig", "arXiv:2505.12532", kinds=m.DENSE),
     _method("psoft", "PsoftConfig", "documentation of peft: PSOFT", by_hand="added"),
     _method(
         "tinylora",
         "TinyLoraConfig",
         "documentation of peft: TinyLoRA",
-        kinds=DENSE,
+        kinds=m.DENSE,
         by_hand="added",
-        identity=starts_true,
+        identity=m.starts_true,
     ),
-    _method("frod", "FrodConfig", "documentation of peft: FRoD", kinds=DENSE, by_hand="added"),
+    _method("frod", "FrodConfig", "documentation of peft: FRoD", kinds=m.DENSE, by_hand="added"),
     _method("peanut", "PeanutConfig", "documentation of peft: PEANuT"),
     _method("glora", "GloraConfig", "arXiv:2306.07967"),
     _method("osf", "OSFConfig", "documentation of peft: OSF", abilities=frozenset({"merge"})),
@@ -106,17 +98,17 @@ OTHERS: Final = (
         "unilora",
         "UniLoraConfig",
         "documentation of peft: UniLoRA",
-        kinds=DENSE,
+        kinds=m.DENSE,
         by_hand="added",
-        identity=never,
+        identity=m.never,
     ),
     _method(
         "pvera",
         "PveraConfig",
         "documentation of peft: PVeRA",
-        kinds=DENSE,
+        kinds=m.DENSE,
         by_hand="added",
-        random=always,
+        random=m.always,
     ),
     _method(
         "lily",
@@ -128,7 +120,7 @@ OTHERS: Final = (
         "deft",
         "DeftConfig",
         "documentation of peft: DEFT",
-        kinds=DENSE,
+        kinds=m.DENSE,
         by_hand="added",
         identity=lambda settings: bool(settings["init_weights"]) and not settings["para"],
     ),

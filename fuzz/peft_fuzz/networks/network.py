@@ -120,13 +120,7 @@ class Adapter(Value, frozen=True, kw_only=True):
 
 
 class AdaptedNetwork(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """A network and adapters of one method.
-
-    Attributes:
-        method: A name of `peft_fuzz.methods`, such as `lora`.
-        adapters: The first one wraps the network; acts add the others.
-
-    """
+    """A network and adapters of one method."""
 
     network: Network
     method: str

@@ -9,14 +9,7 @@ from typing import Final, NoReturn
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must hold.
-
-    Attributes:
-        holds: What, in one sentence.
-        broken: What is wrong where it does not, for titles; {} is the type of an exception.
-        of_formula: Whether it is about what a method computes by code of its own.
-
-    """
+    """Something that must hold."""
 
     holds: str
     broken: str

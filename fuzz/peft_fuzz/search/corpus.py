@@ -23,11 +23,7 @@ _REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}
 
 
 def read_corpus(folder: Path) -> list[Finding]:
-    """Read all entries, sorted by name; none if there is no corpus.
-
-    Raises `RunFileError` for an entry that cannot be trusted, was never accepted, or has another
-    name than its cause.
-    """
+    """Read all entries, sorted by name; none if there is no corpus."""
     entries = read_findings(folder) if folder.exists() else []
     for path, finding in entries:
         if finding.accepted is None:

@@ -56,18 +56,7 @@ class Accepted(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finding(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """What was found, with all that it takes to see it again.
-
-    Attributes:
-        cause: What tells it from other findings; `cause.name` is the name of its file.
-        example: The smallest one that shows it.
-        packages: The versions of what it was found with.
-        seed: Of the search.
-        releases: In which releases it fails, where that was looked for.
-        mended: The versions of what it no longer fails with; of the corpus, it must not come back.
-        accepted: Of an entry of the corpus.
-
-    """
+    """What was found, with all that it takes to see it again."""
 
     kind: Literal["finding of the fuzzer"] = KIND
     schema_version: Literal[1] = 1
@@ -117,10 +106,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def read_findings(path: Path) -> list[tuple[Path, Finding]]:
-    """Read a finding, or all those of a folder, sorted by name.
-
-    Raises `RunFileError` for a file that is none or that was altered.
-    """
+    """Read a finding, or all those of a folder, sorted by name."""
     if not is_folder(path):
         return [(path, read_finding(path))]
     try:

@@ -41,16 +41,7 @@ INTERRUPTED: Final = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class FuzzSettings:
-    """What to search, how long, and where to keep what is found.
-
-    Attributes:
-        corpus: The folder of the known findings.
-        save: The folder of the findings: one JSON file each.
-        minutes: How long to search; 0 to replay the corpus alone.
-        methods: A glob on the methods' names.
-        time_limit: How many seconds one life may take.
-
-    """
+    """What to search, how long, and where to keep what is found."""
 
     corpus: Path
     save: Path

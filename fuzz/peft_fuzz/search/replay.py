@@ -60,11 +60,7 @@ class Replay:
         return [one for one in self.of("mended") if one.finding.mended is None]
 
     def run(self, environment: Environment, *, life_seconds: float = LIFE_SECONDS) -> None:
-        """Run the example of each finding in an environment that has this package.
-
-        After an interrupt, which is raised, the rest is `not replayed`. Raises
-        `UnusableEnvironmentError` if the libraries cannot be imported there.
-        """
+        """Run the example of each finding in an environment that has this package."""
         self.entries = [
             Replayed(finding=one, state="not replayed", remark="interrupted")
             for one in self.findings

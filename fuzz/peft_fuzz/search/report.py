@@ -40,12 +40,7 @@ _SCRIPT_SECONDS: Final = 120
 
 
 class Shown(NamedTuple):
-    """A script, and what came of it.
-
-    Attributes:
-        exit_code: 1 if it shows the failure, 0 if not; None if it did not end, or was not run.
-
-    """
+    """A script, and what came of it."""
 
     script: str
     printed: str
@@ -78,11 +73,7 @@ def output_of(script: str, python: Path) -> Shown:
 def fuzz_document(
     fuzzed: Fuzzed, scripts: Mapping[str, Shown] | None = None
 ) -> list[Section | Table]:
-    """Return the outcome, the corpus, each finding, and what to do.
-
-    With `scripts`, by name a script and what it prints, each finding is an issue for the library's
-    maintainers.
-    """
+    """Return the outcome, the corpus, each finding, and what to do."""
     return [
         *_heading(fuzzed),
         *_corpus(fuzzed.replay, all_entries=fuzzed.settings.minutes <= 0),
@@ -189,10 +180,7 @@ def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> 
 
 
 def title_of(finding: Finding, methods: Sequence[str] = ()) -> str:
-    """Return a finding's title, as of an issue.
-
-    methods: of the group that it stands for; more than four are counted.
-    """
+    """Return a finding's title, as of an issue."""
     position, acts = finding.failure.act, finding.example.acts
     act = acts[position] if 0 <= position < len(acts) else Wrap()
     check = CHECKS.get(finding.failure.check)

@@ -37,14 +37,7 @@ class _OutOfTimeError(BaseException):
 
 @dataclass
 class Search:
-    """One search; `seek` is called once.
-
-    Attributes:
-        run: Carries out an example.
-        known: The causes that are no finding any more.
-        clock: Returns seconds.
-
-    """
+    """One search; `seek` is called once."""
 
     run: Callable[[Example], Outcome]
     known: Sequence[Cause] = ()

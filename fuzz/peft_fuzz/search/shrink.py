@@ -19,10 +19,7 @@ _NEEDED: Final = frozenset({"kernel", "sizes", "target_modules"})
 
 
 def shrink(example: Example, still_fails: Callable[[Example], bool]) -> Example:
-    """Return the smallest example that edits lead to, each of which keeps the failure.
-
-    The largest parts go first. It ends when a whole round of edits changes nothing.
-    """
+    """Return the smallest example that edits lead to, each of which keeps the failure."""
     best, is_smaller = example, True
     while is_smaller:
         is_smaller = False

@@ -20,10 +20,7 @@ _SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "infere
 def traits_of(
     example: Example, done: Sequence[AnyAct], *, is_refused: bool = False
 ) -> tuple[str, ...]:
-    """Return the traits of an example, sorted, with the acts that were done.
-
-    is_refused: whether the library must refuse the last of them.
-    """
+    """Return the traits of an example, sorted, with the acts that were done."""
     refused = {"a refused act"} if is_refused else set()
     return tuple(sorted({*_traits(example, done)} | refused))
 
