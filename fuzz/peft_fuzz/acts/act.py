@@ -178,7 +178,6 @@ class Choices:
             "adapters": st.lists(every, min_size=1, max_size=2, unique=True).map(tuple),
             "name": st.just(COPIED),
             "seed": st.integers(0, 3),
-            "steps": st.integers(1, 2),
             "target_rank": st.sampled_from((None, None, SWAP_RANK // 2, self.swap_rank)),
         }
         return drawn.get(name, st.booleans())

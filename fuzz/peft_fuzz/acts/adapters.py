@@ -89,7 +89,8 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
     adapter: Name
 
     def is_legal(self, plan: Plan) -> bool:
-        if self.adapter not in plan.settings or not plan.enabled:
+        # What it has trained of the base's biases would stay, and no file would have that.
+        if self.adapter not in plan.settings or not plan.enabled or plan.has_bias:
             return False
         rest = [name for name in plan.active if name != self.adapter]
         return self.adapter in plan.merged or (not plan.merged and plan.copies_apart(rest))
@@ -108,12 +109,7 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             trainable = frozenset(left)
         # A model without adapters is to be unloaded; its calls are not documented.
         return replace(
-            plan,
-            settings=settings,
-            active=left,
-            trainable=trainable,
-            biased=plan.has_bias,
-            ended=not settings,
+            plan, settings=settings, active=left, trainable=trainable, ended=not settings
         )
 
     def carry_out(self, life: Life) -> None:

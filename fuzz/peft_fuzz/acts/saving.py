@@ -26,8 +26,7 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
     trainable: bool = False
 
     def is_legal(self, plan: Plan) -> bool:
-        # No file has the biases of the base that a deleted adapter has trained.
-        return bool(plan.active) and not (plan.merged or plan.padded or plan.biased)
+        return bool(plan.active) and not (plan.merged or plan.padded)
 
     def after(self, plan: Plan) -> Plan:
         first = (next(iter(plan.settings)),)

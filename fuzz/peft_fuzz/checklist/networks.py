@@ -54,8 +54,6 @@ class _Tokens(nn.Module):
 
 
 class _Multihead(nn.Module):
-    """torch's own attention layer."""
-
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(_WIDTH, 2, batch_first=True)
@@ -176,17 +174,3 @@ def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
                 parameter.copy_(times * drawn / math.sqrt(fan_in))
             else:  # a bias of the base
                 parameter.add_((of_scales * drawn).to(parameter.dtype))
-
-
-def type_name(tensor: Tensor) -> str:
-    """Return the number type of a tensor."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def types_of(adapted: nn.Module) -> dict[str, str]:
-    """Return the number type of each parameter of the adapter, by name."""
-    return {
-        name: type_name(parameter)
-        for name, parameter in adapted.named_parameters()
-        if f".{ADAPTER}" in name and parameter.is_floating_point()
-    }

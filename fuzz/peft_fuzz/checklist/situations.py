@@ -254,8 +254,6 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By what failed: adapting (or computing), a stage of `PARTS`, training."""
     keys: dict[str, str] = {}
     """Type and shape of each tensor of the checkpoint that this side writes."""
-    types: dict[str, dict[str, str]] = {}
-    """The number type of each parameter of the adapter, by name: `fresh` and `loaded`."""
     effect: float = 0.0
     """The largest difference that the adapter makes to an output."""
     losses: list[float] = []

@@ -1,4 +1,4 @@
-"""LoRA with its options, and DoRA."""
+"""LoRA with its options, DoRA and AdaLoRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
 from peft_fuzz.methods import method as m
-from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, rank_patterns, sizes_of, values
 from peft_fuzz.methods.method import LayerAdapter, Limit, Method, dense
 from peft_fuzz.networks.network import Kind, Layer
 
@@ -177,9 +177,9 @@ def draw_lora(layers: Sequence[Layer]) -> Fields:
         sometimes={
             "lora_alpha": values(1, 2, 4, 16, 32),
             "lora_dropout": values(0.5, 0.1),
-            "use_rslora": on(),
+            "use_rslora": values(True),
             "init_lora_weights": st.sampled_from(inits),
-            **({} if "embedding" in kinds else {"lora_bias": on()}),
+            **({} if "embedding" in kinds else {"lora_bias": values(True)}),
             **rank_patterns(layers, ranks),
         },
         bias="lora_only",
@@ -205,31 +205,20 @@ def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 LIMITS: Final = (
-    Limit("rank is divisible by groups", "error text of peft.tuners.lora.layer._ConvNd"),
+    Limit("rank is divisible by groups"),
     Limit(
         "Merging is not supported for _ConvNd layers with groups",
-        "warning and error text of peft.tuners.lora.layer._ConvNd",
         error="NotImplementedError",
         stage="call",
     ),
-    Limit(
-        "base layer has no bias",
-        "warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
-        "without a base bias",
-        error="RuntimeError",
-        stage="call",
-    ),
-    Limit("lora_bias", "peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding"),
-    Limit(
-        "Only same embed for query/key/value|does not support",
-        "error text of peft.tuners.lora.layer.MultiheadAttention",
-    ),
+    Limit("base layer has no bias", error="RuntimeError", stage="call"),
+    Limit("lora_bias"),
+    Limit("Only same embed for query/key/value|does not support"),
 )
 
 LORA: Final = Method(
     "lora",
     m.CONFIGS["lora"],
-    "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
     draw_lora,
     kinds=_KINDS,
     abilities=m.MERGES | {"hot_swap"},
@@ -245,9 +234,71 @@ DORA: Final = replace(
     LORA,
     name="dora",
     config=m.CONFIGS["dora"],
-    source="Liu et al., arXiv:2402.09353, equation 5",
     kinds=_KINDS - {"attention"},
     by_hand="with_dora",
     fixed={"use_dora": True},
     runs="lora",
+)
+
+
+def adalora(
+    base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> Mapping[str, Tensor] | None:
+    """Return W + alpha / r P L Q; Zhang et al., AdaLoRA, arXiv:2303.10512, equation 3.
+
+    P is lora_B, L the diagonal lora_E, Q lora_A. None after pruning: whether r is then the first
+    rank or the one that is left is nowhere documented.
+    """
+    weight = m.rows_of(base, layer)
+    for adapter in adapters:
+        tensors, settings = adapter.tensors, adapter.settings
+        rank = settings["init_r"]
+        if tensors["lora_E"].shape[0] != rank:
+            return None
+        update = tensors["lora_B"] @ (tensors["lora_A"] * tensors["lora_E"])
+        factor = settings["lora_alpha"] / rank
+        weight = weight + factor * update.reshape(weight.shape)
+    return {"weight": m.as_rows(weight, layer.kind)}
+
+
+def adalora_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
+    """Count two thin products, or the product that makes the update in full size."""
+    rank = settings["init_r"]
+    inputs = layer.fan_in
+    thin = 2 * rank * (inputs + layer.outputs) * positions
+    return int(max(thin, 2 * rank * inputs * layer.outputs))
+
+
+def draw_adalora(_layers: Sequence[Layer]) -> Fields:
+    """Draw a schedule that prunes after the steps of a life, or rarely within them."""
+    return Fields(
+        always={
+            "init_r": values(*RANKS),
+            "target_r": st.just(1),
+            "tinit": st.just(50),
+            "tfinal": st.just(10),
+            "total_step": st.just(100),
+        },
+        sometimes={
+            "lora_alpha": values(1, 2, 4, 16, 32),
+            "lora_dropout": values(0.5),
+            "init_lora_weights": values(False),
+            "orth_reg_weight": values(0.1),
+        },
+        bias="lora_only",
+    )
+
+
+ADALORA: Final = Method(
+    "adalora",
+    m.CONFIGS["adalora"],
+    draw_adalora,
+    kinds=m.DENSE | {"conv2d"},
+    abilities=frozenset({"merge", "unmerge"}),
+    formula=adalora,
+    flops=adalora_flops,
+    by_hand="added",
+    trains=("lora_A", "lora_B", "lora_E"),
+    limits=(Limit("supports only 1 trainable adapter", stage=None),),
+    identity=lambda settings: bool(settings["init_lora_weights"]),
 )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from peft_fuzz.methods import method as m
-from peft_fuzz.methods.fields import SHARED_PROJECTION, Fields, common, off, values, within
+from peft_fuzz.methods.fields import Fields, common, values, within
 from peft_fuzz.methods.method import Limit, Method
 from peft_fuzz.networks.network import Layer
 
@@ -36,90 +36,53 @@ def _fields(layers: Sequence[Layer], config: str) -> Fields:
             "vector_length": divides,
             "group_size": values(2),
             "n_frequency": st.integers(1, most),
-            "progressbar": off(),
+            "progressbar": values(False),
         },
         sometimes={
             **dict.fromkeys(dropouts, values(0.5)),
-            **({"init_weights": off()} if start is True else {}),
-            "save_projection": off(),
+            **({"init_weights": values(False)} if start is True else {}),
+            "save_projection": values(False),
         },
         bias="MiSS_only" if name == "miss" else f"{name}_only" if name in _BIASES else None,
-        shared=SHARED_PROJECTION,
+        shared=("projection_prng_key", "save_projection"),
     )
 
 
-def _method(name: str, config: str, source: str, **more: Any) -> Method:
-    return Method(name, config, source, partial(_fields, config=config), **more)
+def _method(name: str, config: str, **more: Any) -> Method:
+    return Method(name, config, partial(_fields, config=config), **more)
 
 
-_PROJECTIONS: Final = Limit(
-    "or greater is required|PRNG key|save_projection", "error text of peft.tuners.randlora"
-)
+_PROJECTIONS: Final = Limit("or greater is required|PRNG key|save_projection")
 OTHERS: Final = (
-    _method("vblora", "VBLoRAConfig", "arXiv:2405.15179", kinds=m.DENSE, identity=m.never),
-    _method(
-        "randlora",
-        "RandLoraConfig",
-        "arXiv:2502.00987",
-        kinds=m.DENSE,
-        by_hand="added",
-        limits=(_PROJECTIONS,),
-    ),
-    _method("miss", "MissConfig", "arXiv:2409.15371"),
-    _method("bone", "BoneConfig", "arXiv:2409.15371"),
+    _method("vblora", "VBLoRAConfig", kinds=m.DENSE, identity=m.never),
+    _method("randlora", "RandLoraConfig", kinds=m.DENSE, by_hand="added", limits=(_PROJECTIONS,)),
+    _method("miss", "MissConfig"),
+    _method("bone", "BoneConfig"),
     _method(
         "ln_tuning",
         m.CONFIGS["ln_tuning"],
-        "arXiv:2312.11420",
         kinds=frozenset({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
         exchanges=True,
         identity=m.always,
     ),
-    _method("road", "RoadConfig", "arXiv:2409.00119"),
-    _method("gralora", "GraloraConfig", "arXiv:2505.20355", kinds=m.DENSE, by_hand="added"),
-    _method("delora", "DeloraConfig", "arXiv:2503.18225", by_hand="added"),
-    _method("waveft", "WaveFTConfig", "arXiv:2505.12532", kinds=m.DENSE),
-    _method("psoft", "PsoftConfig", "documentation of peft: PSOFT", by_hand="added"),
-    _method(
-        "tinylora",
-        "TinyLoraConfig",
-        "documentation of peft: TinyLoRA",
-        kinds=m.DENSE,
-        by_hand="added",
-        identity=m.starts_true,
-    ),
-    _method("frod", "FrodConfig", "documentation of peft: FRoD", kinds=m.DENSE, by_hand="added"),
-    _method("peanut", "PeanutConfig", "documentation of peft: PEANuT"),
-    _method("glora", "GloraConfig", "arXiv:2306.07967"),
-    _method("osf", "OSFConfig", "documentation of peft: OSF", abilities=frozenset({"merge"})),
-    _method("beft", "BeftConfig", "documentation of peft: BEFT"),
-    _method(
-        "unilora",
-        "UniLoraConfig",
-        "documentation of peft: UniLoRA",
-        kinds=m.DENSE,
-        by_hand="added",
-        identity=m.never,
-    ),
-    _method(
-        "pvera",
-        "PveraConfig",
-        "documentation of peft: PVeRA",
-        kinds=m.DENSE,
-        by_hand="added",
-        random=m.always,
-    ),
-    _method(
-        "lily",
-        "LilyConfig",
-        "documentation of peft: Lily",
-        abilities=frozenset({"several_active"}),
-    ),
+    _method("road", "RoadConfig"),
+    _method("gralora", "GraloraConfig", kinds=m.DENSE, by_hand="added"),
+    _method("delora", "DeloraConfig", by_hand="added"),
+    _method("waveft", "WaveFTConfig", kinds=m.DENSE),
+    _method("psoft", "PsoftConfig", by_hand="added"),
+    _method("tinylora", "TinyLoraConfig", kinds=m.DENSE, by_hand="added", identity=m.starts_true),
+    _method("frod", "FrodConfig", kinds=m.DENSE, by_hand="added"),
+    _method("peanut", "PeanutConfig"),
+    _method("glora", "GloraConfig"),
+    _method("osf", "OSFConfig", abilities=frozenset({"merge"})),
+    _method("beft", "BeftConfig"),
+    _method("unilora", "UniLoraConfig", kinds=m.DENSE, by_hand="added", identity=m.never),
+    _method("pvera", "PveraConfig", kinds=m.DENSE, by_hand="added", random=m.always),
+    _method("lily", "LilyConfig", abilities=frozenset({"several_active"})),
     _method(
         "deft",
         "DeftConfig",
-        "documentation of peft: DEFT",
         kinds=m.DENSE,
         by_hand="added",
         identity=lambda settings: bool(settings["init_weights"]) and not settings["para"],

@@ -34,13 +34,9 @@ class Layer(Value, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         name: Its dotted path in the network; the parts before the last one are containers.
         inputs: Input features or channels; the number of embeddings; the width of an attention.
-        outputs: Output features or channels; the width of an embedding or attention.
-        kernel: One size for each spatial dimension of a convolution.
-        padding: One size for each dimension, or "same".
-        heads: Of an attention.
+        kernel: One size for each spatial dimension of a convolution; so are the next three.
         same_as: The name of an earlier layer whose module this name has, too (the fields above must
             be equal); the module runs once for each name.
-
     """
 
     name: str
@@ -83,13 +79,9 @@ class Network(Value, frozen=True, kw_only=True, omit_defaults=True):
     """A network of few layers with seeded weights.
 
     Attributes:
-        layers: In the order in which they run. Convolutions run first, on (batch, channels,
-            *sizes); before the first other layer the mean over positions is taken.
-        sizes: Spatial sizes of the input of a convolution; the number of tokens of a sequence; ()
-            for (batch, features).
-        batch: How many items the input has.
-        seed: Of weights and input.
-
+        layers: Convolutions run first, on (batch, channels, *sizes); before the first other layer
+            the mean over positions is taken.
+        sizes: Spatial sizes of a convolution's input; the number of tokens; () without either.
     """
 
     layers: tuple[Layer, ...]

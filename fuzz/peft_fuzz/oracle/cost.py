@@ -47,7 +47,6 @@ def check_cost(life: Life) -> None:
 
 
 def _count_base(life: Life) -> tuple[dict[str, int], int]:
-    """Return the output positions of each layer and the FLOPs of the network without adapters."""
     positions: dict[str, int] = {}
     hooks = []
     for layer in life.on.network.layers:

@@ -78,8 +78,6 @@ def parameters(
 
     None if a formula does not tell, and for a shared module, of which the library's documentation
     does not say whether each use of it is adapted.
-
-    Raises NotHeldError if an adapter is not on exactly the layers that its configuration names.
     """
     if plan.on.network.shares_a_module:
         return None
@@ -134,11 +132,7 @@ def layer_adapter(
     plan: Plan, layer: Layer, name: str, tensors: Mapping[str, Tensor]
 ) -> LayerAdapter:
     """Return what the formula needs of an adapter."""
-    return LayerAdapter(
-        settings=plan.settings[name],
-        layer_name=layer.name,
-        tensors=tensors,
-    )
+    return LayerAdapter(settings=plan.settings[name], layer_name=layer.name, tensors=tensors)
 
 
 def by_formula(

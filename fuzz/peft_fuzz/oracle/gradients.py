@@ -81,10 +81,7 @@ def _of_formula(life: Life, adapter: str) -> Named | None:
             if tensor.is_floating_point():
                 leaves[layer.name, name] = tensor.requires_grad_()
         new = by_formula(
-            life.oracle,
-            life.method,
-            layer,
-            [layer_adapter(life.plan, layer, adapter, tensors)],
+            life.oracle, life.method, layer, [layer_adapter(life.plan, layer, adapter, tensors)]
         )
         if new is None:
             return None

@@ -30,12 +30,8 @@ class Life:
         origin: The network without adapters, as it was, in its present dtype.
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
-        replaced: The weights of the reference for which what unmerging gave back was taken, as they
-            were before.
-        start: What the network returns without adapters.
-        optimized: The adapters that the optimizer was made for.
+        replaced: The reference's weights before what unmerging gave back was taken for them.
         known: What the model returned for adapters in effect since their parameters changed.
-
     """
 
     def __init__(self, on: AdaptedNetwork, method: Method, folder: Path, *, autocast: bool) -> None:

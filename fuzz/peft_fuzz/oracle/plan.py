@@ -20,14 +20,9 @@ class Change:
         adapters: Whose tensors it changes.
         trains: Whether it changes what trains: with the biases of the base, if an adapter has them.
         fills: Whether the adapters must have an effect afterwards, and the formula's gradients.
-        base: Whether it may change weights of the base.
-        is_another_model: Whether no tensor is as before.
         is_start: Whether the adapter is new, so that the output may have to be the base's.
-        is_called_first: Whether it ends with a call: a disabled layer takes merged weights out
-            then.
-        puts_in: The adapters that are new.
-        through: What puts them in, or the name of that method of the model.
-
+        is_called_first: Whether it ends with a call, in which a disabled layer takes weights out.
+        through: What puts `puts_in` in, or the name of that method of the model.
     """
 
     known_by: str = "two_ways"
@@ -81,9 +76,7 @@ class Plan:
         settings: Of the adapters that are there, in order of their addition.
         trainable: The adapters whose parameters train; None where the documentation leaves it open.
         padded: Whether the adapters are prepared for swaps of another rank.
-        biased: Whether an adapter that trained biases of the base has been deleted.
         unmerged: How often weights have been merged and taken out again.
-
     """
 
     on: AdaptedNetwork
@@ -95,7 +88,6 @@ class Plan:
     training: bool = False
     trainable: frozenset[str] | None = frozenset()
     padded: bool = False
-    biased: bool = False
     unmerged: int = 0
     ended: bool = False
 
@@ -137,8 +129,8 @@ class Plan:
 
     @property
     def has_bias(self) -> bool:
-        """Return whether an adapter trains biases of the base, or has done so."""
-        return self.biased or any(trains_bias(one) for one in self.settings.values())
+        """Return whether an adapter trains biases of the base."""
+        return any(trains_bias(one) for one in self.settings.values())
 
     @property
     def moved(self) -> bool:

@@ -58,18 +58,17 @@ def fill(model, seed, adapter=None):
                 parameter.add_(noise.to(parameter.dtype))
 
 
-def train(model, x, optimizer, steps, seed):
-    """Take training steps whose largest change is 0.05."""
-    for _ in range(steps):
-        optimizer.zero_grad()
-        result = model(x).float()
-        generator = torch.Generator().manual_seed(seed)
-        (result * torch.randn(result.shape, generator=generator)).sum().backward()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.abs().max() > 0:
-                    parameter.grad.mul_(0.05 / parameter.grad.abs().max())
-        optimizer.step()
+def train(model, x, optimizer, seed):
+    """Take a training step whose largest change is 0.05."""
+    optimizer.zero_grad()
+    result = model(x).float()
+    generator = torch.Generator().manual_seed(seed)
+    (result * torch.randn(result.shape, generator=generator)).sum().backward()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.abs().max() > 0:
+                parameter.grad.mul_(0.05 / parameter.grad.abs().max())
+    optimizer.step()
 
 
 def compare(expected, before, after):

@@ -23,10 +23,8 @@ class Replayed:
     """An entry of the corpus in one environment.
 
     Attributes:
-        state: `new` for an entry that was mended and fails again, or that fails by another check;
-            `absent` if the release lacks the method or a setting; `not replayed` if nobody knows.
+        state: `new` for an entry that was mended and fails again, or that fails by another check.
         remark: What it says now, or why it could not be replayed; '' if there is nothing to add.
-
     """
 
     finding: Finding
@@ -76,9 +74,7 @@ class Replay:
                     self.entries[number] = judged(finding, future.result())
                 except WorkerError as error:
                     self.entries[number] = Replayed(
-                        finding=finding,
-                        state="not replayed",
-                        remark=clean(str(error), longest=300),
+                        finding=finding, state="not replayed", remark=clean(str(error), longest=300)
                     )
 
 

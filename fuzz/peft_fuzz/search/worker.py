@@ -71,11 +71,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many lives ended how, by method.
 
     Attributes:
-        lives: All of them, those included that were only lived to make an example smaller.
         known: Failures of known causes.
         unsteady: Failing examples that did not fail again.
         unjudged: Examples that the oracles cannot judge: a defect of this project.
-
     """
 
     lives: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import find
 
-from peft_fuzz.acts import Activate, Delete, HotSwap, Merge, Unload
+from peft_fuzz.acts import Delete, HotSwap, Merge, Unload
 from peft_fuzz.acts.act import Choices, follow
 from peft_fuzz.example import Example
 from peft_fuzz.methods import METHODS
@@ -20,7 +20,7 @@ GROUPED = Layer(
 HEAD = Layer(name="head", kind="linear", inputs=6, outputs=6)
 
 
-def lives(method: str = "lora", *, copies: bool = False):
+def lives(method="lora", *, copies=False):
     """Return an example of two adapters with each of the openings, as far as it makes sense."""
     settings = {"target_modules": ["layer0"], "r": 6}
     saved = {"modules_to_save": ["head"]} if copies else {}
@@ -44,7 +44,7 @@ def lives(method: str = "lora", *, copies: bool = False):
     ]
 
 
-def happens(one: Example, wanted):
+def happens(one, wanted):
     """Return whether an act of a life is wanted, in the state before it."""
     plan = Plan.start(one, METHODS[one.method].abilities)
     for act in one.acts:
@@ -54,18 +54,13 @@ def happens(one: Example, wanted):
     return False
 
 
-def _copied(plan: Plan):
+def _copied(plan):
     return any(plan.copies(name) for name in plan.settings)
 
 
 def copies_of_a_deleted_adapter(plan, act):
     is_one = isinstance(act, Delete) and act.adapter in plan.settings
     return is_one and len(plan.settings) > 1 and bool(plan.copies(act.adapter))
-
-
-def copies_switched_through_the_tuner(plan, act):
-    is_one = isinstance(act, Activate) and act.through_tuner
-    return is_one and act.adapters != plan.active and _copied(plan)
 
 
 def copies_beside_an_unloaded_adapter(plan, act):
@@ -96,7 +91,6 @@ def both_are_merged_in_turn(plan, act):
     "wanted",
     [
         copies_of_a_deleted_adapter,
-        copies_switched_through_the_tuner,
         copies_beside_an_unloaded_adapter,
     ],
     ids=lambda function: function.__name__,

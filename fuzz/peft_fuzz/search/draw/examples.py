@@ -147,7 +147,6 @@ def _copies_of_two(choices: Choices) -> list[Opening]:
     there, back = _both_filled(choices), acts.Activate(adapters=(first,))
     found: list[Opening] = [
         (*there, back, acts.Activate(adapters=(last,))),
-        (*there, acts.Activate(adapters=(first,), through_tuner=True)),
         (*there, acts.Delete(adapter=first)),
         (*there, acts.Delete(adapter=last)),
         (*there, acts.Unload()),
