@@ -80,7 +80,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
-    "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--full|--write)",
+    "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_upstream_rows.py": (
         r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*"
     ),
