@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pytest
-
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
 from peft_regress.report.layout import Layout
-from peft_regress.report.terminal import layout_of
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
@@ -33,17 +30,6 @@ class RunOutcome:
     def failed(self) -> bool:
         """Whether the pytest run must fail."""
         return bool(self.problems) or self.comparison is None or bool(self.comparison.red)
-
-
-def layout_for(config: pytest.Config, *, colour: bool = False) -> Layout:
-    """Return how text is laid out; a worker of pytest-xdist uses its controller's layout.
-
-    Call it while no test runs: pytest's capture is no terminal.
-    """
-    given = getattr(config, "workerinput", {}).get("peft_regress_layout")
-    if given is not None:
-        return Layout(**given)
-    return layout_of(colour=colour)
 
 
 def closing_text(

@@ -157,7 +157,6 @@ def warnings_as_printed():
         ("compare", RUN, ""),
         ("history", ""),
         ("accept", "", "--reason", "why"),
-        ("sources", "--check", "--baselines", ""),
     ],
 )
 def test_an_empty_name_is_wrong_use_and_not_the_working_directory(run, arguments, monkeypatch):

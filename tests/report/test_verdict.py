@@ -131,11 +131,6 @@ def test_a_metric_without_a_ratio_is_named():
     assert "  new, gone, or zero in the baseline: projection_flops\n" in text
 
 
-NEW_METRIC = (
-    "trainable_params is a new metric: the baseline does not have it; accept a run that measures it"
-)
-
-
 def in_every_report(comparison):
     texts = (
         verdict_text(comparison),
@@ -143,28 +138,6 @@ def in_every_report(comparison):
         case_text(comparison.cases[0], comparison),
     )
     return [" ".join(text.replace("\\", "").split()) for text in texts]
-
-
-def test_a_metric_that_only_the_run_has_is_called_new_in_every_report():
-    ids = (LORA, FULL)
-    comparison = compare(
-        [make_record(name, {"forward_flops": 4}) for name in ids],
-        [make_record(name, {"forward_flops": 4, "trainable_params": 5}) for name in ids],
-    )
-    assert comparison.counts == {"regressed": 2}
-    assert all(NEW_METRIC in text for text in in_every_report(comparison))
-    assert "trainable_params is new" in in_every_report(comparison)[0]
-
-
-def test_a_metric_that_another_case_of_the_baseline_has_is_no_new_metric():
-    """For example work that appears in a case: it must not be accepted as a new metric."""
-    more = {"forward_flops": 4, "trainable_params": 5}
-    comparison = compare(
-        [make_record(LORA, {"forward_flops": 4}), make_record(FULL, more)],
-        [make_record(LORA, more), make_record(FULL, more)],
-    )
-    assert comparison.counts == {"regressed": 1, "unchanged": 1}
-    assert not any("new metric" in text for text in in_every_report(comparison))
 
 
 def test_a_case_that_newly_fails_has_a_row_with_its_error():

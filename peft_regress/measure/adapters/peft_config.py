@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress import registry
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
-from peft_regress.catalogue.methods.peft_config import alters_base, config_defaults, random_start
+from peft_regress.catalogue.methods.peft_adapter import (
+    PeftAdapter,
+    alters_base,
+    config_defaults,
+    random_start,
+)
 from peft_regress.measure.adapters.adapter import Adapter
 from peft_regress.measure.adapters.heads import (
     PEFT_PREFIX,

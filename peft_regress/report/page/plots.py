@@ -37,7 +37,7 @@ class Cost(NamedTuple):
     def of(self, record: Record, suffix: str) -> float | None:
         """Return the cost of a case; None if a part of it was not measured."""
         if self.name == "storage":
-            return {need.name: need.value for need in needs_of(record)}["storage"]
+            return needs_of(record)["storage"]
         names = [name + suffix if self.has_batches else name for name in self.parts]
         found = [record.metrics[name].value for name in names if name in record.metrics]
         return sum(found) if len(found) == len(names) else None

@@ -75,7 +75,6 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
-    yield from new_metric_lines(shown, comparison)
 
 
 def _reason_line(reason: verdicts.Reason) -> str:
@@ -84,16 +83,6 @@ def _reason_line(reason: verdicts.Reason) -> str:
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
         return sentences.with_note(what, [reason.note])
     return f"{metric}: {old} -> {new}  {change}{sentences.against(reason)}".rstrip()
-
-
-def new_metric_lines(reasons: Iterable[verdicts.Reason], comparison: Comparison) -> list[str]:
-    """Say which of the metrics are new: added to the measuring code, not a cost that grew."""
-    new = {reason.metric for reason in reasons if reason.metric in comparison.new_metrics}
-    return [
-        f"{clean(metric)} is a new metric: the baseline does not have it; accept a run that "
-        "measures it"
-        for metric in sorted(new)
-    ]
 
 
 def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:

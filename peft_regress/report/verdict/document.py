@@ -10,8 +10,7 @@ from typing import Final
 
 from peft_regress.gate.attribution import COSTS, explain_metric
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.finding_order import leading_reason, sort_findings
-from peft_regress.gate.findings import NOT_MEASURED, Finding
+from peft_regress.gate.findings import NOT_MEASURED, Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Observation, Reason
 from peft_regress.metrics import METRICS, format_value
 from peft_regress.report import document as doc
@@ -111,7 +110,7 @@ def style_of(comparison: Comparison) -> Style:
 
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return all but the outcome: findings, what is folded, what was compared, what to type."""
-    failing, incomplete, better = sort_findings(comparison)
+    failing, incomplete, better = sort_findings(comparison.findings, comparison.failing_verdicts)
     page = _Findings(comparison, extent)
     return [
         *(page.failing(number, finding) for number, finding in enumerate(failing, start=1)),

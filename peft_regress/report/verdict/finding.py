@@ -10,7 +10,7 @@ from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
-from peft_regress.report.verdict.cases import module_lines, new_metric_lines
+from peft_regress.report.verdict.cases import module_lines
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
@@ -92,8 +92,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     ]
     if others:
         lines.append(f"also changed: {', '.join(others)}")
-    reasons = (reason for member in finding.members for reason in member.reasons)
-    return lines + new_metric_lines(reasons, comparison)
+    return lines
 
 
 def _notes(finding: Finding) -> list[str]:

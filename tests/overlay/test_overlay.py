@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -15,23 +14,17 @@ from pathlib import Path
 
 import pytest
 from checkouts import write_checkout
-from package_index import unused_url, use_index, write_wheel
+from package_index import use_index, write_wheel
 
-from peft_regress.cli.main import main
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.locks import opened_lock
-from peft_regress.overlay import base_environment, pip
 from peft_regress.overlay import folder as overlay_folder
 from peft_regress.overlay import overlay as overlays
 from peft_regress.overlay.folder import build_folder, read_folder, remove_folder
-from peft_regress.overlay.overlay import (
-    ReplacesTorchError,
-    clean_overlays,
-    opened_overlay,
-    opened_part,
-)
-from peft_regress.overlay.pip import PipError
+from peft_regress.overlay.overlay import ReplacesTorchError as ReplacesTorch
+from peft_regress.overlay.overlay import clean_overlays, opened_overlay, opened_part
+from peft_regress.overlay.pip import PipError, Planned
 
 TORCH = importlib.util.find_spec("torch").origin
 # Not by `find_spec`: for pip, setuptools switches its replacement of distutils off.
@@ -41,7 +34,7 @@ PIP = str(distribution("pip").locate_file("pip/__init__.py"))
 def installed_files():
     """Return what is installed in the running environment, to see that it stays so."""
     found = {}
-    for folder in map(Path, base_environment.site_folders()):
+    for folder in map(Path, overlay_folder.site_folders()):
         for entry in folder.iterdir():
             state = entry.stat()
             found[str(entry)] = (state.st_size, state.st_mtime_ns)
@@ -58,31 +51,11 @@ def built(served, tmp_path_factory):
     before = installed_files()
     with pytest.MonkeyPatch.context() as patch:
         use_index(patch, served.url, root / "cache")
-        for name in ("TARGET", "PREFIX", "ROOT"):
-            patch.setenv(f"PIP_{name}", str(root / name))
+        patch.setenv("PIP_TARGET", str(root / "elsewhere"))
         patch.setenv("PIP_USER", "1")
         with opened_overlay(["candy==1.1"]) as overlay:
             pass
     return overlay, before, installed_files(), root
-
-
-@pytest.fixture
-def shared(built, index, monkeypatch):
-    """Use the cache in which that overlay is; return the overlay."""
-    overlay, _, _, root = built
-    monkeypatch.setenv("PEFT_REGRESS_CACHE", str(root / "cache"))
-    for name in ("TARGET", "PREFIX", "ROOT"):
-        monkeypatch.setenv(f"PIP_{name}", str(root / name))
-    monkeypatch.setenv("PIP_USER", "1")
-    return overlay
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    def refuse(*_, **__):
-        pytest.fail("pip was called")
-
-    monkeypatch.setattr(pip, "_call", refuse)
 
 
 def run_in(python, source, **variables):
@@ -140,7 +113,7 @@ def test_editable_installs_of_this_environment_are_found_after_its_own_packages(
         for name in modules:
             (folder / f"{name}.py").write_text("")
     (parent / "editable.pth").write_text(f"{checkout}\n")
-    monkeypatch.setattr(base_environment, "site_folders", lambda: [str(parent)])
+    monkeypatch.setattr(overlay_folder, "site_folders", lambda: [str(parent)])
     build_folder(tmp_path / "x", (), seconds=60)
     own = next((tmp_path / "x").glob("lib/python*/site-packages"))
     script = FOUND_ORIGINS.format(names=("candy", "salt"))
@@ -172,18 +145,6 @@ def test_a_checkout_is_one_overlay_as_long_as_its_content_is_the_same(index, tmp
     assert [found for *_, found in seen] == [1, 1, 2]
 
 
-def test_a_cached_wheel_is_taken_from_where_it_is_now(built, tmp_path):
-    overlay = dataclasses.replace(
-        built[0],
-        planned=(pip.Planned(name="candy", version="1.1", source="candy @ file:///gone"),),
-    )
-    wheel = write_wheel(tmp_path, "candy", "1.1")
-
-    found = overlays._of_request(overlay, read(str(wheel), tmp_path=tmp_path), ())
-
-    assert [one.source for one in found.planned] == [f"candy @ {wheel.as_uri()}"]
-
-
 def test_dependencies_are_in_it(built):
     overlay = built[0]
 
@@ -201,21 +162,16 @@ def test_nothing_changes_in_the_running_environment_or_in_the_shells_folders(bui
     assert [entry.name for entry in root.iterdir()] == ["cache"]
 
 
-def test_the_second_use_does_not_call_pip(shared, no_pip):
+def test_the_second_use_installs_nothing(built, index, monkeypatch):
+    monkeypatch.setenv("PEFT_REGRESS_CACHE", str(built[3] / "cache"))
     with opened_overlay(["candy==1.1"]) as overlay:
         assert overlay.was_cached
-        assert overlay.packages == shared.packages
-        assert overlay.planned == shared.planned
+        assert overlay.folder == built[0].folder
+        assert (overlay.packages, overlay.planned) == (built[0].packages, built[0].planned)
+    assert index.downloads() == []
 
 
-def test_another_index_is_asked_again(shared, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", unused_url())
-
-    with pytest.raises(PipError, match="index cannot be reached"), opened_overlay(["candy==1.1"]):
-        pass
-
-
-def test_an_overlay_can_be_made_from_inside_another_one(shared, tmp_path):
+def test_an_overlay_can_be_made_from_inside_another_one(built, tmp_path):
     script = f"""
 import json, subprocess, sys
 from peft_regress.overlay.overlay import opened_part
@@ -224,43 +180,11 @@ with opened_part(()) as overlay:
 """
     repository = str(Path(overlays.__file__).parents[2])
 
-    found = run_in(shared.python, script, PEFT_REGRESS_CACHE=str(tmp_path), PYTHONPATH=repository)
+    found = run_in(built[0].python, script, PEFT_REGRESS_CACHE=str(tmp_path), PYTHONPATH=repository)
 
-    assert found["origins"]["candy"].startswith(str(shared.folder))
+    assert found["origins"]["candy"].startswith(str(built[0].folder))
     assert found["origins"]["torch"] == TORCH
     assert len(found["path"]) == len(set(found["path"]))
-
-
-def test_a_variable_that_moves_pythons_home_does_not_move_the_overlay(built):
-    overlay = built[0]
-
-    found = run_in(overlay.python, FOUND, PYTHONHOME=sys.base_prefix, PYTHONNOUSERSITE="1")
-
-    assert found["origins"]["candy"].startswith(str(overlay.folder))
-
-
-def test_a_folder_of_pythonpath_that_hides_the_candidate_is_refused(shared, monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
-    (tmp_path / "candy").mkdir()
-    with opened_overlay(["candy==1.1"]):
-        # Without `__init__.py`, a package elsewhere on the path is preferred.
-        pass
-    (tmp_path / "candy" / "__init__.py").write_text("")
-
-    with (
-        pytest.raises(InputError, match=r"its candy would hide .* off PYTHONPATH"),
-        opened_overlay(["candy==1.1"]),
-    ):
-        pass
-
-
-def test_a_folder_of_tests_on_pythonpath_hides_nothing(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for name in ("tests", "candy"):
-        (tmp_path / f"{name}.py").write_text("")
-
-    assert base_environment.hiding_folder({"tests"}, set()) is None
-    assert base_environment.hiding_folder({"tests", "candy"}, set()) == (str(tmp_path), "candy")
 
 
 # What is resolved.
@@ -279,8 +203,7 @@ def planning(monkeypatch):
         asked.append(list(texts))
         pins = [text.split("==") for text in texts if "==" in text]
         return tuple(
-            pip.Planned(name=n, version=v, source=f"{n}=={v}", is_yanked=v == "1.2")
-            for n, v in pins
+            Planned(name=n, version=v, source=f"{n}=={v}", is_yanked=v == "1.2") for n, v in pins
         )
 
     monkeypatch.setattr(overlays, "plan", plan)
@@ -310,18 +233,6 @@ def test_a_known_constraint_is_added_and_is_a_remark(planning, monkeypatch, tmp_
     assert remarks[0].startswith("transformers<5 was added: peft 0.16 and 0.17 import")
 
 
-def test_a_remark_belongs_to_the_request_and_not_to_all_that_share_its_overlay(index, monkeypatch):
-    remarks = {"candy==1.1": ["sugar<2 was added"], "sugar==1.5": []}
-    monkeypatch.setattr(overlays, "_resolved", lambda wanted, **_: ((), remarks[wanted[0].text]))
-
-    seen = []
-    for requirement in ("candy==1.1", "candy==1.1", "sugar==1.5"):
-        with opened_overlay([requirement]) as overlay:
-            seen.append((overlay.was_cached, overlay.remarks))
-
-    assert seen == [(False, ("sugar<2 was added",)), (True, ("sugar<2 was added",)), (True, ())]
-
-
 def test_a_wheel_with_the_installed_version_is_tried_nevertheless(index, tmp_path):
     from importlib.metadata import version
 
@@ -337,8 +248,8 @@ def test_a_wheel_with_other_content_is_another_overlay(tmp_path):
     for source in ("x = 1", "x = 2"):
         wheel = write_wheel(tmp_path / str(len(keys)), "candy", "9.0", source=source)
         wanted = read(str(wheel), tmp_path=tmp_path)
-        planned = pip.Planned(name="candy", version="9.0", source=wanted[0].text)
-        keys.append(overlays._key(overlays._sourced([planned], wanted)))
+        planned = Planned(name="candy", version="9.0", source=wanted[0].text)
+        keys.append(overlays._key(overlays._by_content([planned], wanted)))
 
     assert keys[0] != keys[1]
 
@@ -360,7 +271,7 @@ def installing(monkeypatch):
 
 def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monkeypatch, tmp_path):
     monkeypatch.setenv("PEFT_REGRESS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ReplacesTorchError, match=r"torch==2\.99: .* by 2\.99,.*--yes") as caught:
+    with pytest.raises(ReplacesTorch, match=r"torch==2\.99: .* by 2\.99,.*--yes") as caught:
         opened_overlay(["torch==2.99"]).__enter__()
     assert caught.value.new == "2.99"
     assert folders(tmp_path / "cache") == []
@@ -368,12 +279,12 @@ def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monke
     with opened_overlay(["torch==2.99"], replace_torch=True) as overlay:
         assert overlay.packages == {"torch": "2.99"}
     # The existing overlay needs the same agreement.
-    with pytest.raises(ReplacesTorchError):
+    with pytest.raises(ReplacesTorch):
         opened_overlay(["torch==2.99"]).__enter__()
 
 
 def test_a_release_whose_wheel_is_broken_leaves_nothing(index, tmp_path):
-    with pytest.raises(PipError, match=r"broken==1\.0: Wheel 'broken' .* invalid\. Choose another"):
+    with pytest.raises(PipError, match=r"broken==1\.0: Wheel 'broken' .* invalid"):
         opened_overlay(["broken==1.0"]).__enter__()
 
     assert folders(tmp_path / "cache") == []
@@ -383,97 +294,16 @@ def test_a_release_whose_wheel_is_broken_leaves_nothing(index, tmp_path):
 
 
 def folders(cache):
-    return [entry for entry in (cache / "overlays").iterdir() if entry.is_dir()]
+    return [entry for entry in cache.glob("overlays/*") if entry.is_dir()]
 
 
-def marker_of(folder):
-    return folder / "overlay.json"
-
-
-def without_marker(folder):
-    marker_of(folder).unlink()
-
-
-def cut_marker(folder):
-    marker_of(folder).write_bytes(marker_of(folder).read_bytes()[:-20])
-
-
-def older_form(folder):
-    marker = json.loads(marker_of(folder).read_text())
-    marker_of(folder).write_text(json.dumps({**marker, "schema_version": 1}))
-
-
-def without_package(folder):
-    shutil.rmtree(next(folder.glob("lib/python*/site-packages/candy")))
-
-
-def without_metadata(folder):
-    shutil.rmtree(next(folder.glob("lib/python*/site-packages/candy-1.1.dist-info")))
-
-
-def altered_package(folder):
-    next(folder.glob("lib/python*/site-packages/candy/__init__.py")).write_text("")
-
-
-def added_package(folder):
-    info = next(folder.glob("lib/python*/site-packages")) / "salt-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: salt\nVersion: 1.0\n")
-
-
-def without_paths(folder):
-    next(folder.glob("lib/python*/site-packages/*.pth")).unlink()
-
-
-def without_configuration(folder):
-    (folder / "pyvenv.cfg").unlink()
-
-
-def dangling_python(folder):
-    (folder / "bin" / "python").unlink()
-    (folder / "bin" / "python").symlink_to("/nosuch/python")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        without_marker,
-        cut_marker,
-        older_form,
-        without_package,
-        without_metadata,
-        altered_package,
-        added_package,
-        without_paths,
-        without_configuration,
-        dangling_python,
-    ],
-)
-def test_a_damaged_overlay_is_not_used(built, tmp_path, damage):
-    folder = tmp_path / "copy"
-    shutil.copytree(built[0].folder, folder, symlinks=True)
-    assert read_folder(folder, was_cached=True) is not None
-
-    damage(folder)
-
-    assert read_folder(folder, was_cached=True) is None
-
-
-def test_compiled_files_are_no_damage(built):
-    run_in(built[0].python, "import candy; print(1)", PYTHONDONTWRITEBYTECODE="")
-
-    assert list(built[0].folder.rglob("candy/__pycache__/*.pyc"))
-    assert read_folder(built[0].folder, was_cached=True) is not None
-
-
-def test_a_damaged_overlay_is_built_anew(index):
+def test_an_incomplete_overlay_is_built_anew(index):
     with opened_part(()) as overlay:
-        without_paths(overlay.folder)
+        (overlay.folder / "overlay.json").unlink()
 
     with opened_part(()) as again:
         assert again.folder == overlay.folder
         assert not again.was_cached
-        assert read_folder(again.folder, was_cached=True) is not None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -500,7 +330,7 @@ def test_a_removal_that_stops_leaves_nothing_usable(monkeypatch, tmp_path):
         remove_folder(tmp_path / "x")
 
     assert (tmp_path / "x").exists()
-    assert read_folder(tmp_path / "x", was_cached=True) is None
+    assert read_folder(tmp_path / "x", ()) is None
 
 
 # Several processes.
@@ -561,7 +391,7 @@ def test_a_process_that_is_killed_while_it_installs_leaves_nothing_usable(index,
     first.kill()
     first.wait()
     (folder,) = folders(tmp_path / "cache")
-    assert read_folder(folder, was_cached=True) is None
+    assert read_folder(folder, ()) is None
     # Its pip goes on; it must not write into what the next process builds.
     with opened_lock(folder.with_suffix(".lock")) as lock:
         assert not lock.own_now()
@@ -589,62 +419,41 @@ def test_a_process_that_is_interrupted_leaves_no_folder_and_no_pip(index, openin
 # The cache.
 
 
-def test_cleaning_removes_unused_overlays_and_lists_the_others(index, opening, capsys, tmp_path):
+def test_cleaning_removes_unused_overlays_and_lists_the_others(index, opening, command, tmp_path):
     process = opening()
     assert process.stdout.readline() == "False 0\n"
     (used,) = folders(tmp_path / "cache")
-    litter = used.with_name("litter")
-    (litter / "lib").mkdir(parents=True)
+    (used.with_name("litter") / "lib").mkdir(parents=True)
 
-    with pytest.raises(SystemExit) as stopped:
-        main(["upgrade", "--clean"])
+    code, out, _ = command("upgrade", "--clean")
 
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert code == 0
+    assert out.splitlines() == [
         f"1 environments removed from {tmp_path / 'cache'}",
         f"1 are in use and stay: {used.name}",
     ]
-    assert folders(tmp_path / "cache") == [used]
-    assert read_folder(used, was_cached=True) is not None
+    assert read_folder(used, ()) is not None
     process.communicate("")
     assert clean_overlays() == ([used.name], [])
     assert folders(tmp_path / "cache") == []
     assert clean_overlays() == ([], [])
 
 
-def test_cleaning_takes_no_requirement(index, capsys, tmp_path):
-    with pytest.raises(SystemExit) as stopped:
-        main(["upgrade", "--clean", "peft==0.14.0"])
+def test_cleaning_takes_no_requirement(index, command):
+    code, _, err = command("upgrade", "--clean", "peft==0.14.0")
 
-    assert stopped.value.code == 2
-    assert "--clean takes no requirement" in capsys.readouterr().err
-
-
-def test_a_cache_that_is_not_there_is_clean(monkeypatch, tmp_path):
-    monkeypatch.setenv("PEFT_REGRESS_CACHE", str(tmp_path / "none"))
-
-    assert clean_overlays() == ([], [])
-    assert not (tmp_path / "none").exists()
+    assert code == 2
+    assert "--clean takes no requirement" in err
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nowhere", "~nosuchuser/cache"])
-def test_a_cache_folder_that_cannot_be_used_is_an_error(index, monkeypatch, tmp_path, folder):
+def test_a_cache_folder_that_cannot_be_used_is_an_error(monkeypatch, tmp_path, folder):
     (tmp_path / "file").write_text("")
     cache = folder if folder.startswith("~") else str(tmp_path / folder)
     monkeypatch.setenv("PEFT_REGRESS_CACHE", cache)
 
     with pytest.raises(InputError, match="set PEFT_REGRESS_CACHE to"):
-        opened_overlay(["candy==1.1"]).__enter__()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_folder_that_is_not_writable_is_an_error(index, monkeypatch, tmp_path):
-    (tmp_path / "cache" / "overlays").mkdir(parents=True)
-    (tmp_path / "cache" / "requests").mkdir()
-    (tmp_path / "cache" / "overlays").chmod(0o555)
-
-    with pytest.raises(InputError, match="set PEFT_REGRESS_CACHE to"):
-        opened_overlay(["candy==1.1"]).__enter__()
+        opened_part(()).__enter__()
 
 
 def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
@@ -664,9 +473,7 @@ def test_only_conflicts_of_changed_packages_are_reported(monkeypatch):
         "accelerate 1.0 has requirement peft>=0.20, but you have peft 0.14.0.",
     )
     monkeypatch.setattr(overlay_folder, "conflicts", lambda *_, **__: lines)
-    planned = [
-        pip.Planned(name=name, version="1", source=name) for name in ("peft", "galore-torch")
-    ]
+    planned = [Planned(name=name, version="1", source=name) for name in ("peft", "galore-torch")]
 
     found = overlay_folder._new_conflicts(Path("python"), planned, seconds=1)
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from package_index import PackageIndex, served_index, use_index
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from package_index import served_index, use_index
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[PackageIndex]:
+def served():
     """Serve old and new, good and broken releases."""
     with served_index() as index:
         index.add("candy", "1.0").add("candy", "1.1", requires=["sugar>=1"])
@@ -26,9 +20,7 @@ def served() -> Iterator[PackageIndex]:
 
 
 @pytest.fixture
-def index(
-    served: PackageIndex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[PackageIndex]:
+def index(served, monkeypatch, tmp_path):
     """Let pip ask only this index, and keep overlays in a folder of the test."""
     use_index(monkeypatch, served.url, tmp_path / "cache")
     served.requests.clear()
