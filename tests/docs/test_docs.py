@@ -46,7 +46,6 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.bytes_bound:g} %" in METRICS_PAGE
     assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
-    assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
     assert f"| `filled_losses` | more than {100 * policy.filled_bound:g} %" in METRICS_PAGE
     assert f"| `wide_filled_loss` | more than {100 * policy.wide_filled_bound:g} %" in METRICS_PAGE
     row = f"more than {policy.update_bound:g}, in either direction, for any update; "
@@ -59,9 +58,6 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert 2 < policy.accuracy_items < 3
     assert policy.drift_budget == 1
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
-    noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)
-    words = r"noise, as .* {:g} of .* {:g} of .* {:g} of a time"
-    assert re.search(words.format(*noise), FLAT_EVIDENCE)
     rows = {
         "other methods": policy.fingerprint_bound,
         "bfloat16 base": policy.bfloat16_fingerprint_bound,
