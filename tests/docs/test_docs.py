@@ -9,7 +9,6 @@ import pytest
 
 from peft_regress import registry
 from peft_regress.catalogue.built_in import BATCH, STEPS
-from peft_regress.cli.main import main
 from peft_regress.devices import load_devices
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
@@ -203,21 +202,6 @@ def test_the_section_on_timing_has_the_policy():
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
     assert f"{BLOCK_STEPS} steps" in page
-
-
-def test_the_history_of_the_releases_is_on_the_page(capsys):
-    """The lines of 0.14.0 to 0.20.0, which no later entry changes."""
-    page = (ROOT / "docs" / "upgrading.md").read_text()
-    command = re.search(r"^\$ peft-regress (history --by peft .*)$", page, re.MULTILINE)
-    arguments = [*command.group(1).split(), "--baselines", str(ROOT / "baselines")]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
-    printed = capsys.readouterr().out.partition("    0001_")[0]
-    shown = page[command.end() :].partition("```")[0]
-    # More entries are added below; the first line counts them.
-    assert printed.count("_peft-0.") == 5
-    assert printed.splitlines()[2:] == shown.strip("\n").partition("    0001_")[0].splitlines()[2:]
 
 
 def test_every_change_names_the_release_that_made_it():

@@ -131,7 +131,6 @@ def test_a_glob_that_fits_none_is_absent_with_what_there_is(run, options, messag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--output", ""), "the name is empty"),
         (("--output", "."), "is a directory"),
         (("--output", "/dev/full"), "cannot be written"),
         (("--output", "/proc/x/y"), "cannot be written"),
