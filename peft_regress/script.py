@@ -10,10 +10,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
-from peft_regress.budgets import Budget
+from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.metrics import METRICS
 
 

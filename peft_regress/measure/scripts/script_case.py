@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final
 
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.own_cases import bounds_of, settings_in_use
+from peft_regress.measure.costs import CostReport, step_ledger
 from peft_regress.measure.scripts.observation import Observation, Step
 from peft_regress.measure.scripts.process import ScriptError, watch_script
-from peft_regress.measure.step_profile import CostReport, step_ledger
 from peft_regress.metrics import METRICS, Metric, make_metric
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import (
@@ -219,6 +219,7 @@ def _report(seen: Observation) -> CostReport:
         shipped[module] = shipped.get(module, 0) + size * one.itemsize
     return CostReport(
         step=seen.costs,
+        running={},
         trainable_params=trainable,
         total_params=trainable + seen.frozen_params,
         adapter_bytes=sum(shipped.values()),
