@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from builders import observe
 from watched_scripts import LOOP
 
 from peft_regress import Script
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
-from peft_regress.gate.verdicts import Observation
 from peft_regress.measure.scripts import script_case
 from peft_regress.measure.scripts.process import ScriptError
-from peft_regress.metrics import KNOWN
 from peft_regress.runs.schema import Record
 
 ID = "scripts/head/convnet"
@@ -40,18 +39,7 @@ def reasons(measured):
     known = measured(LOOP)
 
     def judged(text):
-        sides = (
-            {
-                ID: Observation(
-                    record=record,
-                    environment={},
-                    known=frozenset(KNOWN),
-                    machine=None,
-                    run_name="a",
-                )
-            }
-            for record in (known, measured(text, has_reference=True))
-        )
+        sides = ({ID: observe(one)} for one in (known, measured(text, has_reference=True)))
         (case,) = judge(*sides).cases
         return case
 
