@@ -111,7 +111,7 @@ def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
 
 
 def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp_path):
-    python = shared.write(how={FIRST: "kill", SECOND: "other"})
+    python = shared.write(how={FIRST: "kill", SECOND: "null"})
     code, out, _ = measure(shared.address, cases="*/lora-r4/resnet18")
     assert (code, out) == (0, f"{tmp_path}/run.json: 2 cases, 2 in error\n")
     assert len(logged(python, "measure")) == 2
@@ -322,8 +322,7 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
     results = Results(environment={"peft": "1"})
     for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other)):
-        results.records[name] = make_record(name, {"forward_flops": 1})
-        results.machines[name] = machine
+        results.measured[name] = (make_record(name, {"forward_flops": 1}), machine, {})
     run = results.run(matrix="default", narrowed_by=[])
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE

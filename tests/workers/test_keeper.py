@@ -18,8 +18,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.journal import journal_of, read_journal
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.workers import keeper
 from peft_regress.workers.keeper import kept_records
 
