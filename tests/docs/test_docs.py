@@ -25,11 +25,6 @@ USAGE_PAGE = (ROOT / "docs" / "usage.md").read_text()
 README = (ROOT / "README.md").read_text()
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
 FLAT_EVIDENCE = " ".join(EVIDENCE.split())
-INDEX = (ROOT / "docs" / "index.md").read_text()
-EXTENDING = (ROOT / "docs" / "extending.md").read_text()
-EXTENSIONS = re.findall(
-    r"^## (An? (?:plain metric|method|command|exporter|fault).*)$", EXTENDING, re.MULTILINE
-)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -65,13 +60,6 @@ def test_every_bound_of_the_policy_is_on_the_page():
     for method, bounds in rows.items():
         cells = " | ".join(f"{bound:g}" for bound in bounds)
         assert f"| {method} | {cells} |" in METRICS_PAGE
-
-
-def test_the_overview_of_the_bounds_is_that_of_the_policy():
-    margins = (DEFAULT_POLICY.accuracy_margin, DEFAULT_POLICY.loss_margin)
-    assert "| {:g} points, {:g} % |".format(*(100 * one for one in margins)) in METRICS_PAGE
-    assert DEFAULT_POLICY.bytes_bound == 0.001
-    assert "| a tenth of a percent |" in METRICS_PAGE
 
 
 def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
@@ -135,16 +123,6 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
-def test_every_file_that_the_readme_names_is_a_link():
-    text = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"!?\[[^\]]*\]\([^)]*\)", "", text)
-    words = re.findall(r"[\w.-]+(?:/[\w.-]+)*/?", text)
-    files = {word for word in words if re.search(r"[./]|^[A-Z]{5,}$", word.rstrip("."))}
-    named = {word for word in files if (ROOT / word.rstrip(".")).exists()}
-    # A run of the gate in this checkout leaves its file there.
-    assert named <= {"runs/bench.json"}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_and_a_heading(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -160,24 +138,6 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
             assert anchor in slugs, link
 
 
-def test_the_words_are_sorted_and_each_is_explained_once():
-    section = INDEX.partition("\n## Words\n")[2]
-    words = re.findall(r"^\| (?!word )([a-z].*?) \| .* \|$", section, re.MULTILINE)
-    assert len(words) > 20
-    assert words == sorted(set(words))
-
-
-def test_the_architecture_links_the_words():
-    assert "(index.md#words)" in ARCHITECTURE_PAGE
-
-
-@pytest.mark.parametrize("section", EXTENSIONS)
-def test_an_addition_takes_at_most_five_files(section):
-    text = EXTENDING.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    steps = re.findall(r"^\d\. ", text, re.MULTILINE)
-    assert 2 <= len(steps) <= 5
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_page_uses_plain_words(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -185,14 +145,15 @@ def test_a_page_uses_plain_words(page):
     assert re.findall(dialect, text, re.IGNORECASE) == []
 
 
+def test_every_image_exists_and_is_described_in_words():
+    for page in PAGES:
+        for words, path in re.findall(r"!\[(.*?)\]\((.*?)\)", page.read_text()):
+            assert (page.parent / path).is_file(), path
+            assert len(words.split()) >= 8, path
+
+
 def test_only_the_page_on_publishing_has_an_address_without_an_owner():
     assert [page.name for page in PAGES if "OWNER" in page.read_text()] == ["publishing.md"]
-
-
-def test_no_document_has_a_gap_left():
-    for page in PAGES:
-        assert "@@" not in page.read_text()
-        assert "TODO" not in page.read_text()
 
 
 def test_the_section_on_timing_has_the_policy():
