@@ -52,7 +52,7 @@ ELSEWHERE = {
         r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)"
         r"|export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
     ),
-    "tests/cli/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
+    "tests/workers/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
     "tests/cli/test_measure.py": (
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json"
     ),
@@ -65,10 +65,10 @@ ELSEWHERE = {
     "tests/tools/test_paper_tool.py": (
         r"peft-regress cost .*--loss sum .*|python tools/docs/paper\.py --check"
     ),
-    "tests/upgrades/test_requirements.py": (
+    "tests/overlay/test_requirements.py": (
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'"
     ),
-    "tests/upgrades/test_overlay.py": r"peft-regress upgrade \.\./peft",
+    "tests/overlay/test_overlay.py": r"peft-regress upgrade \.\./peft",
     "tests/cli/test_compat.py": r"peft-regress compat .*",
     "tests/cli/test_time.py": r"peft-regress time old/bin/python new/bin/python .*",
     # CI runs the environments of tox.
@@ -81,16 +81,8 @@ ELSEWHERE = {
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
-    "fuzz/tests/tools/test_upstream_rows.py": (
-        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*"
-    ),
-    "fuzz/tests/tools/test_rediscovery.py": (
-        r"python fuzz/tools/rediscovery\.py(?: --list| --write)?"
-    ),
-    "fuzz/tests/tools/test_fuzz_control.py": (r"python fuzz/tools/control\.py(?: --write)?"),
-    "fuzz/tests/tools/test_fuzz_power.py": (
-        r"python fuzz/tools/power\.py(?: --only 'dora-\*'| --write)?"
-    ),
+    "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
+    "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",
     "tests/tools/test_edge_page.py": (
         r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"

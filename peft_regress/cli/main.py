@@ -27,7 +27,7 @@ SECTIONS: Final = {
     },
     "Look": {
         "report": "Show what every case costs and how accurate it is.",
-        "history": "Show how each metric changed over the stored entries.",
+        "history": "Show what moved beyond its bound over the stored entries.",
         "export": "Write the numbers of RUN as CSV, for other tools.",
     },
     "Store": {

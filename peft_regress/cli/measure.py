@@ -21,8 +21,7 @@ from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import default_jobs
 

@@ -192,7 +192,6 @@ pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip ma
 
 ENVIRONMENT_SECTIONS: Final = {
     "Environments": (
-        "pre",
         "replace_torch",
         "on",
         "uses_gpus",
@@ -208,8 +207,8 @@ ENVIRONMENT_SECTIONS: Final = {
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch`, `on`, `uses_gpus`,
-    `resume` and `summary`.
+    The command gets `setup`, a `MeasuringSetup`, and `replace_torch`, `on`, `uses_gpus`, `resume`
+    and `summary`.
     """
 
     @functools.wraps(command)
@@ -233,12 +232,11 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 
     options = (
         jobs_option("Measure this many cases at once (default: one per core)."),
-        click.option("--pre", is_flag=True, help="Allow pre-releases."),
         click.option(
             "--yes",
             "replace_torch",
             is_flag=True,
-            help="Allow another build of torch without asking.",
+            help="Allow another build of torch.",
         ),
         click.option(
             "--resume",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
-from peft_regress.report.github import SourceLine, annotation, is_github, verdict_annotations
 from peft_regress.report.layout import Layout
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
@@ -78,15 +77,3 @@ def left_out(other_matrices: Mapping[str, int]) -> list[str]:
         f"use --regress-matrix {matrix}"
         for matrix, count in sorted(other_matrices.items())
     ]
-
-
-def annotation_lines(outcome: RunOutcome, lines: Mapping[str, SourceLine]) -> list[str]:
-    """Return annotations of the tests' source lines for GitHub; none elsewhere.
-
-    lines: the source line of each case's test.
-    """
-    if not is_github():
-        return []
-    if outcome.comparison is None:
-        return [annotation("error", " ".join(outcome.problems))]
-    return verdict_annotations(outcome.comparison, lines)

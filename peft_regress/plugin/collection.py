@@ -18,7 +18,7 @@ from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.gate import Observation
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Collected
-from peft_regress.report.github import line_in_log
+from peft_regress.report.terminal import line_in_log
 
 _CASE = pytest.StashKey[Case | None]()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -21,14 +20,13 @@ from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.benchmark import set_up_benchmarks
-from peft_regress.plugin.closing_text import RunOutcome, annotation_lines, closing_text, left_out
+from peft_regress.plugin.closing_text import RunOutcome, closing_text, left_out
 from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_id_of, case_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.selection import Coverage, chosen_from_collected, kept_from_collection
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
-from peft_regress.report.github import SourceLine, in_log, line_in_log, line_in_repository
-from peft_regress.report.terminal import layout_of
+from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
 from peft_regress.runs.schema import Failure, Record, Run, error_record
@@ -204,7 +202,6 @@ class _RunHooks:
         self._interrupts = Interrupts()
         self._started: dict[str, str] = {}
         """The case of each test of which something was reported."""
-        self._source_lines: dict[str, SourceLine] = {}
         self._outcome: RunOutcome | None = None
         self._problems: tuple[str, ...] = ()
         self._was_interrupted = False
@@ -236,9 +233,6 @@ class _RunHooks:
         """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
-            path, line, _ = report.location
-            found = line_in_repository(path, line, base=self._config.rootpath)
-            self._source_lines[name] = found
             self._started[report.nodeid] = name
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
@@ -336,7 +330,7 @@ class _RunHooks:
         # pytest's own decision on colour holds: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
         colour = self._config.get_terminal_writer().hasmarkup
         session, outcome = self._session, self._outcome
-        layout = layout_of(sys.__stdout__, colour=colour)
+        layout = layout_of(colour=colour)
         notes = [*self._left, *left_out(self._collection.collected.other_matrices)]
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
@@ -352,9 +346,6 @@ class _RunHooks:
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(in_log(text, styles=colour))
-        if outcome is not None:
-            for line in annotation_lines(outcome, self._source_lines):
-                terminalreporter.write_line(line)
 
 
 def _reports_on_the_way(config: pytest.Config) -> Iterator[pytest.TestReport]:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,14 +31,8 @@ from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords
-from peft_regress.plugin.selection import (
-    Coverage,
-    chosen_from_collected,
-    kept_from_collection,
-    should_have_cases,
-)
-from peft_regress.report.github import write_summary
-from peft_regress.report.terminal import layout_of
+from peft_regress.plugin.selection import Coverage, should_have_cases
+from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -73,7 +66,7 @@ class RegressSession:
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
         # Now: while a test runs, pytest's capture is no terminal.
-        self.layout = layout_of(sys.__stdout__, colour=False)
+        self.layout = layout_of(colour=False)
         self._commit_info: dict[str, Any] = {}
         if config.pluginmanager.hasplugin("benchmark") and (options.save or options.resume):
             with contextlib.chdir(config.rootpath):  # before a test leaves the working folder
@@ -88,10 +81,8 @@ class RegressSession:
 
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
-        option = self._config.option
-        narrowed_by = [*kept_from_collection(option), *chosen_from_collected(option)]
         commit = commit_of(self._commit_info)
-        return Header.here(self._installed(), self.machine(), narrowed_by, commit=commit)
+        return Header.here(self._installed(), self.machine(), commit=commit)
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""

@@ -12,7 +12,7 @@ import pytest
 
 from peft_regress.cli.main import COMMANDS, cli
 
-HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "ruptures", "pytest"}
+HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "pytest"}
 
 
 def command_of(name):
@@ -96,7 +96,7 @@ def test_a_shell_can_complete_commands_and_options(command, monkeypatch, shell):
     assert (code, "_PEFT_REGRESS_COMPLETE" in out) == (0, True)
     monkeypatch.setenv("_PEFT_REGRESS_COMPLETE", f"{shell}_complete")
     for words, last, found in (("peft-regress comp", 1, "compare"),
-                               ("peft-regress history --mo", 2, "--moved")):  # fmt: skip
+                               ("peft-regress history --me", 2, "--metric")):  # fmt: skip
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", words.split()[-1] if shell == "fish" else str(last))
         assert found in command()[1]

@@ -62,8 +62,6 @@ COMMANDS = [
     pytest.param(("explain", "RUN", "RUN", LORA, "--format", "json"), id="explain"),
     pytest.param(("compare", "RUN", "RUN", "--only", "*"), id="compare-only"),
     pytest.param(("history", "RUN"), id="history"),
-    pytest.param(("history", "RUN", "--moved"), id="history-moved"),
-    pytest.param(("history", "RUN", "--all"), id="history-all"),
     pytest.param(("report", "RUN"), id="report"),
     pytest.param(("export", "RUN"), id="export"),
     pytest.param(("upgrade", "--clean"), id="upgrade"),
@@ -113,9 +111,10 @@ def test_without_an_output_there_is_one_message_and_no_verdict(words, errors):
 
 
 def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_full(run_file):
-    words = f"{sys.executable} -m peft_regress history {run_file} --all --baselines no | head -1"
+    words = f"{sys.executable} -m peft_regress report {run_file} --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{LORA}\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 case, from ")
     with unread_pipe() as pipe:
         assert process("list", "--cases", "shfit/*", stdout=pipe, stderr=pipe).returncode == 141
     with Path("/dev/full").open("w") as full:
@@ -192,7 +191,6 @@ def test_letters_outside_the_encoding_are_escaped(letters, encoding, shown, monk
     code, out, err = run(*letters)
     assert (code, err) == (1, "")
     assert f"Fehler: {shown}" in out
-    assert max(map(len, out.splitlines())) <= 100
     code, out, err = run(letters[0], "\u6f22.json")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")

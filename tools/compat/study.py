@@ -18,8 +18,7 @@ from typing import Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.upgrades.compat.releases import try_adapters
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, Reference, judge
 from peft_regress.workers.pool import LocalPool
 from peft_regress.workers.process import variables
@@ -32,7 +31,7 @@ RELEASES: Final = (
 )
 """The last patch of each minor release: 12 of the 22 releases from 0.10 to 0.21."""
 
-_BASE: Final = BaseModel(name="adapters:make_base", inputs="adapters:inputs")
+_BASE: Final = BaseModel(name="adapters:make_base", inputs="adapters:inputs", folder=str(HERE))
 
 
 class SeenIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +39,8 @@ class SeenIn(msgspec.Struct, frozen=True, kw_only=True):
 
     packages: dict[str, str]
     base: BaseMade
-    adapters: dict[str, tuple[Loaded, Loaded | None]]
-    """By `RELEASE/VARIANT`: as it is, and without the fields that the release does not know."""
+    adapters: dict[str, Loaded]
+    """By `RELEASE/VARIANT`."""
 
 
 def make_adapters() -> Iterator[tuple[str, Path]]:
@@ -64,14 +63,12 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
     if not file.exists():
         folders = list(adapters.values())
         with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
-            futures = try_adapters(pool, overlay.python, _BASE, folder=HERE, adapters=folders)
+            futures = try_adapters(pool, overlay.python, _BASE, folders)
             found = [future.result() for future in futures]
         seen = SeenIn(
             packages=dict(found[0].packages),
             base=found[0].base,
-            adapters={
-                name: (one.adapter, one.without) for name, one in zip(adapters, found, strict=True)
-            },
+            adapters={name: one.adapter for name, one in zip(adapters, found, strict=True)},
         )
         file.write_bytes(msgspec.json.encode(seen))
     return msgspec.json.decode(file.read_bytes(), type=SeenIn)
@@ -88,10 +85,11 @@ def main() -> None:
         saved, _, variant = name.partition("/")
         here = seen[saved]
         reference = Reference(
-            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name][0]
+            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name]
         )
         for release, there in seen.items():
-            loaded, without = there.adapters[name]
+            loaded = there.adapters[name]
+            without = loaded.without
             found = judge(there.base, loaded if without is None else without, reference)
             if any("has no method" in detail for detail in found.details):
                 continue

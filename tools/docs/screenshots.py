@@ -21,7 +21,7 @@ _TALLEST: Final = 2600
 _DRAWN: Final = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
 _READY: Final = "() => globalThis.page !== undefined"
 _CASE: Final = (
-    "`case/${encodeURIComponent(d3.greatest(page.DATA.cases, item => item.marks.date.length)?.id)}`"
+    "`case/${encodeURIComponent(d3.greatest(page.DATA.cases, item => item.marks.length)?.id)}`"
 )
 
 
