@@ -56,9 +56,6 @@ def made(old, new, *, changed=None, **fields):
             "candidate": candidate,
             "changed": moved,
             "installed": (),
-            "suspected": tuple(
-                one for one in comparison.findings if one.is_failing or one.is_better
-            ),
             "responsible": (),
             "edited": "",
             "remarks": (),
