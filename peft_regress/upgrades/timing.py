@@ -72,10 +72,8 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `baselines` is the folder with `sources/`; `time_limit` is the seconds that one block, or the
     start of a worker, may take; `on_result` gets each result when it is made. A case that cannot be
     timed is a result with a problem. Raises `InterpreterError` if an interpreter cannot be used,
-    `InputError` if there are no cases, or too few pairs to show anything.
+    `InputError` if there are too few pairs to show anything.
     """
-    if not cases:
-        raise InputError("there is no case to time")
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
