@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.catalogue.architectures import Architecture
-    from peft_regress.catalogue.tasks import Task
+    from peft_regress.catalogue.tasks.digits import Task
 
 BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
 COLUMNS: Final = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")
@@ -55,7 +55,7 @@ def trained(  # noqa: PLR0913  (the axes of the study)
     )
     items = TensorItems((data.train_images, data.train_labels))
     batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
-    finetune(model, optimizer, batches, loop, seed=seed, first=4)
+    finetune(model, optimizer, batches, loop, seed=seed)
     return model
 
 

@@ -18,9 +18,7 @@ from peft_regress.workers.process import variables
 
 _MOST: Final = 3
 _SECONDS: Final = 300
-
-LONGEST_OUTPUT: Final = 4000
-"""Characters of what a script prints that a report shows."""
+_LONGEST_OUTPUT: Final = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,33 +61,24 @@ def _shown(finding: Finding) -> set[str]:
 
 def _output(python: Path, script: str) -> str:
     """Return what a script prints, or why it printed nothing."""
-    done = run_script(python, script, seconds=_SECONDS)
-    if done is None:
-        return f"(nothing within {_SECONDS} s)"
-    lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        lines.append(f"exit code {done.returncode}: {clean(errors[-1])}")
-    return "\n".join(lines)[:LONGEST_OUTPUT]
-
-
-def run_script(
-    python: Path, script: str, *, seconds: float
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a script and return how it ended; None if it did not within `seconds`."""
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         file = Path(folder) / "reproduction.py"
         file.write_text(script, encoding="utf-8")
         try:
-            return subprocess.run(  # noqa: S603  (a script of our own)
+            done = subprocess.run(  # noqa: S603  (a script of our own)
                 [str(python), "-W", "ignore", str(file)],
                 cwd=folder,
                 env=variables(),
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=seconds,
+                timeout=_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return None
+            return f"(nothing within {_SECONDS} s)"
+    lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        lines.append(f"exit code {done.returncode}: {clean(errors[-1])}")
+    return "\n".join(lines)[:_LONGEST_OUTPUT]
