@@ -19,7 +19,7 @@ from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition
-from peft_regress.upgrades.reproduction.reproduce import Reproduction
+from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
 Advice = tuple[str, ...]

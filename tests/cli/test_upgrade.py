@@ -23,7 +23,7 @@ from peft_regress.errors import InputError
 from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
-from peft_regress.upgrades.reproduction import reproduce as reproduce_module
+from peft_regress.upgrades import reproduction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ BOTH = (*CANDIDATE, "transformers==5.0")
 def world(monkeypatch):
     index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
     made = set_world(monkeypatch, World(installed=dict(OLD), index=index))
-    monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "printed")
+    monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "printed")
     return made
 
 

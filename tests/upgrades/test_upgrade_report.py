@@ -28,7 +28,7 @@ from peft_regress.upgrades.reports import (
     encode_upgrade,
     upgrade_document,
 )
-from peft_regress.upgrades.reproduction.reproduce import Reproduction
+from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.responsible import ResponsiblePackages
 from peft_regress.upgrades.upgrade import Upgrade
 
