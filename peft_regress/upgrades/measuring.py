@@ -357,6 +357,8 @@ class _Work:
                 self._keep(case, future.result())
         except GivenUpError:
             ended.put(None)  # the pool has said so
+        except CancelledError as error:
+            ended.put(error)
         except BaseException as error:  # noqa: BLE001  (the thread that waits raises it)
             ended.put(error)
             self._cancel()  # before this thread goes on
