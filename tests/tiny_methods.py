@@ -67,7 +67,6 @@ def _trained(name, steps):
         steps=steps,
         batch_size=16,
         seed=0,
-        first=1,
         batch_norm_statistics=method.trains_batch_norm_statistics,
     )
     return model.eval()

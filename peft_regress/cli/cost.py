@@ -53,7 +53,6 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
-        "peft-regress cost --cases 'edge/head/*' --matrix edge --runtime executorch",
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
@@ -106,9 +105,9 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         _show_model(model, inputs, output)
         return
     if cases is not None:
-        _refuse_beside(context, "--cases", {"matrix", "runtime"}, "a case has its own step")
-        is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
-        context.exit(0 if is_whole else 3)  # absent
+        _refuse_beside(context, "--cases", {"matrix"}, "a case has its own step")
+        _show_cases(cases, output, matrix=matrix)
+        return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
         raise InputError("--matrix is for cases: name them by --cases GLOB")
     if inputs:
@@ -127,15 +126,15 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
 def _show_adaptation(
     adaptation: Adaptation, settings: dict[str, Any], output: str, *, runtime: str | None
 ) -> None:
-    from peft_regress.measure.step_profile import CostSettings, checked_cost, cost_metrics  # torch
+    from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics  # torch
 
     chosen = CostSettings(**settings)
     missing: Sequence[str] = ()
     with _warnings_as_lines():
         if runtime is None:
-            metrics = cost_metrics(checked_cost(adaptation, chosen))
+            metrics = cost_metrics(adaptation_cost(adaptation, chosen))
         else:
-            from peft_regress.measure.edge import adaptation_edge  # torch
+            from peft_regress.measure.edge.case import adaptation_edge  # torch
 
             metrics, missing = adaptation_edge(adaptation, chosen)
     _warn_of_kernels(missing)
@@ -159,41 +158,31 @@ def _refuse_beside(context: click.Context, option: str, allowed: set[str], reaso
             raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")
 
 
-def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) -> bool:
-    """Show the costs of cases; return whether all of them have programs for the runtime."""
+def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     cases = select_cases(pattern, matrix=matrix)
 
     from peft_regress.measure import ProfileCache, Recipe  # torch
     from peft_regress.measure.costs import costs_of
-    from peft_regress.measure.edge import priced_case
 
     profiles, storage = ProfileCache(), usual_storage()
-    price: Any = costs_of if runtime is None else priced_case
     with _warnings_as_lines():
-        found = {case.id: price(Recipe.of(case, storage), profiles) for case in cases}
-    for costs in found.values():
-        _warn_of_kernels(getattr(costs, "without_kernel", ()))
-    problems = {name: getattr(costs, "problem", None) for name, costs in found.items()}
+        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
     if output == "json":
-        encoded = [_encode_case(name, costs, problems[name]) for name, costs in found.items()]
-        print_json({"cases": encoded})
-    else:
-        title = "{}, one training step of its own ({})"
-        sections = [
-            cost_section(title.format(name, costs.profiled_on), costs.metrics, problems[name])
+        encoded = [
+            {
+                "id": name,
+                "tensors": costs.profiled_on,
+                "metrics": msgspec.to_builtins(costs.metrics),
+            }
             for name, costs in found.items()
         ]
-        show(sections, output)
-    return not any(problems.values())
-
-
-def _encode_case(name: str, costs: Any, problem: Exception | None) -> dict[str, Any]:
-    """Return `{id, tensors, metrics}` of a case's own step, and `error` if it has no programs."""
-    metrics = msgspec.to_builtins(costs.metrics)
-    encoded = {"id": name, "tensors": costs.profiled_on, "metrics": metrics}
-    if problem is not None:
-        encoded["error"] = {"type": type(problem).__name__, "message": str(problem)}
-    return encoded
+        print_json({"cases": encoded})
+        return
+    sections = [
+        cost_section(f"{name}, one training step of its own ({costs.profiled_on})", costs.metrics)
+        for name, costs in found.items()
+    ]
+    show(sections, output)
 
 
 def _warn_of_kernels(missing: Iterable[str]) -> None:

@@ -19,9 +19,9 @@ from peft_regress.runs.schema import Failure, Record, error_record
 from peft_regress.workers.process import WorkerProcess
 
 if TYPE_CHECKING:
+    from peft_regress.measure.costs import ProfileCache
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
-    from peft_regress.measure.step_profile import ProfileCache
 
 
 class OwnCases(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,12 +21,12 @@ from peft_regress.catalogue.architectures.torchvision_models import (
     TORCHVISION,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.measure.sources import train_source
-from peft_regress.measure.step_profile import (
+from peft_regress.measure.costs import (
     CostSettings,
     adaptation_cost,
     checked_cost,
 )
+from peft_regress.measure.sources import train_source
 
 ALL = (RESNET18, MOBILENET_V2, MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5)
 each_architecture = pytest.mark.parametrize("architecture", ALL, ids=lambda item: item.name)

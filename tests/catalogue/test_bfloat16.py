@@ -89,7 +89,6 @@ def test_training_is_reproducible_to_the_bit(method):
             steps=4,
             batch_size=16,
             seed=0,
-            first=4,
         ).losses
 
     first = losses()

@@ -18,7 +18,7 @@ from peft_regress.catalogue.architectures.efficientnet_lite_network import (
 from peft_regress.catalogue.built_in import built_in
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import AbsentError, SourceError
-from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 
 # The authors' notation: repeats, kernel, stride, expansion, input and output channels.
 PUBLISHED_BLOCKS = (

@@ -12,7 +12,7 @@ from peft_regress.catalogue.architectures.torchvision_models import RESNET18
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
 

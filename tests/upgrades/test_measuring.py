@@ -35,7 +35,7 @@ from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
-from peft_regress.measure.step_profile import ProfileCache
+from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits, with_budget

@@ -25,7 +25,7 @@ from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
 from peft_regress.errors import UnknownNameError
-from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
 from peft_regress.upgrades.reproduction.script import (
     FACTS,

@@ -24,7 +24,7 @@ from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

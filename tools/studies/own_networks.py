@@ -33,7 +33,7 @@ from peft_regress import FineTune, load_digits, registry
 from peft_regress.gate import Observation, judge_case
 from peft_regress.gate.policy import Bounds
 from peft_regress.measure import ProfileCache, Recipe, measure
-from peft_regress.measure.optimizer_updates import optimizer_updates
+from peft_regress.measure.inputs import optimizer_updates
 from peft_regress.runs.schema import Machine, Record
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def curves() -> dict[str, list[float]]:
         model = recipe.adapted_model(0)
         batches = recipe.batches(recipe.load_data(), seed=0)
         optimizer = recipe.make_optimizer(model)
-        found[case.id] = list(recipe.train(model, optimizer, batches, seed=0, first=1).losses)
+        found[case.id] = list(recipe.train(model, optimizer, batches, seed=0).losses)
     return found
 
 

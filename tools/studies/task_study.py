@@ -55,7 +55,7 @@ def trained(  # noqa: PLR0913  (the axes of the study)
     )
     items = TensorItems((data.train_images, data.train_labels))
     batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
-    finetune(model, optimizer, batches, loop, seed=seed, first=4)
+    finetune(model, optimizer, batches, loop, seed=seed)
     return model
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import told
-from peft_regress.measure.seeding import seed_all
+from peft_regress.measure.training import seed_all
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
 from peft_regress.upgrades.compat.base_model import Base, is_finite, numbers_of
