@@ -325,7 +325,7 @@ def test_a_base_of_half_precision_is_judged_in_float32():
 
 
 def test_boft_merges_a_nan_into_a_convolution():
-    """See docs/findings/peft-boft-safe-merge.md; its Linear layers refuse."""
+    """See docs/findings/peft-boft-safe-merge.py; its Linear layers refuse."""
     base = convolutional()
     base[0] = nn.Conv2d(4, 8, 1)
     config = peft.BOFTConfig(
