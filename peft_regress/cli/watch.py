@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from math import prod
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -18,16 +18,17 @@ from peft_regress.cli.options import (
     limit_option,
     print_json,
 )
-from peft_regress.cost.step_cost import ByteSite
 from peft_regress.errors import InputError
-from peft_regress.measure.scripts.observation import Observation
-from peft_regress.measure.scripts.process import watch_script
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import show
 from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from peft_regress.cost.step_cost import ByteSite
+    from peft_regress.measure.scripts.observation import Observation
 
 _MOST_ROWS: Final = 12
 
@@ -77,6 +78,8 @@ def command(  # noqa: PLR0913  (options)
     unless --env says otherwise, and ends after its steps: losses, gradient norms, learning rates,
     what trains, FLOPs, and memory by category and module.
     """
+    from peft_regress.measure.scripts.process import watch_script  # torch
+
     found = watch_script(
         script,
         args=arguments,
