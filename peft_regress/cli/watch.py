@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913  (options)
     time_limit: int,
     output: str,
 ) -> None:
-    """Run the training script SCRIPT, unchanged, and show what its first optimizer steps do.
+    """Run a training script, unchanged, and show what its first steps do.
 
     What the script prints goes to standard error. It gets no network of Hugging Face and of wandb,
     unless --env says otherwise, and ends after its steps: losses, gradient norms, learning rates,
