@@ -157,14 +157,6 @@ def test_a_fault_of_one_state_is_seen_there(tmp_path, monkeypatch, name, change,
     assert (base.losses != branch.losses) is (name == "update_layer")
 
 
-@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
-def test_patterns_are_other_numbers_than_the_usual_ones(method):
-    settings = find("linear", label="patterns", method=method).settings
-    alpha = settings.get("lora_alpha", settings.get("alpha"))
-    assert set(settings["rank_pattern"].values()).isdisjoint({settings["r"]})
-    assert set(settings["alpha_pattern"].values()).isdisjoint({alpha})
-
-
 def test_another_state_dict_is_seen(tmp_path, monkeypatch):
     def renamed(original, *arguments, **settings):
         found = original(*arguments, **settings)
