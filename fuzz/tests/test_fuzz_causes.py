@@ -87,7 +87,6 @@ def raised(act=None, error="TypeError", where="a:f"):
 
 
 def pair(settings):
-    """Return the cause of adding a second adapter with some settings."""
     both = (FIRST, Adapter(name="other", settings=settings))
     return last(Add(adapter="other"), adapters=both)
 

@@ -215,17 +215,6 @@ def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, 
     )
 
 
-def test_autocast_decides_the_type_of_the_checkpoint(tmp_path):
-    kinds = []
-    for autocast in (False, True):
-        folder = tmp_path / str(autocast)
-        folder.mkdir()
-        situation = find("linear", dtype="bfloat16", autocast=autocast)
-        found = examined(Examine(situation=situation, folder=str(folder), is_base=True))
-        kinds.append({kind.partition(" ")[0] for kind in found.keys.values()})
-    assert kinds == [{"bfloat16"}, {"float32"}]
-
-
 # --- workers ------------------------------------------------------------------------------------
 
 _FAKE = """#!{python}
