@@ -10,9 +10,8 @@ from peft_fuzz.checklist.checklist import Checklist
 from peft_fuzz.checklist.judge import About, Detail, Row, Verdict, grouped
 from peft_fuzz.checklist.situations import find_method
 from peft_regress.report.document import Box, Code, Line, Section, Words
-from peft_regress.report.layout import Style
-from peft_regress.report.table import Row as TableRow
-from peft_regress.report.table import Table
+from peft_regress.report.layout import Row as TableRow
+from peft_regress.report.layout import Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 

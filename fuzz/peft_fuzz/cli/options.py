@@ -19,7 +19,7 @@ from peft_regress.workers.pool import Pool
 
 corpus_option = click.option(
     "--corpus",
-    type=options.NamedPath(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
     default=Path("fuzz/corpus"),
     show_default=True,
@@ -53,7 +53,7 @@ def finding_options(command: Callable[..., None]) -> Callable[..., None]:
         options.limit_option("--time-limit", "How long one life may take.", seconds=60),
         click.option(
             "--save",
-            type=options.NamedPath(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path, file_okay=False),
             metavar="FOLDER",
             default=Path("runs/fuzz"),
             show_default=True,

@@ -106,7 +106,7 @@ def fourierft_flops(layer: Layer, _settings: m.Settings, positions: int) -> int:
 def hira_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count B A in full size, and the update's own product of a linear layer.
 
-    A convolution that runs twice is docs/findings/peft-second-convolution.md.
+    A convolution that runs twice is docs/findings/peft-second-convolution.py.
     """
     rank = by_pattern(settings.get("rank_pattern"), layer.name, settings["r"])
     second = 0 if layer.is_convolution else layer.flops(positions)

@@ -86,7 +86,7 @@ def _second_operator(layer: Layer, positions: int) -> int:
     """Return what applying the update on its own costs.
 
     A linear layer may do so: the base layer is called for its hooks. A convolution that runs twice
-    is docs/findings/peft-second-convolution.md.
+    is docs/findings/peft-second-convolution.py.
     """
     return 0 if layer.is_convolution else layer.flops(positions)
 

@@ -15,8 +15,7 @@ from peft_fuzz.search.findings import Finding
 from peft_fuzz.search.fuzz import Fuzzed
 from peft_fuzz.search.replay import Replay, Replayed, State
 from peft_regress.report.document import Code, Line, Listing, Section, Words
-from peft_regress.report.layout import Style
-from peft_regress.report.table import Row, Table
+from peft_regress.report.layout import Row, Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 

@@ -198,7 +198,7 @@ def test_a_start_that_is_not_drawn_is_no_identity():
 @pytest.mark.parametrize(
     ("method", "part", "settings", "how"),
     [
-        # docs/findings/peft-multihead-attention.md: the output's update twice.
+        # docs/findings/peft-multihead-attention.py: the output's update twice.
         ("lora", layer("attention", inputs=4, outputs=4, heads=2), {"r": 2}, {"merges": False}),
         # docs/findings/peft-oft-convolution.md: patches are rotated when merged alone.
         ("oft", CONVOLUTION, {"oft_block_size": 4}, {}),
