@@ -64,7 +64,6 @@ def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing,
 
 
 def last(*acts, check="frozen", **fields):
-    """Return the cause of an example that fails after its last act, or after wrapping."""
     error = fields.pop("error", {})
     return cause_of(example(acts=acts, **fields), failure(check, act=len(acts) - 1, **error))
 
