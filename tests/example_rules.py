@@ -40,7 +40,7 @@ ELSEWHERE = {
     ),
     # The tutorial and the reference of own cases.
     "tests/docs/test_own_model.py": (
-        r"pytest gates( .*)?|peft-regress init|sed -i .*"
+        r"pytest gates( .*)?|peft-regress init|sed -i .*|peft-regress watch .*"
         r"|peft-regress accept runs/(first|own|wider)\.json .*"
         r"|python -m pip install .peft-regress @ .*"
     ),

@@ -137,7 +137,7 @@ def _steps(found: Observation) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.5g}"
+    return "none" if value is None else f"{value:.4g}"
 
 
 def _sentences(found: Observation) -> Iterable[str]:

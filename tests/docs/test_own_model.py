@@ -1,4 +1,4 @@
-"""docs/own-model.md: a reader who types its tutorial from the top sees what the page shows."""
+"""The tutorials: a reader who types one from the top sees what the page shows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ import pytest
 from example_sandbox import environment, write_program
 from examples import ROOT, blocks, differences
 
-PAGE = "docs/own-model.md"
-LINES = (ROOT / PAGE).read_text().splitlines()
-STEPS = [
-    block
-    for block in blocks()
-    if block.page == PAGE and block.line < LINES.index("## The fields of a case")
-]
+END_OF_TUTORIAL = {
+    "docs/own-model.md": "## The fields of a case",
+    "docs/own-script.md": "## What is judged",
+}
 
 
-@pytest.mark.nightly
-def test_the_whole_page_runs_from_an_empty_folder(tmp_path):
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("docs/own-model.md", marks=pytest.mark.nightly),
+        pytest.param("docs/own-script.md", marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_page_runs_from_an_empty_folder(page, tmp_path):
+    end = (ROOT / page).read_text().splitlines().index(END_OF_TUTORIAL[page])
     for name, module in {"pytest": "pytest", "peft-regress": "peft_regress"}.items():
         write_program(tmp_path / "bin" / name, f'exec {sys.executable} -m {module} "$@"')
     folder = tmp_path / "project"
     folder.mkdir()
-    for block in STEPS:
+    for block in blocks():
+        if block.page != page or block.line > end:
+            continue
         if block.language == "python":
-            (folder / "gates" / "cases.py").write_text(block.text)
+            path = block.text.partition("\n")[0].removeprefix("# ")
+            (folder / path).write_text(block.text)
             continue
         for command in block.commands:
             printed = typed_in(folder, command.typed, environment(tmp_path))
