@@ -1,9 +1,10 @@
-"""Budgets: what one update of a case may cost at most, also as a share of another case's cost."""
+"""What the author of a case allows: budgets for its costs, and bounds for its changes."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,16 +13,11 @@ from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
 
-UNITS: Final[dict[Quantity, dict[str, float]]] = {
-    "byte": {
-        "B": 1,
-        **{f"{prefix}B": 10**power for prefix, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-        **{f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30))},
-    },
-    "flop": {
-        "FLOP": 1,
-        **{f"{p}FLOP": 10**power for p, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-    },
+_DECIMAL: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS: Final[dict[Quantity, Mapping[str, float]]] = {
+    "byte": {**{f"{prefix}B": size for prefix, size in _DECIMAL.items()}, **_BINARY},
+    "flop": {f"{prefix}FLOP": size for prefix, size in _DECIMAL.items()},
 }
 """The size of each unit of a quantity."""
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
@@ -29,8 +25,30 @@ _LONGEST_AMOUNT: Final = 40
 
 SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
 """The limits that are shares of another case's cost."""
+OWN_MATRIX: Final = "own"
+"""The matrix of own cases that name no other."""
 LEAST_SHARE: Final = 1e-6
 MOST_SHARE: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a metric may change before the gate reports it, in place of its usual bound.
+
+    Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
+    of the means over the seeds.
+    """
+
+    bound: float
+    reason: str
+    """The evidence for the bound; shown beside each verdict that it decides."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
+        if not 0 <= self.bound < float("inf"):
+            raise InputError(f"bound {self.bound!r} is not a number from 0 on")
+        if not self.reason.strip():
+            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,64 +84,48 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse amounts without a unit, and shares of no case."""
-        for name in ("peak", "ship", "edge_train"):
-            self._check(name, "byte")
-        self._check("update", "flop")
-        if self.score is not None and not _is_number(self.score):
+        quantities: dict[str, Quantity] = {
+            "peak": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
+        }  # fmt: skip
+        for name, quantity in quantities.items():
+            text = getattr(self, name)
+            try:
+                if text is not None:
+                    parse_amount(text, quantity)
+            except InputError as error:
+                raise InputError(f"budget {name}={error}") from None
+        if self.score is not None and not _is_finite(self.score):
             raise InputError(f"budget score={self.score!r} is not a finite number")
-        device: object = self.device
-        if device is not None and not (isinstance(device, str) and device):
-            raise InputError(f"budget device={self.device!r} is not the name of a device class")
-        self._check_shares()
-
-    def _check_shares(self) -> None:
         shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
         for name, share in shares.items():
-            if not (_is_number(share) and LEAST_SHARE <= share <= MOST_SHARE):
+            if not (_is_finite(share) and LEAST_SHARE <= share <= MOST_SHARE):
                 raise InputError(f"budget {name}={share!r} is not a share, such as 0.85")
             if self.of is None:
                 raise InputError(
                     f"budget {name}={share!r} is of no case: name it, as in of='digits/full/net'"
                 )
-        if self.of is None:
-            return
-        if not shares:
+        if self.of is not None and not shares:
             raise InputError(
                 f"budget of={self.of!r} limits nothing: add a share, such as peak_of=0.85"
             )
         try:
-            split_case_id(self.of)
+            split_case_id(self.of or "task/full/architecture")
         except InputError as error:
             raise InputError(f"budget of={error}") from None
 
-    def _check(self, name: str, quantity: Quantity) -> None:
-        text = getattr(self, name)
-        if text is None:
-            return
-        try:
-            parse_amount(text, quantity)
-        except InputError as error:
-            raise InputError(f"budget {name}={error}") from None
 
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:
-    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs.
-
-    Raises `InputError`, which names the units of the quantity.
-    """
+    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs."""
     units = UNITS[quantity]
-    example = "256 MiB" if quantity == "byte" else "2 GFLOP"
-    wanted = f"an amount with one of {', '.join(units)}, such as {example!r}"
-    match = None
-    if isinstance(text, str) and len(text) <= _LONGEST_AMOUNT:
-        match = _AMOUNT.fullmatch(text.strip())
+    shown = str(text)[:_LONGEST_AMOUNT]
+    match = _AMOUNT.fullmatch(shown.strip()) if isinstance(text, str) else None
     if match is None or match["unit"] not in units:
-        shown = repr(text)[:_LONGEST_AMOUNT]
-        raise InputError(f"{shown} is not {wanted}")
+        example = "256 MiB" if quantity == "byte" else "2 GFLOP"
+        raise InputError(
+            f"{shown!r} is not an amount with one of {', '.join(units)}, such as {example!r}"
+        )
     return round(float(match["number"]) * units[match["unit"]])

@@ -1,6 +1,7 @@
 """Programs of tiny networks, exported once, and when there is no runtime to export for."""
 
 import functools
+import importlib.metadata
 import os
 
 import peft
@@ -9,9 +10,9 @@ import torch
 from tiny_network import tiny_network
 
 from peft_regress.errors import InputError
-from peft_regress.measure.edge import training_program
 from peft_regress.measure.edge.costs import EdgeModel
 from peft_regress.measure.edge.package import require_executorch
+from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.objective import Objective
 
 loss = Objective().loss
@@ -34,6 +35,18 @@ def require():
     if os.environ.get("CI"):
         pytest.fail(problem())
     pytest.skip(problem())
+
+
+def without_executorch(monkeypatch):
+    """Let a test see an environment without it."""
+    version = importlib.metadata.version
+
+    def absent(name):
+        if name == "executorch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
 
 
 def batch(*, seed=0, count=2):

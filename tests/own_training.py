@@ -8,8 +8,8 @@ from torch import nn
 
 from peft_regress import FineTune
 from peft_regress.measure.case import measure
+from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.recipe import Recipe
-from peft_regress.measure.step_profile import ProfileCache
 
 
 def images(count=16):

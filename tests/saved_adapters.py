@@ -41,9 +41,6 @@ class Endless(Asking):
     def forward(self, x):
         return self.lin(x) / 0
 
-def lazy():
-    return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4))
-
 calls = {}
 
 def counted(name="counted", same=0):
@@ -56,20 +53,11 @@ def counted(name="counted", same=0):
 def counted_late():
     return counted("late", same=2)
 
-def drawn():
-    net = make()
-    net[0].weight.data.add_(torch.randn(8, 6, generator=UNSEEDED))
-    return net
-
 UNSEEDED = torch.Generator()
 KEPT = make()
-LAYER = nn.Linear(8, 4)
 
 def kept():
     return KEPT
-
-def sharing():
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), LAYER)
 
 def adapted():
     from peft import LoraConfig, get_peft_model
@@ -79,12 +67,6 @@ class Drawing(nn.Sequential):
     def forward(self, x):
         return super().forward(nn.functional.dropout(x, 0.5, training=True))
 
-class Remembering(nn.Sequential):
-    seen = 0
-    def forward(self, x):
-        self.seen = self.seen + 1
-        return super().forward(x) * self.seen
-
 class Writing(nn.Sequential):
     def forward(self, x):
         return super().forward(x.mul_(2))
@@ -92,14 +74,8 @@ class Writing(nn.Sequential):
 def drawing():
     return Drawing(*make())
 
-def remembering():
-    return Remembering(*make())
-
 def writing():
     return Writing(*make())
-
-def drawn_inputs():
-    return (torch.rand(2, 6, generator=UNSEEDED),)
 
 class Scaled(nn.Sequential):
     def __init__(self, *layers, scale):

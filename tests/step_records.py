@@ -5,7 +5,7 @@ import functools
 from builders import LORA, make_record
 
 from peft_regress.cases import Adaptation
-from peft_regress.measure.step_profile import (
+from peft_regress.measure.costs import (
     CostSettings,
     adaptation_cost,
     cost_metrics,

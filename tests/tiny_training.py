@@ -18,7 +18,7 @@ def data_of(images):
 
 
 def finetune(
-    model, optimizer, images, *, steps=22, batch_size=32, seed, first, batch_norm_statistics=False
+    model, optimizer, images, *, steps=22, batch_size=32, seed, batch_norm_statistics=False
 ):
     """Train as a built-in case does."""
     loop = Loop(
@@ -28,7 +28,7 @@ def finetune(
         schedule=cosine_to_zero(steps),
     )
     batches = data_of(images).training_batches(batch_size, seed=seed)
-    return train_by_loop(model, optimizer, batches, loop, seed=seed, first=first)
+    return train_by_loop(model, optimizer, batches, loop, seed=seed)
 
 
 @single_thread()

@@ -145,7 +145,7 @@ def check_output(
     It must not lie in a storage, nor be what the command reads, or a new shard of it, under
     whatever name. option: what named the file.
     """
-    problem = path_problem(path)
+    problem = "the name is empty" if path == Path() else path_problem(path)
     written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links
     if problem is None and written.is_relative_to(os.path.realpath(storage)):
         problem = f"lies in the {kind} {storage}, to which only `accept` adds"

@@ -9,26 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 from peft_regress import registry
+from peft_regress.budgets import OWN_MATRIX, Bound
+from peft_regress.cases import Case
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
-if TYPE_CHECKING:
-    from peft_regress.cases import Case
-
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Own:
+class _Own(NamedTuple):
     fine_tune: FineTune
     source: str
     """The import path that it comes from, or `GIVEN`."""
@@ -52,10 +50,7 @@ def use_settings(settings: Settings) -> None:
 
 
 def settings_in_use() -> Settings:
-    """Return the settings of this process, or else of the working folder.
-
-    Raises `InputError` for a pyproject.toml that cannot be used.
-    """
+    """Return the settings of this process, or else of the working folder."""
     if _registry.settings is not None:
         return _registry.settings
     folder = Path.cwd()
@@ -81,18 +76,12 @@ def usual_storage() -> Path:
 
 
 def device_classes() -> tuple[DeviceClass, ...]:
-    """Return the device classes of the package and of the settings' table.
-
-    Raises `InputError` for a table that cannot be used.
-    """
+    """Return the device classes of the package and of the settings' table."""
     return load_devices(settings_in_use().devices)
 
 
 def own_fine_tunes() -> Mapping[str, FineTune]:
-    """Return the project's own cases by id, in the order of the settings.
-
-    Raises `InputError` for an import path that gives none, or for an id that is taken.
-    """
+    """Return the project's own cases by id, in the order of the settings."""
     settings = settings_in_use()
     for path in settings.cases:
         if (settings.folder, path) not in _registry.imported:
@@ -108,26 +97,18 @@ def own_fine_tune(case: Case) -> FineTune | None:
 
 
 def source_of(case: Case) -> str | None:
-    """Return the import path of an own case; None for any other and for one that a suite gave.
-
-    Raises `InputError` for own cases that cannot be imported.
-    """
+    """Return the import path of an own case; None for any other and for one that a suite gave."""
     own_fine_tunes()
     own = _registry.cases.get(case.id)
     return None if own is None or own.source == GIVEN else own.source
 
 
 def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
-    """Return a case's own bounds by metric: those of the settings, and over them its own.
-
-    Raises `UnknownNameError` for a rule of the settings whose metric the case cannot have.
-    """
+    """Return a case's own bounds by metric: those of the settings, and over them its own."""
     known = METRICS.keys() | (fine_tune.metrics or {}).keys()
     found = settings_in_use().bounds_of(fine_tune.id)
-    for metric in found:
-        if metric not in known:
-            what = "metric of a bound in [tool.peft_regress]"
-            raise UnknownNameError(what, metric, known)
+    for metric in found.keys() - known:
+        raise UnknownNameError("metric of a bound in [tool.peft_regress]", metric, known)
     return {**found, **(fine_tune.bounds or {})}
 
 
@@ -151,34 +132,21 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
             raise InputError(
                 f"case {name!r} of {source} has the id of a built-in case. Choose another id."
             )
-        _check_device(fine_tune)
+        device = fine_tune.budget and fine_tune.budget.device
+        if device and device not in (known := {one.name for one in device_classes()}):
+            raise UnknownNameError(f"device in the budget of {name}", device, known)
         if taken is None or taken.source == GIVEN:
-            taken = _Own(fine_tune=fine_tune, source=source)
+            taken = _Own(fine_tune, source)
         added[name] = taken
     _registry.cases |= added
     return fine_tunes
 
 
-def _check_device(fine_tune: FineTune) -> None:
-    if fine_tune.budget is None or fine_tune.budget.device is None:
-        return
-    device, known = fine_tune.budget.device, {one.name for one in device_classes()}
-    if device not in known:
-        what = f"device in the budget of {fine_tune.id}"
-        raise UnknownNameError(what, device, known)
-
-
 def _as_list(given: Any, source: str) -> list[FineTune]:
-    if isinstance(given, FineTune):
-        return [given]
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        msg = f"{source} is {given!r}, not a FineTune or an iterable of them"
-        raise InputError(printable(msg))
-    found = list(given)
-    for number, item in enumerate(found):
+    found = [given] if isinstance(given, FineTune) or not isinstance(given, Iterable) else [*given]
+    for item in found:
         if not isinstance(item, FineTune):
-            msg = f"item {number} of {source} is {item!r}, not a FineTune"
-            raise InputError(printable(msg))
+            raise InputError(printable(f"{source} has {item!r}, which is not a FineTune"))
     if not found:
         raise InputError(f"{source} holds no FineTune")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,76 +15,51 @@ from peft_regress.baselines.references import expected_cases, is_complete, read_
 from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
-from peft_regress.cli.options import (
-    SectionedCommand,
-    baselines_option,
-    cases_option,
-    examples,
-    format_option,
-    matrix_option_with,
-    output_file,
-    print_json,
-    strict_option,
-)
+from peft_regress.cli import options
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.comparison import Comparison, Invocation, narrow
+from peft_regress.gate.comparison import Invocation, narrow
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import RunFile, write_run_file
-from peft_regress.text import clean, count_of, printable
-
-
-def _at_most_one(
-    context: click.Context, option: click.Parameter, globs: tuple[str, ...]
-) -> str | None:
-    """Return the glob. Of several, click would take the last and leave out the others unseen."""
-    if globs[1:]:
-        raise click.BadParameter(
-            f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'",
-            context,
-            option,
-        )
-    return globs[0] if globs else None
+from peft_regress.text import printable
 
 
 @click.command(
     "compare",
-    cls=SectionedCommand,
+    cls=options.SectionedCommand,
     sections={"Cases": ("only", "cases", "matrix", "stored_only")},
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress compare baselines runs/bench.json",
         "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
     ),
 )
 @click.argument("old")
 @click.argument("new")
-@matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
-@cases_option(
+@options.matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
+@options.cases_option(
     "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
 )
 @click.option(
     "--only",
     metavar="GLOB",
-    multiple=True,
-    callback=_at_most_one,
     help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
 )
-@strict_option
+@options.strict_option
 @click.option(
     "--save",
-    type=output_file,
+    type=options.output_file,
     metavar="FILE",
     help="Write NEW to this file; the shards of a folder become one run.",
 )
-@format_option
+@options.format_option
 @click.option(
     "--stored-only",
     is_flag=True,
     help="Expect only what OLD holds, and import no case of the project: for a judge in CI.",
 )
-@baselines_option
+@options.baselines_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -141,11 +115,12 @@ def command(  # noqa: PLR0913  (arguments and options)
         devices=device_classes(),
     )
     if only is not None:
-        _check_matches(only, comparison)
+        if not any(fnmatchcase(case.id, only) for case in comparison.cases):
+            raise AbsentError(f"--only {only!r} matches none of {len(comparison.cases)} cases")
         complete = is_complete(after.run.selection, [cases, only], expected)
         comparison = narrow(comparison, only, complete=complete)
     if output == "json":
-        print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
+        options.print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:
@@ -156,16 +131,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         layout = stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
-
-
-def _check_matches(only: str, comparison: Comparison) -> None:
-    """Raise `AbsentError` if there is no such case."""
-    known = [case.id for case in comparison.cases]
-    if not any(fnmatchcase(name, only) for name in known):
-        few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
-        raise AbsentError(
-            f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
-        )
 
 
 def _save(made: RunFile, path: Path, baselines: Path, old: str) -> None:

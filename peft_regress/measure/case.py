@@ -6,15 +6,15 @@ the status `unsupported` or `error`, so that its appearing and its vanishing are
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import UNSET
+from torch import nn
 
 from peft_regress.catalogue.own_cases import bounds_of
 from peft_regress.cost import (
@@ -25,19 +25,17 @@ from peft_regress.cost import (
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import told
-from peft_regress.measure.costs import CaseCosts, case_costs
+from peft_regress.measure.costs import CaseCosts, ProfileCache, case_costs, step_ledger
 from peft_regress.measure.definition import define, settings_of
 from peft_regress.measure.edge.case import CaseEdge, edge_of_case
+from peft_regress.measure.invariants.facts import trainable
 from peft_regress.measure.invariants.outputs import is_half
-from peft_regress.measure.invariants.tensors import trainable
-from peft_regress.measure.preflight import check_case
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
-from peft_regress.measure.seeding import undisturbed
-from peft_regress.measure.training import single_thread
+from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
 from peft_regress.own_code import code_of
-from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.schema import (
     Failure,
@@ -49,20 +47,7 @@ from peft_regress.runs.schema import (
     limits_of,
 )
 
-if TYPE_CHECKING:
-    from peft_regress.measure.recipe import Recipe
-    from peft_regress.measure.step_profile import ProfileCache
-
-
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
-
-
-@contextlib.contextmanager
-def _warnings_stay_warnings() -> Iterator[None]:
-    """Show a library's warnings, even in a suite that turns warnings into errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +71,6 @@ class Measurement:
 
 @single_thread()
 @undisturbed()
-@_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     recipe: Recipe,
     *,
@@ -112,7 +96,6 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     """
     measuring = _Measuring(
         recipe=recipe,
-        is_own=recipe.is_own,
         definition=define(recipe),
         has_reference=has_reference,
         profiles=profiles,
@@ -122,7 +105,9 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
         known=known,
     )
     try:
-        return measuring.measure()
+        # A library's warnings stay warnings, even in a suite that turns them into errors.
+        with warnings.catch_warnings(action="default"):
+            return measuring.measure()
     except CaseError as error:
         if has_reference:
             return measuring.failed("error", error)
@@ -135,10 +120,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
 
 @dataclass(kw_only=True)
 class _Measuring:
-    """One case while it is measured; see `measure` for the parts."""
-
     recipe: Recipe
-    is_own: bool
     definition: str
     has_reference: bool
     profiles: ProfileCache
@@ -150,23 +132,21 @@ class _Measuring:
     def measure(self) -> Measurement:
         recipe, run_rounds = self.recipe, self.run_rounds
         trains = run_rounds is not None and not recipe.runs_in_executorch
-        data = recipe.load_data() if self.is_own or recipe.runs_in_executorch else None
-        moving, base = frozenset[str](), None
-        if data is not None and self.is_own:
-            moving, base = check_case(recipe, data)
-            recipe = self.recipe = recipe.shipping(moving)
+        data = recipe.load_data() if recipe.has_own_step else None
+        if data is not None and recipe.is_own:
+            recipe = self.recipe = recipe.checked(data)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
-            base = recipe.base_model(recipe.seeds[0]) if base is None else base
+            base = recipe.base_model(recipe.seeds[0])
             # A copy: a second build would give the same, and some models take long to build.
             unadapted = copy.deepcopy(base) if trains else None
             first = recipe.adapt(base, seed=recipe.seeds[0])
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
-            return self._not_wrapped("unsupported", error)
+            return self.failed("unsupported", self._unless_new(error))
         except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
-            return self._not_wrapped("error", error)
+            return self.failed("error", self._unless_new(error))
         rounds = None
         try:
             costs = case_costs(recipe, self.profiles, data)
@@ -176,8 +156,7 @@ class _Measuring:
                 optimizer_state_bytes=costs.reports[""].step.optimizer_state_bytes,
                 runs=run_rounds is not None,
             )
-            trained = trainable(first)
-            is_of_half = is_half(first)
+            content = self._of_step(first, costs)
             if run_rounds is not None and unadapted is not None:
                 rounds = Rounds(
                     recipe,
@@ -185,41 +164,51 @@ class _Measuring:
                     base=unadapted,
                     first=first,
                     data=data or recipe.load_data(),
-                    moving=moving,
                     keep_adapters=self.keep_adapters,
                 )
-                rounds.run(run_rounds, known=self._known_here())
+                rounds.run(run_rounds, known=self.known)
         except (InputError, AbsentError):
             raise
-        except Exception as error:  # noqa: BLE001
+        except UnsupportedCaseError as error:
+            # Raised by a method that lives in its optimizer, which the library may not have.
+            return self.failed("unsupported", error)
+        except Exception as error:
+            if isinstance(error, _NO_STEP) and recipe.is_own and not self.has_reference:
+                raise InputError(str(error)) from error
             taken = 0 if rounds is None else rounds.steps_taken
-            return self._not_measured(error, after_steps=taken)
-        return self._measured(costs, rounds, in_runtime, trained=trained, is_of_half=is_of_half)
+            return self.failed("error", error, after_steps=taken)
+        return self._measured(costs, rounds, in_runtime, content)
 
-    def _known_here(self) -> KnownCurve | None:
-        """Return the curve of this definition on this kind of machine."""
-        machine = describe_machine().digest if self.known else ""
-        fitting = (
-            one for one in self.known if (one.machine, one.definition) == (machine, self.definition)
-        )
-        return next(fitting, None)
+    def _of_step(self, first: nn.Module, costs: CaseCosts) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        if self.recipe.has_own_step:
+            content["batch"] = self.recipe.fine_tune.batch
+        if self.recipe.is_own:
+            content["trained"] = {name: list(shape) for name, shape in trainable(first).items()}
+            content["profiled_on"] = costs.profiled_on
+            content |= {"numerics": "bfloat16"} if is_half(first) else {}
+        return content
+
+    def _unless_new(self, error: Exception) -> Exception:
+        """Return an error of wrapping; raise `InputError` if nothing says that it ever worked."""
+        if self.recipe.is_own and not self.has_reference:
+            raise InputError(f"the adapter cannot be put on the model: {told(error)}") from error
+        return error
 
     def _measured(
         self,
         costs: CaseCosts,
         rounds: Rounds | None,
         in_runtime: CaseEdge,
-        *,
-        trained: Mapping[str, tuple[int, ...]],
-        is_of_half: bool,
+        content: dict[str, Any],
     ) -> Measurement:
-        metrics = {**costs.metrics, **in_runtime.metrics}
+        recipe, metrics = self.recipe, {**costs.metrics, **in_runtime.metrics}
         facts = dict(in_runtime.facts)
         if rounds is not None:
             metrics |= rounds.metrics(timed=self.timed)
             facts = {**rounds.facts, **facts}
         try:
-            check_finite(metrics, self.recipe.case.id)
+            check_finite(metrics, recipe.case.id)
         except InputError as error:  # no file could hold it
             return self.failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
@@ -227,54 +216,23 @@ class _Measuring:
             name: fact.note
             for name, fact in facts.items()
             # What does not apply to a built-in method is known.
-            if fact.note and (fact.holds is False or self.is_own)
+            if fact.note and (fact.holds is False or recipe.is_own)
         }
-        more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
         defects = {name: fact.defect for name, fact in facts.items() if fact.holds is False}
-        if defects:
-            more["defects"] = defects
+        content |= {"invariant_notes": notes} if notes else {}
+        content |= {"defects": defects} if defects else {}
         if rounds is not None:
-            more |= {
-                "curve": rounds.curve,
-                "repeats": rounds.repeats,
-                "nearby_losses": rounds.nearby_losses,
-                "rates": rounds.rates,
-                "test_items": rounds.test_items,
-            }
-        if self.is_own or self.recipe.runs_in_executorch:
-            more["batch"] = self.recipe.fine_tune.batch
-        if self.is_own:
-            more["trained"] = {name: list(shape) for name, shape in trained.items()}
-            more["profiled_on"] = costs.profiled_on
-            if is_of_half:
-                more["numerics"] = "bfloat16"
-            if rounds is not None:
-                more["inputs"] = rounds.inputs
+            named = ("curve", "repeats", "nearby_losses", "rates", "test_items")
+            content |= {name: getattr(rounds, name) for name in named}
+            if recipe.is_own:
+                content["inputs"] = rounds.inputs
         return self._record(
             "ok",
             metrics={**ordered, **metrics},
             invariants={name: fact.holds for name, fact in facts.items()},
-            ledger=with_plans(costs.ledger, in_runtime.plans),
-            **more,
+            ledger=with_plans(step_ledger(costs.reports), in_runtime.plans),
+            **content,
         )
-
-    def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
-        """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
-        if self.is_own and not self.has_reference:
-            raise InputError(
-                f"FineTune {self.recipe.case.id!r}: the adapter cannot be put on the model: "
-                f"{told(error)}"
-            ) from error
-        return self.failed(status, error)
-
-    def _not_measured(self, error: Exception, *, after_steps: int) -> Measurement:
-        """Return that measuring fails; raise `InputError` if there never was a step to measure."""
-        if isinstance(error, UnsupportedCaseError):
-            # Raised by a method that lives in its optimizer, which the library may not have.
-            return self.failed("unsupported", error)
-        if isinstance(error, _NO_STEP) and self.is_own and not self.has_reference:
-            raise InputError(str(error)) from error
-        return self.failed("error", error, after_steps=after_steps)
 
     def failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
         raised = error
@@ -288,25 +246,23 @@ class _Measuring:
         return self._record(status, error=failure)
 
     def _record(self, status: Status, **content: Any) -> Measurement:
+        fine_tune = self.recipe.fine_tune
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
-        blank["settings"] = settings_of(self.recipe)
-        fields = {**blank, **_stated(self.recipe), **content}
-        made = Record(case=self.recipe.case, definition=self.definition, status=status, **fields)
+        blank["numerics"] = self.recipe.adapter.traits.numerics
+        if code := code_of(self.recipe.case):
+            blank["own_code"] = code
+        if bounds := bounds_of(fine_tune):
+            blank["bounds"] = {
+                name: OwnBound(bound=each.bound, reason=each.reason)
+                for name, each in bounds.items()
+            }
+        if fine_tune.budget is not None:
+            blank["budget"] = limits_of(fine_tune.budget)
+        made = Record(
+            case=self.recipe.case,
+            definition=self.definition,
+            status=status,
+            settings=settings_of(self.recipe),
+            **{**blank, **content},
+        )
         return Measurement(record=made)
-
-
-def _stated(recipe: Recipe) -> dict[str, Any]:
-    """Return what the author states beside the definition."""
-    fine_tune = recipe.fine_tune
-    stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
-    code = code_of(recipe.case)
-    if code is not None:
-        stated["own_code"] = code
-    bounds = bounds_of(fine_tune)
-    if bounds:
-        stated["bounds"] = {
-            name: OwnBound(bound=bound.bound, reason=bound.reason) for name, bound in bounds.items()
-        }
-    if fine_tune.budget is not None:
-        stated["budget"] = limits_of(fine_tune.budget)
-    return stated

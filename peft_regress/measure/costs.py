@@ -1,36 +1,66 @@
-"""What a case costs: a built-in one on its own shapes, one of the user's on its first batch."""
+"""Profile what one training step costs, and what its adapted model costs to run.
+
+A built-in case, and `peft-regress cost`, on random images; one of the user's on its first batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.cost import StepCost, Tensors, profile_training_step
+import torch
+from torch import Tensor, nn
+
+from peft_regress import cost
+from peft_regress.cases import Adaptation
+from peft_regress.catalogue.built_in import set_modes
+from peft_regress.catalogue.methods.method import cast_base
+from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.errors import InputError
-from peft_regress.measure.preflight import checked
+from peft_regress.measure.data import Data
 from peft_regress.measure.recipe import ModelRecipe, Recipe
-from peft_regress.measure.seeding import undisturbed
-from peft_regress.measure.step_profile import (
-    CostReport,
-    ProfileCache,
-    cost_metrics,
-    cost_report,
-    running_cost,
-    step_ledger,
-)
-from peft_regress.measure.training import device_of, on_device, single_thread
-from peft_regress.measure.user_code import without_traces
-from peft_regress.metrics import Metric
+from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, Metric, make_metric
+from peft_regress.runs.ledger import Rows, pack
 from peft_regress.runs.schema import Ledger
 
-if TYPE_CHECKING:
-    from torch import nn
+_COST_SEED: Final = 0
 
-    from peft_regress.measure.data import Data
+
+@dataclass(frozen=True, kw_only=True)
+class CostSettings:
+    """The step whose cost is profiled; the defaults are those of every stored baseline."""
+
+    batch: int = 1
+    resolution: int = 224
+    classes: int = 10
+    loss: cost.Loss = "cross-entropy"
+    bn: str | None = None
+    freeze_head: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of the images."""
+        return (self.batch, 3, self.resolution, self.resolution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostReport:
+    """The cost of a step, and the sizes that are known without a step."""
+
+    step: cost.StepCost
+    running: Mapping[str, int]
+    """What a forward pass in eval mode costs, by metric; empty if it was not asked for."""
+    trainable_params: int
+    total_params: int
+    adapter_bytes: int
+    shipped_bytes: Mapping[str, int]
+    """`adapter_bytes` by module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +69,7 @@ class CaseCosts:
 
     reports: Mapping[str, CostReport]
     """By the suffix of their metrics: '' and, of a built-in case, that of batch 32."""
-    profiled_on: Tensors
+    profiled_on: cost.Tensors
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -49,10 +79,21 @@ class CaseCosts:
             found |= cost_metrics(report, suffix=suffix)
         return found
 
-    @property
-    def ledger(self) -> Ledger:
-        """Return where the costs come from."""
-        return step_ledger(self.reports)
+
+class ProfileCache:
+    """Cost reports by recipe: cases that differ only in their task share a profile."""
+
+    def __init__(self) -> None:
+        self._reports: dict[Adaptation, dict[str, CostReport]] = {}
+
+    def get(self, recipe: ModelRecipe) -> Mapping[str, CostReport]:
+        """Return the reports by the suffix of their metrics, profiling on first use."""
+        if recipe.names not in self._reports:
+            self._reports[recipe.names] = profile_both(recipe)
+        return self._reports[recipe.names]
+
+
+# --- Of a case ------------------------------------------------------------------------------------
 
 
 @single_thread()
@@ -60,34 +101,23 @@ class CaseCosts:
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
     """Return the costs of a case without training it.
 
-    Raises `InputError` for data, a model or an adapter that cannot take a step, and for an own case
-    what `check_case` raises.
+    Raises `InputError` for data, a model or an adapter that cannot take a step.
     """
-    has_own_step = recipe.is_own or recipe.runs_in_executorch
-    data = recipe.load_data() if has_own_step else None
+    data = recipe.load_data() if recipe.has_own_step else None
     if data is not None and recipe.is_own:
-        recipe = checked(recipe, data)
+        recipe = recipe.checked(data)
     return case_costs(recipe, profiles, data)
 
 
 def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:
     """Return the costs of a case: with data those of its own step, else of the catalogue's."""
-    fine_tune = recipe.fine_tune
-    if isinstance(fine_tune, BuiltIn) and not fine_tune.runs_in_executorch:
-        return _built_in_costs(fine_tune, profiles)
-    assert data is not None  # noqa: S101  (loaded for every other case)
-    return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
+    if data is not None:
+        return _own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
+    model = ModelRecipe.of(recipe.case.adaptation)
+    return CaseCosts(reports=profiles.get(model), profiled_on="fake tensors")
 
 
-def _built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:
-    """Return the costs on one image and on 32, which cases of other tasks share."""
-    recipe = ModelRecipe(
-        method=fine_tune.method, architecture=fine_tune.architecture, rank=fine_tune.case.rank
-    )
-    return CaseCosts(reports=profiles.get(recipe), profiled_on="fake tensors")
-
-
-def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
+def _own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     """Profile the case's own step on its own batch, and a forward pass as its loss makes it.
 
     On a model of its own, since an adapter may keep fake tensors of the step.
@@ -96,30 +126,25 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))
     adapter, loss = recipe.adapter, recipe.objective.loss
-    running = running_cost(
+    running = _running_cost(
         adapted,
         first_call(recipe, adapted, batch),
         merge=adapter.merge,
         call=lambda model, call: model(*call[0], **call[1]),
     )
 
-    def step(*, fake: bool) -> StepCost:
-        with without_traces(recipe.fine_tune.loss):
-            return profile_training_step(
-                adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
-            )
+    def step(*, fake: bool) -> cost.StepCost:
+        return cost.profile_training_step(
+            adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
+        )
 
     found = on_fake_or_real(step)
-    report = cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)
+    report = _cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)
     return CaseCosts(reports={"": report}, profiled_on=found.tensors)
 
 
 class _CallCaughtError(Exception):
     """Ends a loss at its first call of the model."""
-
-    def __init__(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-        super().__init__()
-        self.call = call
 
 
 def first_call(
@@ -131,14 +156,187 @@ def first_call(
     """
 
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _CallCaughtError((args, kwargs))
+        raise _CallCaughtError(args, kwargs)
 
     handle = model.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         with contextlib.suppress(InputError):
             recipe.objective.loss(model, batch)
     except _CallCaughtError as caught:
-        return caught.call
+        args, kwargs = caught.args
+        return args, kwargs
     finally:
         handle.remove()
     raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")
+
+
+# --- Of a method on an architecture ---------------------------------------------------------------
+
+
+def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
+    """Profile one training step of a method on an architecture, both by name.
+
+    Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank, and
+    for settings with which a library raises.
+    """
+    recipe = ModelRecipe.of(names)
+    try:
+        return profile_recipe(recipe, settings)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split()).removesuffix(".")
+        raise InputError(
+            f"{names.method} on {names.architecture} cannot be profiled with these settings: "
+            f"{type(error).__name__}: {said}. See docs/methods.md for where each method works"
+        ) from error
+
+
+def profile_recipe(
+    recipe: ModelRecipe, settings: CostSettings, *, running: bool = False
+) -> CostReport:
+    """Profile one training step on random weights and images; needs no data and no source.
+
+    running: whether also what the adapted model costs to run.
+    """
+    model = adapted_model(recipe, settings)
+    dtype: torch.dtype = getattr(torch, recipe.method.base_dtype)
+    ran: dict[str, int] = {}
+    if running:
+        # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
+        images = torch.zeros(settings.input_shape, dtype=dtype)
+        ran = _running_cost(model, images, merge=recipe.method.merge)
+    step = cost.profile_step(
+        model,
+        functools.partial(recipe.method.make_optimizer, rank=recipe.rank),
+        input_shape=settings.input_shape,
+        num_classes=settings.classes,
+        loss=settings.loss,
+        dtype=dtype,
+    )
+    return _cost_report(model, step, shipped=recipe.method.shipped_tensors(model), running=ran)
+
+
+def profile_both(recipe: ModelRecipe) -> dict[str, CostReport]:
+    """Return the reports of a step on one image and on 32, by the suffix of their metrics."""
+    # A device runs its model on one image.
+    return {
+        "": profile_recipe(recipe, CostSettings(), running=True),
+        BATCH_SUFFIX: profile_recipe(recipe, CostSettings(batch=32)),
+    }
+
+
+def adapted_model(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
+    """Return the model whose step is profiled: on random weights, in its training mode."""
+    method, head = recipe.method, recipe.architecture.head
+    model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
+    model = cast_base(model, method.base_dtype)
+    model = method.adapt(model, heads=(head,), rank=recipe.rank, seed=_COST_SEED)
+    if settings.freeze_head:
+        for name, parameter in model.named_parameters():
+            if f".{head}." in f".{name}":
+                parameter.requires_grad = False
+    train_statistics = (
+        method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
+    )
+    set_modes(model, batch_norm_statistics=train_statistics)
+    return model
+
+
+def merged_or_none(
+    merge: Callable[[nn.Module], nn.Module | None], model: nn.Module
+) -> nn.Module | None:
+    """Return the merged model; None if it cannot be: `merge_equals_unmerged` says why."""
+    try:
+        return merge(model)
+    except Exception:  # noqa: BLE001  (whatever a library raises)
+        return None
+
+
+def _running_cost(
+    model: nn.Module,
+    batch: Any,
+    *,
+    merge: Callable[[nn.Module], nn.Module | None],
+    call: Callable[[nn.Module, Any], Any] = cost.call_model,
+) -> dict[str, int]:
+    merged = merged_or_none(merge, model)
+    attached = cost.profile_inference(model, batch, call=call)
+    found = {
+        "inference_flops": attached.inference_flops,
+        "inference_peak_bytes": attached.peak_bytes,
+    }
+    if merged is not None:
+        ran = cost.profile_inference(merged, batch, call=call)
+        tensors = (*merged.parameters(), *merged.buffers())
+        found |= {
+            "merged_inference_flops": ran.inference_flops,
+            "merged_inference_peak_bytes": ran.peak_bytes,
+            "merged_bytes": sum(t.numel() * t.element_size() for t in tensors),
+        }
+    return found
+
+
+def _cost_report(
+    model: nn.Module,
+    step: cost.StepCost,
+    *,
+    shipped: Mapping[str, Tensor],
+    running: Mapping[str, int],
+) -> CostReport:
+    parameters = list(model.parameters())
+    shipped_bytes = _bytes_by_module(model, shipped.values())
+    return CostReport(
+        step=step,
+        running=running,
+        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
+        total_params=sum(p.numel() for p in parameters),
+        adapter_bytes=sum(shipped_bytes.values()),
+        shipped_bytes=shipped_bytes,
+    )
+
+
+def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Return the bytes of tensors by module; '' holds tensors that no module has."""
+    owners = {
+        tensor.untyped_storage().data_ptr(): name
+        for module, name in module_names(model).items()
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    found: dict[str, int] = defaultdict(int)
+    for tensor in tensors:
+        owner = owners.get(tensor.untyped_storage().data_ptr(), "")
+        found[owner] += tensor.numel() * tensor.element_size()
+    return found
+
+
+# --- In a record ----------------------------------------------------------------------------------
+
+
+def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
+    """Return the metrics of a cost report; one that does not apply is absent."""
+    values = {name + suffix: getattr(report.step, name) for name in COST_METRICS}
+    if not report.step.projection_flops:
+        del values["projection_flops" + suffix]
+    for name in ("trainable_params", "total_params", "adapter_bytes"):
+        values[name] = getattr(report, name)
+    return {name: make_metric(name, value) for name, value in {**values, **report.running}.items()}
+
+
+def step_ledger(reports: Mapping[str, CostReport]) -> Ledger:
+    """Return where the costs of steps come from, by the suffix of their metrics."""
+    rows: dict[str, Rows] = defaultdict(dict)
+    shipped = reports[""].shipped_bytes
+    rows["adapter_bytes"] = {(module, "ship"): size for module, size in shipped.items()}
+    for suffix, step in ((suffix, report.step) for suffix, report in reports.items()):
+        for site in step.flops_by_site:
+            place = site.module, site.operator
+            rows[f"{site.phase}_flops{suffix}"][place] = site.flops
+            if site.phase in {"forward", "backward"}:
+                rows[f"paper_{site.phase}_flops{suffix}"][place] = site.paper_flops
+        for held in step.bytes_at_highs:
+            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.what] = held.bytes
+        for held in step.bytes_at_peak:
+            rows["peak_bytes" + suffix][held.module, held.what] = held.bytes
+        for held in step.state_bytes:
+            rows["optimizer_state_bytes" + suffix][held.module, held.what] = held.bytes
+    phases = {"peak_bytes" + suffix: report.step.peak_phase for suffix, report in reports.items()}
+    return pack(rows, peak_phase=phases)

@@ -1,30 +1,17 @@
 """The training and test data of a fine-tuning, as batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, default_collate
 
-from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.measure.user_code import calling
-
-
-class Items(Protocol):
-    """The items of one split; a batch is made of some of them."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def batch(self, chosen: Sequence[int]) -> Any:
-        """Return the items of these positions as one batch."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +22,12 @@ class TensorItems:
 
     def __len__(self) -> int:
         """Return the length of the tensors."""
-        every = self.tensors.values() if isinstance(self.tensors, dict) else self.tensors
-        return len(next(iter(every)))
+        return len(tree_leaves(self.tensors)[0])
 
     def batch(self, chosen: Sequence[int]) -> Any:
         """Return the rows of these positions."""
         rows = torch.as_tensor(chosen)
-        if isinstance(self.tensors, dict):
-            return {name: tensor[rows] for name, tensor in self.tensors.items()}
-        return tuple(tensor[rows] for tensor in self.tensors)
+        return tree_map(lambda tensor: tensor[rows], self.tensors)
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,9 @@ class DatasetItems:
             return self.collate(items)
 
 
+Items: TypeAlias = TensorItems | DatasetItems
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Training and test data, ready to be batched."""
@@ -75,11 +62,9 @@ class Data:
     test: Items
     dtype: torch.dtype | None = None
     """What floating-point tensors of a batch are cast to; None keeps their type."""
-    name: str = "data"
-    """What an error calls it."""
 
     @classmethod
-    def of(cls, fine_tune: FineTune, *, dtype: torch.dtype | None = None) -> Data:
+    def of(cls, fine_tune: FineTune, *, dtype: torch.dtype | None = None) -> Self:
         """Call the data function of a fine-tuning, and check what it returns.
 
         Raises `InputError` for data that no training can use; passes on what the function raises.
@@ -93,37 +78,32 @@ class Data:
             _items(part, collate, f"{name}: {split}")
             for part, split in zip(found, ("train", "test"), strict=True)
         )
-        return cls(train=train, test=test, dtype=dtype, name=name)
+        if len(train) < fine_tune.batch:
+            raise InputError(
+                f"{name}: train has {len(train)} items, but a batch of {fine_tune.batch} needs as "
+                "many"
+            )
+        return cls(train=train, test=test, dtype=dtype)
 
     def training_batches(self, size: int, *, seed: int) -> Iterator[Any]:
-        """Yield full batches without end; each pass over the items has a new order.
-
-        Raises `InputError` if there are fewer items than that.
-        """
+        """Yield full batches without end; each pass over the items has a new order."""
         count = len(self.train)
-        if count < size:
-            raise InputError(
-                f"{self.name}: train has {count} items, but a batch of {size} needs as many"
-            )
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(count, generator=generator)
             for chosen in torch.split(order[: count - count % size], size):
-                yield self._ready(self.train.batch(chosen), "train")  # type: ignore[arg-type]
+                yield self._cast(self.train.batch(chosen))  # type: ignore[arg-type]
 
     def test_batches(self, size: int) -> Iterator[Any]:
         """Yield the test items in their order; the last batch may be smaller."""
         for chosen in torch.split(torch.arange(len(self.test)), size):
-            yield self._ready(self.test.batch(chosen), "test")  # type: ignore[arg-type]
+            yield self._cast(self.test.batch(chosen))  # type: ignore[arg-type]
 
     def probe(self, count: int) -> Any:
         """Return the first test items as one batch."""
         return next(self.test_batches(min(count, len(self.test))))
 
-    def _ready(self, batch: Any, split: str) -> Any:
-        for path, tensor in named_tensors(batch):
-            if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-                raise InputError(f"{self.name}: {split} has NaN in {path or 'its batches'}")
+    def _cast(self, batch: Any) -> Any:
         if self.dtype is None:
             return batch
 
@@ -135,53 +115,23 @@ class Data:
 
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
-    if isinstance(given, IterableDataset):
-        raise InputError(
-            f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
-        )
-    found: Items
-    if isinstance(given, str | bytes):
-        raise InputError(
-            f"{name} is a text: read the data, and give tensors or arrays of one length"
-        )
-    if isinstance(given, tuple | list):
-        found = TensorItems(tuple(_tensor(part, name) for part in given))
-    elif isinstance(given, Mapping):
-        found = TensorItems({key: _tensor(part, name) for key, part in given.items()})
-    elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        found = DatasetItems(given, collate, name)
-    else:
-        raise InputError(
-            f"{name} is a {type(given).__name__}: give a Dataset, or a tuple or mapping of tensors "
-            "or arrays of one length"
-        )
-    if isinstance(found, TensorItems):
-        _check_lengths(found, name)
-    if len(found) == 0:
-        raise InputError(f"{name} is empty")
-    return found
-
-
-def _check_lengths(items: TensorItems, name: str) -> None:
-    tensors = items.tensors
-    named = tensors if isinstance(tensors, dict) else dict(enumerate(tensors))
-    if not named:
-        raise InputError(f"{name} is empty")
-    lengths = {key: len(tensor) for key, tensor in named.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key!r} has {length}" for key, length in lengths.items())
-        raise InputError(f"{name} has parts of unequal lengths: {told}")
-
-
-def _tensor(part: Any, name: str) -> Tensor:
     try:
-        tensor = torch.as_tensor(part)
+        if isinstance(given, tuple | list):
+            given = TensorItems(tuple(map(torch.as_tensor, given)))
+        elif isinstance(given, Mapping):
+            given = TensorItems({key: torch.as_tensor(part) for key, part in given.items()})
+        else:
+            given = DatasetItems(given, collate, name)
+        parts = tree_leaves(given.tensors) if isinstance(given, TensorItems) else [given]
+        lengths = sorted(set(map(len, parts)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{name} has a {type(part).__name__} that is no tensor or array: {error}"
+            f"{name} is no map-style Dataset, and no tuple or mapping of tensors or arrays of one "
+            f"length: {error}"
         ) from None
-    if tensor.ndim == 0:
-        raise InputError(
-            f"{name} has a single number, {part!r}: give tensors or arrays of one length"
-        )
-    return tensor
+    if len(lengths) > 1:
+        raise InputError(f"{name} has parts of unequal lengths: {lengths}")
+    if not sum(lengths):
+        raise InputError(f"{name} is empty")
+    found: Items = given
+    return found

@@ -1,16 +1,11 @@
 """What defines a case: what its author wrote, never code, package versions or derived tensors."""
 
-from __future__ import annotations
+from typing import Any, Final
 
-from typing import TYPE_CHECKING, Any, Final
-
-from peft_regress.cases import Json
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.fine_tune import FineTune
+from peft_regress.measure.recipe import Recipe
 from peft_regress.runs.schema import canonical_digest, canonical_json
-
-if TYPE_CHECKING:
-    from peft_regress.measure.recipe import Recipe
 
 PROTOCOL_VERSION: Final = 1
 """Raised by hand when the way of measuring changes: older baselines become incomparable."""
@@ -30,7 +25,13 @@ def define(recipe: Recipe) -> str:
         if fine_tune.runs_in_executorch:
             return canonical_digest(defined)
         defined |= {
-            "loop": loop_definition(steps=fine_tune.steps, batch_size=fine_tune.batch),
+            "loop": {
+                "steps": fine_tune.steps,
+                "batch_size": fine_tune.batch,
+                "schedule": "cosine to zero",
+                "loss": "cross-entropy",
+                "mode": "eval, BatchNorm in train mode where its statistics are trained",
+            },
             "seeds": list(recipe.seeds),
             "first_losses": FIRST_LOSSES,
         }
@@ -65,14 +66,3 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
 
 def _mode(fine_tune: FineTune) -> str:
     return fine_tune.mode if isinstance(fine_tune.mode, str) else "callable"
-
-
-def loop_definition(*, steps: int, batch_size: int) -> dict[str, Json]:
-    """Return all settings of the built-in cases' loop."""
-    return {
-        "steps": steps,
-        "batch_size": batch_size,
-        "schedule": "cosine to zero",
-        "loss": "cross-entropy",
-        "mode": "eval, BatchNorm in train mode where its statistics are trained",
-    }

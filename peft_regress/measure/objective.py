@@ -1,14 +1,11 @@
 """What a fine-tuning minimizes, what its model returns meanwhile, and how it is scored."""
 
-from __future__ import annotations
-
 import contextlib
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +15,6 @@ from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.measure.user_code import calling
-from peft_regress.text import clean
 
 _PAIR: Final = 2
 
@@ -30,10 +26,9 @@ class Objective:
     own_loss: Callable[[nn.Module, Any], Tensor] | None = None
     own_score: Callable[[nn.Module, Sequence[Any]], float] | None = None
     name: str = "the training"
-    """What an error calls it."""
 
     @classmethod
-    def of(cls, fine_tune: FineTune) -> Objective:
+    def of(cls, fine_tune: FineTune) -> Self:
         """Take the functions of a fine-tuning."""
         return cls(
             own_loss=fine_tune.loss,
@@ -51,66 +46,39 @@ class Objective:
         if self.own_loss is not None:
             found = self.own_loss(model, batch)
         elif is_pair(batch):
-            found = cross_entropy(self._logits(model(batch[0])), batch[1])
+            found = cross_entropy(logits_of(model(batch[0])), batch[1])
         elif isinstance(batch, Mapping):
             found = getattr(model(**batch), "loss", None)
-            if found is None:
-                raise InputError(
-                    f"{self.name}: model(**batch) returned no loss. Put labels into the batch, or "
-                    "give loss="
-                )
         else:
             raise InputError(
                 f"{self.name}: a batch is a {type(batch).__name__}, which the default loss does "
                 "not know. Give loss="
             )
-        return self._scalar(found)
-
-    def _logits(self, output: Any) -> Tensor:
-        try:
-            return logits_of(output)
-        except InputError as error:
-            raise InputError(f"{self.name}: {error}") from None
-
-    def _scalar(self, loss: object) -> Tensor:
-        if not isinstance(loss, Tensor):
-            shown = f"value of type {type(loss).__name__}"
-        elif loss.ndim:
-            shown = f"tensor of shape {tuple(loss.shape)}"
-        elif not loss.is_floating_point():
-            shown = f"tensor of type {str(loss.dtype).removeprefix('torch.')}"
-        else:
-            return loss
-        raise InputError(
-            f"{self.name}: the loss is a {shown}, not a scalar floating-point tensor. Return, for "
-            "example, its mean"
-        )
+        if isinstance(found, Tensor) and not found.ndim and found.is_floating_point():
+            return found
+        shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
+        raise InputError(f"{self.name}: the loss is no floating-point scalar, but a {shown}")
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
         """Return the loss in eval mode, without rounding of its own where it is the default one."""
         with evaluated(model), self._no_gradients(), caught(model) as calls:
             loss = self.loss(model, batch)
         if self.own_loss is None and is_pair(batch):
-            logits = self._logits(calls[-1].output).float().double()
+            logits = logits_of(calls[-1]).float().double()
             return functional.cross_entropy(logits, batch[1]).item()
         return float(loss.item())
 
     def outputs(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
         """Return in float32 what the model returns while its loss runs, in eval mode.
 
-        Of a tree the floating-point tensors. Raises `InputError` if the loss never calls the model.
+        Of a tree the floating-point tensors.
         """
         with evaluated(model), self._no_gradients(), caught(model) as calls:
             self.loss(model, batch)
-        if not calls:
-            raise InputError(
-                f"{self.name}: the loss never calls the model itself. Let it call model(...), not "
-                "a part of it"
-            )
         return tuple(
             tensor.float().clone()
             for call in calls
-            for _, tensor in named_tensors(call.output)
+            for _, tensor in named_tensors(call)
             if tensor.is_floating_point()
         )
 
@@ -125,11 +93,12 @@ class Objective:
             return {"score": score, "loss": self._mean_scores(model, batches)["loss"]}
         if self.own_loss is None and all(map(is_pair, batches)):
             with self._no_gradients():
-                logits = torch.cat([self._logits(model(batch[0])) for batch in batches])
+                logits = torch.cat([logits_of(model(batch[0])) for batch in batches])
                 labels = torch.cat([batch[1] for batch in batches])
                 found = {"loss": cross_entropy(logits, labels).item()}
                 if _are_classes(logits, labels):
-                    found["accuracy"] = accuracy_of(logits, labels)
+                    right = (logits.argmax(dim=1) == labels).sum().item()
+                    found["accuracy"] = right / len(labels)
             return found
         return self._mean_scores(model, batches)
 
@@ -138,17 +107,17 @@ class Objective:
         return torch.inference_mode() if self.own_loss is None else torch.no_grad()
 
     def _mean_scores(self, model: nn.Module, batches: Sequence[Any]) -> dict[str, float]:
-        """Return the mean `loss`, and the `accuracy` of what the model returns to it."""
         total, count = 0.0, 0
         right: list[Tensor] = []
         with self._no_gradients():
             for batch in batches:
-                size = batch_size(batch)
+                tensors = (tensor for _, tensor in named_tensors(batch) if tensor.ndim)
+                size = next(map(len, tensors), 1)
                 with caught(model) as calls:
                     total += size * self.loss(model, batch).item()
                 count += size
                 if is_pair(batch) and len(calls) == 1:
-                    logits, labels = getattr(calls[0].output, "logits", calls[0].output), batch[1]
+                    logits, labels = getattr(calls[0], "logits", calls[0]), batch[1]
                     if _are_classes(logits, labels):
                         right.append(logits.argmax(dim=1) == labels)
         found = {"loss": total / count}
@@ -158,7 +127,6 @@ class Objective:
 
 
 def _are_classes(logits: Any, labels: Any) -> bool:
-    """Return whether logits are (count, classes), and labels the classes, (count,)."""
     return (
         isinstance(logits, Tensor)
         and isinstance(labels, Tensor)
@@ -181,23 +149,15 @@ def number(
     Raises `InputError` unless it returns a finite number, `CaseError` if it fails.
     """
     with torch.no_grad(), calling(name):
-        value: Any = function(model, batches)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value)):
-        raise InputError(f"{name} is {clean(repr(value))}, not a finite number")
-    return float(value)
+        value = float(function(model, batches))
+    if not math.isfinite(value):
+        raise InputError(f"{name} is {value}, not a finite number")
+    return value
 
 
 def is_pair(batch: object) -> bool:
     """Return whether a batch is inputs and labels."""
     return isinstance(batch, tuple | list) and len(batch) == _PAIR
-
-
-def batch_size(batch: Any) -> int:
-    """Return the length of the first tensor of a batch."""
-    return next((len(tensor) for _, tensor in named_tensors(batch) if tensor.ndim), 1)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -216,14 +176,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels)
 
 
-def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """Return the fraction of right classes.
-
-    logits: (count, classes), labels: (count,)
-    """
-    return (logits.argmax(dim=1) == labels).sum().item() / len(labels)
-
-
 @contextlib.contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode, and restore each module's mode."""
@@ -236,25 +188,12 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a model."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-
-
 @contextlib.contextmanager
-def caught(model: nn.Module) -> Iterator[list[Call]]:
-    """Catch each call of a model: what it got, and what it returned."""
-    calls: list[Call] = []
-
-    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(Call(args, kwargs, output))
-
-    handle = model.register_forward_hook(catch, with_kwargs=True)
+def caught(model: nn.Module) -> Iterator[list[Any]]:
+    """Catch what a model returns each time that it is called."""
+    outputs: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     try:
-        yield calls
+        yield outputs
     finally:
         handle.remove()

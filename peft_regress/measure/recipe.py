@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.built_in import BuiltIn, fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.methods.method import Method
@@ -26,10 +28,19 @@ from peft_regress.fine_tune import FineTune
 from peft_regress.measure.adapters import Adapter, adapter_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
-from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.training import Loop, TrainingRun, finetune, training_steps
-from peft_regress.measure.user_code import calling
+from peft_regress.measure.training import (
+    Loop,
+    TrainingRun,
+    device_of,
+    finetune,
+    on_device,
+    seed_all,
+    training_steps,
+)
+from peft_regress.measure.user_code import CaseError, calling
 from peft_regress.runs.environment import imported_packages, packages_with
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +68,6 @@ class ModelRecipe:
         return Adaptation(
             method=self.method.name, architecture=self.architecture.name, rank=self.rank
         )
-
-    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
-        """Return the base model as the method wraps it; the base must not be used afterwards."""
-        heads = (self.architecture.head,)
-        return self.method.adapt(base, heads=heads, rank=self.rank, seed=seed)
-
-    def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """Return the optimizer of an adapted model."""
-        return self.method.make_optimizer(model, rank=self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +100,28 @@ class Recipe:
             objective=Objective.of(fine_tune),
         )
 
-    def shipping(self, moving: frozenset[str]) -> Recipe:
-        """Return one whose adapter also ships these buffers, which training moves."""
-        return dataclasses.replace(self, adapter=self.adapter.shipping(moving))
+    def checked(self, data: Data) -> Recipe:
+        """Return an own case whose adapter also ships the buffers that training moves.
+
+        Takes one loss of the unadapted model. Raises `CaseError` if that fails, or is not finite.
+        """
+        seed = self.seeds[0]
+        base = self.base_model(seed)
+        before = {key: tensor.clone() for key, tensor in base.named_buffers()}
+        self.set_mode(base)
+        seed_all(seed)
+        batch = on_device(next(self.batches(data, seed=seed)), device_of(base))
+        with self.calling("before any adapter, the loss of the first batch"), torch.no_grad():
+            loss = self.objective.loss(base, batch).item()
+        if not math.isfinite(loss):
+            raise CaseError(
+                f"FineTune {self.case.id!r}: before any adapter, the loss of the first batch is "
+                f"{loss}"
+            )
+        moving = frozenset(
+            key for key, tensor in base.named_buffers() if not torch.equal(tensor, before[key])
+        )
+        return dataclasses.replace(self, adapter=dataclasses.replace(self.adapter, moving=moving))
 
     @property
     def case(self) -> Case:
@@ -116,6 +137,11 @@ class Recipe:
     def runs_in_executorch(self) -> bool:
         """Return whether the case is exported and run in ExecuTorch, and not trained here."""
         return isinstance(self.fine_tune, BuiltIn) and self.fine_tune.runs_in_executorch
+
+    @property
+    def has_own_step(self) -> bool:
+        """Return whether its costs are of its own batches, not of the catalogue's images."""
+        return self.is_own or self.runs_in_executorch
 
     def packages(self) -> dict[str, str]:
         """Return the versions of what a measured case uses beyond this package's requirements."""
@@ -144,26 +170,34 @@ class Recipe:
         if self.is_own:
             seed_all(self.seeds[0])
         with self.calling("data()"):
-            return Data.of(self.fine_tune, dtype=self.adapter.dtype)
+            return Data.of(self.fine_tune, dtype=self.adapter.traits.dtype)
 
     def calling(self, function: str) -> AbstractContextManager[None]:
         """Return a context for a function of the case: what an own one raises is a `CaseError`."""
         name = f"FineTune {self.case.id!r}: {function}"
         return calling(name) if self.is_own else contextlib.nullcontext()
 
-    def base_model(self, seed: int) -> nn.Module:
-        """Return the unadapted model, built under a seed.
+    def _made(self, kind: type[_Made], how: str, make: Callable[..., object], *parts: Any) -> _Made:
+        """Return what a function of the case makes.
 
-        Raises `InputError` if the model's function returns no module, `CaseError` if it fails.
+        Raises `InputError` if that is of another kind, `CaseError` if the function fails.
         """
-        seed_all(seed)
-        with self.calling("model()"):
-            model: object = self.fine_tune.model()
-        if not isinstance(model, nn.Module):
+        with self.calling(how):
+            made = make(*parts)
+        if not isinstance(made, kind):
             raise InputError(
-                f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
+                f"FineTune {self.case.id!r}: {how} returned a {type(made).__name__}, no "
+                f"{kind.__name__}"
             )
-        dtype = self.adapter.dtype
+        return made
+
+    def base_model(self, seed: int) -> nn.Module:
+        """Return the unadapted model, built under a seed; raises what `_made` raises."""
+        seed_all(seed)
+        model = self._made(nn.Module, "model()", self.fine_tune.model)
+        if self.is_own:  # the function may keep it for the next time
+            model = copy.deepcopy(model)
+        dtype = self.adapter.traits.dtype
         return model if dtype is None else model.to(dtype)
 
     def adapted_model(self, seed: int) -> nn.Module:
@@ -176,37 +210,17 @@ class Recipe:
         return self.adapter.adapt(base, seed=seed)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """Return the case's own optimizer of an adapted model, or the adapter's.
-
-        Raises `InputError` if the case's own returns no optimizer, `CaseError` if it fails.
-        """
-        if self.fine_tune.optimizer is None:
+        """Return the case's own optimizer of an adapted model, or the adapter's."""
+        own = self.fine_tune.optimizer
+        if own is None:
             return self.adapter.make_optimizer(model)
-        with self.calling("optimizer(model)"):
-            optimizer: object = self.fine_tune.optimizer(model)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InputError(
-                f"FineTune {self.case.id!r}: optimizer(model) returned a "
-                f"{type(optimizer).__name__}, not a torch.optim.Optimizer"
-            )
-        return optimizer
+        return self._made(torch.optim.Optimizer, "optimizer(model)", own, model)
 
     def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Return the case's own schedule of an optimizer.
-
-        Raises `InputError` if it is none, or one that needs a value at each step; `CaseError` if
-        the case's function fails.
-        """
-        assert self.fine_tune.schedule is not None  # noqa: S101  (asked for by `loop` alone)
-        with self.calling("schedule(optimizer)"):
-            schedule: object = self.fine_tune.schedule(optimizer)
-        needs_value = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if needs_value or not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
-            raise InputError(
-                f"FineTune {self.case.id!r}: schedule(optimizer) returned a "
-                f"{type(schedule).__name__}, not a torch LRScheduler that steps without a value"
-            )
-        return schedule
+        """Return the case's own schedule of an optimizer."""
+        own = self.fine_tune.schedule
+        assert own is not None  # noqa: S101  (asked for by `loop` alone)
+        return self._made(LRScheduler, "schedule(optimizer)", own, optimizer)
 
     def set_mode(self, model: nn.Module) -> None:
         """Put a model in the mode that the case trains in.
@@ -234,29 +248,18 @@ class Recipe:
         """Yield the training batches of a seed, without end."""
         return data.training_batches(self.fine_tune.batch, seed=seed)
 
-    def train(  # noqa: PLR0913  (the parts of a training)
+    def train(
         self,
         model: nn.Module,
         optimizer: Optimizer,
         batches: Iterable[Any],
         *,
         seed: int,
-        first: int,
-        only: int | None = None,
-        on_step: Callable[[int], None] | None = None,
+        **options: Any,
     ) -> TrainingRun:
-        """Run the training loop, or only some steps of it, and keep the first losses."""
+        """Run the training loop, or only some steps of it; the options are those of `finetune`."""
         seed_all(seed)
-        return finetune(
-            model,
-            optimizer,
-            batches,
-            self.loop,
-            seed=seed,
-            first=first,
-            only=only,
-            on_step=on_step,
-        )
+        return finetune(model, optimizer, batches, self.loop, seed=seed, **options)
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""

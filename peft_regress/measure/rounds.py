@@ -3,15 +3,12 @@
 If the first seed repeats a known training bit for bit, the others take only their first steps.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from msgspec import UNSET, UnsetType
@@ -25,42 +22,23 @@ from peft_regress.cost.stand_ins import swapped_tensors, without_graph
 from peft_regress.cost.storages import peak_while
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.gate.repeats import KnownCurve
+from peft_regress.measure import inputs
+from peft_regress.measure.data import Data
 from peft_regress.measure.definition import FIRST_LOSSES
-from peft_regress.measure.inputs import (
-    BatchSums,
-    Rates,
-    fingerprint_of,
-    numbers_of,
-    summaries_of,
-)
-from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
+from peft_regress.measure.invariants.saving import StoredOutput
+from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import is_pair, number
-from peft_regress.measure.optimizer_updates import optimizer_updates
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
 from peft_regress.metrics import Metric, make_metric
+from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.schema import Curve, Inputs, MadeWith, TensorSummary
 
-if TYPE_CHECKING:
-    from peft_regress.measure.data import Data
-    from peft_regress.measure.invariants.facts import Fact
-    from peft_regress.measure.recipe import Recipe
-
 PROBE_ITEMS: Final = 4
-
-
-class RoundRunner(Protocol):
-    """A function that runs `target` for some rounds, as pytest-benchmark's `pedantic` does."""
-
-    def __call__(
-        self,
-        target: Callable[..., Any],
-        *,
-        setup: Callable[[], Any],
-        teardown: Callable[..., Any],
-        rounds: int,
-    ) -> Any:
-        """In each round call `setup`, then `target` and `teardown` with what `setup` returned."""
+RoundRunner: TypeAlias = Callable[..., Any]
+"""Runs `target` for some rounds, as pytest-benchmark's `pedantic` does; see `plain_rounds`."""
 
 
 def plain_rounds(
@@ -77,21 +55,31 @@ def plain_rounds(
         teardown(*args, **kwargs)
 
 
+class _Round(NamedTuple):
+    training: TrainingRun
+    scores: dict[str, float]
+    own: dict[str, float]
+    """The case's own metrics."""
+
+
 class _RepeatsError(BaseException):
     """Ends the rounds after the first one: no `Exception`, which pytest-benchmark counts as one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Round:
-    """What one seed gave: its training, and what was measured on the test batches after it."""
-
-    training: TrainingRun
-    scores: dict[str, float]
-    own: dict[str, float] = field(default_factory=dict)
-
-
 class Rounds:
     """The fine-tunes of one case: one round for each seed, evaluated outside the timed part."""
+
+    repeats: str | UnsetType = UNSET
+    """The run whose training the first seed repeats."""
+    curve: Curve | UnsetType = UNSET
+    nearby_losses: list[list[float]] | UnsetType = UNSET
+    steps_taken = 0
+    """Of all seeds together."""
+    facts: dict[str, Fact]
+    _training: TrainingRun
+    _rates: inputs.Rates
+    _optimizer: list[dict[str, float]]
+    _updates: list[list[float]] | None = None
 
     def __init__(  # noqa: PLR0913  (what was made before the rounds)
         self,
@@ -101,69 +89,56 @@ class Rounds:
         base: nn.Module,
         first: nn.Module,
         data: Data,
-        moving: Collection[str] = (),
         keep_adapters: Path | None,
     ) -> None:
         """Look up the adapter that the baselines hold for this case.
 
         definition: the digest that the adapter is stored under. base: the unadapted model of the
-        first seed, which stays as it is; first: the adapted one. moving: the buffers that the
-        training mode moves. keep_adapters: the folder that keeps what the case would ship, or None.
-        Raises `InputError` if the stored one was altered.
+        first seed, which stays as it is; first: the adapted one. keep_adapters: the folder that
+        keeps what the case would ship, or None. Raises `InputError` if the stored one was altered.
         """
         self._recipe = recipe
         self._definition = definition
         self._keep_adapters = keep_adapters
         self._data = data
-        self._moving = moving
-        self._base = base
-        self._probe = on_device(data.probe(PROBE_ITEMS), device_of(base))
+        self._device = device_of(base)
+        probe = on_device(data.probe(PROBE_ITEMS), self._device)
         # Of a built-in case the definition says what they are.
         self._weights: dict[str, TensorSummary] = {}
         self._made_with: MadeWith | UnsetType = UNSET
         if recipe.is_own:
-            self._weights = summaries_of(base)
-            self._made_with = fingerprint_of(self._weights, self._probe)
+            self._weights = inputs.summaries_of(base)
+            self._made_with = inputs.fingerprint_of(self._weights, probe)
+        self._watch = InvariantWatch(
+            adapter=recipe.adapter,
+            objective=recipe.objective,
+            base=base,
+            probe=probe,
+            stored=self._stored(),
+            steps=recipe.fine_tune.steps,
+            wide_probe=probe if recipe.is_own else one_wide_image(probe),
+        )
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
-        self._training: TrainingRun
-        self._seen = BatchSums()
+        self._seen = inputs.BatchSums()
         self._test: list[Any] = []
-        self._watch: InvariantWatch
-        self._optimizer: list[dict[str, float]] = []
-        self._rates: Rates
-        self._updates: list[list[float]] | None = None
         self._known: KnownCurve | None = None
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
         self._peaks: dict[str, int | None] = {}
-        self.steps_taken = 0
-        """Of all seeds together."""
-        self.facts: dict[str, Fact] = {}
-        self.curve: Curve | UnsetType = UNSET
-        self.repeats: str | UnsetType = UNSET
-        """The run whose training the first seed repeats."""
-        self.nearby_losses: list[list[float]] | UnsetType = UNSET
 
-    def run(self, run_rounds: RoundRunner, *, known: KnownCurve | None = None) -> None:
+    def run(self, run_rounds: RoundRunner, *, known: Sequence[KnownCurve] = ()) -> None:
         """Fine-tune once for each seed, or the first alone in full if it repeats a known training.
 
-        known: the curve of a reference on this kind of machine; None trains every seed in full.
+        known: the curves of a reference, by kind of machine.
         """
-        recipe, self._known = self._recipe, known
-        self._watch = InvariantWatch(
-            adapter=recipe.adapter,
-            objective=recipe.objective,
-            base=self._base,
-            probe=self._probe,
-            stored=self._stored(),
-            moving=self._moving,
-            steps=recipe.fine_tune.steps,
-            wide_probe=self._probe if recipe.is_own else one_wide_image(self._probe),
-        )
-        device = device_of(self._base)
+        recipe = self._recipe
+        if known:
+            here = describe_machine().digest, self._definition
+            fitting = (one for one in known if (one.machine, one.definition) == here)
+            self._known = next(fitting, None)
         self._test = [
-            on_device(batch, device) for batch in self._data.test_batches(recipe.test_batch)
+            on_device(batch, self._device) for batch in self._data.test_batches(recipe.test_batch)
         ]
         assert self._first is not None  # noqa: S101  (not used yet)
         self._watch.before_training(self._first)
@@ -207,20 +182,18 @@ class Rounds:
             move_nearby(model)
         optimizer = self._recipe.make_optimizer(model)
         if seed == self._recipe.seeds[0]:
-            self._optimizer = numbers_of(optimizer)
+            self._optimizer = inputs.numbers_of(optimizer)
         return model, optimizer
 
     def _begun(self, seed: int, *, nearby: bool = False) -> tuple[float, ...]:
-        """Return the first losses of a seed, without the rest of its training."""
         training = self._recipe.train(
             *self._made(seed, nearby=nearby),
             self._recipe.batches(self._data, seed=seed),
             seed=seed,
-            first=FIRST_LOSSES,
             only=FIRST_LOSSES,
             on_step=self._stepped,
         )
-        return training.first_losses
+        return training.losses
 
     def _stored(self) -> StoredOutput | None:
         """Return the stored adapter, unless it was made with another model or other data."""
@@ -236,15 +209,10 @@ class Rounds:
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         is_first = not self._rounds
         if is_first:
-            self._rates = Rates(optimizer, steps=self._recipe.fine_tune.steps)
+            self._rates = inputs.Rates(optimizer, steps=self._recipe.fine_tune.steps)
         try:
             self._training = self._recipe.train(
-                model,
-                optimizer,
-                self._batches(seed),
-                seed=seed,
-                first=FIRST_LOSSES,
-                on_step=self._stepped,
+                model, optimizer, self._batches(seed), seed=seed, on_step=self._stepped
             )
         finally:
             self._watch.memory.end()
@@ -259,15 +227,10 @@ class Rounds:
             self._watch.memory.stepped(step)
 
     def _batches(self, seed: int) -> Iterator[Any]:
-        batches = self._recipe.batches(self._data, seed=seed)
         is_first = seed == self._recipe.seeds[0] and not self._is_done
-        if self._recipe.is_own and is_first:
-            return self._summed(batches)
-        return batches
-
-    def _summed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._seen.add(batch)
+        for batch in self._recipe.batches(self._data, seed=seed):
+            if self._recipe.is_own and is_first:
+                self._seen.add(batch)
             yield batch
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
@@ -281,22 +244,21 @@ class Rounds:
             scores, own = self._scores_of(model)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
-        self._rounds.append(_Round(training=training, scores=scores, own=own))
+        self._rounds.append(_Round(training, scores, own))
         if seed == recipe.seeds[0]:
             # A loss may have kept losses in the model, with their graphs.
             with swapped_tensors(model, without_graph):
                 self.facts = self._watch.after_training(model, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
-            self._updates = optimizer_updates(
+            self._updates = inputs.optimizer_updates(
                 recipe.make_optimizer,
-                dtype=recipe.adapter.dtype or torch.float32,
-                device=device_of(model),
+                dtype=recipe.adapter.traits.dtype or torch.float32,
+                device=self._device,
             )
             self._compare(self._rounds[0])
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the scores of a model on the test batches, and the case's own metrics."""
         fine_tune = self._recipe.fine_tune
         scores = self._recipe.objective.scores(model, self._test)
         own = {
@@ -312,7 +274,7 @@ class Rounds:
 
     def _compare(self, first: _Round) -> None:
         """Keep the curve of the first seed, and note whether it repeats the known one."""
-        if device_of(self._base).type != "cpu":
+        if self._device.type != "cpu":
             return  # sums have no fixed order there
         metrics = self._recipe.fine_tune.metrics or {}
         own = {name: value for name, value in first.own.items() if metrics[name].kind != "seconds"}
@@ -360,7 +322,7 @@ class Rounds:
     @property
     def inputs(self) -> Inputs:
         """Return what went into the training of the first seed."""
-        test = BatchSums()
+        test = inputs.BatchSums()
         for batch in self._test:
             test.add(batch)
         return Inputs(
@@ -377,13 +339,24 @@ class Rounds:
         has no scores: those of one seed say nothing of all.
         """
         rounds = self._rounds
-        first_losses = [one.training.first_losses for one in rounds] + self._first_losses
+        first_losses = [one.training.losses[:FIRST_LOSSES] for one in rounds] + self._first_losses
         lists = {"first_losses": [list(one) for one in first_losses]}
         samples: dict[str, list[float]] = {}
         if self.repeats is UNSET:
             samples |= {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
         if timed:
             samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
+        own = {
+            name: Metric(
+                value=statistics.fmean(one.own[name] for one in rounds),
+                unit=metric.unit,
+                direction=metric.direction,
+                kind=metric.kind,
+                samples=[one.own[name] for one in rounds],
+            )
+            for name, metric in (self._recipe.fine_tune.metrics or {}).items()
+            if self.repeats is UNSET
+        }
         singles = {**self._peaks, "wide_filled_loss": self._watch.wide_filled_loss}
         filled = self._watch.filled_losses
         if filled is not None:
@@ -395,20 +368,5 @@ class Rounds:
             **{name: make_metric(name, at_first[name], lists[name]) for name in lists},
             **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
             **{name: make_metric(name, one) for name, one in singles.items() if one is not None},
-            **self._own_metrics(),
+            **own,
         }
-
-    def _own_metrics(self) -> dict[str, Metric]:
-        found: dict[str, Metric] = {}
-        if self.repeats is not UNSET:
-            return found
-        for name, metric in (self._recipe.fine_tune.metrics or {}).items():
-            samples = [one.own[name] for one in self._rounds]
-            found[name] = Metric(
-                value=statistics.fmean(samples),
-                unit=metric.unit,
-                direction=metric.direction,
-                kind=metric.kind,
-                samples=list(samples),
-            )
-        return found

@@ -1,7 +1,5 @@
 """Train source checkpoints and store them; `catalogue.sources` reads them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.sources import (
     SOURCE_TRAINING,
     SourceEntry,
@@ -45,7 +43,14 @@ def train_source(
     """
     images, labels = load_images("mnist", "source", classes=settings.classes)
     model = architecture.build(num_classes=NUM_CLASSES, seed=settings.seed)
-    _check_takes(architecture.name, model, images[:1])
+    try:
+        with torch.no_grad():
+            model.eval()(images[:1])
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = "x".join(map(str, images.shape[1:]))
+        raise InputError(
+            f"{architecture.name} cannot be trained on the source images, which are {size}: {error}"
+        ) from error
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -71,17 +76,6 @@ def train_source(
             ],
         )
     return {name: _halve(name, tensor) for name, tensor in model.state_dict().items()}
-
-
-def _check_takes(name: str, model: nn.Module, images: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            model.eval()(images)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        size = "x".join(map(str, images.shape[1:]))
-        raise InputError(
-            f"{name} cannot be trained on the source images, which are {size}: {error}"
-        ) from error
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -123,7 +117,8 @@ def save_source(
     """Write a source file, then its manifest entry, each atomically; return the entry."""
     model = source_model(architecture, state)
     images, labels = load_images("mnist", "test", classes=settings.classes)
-    accuracy = Objective().scores(model, _batches(images, labels))["accuracy"]
+    batches = list(zip(*(torch.split(each, _TEST_BATCH) for each in (images, labels)), strict=True))
+    accuracy = Objective().scores(model, batches)["accuracy"]
     content = safetensors.torch.save(dict(state))
     entry = SourceEntry(
         sha256=hashlib.sha256(content).hexdigest(),
@@ -141,21 +136,15 @@ def save_source(
     return entry
 
 
-def _batches(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(
-        zip(torch.split(images, _TEST_BATCH), torch.split(labels, _TEST_BATCH), strict=True)
-    )
-
-
-def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:
-    """Train and store a source if none is recorded, or if forced; return whether it was trained.
+def ensure_source(root: Path, architecture: Architecture) -> bool:
+    """Train and store a source if none is recorded; return whether it was trained.
 
     Raises `SourceError` if the stored file is not the recorded bytes: replacing it silently would
     void every baseline made with it.
     """
     name = architecture.name
     known = manifest_path(root).exists() and name in read_manifest(root)
-    if not force and (known or source_path(root, name).exists()):
+    if known or source_path(root, name).exists():
         read_source(root, name)
         return False
     save_source(root, architecture, train_source(architecture))

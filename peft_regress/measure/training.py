@@ -3,17 +3,17 @@
 Same seed, same machine, one thread: the losses are bit-identical, across processes too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,18 +31,30 @@ class TrainingRun:
     """In nats, one for each step, measured before that step's update."""
     step_seconds: tuple[float, ...]
     """Wall time of each step, from zeroing the gradients to the end of the update."""
-    first: int
-    """How many losses serve as a fingerprint."""
-
-    @property
-    def first_losses(self) -> tuple[float, ...]:
-        """The losses that serve as a fingerprint; later ones amplify rounding."""
-        return self.losses[: self.first]
 
     @property
     def median_step_seconds(self) -> float:
         """The median over the steps without the first, which allocates."""
         return statistics.median(self.step_seconds[1:] or self.step_seconds)
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch, numpy and random."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (the generator that models draw from)
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Give the global generators back as they were."""
+    of_numpy, of_random = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_random)
 
 
 @contextlib.contextmanager
@@ -69,28 +81,16 @@ class Loop:
 
 
 @single_thread()
-def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
-    model: nn.Module,
-    optimizer: Optimizer,
-    batches: Iterable[Any],
-    loop: Loop,
-    *,
-    seed: int,
-    first: int,
-    only: int | None = None,
-    on_step: Callable[[int], None] | None = None,
-) -> TrainingRun:
+def finetune(*parts: Any, only: int | None = None, **options: Any) -> TrainingRun:
     """Train for some steps, to see what the method does to a real model.
 
-    first: the number of losses kept as a fingerprint. only: how many of the steps to take; None for
-    all. The other arguments are those of `training_steps`.
+    only: how many of the steps to take; None for all. The other arguments are those of
+    `training_steps`.
     """
-    steps = training_steps(model, optimizer, batches, loop, seed=seed, on_step=on_step)
-    taken = list(itertools.islice(steps, only))
+    taken = list(itertools.islice(training_steps(*parts, **options), only))
     return TrainingRun(
         losses=tuple(loss for loss, _ in taken),
         step_seconds=tuple(seconds for _, seconds in taken),
-        first=first,
     )
 
 

@@ -1,12 +1,8 @@
 """Call the functions of a case of one's own; an error of theirs becomes one line with its place."""
 
-from __future__ import annotations
-
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from peft_regress.cost.stand_ins import restored_containers
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import told
 
@@ -28,25 +24,3 @@ def calling(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CaseError(f"{what} raised {told(error)}") from error
-
-
-@contextlib.contextmanager
-def without_traces(function: Callable[..., Any] | None) -> Iterator[None]:
-    """Take back what a function keeps meanwhile: of fake tensors, a history has no values.
-
-    Covers the variables around it that it names, its object, and the containers in both.
-    """
-    plain: Any = getattr(function, "__func__", function)
-    owner = getattr(getattr(function, "__self__", function), "__dict__", {})
-    cells = getattr(plain, "__closure__", None) or ()
-    space = getattr(plain, "__globals__", {})
-    of_cells = [cell.cell_contents for cell in cells]
-    names = plain.__code__.co_names if space else ()
-    of_space = {name: space[name] for name in names if name in space}
-    try:
-        with restored_containers([owner, *owner.values(), *of_cells, *of_space.values()]):
-            yield
-    finally:
-        space.update(of_space)
-        for cell, value in zip(cells, of_cells, strict=True):
-            cell.cell_contents = value

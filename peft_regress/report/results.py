@@ -11,9 +11,8 @@ from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.budgets import fits
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
 from peft_regress.report.document import CaseId, Number, Section
-from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.report.layout import PLAIN, Layout, Row, Table, table_text
 from peft_regress.report.sentences import REPEATED
-from peft_regress.report.table import Row, Table, table_text
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
 

@@ -67,7 +67,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 def _needed_part() -> dict[str, float]:
     """Do the work that `peft-regress cost` of this case must do."""
     from peft_regress.cases import Adaptation
-    from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+    from peft_regress.measure.costs import CostSettings, adaptation_cost
 
     adaptation_cost(Adaptation(method="lora", architecture="resnet18", rank=4), CostSettings())
     return {}
@@ -91,7 +91,7 @@ class Clock:
 
     def of_signals(self) -> None:
         """Time all work for invariants and filled losses."""
-        from peft_regress.measure.invariants import InvariantWatch
+        from peft_regress.measure.invariants.watch import InvariantWatch
 
         for name in ("__init__", "before_training", "after_training"):
             setattr(InvariantWatch, name, self.of(getattr(InvariantWatch, name)))
@@ -110,7 +110,6 @@ def _harness_part(case_id: str) -> dict[str, float]:
     from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.measure import ProfileCache, Recipe, measure, training
     from peft_regress.measure import recipe as recipes
-    from peft_regress.measure.definition import FIRST_LOSSES
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.training import single_thread
 
@@ -131,7 +130,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
             model = recipe.adapted_model(seed)
             optimizer = recipe.make_optimizer(model)
             batches = recipe.batches(data, seed=seed)
-            recipe.train(model, optimizer, batches, seed=seed, first=FIRST_LOSSES)
+            recipe.train(model, optimizer, batches, seed=seed)
             recipe.objective.scores(model, test)
 
     extras = []

@@ -11,31 +11,21 @@ from torch.nn import functional
 
 import peft_regress
 from peft_regress import registry
-from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, digit_images
+from peft_regress.catalogue.tasks import digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
+from peft_regress.catalogue.tasks.digits import (
+    NUM_CLASSES,
+    SHIFT,
+    SOURCE_CLASSES,
+    UNSEEN,
+    load_images,
+)
+from peft_regress.catalogue.tasks.edge import EDGE_BATCH
 from peft_regress.errors import InputError
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
 each_scanner = pytest.mark.parametrize("scanner", list(SPLITS))
 each_task = pytest.mark.parametrize("task", [SHIFT, UNSEEN], ids=lambda item: item.name)
-
-
-@pytest.fixture
-def read_from(monkeypatch):
-    """Return a setter of the file that the digits are read from, for the length of a test."""
-
-    def set_to(file):
-        monkeypatch.setattr(digit_images, "DIGITS_FILE", file)
-        forget()
-
-    def forget():
-        read_digits.cache_clear()
-        digit_images._arrays.cache_clear()
-
-    yield set_to
-    monkeypatch.undo()
-    forget()
 
 
 # Raw data
@@ -54,25 +44,17 @@ def test_raw_images_are_the_known_ones(scanner, count, sha256):
     assert digits.sha256 == sha256
 
 
-def test_a_digit_file_with_other_bytes_is_refused(read_from, tmp_path):
-    altered = bytearray(digit_images.DIGITS_FILE.read_bytes())
-    altered[1000] ^= 1
-    file = tmp_path / "digits.npz"
-    file.write_bytes(altered)
-    read_from(file)
-    with pytest.raises(InputError, match=r"digits\.npz: expected sha256 .* Install peft-regress"):
-        read_digits("sklearn")
-
-
-def test_a_digit_file_that_is_missing_is_named(read_from, tmp_path):
-    read_from(tmp_path / "gone.npz")
-    with pytest.raises(InputError, match=r"gone\.npz: cannot be read \(No such file"):
-        SHIFT.definition()
-
-
 def test_the_digits_for_a_first_case_are_those_of_scikit_learn():
     for ours, known in zip(peft_regress.load_digits(), load_digits(return_X_y=True), strict=True):
         np.testing.assert_array_equal(ours, known, strict=True)
+
+
+def test_a_digit_file_with_other_bytes_is_refused(monkeypatch, tmp_path):
+    file = tmp_path / "digits.npz"
+    file.write_bytes(digit_images.DIGITS_FILE.read_bytes()[:-1])
+    monkeypatch.setattr(digit_images, "DIGITS_FILE", file)
+    with pytest.raises(InputError, match=r"digits\.npz: expected sha256 .* Install peft-regress"):
+        read_digits.__wrapped__("sklearn")
 
 
 # Split
@@ -83,6 +65,10 @@ def test_splits_share_no_image_and_leave_none_out(scanner):
     parts = [split_indices(scanner, split, classes=10) for split in SPLITS[scanner]]
     together = np.concatenate(parts)
     assert sorted(together) == list(range(len(read_digits(scanner).labels)))
+    labels = read_digits(scanner).labels
+    some = split_indices(scanner, "train", classes=SOURCE_CLASSES)
+    whole = split_indices(scanner, "train", classes=10)
+    assert list(some) == [i for i in whole if labels[i] < SOURCE_CLASSES]
 
 
 @each_scanner
@@ -104,14 +90,6 @@ def test_every_split_has_every_class_in_proportion(scanner):
         assert np.all(np.abs(part - whole * turn.count(split) / len(turn)) < len(turn))
 
 
-@each_scanner
-def test_fewer_classes_are_a_part_of_the_same_split(scanner):
-    everything = split_indices(scanner, "train", classes=10)
-    some = split_indices(scanner, "train", classes=SOURCE_CLASSES)
-    labels = read_digits(scanner).labels
-    assert list(some) == [i for i in everything if labels[i] < SOURCE_CLASSES]
-
-
 def test_the_source_never_sees_a_target_image_or_an_unseen_class():
     _, labels = load_images("mnist", "source", classes=SOURCE_CLASSES)
     assert sorted(set(labels.tolist())) == list(range(SOURCE_CLASSES))
@@ -128,20 +106,13 @@ def test_task_data_is_ready_for_the_model(task):
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
     ):
+        assert registry.get("task", task.name) is task
         assert images.shape == (len(labels), 3, 32, 32)
         assert images.dtype == torch.float32
         assert labels.dtype == torch.int64
         assert sorted(set(labels.tolist())) == list(range(task.classes))
         assert torch.equal(images[:, 0], images[:, 1])
         assert torch.equal(images[:, 0], images[:, 2])
-
-
-def test_sizes_of_the_tasks():
-    sizes = {
-        task.name: (len(task.load().train_labels), len(task.load().test_labels))
-        for task in (SHIFT, UNSEEN)
-    }
-    assert sizes == {"shift": (601, 300), "unseen": (1198, 599)}
 
 
 @each_task
@@ -163,22 +134,6 @@ def test_each_image_carries_its_own_label(task):
         torch.testing.assert_close(images, expected, rtol=0, atol=grain + 1e-6)
 
 
-def test_mnist_is_padded_and_not_resampled():
-    raw = read_digits("mnist").pixels[[0, 4999]].astype(np.float64) / 255
-    image = render("mnist", np.array([0, 4999]))
-    assert image.shape == (2, 1, 32, 32)
-    np.testing.assert_allclose(image[:, 0, 2:30, 2:30], (raw - 0.1307) / 0.3081, atol=1e-6)
-    assert np.all(image[:, :, :2] == np.float32(-0.1307 / 0.3081))
-
-
-def test_paper_and_ink_are_the_levels_of_background_and_full_ink():
-    grey = render("sklearn", np.arange(20), paper=0.3, ink=0.7) * 0.3081 + 0.1307
-    assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
-    assert grey.min() == pytest.approx(0.3, abs=1e-6)
-    assert grey.max() == pytest.approx(0.7, abs=1e-6)
-    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
-
-
 def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it():
     plain = render("sklearn", np.arange(20), paper=0.4, ink=0.7)
     grained = render("sklearn", np.arange(20), paper=0.4, ink=0.7, grain=0.05)
@@ -190,28 +145,11 @@ def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it
     assert not np.array_equal(difference[0], difference[1])
 
 
-@each_task
-def test_loading_twice_gives_the_same_tensors(task):
-    first = task.load()
-    load_images.cache_clear()
-    read_digits.cache_clear()
-    again = task.load()
-    assert torch.equal(first.train_images, again.train_images)
-    assert torch.equal(first.test_labels, again.test_labels)
-
-
 # Head
 
 
 def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def test_shift_leaves_the_model_as_it_is():
-    model = tiny_network(num_classes=10)
-    before = _state(model)
-    SHIFT.prepare(model, head="head", seed=0)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
@@ -234,11 +172,6 @@ def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_unseen_refuses_a_head_that_is_no_linear_layer():
-    with pytest.raises(InputError, match="is not a Linear"):
-        UNSEEN.prepare(tiny_network(), head="conv", seed=0)
-
-
 # Definition
 
 
@@ -259,22 +192,3 @@ def test_images_of_the_edge_matrix_are_drawn_and_always_the_same():
     assert set(data.train_labels.tolist()) <= set(range(NUM_CLASSES))
     assert torch.equal(data.train_images, EDGE_BATCH.load().train_images)
     assert torch.equal(data.test_images, data.train_images[:8])
-
-
-def test_tasks_of_the_edge_matrix_are_defined_by_their_shape():
-    definition = EDGE.definition()
-    assert json.loads(json.dumps(definition)) == definition
-    assert definition["shape"] == [1, 3, 224, 224]
-    assert definition != EDGE_BATCH.definition()
-
-
-def test_entry_points_name_the_tasks_of_the_edge_matrix():
-    for task in (EDGE, EDGE_BATCH):
-        assert registry.get("task", task.name) is task
-        assert task.matrices == ("edge",)
-
-
-def test_entry_points_name_the_two_tasks():
-    for task in (SHIFT, UNSEEN):
-        assert registry.get("task", task.name) is task
-        assert "default" in task.matrices

@@ -130,16 +130,6 @@ def test_the_refusal_of_a_library_is_one_line_with_the_typed_command(
     assert err == f"error: {message}\n"
 
 
-def test_the_warning_of_a_library_is_a_line_without_its_path(run, warnings_as_printed):
-    pairing = ("--architecture", "resnet18", "--method", "hra", "--rank", "3")
-    code, out, err = run("cost", *pairing, "--resolution", "32")
-    assert code == 0
-    assert out.startswith("resnet18, hra r=3")
-    (line,) = err.splitlines()
-    assert line.startswith("warning: ")
-    assert "site-packages" not in line
-
-
 @pytest.fixture
 def warnings_as_printed():
     """Warnings as they are outside of pytest, which makes errors of them."""
@@ -157,7 +147,6 @@ def warnings_as_printed():
         ("compare", RUN, ""),
         ("history", ""),
         ("accept", "", "--reason", "why"),
-        ("sources", "--check", "--baselines", ""),
     ],
 )
 def test_an_empty_name_is_wrong_use_and_not_the_working_directory(run, arguments, monkeypatch):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from peft_regress.cases import Adaptation
-from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 
 GATES = """
 import torch

@@ -18,7 +18,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
-from peft_regress.measure.step_profile import cost_metrics
+from peft_regress.measure.costs import cost_metrics
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, KNOWN, METRICS, MetricSpec
 
 CASE = "shift/lora-r4/resnet18"

@@ -1,6 +1,5 @@
 """A case whose budget limits what it takes in ExecuTorch is exported, run there, and judged."""
 
-import importlib.util
 from typing import Any
 
 import msgspec
@@ -8,6 +7,7 @@ import peft
 import pytest
 import torch
 from builders import observe
+from edge_programs import without_executorch
 from own_training import convolutional, fine_tune, image_data, measured
 from torch import nn
 from torch.utils.data import TensorDataset, default_collate
@@ -16,8 +16,7 @@ from peft_regress import Budget
 from peft_regress.errors import InputError
 from peft_regress.gate import judge_case
 from peft_regress.measure.edge import case as edge_case
-from peft_regress.measure.edge import runtime
-from peft_regress.measure.edge.errors import ProgramError
+from peft_regress.measure.edge.package import ProgramError
 from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import PLAN_METRICS, rows_of
 
@@ -121,14 +120,6 @@ def test_what_the_runtime_cannot_run_is_one_line_and_no_number(settings, said):
     assert not EDGE_METRICS.keys() & refused.metrics.keys()
 
 
-@pytest.mark.executorch
-def test_a_program_larger_than_memory_is_one_line_and_no_number(monkeypatch):
-    monkeypatch.setattr(runtime, "_available_bytes", lambda: 1000)
-    refused = measured(limited())
-    assert "this machine has 1,000 left" in refused.invariant_notes["edge_programs_run"]
-    assert not EDGE_METRICS.keys() & refused.metrics.keys()
-
-
 def without_statistics():
     layers = [layer for layer in convolutional() if not isinstance(layer, nn.BatchNorm2d)]
     return nn.Sequential(*layers)
@@ -145,17 +136,6 @@ def test_what_draws_random_numbers_is_not_compared():
 
 
 @pytest.mark.executorch
-def test_costs_alone_are_planned_and_not_run(monkeypatch):
-    def started():
-        raise AssertionError("the runtime was started")
-
-    monkeypatch.setattr(edge_case, "shared_runtime", started)
-    planned = measured(limited(), trains=False)
-    assert planned.metrics["edge_train_bytes"].value > 0
-    assert not planned.invariants
-
-
-@pytest.mark.executorch
 def test_a_failing_runtime_is_a_false_fact(monkeypatch):
     def fails(*_):
         raise ProgramError("the runtime fails: it ended by SIGSEGV")
@@ -168,12 +148,7 @@ def test_a_failing_runtime_is_a_false_fact(monkeypatch):
 
 
 def test_without_executorch_such_a_case_is_wrong_use(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "executorch" else real(name, *rest),
-    )
+    without_executorch(monkeypatch)
     with pytest.raises(InputError, match="FineTune 'own/x/net': executorch is not installed") as e:
         measured(limited())
     assert "python -m pip install 'peft-regress[executorch]'" in str(e.value)
@@ -188,4 +163,3 @@ def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch):
     assert plain.status == "ok"
     assert not EDGE_METRICS.keys() & plain.metrics.keys()
     assert not set(EDGE_INVARIANTS) & plain.invariants.keys()
-    assert torch.is_grad_enabled()

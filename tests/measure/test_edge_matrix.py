@@ -4,20 +4,20 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
+from edge_programs import without_executorch
 from msgspec.structs import replace as replaced
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.tasks import EdgeTask
+from peft_regress.catalogue.tasks.edge import EdgeTask
 from peft_regress.errors import InputError
 from peft_regress.measure.case import measure
+from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.definition import define
 from peft_regress.measure.edge import case as edge_case
-from peft_regress.measure.edge import package
-from peft_regress.measure.edge.errors import ProgramError
+from peft_regress.measure.edge.package import ProgramError
 from peft_regress.measure.recipe import Recipe
-from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import rows_of
 
@@ -95,7 +95,7 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(sources, monkeypatch
 
 
 def test_without_executorch_it_is_wrong_use(sources, monkeypatch):
-    monkeypatch.setattr(package, "is_installed", lambda: False)
+    without_executorch(monkeypatch)
     with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
         measured(LORA, sources)
 

@@ -58,6 +58,7 @@ def reasons(old, new):
 
 
 def test_nearby_losses_are_a_little_off_in_every_seed(sound):
+    assert sound.test_items == 32
     first = sound.metrics["first_losses"].samples
     assert [len(losses) for losses in sound.nearby_losses] == [4, 4]
     for losses, others in zip(first, sound.nearby_losses, strict=True):
@@ -65,7 +66,7 @@ def test_nearby_losses_are_a_little_off_in_every_seed(sound):
             assert 0 < abs(one - other) < 1e-3 * one
 
 
-@pytest.mark.parametrize("factor", [0.25, 0.9, 2])
+@pytest.mark.parametrize("factor", [0.25, 0.9])
 def test_scaled_updates_show_in_the_losses_of_another_machine(factor, sound, monkeypatch):
     step = torch.optim.AdamW.step
 
@@ -94,10 +95,6 @@ def test_a_shorter_cosine_is_named_by_its_rate(sound):
     assert short.rates == [pytest.approx([0.01, 0.0, 0.01, 0.02])]
     assert "rates" in reasons(long, short)
     assert reasons(long, cosine(10)) == []
-
-
-def test_the_number_of_test_items_is_recorded(sound):
-    assert sound.test_items == 32
 
 
 class Items(torch.utils.data.Dataset):

@@ -6,10 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import peft
 import pytest
-import torch
-from own_training import fine_tune, measured
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -51,27 +48,3 @@ def test_another_process_hash_seed_thread_count_and_processor_change_nothing_tha
     exact = {name for name, metric in one["metrics"].items() if metric["kind"] == "exact"}
     assert len(exact) > 5
     assert [n for n in exact if other["metrics"][n] != one["metrics"][n]] == []
-
-
-@pytest.fixture
-def left_behind():
-    """Leave what a careless test leaves."""
-    torch.set_default_dtype(torch.float64)
-    torch.set_default_device("meta")
-    torch.set_grad_enabled(False)
-    torch.autograd.set_detect_anomaly(mode=True)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
-    torch.set_grad_enabled(True)
-    torch.autograd.set_detect_anomaly(mode=False)
-
-
-def test_what_another_test_left_changes_nothing_and_is_given_back(left_behind):
-    record = measured(fine_tune(peft.LoraConfig(r=2, target_modules=["6"])))
-    assert record.status == "ok", record.error
-    assert record.inputs.weights["6.weight"].dtype == "float32"
-    assert torch.get_default_dtype() == torch.float64
-    assert torch.get_default_device().type == "meta"
-    assert not torch.is_grad_enabled()
-    assert torch.is_anomaly_enabled()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -15,7 +14,6 @@ from builders import (
     LORA,
     compare,
     forward_ledger,
-    make_metric,
     make_record,
     make_run,
     observe,
@@ -25,7 +23,7 @@ from hypothesis import strategies as st
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
-from peft_regress.gate.verdicts import CaseVerdict, Reason, Verdict
+from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
 from peft_regress.report import (
     case_text,
@@ -41,20 +39,6 @@ from peft_regress.text import clean
 
 HINT = accept_hint(judge({}, {}, invocation=Invocation(new="run.json")))
 TYPED = Invocation(new="run.json")
-LONG = "x" * 10_000
-HOSTILE = {
-    "ansi": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
-    "controls": "a\x00b\rc\x08d\x7fe\x85f\u2028g\u202eh",
-    "lines": "one\ntwo\n\nINJECTED: no regression",
-    "html": "<script>alert(1)</script><img src=x onerror=y>&amp;",
-    "markdown": "| a | b |\n# head **bold** [x](javascript:y) ![i](z) `code` ~~s~~ \\| <!--",
-    "rich": "[bold red]text[/bold red] [link=http://x]y[/link]",
-    "long": LONG,
-    "surrogate": "\ud800",
-    "empty": "",
-}
-hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-
 BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_000_000_000}, "fc": {"mm": 5}})
 AFTER = forward_ledger(
     {
@@ -65,7 +49,7 @@ AFTER = forward_ledger(
 )
 
 
-def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
+def regressed(**more):
     """Return a verdict with both sides: FLOPs went up in one module under another peft."""
     old = observe(make_record(LORA, {"forward_flops": 3_000_000_005}, ledger=BEFORE))
     new = observe(
@@ -76,14 +60,14 @@ def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
     return judge_case(LORA, old, new), old, new
 
 
-def text_of(old: Any, new: Any) -> str:
+def text_of(old, new):
     """Explain the case as its test would."""
     sides = ({} if side is None else {LORA: side} for side in (old, new))
     comparison = judge(*sides, expected=[LORA], invocation=TYPED)
     return case_text(comparison.cases[0], comparison)
 
 
-def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
+def reports(old, run):
     """Return every report there is of a run judged by some records."""
     comparison = compare(old, run, invocation=TYPED)
     return (
@@ -97,7 +81,7 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
 # --- what the failing text names ------------------------------------------------------------
 
 
-def test_a_failure_names_metric_module_environment_and_command() -> None:
+def test_a_failure_names_metric_module_environment_and_command():
     _, old, new = regressed()
     assert text_of(old, new).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
@@ -109,7 +93,7 @@ def test_a_failure_names_metric_module_environment_and_command() -> None:
     ]
 
 
-def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> None:
+def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first():
     before = {f"package-{i:02d}": "1.0" for i in range(25)} | {"torch": "2.12", "peft": "0.18"}
     after = dict.fromkeys(before, "9.9")
     old = observe(make_record(LORA, {"forward_flops": 1}), environment=before)
@@ -120,7 +104,7 @@ def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> 
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_contents_of_a_run_are_counted() -> None:
+def test_the_contents_of_a_run_are_counted():
     assert contents_line(make_run()) == "1 case: 1 ok"
     failed = make_record(FULL, status="error")
     untimed = make_record(LORA, {}, invariants={"frozen": False})
@@ -129,7 +113,7 @@ def test_the_contents_of_a_run_are_counted() -> None:
     )
 
 
-def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> None:
+def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named():
     old, new = {"a": "1", "same": "1", "peft": "0.1"}, {"b": "2", "same": "1"}
     assert environment_lines(old, new) == [
         "peft 0.1 -> not recorded",
@@ -137,7 +121,7 @@ def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> No
     ]
 
 
-def test_modules_beyond_the_largest_are_counted() -> None:
+def test_modules_beyond_the_largest_are_counted():
     ledger = forward_ledger({f"m{i}": {"conv": 10 + i} for i in range(7)})
     old = observe(make_record(LORA, {"forward_flops": 0}))
     new = observe(make_record(LORA, {"forward_flops": 91}, ledger=ledger))
@@ -146,7 +130,7 @@ def test_modules_beyond_the_largest_are_counted() -> None:
     assert "and 4 more modules" in text
 
 
-def test_a_crash_is_named_with_its_error() -> None:
+def test_a_crash_is_named_with_its_error():
     old = observe(make_record())
     error = Failure(type="KeyError", message="'conv1'")
     new = observe(make_record(status="error", error=error))
@@ -155,7 +139,7 @@ def test_a_crash_is_named_with_its_error() -> None:
     assert "status: ok -> error (KeyError: 'conv1')" in text
 
 
-def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
+def test_numbers_that_look_alike_when_rounded_are_shown_in_full():
     reason = Reason(
         metric="forward_flops",
         old=706_115_232,
@@ -169,27 +153,19 @@ def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
     assert (old, new, change) == ("706115232", "706115233", "+1.4e-09")
 
 
-def test_accuracy_moves_in_points() -> None:
+def test_accuracy_moves_in_points():
     old, new = (observe(make_record(LORA, {"accuracy": [a] * 3})) for a in (0.919, 0.719))
     text = text_of(old, new)
     assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 5.0 points)" in text
 
 
-def test_a_metric_that_vanished_is_absent() -> None:
+def test_a_metric_that_vanished_is_absent():
     old, new = observe(make_record()), observe(make_record(metrics={}))
     text = text_of(old, new)
     assert "forward_flops: 3.638 GFLOP -> absent" in text
 
 
-def test_reasons_beyond_the_first_are_named() -> None:
-    old, new = observe(make_record()), observe(make_record(metrics={}))
-    case = judge_case(LORA, old, new)
-    text = text_of(old, new)
-    for reason in case.reasons:
-        assert reason.metric in text
-
-
-def test_a_known_defect_is_not_repeated() -> None:
+def test_a_known_defect_is_not_repeated():
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
     text = text_of(old, new)
@@ -197,7 +173,7 @@ def test_a_known_defect_is_not_repeated() -> None:
     assert "merge" not in text
 
 
-def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
+def test_known_defects_are_shown_with_their_cases_and_do_not_fail():
     broken = {"merge": False}
     records = [
         make_record(LORA, invariants=broken),
@@ -212,14 +188,14 @@ def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
     assert f"error (KeyError: conv1) in 1 case: `{GALORE}`" in markdown
 
 
-def test_a_case_without_baseline_has_the_command_to_accept_it() -> None:
+def test_a_case_without_baseline_has_the_command_to_accept_it():
     new = observe(make_record())
     text = text_of(None, new)
     assert "no accepted baseline has this case" in text
     assert "peft-regress accept run.json" in text
 
 
-def test_a_missing_case_offers_nothing_to_accept() -> None:
+def test_a_missing_case_offers_nothing_to_accept():
     old = observe(make_record())
     text = text_of(old, None)
     assert "has no record" in text
@@ -234,11 +210,11 @@ def test_a_missing_case_offers_nothing_to_accept() -> None:
         ("a;rm -rf $HOME", "peft-regress accept 'a;rm -rf $HOME' --reason \"...\""),
     ],
 )
-def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
+def test_the_command_to_type_survives_a_shell(path, command):
     assert accept_hint(judge({}, {}, invocation=Invocation(new=path))) == f"`{command}`"
 
 
-def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
+def test_without_a_run_file_the_hint_has_the_option_that_writes_one():
     assert "--regress-save run.json" in accept_hint(judge({}, {}, invocation=Invocation()))
 
 
@@ -250,7 +226,7 @@ def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
         ([], [], "INCOMPLETE: not everything expected was compared (nothing compared)"),
     ],
 )
-def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str) -> None:
+def test_the_headline_is_the_outcome(old, new, words):
     run = make_run()
     run = make_run(*map(make_record, new)) if new else type(run)(**{**_fields(run), "cases": {}})
     text, markdown, *_ = reports([make_record(name) for name in old], run)
@@ -258,20 +234,20 @@ def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str)
     assert words in markdown
 
 
-def _fields(run: Any) -> dict[str, Any]:
+def _fields(run):
     return {name: getattr(run, name) for name in run.__struct_fields__}
 
 
 # --- 100 columns ----------------------------------------------------------------------------
 
 
-def widest(text: str) -> int:
+def widest(text):
     return max(map(len, text.splitlines()))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_line_of_every_metric_fits(name: str) -> None:
-    def value(of: float) -> Any:
+def test_the_line_of_every_metric_fits(name):
+    def value(of):
         if METRICS[name].kind == "fingerprint":
             return [[of, of]] * 3
         return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds", "score") else of
@@ -286,44 +262,9 @@ def test_the_line_of_every_metric_fits(name: str) -> None:
     assert widest(text_of(old, new)) <= 100
 
 
-# --- hostile strings ------------------------------------------------------------------------
-
-
-def hostile_run(text: str) -> Any:
-    """Return a run that carries a text wherever a file can carry one."""
-    ledger = forward_ledger({text: {text: 5}})
-    metrics = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
-    return make_run(
-        make_record(LORA, metrics, definition="d", invariants={text: False}, ledger=ledger),
-        make_record(FULL, status="error", error=Failure(type=text, message=text)),
-        make_record(f"{text.replace('/', '')}/head/resnet18"),
-        environment={"peft": text, text: "1"},
-    )
-
-
-def hostile_references(text: str) -> list[Any]:
-    metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
-    return [make_record(LORA, metrics, definition="d"), make_record(FULL)]
-
-
-@hostile
-def test_a_string_from_a_file_stays_one_short_printable_text(text: str) -> None:
-    plain, markdown, table, encoded = reports(hostile_references(text), hostile_run(text))
-    for report in (plain, table):
-        assert all(line.isprintable() for line in report.split("\n"))
-        report.encode()
-    for report in (plain, markdown, table):
-        assert not re.search(r"^INJECTED", report, re.MULTILINE)
-    assert max(map(widest, (plain, table))) <= 500
-    assert widest(markdown) <= 3000
-    assert len(plain) < 5000
-    decoded = json.loads(encoded)
-    assert text in {reason["metric"] for case in decoded["cases"] for reason in case["reasons"]}
-
-
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.text(st.characters()), st.integers(3, 200))
-def test_clean_is_one_printable_line_of_a_limited_length(text: str, longest: int) -> None:
+def test_clean_is_one_printable_line_of_a_limited_length(text, longest):
     cleaned = clean(text, longest=longest)
     assert cleaned.isprintable()
     assert len(cleaned) <= longest
@@ -331,14 +272,10 @@ def test_clean_is_one_printable_line_of_a_limited_length(text: str, longest: int
     cleaned.encode()
 
 
-def test_clean_leaves_ordinary_text_alone() -> None:
-    assert clean("peft 0.18.1 -> 0.19.1 (é, 漢)") == "peft 0.18.1 -> 0.19.1 (é, 漢)"
-
-
 # --- JSON -----------------------------------------------------------------------------------
 
 
-def test_json_has_the_shape_of_the_contract() -> None:
+def test_json_has_the_shape_of_the_contract():
     case, _, _ = regressed()
     other = CaseVerdict(id=FULL, verdict="unchanged")
     assert encode_verdict(
@@ -368,26 +305,11 @@ def test_json_has_the_shape_of_the_contract() -> None:
     }
 
 
-def test_verdicts_are_those_of_the_contract() -> None:
-    design = {
-        "regressed", "improved", "unchanged", "fixed", "known_defect", "newly_failing",
-        "incomparable", "missing", "new", "over_budget",
-    }  # fmt: skip
-    assert set(get_args(Verdict)) == design
-
-
 @pytest.mark.parametrize("old", [0, 1])
-def test_json_has_no_infinity_where_something_came_from_nothing(old: int) -> None:
+def test_json_has_no_infinity_where_something_came_from_nothing(old):
     record = make_record(LORA, {"forward_flops": old})
     decoded = json.loads(
         reports([record], make_run(make_record(LORA, {"forward_flops": 10**50})))[3]
     )
     (reason,) = decoded["cases"][0]["reasons"]
     assert reason["relative_change"] == (None if old == 0 else pytest.approx(1e50))
-
-
-def test_json_has_no_infinity_where_a_ratio_overflows() -> None:
-    old = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 5e-324)})
-    new = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 1e99)})
-    decoded = json.loads(reports([old], make_run(new))[3])
-    assert decoded["cases"][0]["verdict"] == "regressed"

@@ -4,7 +4,6 @@
     python tools/docs/methods.py --write           put them into docs/methods.md
     python tools/docs/methods.py --check           exit 1 if the page differs
     python tools/docs/methods.py --only costs      one table; may name several
-    python tools/docs/methods.py --run RUN         take the states from a run file
 
 The text of the page is written by hand. A table is between the comments `<!-- methods:NAME -->` and
 `<!-- /methods:NAME -->`. The costs take two minutes on one core; the rest is quick.
@@ -12,20 +11,19 @@ The text of the page is written by hand. A table is between the comments `<!-- m
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
-from method_notes import METHODS
-from page_tables import finish, option_parser, table
-from recorded_states import ROOT, recorded, require, state_table
+from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
+from peft_regress.measure.costs import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +35,6 @@ PAGE: Final = ROOT / "docs" / "methods.md"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
 _BATCH: Final = 32
-_USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
-"""The layers of most methods, which the page describes once."""
 
 
 def rank_of(method: Method) -> int | None:
@@ -46,32 +42,10 @@ def rank_of(method: Method) -> int | None:
     return RANK if RANK in method.ranks else min(method.ranks, default=None)
 
 
-# --- What the methods are -------------------------------------------------------------------------
-
-
-def methods() -> str:
-    """Return what each method is, what it trains, where, and its settings."""
-    rows, registered = [], registry.names("method")
-    for name, note in METHODS.items():
-        method = registry.get("method", name)
-        declared = method.hyperparameters(rank_of(method))
-        ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
-        known = {item: registry.get("method", item) for item in ids if item in registered}
-        rows.append(
-            [
-                ", ".join(
-                    f"`{item}`" if its.matrices else f"`{item}` (no matrix)"
-                    for item, its in known.items()
-                ),
-                f"{note.title} ({note.source})" if note.source else note.title,
-                note.trains,
-                str(declared.get("targets", "none")).replace(*_USUAL),
-                ", ".join(map(str, method.ranks)) or "none",
-                f"{declared['optimizer']}, {declared['learning_rate']:g}",
-            ]
-        )
-    header = ["id", "method", "trained besides the head", "layers", "ranks", "optimizer, rate"]
-    return table(header, rows, names=len(header))
+def methods() -> list[str]:
+    """Return the methods, as the table on the page names them that a person writes."""
+    listed = PAGE.read_text(encoding="utf-8").partition("## Where each works")[0]
+    return re.findall(r"^\| `([\w-]+)`", listed, re.MULTILINE)
 
 
 # --- Their states in a run -------------------------------------------------------------------
@@ -132,7 +106,7 @@ def costs() -> str:
     blocks = []
     for architecture in ARCHITECTURES:
         full = cast("CostReport", cost("full", architecture)).step
-        rows = [cost_row(method, architecture) for method in METHODS]
+        rows = [cost_row(method, architecture) for method in methods()]
         blocks.append(
             f"{architecture}, r = {RANK}, over full fine-tuning, which takes at batch {_BATCH} "
             f"{full.forward_flops / 1e9:.2f} GFLOP forward, {full.backward_flops / 1e9:.2f} "
@@ -143,16 +117,11 @@ def costs() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the chosen tables; return the exit code."""
-    parser = option_parser(__doc__, TABLES)
-    parser.add_argument("--run", help="the run file, or folder, with the states")
-    chosen = parser.parse_args(arguments)
-    tables = {**TABLES, "states": lambda: states(recorded(chosen.run))}
-    return finish(PAGE, "methods", tables, chosen)
+    return finish(PAGE, "methods", TABLES, option_parser(__doc__, TABLES).parse_args(arguments))
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "methods": methods,
-    "states": lambda: states(recorded(None)),
+    "states": lambda: states(recorded()),
     "costs": costs,
 }
 

@@ -24,25 +24,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.catalogue.methods import Method, PeftAdapter
-    from peft_regress.measure.step_profile import CostReport
-
-__all__ = [
-    "CATEGORIES",
-    "FLOP_FIGURES",
-    "GIGA",
-    "MEMORY_FIGURES",
-    "MIB",
-    "PAPER_ARCHITECTURES",
-    "PAPER_RANK",
-    "ROWS",
-    "Figure",
-    "Row",
-    "adapted",
-    "counted",
-    "measured",
-    "memory_bytes",
-    "row",
-]
+    from peft_regress.measure.costs import CostReport
 
 MIB: Final = 2**20
 GIGA: Final = 10**9
@@ -107,8 +89,8 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 @cache
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
+    from peft_regress.measure.costs import CostSettings, profile_recipe
     from peft_regress.measure.recipe import ModelRecipe
-    from peft_regress.measure.step_profile import CostSettings, profile_recipe
 
     architecture = registry.get("architecture", case.architecture)
     recipe = ModelRecipe(method=_method_of(case), architecture=architecture, rank=case.rank)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.catalogue.architectures import Architecture
-    from peft_regress.catalogue.tasks import Task
+    from peft_regress.catalogue.tasks.digits import Task
 
 BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
 COLUMNS: Final = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")
@@ -55,7 +55,7 @@ def trained(  # noqa: PLR0913  (the axes of the study)
     )
     items = TensorItems((data.train_images, data.train_labels))
     batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
-    finetune(model, optimizer, batches, loop, seed=seed, first=4)
+    finetune(model, optimizer, batches, loop, seed=seed)
     return model
 
 
@@ -90,19 +90,17 @@ def main() -> None:
     """Print a table for each task: methods as columns, or rates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tasks", nargs="+", default=list(registry.names("task")))
     parser.add_argument("--methods", nargs="+", default=list(COLUMNS))
-    in_a_matrix = [item.name for item in registry.items("architecture") if item.matrices]
-    parser.add_argument("--architectures", nargs="+", default=in_a_matrix)
     parser.add_argument("--learning-rates", action="store_true", help="sweep instead of compare")
     chosen = parser.parse_args()
+    architectures = [item.name for item in registry.items("architecture") if item.matrices]
     columns = ["zero-shot", *chosen.methods]
     shown = [f"x {factor:g}" for factor in RATES] if chosen.learning_rates else columns
-    for task_name in chosen.tasks:
+    for task_name in registry.names("task"):
         task = registry.get("task", task_name)
         print(f"\n{task_name}: accuracy in percent, {chosen.seeds} seeds\n")
         print("| | " + " | ".join(shown) + " |\n|" + " --- |" * (1 + len(shown)))
-        for name in chosen.architectures:
+        for name in architectures:
             architecture = registry.get("architecture", name)
             one = functools.partial(
                 cell, build_source(BASELINES, architecture), architecture, task, seeds=chosen.seeds

@@ -1,15 +1,11 @@
 """What a case puts on its model: a built-in method, a configuration of peft, or a callable."""
 
-from __future__ import annotations
-
 from peft_regress import registry
 from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
-from peft_regress.measure.adapters.adapter import Adapter
-from peft_regress.measure.adapters.built_in_method import MethodAdapter
-from peft_regress.measure.adapters.own_callable import CallableAdapter
+from peft_regress.measure.adapters.adapter import Adapter, CallableAdapter, MethodAdapter
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
 
 __all__ = ["Adapter", "adapter_of"]
@@ -28,8 +24,8 @@ def adapter_of(fine_tune: FineTune) -> Adapter:
         check_rank(name, rank)
         if fine_tune.optimizer is not None and method.has_own_optimizer:
             raise InputError(
-                f"FineTune {fine_tune.id!r}: {given!r} brings an optimizer of its own; leave out "
-                "optimizer=, or use another method"
+                f"{given!r} brings an optimizer of its own; leave out optimizer=, or use another "
+                "method"
             )
         return MethodAdapter(method=method, rank=rank, heads=heads)
     if hasattr(given, "peft_type"):

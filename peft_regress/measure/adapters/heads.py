@@ -1,21 +1,15 @@
 """The modules that train in full beside an adapter, and the names of tensors in the base."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.method import load_tensors, save_tensors
 from peft_regress.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 PEFT_PREFIX: Final = "base_model.model."
 """What peft puts before the names of the model that it wraps."""
@@ -75,17 +69,13 @@ def check_untouched(base: nn.Module, heads: Mapping[str, nn.Module]) -> None:
     base: the model after it was adapted in place.
     """
     for name, head in heads.items():
-        if base.get_submodule(name) is not head:
+        inner = (k for k, part in head.named_modules() if type(part).__module__.startswith("peft."))
+        part = "" if base.get_submodule(name) is not head else next(inner, None)
+        if part is not None:
             raise InputError(
-                f"the adapter targets {name!r}, which also_train trains in full: leave it to one"
+                f"the adapter targets {f'{name}.{part}'.removesuffix('.')!r}, and also_train "
+                f"trains {name!r} in full: leave it to one"
             )
-        for inner, module in head.named_modules():
-            if type(module).__module__.startswith("peft."):
-                part = f"{name}.{inner}".removesuffix(".")
-                raise InputError(
-                    f"the adapter targets {part!r}, inside {name!r}, which also_train trains in "
-                    "full: leave it to one"
-                )
 
 
 def moved_buffers(model: nn.Module, moving: Collection[str]) -> Iterator[tuple[str, Tensor]]:
@@ -100,18 +90,16 @@ def moved_buffers(model: nn.Module, moving: Collection[str]) -> Iterator[tuple[s
             yield name, tensor
 
 
-def beside(
-    model: nn.Module, heads: tuple[str, ...], prefix: str, moving: Collection[str]
-) -> dict[str, Tensor]:
+def beside(model: nn.Module, heads: tuple[str, ...], moving: Collection[str]) -> dict[str, Tensor]:
     """Return the heads' parameters and the buffers that training moves, by names in the base."""
     starts = tuple(f"{head}." for head in heads)
     found = {
-        name.removeprefix(prefix): parameter.detach()
+        name.removeprefix(PEFT_PREFIX): parameter.detach()
         for name, parameter in model.named_parameters()
-        if name.removeprefix(prefix).startswith(starts)
+        if name.removeprefix(PEFT_PREFIX).startswith(starts)
     }
     for name, tensor in moved_buffers(model, moving):
-        found[name.removeprefix(prefix)] = tensor
+        found[name.removeprefix(PEFT_PREFIX)] = tensor
     return found
 
 

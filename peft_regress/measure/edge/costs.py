@@ -1,34 +1,23 @@
 """What the programs of an adapted model cost a device, and that they compute what PyTorch does."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress.cost.batches import leaves_of
-from peft_regress.measure.edge.errors import UnsupportedProgramError
-from peft_regress.measure.edge.export import (
-    MODEL,
-    floating_outputs,
-    inference_program,
-    training_program,
-)
+from peft_regress.measure.edge import program
+from peft_regress.measure.edge.package import UnsupportedProgramError
+from peft_regress.measure.edge.program import Program
+from peft_regress.measure.edge.runtime import Ran, Runtime
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import agree, differing
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.ledger import Rows
-
-if TYPE_CHECKING:
-    from peft_regress.measure.edge.export import Call, Loss
-    from peft_regress.measure.edge.program import Program
-    from peft_regress.measure.edge.runtime import RanInRuntime, Runtime, TrainedInRuntime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,72 +28,68 @@ class EdgeModel:
     """In the mode in which it trains."""
     batches: Sequence[Any]
     """One for each step to compare; the first one has the shapes that are exported."""
-    loss: Loss
+    loss: program.Loss
     """(model, batch) -> scalar."""
     merged: nn.Module | None
     """With the adapter folded into its weights; None if it cannot be, or there is none."""
     inputs: Any
     """What a forward pass takes: a tree of tensors."""
-    call: Call
+    call: program.Call
     """(model, inputs) -> output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdgePrograms:
-    """The programs of an adapted model.
+    """The programs of an adapted model."""
 
-    Each is exported and planned when it is first asked for: where the runtime refuses the training,
-    nothing else is planned. Whatever asks raises `InputError` without ExecuTorch,
-    `UnsupportedProgramError` for what it does not express, `ProgramError` if it fails.
-    """
-
-    subject: EdgeModel
+    training: Program
+    inference: Program
+    merged: Program | None
     optimizer_state_bytes: int
     """What the case's own optimizer keeps beside the program."""
 
-    @cached_property
-    def training(self) -> Program:
-        """Return the program of a training step."""
-        subject = self.subject
-        return training_program(subject.model, subject.batches[0], loss=subject.loss)
+    @classmethod
+    def of(cls, subject: EdgeModel, *, optimizer_state_bytes: int) -> Self:
+        """Export and plan a training step, and a forward pass, also of the merged model.
 
-    @cached_property
-    def inference(self) -> Program:
-        """Return the program of a forward pass."""
-        return self._forward(self.subject.model)
-
-    @cached_property
-    def merged(self) -> Program | None:
-        """Return the program of a forward pass of the merged model; None if there is none."""
-        merged = self.subject.merged
-        return None if merged is None else self._forward(merged)
-
-    def _forward(self, model: nn.Module) -> Program:
-        return inference_program(model, self.subject.inputs, call=self.subject.call)
+        Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for what it does not
+        express, `ProgramError` if it fails.
+        """
+        # The training first: where the runtime refuses it, nothing else is planned.
+        training = program.training_program(subject.model, subject.batches[0], loss=subject.loss)
+        inference, merged = (
+            None
+            if model is None
+            else program.inference_program(model, subject.inputs, call=subject.call)
+            for model in (subject.model, subject.merged)
+        )
+        assert inference is not None  # noqa: S101  (there is a model)
+        return cls(
+            training=training,
+            inference=inference,
+            merged=merged,
+            optimizer_state_bytes=optimizer_state_bytes,
+        )
 
     @property
     def without_kernel(self) -> list[str]:
         """Return the operators of all programs that have no portable kernel."""
         programs = filter(None, (self.training, self.inference, self.merged))
-        return sorted({name for program in programs for name in program.without_kernel})
+        return sorted({name for each in programs for name in each.without_kernel})
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """Return what the programs ask of a device."""
-        training, inference = self.training, self.inference
+        planned = {name: sum(rows.values()) for name, rows in self.plans.items()}
         values = {
-            "edge_train_bytes": training.planned_bytes + self.optimizer_state_bytes,
-            "edge_train_planned_bytes": training.planned_bytes,
-            "edge_train_program_bytes": training.program_bytes,
-            "edge_ops": training.operators,
-            "edge_inference_planned_bytes": inference.planned_bytes,
-            "edge_inference_program_bytes": inference.program_bytes,
+            "edge_train_bytes": self.training.planned_bytes + self.optimizer_state_bytes,
+            "edge_train_program_bytes": len(self.training.content),
+            "edge_ops": sum(self.training.calls.values()),
+            "edge_inference_program_bytes": len(self.inference.content),
+            **planned,
         }
         if self.merged is not None:
-            values |= {
-                "edge_merged_inference_planned_bytes": self.merged.planned_bytes,
-                "edge_merged_inference_program_bytes": self.merged.program_bytes,
-            }
+            values["edge_merged_inference_program_bytes"] = len(self.merged.content)
         return {name: make_metric(name, value) for name, value in values.items()}
 
     @property
@@ -119,75 +104,47 @@ class EdgePrograms:
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class EdgeRun:
-    """What running the programs in the runtime shows."""
-
-    facts: Mapping[str, Fact]
-    """By the name of the invariant."""
-    metrics: Mapping[str, Metric]
-    """How much memory the runtime's process took; shown, not judged."""
-
-
-def run_programs(programs: EdgePrograms, runtime: Runtime) -> EdgeRun:
+def run_programs(
+    subject: EdgeModel, programs: EdgePrograms, runtime: Runtime
+) -> tuple[dict[str, Fact], dict[str, Metric]]:
     """Run the programs in the runtime, and compare with eager PyTorch.
 
-    Raises `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError`
-    if it fails, or the program needs more memory than there is; before that, the first for batches
-    of several shapes. Also what planning a program raises.
+    Returns the invariants, and how much memory the runtime's process took: shown, not judged.
+    Raises `UnsupportedProgramError` for batches of several shapes, and if the runtime has no kernel
+    for an operator; `ProgramError` if it fails.
     """
-    subject = programs.subject
-    trained, resident_bytes = _train(programs.training, subject, runtime)
-    facts = {"edge_programs_run": Fact(holds=True), **trained}
-    facts["edge_outputs_equal_eager"] = _infer(programs.inference, subject, subject.model, runtime)
-    facts["edge_merged_outputs_equal_eager"] = (
-        Fact.null("there is no adapter that can be merged")
-        if programs.merged is None or subject.merged is None
-        else _infer(programs.merged, subject, subject.merged, runtime)
-    )
-    facts["edge_kernels_exist"] = Fact.unless(programs.without_kernel)
-    grown = {"edge_train_resident_bytes": resident_bytes} if resident_bytes else {}
-    return EdgeRun(
-        facts=facts, metrics={name: make_metric(name, value) for name, value in grown.items()}
-    )
-
-
-def _train(program: Program, subject: EdgeModel, runtime: Runtime) -> tuple[dict[str, Fact], int]:
-    """Return what the losses and gradients show, and the memory that the runtime took in bytes."""
     steps = [leaves_of(batch) for batch in subject.batches]
     _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
-    there = runtime.train(program, steps, learning_rate=here.learning_rate)
+    there = runtime.run(programs.training, steps, learning_rate=here.learning_rate)
     random = Fact.null("it draws random numbers, which the runtime draws otherwise")
+    draws = programs.training.draws
     facts = {
-        "edge_losses_equal_eager": random if program.draws else same_losses(here, there),
-        "edge_gradients_equal_eager": random if program.draws else same_gradients(here, there),
+        "edge_programs_run": Fact(holds=True),
+        "edge_losses_equal_eager": random if draws else same_losses(here, there),
+        "edge_gradients_equal_eager": random if draws else same_gradients(here, there),
+        "edge_merged_outputs_equal_eager": Fact.null("there is no adapter that can be merged"),
+        "edge_kernels_exist": Fact.unless(programs.without_kernel),
     }
-    return facts, there.resident_bytes
-
-
-def _infer(program: Program, subject: EdgeModel, model: nn.Module, runtime: Runtime) -> Fact:
-    here = run_here(model, subject.inputs, call=subject.call)
-    there = runtime.infer(program, leaves_of(subject.inputs))
-    return same_outputs(here, there)
+    for name, forward, model in (
+        ("edge_outputs_equal_eager", programs.inference, subject.model),
+        ("edge_merged_outputs_equal_eager", programs.merged, subject.merged),
+    ):
+        if forward is not None and model is not None:
+            outputs = run_here(model, subject.inputs, call=subject.call)
+            ran = runtime.run(forward, [leaves_of(subject.inputs)])
+            facts[name] = same_outputs(outputs, ran)
+    grown = {"edge_train_resident_bytes": there.resident_bytes}
+    return facts, {name: make_metric(name, value) for name, value in grown.items() if value}
 
 
 def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
-    """Refuse a batch of other shapes than the first one's, which the program is exported for."""
-    first = [_described(each) for each in steps[0]]
-    for number, step in enumerate(steps[1:], start=2):
-        found = [_described(each) for each in step]
+    first, *others = ([(tuple(each.shape), each.dtype) for each in step] for step in steps)
+    for number, found in enumerate(others, start=2):
         if found != first:
             raise UnsupportedProgramError(
-                f"a program has the shapes of one batch, {' and '.join(first)}, but batch {number} "
-                f"is {' and '.join(found)}"
+                f"a program has the shapes of one batch, {first}, but batch {number} is {found}"
             )
-
-
-def _described(tensor: Tensor) -> str:
-    """Return shape and type, such as 8x3x32x32 float32."""
-    shape = "x".join(map(str, tensor.shape)) or "scalar"
-    return f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 _DECREASE: Final = 0.01
@@ -216,12 +173,11 @@ class TrainedHere:
 
     learning_rate: float
     losses: tuple[float, ...]
-    first_gradients: Mapping[str, Tensor]
-    """By the name of the parameter in the model."""
-    last_gradients: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    """Those of the first step, by the name of the parameter in the model."""
 
 
-def train_here(model: nn.Module, batches: Sequence[Any], *, loss: Loss) -> TrainedHere:
+def train_here(model: nn.Module, batches: Sequence[Any], *, loss: program.Loss) -> TrainedHere:
     """Take a step of SGD on each batch with a copy of a model, in the mode that it is in.
 
     The learning rate follows from the first gradients.
@@ -230,27 +186,21 @@ def train_here(model: nn.Module, batches: Sequence[Any], *, loss: Loss) -> Train
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=0.0)
     losses: list[float] = []
-    gradients: list[dict[str, Tensor]] = []
+    gradients: dict[str, Tensor] = {}
+    rate = 0.0
     for batch in batches:
         optimizer.zero_grad()
         found = loss(model, batch)
         found.backward()  # type: ignore[no-untyped-call]
         losses.append(found.item())
-        gradients.append(
-            {
+        if len(losses) == 1:
+            gradients = {
                 name: torch.zeros_like(each) if each.grad is None else each.grad.clone()
                 for name, each in trained.items()
             }
-        )
-        if len(losses) == 1:
-            optimizer.param_groups[0]["lr"] = _learning_rate(losses[0], gradients[0].values())
+            rate = optimizer.param_groups[0]["lr"] = _learning_rate(losses[0], gradients.values())
         optimizer.step()
-    return TrainedHere(
-        learning_rate=optimizer.param_groups[0]["lr"],
-        losses=tuple(losses),
-        first_gradients=gradients[0],
-        last_gradients=gradients[-1],
-    )
+    return TrainedHere(learning_rate=rate, losses=tuple(losses), gradients=gradients)
 
 
 def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
@@ -259,19 +209,19 @@ def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
     return rate if math.isfinite(rate) else 0.0
 
 
-def run_here(model: nn.Module, batch: Any, *, call: Call) -> tuple[Tensor, ...]:
+def run_here(model: nn.Module, batch: Any, *, call: program.Call) -> tuple[Tensor, ...]:
     """Run the forward pass of an inference program in eager PyTorch."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
-        return floating_outputs(call(model, batch))
+        return program.floating_outputs(call(model, batch))
 
 
-def same_losses(here: TrainedHere, there: TrainedInRuntime) -> Fact:
+def same_losses(here: TrainedHere, there: Ran) -> Fact:
     """Return whether the losses of all steps agree."""
-    pairs = zip(there.losses, here.losses, strict=True)
-    off = [_relative(runtime, eager) for runtime, eager in pairs]
+    pairs = list(zip(there.losses, here.losses, strict=True))
+    off = [abs(runtime - eager) / (abs(eager) or 1) for runtime, eager in pairs]
     wrong = [
-        f"step {step}: {there.losses[step - 1]:.7g}, in PyTorch {here.losses[step - 1]:.7g}"
+        f"step {step}: {pairs[step - 1][0]:.7g}, in PyTorch {pairs[step - 1][1]:.7g}"
         for step, difference in enumerate(off, start=1)
         if not difference <= LOSS_TOLERANCES[min(step, len(LOSS_TOLERANCES)) - 1]
     ]
@@ -280,12 +230,12 @@ def same_losses(here: TrainedHere, there: TrainedInRuntime) -> Fact:
     return Fact.false(listed(wrong), size=max(off, key=_gravity))
 
 
-def same_gradients(here: TrainedHere, there: TrainedInRuntime) -> Fact:
+def same_gradients(here: TrainedHere, there: Ran) -> Fact:
     """Return whether the gradients of the first step agree, naming the parameters that differ.
 
     The loss of the first step is right even where its backward pass is wrong.
     """
-    off = gradient_differences(here.first_gradients, there.first_gradients)
+    off = gradient_differences(here.gradients, there.tensors)
     wrong = {name: each for name, each in off.items() if not each <= GRADIENT_TOLERANCE}
     if not wrong:
         return Fact(holds=True)
@@ -298,7 +248,7 @@ def gradient_differences(
     here: Mapping[str, Tensor], there: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Return how far each gradient is off, relative to its norm; infinite where one is missing."""
-    there = {name.removeprefix(f"{MODEL}."): each for name, each in there.items()}
+    there = {name.removeprefix(f"{program.MODEL}."): each for name, each in there.items()}
     norms = {name: float(each.double().norm()) for name, each in here.items()}
     smallest = _SMALLEST_SHARE * max(norms.values(), default=0.0)
     found: dict[str, float] = {}
@@ -312,19 +262,14 @@ def gradient_differences(
     return found
 
 
-def same_outputs(here: tuple[Tensor, ...], there: RanInRuntime) -> Fact:
+def same_outputs(here: tuple[Tensor, ...], there: Ran) -> Fact:
     """Return whether the outputs of a forward pass agree."""
-    one, other = (tuple(t.float() for t in each) for each in (there.outputs, here))
+    outputs = [there.tensors[str(number)] for number in range(len(there.tensors))]
+    one, other = (tuple(t.float() for t in each) for each in (outputs, here))
     if agree(one, other, tolerance=OUTPUT_TOLERANCE):
         return Fact(holds=True)
     return differing(one, other)
 
 
 def _gravity(difference: float) -> tuple[bool, float]:
-    """Return the key that sorts differences, NaN last."""
     return math.isnan(difference), difference
-
-
-def _relative(found: float, expected: float) -> float:
-    difference = abs(found - expected)
-    return difference / abs(expected) if expected else difference

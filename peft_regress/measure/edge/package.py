@@ -1,11 +1,7 @@
 """Find ExecuTorch, an extra: everything else works without it."""
 
-from __future__ import annotations
-
 import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
 import logging
 import re
 import warnings
@@ -13,24 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, PeftRegressError, UnsupportedCaseError
 from peft_regress.text import clean
 
-_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
 """The command that installs the runtime."""
 
 
-def is_installed() -> bool:
-    """Return whether ExecuTorch is installed, without importing it.
+class UnsupportedProgramError(UnsupportedCaseError):
+    """ExecuTorch cannot express or run this program."""
 
-    A folder of its name on `sys.path`, such as a checkout, is not it.
-    """
-    try:
-        importlib.metadata.version("executorch")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return importlib.util.find_spec("executorch") is not None
+
+class ProgramError(PeftRegressError):
+    """ExecuTorch fails on this program."""
 
 
 def require_executorch(*, runs: bool) -> None:
@@ -39,31 +30,27 @@ def require_executorch(*, runs: bool) -> None:
     The exporter is Python code; the runtime was built for one release of torch. Raises `InputError`
     if ExecuTorch is not installed, or does not import beside the installed torch.
     """
-    if not is_installed():
-        raise InputError(f"executorch is not installed: {INSTALL}")
     try:
-        package_folders()
+        version = importlib.metadata.version("executorch")
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"executorch is not installed: {INSTALL}") from None
+    try:
+        _only_one_release()
         load("executorch.exir")
         if runs:
-            load("executorch.extension.pybindings.portable_lib")
+            load("executorch.extension.training")
     except (ImportError, AttributeError, OSError) as error:
-        versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
         raise InputError(
-            f"executorch {versions['executorch']} does not import beside torch "
-            f"{versions['torch']}: {_said(error)}. Install the "
-            "executorch that was built for this torch, or the torch that it was built for: "
-            "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
-            "--yes"
+            f"executorch {version} does not import beside torch "
+            f"{importlib.metadata.version('torch')}: {clean(f'{type(error).__name__}: {error}')}. "
+            "Install the executorch that was built for this torch, or the torch that it was built "
+            "for: `upgrade` takes it along by torch==VERSION --yes, `bisect` by --with "
+            "torch==VERSION --yes"
         ) from error
 
 
-def _said(error: Exception) -> str:
-    """Return an error in one line, its files without the folders that differ between machines."""
-    return clean(f"{type(error).__name__}: {_FOLDERS.sub('', str(error))}")
-
-
-def package_folders() -> list[str]:
-    """Import ExecuTorch, all of it from the release whose version is recorded, and say where it is.
+def _only_one_release() -> None:
+    """Import ExecuTorch, all of it from the release whose version is recorded.
 
     It is a namespace package: Python puts it together from every folder of its name on `sys.path`.
     So what a release lacks would come from the release below its environment, or from a checkout.
@@ -72,7 +59,6 @@ def package_folders() -> list[str]:
     installed = Path(str(importlib.metadata.distribution("executorch").locate_file("executorch")))
     if installed.is_dir():  # not so where a checkout is installed
         package.__path__ = [str(installed)]
-    return list(package.__path__)
 
 
 def load(module: str) -> Any:
@@ -87,8 +73,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)

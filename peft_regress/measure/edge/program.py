@@ -1,27 +1,64 @@
-"""A program for ExecuTorch's runtime, and what it asks of a device."""
+"""Export a training step or a forward pass as a program for ExecuTorch, and plan its memory.
 
-from __future__ import annotations
+`torch.export` names the module of each node of a forward pass. `_export_forward_backward` traces
+that pass with its backward pass twice, and loses the names in the second trace. Each node of the
+second trace keeps, as the last line of its stack trace, the statement of the first trace that made
+it; and in the first trace torch copies the annotations of forward nodes to their backward nodes. So
+the names are annotated before, and read from the first trace where torch does this. Where it works
+differently, every byte is counted and no module named.
+"""
 
+import contextlib
+import copy
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Node
 
-from peft_regress.measure.edge.errors import ProgramError
-from peft_regress.measure.edge.package import load, portable_kernels, quiet
+from peft_regress.cost.batches import leaves_of, map_batch, named_tensors
+from peft_regress.cost.module_trail import module_names
+from peft_regress.gc_pause import paused_gc
+from peft_regress.measure.edge.package import (
+    ProgramError,
+    UnsupportedProgramError,
+    load,
+    portable_kernels,
+    quiet,
+    require_executorch,
+)
 from peft_regress.runs.ledger import Rows
+from peft_regress.text import clean
 
-if TYPE_CHECKING:
-    from torch.fx import Node
+Loss = Callable[[nn.Module, Any], Tensor]
+Call = Callable[[nn.Module, Any], Any]
 
-    from peft_regress.measure.edge.owners import Owners
-
-
+MODEL: Final = "model"
+"""The name of the model in the exported module: its parameters are `model.<name>`."""
+UNUSED: Final = "unused"
+"""What of the plan no tensor uses at its fullest moment: tensors do not fit together without
+gaps."""
 _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 """Operators that the runtime has itself: arithmetic on shapes, views."""
+_LONGEST: Final = 300
+_REFUSALS: Final = frozenset(
+    {
+        "GuardOnDataDependentSymNode",
+        "NotImplementedError",
+        "SpecViolationError",
+        "Unsupported",
+        "UserError",
+    }
+)
+"""Errors by which torch and ExecuTorch say that they do not express something."""
+_NO_KERNEL: Final = "Missing out variants"
+_KEY: Final = "peft_regress_module"
+_ASSIGNED: Final = re.compile(r"(\w+) = ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +66,10 @@ class Program:
     """A planned program, which the runtime can run, and what it asks of a device."""
 
     content: bytes = field(repr=False)
-    """The `.pte` file."""
-
-    program_bytes: int
-    """The size of the file, in which the constants are."""
+    """The `.pte` file, in which the constants and the frozen parameters are."""
     planned_bytes: int
     """What the runtime allocates before the first step: inputs, activations and temporaries, and of
-    a training program also the trained parameters and all gradients. Frozen parameters are in the
-    file."""
+    a training program also the trained parameters and all gradients."""
     plan: Rows
     """`planned_bytes` by module and category; adds up to it."""
     calls: Mapping[str, int]
@@ -46,61 +79,112 @@ class Program:
     draws: bool
     """Whether it draws random numbers, which the runtime draws otherwise than PyTorch."""
 
-    @property
-    def operators(self) -> int:
-        """Return how many operators one run calls."""
-        return sum(self.calls.values())
 
+def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
+    """Export forward pass, loss and backward pass of one training step, and plan its memory.
 
-def planned_program(
-    exported: ExportedProgram, *, owners: Owners, labels: Mapping[str, str]
-) -> Program:
-    """Lower an exported program to the runtime's operators, and plan its memory.
+    The program takes the tensors of the batch in their order, of these shapes alone. It returns the
+    loss and the gradients, and holds the trained parameters, which the optimizer changes in place.
 
-    labels: the names of modules by their paths in the exported program. Passes on what ExecuTorch
-    raises.
+    model: in the mode in which it trains; it is copied. batch: a tree of tensors. loss: (model,
+    batch) -> scalar.
+
+    Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
+    express, `ProgramError` if it fails.
     """
-    with quiet():
-        manager = _emitted(_lowered(exported))
-        content = bytes(manager.buffer)
-        emitted = manager.exported_program()
-    methods = manager.executorch_program.execution_plan
-    planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
-    calls = _calls(methods)
-    kernels = portable_kernels()
-    return Program(
-        content=content,
-        program_bytes=len(content),
-        planned_bytes=planned,
-        plan=plan_rows(emitted, owners=owners, labels=labels, planned_bytes=planned),
-        calls=calls,
-        draws=_draws(exported),
-        without_kernel=tuple(
-            name for name in calls if name not in kernels and not name.startswith(_IN_EVERY_RUNTIME)
-        ),
-    )
+    return _planned(_Exported(copy.deepcopy(model), batch, loss), batch, is_step=True)
+
+
+def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
+    """Export a forward pass in eval mode, and plan its memory.
+
+    The program takes the tensors of the batch in their order, and returns the floating-point
+    tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
+    and returns its output.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    forward = _Exported(model, batch, lambda *run: floating_outputs(call(*run)))
+    return _planned(forward, batch, is_step=False)
+
+
+class _Exported(nn.Module):
+    """A model and what is run with it as a module; the inputs are the tensors of a batch."""
+
+    def __init__(self, model: nn.Module, batch: Any, run: Call) -> None:
+        super().__init__()
+        self.model = model
+        self._batch = batch
+        self._run = run
+
+    def forward(self, *leaves: Tensor) -> Any:
+        remaining = iter(leaves)
+        return self._run(self.model, map_batch(self._batch, lambda _: next(remaining)))
+
+
+def floating_outputs(output: Any) -> tuple[Tensor, ...]:
+    """Return the floating-point tensors in what a model returned."""
+    return tuple(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
+
+
+def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
+    require_executorch(runs=False)
+    names = module_names(module.model)
+    labels = {
+        f"{MODEL}.{path}" if path else MODEL: names[each]
+        for path, each in module.model.named_modules()
+    }
+    with _refused(), paused_gc(), quiet():
+        graph = torch.export.export(module, tuple(leaves_of(batch)))
+        exported, owner_of = _joint(graph) if is_step else (graph, _owner_in_forward)
+        # Such as BatchNorm's statistics.
+        for buffer in exported.graph_signature.buffers_to_mutate.values():
+            name = buffer.removeprefix(f"{MODEL}.")
+            raise UnsupportedProgramError(
+                f"the step changes a buffer, {name}, which a program does not keep"
+            )
+        manager = _lowered(exported).to_executorch()
+        methods = manager.executorch_program.execution_plan
+        planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
+        calls = _calls(methods)
+        kernels = portable_kernels()
+        seeded = torch.Tag.nondeterministic_seeded
+        return Program(
+            content=bytes(manager.buffer),
+            planned_bytes=planned,
+            plan=_plan_rows(_tensors(manager.exported_program(), owner_of, labels), planned),
+            calls=calls,
+            draws=any(seeded in getattr(n.target, "tags", ()) for n in exported.graph.nodes),
+            without_kernel=tuple(
+                name
+                for name in calls
+                if name not in kernels and not name.startswith(_IN_EVERY_RUNTIME)
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Turn what the exporter raises into this case's state, with what it says in one line."""
+    try:
+        yield
+    except UnsupportedProgramError:
+        raise
+    except Exception as error:  # (whatever the exporter raises)
+        kind = type(error).__name__
+        said = clean(str(error), longest=_LONGEST)
+        is_refusal = kind in _REFUSALS or _NO_KERNEL in said
+        raised = UnsupportedProgramError if is_refusal else ProgramError
+        raise raised(f"{kind}: {said}" if said else kind) from error
 
 
 def _lowered(exported: ExportedProgram) -> Any:
-    """Replace torch's operators by the runtime's."""
     exir = load("executorch.exir")
     # The check knows the operators of inference alone.
     unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
     return exir.to_edge(exported, compile_config=unchecked)
 
 
-def _emitted(lowered: Any) -> Any:
-    """Plan the memory and write the program."""
-    return lowered.to_executorch()
-
-
-def _draws(exported: ExportedProgram) -> bool:
-    tag = torch.Tag.nondeterministic_seeded
-    return any(tag in getattr(node.target, "tags", ()) for node in exported.graph.nodes)
-
-
 def _calls(methods: Any) -> dict[str, int]:
-    """Count the operators that the methods of a program call, sorted by name."""
     found: Counter[str] = Counter()
     for method in methods:
         names = [
@@ -115,13 +199,68 @@ def _calls(methods: Any) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-UNUSED: Final = "unused"
-"""What of the plan no tensor uses at its fullest moment: tensors do not fit together without
-gaps."""
+# --- Whose an operator is -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Planned:
+class _Owner(NamedTuple):
+    module: str
+    """A path of the exported module; '' is the module itself, or unknown."""
+    is_backward: bool
+
+
+def _owner_in_forward(node: Node) -> _Owner:
+    stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return _Owner(paths[-1] if paths else "", is_backward=False)
+
+
+def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node], _Owner]]:
+    for node in exported.graph.nodes:
+        if node.op == "call_function":
+            custom = node.meta.get("custom") or {}
+            node.meta["custom"] = {**custom, _KEY: _owner_in_forward(node).module}
+    found: dict[str, _Owner] = {}
+    capture = load("torch._functorch._aot_autograd.graph_capture")
+    annotations = "copy_fwd_metadata_to_bw_nodes"
+    copy_them = getattr(capture, annotations, lambda _: None)
+
+    def copy_and_collect(graph_module: GraphModule) -> None:
+        copy_them(graph_module)
+        _collect(graph_module.graph, found)
+
+    setattr(capture, annotations, copy_and_collect)
+    try:
+        experimental = load("torch.export.experimental")
+        joint = experimental._export_forward_backward(exported)  # noqa: SLF001
+    finally:
+        setattr(capture, annotations, copy_them)
+    nobody = _Owner("", is_backward=False)
+    return joint, lambda node: found.get(_name_in_first_trace(node), nobody)
+
+
+def _collect(graph: Graph, found: dict[str, _Owner]) -> None:
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        module = (node.meta.get("custom") or {}).get(_KEY)
+        if module is None:
+            # A sum of gradients that autograd makes between two modules.
+            before = (found.get(each.name) for each in node.all_input_nodes)
+            module = next((each.module for each in before if each is not None), "")
+        is_backward = node.meta.get("partitioner_tag") == "is_backward"
+        found[node.name] = _Owner(module, is_backward=is_backward)
+
+
+def _name_in_first_trace(node: Node) -> str:
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    match = _ASSIGNED.match(lines[-1].strip()) if lines else None
+    return match[1] if match else ""
+
+
+# --- The plan -------------------------------------------------------------------------------------
+
+
+class _PlannedTensor(NamedTuple):
     """One tensor in the plan, from its first to its last instruction."""
 
     module: str
@@ -131,33 +270,24 @@ class _Planned:
     last: int
 
 
-def plan_rows(
-    program: ExportedProgram, *, owners: Owners, labels: Mapping[str, str], planned_bytes: int
-) -> Rows:
+def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
     """Return what is in memory at the fullest moment of a planned program; adds up to the plan.
 
-    program: as it was emitted, with the plan in its nodes. labels: the names of modules by their
-    paths in the exported program. A row is a module and a category of memory (`param`, `buffer`,
-    `input`, `grad`, or `activation` and `temp` with the operator that fills it); what no tensor
-    uses at that moment is `UNUSED` of no module.
+    A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or `activation`
+    and `temp` with the operator that fills it); what no tensor uses at that moment is `UNUSED` of
+    no module.
     """
-    tensors = list(_tensors(program, owners, labels))
+    tensors = list(planned)
     moment = _fullest(tensors)
     rows: Counter[tuple[str, str]] = Counter()
     for tensor in tensors:
         if tensor.first <= moment <= tensor.last:
             rows[tensor.module, tensor.what] += tensor.size
-    unused = planned_bytes - sum(rows.values())
-    if unused < 0:
-        raise ProgramError(
-            f"the program plans {planned_bytes:,} bytes, but holds {-unused:,} more at one moment"
-        )
-    rows["", UNUSED] += unused
+    rows["", UNUSED] += planned_bytes - sum(rows.values())
     return {key: size for key, size in rows.items() if size}
 
 
-def _fullest(tensors: Iterable[_Planned]) -> int:
-    """Return the first instruction at which the most bytes are in use."""
+def _fullest(tensors: Iterable[_PlannedTensor]) -> int:
     changes: Counter[int] = Counter()
     for tensor in tensors:
         changes[tensor.first] += tensor.size
@@ -171,16 +301,19 @@ def _fullest(tensors: Iterable[_Planned]) -> int:
 
 
 def _tensors(
-    program: ExportedProgram, owners: Owners, labels: Mapping[str, str]
-) -> Iterator[_Planned]:
-    """Yield each planned tensor once, named by the first node that says whose it is."""
+    program: ExportedProgram, owner_of: Callable[[Node], _Owner], labels: Mapping[str, str]
+) -> Iterator[_PlannedTensor]:
+    """Yield each planned tensor once, named by the first node that says whose it is.
+
+    program: as it was emitted, with the plan in its nodes. labels: the names of modules by their
+    paths in the exported program.
+    """
     parameters = program.graph_signature.inputs_to_parameters
     buffers = program.graph_signature.inputs_to_buffers
     gradients = _gradients(program)
     seen: set[tuple[Any, ...]] = set()
-    nodes = list(program.graph.nodes)
     # A tensor is allocated by a node of its own, which knows neither module nor operator.
-    for node in sorted(nodes, key=_is_allocation):
+    for node in sorted(program.graph.nodes, key=_is_allocation):
         for spec in _specs(node.meta.get("spec")):
             key = _place(spec)
             if spec.mem_id is None or key in seen:
@@ -195,16 +328,11 @@ def _tensors(
             elif node.op == "placeholder":
                 target, what = "", "input"
             else:
-                owner = owners.owner(node)
+                owner = owner_of(node)
                 category = "temp" if owner.is_backward else "activation"
                 target, what = f"{owner.module}.", f"{category} {_operator(node)}"
-            yield _Planned(
-                module=labels.get(target.rpartition(".")[0], ""),
-                what=what,
-                size=spec.allocated_memory,
-                first=spec.lifetime[0],
-                last=spec.lifetime[1],
-            )
+            module = labels.get(target.rpartition(".")[0], "")
+            yield _PlannedTensor(module, what, spec.allocated_memory, *spec.lifetime)
 
 
 def _is_allocation(node: Node) -> bool:
@@ -212,14 +340,13 @@ def _is_allocation(node: Node) -> bool:
 
 
 def _gradients(program: ExportedProgram) -> dict[tuple[Any, ...], str]:
-    """Return the parameter of each gradient that the program returns, by its place in the plan."""
-    outputs = program.graph.output_node().args[0]
-    found: dict[tuple[Any, ...], str] = {}
-    for node, spec in zip(outputs, program.graph_signature.output_specs, strict=False):
-        if spec.kind.name == "GRADIENT_TO_PARAMETER" and spec.target is not None:
-            for planned in _specs(node.meta.get("spec")):
-                found[_place(planned)] = spec.target
-    return found
+    outputs: Any = program.graph.output_node().args[0]
+    return {
+        _place(planned): spec.target
+        for node, spec in zip(outputs, program.graph_signature.output_specs, strict=False)
+        if spec.kind.name == "GRADIENT_TO_PARAMETER" and spec.target is not None
+        for planned in _specs(node.meta.get("spec"))
+    }
 
 
 def _place(spec: Any) -> tuple[Any, ...]:
@@ -228,7 +355,6 @@ def _place(spec: Any) -> tuple[Any, ...]:
 
 
 def _specs(found: Any) -> Iterator[Any]:
-    """Yield the descriptions of tensors in what a node notes about its output."""
     if isinstance(found, list | tuple):
         for each in found:
             yield from _specs(each)
@@ -237,7 +363,6 @@ def _specs(found: Any) -> Iterator[Any]:
 
 
 def _operator(node: Node) -> str:
-    """Return the name of an operator as an eager step has it: `aten.convolution`."""
     schema = getattr(node.target, "_schema", None)
     name: str = getattr(node.target, "__name__", str(node.target)) if schema is None else ""
     return name or str(getattr(schema, "name", "")).replace("::", ".")

@@ -1,47 +1,40 @@
-"""ExecuTorch's runtime in a process of its own, seen from the process that measures."""
+"""ExecuTorch's runtime in a worker process, which forks for each program.
+
+A crash of the runtime ends the fork alone, and the memory of each program is measured from the same
+start.
+"""
 
 from __future__ import annotations
 
 import atexit
 import functools
-import json
+import os
 import re
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import msgspec
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
-from peft_regress.measure.edge.package import package_folders
-from peft_regress.measure.edge.runtime_process import (
-    Ended,
-    Programs,
-    RunProgram,
-    Start,
-    Started,
+from peft_regress.errors import PeftRegressError
+from peft_regress.measure.edge.package import (
+    ProgramError,
+    UnsupportedProgramError,
+    load,
+    require_executorch,
 )
+from peft_regress.measure.edge.program import Program
 from peft_regress.text import clean
-from peft_regress.workers.process import (
-    Closing,
-    InterpreterError,
-    RequestRefusedError,
-    WorkerError,
-    WorkerProcess,
-    variables,
-)
+from peft_regress.workers.process import Closing, WorkerProcess, variables
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from peft_regress.measure.edge.program import Program
-
-_PROGRAMS: Final = f"{Programs.__module__}:{Programs.__qualname__}"
-_START_SECONDS: Final = 300.0
 _RUN_SECONDS: Final = 900.0
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
 """What the runtime says where it has no kernel for an operator."""
@@ -53,24 +46,16 @@ _PLACE: Final = re.compile(r"^\[\S+:\d+\] ")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedInRuntime:
-    """What some steps of SGD in the runtime gave."""
+class Ran:
+    """What steps of SGD, or a forward pass, gave in the runtime."""
 
     losses: tuple[float, ...]
     """In nats, one for each step, before its update."""
-    first_gradients: Mapping[str, Tensor]
-    """Those of the first step, by the name of the parameter in the exported module."""
-    last_gradients: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    """The gradients of the first step, by the name of the parameter in the exported module; or the
+    outputs of a forward pass, by position."""
     resident_bytes: int
     """By how much the process grew, with the program and the plan."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RanInRuntime:
-    """What a forward pass in the runtime gave."""
-
-    outputs: tuple[Tensor, ...]
-    resident_bytes: int
 
 
 @functools.cache
@@ -85,10 +70,7 @@ def shared_runtime() -> Runtime:
 
 
 class Runtime(Closing):
-    """A process that runs programs, one after another; `close` it, or use it as a context manager.
-
-    The process starts with the first program: those that are known need none.
-    """
+    """A process that runs programs, one after another, and starts with the first one."""
 
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
@@ -99,95 +81,65 @@ class Runtime(Closing):
         if worker is not None:
             worker.close()
 
-    def train(
-        self, program: Program, steps: Sequence[Sequence[Tensor]], *, learning_rate: float
-    ) -> TrainedInRuntime:
-        """Take a step of SGD on each of some inputs of a training program.
+    def run(
+        self,
+        program: Program,
+        steps: Sequence[Sequence[Tensor]],
+        *,
+        learning_rate: float | None = None,
+    ) -> Ran:
+        """Take a step of SGD on each of some inputs of a training program, or run a forward pass.
 
-        Raises `UnsupportedProgramError` if the runtime has no kernel for an operator,
-        `ProgramError` if it fails, crashes or hangs.
+        learning_rate: None for a forward pass, on the inputs of one step. Raises
+        `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError` if it
+        fails, crashes or hangs.
         """
-        tensors, numbers = self._run(program, "train", steps, learning_rate=learning_rate)
-        return TrainedInRuntime(
-            losses=tuple(numbers["losses"]),
-            first_gradients=_below("first", tensors),
-            last_gradients=_below("last" if len(steps) > 1 else "first", tensors),
-            resident_bytes=numbers["resident_bytes"],
-        )
-
-    def infer(self, program: Program, inputs: Sequence[Tensor]) -> RanInRuntime:
-        """Run an inference program; errors are those of `train`."""
-        tensors, numbers = self._run(program, "infer", [inputs])
-        return RanInRuntime(
-            outputs=tuple(tensors[str(number)] for number in range(len(tensors))),
-            resident_bytes=numbers["resident_bytes"],
-        )
-
-    def _run(
-        self, program: Program, kind: str, steps: Sequence[Sequence[Tensor]], **settings: Any
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        _check_memory(program)
         with tempfile.TemporaryDirectory(prefix="peft-regress-edge-") as name:
             folder = Path(name)
             (folder / "program.pte").write_bytes(program.content)
-            names = [[f"{step}/{n}" for n in range(len(each))] for step, each in enumerate(steps)]
             tensors = {
                 f"{step}/{n}": tensor.detach().clone().contiguous()
                 for step, each in enumerate(steps)
                 for n, tensor in enumerate(each)
             }
             save_file(tensors, folder / "inputs.safetensors")
-            job = {"kind": kind, "inputs": names, **settings}
-            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            self._ask(folder)
-            numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
-            return load_file(folder / "tensors.safetensors"), numbers
+            asked = _RunProgram(folder=name, steps=len(steps), learning_rate=learning_rate)
+            self._ask(folder, asked)
+            found = load_file(folder / "found.safetensors")
+        losses, resident = found.pop("losses"), found.pop("resident_bytes")
+        return Ran(losses=tuple(losses.tolist()), tensors=found, resident_bytes=int(resident))
 
-    def _ask(self, folder: Path) -> None:
-        """Let the process run the program of a folder."""
+    def _ask(self, folder: Path, asked: _RunProgram) -> None:
+        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         try:
-            worker = self._worker or self._start()
+            if self._worker is None:
+                self._worker = WorkerProcess(
+                    sys.executable, time_limit=_RUN_SECONDS, environment={**variables(), **alone}
+                )
+            worker = self._worker
             before = worker.errors_end
-            asked = RunProgram(folder=str(folder))
-            status = worker.ask(f"{_PROGRAMS}.run", asked, Ended).exit
-        except (WorkerError, InterpreterError) as error:
-            self.close()
-            said = str(error).partition(": ")[2]
-            raise ProgramError(f"the process of the runtime ended: {clean(said)}") from None
-        except BaseException:
+            status = worker.ask(f"{__name__}:run_forked", asked, _Ended).exit
+        except BaseException as error:
             # An answer that comes later must not be taken for that of the next program.
             self.close()
-            raise
+            if not isinstance(error, PeftRegressError):
+                raise
+            said = str(error).partition(": ")[2]
+            raise ProgramError(f"the process of the runtime ended: {clean(said)}") from None
         if status:
             raise _problem(folder, status, worker.errors(before))
-
-    def _start(self) -> WorkerProcess:
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        worker = WorkerProcess(
-            sys.executable, time_limit=_START_SECONDS, environment={**variables(), **alone}
-        )
-        self._worker = worker
-        try:
-            worker.ask(f"{_PROGRAMS}.start", Start(folders=package_folders()), Started)
-        except RequestRefusedError as error:
-            said = str(error).partition(": ")[2]
-            raise ProgramError(f"the runtime does not start: {clean(said)}") from None
-        worker.time_limit = _RUN_SECONDS
-        return worker
 
 
 def _problem(
     folder: Path, status: int, said: Sequence[str]
 ) -> ProgramError | UnsupportedProgramError:
-    """Return why a run failed: what the runtime wrote last, and how the process ended."""
     told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
     operator, code = "", ""
     if not told:
         told, operator, code = _refusing_kernel(said)
-    path = folder / "error.json"
+    path = folder / "error.txt"
     if path.exists():
-        error = json.loads(path.read_text(encoding="utf-8"))
-        ended = f"{error['type']}: {error['message']}"
+        ended = path.read_text(encoding="utf-8")
     else:
         ended = f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
     text = "; ".join(filter(None, (clean(told), clean(ended))))
@@ -207,30 +159,77 @@ def _refusing_kernel(said: Sequence[str]) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _below(which: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{which}/"
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+# --- The worker's side ----------------------------------------------------------------------------
 
 
-def _check_memory(program: Program) -> None:
-    """Refuse a program that this machine has no memory for: the system would end the process."""
-    needed = program.planned_bytes + program.program_bytes
-    available = _available_bytes()
-    if available is not None and needed > available:
-        raise ProgramError(
-            f"the program needs {needed:,} bytes of memory, and this machine has {available:,} left"
-        )
+class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
+    folder: str
+    """With the program and its inputs, by step and position; what it gives is written there."""
+    steps: int
+    learning_rate: float | None
 
 
-def _available_bytes() -> int | None:
-    """Return how much memory is left; None where the system does not say it."""
+class _Ended(msgspec.Struct, frozen=True, kw_only=True):
+    exit: int
+
+
+def run_forked(request: _RunProgram) -> _Ended:
+    """Run a program in a process of its own."""
+    require_executorch(runs=True)
+    process = os.fork()
+    if process == 0:
+        os._exit(_run(Path(request.folder), request))
+    _, status = os.waitpid(process, 0)
+    return _Ended(exit=os.waitstatus_to_exitcode(status))
+
+
+def _run(folder: Path, request: _RunProgram) -> int:
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found.split()[1]) * 1024
+        inputs = load_file(folder / "inputs.safetensors")
+        count = len(inputs) // request.steps
+        steps = [[inputs[f"{step}/{n}"] for n in range(count)] for step in range(request.steps)]
+        before = _status_bytes("VmRSS")
+        program = str(folder / "program.pte")
+        losses: list[float] = []
+        if request.learning_rate is None:
+            found = _infer(program, steps[0])
+        else:
+            found = _train(program, steps, request.learning_rate, losses)
+        found = {name: tensor.contiguous() for name, tensor in found.items()}
+        found["losses"] = torch.tensor(losses, dtype=torch.float64)
+        found["resident_bytes"] = torch.tensor(max(_status_bytes("VmHWM") - before, 0))
+        save_file(found, folder / "found.safetensors")
+    except Exception as error:  # noqa: BLE001  (whatever the runtime raises goes to the other side)
+        (folder / "error.txt").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _train(
+    program: str, steps: list[list[Tensor]], learning_rate: float, losses: list[float]
+) -> dict[str, Tensor]:
+    training = load("executorch.extension.training")
+    module = training._load_for_executorch_for_training(program)  # noqa: SLF001
+    found: dict[str, Tensor] = {}
+    optimizer: Any = None
+    for inputs in steps:
+        losses.append(module.forward_backward("forward", inputs)[0].item())
+        gradients = module.named_gradients()
+        if optimizer is None:
+            found = {name: each.clone() for name, each in gradients.items()}
+            optimizer = training.get_sgd_optimizer(module.named_parameters(), learning_rate)
+        optimizer.step(gradients)
+    return found
+
+
+def _infer(program: str, inputs: list[Tensor]) -> dict[str, Tensor]:
+    runtime = load("executorch.extension.pybindings.portable_lib")
+    module = runtime._load_for_executorch(program)  # noqa: SLF001
+    return {str(number): each for number, each in enumerate(module.run_method("forward", inputs))}
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    return 0 if found is None else int(found.split()[1]) * 1024

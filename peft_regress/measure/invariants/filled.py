@@ -4,25 +4,20 @@ Most adapters start as zero, and a few steps move them little. A filled adapter 
 library computes: a changed product, a changed scaling, a missing factor.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
-from peft_regress.measure.invariants.outputs import Outputs, in_float32
-from peft_regress.measure.invariants.probe import LayerOutputs, layer_outputs
-
-if TYPE_CHECKING:
-    from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.objective import Objective
+from peft_regress.measure.adapters import Adapter
+from peft_regress.measure.invariants.outputs import in_float32
+from peft_regress.measure.invariants.probe import Probe
 
 FILL_SEEDS: Final = (0, 1, 2)
 
@@ -44,11 +39,10 @@ class Filled:
         adapted: nn.Module,
         *,
         adapter: Adapter,
-        objective: Objective,
+        probe: Probe,
+        wide_probe: Any,
         parameters: Collection[str],
         copies: Collection[str],
-        probe: Any,
-        wide_probe: Any,
     ) -> None:
         """Fill the named parameters once for each seed; the last fill stays.
 
@@ -57,45 +51,43 @@ class Filled:
 
         Raises `FilledLossError` if a loss is NaN or infinite.
         """
-        copied, (self._probe, wide_probe) = in_float32(adapted, (probe, wide_probe))
+        copied, (batch, wide_probe) = in_float32(adapted, (probe.batch, wide_probe))
         self.model = copy.deepcopy(copied) if copied is adapted else copied
+        self.probe = Probe(base=probe.base, objective=probe.objective, batch=batch)
         self._adapter = adapter
-        self._objective = objective
         self._parameters = sorted(parameters)
         self._starts = self._starts_of(
             {name: self.model.get_parameter(name) for name in self._parameters}
         )
-        self.losses = tuple(map(self._filled_loss, FILL_SEEDS))
+        self.losses = tuple(self._finite_loss(batch, seed=seed, fills=True) for seed in FILL_SEEDS)
         """The loss of the probe, one for each fill.
 
         Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
         its own.
         """
         with _two_threads():
-            self.wide_loss = self._loss_of(wide_probe, seed=FILL_SEEDS[-1])
+            self.wide_loss = self._finite_loss(wide_probe, seed=FILL_SEEDS[-1])
         self.checked_losses = self.losses
         """The same with the copies filled as well."""
         if copies:
             self._parameters += copies
             self.checked_losses = tuple(map(self._checked_loss, FILL_SEEDS))
 
-    def _filled_loss(self, seed: int) -> float:
-        self.fill(seed)
-        return self._loss_of(self._probe, seed=seed)
-
     def _checked_loss(self, seed: int) -> float:
         self.fill(seed)
         return self.loss()
 
-    def _loss_of(self, probe: Any, *, seed: int) -> float:
-        loss = self._objective.precise_loss(self.model, probe)
+    def _finite_loss(self, batch: Any, *, seed: int, fills: bool = False) -> float:
+        if fills:
+            self.fill(seed)
+        loss = self.probe.objective.precise_loss(self.model, batch)
         if not math.isfinite(loss):
             raise FilledLossError(loss=loss, seed=seed)
         return loss
 
     def loss(self) -> float:
         """Return the loss of the probe."""
-        return self._objective.precise_loss(self.model, self._probe)
+        return self.probe.objective.precise_loss(self.model, self.probe.batch)
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""
@@ -107,25 +99,12 @@ class Filled:
         _draw(parameters, self._starts_of(parameters), seed=seed)
 
     def _starts_of(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        scales = self._adapter.traits.scales
         return {
             name: parameter.detach().clone()
             for name, parameter in parameters.items()
-            if any(part in name for part in self._adapter.scales)
+            if any(part in name for part in scales)
         }
-
-    def disabled_outputs(self) -> Outputs:
-        """Return what the model computes with the adapter off."""
-        disabled = self._adapter.disabled(self.model)
-        assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
-        with disabled:
-            return self._objective.outputs(self.model, self._probe)
-
-    def disabled_layers(self, base: nn.Module) -> LayerOutputs:
-        """Return what each layer computes with the adapter off, by its name in the base."""
-        disabled = self._adapter.disabled(self.model)
-        assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
-        with disabled:
-            return layer_outputs(self.model, base, objective=self._objective, probe=self._probe)
 
 
 def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

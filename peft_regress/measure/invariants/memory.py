@@ -4,8 +4,6 @@ torch's tensors, and the graphs that C++ alone refers to, are allocated by mallo
 many bytes of it are in use, in no time.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import gc
@@ -26,23 +24,8 @@ ALLOWED_BYTES_PER_STEP: Final = 1024
 
 
 class _Usage(ctypes.Structure):
-    """glibc's `struct mallinfo2`."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        )
-    )
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
 
 
 @functools.cache
@@ -87,21 +70,16 @@ class MemoryWatch:
         gc.unfreeze()
 
     @property
-    def _allowed_bytes(self) -> int:
-        return ALLOWED_BYTES + (self._steps - FIRST_STEPS) * ALLOWED_BYTES_PER_STEP
-
-    @property
     def fact(self) -> Fact:
         """Return whether the training kept no memory."""
         if _allocated() is None:
             return Fact.null("the allocator does not say what is in use, as glibc's 2.33 does")
         if self._grown_bytes is None:
             return Fact.null(f"only what is kept after step {FIRST_STEPS} counts")
-        if self._grown_bytes <= self._allowed_bytes:
+        most = ALLOWED_BYTES + (self._steps - FIRST_STEPS) * ALLOWED_BYTES_PER_STEP
+        if self._grown_bytes <= most:
             return Fact(holds=True)
-        grown, allowed = (
-            format_value(size, "byte") for size in (self._grown_bytes, self._allowed_bytes)
-        )
+        grown, allowed = (format_value(size, "byte") for size in (self._grown_bytes, most))
         return Fact.false(
             f"from step {FIRST_STEPS} to step {self._steps} the memory in use grows by {grown}; "
             f"{allowed} would be usual",

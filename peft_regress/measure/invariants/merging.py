@@ -1,39 +1,31 @@
 """What merging keeps, what unmerging gives back, and what a refused merge leaves."""
 
-from __future__ import annotations
-
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.tuner import Tuner, base_tensors, safely_merged
+from peft_regress.measure.adapters import Adapter, tuner
+from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact, listed
+from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.outputs import (
     MERGE_TOLERANCE,
     UNMERGE_TOLERANCE,
     Outputs,
-    attempt,
     in_float32,
-    raised,
-    told_of,
 )
-from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors
-
-if TYPE_CHECKING:
-    from peft_regress.measure.invariants.filled import Filled
-    from peft_regress.measure.invariants.probe import LayerOutputs, Probe
+from peft_regress.measure.invariants.probe import LayerOutputs, Probe
 
 _NO_LAYERS: Final = "it is no adapter in layers of peft"
 
 
 def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe) -> Fact:
     """Compare the outputs merged and unmerged, in float32."""
-    outputs, worked = attempt(lambda: _merged_outputs(adapted, adapter, probe))
+    outputs, worked = facts.attempt(lambda: _merged_outputs(adapted, adapter, probe))
     if not worked.holds:
         return worked
     if outputs is None:
@@ -50,7 +42,6 @@ def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe)
 def _merged_outputs(
     adapted: nn.Module, adapter: Adapter, probe: Probe
 ) -> tuple[Outputs, Outputs] | None:
-    """Return the outputs merged and unmerged; None without an adapter."""
     model, batch = in_float32(adapted, probe.batch)
     merged = adapter.merge(model)
     if merged is None:
@@ -67,30 +58,29 @@ def unmerge_restores_base(filled: Filled) -> Fact:
     Merging a merged model must do nothing, and merging it after that what the first merge did; so
     with unmerging. A second adapter that was there, and not active, must have had no part in it.
     """
-    tuner = Tuner.of(filled.model)
-    if tuner is None:
+    if not tuner.layers_of(filled.model):
         return Fact.null(_NO_LAYERS)
     try:
-        return _undone(filled, tuner)
+        with tuner.quiet():
+            return _undone(filled)
     except NotImplementedError as error:
-        return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
+        return Fact.null(f"peft does not merge and unmerge it: {facts.told_of(error)}")
     except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return raised(error)
+        return facts.raised(error)
 
 
-def _undone(filled: Filled, tuner: Tuner) -> Fact:
-    """Merge and unmerge twice; return whether both did what they must."""
-    model = filled.model
-    before = copies_of(model)
-    tuner.merge()
-    largest = {name: _largest(tensor) for name, tensor in named_tensors(model).items()}
-    tuner.merge()
+def _undone(filled: Filled) -> Fact:
+    model: Any = filled.model
+    before = facts.copies_of(model)
+    model.base_model.merge_adapter()
+    largest = {name: _largest(tensor) for name, tensor in facts.named_tensors(model).items()}
+    model.base_model.merge_adapter()
     once = filled.loss()
-    tuner.unmerge()
-    restored = _restored(before, named_tensors(model), largest)
+    model.base_model.unmerge_adapter()
+    restored = _restored(before, facts.named_tensors(model), largest)
     if not restored.holds:
         return restored
-    tuner.merge()
+    model.base_model.merge_adapter()
     again = filled.loss()
     beside = filled.loss_merged_beside
     for how, loss in (
@@ -102,9 +92,9 @@ def _undone(filled: Filled, tuner: Tuner) -> Fact:
                 f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}",
                 size=abs(once - loss) / max(abs(once), abs(loss)),
             )
-    tuner.unmerge()
-    tuner.unmerge()
-    restored = _restored(before, named_tensors(model), largest)
+    model.base_model.unmerge_adapter()
+    model.base_model.unmerge_adapter()
+    restored = _restored(before, facts.named_tensors(model), largest)
     if restored.holds:
         return restored
     return restored._replace(note=f"merged and unmerged again, {restored.note}")
@@ -113,7 +103,6 @@ def _undone(filled: Filled, tuner: Tuner) -> Fact:
 def _restored(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], largest: Mapping[str, float]
 ) -> Fact:
-    """Return whether all tensors are as before; if not, which are not, and how far they are off."""
     off = {
         name: _off_by(after.get(name), tensor, largest.get(name, 0.0))
         for name, tensor in before.items()
@@ -127,7 +116,6 @@ def _restored(
 
 
 def _off_by(after: Tensor | None, before: Tensor, largest_merged: float) -> float:
-    """Return how far a tensor is off, relative to the largest number in it, merged or not."""
     if after is None or after.shape != before.shape or after.dtype != before.dtype:
         return math.inf
     if torch.equal(after, before):
@@ -146,21 +134,22 @@ def refused_merge_keeps_base(filled: nn.Module, parameters: Collection[str]) -> 
     It holds if peft refuses and leaves the layer's base as it was. A parameter whose NaN does not
     get into what is merged need not be refused.
     """
-    tuner = Tuner.of(filled)
-    layers = {} if tuner is None else tuner.smallest_layers()
+    layers = tuner.smallest_layers(filled)
     if not layers:
-        return Fact.null(_NO_LAYERS if tuner is None else "its layers have no safe merge")
+        has_layers = tuner.layers_of(filled)
+        return Fact.null("its layers have no safe merge" if has_layers else _NO_LAYERS)
     wrong, refusals = [], 0
     for name, layer in layers.items():
         for inner in dict(layer.named_parameters()):
             if f"{name}.{inner}" not in parameters:
                 continue
             try:
-                problem, refused = _with_nan(layer, inner)
+                with tuner.quiet():
+                    problem, refused = _with_nan(layer, inner)
             except NotImplementedError as error:
-                return Fact.null(f"peft does not merge it: {told_of(error)}")
+                return Fact.null(f"peft does not merge it: {facts.told_of(error)}")
             except Exception as error:  # noqa: BLE001
-                problem, refused = raised(error).note, True
+                problem, refused = facts.raised(error).note, True
             refusals += refused
             if problem:
                 wrong.append(f"NaN in {name}.{inner}: {problem}")
@@ -171,21 +160,20 @@ def refused_merge_keeps_base(filled: nn.Module, parameters: Collection[str]) -> 
 
 def _with_nan(layer: nn.Module, parameter: str) -> tuple[str, bool]:
     """Return what is wrong about a safe merge of a copy with a NaN, and whether peft refused it."""
-    copied = copy.deepcopy(layer)
+    copied: Any = copy.deepcopy(layer)
     with torch.no_grad():
         poisoned = copied.get_parameter(parameter)
         poisoned[(0,) * poisoned.ndim] = math.nan
-    before = {name: tensor.detach().clone() for name, tensor in base_tensors(copied).items()}
-    after, refused = safely_merged(copied)
-    if not refused:
-        broken = list(_not_finite(after))
+    before = facts.copies_of(copied.get_base_layer())
+    is_refused = False
+    try:
+        copied.merge(safe_merge=True)
+    except ValueError:
+        is_refused = True
+    after = facts.named_tensors(copied.get_base_layer())
+    if not is_refused:
+        broken = [name for name, tensor in after.items() if not bool(torch.isfinite(tensor).all())]
         return (f"merged without a refusal into {listed(broken)}" if broken else ""), False
-    if changed := moved(before, after):
+    if changed := facts.moved(before, after):
         return f"refused, after it was merged into {listed(changed)}", True
     return ("refused, and yet merged by its own account" if copied.merged else ""), True
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            yield name

@@ -1,18 +1,14 @@
 """The outputs of a model on a few items, and when two of them agree."""
 
-from __future__ import annotations
-
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.text import clean
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,
@@ -36,55 +32,10 @@ UNMERGE_TOLERANCE: Final = 1e-5
 # Another machine computed the stored output, in float32: the same bound as for merging.
 STORED_TOLERANCE: Final = 3e-5
 
-T = TypeVar("T")
-
 Outputs: TypeAlias = tuple[Tensor, ...]
 """What a model returns for a batch: its floating-point tensors, in float32."""
 
 _HALF: Final = (torch.float16, torch.bfloat16)
-
-
-class Attempt(NamedTuple, Generic[T]):
-    """What a library returned, or why it did not."""
-
-    result: T | None
-    worked: Fact = Fact(holds=True)
-    """Whether it did; if not, what it raised, and in which layer."""
-
-
-def attempt(action: Callable[[], T]) -> Attempt[T]:
-    """Call a library; if it raises, the fact does not hold."""
-    try:
-        return Attempt(action())
-    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return Attempt(None, raised(error))
-
-
-def raised(error: Exception) -> Fact:
-    """Return that a fact does not hold, since a library raises."""
-    return Fact.false(f"the library raises {told_of(error)}", error=error)
-
-
-def told_of(error: Exception) -> str:
-    """Return what an error says, and in which layer it was raised."""
-    layer = _layer_of(error)
-    said = f"{type(error).__name__}: {clean(str(error))}"
-    return said + (f", in {layer}" if layer else "")
-
-
-def _layer_of(error: Exception) -> str:
-    """Return the name of the innermost layer that an error passed through; '' without one."""
-    modules = []
-    trace = error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module):
-            modules.append(owner)
-        trace = trace.tb_next
-    if not modules:
-        return ""
-    names = {module: name for name, module in modules[0].named_modules()}
-    return next((names[module] for module in reversed(modules) if names.get(module)), "")
 
 
 def in_float32(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
@@ -156,7 +107,6 @@ def rows_of(outputs: Outputs) -> list[list[float]]:
 
 
 def _sampled(flat: Tensor) -> Tensor:
-    """Return at most so many numbers, evenly spread."""
     return flat[:: -(-len(flat) // _MOST_STORED)] if len(flat) > _MOST_STORED else flat
 
 

@@ -1,162 +1,22 @@
 """The batch on which models are compared with each other, and what their layers compute on it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from peft_regress.measure.adapters.heads import base_name, base_prefix
-from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.outputs import Outputs, agree, attempt, differing, in_float32
-
-if TYPE_CHECKING:
-    from peft_regress.measure.objective import Objective
-
+from peft_regress.measure.invariants.facts import Fact, attempt
+from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
+from peft_regress.measure.objective import Objective
 
 LayerOutputs: TypeAlias = dict[str, Tensor]
 
 _IMAGES = 4  # dimensions: (count, channels, height, width)
-
-
-def of_other_dtype(
-    adapted: nn.Module,
-    base: nn.Module,
-    *,
-    objective: Objective,
-    probe: Any,
-    adapter_in_float32: bool,
-) -> list[str]:
-    """Return base weights and layers without the base's type, adapter parameters not in float32.
-
-    Activations are checked for each layer: an adapter that returns float32 instead of the base's
-    bfloat16 doubles what all later layers keep for the backward pass.
-    """
-    prefix = base_prefix(adapted, base)
-    of_base = {name: parameter.dtype for name, parameter in base.named_parameters()}
-    added = torch.float32 if adapter_in_float32 else None
-    wrong = []
-    for name, parameter in adapted.named_parameters():
-        asked = of_base.get(base_name(name, prefix), added)
-        if asked is not None and parameter.dtype != asked:
-            wrong.append(name)
-    # Of mixed types the model may not even compute.
-    return wrong or _unlike_base(
-        adapted, base, objective=objective, probe=probe, fact=lambda out: out.dtype
-    )
-
-
-def not_channels_last(
-    adapted: nn.Module, base: nn.Module, *, objective: Objective, probe: Any
-) -> list[str] | None:
-    """Return layers that are channels last in the base alone; None if none is."""
-    adapted, base = _channels_last(adapted), _channels_last(base)
-
-    def is_channels_last(out: Tensor) -> bool:
-        return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
-
-    def as_images(leaf: Any) -> Any:
-        is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
-        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
-
-    probe = tree_map(as_images, probe)
-    if not any(_facts(base, "", objective, probe, is_channels_last).values()):
-        return None
-    return _unlike_base(adapted, base, objective=objective, probe=probe, fact=is_channels_last)
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    """Return a copy whose weights of images are channels last.
-
-    `model.to(memory_format=...)` raises on a network that has a Conv3d as well.
-    """
-    model = copy.deepcopy(model)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == _IMAGES:
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    return model
-
-
-def where_differing(
-    found: Outputs,
-    wanted: Outputs,
-    layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
-    *,
-    tolerance: float,
-) -> Fact:
-    """Return how far outputs are apart, and in which layer first, in the order of computing.
-
-    layers: computes what the layers of both models return.
-    """
-    ones, others = attempt(layers).result or ({}, {})
-    for name, one in ones.items():
-        if name in others and not agree((one,), (others[name],), tolerance=tolerance):
-            return differing(found, wanted, first=name)
-    return differing(found, wanted)
-
-
-def layer_outputs(
-    model: nn.Module, base: nn.Module, *, objective: Objective, probe: Any
-) -> LayerOutputs:
-    """Return the last output of each layer in float32, by its name in the base."""
-    return _facts(
-        model, base_prefix(model, base), objective, probe, lambda out: out.float().clone()
-    )
-
-
-def _unlike_base(
-    adapted: nn.Module,
-    base: nn.Module,
-    *,
-    objective: Objective,
-    probe: Any,
-    fact: Callable[[Tensor], Any],
-) -> list[str]:
-    """Return the layers of the base that have another fact in the adapted model.
-
-    A layer that the adapted model has under no such name, since an adapter of one's own put it into
-    another module, cannot be compared.
-    """
-    prefix = base_prefix(adapted, base)
-    wanted = _facts(base, "", objective, probe, fact)
-    found = _facts(adapted, prefix, objective, probe, fact)
-    names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
-    return [
-        name
-        for name, value in wanted.items()
-        if name in names and value and found.get(name) != value
-    ]
-
-
-def _facts(
-    model: nn.Module, prefix: str, objective: Objective, probe: Any, fact: Callable[[Tensor], Any]
-) -> dict[str, Any]:
-    """Return a fact of each layer's output, by the layer's name without the prefix."""
-    facts: dict[str, Any] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
-            if isinstance(out, Tensor):
-                facts[name] = fact(out)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name.removeprefix(prefix)))
-        for name, module in model.named_modules()
-        if name.startswith(prefix) and name
-    ]
-    try:
-        objective.outputs(model, probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +36,9 @@ class Probe:
         return self.objective.outputs(*in_float32(model, self.batch))
 
     def layers(self, model: nn.Module) -> LayerOutputs:
-        """Return what each layer computes in float32, by its name in the base."""
+        """Return the last output of each layer in float32, by its name in the base."""
         model, batch = in_float32(model, self.batch)
-        return layer_outputs(model, self.base, objective=self.objective, probe=batch)
+        return self._facts(model, batch, lambda out: out.float().clone())
 
     def same(
         self,
@@ -188,7 +48,101 @@ class Probe:
         tolerance: float,
         layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
     ) -> Fact:
-        """Return whether outputs agree; if not, name the first layer that differs."""
+        """Return whether outputs agree; if not, name the first layer that differs, as computed.
+
+        layers: computes what the layers of both models return.
+        """
         if agree(found, wanted, tolerance=tolerance):
             return Fact(holds=True)
-        return where_differing(found, wanted, layers, tolerance=tolerance)
+        ones, others = attempt(layers).result or ({}, {})
+        off = (
+            name
+            for name, one in ones.items()
+            if name in others and not agree((one,), (others[name],), tolerance=tolerance)
+        )
+        return differing(found, wanted, first=next(off, ""))
+
+    def of_other_dtype(self, adapted: nn.Module, *, adapter_in_float32: bool) -> list[str]:
+        """Return weights and layers without the base's type, adapter parameters not in float32.
+
+        Activations are checked for each layer: an adapter that returns float32 instead of the
+        base's bfloat16 doubles what all later layers keep for the backward pass.
+        """
+        prefix = base_prefix(adapted, self.base)
+        of_base = {name: parameter.dtype for name, parameter in self.base.named_parameters()}
+        added = torch.float32 if adapter_in_float32 else None
+        wrong = []
+        for name, parameter in adapted.named_parameters():
+            asked = of_base.get(base_name(name, prefix), added)
+            if asked is not None and parameter.dtype != asked:
+                wrong.append(name)
+        # Of mixed types the model may not even compute.
+        return wrong or self._unlike_base(adapted, lambda out: out.dtype)
+
+    def not_channels_last(self, adapted: nn.Module) -> list[str] | None:
+        """Return layers that are channels last in the base alone; None if none is."""
+        adapted, base = _channels_last(adapted), _channels_last(self.base)
+
+        def is_channels_last(out: Tensor) -> bool:
+            return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
+
+        def as_images(leaf: Any) -> Any:
+            is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
+            return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+
+        batch = tree_map(as_images, self.batch)
+        probe = Probe(base=base, objective=self.objective, batch=batch)
+        if not any(probe._facts(base, batch, is_channels_last).values()):
+            return None
+        return probe._unlike_base(adapted, is_channels_last)
+
+    def _unlike_base(self, adapted: nn.Module, fact: Callable[[Tensor], Any]) -> list[str]:
+        """Return the layers of the base that have another fact in the adapted model.
+
+        A layer that the adapted model has under no such name, since an adapter of one's own put it
+        into another module, cannot be compared.
+        """
+        wanted = self._facts(self.base, self.batch, fact)
+        found = self._facts(adapted, self.batch, fact)
+        prefix = base_prefix(adapted, self.base)
+        names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
+        return [
+            name
+            for name, value in wanted.items()
+            if name in names and value and found.get(name) != value
+        ]
+
+    def _facts(self, model: nn.Module, batch: Any, fact: Callable[[Tensor], Any]) -> dict[str, Any]:
+        prefix = "" if model is self.base else base_prefix(model, self.base)
+        facts: dict[str, Any] = {}
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+                if isinstance(out, Tensor):
+                    facts[name] = fact(out)
+
+            return hook
+
+        handles = [
+            module.register_forward_hook(note(name.removeprefix(prefix)))
+            for name, module in model.named_modules()
+            if name.startswith(prefix) and name
+        ]
+        try:
+            self.objective.outputs(model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return facts
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights of images are channels last.
+
+    `model.to(memory_format=...)` raises on a network that has a Conv3d as well.
+    """
+    model = copy.deepcopy(model)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == _IMAGES:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model

@@ -1,7 +1,5 @@
 """What saved adapters give when they are loaded: this run's, and an earlier release's."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math
@@ -9,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -17,18 +15,20 @@ from torch import nn
 from peft_regress.cost.storages import peak_while
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import loads_unnoticed
-from peft_regress.measure.invariants.facts import Fact, listed
+from peft_regress.measure.invariants.facts import (
+    Fact,
+    attempt,
+    listed,
+    moved,
+    named_tensors,
+    trainable,
+)
 from peft_regress.measure.invariants.outputs import (
     RELOAD_TOLERANCE,
     STORED_TOLERANCE,
     agree_with_rows,
-    attempt,
 )
-from peft_regress.measure.invariants.tensors import moved, named_tensors, trainable
-
-if TYPE_CHECKING:
-    from peft_regress.measure.invariants.probe import Probe
-
+from peft_regress.measure.invariants.probe import Probe
 
 # Of each number, and for the sums of a layer: visible in bfloat16, harmless in a deep network.
 _SHIFT: Final = 0.05
@@ -74,7 +74,7 @@ class SavingFacts:
         if saved is None:
             return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), worked)
         _, self.peak_bytes = saved
-        with _shifted(adapted, kept=self._adapter.prunes):
+        with _shifted(adapted, kept=self._adapter.traits.prunes):
             # Into the same folder: nothing may stay of what was saved before.
             _, resaved = attempt(lambda: self._adapter.save(adapted, folder))
             used, worked = attempt(lambda: self._load(folder, trainable=False))
@@ -102,20 +102,19 @@ class SavingFacts:
             layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
         )
         # Of a prompt peft ships what its encoder computes, and not the encoder.
-        if not same.holds or self._adapter.loads_for_use_only:
+        if not same.holds or self._adapter.traits.loads_for_use_only:
             return same
         return self._same_numbers(trainable(adapted), adapted, used)
 
     def _same_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> Fact:
         """Return whether the very numbers were loaded: the probe may not show each of them."""
         wanted, found = named_tensors(adapted), named_tensors(loaded)
+        prunes = self._adapter.traits.prunes
         wrong = [
             name
             for name in moved({name: wanted[name] for name in names}, found)
             # What prunes ships the ranks that it kept.
-            if not (
-                self._adapter.prunes and name in found and found[name].shape != wanted[name].shape
-            )
+            if not (prunes and name in found and found[name].shape != wanted[name].shape)
         ]
         if not wrong:
             return Fact(holds=True)
@@ -124,8 +123,8 @@ class SavingFacts:
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> Fact:
-        if self._adapter.loads_for_use_only:
-            return Fact.null(self._adapter.loads_for_use_only)
+        if why := self._adapter.traits.loads_for_use_only:
+            return Fact.null(why)
         if left := sorted(trainable(used)):
             return Fact.false(f"loaded for use, these train: {listed(left)}", tensors=left)
         resumed, worked = attempt(lambda: self._load(folder, trainable=True))
@@ -144,8 +143,7 @@ class SavingFacts:
         )
         if computed is None:
             return worked
-        same = agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE)
-        if same:
+        if agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE):
             return Fact(holds=True)
         return Fact.false("it computes other outputs than were stored with it")
 

@@ -1,8 +1,5 @@
 """What trains, what stays as it was, and what changed in a training."""
 
-from __future__ import annotations
-
-from collections.abc import Collection
 from typing import Final
 
 import torch
@@ -12,8 +9,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.heads import base_name, base_prefix
-from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
+from peft_regress.measure.invariants.facts import (
+    Fact,
+    copies_of,
+    moved,
+    named_tensors,
+    trainable,
+)
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -21,13 +23,10 @@ _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 class TrainingFacts:
     """The facts of what trains, after wrapping, after one step and after training."""
 
-    def __init__(
-        self, *, adapter: Adapter, base: nn.Module, moving: Collection[str], steps: int
-    ) -> None:
+    def __init__(self, *, adapter: Adapter, base: nn.Module, steps: int) -> None:
         """Keep what must train; see `InvariantWatch` for the arguments."""
         self._adapter = adapter
         self._base = base
-        self._moving = frozenset(moving)
         self._steps = steps
         by_rule = adapter.expected_trainable(base)
         self.has_rule = by_rule is not None
@@ -85,14 +84,14 @@ class TrainingFacts:
 
     def _unchanged(self, adapted: nn.Module) -> Fact:
         after = named_tensors(adapted)
-        may_move = _STATISTICS if self._adapter.trains_batch_norm_statistics else ()
+        may_move = _STATISTICS if self._adapter.traits.trains_batch_norm_statistics else ()
         prefix = base_prefix(adapted, self._base)
         frozen = {
             name: tensor
             for name, tensor in self._before.items()
             if name not in self.expected
             and not name.endswith(may_move)
-            and base_name(name, prefix) not in self._moving
+            and base_name(name, prefix) not in self._adapter.moving
         }
         return Fact.unless([*moved(frozen, after), *sorted(after.keys() - self._before.keys())])
 
@@ -103,7 +102,7 @@ class TrainingFacts:
             [
                 name
                 for name in self.expected
-                if not any(part in name for part in self._adapter.prunes)
+                if not any(part in name for part in self._adapter.traits.prunes)
                 and (
                     name not in after
                     or name not in self._before

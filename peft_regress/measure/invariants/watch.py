@@ -1,15 +1,16 @@
 """Watch one fine-tuning run and check which facts hold."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch import nn
+from torch.optim import Optimizer
 
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.heads import base_name, base_prefix
-from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.facts import Fact, attempt, trainable
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
 from peft_regress.measure.invariants.merging import (
@@ -22,22 +23,15 @@ from peft_regress.measure.invariants.outputs import (
     IDENTITY_TOLERANCE,
     Outputs,
     agree,
-    attempt,
     is_half,
     rows_of,
 )
-from peft_regress.measure.invariants.probe import Probe, not_channels_last, of_other_dtype
+from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
 from peft_regress.measure.invariants.switching import second_adapter, switched_off
-from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.invariants.training import TrainingFacts
+from peft_regress.measure.objective import Objective
 from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer
-
-    from peft_regress.measure.objective import Objective
 
 _OF_A_FILLED: Final = (
     "unmerge_restores_base",
@@ -53,45 +47,7 @@ class InvariantWatch:
     """Watch one fine-tuning run: give it the base, then the adapted model, then ask it.
 
     It keeps the base model, and copies of all the adapted one's tensors, until the run ends.
-
-    - `identity_at_init`: the adapted, untrained model computes the base's output.
-    - `expected_trainable`: the trainable parameters have the names and shapes that the method's own
-      rule derives from the base model; after wrapping, after one step and after training. None for
-      an adapter without such a rule, unless the set changes in training.
-    - `frozen_unchanged`: all other tensors, buffers included, are bit-identical after one step and
-      after training; except running statistics, if the method or the mode trains them.
-    - `trainable_changed`: every trainable tensor moved, except those that the method prunes.
-    - `projections_renewed`: after training the optimizer projects gradients with other vectors than
-      after the first step; None if it has no projections.
-    - `training_keeps_no_memory`: what is in use after the last step is no more than after the first
-      few; None where the allocator does not say.
-    - `merge_equals_unmerged`: merging the adapter keeps the trained output.
-    - `unmerge_restores_base`: a filled adapter that was merged and unmerged leaves all tensors as
-      they were, but for rounding, and so it does again; merging again gives the same output, merged
-      already or not, beside a second adapter or not.
-    - `refused_merge_keeps_base`: with a NaN in a filled adapter a safe merge refuses, and leaves
-      the base's tensors bit-identical. None where nothing is computed that could be checked.
-    - `adapters_do_not_leak`: a second adapter, filled and active, changes neither tensors nor the
-      output of the first one, and the first one none of it; of two that are active, each has its
-      part in the output. None if the library refuses a second one, or wrapping alters
-      the base.
-    - `delete_leaves_nothing`: after the second adapter is deleted nothing in the model names it,
-      and tensors, trainable set and output are as before. None as above.
-    - `disabled_equals_base`: with a filled, disabled adapter the model computes the base's output;
-      None if wrapping alters the base.
-    - `toggling_keeps_trainable`: disabling and enabling a filled adapter keeps the trainable set
-      and the output, and so do `eval()` and `train()`.
-    - `doubled_rank_not_smaller`: at twice the rank all trains that the method's rule says;
-      without a rule, more parameters train.
-    - `dtypes_as_asked`: base weights and all layers' outputs have the base's type, the adapter
-      float32.
-    - `channels_last_kept`: each layer that is channels last in the base stays so.
-    - `saved_adapter_reloads`: saved into a folder that has another one, and loaded into a fresh
-      base, it gives the same output and the very numbers of all that trained; with a tensor absent
-      or of another shape, it does not load unnoticed.
-    - `reload_keeps_trainable`: loaded for training, the same parameters train; else none does.
-    - `stored_adapter_loads`: an adapter saved by an earlier release loads and gives its stored
-      output.
+    docs/metrics.md says what each invariant is.
     """
 
     filled_losses: tuple[float, ...] | None = None
@@ -107,20 +63,18 @@ class InvariantWatch:
         base: nn.Module,
         probe: Any,
         stored: StoredOutput | None = None,
-        moving: Collection[str] = (),
         steps: int = 0,
         wide_probe: Any = None,
     ) -> None:
         """Keep the unadapted model, which nobody may adapt or change.
 
-        probe: a small batch of real items. moving: the base's buffers that its training mode moves.
-        steps: how many the case takes. wide_probe: what a filled adapter computes by two threads;
-        None stands for the probe.
+        probe: a small batch of real items. steps: how many the case takes. wide_probe: what a
+        filled adapter computes by two threads; None stands for the probe.
         """
         self._adapter = adapter
         self._base = base
         self._probe = Probe(base=base, objective=objective, batch=probe)
-        self._training = TrainingFacts(adapter=adapter, base=base, moving=moving, steps=steps)
+        self._training = TrainingFacts(adapter=adapter, base=base, steps=steps)
         self._saving = SavingFacts(adapter, self._probe, stored)
         self._wide_probe = probe if wide_probe is None else wide_probe
         self.memory = MemoryWatch(steps)
@@ -141,10 +95,12 @@ class InvariantWatch:
             "expected_trainable": self._training.trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
-            "dtypes_as_asked": self._of_layers(
-                of_other_dtype, adapted, adapter_in_float32=self._adapter.adapter_in_float32
+            "dtypes_as_asked": _of_layers(
+                lambda: self._probe.of_other_dtype(
+                    adapted, adapter_in_float32=self._adapter.traits.adapter_in_float32
+                )
             ),
-            "channels_last_kept": self._of_layers(not_channels_last, adapted),
+            "channels_last_kept": _of_layers(lambda: self._probe.not_channels_last(adapted)),
         }
         self._training.take(adapted)
 
@@ -164,7 +120,9 @@ class InvariantWatch:
             "trainable_changed": training.trainable_changed(adapted),
             "projections_renewed": training.projections_renewed(optimizer),
             "training_keeps_no_memory": self.memory.fact,
-            "merge_equals_unmerged": self._merge_equals_unmerged(adapted),
+            "merge_equals_unmerged": merge_equals_unmerged(
+                adapted, adapter=self._adapter, probe=self._probe
+            ),
             **saved,
         }
         return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
@@ -178,13 +136,10 @@ class InvariantWatch:
         """Return the probe's outputs in float32, for a later release's check."""
         return rows_of(self._probe.outputs_in_float32(adapted))
 
-    def _merge_equals_unmerged(self, adapted: nn.Module) -> Fact:
-        return merge_equals_unmerged(adapted, adapter=self._adapter, probe=self._probe)
-
     def _identity(self, adapted: nn.Module, of_base: Outputs) -> Fact:
         tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
         found = self._probe.outputs_in_float32(adapted)
-        elsewhere = self._adapter.starts_elsewhere
+        elsewhere = self._adapter.traits.starts_elsewhere
         if elsewhere and not agree(found, of_base, tolerance=tolerance):
             return Fact.null(elsewhere)
         return self._probe.same(
@@ -208,16 +163,15 @@ class InvariantWatch:
         filled = Filled(
             adapted,
             adapter=adapter,
-            objective=self._probe.objective,
+            probe=self._probe,
+            wide_probe=self._wide_probe,
             parameters=parameters,
             copies=[name for name in self._training.expected if ".modules_to_save." in name],
-            probe=self._probe.batch,
-            wide_probe=self._wide_probe,
         )
         self.filled_losses = filled.losses
         self.wide_filled_loss = filled.wide_loss
         return {
-            **switched_off(filled, of_base, adapter=adapter, probe=self._probe),
+            **switched_off(filled, of_base, adapter=adapter),
             # What follows changes the model.
             **second_adapter(filled, adapter),
             "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),
@@ -225,7 +179,6 @@ class InvariantWatch:
         }
 
     def _is_of_base(self, adapted: nn.Module, name: str) -> bool:
-        """Return whether a parameter is one of the base's own, such as a bias that trains."""
         if self._training.has_rule:
             return False
         plain = base_name(name, base_prefix(adapted, self._base))
@@ -247,27 +200,17 @@ class InvariantWatch:
             found, wanted = trainable(doubled), twice.expected_trainable(self._base) or {}
             return Fact.unless([name for name in wanted if found.get(name) != wanted[name]])
         more, fewer = _count(doubled), _count(adapted)
-        if more > fewer or (more == fewer and not twice.grows_with_rank):
+        if more > fewer or (more == fewer and not twice.traits.grows_with_rank):
             return Fact(holds=True)
         return Fact.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
 
-    def _of_layers(
-        self, wrong: Callable[..., list[str] | None], adapted: nn.Module, **options: Any
-    ) -> Fact:
-        found, worked = attempt(
-            lambda: wrong(
-                adapted,
-                self._base,
-                objective=self._probe.objective,
-                probe=self._probe.batch,
-                **options,
-            )
-        )
-        if not worked.holds:
-            return worked
-        return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
+
+def _of_layers(wrong: Callable[[], list[str] | None]) -> Fact:
+    found, worked = attempt(wrong)
+    if not worked.holds:
+        return worked
+    return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
 
 
 def _count(model: nn.Module) -> int:
-    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
