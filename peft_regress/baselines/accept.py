@@ -42,7 +42,7 @@ from peft_regress.runs.run_file import (
     without_host,
     write_run_file,
 )
-from peft_regress.runs.schema import Acceptance, Run, check_acceptance
+from peft_regress.runs.schema import Acceptance, Role, Run, check_acceptance
 from peft_regress.text import clean
 
 
@@ -96,7 +96,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     check_sums(made.run, str(source))
     if not history:
         _check_errors(made, allow_errors)
-    role = "history" if history else "baseline"
+    role: Role = "history" if history else "baseline"
     accepted = Acceptance(reason=reason, date=date, role=role, entry="")
     with _writing(root):
         make_folder(root)
