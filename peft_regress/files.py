@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import re
 import secrets
 import sys
 import tomllib
@@ -155,7 +153,6 @@ def write_atomic(path: Path, content: bytes) -> None:
     A path that is not a regular file, such as a FIFO, is written to and never replaced. The same
     goes for this process's output and error stream under any name: /dev/stdout may be a file.
     """
-    temporary: str | None = None
     try:
         mine = _own_stream(path)
         if mine is not None or (path.exists() and not path.is_file()):
@@ -163,22 +160,16 @@ def write_atomic(path: Path, content: bytes) -> None:
                 stream.write(content)
             return
         make_folder(path.parent)
-        remove_leftovers(path.parent)
-        handle, temporary = _new_temporary(path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-            # It was made private; a baseline is as public as the files beside it.
-            os.chmod(temporary, 0o644)  # noqa: PTH101
-            os.replace(temporary, path)  # noqa: PTH105
-    except BaseException as error:
-        # An interrupt must not leave the temporary file behind either.
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-        if not isinstance(error, OSError):
-            raise
+        temporary = path.with_name(f".peft-regress-{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); it is unchanged. "
             "Free some space or choose another path, then run the same command again."
@@ -186,10 +177,16 @@ def write_atomic(path: Path, content: bytes) -> None:
     _sync_written(path)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left below a folder to which nobody writes now."""
+    for path in folder.rglob(".peft-regress-*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _sync_written(path: Path) -> None:
     """Sync the folder of a file that was just renamed into it. Raises `InputError`."""
     try:
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(
             f"{path}: is written, but its folder cannot be synced ({error.strerror or error}), so "
@@ -202,11 +199,11 @@ def make_folder(folder: Path) -> None:
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     for one in reversed(missing):
         one.mkdir(exist_ok=True)
-        sync_folder(one.parent)
+        _sync_folder(one.parent)
     folder.mkdir(exist_ok=True)  # raises if it is a file
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Write to disk which names a folder has."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -216,52 +213,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-TEMPORARY = re.compile(r"\.peft-regress-[0-9a-f]{16}\.tmp")
-"""The names of files and folders that are renamed once they are whole."""
-
-
-def temporary_name() -> str:
-    """Return such a name, which nobody has."""
-    return f".peft-regress-{secrets.token_hex(8)}.tmp"
-
-
-def _new_temporary(folder: Path) -> tuple[int, str]:
-    """Open a new file that is renamed once it is whole; its writer holds a lock on it."""
-    while True:
-        name = os.path.join(folder, temporary_name())  # noqa: PTH118
-        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if _lock_now(handle) and os.fstat(handle).st_nlink:
-                return handle, name
-        except BaseException:
-            os.close(handle)
-            with contextlib.suppress(OSError):
-                os.unlink(name)  # noqa: PTH108
-            raise
-        os.close(handle)  # another writer took it for a leftover before it was locked
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed: those that nobody has a lock on."""
-    for name in os.listdir(folder):  # noqa: PTH208
-        if not TEMPORARY.fullmatch(name):
-            continue
-        path = folder / name
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if _lock_now(handle):
-                    path.unlink()
-            finally:
-                os.close(handle)
-
-
-def _lock_now(handle: int) -> bool:
-    """Lock an open file unless another process has locked it; return whether that worked."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

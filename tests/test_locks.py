@@ -1,8 +1,7 @@
-"""Locks: who holds one is told, and waiting for it ends."""
+"""Locks: waiting for one ends."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -36,10 +35,10 @@ def held(tmp_path):
     holder.communicate()
 
 
-def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(tmp_path, held, capsys):
+def test_a_lock_that_stays_held_is_given_up(tmp_path, held, capsys):
     held.send_signal(signal.SIGSTOP)
     started = time.monotonic()
-    message = rf"lock: locked by process {held.pid} \(-c .*for 2 seconds\. Wait"
+    message = r"lock: locked by another process for 2 seconds\. Wait"
     with opened_lock(tmp_path / "lock", patience=1.5) as lock:
         with pytest.raises(InputError, match=message) as refused:
             lock.own()
@@ -47,24 +46,12 @@ def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(tmp_path, held, ca
     assert 1.5 <= time.monotonic() - started < 30
     assert str(refused.value).isprintable()
     err = capsys.readouterr().err
-    assert err.startswith(f"waiting for {tmp_path / 'lock'}, locked by process {held.pid} (-c ")
-    assert err.count("\n") == 1
+    assert err == f"waiting for {tmp_path / 'lock'}, locked by another process\n"
 
 
-def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(tmp_path, held, capsys):
+def test_a_lock_is_free_once_its_holder_is_killed(tmp_path, held, capsys):
     held.kill()
     held.communicate()
     with opened_lock(tmp_path / "lock") as lock:
         lock.own()
-        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} ")
-    assert (tmp_path / "lock").read_bytes() == b""
     assert capsys.readouterr().err == ""
-
-
-def test_a_link_is_no_lock_and_what_it_leads_to_keeps_its_content(tmp_path):
-    other = tmp_path / "other"
-    other.write_text("dear")
-    (tmp_path / "lock").symlink_to(other)
-    with pytest.raises(OSError, match="lock"), opened_lock(tmp_path / "lock") as lock:
-        lock.own()
-    assert other.read_text() == "dear"

@@ -31,7 +31,7 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
-from peft_regress.files import make_folder, write_atomic
+from peft_regress.files import make_folder, remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
@@ -42,7 +42,7 @@ from peft_regress.runs.run_file import (
     without_host,
     write_run_file,
 )
-from peft_regress.runs.schema import Acceptance, Run, check_acceptance
+from peft_regress.runs.schema import Acceptance, Role, Run, check_acceptance
 from peft_regress.text import clean
 
 
@@ -96,12 +96,13 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     check_sums(made.run, str(source))
     if not history:
         _check_errors(made, allow_errors)
-    role = "history" if history else "baseline"
+    role: Role = "history" if history else "baseline"
     accepted = Acceptance(reason=reason, date=date, role=role, entry="")
     with _writing(root):
         make_folder(root)
         with opened_lock(root / ".lock") as lock:
             lock.own()
+            remove_leftovers(root)
             contents = read_contents(root, current=False)
             if contents.links:
                 write_current(root, contents)  # an accept that was killed may have left it behind
@@ -122,7 +123,7 @@ def _store(  # noqa: PLR0913, PLR0917  (what is accepted, how, and where)
     """Write the new entry, what it names before it, and what follows from it after it."""
     run, repeats, adapters = made.run, dict[str, str](), Choice({}, {})
     if accepted.role == "baseline":
-        run, repeats = split(made.run, contents.references)
+        run, repeats = split(made.run, contents.judges)
         adapters = choose_adapters(made.run, source, root, contents)
     machine_info = without_host(made.document.get("machine_info", {}))
     number = 1 + max(map(entry_number, baseline_files(root)), default=0)
@@ -162,13 +163,12 @@ def _store(  # noqa: PLR0913, PLR0917  (what is accepted, how, and where)
 
 def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: bool) -> Accepted:
     """Say what the newest entry does."""
-    last = len(contents.links) - 1
     return Accepted(
         path=entry.path,
         run=entry.run,
         is_new=is_new,
         adapters=adapters,
-        judges=sum(judge.entry == last for judge in contents.judges.values()),
+        judges=sum(one.run_name == entry.path.stem for one in contents.judges.values()),
         expected=len(contents.judges),
     )
 
@@ -186,19 +186,21 @@ def _is_same(
         and all(any(fnmatchcase(one, glob) for one in was.retired) for glob in retire)
         and all(any(fnmatchcase(one, glob) for glob in retire) for one in was.retired)
     )
-    held, repeats = run, dict[str, str]()
+    rest, repeats = run, dict[str, str]()
     if is_typed_alike and was.role == "baseline":
         try:
-            held, repeats = split(run, contents.references)
+            rest, repeats = split(run, contents.judges)
         except InputError:
             return False
-    # What it trained, or shows that is new, the newest entry has; a repeated case, or an older one.
+    # A case that repeated an older entry, and showed something new, repeats the newest one by now.
+    known = {one: newest.path.stem for one, held in newest.run.cases.items() if held.repeated_run}
+    known |= was.repeats
     return (
         is_typed_alike
         and _bare(newest.run) == _bare(run)
         and newest.run.cases.keys() | was.repeats.keys() == run.cases.keys()
-        and with_digests(held).cases.items() <= newest.run.cases.items()
-        and all(by in {newest.path.stem, was.repeats.get(one)} for one, by in repeats.items())
+        and with_digests(rest).cases.items() <= newest.run.cases.items()
+        and all(known.get(one) == by for one, by in repeats.items())
     )
 
 

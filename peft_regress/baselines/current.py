@@ -20,23 +20,8 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.baselines.storage import (
-    Link,
-    Names,
-    Newest,
-    acceptance_of,
-    check_adapter,
-    check_order,
-    check_parts,
-    digest_of_names,
-    entry_name,
-    newest_file,
-    read_entries_of,
-    read_newest,
-    read_while_still,
-    restore,
-    write_newest,
-)
+from peft_regress.baselines import storage
+from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gate.changes import next_origins
@@ -60,15 +45,6 @@ _ABOUT_ENTRIES: Final = frozenset(
 # --- what all entries say -------------------------------------------------------------------------
 
 
-class Judge(NamedTuple):
-    """What judges a case: its newest entry of role `baseline`."""
-
-    entry: int
-    """Its position among the entries."""
-    observation: Observation
-    """Without ledger; with the older entries that its drift counts from."""
-
-
 @dataclass(kw_only=True)
 class Contents:
     """The entries of a storage in order, as far as they were added, and what follows from them."""
@@ -81,12 +57,13 @@ class Contents:
     named last is last."""
     own: set[str] = field(default_factory=set)
     """The cases that are a user's own."""
-    judges: dict[str, Judge] = field(default_factory=dict)
-    """For each expected case what judges it."""
+    judges: dict[str, Observation] = field(default_factory=dict)
+    """For each expected case what judges it: of its newest entry of role `baseline`, without
+    ledger, with the older entries that its drift counts from."""
 
     def add(self, entry: RunFile) -> None:
         """Add the next entry."""
-        accepted, index = acceptance_of(entry), len(self.links)
+        accepted, index = storage.acceptance_of(entry), len(self.links)
         self.links.append(Link.of(entry))
         for name, record in entry.run.cases.items():
             if record.is_own:
@@ -98,33 +75,24 @@ class Contents:
             self.adapter_of.pop(case, None)
             self.adapter_of[case] = index, digest
         if accepted.role == "baseline":
-            self._judge(entry, accepted, index)
+            self._judge(entry, accepted)
 
-    def _judge(self, entry: RunFile, accepted: Acceptance, index: int) -> None:
+    def _judge(self, entry: RunFile, accepted: Acceptance) -> None:
         """Let an entry judge its cases from now on."""
         for name in accepted.retired:
             self.judges.pop(name, None)
         for name, new in observations_of(entry.run, entry.path.stem).items():
-            known = self.judges.get(name)
-            old = None if known is None else known.observation
+            old = self.judges.get(name)
             origins = next_origins(
                 {} if old is None else old.drift_origins,
                 None if old is None else (old.run_name, old.record),
                 (new.run_name, new.record),
             )
             curves = {**({} if old is None else old.curves), **new.curves}
-            judging = dataclasses.replace(new, drift_origins=origins, curves=curves)
-            self.judges[name] = Judge(index, judging)
+            self.judges[name] = dataclasses.replace(new, drift_origins=origins, curves=curves)
+        by = Confirmation(entry=entry.path.stem, environment=entry.run.environment)
         for name in accepted.repeats:
-            position, observation = self.judges[name]
-            by = Confirmation(entry=entry.path.stem, environment=entry.run.environment)
-            confirmed = dataclasses.replace(observation, confirmed=by)
-            self.judges[name] = Judge(position, confirmed)
-
-    @property
-    def references(self) -> dict[str, Observation]:
-        """What judges each expected case, by id, without ledgers."""
-        return {name: judge.observation for name, judge in self.judges.items()}
+            self.judges[name] = dataclasses.replace(self.judges[name], confirmed=by)
 
 
 def read_contents(root: Path, *, current: bool = True, without: Collection[Path] = ()) -> Contents:
@@ -143,16 +111,13 @@ def read_contents(root: Path, *, current: bool = True, without: Collection[Path]
             check_whole(root, contents, current=current)
         return contents
 
-    return read_while_still(root, read)
+    return storage.read_while_still(root, read)
 
 
 def check_whole(root: Path, contents: Contents, *, current: bool = True) -> None:
-    """Raise `RunFileError` if an entry or a part of one is missing, or `current.txt` is not so.
-
-    contents: all of the storage.
-    """
-    check_order(root, contents.links)
-    check_parts(root, contents.links, ledgers=contents.ledgers, adapters=contents.adapters)
+    """Raise `RunFileError` if an entry or a part of one is missing, or `current.txt` is not so."""
+    storage.check_order(root, contents.links)
+    storage.check_parts(root, contents.links, ledgers=contents.ledgers, adapters=contents.adapters)
     if current:
         _check_current(root, contents)
 
@@ -162,19 +127,19 @@ def check_whole(root: Path, contents: Contents, *, current: bool = True) -> None
 
 def current_texts(contents: Contents) -> dict[str, str]:
     """Return the text of each machine's folder: the cases that its entries judge."""
-    digests = {link.stem: link.digest for link in contents.links}
+    links = {link.stem: link for link in contents.links}
     lines: dict[str, list[str]] = {link.folder: [] for link in contents.links}
     named: dict[str, set[str]] = {folder: set() for folder in lines}
-    for name, judge in sorted(contents.judges.items()):
-        folder = contents.links[judge.entry].folder
+    for name, judging in sorted(contents.judges.items()):
+        folder = links[judging.run_name].folder
         _, adapter = contents.adapter_of.get(name, (0, ""))
-        here = _Standing.of(judge.observation, adapter)
+        here = _Standing.of(judging, adapter)
         named[folder] |= here.entries(drift=True)
-        facts = [*here.facts(), *_facts(judge.observation.record)]
+        facts = [*here.facts(), *_facts(judging.record)]
         lines[folder] += [f"{printable(f'{name} {fact}')}\n" for fact in facts]
     return {
         folder: _HEAD
-        + "".join(f"# {stem} {digests[stem]}\n" for stem in sorted(named[folder]))
+        + "".join(f"# {stem} {links[stem].digest}\n" for stem in sorted(named[folder]))
         + "".join(found)
         for folder, found in lines.items()
     }
@@ -258,14 +223,14 @@ def _newest(contents: Contents, texts: Mapping[str, str]) -> Newest:
     return Newest(
         entry=last.name,
         digest=last.digest,
-        names=digest_of_names(link.name for link in contents.links),
+        names=storage.digest_of_names(link.name for link in contents.links),
         current={folder: digest_of(text.encode()) for folder, text in sorted(texts.items())},
     )
 
 
 def _check_current(root: Path, contents: Contents) -> None:
     """Raise `RunFileError` for a file that does not say what the entries say."""
-    newest = read_newest(root)
+    newest = storage.read_newest(root)
     if newest is None or not contents.links or newest.digest != contents.links[-1].digest:
         return  # an accept has not ended
     texts = current_texts(contents)
@@ -273,7 +238,7 @@ def _check_current(root: Path, contents: Contents) -> None:
         if _text_of(root, folder) != text.encode():
             raise _not_so(root, root / folder / CURRENT)
     if newest != _newest(contents, texts):
-        raise _not_so(root, newest_file(root))
+        raise _not_so(root, storage.newest_file(root))
 
 
 def _text_of(root: Path, folder: str) -> bytes:
@@ -302,8 +267,8 @@ def write_current(root: Path, contents: Contents) -> list[Path]:
         if _text_of(root, folder) != text.encode():
             write_atomic(path, text.encode())
             written.append(path)
-    if write_newest(root, _newest(contents, texts)):
-        written.append(newest_file(root))
+    if storage.write_newest(root, _newest(contents, texts)):
+        written.append(storage.newest_file(root))
     return written
 
 
@@ -354,7 +319,7 @@ class Current:
         """
         for case, here in self.cases.items():
             if here.adapter:
-                check_adapter(self.root, self.paths[here.judged_by], case, here.adapter)
+                storage.check_adapter(self.root, self.paths[here.judged_by], case, here.adapter)
         wanted: dict[str, set[str]] = defaultdict(set)
         for case, here in self.cases.items():
             for stem in here.entries(drift=drift):
@@ -391,7 +356,7 @@ class Current:
         (entry,) = read_entries_of([self.paths[stem]])
         if entry.run.content_digest != self.digests[stem]:
             problem = f"was replaced: {CURRENT} names the content {self.digests[stem]}"
-            raise RunFileError(entry.path, problem, restore(self.root))
+            raise RunFileError(entry.path, problem, storage.restore(self.root))
         return entry
 
 
@@ -418,9 +383,9 @@ def current_at(root: Path, paths: Sequence[Path]) -> Current:
 
 def _texts_as_written(root: Path, paths: Sequence[Path]) -> list[str] | None:
     """Return the files `current.txt` if they are those that `newest` names; None otherwise."""
-    newest = read_newest(root)
-    names = [entry_name(path) for path in paths]
-    if newest is None or newest.names != digest_of_names(names):
+    newest = storage.read_newest(root)
+    names = [storage.entry_name(path) for path in paths]
+    if newest is None or newest.names != storage.digest_of_names(names):
         return None  # an accept has not ended, or an entry is missing
     found = {folder: _text_of(root, folder) for folder in newest.current}
     if newest.current != {folder: digest_of(content) for folder, content in found.items()}:

@@ -19,7 +19,7 @@ from peft_regress.files import is_folder, path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.run_file import RunFile, read_run
-from peft_regress.text import clean, printable
+from peft_regress.text import printable
 
 
 class Named(NamedTuple):
@@ -27,10 +27,8 @@ class Named(NamedTuple):
 
     path: Path
     """A run file, a folder of shards, or a storage."""
-
     name: str
     """The name that reports show: of an entry `0003_peft-0.21.2`, else the path."""
-
     is_storage: bool
     root: Path
     """The storage whose trainings its cases may repeat."""
@@ -56,10 +54,11 @@ class Named(NamedTuple):
         if self.is_storage:
             return read_references(self.path)
         found = observations_of(read_run(self.path).run, self.name)
-        if not any(one.record.is_repeat for one in found.values()):
-            return found
-        stored = read_references(self.root)
-        return {name: whole(one, stored.get(name)).as_reference for name, one in found.items()}
+        repeating = [name for name, one in found.items() if one.record.is_repeat]
+        stored = read_references(self.root) if repeating else {}
+        return found | {
+            name: whole(found[name], stored.get(name)).as_reference for name in repeating
+        }
 
 
 def find_named(root: Path, name: str) -> Named:
@@ -147,20 +146,11 @@ def check_output(
     whatever name. option: what named the file.
     """
     problem = "the name is empty" if path == Path() else path_problem(path)
-    if problem is not None:
-        raise InputError(f"{option} {clean(str(path))}: {problem}. Choose another path.")
     written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links
-    if written.is_relative_to(os.path.realpath(storage)):
-        msg = (
-            f"{option} {path}: lies in the {kind} {storage}, to which only `accept` "
-            "adds. Choose another path."
-        )
-        raise InputError(printable(msg))
-    for source in reads:
-        read = Path(os.path.realpath(source))
-        if written == read or (written.parent == read and written.suffix == ".json"):
-            msg = (
-                f"{option} {path}: is the run that is read, or would be a shard of it. Choose "
-                "another path."
-            )
-            raise InputError(printable(msg))
+    if problem is None and written.is_relative_to(os.path.realpath(storage)):
+        problem = f"lies in the {kind} {storage}, to which only `accept` adds"
+    for read in map(os.path.realpath, reads if problem is None else ()):
+        if written == Path(read) or (written.parent == Path(read) and written.suffix == ".json"):
+            problem = "is the run that is read, or would be a shard of it"
+    if problem is not None:
+        raise InputError(printable(f"{option} {path}: {problem}. Choose another path."))

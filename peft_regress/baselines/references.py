@@ -8,14 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.baselines.current import Contents, current_at, current_of, read_contents
 from peft_regress.baselines.storage import read_while_still
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.gate.facts import is_known
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -32,7 +30,7 @@ def references_with_drift(stored: Iterable[RunFile]) -> dict[str, Observation]:
     contents = Contents()
     for entry in stored:
         contents.add(entry)
-    return contents.references
+    return contents.judges
 
 
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
@@ -113,18 +111,11 @@ def _has_news(old: Observation, new: Observation) -> bool:
     was, now = old.record, new.record
     verdict = judge_case(now.case.id, old, new)
     return (
-        (was.budget, was.bounds, was.own_code) != (now.budget, now.bounds, now.own_code)
+        (was.budget, was.bounds, was.own_code, was.defects)
+        != (now.budget, now.bounds, now.own_code, now.defects)
         or any(reason.verdict != "known_defect" for reason in verdict.reasons)
-        or _has_better_known_defects(was, now)
         or any(remark.kind in _NEWS for remark in verdict.remarks)
     )
-
-
-def _has_better_known_defects(was: Record, now: Record) -> bool:
-    """Return whether a record would judge its defects more sharply than the reference does."""
-    if now.defects is UNSET:
-        return False
-    return was.defects is UNSET or not all(is_known(name, now, was) for name in now.defects)
 
 
 def as_confirmed(record: Record, run_name: str) -> Record:

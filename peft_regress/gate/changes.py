@@ -25,22 +25,13 @@ from peft_regress.runs.schema import Record
 def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] | None:
     """Return which way a metric changed beyond its bound; None if it did not."""
     signed = change.new - change.old if change.relative is None else change.relative
-    if not _is_beyond(change, metric) or not signed:
+    # From zero to something no ratio says how far, so it is beyond every bound; and so is NaN.
+    is_beyond = change.relative is None or not abs(change.relative) <= change.bound
+    if not is_beyond or not signed:
         return None
     # Written so that NaN is worse.
     is_better = signed > 0 if metric.direction == "higher" else signed < 0
     return "better" if is_better and metric.direction != "same" else "worse"
-
-
-def _is_beyond(change: Change, metric: Metric) -> bool:
-    if change.relative is None:
-        # From zero to something: no ratio says how far, so any change is beyond every bound.
-        return True
-    if metric.kind == "seconds":
-        # As a ratio, so that three times as fast is as far as three times as slow.
-        old, new = change.old, change.new
-        return (max(new / old, old / new) if new else math.inf) - 1 > change.bound
-    return not abs(change.relative) <= change.bound  # so that NaN is beyond
 
 
 def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
@@ -58,9 +49,8 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
             difference = 0.0
         relative = _relative(difference, max(abs(old.value), bounds.floor_of(name)))
         return Change(old.value, new.value, relative, bound)
-    # Of seconds the fastest seed of each side: noise only ever adds time.
-    before, after = value_of(old), value_of(new)
-    return Change(before, after, _relative(after - before, abs(before)), bound)
+    relative = _relative(new.value - old.value, abs(old.value))
+    return Change(old.value, new.value, relative, bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:
@@ -99,7 +89,7 @@ def _relative(difference: float, size: float) -> float | None:
 
 
 def value_of(metric: Metric) -> float:
-    """Return the number that a metric is judged by: of seconds that of the fastest seed."""
+    """Return the number that a metric is shown by: of seconds that of the fastest seed."""
     return min(_flat(metric)) if metric.kind == "seconds" else metric.value
 
 

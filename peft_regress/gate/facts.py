@@ -327,7 +327,7 @@ def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
     """Judge an invariant; None stands for a side on which it does not apply, or is not checked."""
     was, now = old.invariants.get(name), new.invariants.get(name)
     if now is False:
-        return "known_defect" if was is False and is_known(name, old, new) else "regressed"
+        return "known_defect" if was is False and _is_known(name, old, new) else "regressed"
     if now is True:
         return "fixed" if was is False else None
     # An invariant that is no longer checked may not hold.
@@ -335,7 +335,7 @@ def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
     return "regressed" if is_lost else None
 
 
-def is_known(name: str, old: Record, new: Record) -> bool:
+def _is_known(name: str, old: Record, new: Record) -> bool:
     """Return whether an invariant that is false on both sides is no worse, and by the same cause.
 
     By the same error; or in no other tensors, and off by at most ten times as much. Where a defect

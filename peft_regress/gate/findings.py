@@ -220,9 +220,10 @@ def causes_of(
         if reason.verdict != "known_defect":
             strands[_strand_of(reason, is_redefined=is_redefined)].append(reason)
     # If the function changed, accuracy and loss follow; what trains decides what it costs.
-    for strand, leader in ((("quality", ""), ("function", "")), (("trained", ""), ("costs", ""))):
-        if strand in strands and leader in strands:
-            strands[leader] += strands.pop(strand)
+    following: tuple[tuple[Strand, Strand], ...] = (("quality", "function"), ("trained", "costs"))
+    for follower, leader in following:
+        if (follower, "") in strands and (leader, "") in strands:
+            strands[leader, ""] += strands.pop((follower, ""))
     for (strand, name), reasons in strands.items():
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 

@@ -82,7 +82,8 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
     new = whole(new, old)
-    found = list(budgets.budget_findings(old and old.record, new.record, devices, others))
+    before = None if old is None else old.record
+    found = list(budgets.budget_findings(before, new.record, devices, others))
     if old is None:
         found += _false_at_first(new.record)
     else:

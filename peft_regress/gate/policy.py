@@ -118,11 +118,6 @@ class Policy:
     loss_margin: float = 0.15
     """Test loss, the mean difference of paired seeds. Seen 0.096."""
 
-    seconds_bound: float = 2.0
-    """For `history` alone, on one machine, the fastest seed of each entry: three times as slow. The
-    time of one step varies by a quarter on a shared machine, and by more if the machine is busy, so
-    the wall time of one run is never a verdict."""
-
     drift_budget: float = 1.0
     """How far a metric may be from the entry that its drift counts from, in multiples of its own
     bound. It is no more than from the newest entry, since noise does not add up: two runs of the
@@ -263,7 +258,7 @@ class Bounds:
             ),
             # What a score means, and how much it varies, only its author knows.
             "score": math.inf,
-            "seconds": policy.seconds_bound,
+            "seconds": math.inf,
         }.get(metric.kind, 0.0)
         return (self.own_or(name, usual),)
 

@@ -1,13 +1,10 @@
 """The chain of entries: what is missing, moved, forked or altered is told, with how to mend it."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import LEDGER, LORA, accept, make_record, make_run, split_by, write_run
@@ -20,13 +17,10 @@ from peft_regress.runs.ledger_files import ledger_content, ledger_digest
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import canonical_digest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 DATE = "2026-01-01T00:00:00+00:00"
 
 
-def store(root: Path, value: int, *, date: str = DATE, **how: Any) -> Path:
+def store(root, value, *, date=DATE, **how):
     """Accept a run that differs from others by a number."""
     metrics = {**split_by(LEDGER), "aten_ops": value}
     run = make_run(make_record(LORA, metrics, ledger=LEDGER))
@@ -35,7 +29,7 @@ def store(root: Path, value: int, *, date: str = DATE, **how: Any) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """A storage of four entries, the newest the worst."""
     root = tmp_path / "baselines"
     for value in (10, 900, 500, 20):
@@ -43,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def refused(root: Path, match: str, *, gate: bool = True) -> None:
+def refused(root, match, *, gate=True):
     """Check that gate, compare, history and accept refuse a storage in the same words.
 
     gate: whether the first two read what is wrong.
@@ -65,7 +59,7 @@ def refused(root: Path, match: str, *, gate: bool = True) -> None:
     assert baseline_files(root) == before
 
 
-def test_each_entry_names_where_it_belongs_and_the_digest_of_the_one_before(root: Path) -> None:
+def test_each_entry_names_where_it_belongs_and_the_digest_of_the_one_before(root):
     entries = read_runs(root)
     assert [entry.path.name[:4] for entry in entries] == ["0001", "0002", "0003", "0004"]
     assert acceptance_of(entries[0]).predecessor == ""
@@ -77,7 +71,7 @@ def test_each_entry_names_where_it_belongs_and_the_digest_of_the_one_before(root
     assert newest.digest == entries[-1].run.content_digest
 
 
-def rewrite(source: Path, path: Path, change: Callable[[Any], object]) -> None:
+def rewrite(source, path, change):
     """Write a changed copy of an entry, with a digest that fits."""
     document = json.loads(source.read_text())
     ours = document["peft_regress"]
@@ -88,8 +82,8 @@ def rewrite(source: Path, path: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(document))
 
 
-def remove(*numbers: int) -> Callable[[Path], None]:
-    def damage(root: Path) -> None:
+def remove(*numbers):
+    def damage(root):
         files = baseline_files(root)
         for number in numbers:
             files[number - 1].unlink()
@@ -97,19 +91,19 @@ def remove(*numbers: int) -> Callable[[Path], None]:
     return damage
 
 
-def move(folder: str, name: str) -> Callable[[Path], None]:
-    def damage(root: Path) -> None:
+def move(folder, name):
+    def damage(root):
         (root / folder).mkdir(exist_ok=True)
         baseline_files(root)[2].rename(root / folder / name)
 
     return damage
 
 
-def write_newest(content: bytes) -> Callable[[Path], object]:
+def write_newest(content):
     return lambda root: (root / "newest").write_bytes(content)
 
 
-def name_an_older_entry(root: Path) -> None:
+def name_an_older_entry(root):
     entry = read_runs(root)[1]
     newest = json.loads((root / "newest").read_text())
     newest["entry"] = f"{entry.path.parent.name}/{entry.path.stem}"
@@ -117,7 +111,7 @@ def name_an_older_entry(root: Path) -> None:
     (root / "newest").write_text(json.dumps(newest))
 
 
-def merge_the_entry_of_a_branch(root: Path) -> None:
+def merge_the_entry_of_a_branch(root):
     """Of the same number, in another machine's folder, as git would merge them."""
     mine = store(root, 30)
     windows = root / "Windows-CPython-3.11-64bit" / mine.name
@@ -126,7 +120,7 @@ def merge_the_entry_of_a_branch(root: Path) -> None:
 
 
 LINUX = "Linux-CPython-3.11-64bit"
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+DAMAGES = {
     **{
         f"entry {number} removed": (
             remove(number),
@@ -176,18 +170,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=list(DAMAGES))
-def test_a_storage_that_is_not_whole_is_refused_by_whoever_reads_it(
-    root: Path, damage: Callable[[Path], object], message: str
-) -> None:
+def test_a_storage_that_is_not_whole_is_refused_by_whoever_reads_it(root, damage, message):
     damage(root)
     refused(root, message)
 
 
-def with_another_number(path: Path) -> None:
+def with_another_number(path):
     rewrite(path, path, lambda ours: ours["cases"][LORA]["metrics"]["aten_ops"].update(value=5))
 
 
-def test_an_entry_that_was_replaced_is_refused_where_it_is_read(root: Path) -> None:
+def test_an_entry_that_was_replaced_is_refused_where_it_is_read(root):
     files = baseline_files(root)
     with_another_number(files[1])
     refused(root, r"/0003_.*: its predecessor is missing", gate=False)
@@ -202,12 +194,12 @@ def test_an_entry_that_was_replaced_is_refused_where_it_is_read(root: Path) -> N
 # --- ledgers --------------------------------------------------------------------------------------
 
 
-def ledger_of(root: Path) -> Path:
+def ledger_of(root):
     (path,) = root.glob("ledgers/??/*.json.gz")
     return path
 
 
-def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(root: Path) -> None:
+def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(root):
     path = ledger_of(root)
     assert path.name == ledger_digest(LEDGER).removeprefix("sha256:") + ".json.gz"
     assert path.read_bytes() == ledger_content(LEDGER)
@@ -232,9 +224,7 @@ def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(ro
     ],
     ids=["cut", "empty", "conflict", "another", "bomb", "altered"],
 )
-def test_a_ledger_that_was_altered_is_refused_where_it_is_read(
-    root: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_a_ledger_that_was_altered_is_refused_where_it_is_read(root, damage):
     path = ledger_of(root)
     path.write_bytes(damage(path.read_bytes()))
     for use in (
@@ -246,7 +236,7 @@ def test_a_ledger_that_was_altered_is_refused_where_it_is_read(
         assert str(error.value).isprintable()
 
 
-def test_a_run_accepted_while_the_clock_was_a_year_ahead_judges_until_the_next(root: Path) -> None:
+def test_a_run_accepted_while_the_clock_was_a_year_ahead_judges_until_the_next(root):
     store(root, 40, date="2027-01-01T00:00:00+00:00")
     store(root, 41)
     assert load_references(root, None)[LORA].run_name.startswith("0006_")

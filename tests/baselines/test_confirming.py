@@ -1,9 +1,5 @@
 """What an entry holds of a run that repeats stored trainings, and what judges afterwards."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import msgspec
 import pytest
 from builders import (
@@ -32,18 +28,12 @@ from peft_regress.report import verdict_text
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Defect, OwnBound, limits_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Acceptance, Record
-
 FIRST, SECOND = "0001_peft-0.18.1", "0002_peft-0.19.0"
 NEWER = {**ENVIRONMENT, "peft": "0.19.0"}
 AGAIN = [repeating(trained(name)) for name in (LORA, FULL)]
 
 
-def store(root: Path, *records: Record, reason: str = "why", **how: Any) -> RunFile:
+def store(root, *records, reason="why", **how):
     """Accept a run of these records, made with a newer peft, and return its entry."""
     places = {name: how.pop(name) for name in ("machine",) if name in how}
     run = make_run(*records, environment=how.pop("environment", NEWER), **places)
@@ -52,21 +42,21 @@ def store(root: Path, *records: Record, reason: str = "why", **how: Any) -> RunF
     return read_run_file(accept(source, root=root, reason=reason, date=date, **how))
 
 
-def accepted(entry: RunFile) -> Acceptance:
+def accepted(entry):
     found = entry.run.accepted
     assert found is not None
     return found
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """A storage with one entry, of two cases that trained in full."""
     root = tmp_path / "baselines"
     store(root, trained(LORA), trained(FULL), environment=ENVIRONMENT)
     return root
 
 
-def test_a_run_that_shows_nothing_new_is_one_line_for_each_case(root: Path) -> None:
+def test_a_run_that_shows_nothing_new_is_one_line_for_each_case(root):
     before = read_references(root)
     entry = store(root, *AGAIN)
     assert (entry.run.cases, entry.document["benchmarks"]) == ({}, [])
@@ -80,7 +70,7 @@ def test_a_run_that_shows_nothing_new_is_one_line_for_each_case(root: Path) -> N
     assert f"{FIRST}, confirmed by {SECOND}" in " ".join(text.split())
 
 
-def cost(record: Record) -> Record:
+def cost(record):
     return msgspec.structs.replace(
         record, metrics={**record.metrics, "peak_bytes": make_metric("peak_bytes", 130_000_000)}
     )
@@ -98,9 +88,7 @@ def cost(record: Record) -> Record:
     ],
     ids=["cost", "broken invariant", "budget", "bound", "own code", "new invariant"],
 )
-def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(
-    root: Path, changed: Record
-) -> None:
+def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(root, changed):
     entry = store(root, changed, AGAIN[1])
     assert accepted(entry).repeats == {FULL: FIRST}
     (held,) = entry.run
@@ -115,7 +103,7 @@ def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repe
     assert accepted(again).repeats == {LORA: SECOND}
 
 
-def broken(record: Record, defect: Defect | None) -> Record:
+def broken(record, defect):
     return msgspec.structs.replace(
         record,
         invariants={"merge_equals_unmerged": False},
@@ -123,9 +111,9 @@ def broken(record: Record, defect: Defect | None) -> Record:
     )
 
 
-def test_a_known_defect_that_is_told_more_exactly_or_became_smaller_is_held(root: Path) -> None:
+def test_a_known_defect_that_is_told_otherwise_is_held(root):
     store(root, broken(trained(LORA), None), reason="a known defect")
-    for size, is_held in ((0.3, True), (0.2, False), (1e-5, True), (1e-5, False)):
+    for size, is_held in ((0.3, True), (0.3, False), (1e-5, True), (1e-5, False)):
         again = broken(AGAIN[0], Defect(size=size))
         assert (LORA in store(root, again, reason=f"{size} {is_held}").run.cases) is is_held
 
@@ -140,7 +128,7 @@ def test_a_known_defect_that_is_told_more_exactly_or_became_smaller_is_held(root
     ],
     ids=["curve", "case", "definition", "machine"],
 )
-def test_what_repeats_nothing_stored_is_refused(root: Path, record: Record, where: Any) -> None:
+def test_what_repeats_nothing_stored_is_refused(root, record, where):
     message = r"repeats 0009, which this storage does not hold.* Measure it with --regress-full"
     with pytest.raises(InputError, match=message):
         store(root, record, **where)
@@ -148,7 +136,7 @@ def test_what_repeats_nothing_stored_is_refused(root: Path, record: Record, wher
     assert store(root, record, history=True, **where).run.cases == {record.case.id: record}
 
 
-def test_typed_twice_it_is_stored_once(root: Path) -> None:
+def test_typed_twice_it_is_stored_once(root):
     source = write_run(root.parent / "again.json", make_run(cost(AGAIN[0]), AGAIN[1]))
     found = [
         accept_run(source, root=root, reason="same", date="2026-01-02T00:00:00+00:00").is_new
@@ -157,21 +145,21 @@ def test_typed_twice_it_is_stored_once(root: Path) -> None:
     assert (found, len(read_contents(root).links)) == ([True, False], 2)
 
 
-def test_for_history_a_run_is_stored_as_it_is_and_confirms_nothing(root: Path) -> None:
+def test_for_history_a_run_is_stored_as_it_is_and_confirms_nothing(root):
     before = read_references(root)
     entry = store(root, *AGAIN, history=True)
     assert (list(entry.run), accepted(entry).repeats) == (AGAIN, {})
     assert read_references(root) == before
 
 
-def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root: Path) -> None:
+def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root):
     store(root, *AGAIN)
     store(root, trained(LORA, curve=curve(2)), retire=[FULL], reason="new")
     references = read_references(root)
     assert {name: one.confirmed for name, one in references.items()} == {LORA: None}
 
 
-def test_current_names_the_curves_and_what_was_confirmed(root: Path) -> None:
+def test_current_names_the_curves_and_what_was_confirmed(root):
     """The curves of this kind of machine are of an entry that judges no more."""
     others = [trained(name, curve=curve(1)) for name in (LORA, FULL)]
     store(root, *others, machine=OTHER_MACHINE, reason="elsewhere")
@@ -184,7 +172,7 @@ def test_current_names_the_curves_and_what_was_confirmed(root: Path) -> None:
     assert accepted(newest).repeats == {LORA: FIRST, FULL: FIRST}
 
 
-def test_a_history_goes_on_across_what_an_entry_confirms(root: Path) -> None:
+def test_a_history_goes_on_across_what_an_entry_confirms(root):
     store(root, *AGAIN)
     store(root, cost(AGAIN[0]), reason="cost")
     moves = select_moves(read_entries(root, []))

@@ -1,7 +1,5 @@
 """`current.txt` says what judges each case now; it is what the entries say, or an error."""
 
-from __future__ import annotations
-
 import difflib
 import random
 import re
@@ -9,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from builders import (
@@ -38,37 +36,31 @@ from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Failure, Limits
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Run
-
 REPOSITORY = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
 HEAD = "shift/head/resnet18"
 
 
-def store(root: Path, *records: Any, **how: Any) -> Path:
+def store(root, *records, **how):
     path = write_run(root.parent / "run.json", make_run(*records))
     return accept(path, root=root, **{"reason": "r", "date": "2026-01-01T00:00:00+00:00", **how})
 
 
-def lines_of(root: Path, folder: str = LINUX) -> list[str]:
+def lines_of(root, folder=LINUX):
     """Return the lines about cases."""
     text = (root / folder / "current.txt").read_text()
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """A storage of two cases."""
     root = tmp_path / "baselines"
     store(root, make_record(LORA), make_record(FULL))
     return root
 
 
-def test_it_has_what_judges_a_line_each(tmp_path: Path) -> None:
+def test_it_has_what_judges_a_line_each(tmp_path):
     own = {"own": Metric(value=0.1 + 0.2, unit="ratio", direction="lower", kind="score")}
     shown = Metric(value=1, unit="ratio", direction="none", kind="info")
     names = ("trainable_params", "peak_bytes", "first_losses", "accuracy", "step_seconds")
@@ -94,7 +86,7 @@ def test_it_has_what_judges_a_line_each(tmp_path: Path) -> None:
     ]
 
 
-def test_an_accepted_change_is_old_and_new_number(root: Path) -> None:
+def test_an_accepted_change_is_old_and_new_number(root):
     before = lines_of(root)
     store(root, make_record(LORA, {**VALUES, "aten_ops": 950}), make_record(FULL), history=True)
     assert lines_of(root) == before, "history judges nothing"
@@ -112,7 +104,7 @@ def test_an_accepted_change_is_old_and_new_number(root: Path) -> None:
     assert not [line for line in lines_of(root) if line.startswith(FULL)]
 
 
-def test_each_machine_has_the_cases_that_its_entries_judge(root: Path) -> None:
+def test_each_machine_has_the_cases_that_its_entries_judge(root):
     windows = make_document(make_run())
     windows["machine_info"]["system"] = "Windows"
     write_run_file(root.parent / "windows.json", make_run(), windows)
@@ -123,15 +115,15 @@ def test_each_machine_has_the_cases_that_its_entries_judge(root: Path) -> None:
     load_references(root, None)
 
 
-def edited(path: Path) -> None:
+def edited(path):
     path.write_text(path.read_text().replace(" aten_ops 900", " aten_ops 899"))
 
 
 @pytest.mark.parametrize("change", [edited, Path.unlink, lambda path: path.write_bytes(b"\xff")])
 @pytest.mark.parametrize("mend", ["renew", "accept"])
 def test_one_that_is_not_what_the_entries_say_is_refused_until_it_is_written_anew(
-    root: Path, change: Callable[[Path], object], mend: str
-) -> None:
+    root, change, mend
+):
     path = root / LINUX / "current.txt"
     before = path.read_bytes()
     change(path)
@@ -152,7 +144,7 @@ def test_one_that_is_not_what_the_entries_say_is_refused_until_it_is_written_ane
     load_references(root, None)
 
 
-def test_one_of_an_older_entry_is_refused(root: Path) -> None:
+def test_one_of_an_older_entry_is_refused(root):
     old = (root / LINUX / "current.txt").read_bytes()
     store(root, make_record(LORA, {"aten_ops": 1}))
     (root / LINUX / "current.txt").write_bytes(old)
@@ -160,7 +152,7 @@ def test_one_of_an_older_entry_is_refused(root: Path) -> None:
         load_references(root, None)
 
 
-def test_while_an_accept_has_not_ended_it_may_be_behind(root: Path) -> None:
+def test_while_an_accept_has_not_ended_it_may_be_behind(root):
     """The name of the newest entry comes last."""
     kept = {path: path.read_bytes() for path in (root / LINUX / "current.txt", newest_file(root))}
     store(root, make_record(LORA, {"aten_ops": 1}))
@@ -170,7 +162,7 @@ def test_while_an_accept_has_not_ended_it_may_be_behind(root: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["baselines", "examples/baselines"])
-def test_those_of_this_repository_are_current(storage: str) -> None:
+def test_those_of_this_repository_are_current(storage):
     contents = read_contents(REPOSITORY / storage)
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
 
@@ -179,7 +171,7 @@ def test_those_of_this_repository_are_current(storage: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_current_names_judges_as_all_entries_do(tmp_path: Path, seed: int) -> None:
+def test_what_current_names_judges_as_all_entries_do(tmp_path, seed):
     """Roles, retired cases, cases that come back, changes within and beyond the bound."""
     chance = random.Random(seed)
     root, value = tmp_path / "baselines", 100_000_000
@@ -194,17 +186,17 @@ def test_what_current_names_judges_as_all_entries_do(tmp_path: Path, seed: int) 
         store(root, *(make_record(name, metrics) for name in cases), reason=str(number), **how)
         contents = read_contents(root)
         found = read_references(root, drift=True)
-        assert found == contents.references
+        assert found == contents.judges
         assert found == current_of(root, contents).references(drift=True)
 
 
-def test_entries_that_do_not_count_are_not_read(root: Path, monkeypatch: Any) -> None:
+def test_entries_that_do_not_count_are_not_read(root, monkeypatch):
     for number in range(4):
         store(root, make_record(LORA, {"aten_ops": number}))
     read: list[str] = []
     real = storage.read_run_file
 
-    def noted(path: Path, **how: Any) -> RunFile:
+    def noted(path, **how):
         read.append(path.stem[:4])
         return real(path, **how)
 
@@ -216,7 +208,7 @@ def test_entries_that_do_not_count_are_not_read(root: Path, monkeypatch: Any) ->
 # --- two branches ---------------------------------------------------------------------------------
 
 
-def kept_run(path: Path, run: Run, size: int) -> Path:
+def kept_run(path, run, size):
     """Write a run that kept an adapter of HEAD."""
     write_run(path, run)
     keep_adapter(
@@ -234,19 +226,19 @@ peft-regress() {{ "{sys.executable}" -m peft_regress "$@"; }}
 git() {{ command git -c user.name=n -c user.email=e@x -c init.defaultBranch=main "$@"; }}"""
 
 
-def commands_of_the_docs() -> str:
+def commands_of_the_docs():
     page = (REPOSITORY / "docs" / "usage.md").read_text()
     section = page.split("\n## Two branches accepted\n")[1].split("\n## ")[0]
     return "\n".join(re.findall(r"^\$ (.*)$", section.split("```console")[1], re.MULTILINE))
 
 
-def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path: Path) -> None:
+def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     """One side confirms a case of before, and of the other a cost changed; each brings a case."""
     folder = tmp_path / "repository"
     root = folder / "baselines"
     folder.mkdir()
 
-    def run(script: str) -> str:
+    def run(script):
         done = subprocess.run(
             ["bash", "-c", f"{_SHELL}\n{script}"],
             cwd=folder,
@@ -287,11 +279,11 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path: Path
     assert newest.adapters == {HEAD: f"sha256:{adapter.parent.name}"}
 
 
-def test_an_entry_that_confirms_is_accepted_once_and_from_its_storage_alone(root: Path) -> None:
+def test_an_entry_that_confirms_is_accepted_once_and_from_its_storage_alone(root):
     other = root.with_name("other")
     store(other, trained(LORA))
     entry = store(other, repeating(trained(LORA)), reason="again")
-    how = {"root": root, "reason": "theirs", "date": "2026-01-01T00:00:00+00:00"}
+    how = {"root": root, "reason": "r", "date": "2026-01-01T00:00:00+00:00"}
     alone = Path(shutil.copy(entry, root.parent / "copied.json"))
     with pytest.raises(InputError, match=r"copied.json: .* the entry 0001_.*is not there"):
         accept(alone, **how)

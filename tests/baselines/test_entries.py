@@ -1,13 +1,11 @@
 """The baseline storage: entries, accepted one by one, which pytest-benchmark reads too."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -36,28 +34,25 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import read_run_file, write_run_file
-from peft_regress.runs.schema import Acceptance, Ledger, Run
-
-if TYPE_CHECKING:
-    from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance, Ledger
 
 ROOT = Path(__file__).parents[2]
 DATE = "2026-01-01T00:00:00+00:00"
 LINUX = "Linux-CPython-3.11-64bit"
 
 
-def store(root: Path, run: Run | None = None, **how: Any) -> Path:
+def store(root, run=None, **how):
     source = write_run(root.parent / "run.json", run)
     return accept(source, root=root, **{"reason": "r", "date": DATE, **how})
 
 
-def accepted(path: Path) -> Acceptance:
+def accepted(path):
     found = read_run_file(path).run.accepted
     assert found is not None
     return found
 
 
-def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path: Path) -> None:
+def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path):
     stored = store(tmp_path / "b", rich_run(), reason="peft 0.18")
     assert stored == tmp_path / "b" / LINUX / "0001_peft-0.18.1.json"
     run = read_run_file(stored).run
@@ -69,7 +64,7 @@ def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path: Path) -> 
     assert source.read_bytes() == write_run(tmp_path / "again.json", rich_run()).read_bytes()
 
 
-def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path: Path) -> None:
+def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path):
     root = tmp_path / "b"
     stored = store(root, rich_run())
     ledgers = {
@@ -83,13 +78,7 @@ def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path: Path) -
     assert files - derived - {root / ".lock"} == {stored, *ledgers}
 
 
-def test_an_entry_says_its_role_and_what_it_retires(tmp_path: Path) -> None:
-    write_entry(tmp_path / "b", 1, make_record(FULL))
-    assert accepted(store(tmp_path / "b", retire=["*/full/*"])).retired == [FULL]
-    assert accepted(store(tmp_path / "b", history=True)).role == "history"
-
-
-def test_accepting_an_entry_again_makes_a_new_entry(tmp_path: Path) -> None:
+def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
     """As when an entry of role history shall gate after all."""
     source = write_entry(tmp_path, 1, role="history")
     before = source.read_bytes()
@@ -99,7 +88,7 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
-def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path: Path) -> None:
+def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path):
     write_entry(tmp_path / "b", 7, folder="Windows-CPython-3.11-64bit")
     write_entry(tmp_path / "b", 12_345)
     assert store(tmp_path / "b").name.startswith("12346_")
@@ -107,7 +96,7 @@ def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path: Path) -> None:
     assert numbers == ["0007_", "12345", "12346"]
 
 
-def test_accept_of_shards_keeps_every_timed_entry(tmp_path: Path) -> None:
+def test_accept_of_shards_keeps_every_timed_entry(tmp_path):
     write_run(tmp_path / "s" / "1.json", shard(1, make_record(LORA)))
     write_run(tmp_path / "s" / "2.json", shard(2, make_record(FULL)))
     stored = read_run_file(accept(tmp_path / "s", root=tmp_path / "b", reason="r", date=DATE))
@@ -125,16 +114,14 @@ def test_accept_of_shards_keeps_every_timed_entry(tmp_path: Path) -> None:
         (None, {"retire": [FULL], "history": True}, "role 'history' judges no case"),
     ],
 )
-def test_what_is_no_entry_is_refused_and_nothing_stored(
-    tmp_path: Path, run: Run | None, how: dict[str, Any], message: str
-) -> None:
+def test_what_is_no_entry_is_refused_and_nothing_stored(tmp_path, run, how, message):
     entry = write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
     with pytest.raises(InputError, match=message):
         store(tmp_path / "b", run, **how)
     assert baseline_files(tmp_path / "b") == [entry]
 
 
-def test_what_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_refused(tmp_path):
     source = write_run(tmp_path / "run.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -145,7 +132,7 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path: Path) -> None:
+def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path):
     source = tmp_path / "s" / "run.json"
     write_run_file(source, make_run(), {})
     for path in (source, source.parent):
@@ -162,9 +149,7 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
         ({"node": "workstation-7"}, "Unknown-CPython-0.0-64bit"),
     ],
 )
-def test_a_strange_machine_stays_inside_the_storage_and_unnamed(
-    tmp_path: Path, info: dict[str, str], folder: str
-) -> None:
+def test_a_strange_machine_stays_inside_the_storage_and_unnamed(tmp_path, info, folder):
     source, root = tmp_path / "run.json", tmp_path / "b"
     write_run_file(source, make_run(), {**make_document(make_run()), "machine_info": info})
     stored = accept(source, root=root, reason="r", date=DATE)
@@ -177,17 +162,13 @@ def test_a_strange_machine_stays_inside_the_storage_and_unnamed(
     ("version", "title"),
     [("main", "run"), ("1!2.0+cpu", "peft-1-2.0+cpu"), ("1." + "9" * 100, "run")],
 )
-def test_a_strange_version_stays_inside_the_storage(
-    tmp_path: Path, version: str, title: str
-) -> None:
+def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
     stored = store(tmp_path / "b", make_run(environment={"peft": version}))
     assert stored.name == f"0001_{title}.json"
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])
-def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(
-    tmp_path: Path, executor: str
-) -> None:
+def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(tmp_path, executor):
     source, count = write_run(tmp_path / "run.json"), 6
     if executor == "threads":
         pool: Any = ThreadPoolExecutor(count)
@@ -203,9 +184,7 @@ def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(
     assert {accepted(path).reason for path in stored} == {str(i) for i in range(count)}
 
 
-def test_an_accept_that_fails_leaves_the_lock_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_accept_that_fails_leaves_the_lock_free(tmp_path, monkeypatch):
     source = write_run(tmp_path / "run.json")
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", full_disk)
@@ -217,7 +196,7 @@ def test_an_accept_that_fails_leaves_the_lock_free(
     assert time.monotonic() - started < 5
 
 
-def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
+def test_only_entries_are_taken_for_entries(tmp_path):
     entry = write_entry(tmp_path, 1)
     for other in (
         "sources/manifest",
@@ -236,14 +215,14 @@ def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.json", "001_short.json", "0001.json", "peft-0.22.json"])
-def test_a_json_file_that_is_no_entry_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_json_file_that_is_no_entry_is_refused(tmp_path, name):
     """It may be the newest baseline under another name; an older one must not judge instead."""
     write_entry(tmp_path, 1, folder="Linux").with_name(name).write_text("no run")
     with pytest.raises(RunFileError, match="is no entry"):
         read_runs(tmp_path)
 
 
-def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
+def test_globs_match_the_expected_cases(tmp_path):
     write_entry(tmp_path, 1, *map(make_record, (LORA, FULL, GALORE)))
     write_entry(tmp_path, 2, make_record(), retired=[GALORE])
     write_entry(tmp_path, 3, make_record("a/b/c"), role="history")
@@ -258,7 +237,7 @@ def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
 # --- pytest-benchmark, and this repository's storages ------------------------------------------
 
 
-def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path: Path) -> None:
+def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path):
     from pytest_benchmark.storage.file import FileStorage
 
     stored = store(tmp_path / "b", rich_run())
@@ -270,9 +249,7 @@ def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["baselines", "examples/baselines"])
-def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(capsys, monkeypatch, name):
     from pytest_benchmark.cli import main
 
     monkeypatch.chdir(ROOT)
@@ -283,9 +260,7 @@ def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(
     assert out.splitlines() == [str(path) for path in baseline_files(ROOT / name)]
 
 
-def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(
-    own_storage: list[RunFile],
-) -> None:
+def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(own_storage):
     references = read_references(ROOT / "baselines")
     cases = {case.id for case in matrix_cases("default")}
     judges = {references[case].run_name for case in cases}

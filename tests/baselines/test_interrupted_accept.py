@@ -1,11 +1,8 @@
 """`accept` is a transaction: killed, without space or beside others, the storage reads whole."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil
-from typing import TYPE_CHECKING
 
 import pytest
 from builders import (
@@ -25,14 +22,11 @@ from peft_regress.baselines.storage import acceptance_of, read_runs
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.cli.main import main
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 HEAD = "shift/head/resnet18"
 STORAGES = ("none", "one entry")
 
 
-def write_world(folder: Path, *, storage: str) -> Path:
+def write_world(folder, *, storage):
     """Write a run of two cases with an adapter, and a storage that it can be accepted into."""
     head = make_record(HEAD, invariants={"saved_adapter_reloads": True})
     for name, size in (("older.json", 10), ("run.json", 20)):
@@ -52,7 +46,7 @@ def write_world(folder: Path, *, storage: str) -> Path:
     return folder
 
 
-def accept(folder: Path, *, run: str = "run.json", reason: str = "why") -> int:
+def accept(folder, *, run="run.json", reason="why"):
     """Type the command in this process; return its exit code."""
     command = ["accept", str(folder / run), "--reason", reason]
     with (
@@ -68,7 +62,7 @@ def accept(folder: Path, *, run: str = "run.json", reason: str = "why") -> int:
     return code
 
 
-def check_whole(root: Path) -> int:
+def check_whole(root):
     """Read all of a storage, with what its entries name; return how many there are."""
     entries = read_runs(root)
     read_references(root)
@@ -78,7 +72,7 @@ def check_whole(root: Path) -> int:
     return len(entries)
 
 
-def files_in(root: Path) -> set[str]:
+def files_in(root):
     """Return the names of the files of a storage."""
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
@@ -93,8 +87,8 @@ def files_in(root: Path) -> set[str]:
 )
 @pytest.mark.parametrize("how", [KILLED, FULL, FULL_ONCE])
 def test_whatever_happens_at_any_changing_call_the_storage_is_as_before_or_after(
-    tmp_path: Path, how: str, step: int, storages: tuple[str, ...]
-) -> None:
+    tmp_path, how, step, storages
+):
     for storage in storages:
         whole = write_world(tmp_path / f"{storage} whole", storage=storage)
         first = write_world(tmp_path / f"{storage} first", storage=storage)
@@ -122,14 +116,12 @@ def test_whatever_happens_at_any_changing_call_the_storage_is_as_before_or_after
         pytest.param(500, marks=pytest.mark.nightly),
     ],
 )
-def test_four_that_accept_at_once_all_do_and_a_reader_always_reads(
-    tmp_path: Path, rounds: int
-) -> None:
+def test_four_that_accept_at_once_all_do_and_a_reader_always_reads(tmp_path, rounds):
     for number in range(rounds):
         folder = write_world(tmp_path / str(number), storage=STORAGES[number % len(STORAGES)])
         before = len(read_runs(folder / "baselines"))
 
-        def read(folder: Path = folder) -> int:
+        def read(folder=folder):
             for _ in range(10):
                 read_references(folder / "baselines")
             return 0

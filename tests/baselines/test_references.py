@@ -1,36 +1,27 @@
 """What a case is judged by: the newest entry by number, never history, or what was named."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 from builders import FULL, LORA, make_record, make_run, write_entry, write_run
 
 from peft_regress.baselines.named_runs import find_input, find_named, load_references, named_case
 from peft_regress.errors import AbsentError, InputError, RunFileError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from peft_regress.gate.verdicts import Observation
-
 OLD, NEW = "2026-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00"
 
 
-def flops(value: int, identifier: str = LORA) -> Any:
+def flops(value, identifier=LORA):
     return make_record(identifier, {"forward_flops": value})
 
 
-def values(references: dict[str, Observation]) -> dict[str, float]:
+def values(references):
     return {name: one.record.metrics["forward_flops"].value for name, one in references.items()}
 
 
-def test_without_entries_there_is_no_reference(tmp_path: Path) -> None:
+def test_without_entries_there_is_no_reference(tmp_path):
     assert load_references(tmp_path, None) == load_references(tmp_path / "nowhere", None) == {}
 
 
-ENTRIES: dict[str, tuple[list[dict[str, Any]], dict[str, float]]] = {
+ENTRIES = {
     "number, not date": ([{LORA: 1, "date": NEW}, {LORA: 2, "date": OLD}], {LORA: 2}),
     "numbers are no words": (
         [{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}],
@@ -54,9 +45,7 @@ ENTRIES: dict[str, tuple[list[dict[str, Any]], dict[str, float]]] = {
 
 
 @pytest.mark.parametrize(("entries", "judges"), ENTRIES.values(), ids=list(ENTRIES))
-def test_each_case_is_judged_by_the_newest_entry_that_holds_it(
-    tmp_path: Path, entries: list[dict[str, Any]], judges: dict[str, float]
-) -> None:
+def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path, entries, judges):
     for number, given in enumerate(entries, start=1):
         cases = {name: value for name, value in given.items() if "/" in name}
         how = {name: value for name, value in given.items() if "/" not in name}
@@ -65,7 +54,7 @@ def test_each_case_is_judged_by_the_newest_entry_that_holds_it(
     assert values(load_references(tmp_path, None)) == judges
 
 
-def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path: Path) -> None:
+def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path):
     write_entry(tmp_path, 1, flops(1), flops(1, FULL))
     write_entry(tmp_path, 2, flops(2), environment={"peft": "0.19.0"})
     references = load_references(tmp_path, None)
@@ -74,7 +63,7 @@ def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path: Pat
     assert references[FULL].run_name == "0001_peft-0.18.1"
 
 
-def test_a_damaged_entry_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_entry_is_refused(tmp_path):
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2)
     path.write_text(path.read_text()[:-100])
@@ -83,13 +72,13 @@ def test_a_damaged_entry_is_refused(tmp_path: Path) -> None:
             load_references(tmp_path, selector)
 
 
-def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path) -> None:
+def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path):
     write_run(tmp_path / "Linux" / "0001_copied.json")
     with pytest.raises(RunFileError, match="never accepted"):
         load_references(tmp_path, None)
 
 
-def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path: Path) -> None:
+def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path):
     first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}))
     write_entry(tmp_path, 2, make_record(metrics={"peak_bytes": 100_001}))
     (origin,) = load_references(tmp_path, None)[LORA].drift_origins.items()
@@ -101,7 +90,7 @@ def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path: P
 # --- names --------------------------------------------------------------------------------------
 
 
-def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path: Path) -> None:
+def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path):
     root, run = tmp_path / "b", tmp_path / "my runs" / "a run.json"
     write_entry(root, 1, flops(1))
     write_entry(root, 2, flops(2), retired=["a/b/c"])
@@ -131,21 +120,19 @@ def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path: Path)
         ("", "the name is empty"),
     ],
 )
-def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(
-    tmp_path: Path, name: str, message: str
-) -> None:
+def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(tmp_path, name, message):
     write_entry(tmp_path, 1)
     with pytest.raises(InputError, match=message):
         load_references(tmp_path, name)
 
 
-def test_a_name_of_nothing_is_absent_and_as_an_input_wrong_use(tmp_path: Path) -> None:
+def test_a_name_of_nothing_is_absent_and_as_an_input_wrong_use(tmp_path):
     for find, error in ((find_named, AbsentError), (find_input, InputError)):
         with pytest.raises(error, match=r"Entries: none.*Make a run file with `pytest SUITE"):
             find(tmp_path, "run.json")
 
 
-def test_a_case_that_is_not_there_is_absent_with_the_closest_ones(tmp_path: Path) -> None:
+def test_a_case_that_is_not_there_is_absent_with_the_closest_ones(tmp_path):
     write_entry(tmp_path, 1, flops(1), flops(1, FULL))
     assert named_case(tmp_path, "0001", LORA).record == flops(1)
     with pytest.raises(AbsentError, match=f"0001 holds no case .*; it holds 2. There are: {LORA}"):

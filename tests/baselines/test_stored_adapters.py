@@ -1,13 +1,10 @@
 """Adapters kept beside a run file and stored by `accept`: which, where, never an altered one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -29,22 +26,17 @@ from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
 
-if TYPE_CHECKING:
-    from peft_regress.baselines.accept import Accepted
-    from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Record
-
 BASELINES = Path(__file__).parents[2] / "baselines"
 LORA = "shift/lora-r1/resnet18"
 SMALL_LORA = "shift/lora-r1/mobilenet_v2"
 HEAD = "shift/head/resnet18"
 
 
-def record_of(identifier: str, *, reloads: bool | None = True) -> Record:
+def record_of(identifier, *, reloads=True):
     return make_record(identifier, invariants={"saved_adapter_reloads": reloads})
 
 
-def keep(folder: Path, identifier: str, *, size: int = 10, definition: str | None = None) -> Path:
+def keep(folder, identifier, *, size=10, definition=None):
     keep_adapter(
         folder,
         make_case(identifier),
@@ -56,7 +48,7 @@ def keep(folder: Path, identifier: str, *, size: int = 10, definition: str | Non
 
 
 @pytest.fixture
-def run_file(tmp_path: Path) -> Path:
+def run_file(tmp_path):
     """A run of three cases that kept what each of them ships."""
     path = write_run(
         tmp_path / "run.json", make_run(*(record_of(name) for name in (LORA, SMALL_LORA, HEAD)))
@@ -66,7 +58,7 @@ def run_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None:
+def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path):
     names = ("text/lora-r4/encoder", "images/lora-r4/net")
     records = [
         msgspec.structs.replace(record_of(name), profiled_on="fake tensors") for name in names
@@ -85,9 +77,7 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None
 # Keeping
 
 
-def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run(
-    tmp_path: Path,
-) -> None:
+def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run(tmp_path):
     root = adapters_of_run(tmp_path / "bench.json")
     assert root == tmp_path / "bench.adapters"
     folder = keep(root, HEAD, size=LARGEST_BYTES)
@@ -102,7 +92,7 @@ def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run
     assert (tmp_path / "taken").read_text() == "a file where the folder would be"
 
 
-def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path: Path) -> None:
+def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path):
     kept = keep(tmp_path, HEAD)
     gone = keep(tmp_path, LORA)
     failed = keep(tmp_path, SMALL_LORA)
@@ -122,24 +112,22 @@ def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path: Path) -> None:
 # Accepting
 
 
-def accepted(source: Path, root: Path, reason: str = "r", **how: Any) -> Accepted:
+def accepted(source, root, reason="r", **how):
     return accept_run(source, root=root, reason=reason, date="2026-01-01T00:00:00+00:00", **how)
 
 
-def named(root: Path) -> dict[str, str]:
+def named(root):
     """Return the adapters that the newest entry names."""
     acceptance = read_runs(root)[-1].run.accepted
     assert acceptance is not None
     return acceptance.adapters
 
 
-def folders(root: Path) -> set[str]:
+def folders(root):
     return {path.name for path in (root / "adapters").iterdir()}
 
 
-def test_the_smallest_of_each_method_is_stored_under_the_digest_of_its_manifest(
-    run_file: Path, tmp_path: Path
-) -> None:
+def test_the_smallest_of_each_method_is_stored_under_the_digest_of_its_manifest(run_file, tmp_path):
     root = tmp_path / "baselines"
     done = accepted(run_file, root)
     assert [one.stored.case for one in done.adapters.new.values()] == [HEAD, SMALL_LORA]
@@ -153,7 +141,7 @@ def test_the_smallest_of_each_method_is_stored_under_the_digest_of_its_manifest(
     assert stored["output"] == [[0.5, 1.5]]
 
 
-def test_an_older_adapter_stays_while_it_loads(run_file: Path, tmp_path: Path) -> None:
+def test_an_older_adapter_stays_while_it_loads(run_file, tmp_path):
     root = tmp_path / "baselines"
     accepted(run_file, root)
     before = named(root)
@@ -175,7 +163,7 @@ def test_an_older_adapter_stays_while_it_loads(run_file: Path, tmp_path: Path) -
     assert len(folders(root)) == 3, "nothing that an entry names is ever removed"
 
 
-def test_without_a_newer_one_an_adapter_that_fails_stays(run_file: Path, tmp_path: Path) -> None:
+def test_without_a_newer_one_an_adapter_that_fails_stays(run_file, tmp_path):
     """Its failing was accepted, as that of any invariant; it is judged all the same."""
     root = tmp_path / "baselines"
     accepted(run_file, root)
@@ -185,12 +173,12 @@ def test_without_a_newer_one_an_adapter_that_fails_stays(run_file: Path, tmp_pat
     assert named(root) == {HEAD: before[HEAD]}
 
 
-def test_an_entry_of_role_history_names_no_adapter(run_file: Path, tmp_path: Path) -> None:
+def test_an_entry_of_role_history_names_no_adapter(run_file, tmp_path):
     accepted(run_file, tmp_path / "b", history=True)
     assert named(tmp_path / "b") == {}
 
 
-def test_shards_are_one_run(tmp_path: Path) -> None:
+def test_shards_are_one_run(tmp_path):
     shards = tmp_path / "shards"
     for index, name in enumerate((LORA, SMALL_LORA)):
         path = write_run(shards / f"{index}.json", make_run(record_of(name)))
@@ -199,9 +187,7 @@ def test_shards_are_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("identifier", ["unseen/head/resnet18", HEAD])
-def test_adapters_of_another_run_are_refused(
-    run_file: Path, tmp_path: Path, identifier: str
-) -> None:
+def test_adapters_of_another_run_are_refused(run_file, tmp_path, identifier):
     """Of a case that this one has not, or of another definition of one that it has."""
     keep(adapters_of_run(run_file), identifier, definition="sha256:other")
     with pytest.raises(InputError, match=f"comes from {identifier} in another run. Remove"):
@@ -210,9 +196,7 @@ def test_adapters_of_another_run_are_refused(
 
 
 @pytest.mark.parametrize("name", ["conftest.py", ".gitattributes", "a\nb.json", "model.pkl"])
-def test_a_file_that_no_library_calls_so_is_not_stored(
-    run_file: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_file_that_no_library_calls_so_is_not_stored(run_file, tmp_path, name):
     """pytest would run one, git obey another: the folder may come from anyone's artifact."""
     folder = adapters_of_run(run_file) / HEAD.replace("/", "--")
     (folder / name).write_bytes(b"x")
@@ -224,7 +208,7 @@ def test_a_file_that_no_library_calls_so_is_not_stored(
     assert str(refused.value).isprintable()
 
 
-def test_no_path_is_built_from_the_method_of_a_run(tmp_path: Path) -> None:
+def test_no_path_is_built_from_the_method_of_a_run(tmp_path):
     """The names of a case are checked where they are read; here they only label a digest."""
     record = msgspec.structs.replace(record_of(HEAD), profiled_on="fake tensors")
     path = write_run(tmp_path / "run.json", make_run(record))
@@ -238,17 +222,17 @@ def test_no_path_is_built_from_the_method_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def storage(run_file: Path, tmp_path: Path) -> Path:
+def storage(run_file, tmp_path):
     root = tmp_path / "baselines"
     accepted(run_file, root)
     return root
 
 
-def definition_of(name: str) -> str:
+def definition_of(name):
     return record_of(name).definition
 
 
-def test_what_was_stored_is_found_by_its_case_and_definition(storage: Path) -> None:
+def test_what_was_stored_is_found_by_its_case_and_definition(storage):
     found = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
     assert found is not None
     folder, stored = found
@@ -260,7 +244,7 @@ def test_what_was_stored_is_found_by_its_case_and_definition(storage: Path) -> N
     assert stored_adapter(storage / "absent", make_case(HEAD), definition_of(HEAD)) is None
 
 
-def test_a_manifest_that_was_replaced_whole_is_refused(storage: Path) -> None:
+def test_a_manifest_that_was_replaced_whole_is_refused(storage):
     """All files are as it says; but the entry names another."""
     manifest = adapter_folder(storage, named(storage)[HEAD]) / "stored.json"
     manifest.write_text(manifest.read_text().replace("1.5", "2.5"))
@@ -269,9 +253,7 @@ def test_a_manifest_that_was_replaced_whole_is_refused(storage: Path) -> None:
 
 
 @pytest.mark.parametrize("all_of_them", [True, False])
-def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(
-    storage: Path, run_file: Path, all_of_them: bool
-) -> None:
+def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(storage, run_file, all_of_them):
     folder = adapter_folder(storage, named(storage)[HEAD])
     shutil.rmtree(folder.parent if all_of_them else folder)
     for read in (
@@ -300,9 +282,7 @@ ADAPTER, MANIFEST = "adapter.safetensors", "stored.json"
     ],
     ids=["altered", "absent", "added", "folder", "unlisted", "conflict", "partial"],
 )
-def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
-    storage: Path, run_file: Path, damage, message: str
-) -> None:
+def test_an_altered_one_is_refused_with_the_file_and_the_remedy(storage, run_file, damage, message):
     damage(adapter_folder(storage, named(storage)[HEAD]))
     for read in (
         lambda: stored_adapter(storage, make_case(HEAD), definition_of(HEAD)),
@@ -317,8 +297,8 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
 
 
 def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
-    own_storage: list[RunFile],
-) -> None:
+    own_storage,
+):
     references = references_with_drift(own_storage)
     reloading = {
         case.record.case.method
@@ -338,7 +318,7 @@ def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megab
     assert sum(path.stat().st_size for path in files) < 10e6
 
 
-def test_links_beside_the_shards_stay_links(tmp_path: Path) -> None:
+def test_links_beside_the_shards_stay_links(tmp_path):
     """An artifact of others could lead to a secret of the machine that joins the shards."""
     secret = tmp_path / "token"
     secret.write_text("secret")
@@ -349,7 +329,7 @@ def test_links_beside_the_shards_stay_links(tmp_path: Path) -> None:
     assert (adapters_of_run(tmp_path / "run.json") / "lora" / "link").is_symlink()
 
 
-def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path: Path) -> None:
+def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path):
     kept = adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_text("plain")

@@ -1,7 +1,5 @@
 """`peft-regress accept`: what it says, and what is stored whatever becomes of its message."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """`peft-regress compare`: by a run, an entry or the storage; shards, and their union."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Attribution: rows add up exactly to the change; layers, whole runs, incomplete ledgers."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from builders import FULL, LORA, make_record

@@ -1,7 +1,5 @@
 """Budgets: what is over them fails whatever the reference says; reports tell by how much."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

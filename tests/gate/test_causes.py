@@ -1,7 +1,5 @@
 """Changes in many cases, grouped by their cause."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

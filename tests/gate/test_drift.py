@@ -1,7 +1,5 @@
 """Drift: small changes add up, accepted ones do not count, noise between machines is no drift."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -10,11 +8,8 @@ import pytest
 from builders import (
     FULL,
     LORA,
-    OTHER_MACHINE,
     VALUES,
     compare,
-    find_origins,
-    make_metric,
     make_record,
     make_run,
 )
@@ -23,7 +18,6 @@ from hypothesis import strategies as st
 
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.baselines.storage import read_runs
-from peft_regress.gate import changes
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS, Metric
@@ -54,15 +48,15 @@ def record_of(metrics, **more):
     )
 
 
-def judged(history, new, *, policy=DEFAULT_POLICY):
+def judged(history, new):
     """Judge a record by a history of records, each accepted in turn."""
     stored = [
         entry(number, item if hasattr(item, "metrics") else record_of(item))
         for number, item in enumerate(history, 1)
     ]
     run = make_run(new if hasattr(new, "metrics") else record_of(new))
-    references = references_with_drift(stored, policy=policy)
-    (case,) = compare(references, run, policy=policy).cases
+    references = references_with_drift(stored)
+    (case,) = compare(references, run).cases
     return case
 
 
@@ -80,18 +74,6 @@ def test_changes_within_the_bound_that_add_up_are_a_regression_or_an_improvement
     assert judged([START, START - 90_000], START - 180_000).verdict == "improved"
     # Compared with only the newest entry it passes.
     assert judged([START + 90_000], START + 180_000).verdict == "unchanged"
-
-
-@pytest.mark.parametrize(("budget", "found_at"), [(1, 2), (2, 3), (3, 4)])
-def test_creep_of_nine_hundredths_of_a_percent_is_found_when_it_exceeds_the_budget(
-    budget, found_at
-):
-    policy = dataclasses.replace(DEFAULT_POLICY, drift_budget=budget)
-    values = [round(START * 1.0009**times) for times in range(5)]
-    verdicts = [judged(values[:n], values[n], policy=policy).verdict for n in range(1, 5)]
-    assert verdicts.index("regressed") + 1 == found_at
-    # Once accepted there, it has as far to go again.
-    assert verdicts.count("regressed") == 4 // found_at
 
 
 @pytest.mark.parametrize(
@@ -272,15 +254,6 @@ def test_the_newest_entry_passes_after_any_history(name, data):
     assert judged(history, history[-1]).verdict == "unchanged"
 
 
-@quickly
-@given(
-    count=st.integers(1, 30),
-    metrics=st.fixed_dictionaries(KINDS),
-)
-def test_a_history_of_identical_entries_never_alarms(count, metrics):
-    assert judged([metrics] * count, metrics).reasons == ()
-
-
 # --- reports --------------------------------------------------------------------------------
 
 
@@ -309,37 +282,3 @@ def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_it
     assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}
     assert reason["metric"] == "peak_bytes (drift since 0001_peft)"
     assert reason["metric"].split(" ")[0] in METRICS
-
-
-# --- speed ----------------------------------------------------------------------------------
-
-
-def test_a_long_history_takes_at_most_two_comparisons_for_each_entry_and_metric(monkeypatch):
-    counted = 0
-
-    def count(*sides, **how):
-        nonlocal counted
-        counted += 1
-        return real(*sides, **how)
-
-    real = changes.change_of
-    monkeypatch.setattr(changes, "change_of", count)
-    names = [name for name, spec in METRICS.items() if spec.kind == "bytes"]
-    for length in (10, 300):
-        counted = 0
-        history = [
-            (
-                f"{number:04d}",
-                record_of({name: make_metric(name, START + number % 7) for name in names}),
-            )
-            for number in range(length)
-        ]
-        assert find_origins(history).keys() == set(names)
-        assert 0 < counted <= 2 * length * len(names)
-
-
-def test_the_references_of_a_long_history_keep_only_the_origins():
-    stored = [entry(n, record_of(START + n), machine=OTHER_MACHINE) for n in range(50)]
-    (reference,) = references_with_drift(stored).values()
-    (origin,) = reference.drift_origins.values()
-    assert origin == (make_metric("peak_bytes", START), "0000_peft")

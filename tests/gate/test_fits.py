@@ -1,7 +1,5 @@
 """Which devices a case fits into, and a fit that is lost."""
 
-from __future__ import annotations
-
 import pytest
 from builders import LORA, compare, make_record, observe
 

@@ -1,11 +1,7 @@
 """Which cases left the front of accuracy against cost."""
 
-from __future__ import annotations
-
-import random
-
 import pytest
-from builders import compare, make_record, observe, observe_all
+from builders import compare, make_record, observe_all
 
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.fronts import lost_fronts
@@ -93,33 +89,3 @@ def test_a_strict_run_with_a_lost_front_fails_by_that_alone():
     assert [[one.case for one in verdicts[strict].fronts] for strict in (0, 1)] == [[B], [B]]
     assert [case.id for case in verdicts[1].red] == [B]
     assert verdicts[0].red == ()
-
-
-def test_the_sweep_finds_what_comparing_all_pairs_finds():
-    drawn = random.Random(7)
-    margin = DEFAULT_POLICY.accuracy_margin
-
-    def rivals(name, side):
-        return [a for other, (a, c) in side.items() if other != name and c <= side[name][1]]
-
-    for _ in range(60):
-        sides = [
-            {
-                f"t/m-r{rank}/a": (drawn.choice([0.5, 0.52, 0.6, 0.7]), drawn.randint(1, 4))
-                for rank in range(1, 7)
-            }
-            for _ in range(2)
-        ]
-        old, new = ([record(n, *point) for n, point in side.items()] for side in sides)
-        expected = {
-            name
-            for name, (accuracy, _) in sides[0].items()
-            if all(other < accuracy - margin for other in rivals(name, sides[0]))
-            and any(other >= sides[1][name][0] for other in rivals(name, sides[1]))
-        }
-        found = lost_fronts(
-            {one.case.id: observe(one) for one in old},
-            {one.case.id: observe(one) for one in new},
-            policy=DEFAULT_POLICY,
-        )
-        assert {one.case for one in found if one.cost == "peak_bytes"} == expected

@@ -1,7 +1,5 @@
 """The gate: worse never passes if better fails, and a case that was not compared never passes."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -25,8 +23,6 @@ from builders import (
 from builders import (
     compare as compare_runs,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec import UNSET
 
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -38,13 +34,10 @@ from peft_regress.gate.verdicts import (
     UNACCEPTED,
     VERDICTS,
     CaseVerdict,
-    observations_of,
 )
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import verdict_text
 from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Selection
-
-quickly = settings(deadline=None, derandomize=True, max_examples=60)
 
 MIXED = msgspec.structs.replace(MACHINE, digest=MIXED_MACHINES)
 
@@ -77,32 +70,6 @@ def verdict_of(old, new, **how):
     return compare(old, new, **how).verdict
 
 
-# --- any numbers ----------------------------------------------------------------------------
-
-samples = st.lists(st.floats(min_value=0, max_value=1e30), min_size=3, max_size=3)
-values = {
-    "exact": st.integers(min_value=0, max_value=2**63),
-    "bytes": st.integers(min_value=0, max_value=2**63),
-    "fingerprint": st.lists(st.lists(st.floats(0, 1e30), min_size=2, max_size=2), min_size=3),
-    "accuracy": samples,
-    "seconds": samples,
-    "info": st.floats(min_value=0, max_value=1e30),
-}
-
-
-@quickly
-@given(st.data())
-def test_an_identical_run_is_unchanged_for_any_numbers(data):
-    metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
-    run = make_run(make_record(LORA, metrics))
-    verdict = compare_runs(observations_of(run, "old"), run)
-    assert [(case.verdict, case.reasons) for case in verdict.cases] == [("unchanged", ())]
-    assert verdict.exit_code == 0
-
-
-GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
-
-
 def moved(name, value, by):
     """Return a value changed by an amount in the bad direction (any, if none is bad)."""
     if isinstance(value, list):
@@ -110,74 +77,14 @@ def moved(name, value, by):
     return value - by if METRICS[name].direction == "higher" else value + by
 
 
-AMOUNTS = {
-    "forward_flops": st.integers(-(10**9), 10**12),
-    "adapter_bytes": st.integers(-600_000, 10**9),
-    "peak_bytes": st.integers(-120_000_000, 10**12) | st.integers(-200_000, 200_000),
-    "accuracy": st.floats(-0.09, 0.9) | st.floats(0.0399, 0.0401),
-    "loss": st.floats(-0.28, 100) | st.floats(0.0289, 0.0291),
-    "step_seconds": st.floats(-0.05, 100),
-    # Away from the old value is worse, whichever way.
-    "trainable_params": st.integers(0, 10**9),
-    "first_losses": st.floats(0, 100) | st.floats(0, 1e-4),
-}
-
-
-@pytest.mark.parametrize("name", AMOUNTS)
-@quickly
-@given(data=st.data())
-def test_further_in_the_bad_direction_is_never_judged_milder(name, data):
-    amounts = data.draw(st.tuples(AMOUNTS[name], AMOUNTS[name]))
-    less, more = (
-        verdict_of({name: VALUES[name]}, {name: moved(name, VALUES[name], by)})
-        for by in sorted(amounts)
-    )
-    assert GRAVITY[less] <= GRAVITY[more]
-
-
-@pytest.mark.parametrize("name", ["accuracy", "loss", "step_seconds"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@quickly
-@given(by=st.floats(0, 0.8), start=st.floats(-0.05, 0.2))
-def test_one_seed_getting_worse_never_makes_the_verdict_milder(name, seed, by, start):
-    before = moved(name, VALUES[name], start * VALUES[name][0])
-    worse = [moved(name, v, by) if i == seed else v for i, v in enumerate(before)]
-    first = verdict_of({name: VALUES[name]}, {name: before})
-    second = verdict_of({name: VALUES[name]}, {name: worse})
-    assert GRAVITY[first] <= GRAVITY[second]
-
-
 @pytest.mark.parametrize(
-    "name", [name for name in AMOUNTS if name not in {"first_losses", "step_seconds"}]
+    "name", ["forward_flops", "adapter_bytes", "peak_bytes", "accuracy", "loss", "trainable_params"]
 )
 def test_a_change_by_twenty_times_in_the_bad_direction_fails(name):
     value = VALUES[name]
     largest = max(value) if isinstance(value, list) else value
     new = [0.0] * 3 if name == "accuracy" else moved(name, value, 20 * largest)
     assert verdict_of({name: value}, {name: new}) == "regressed"
-
-
-@pytest.mark.parametrize("name", ["forward_flops", "adapter_bytes", "peak_bytes", "total_params"])
-@quickly
-@given(pair=st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)))
-def test_swapping_the_sides_turns_regressed_into_improved(name, pair):
-    low, high = sorted(pair)
-    if high - low <= high * 0.002:
-        return
-    assert verdict_of({name: low}, {name: high}) == "regressed"
-    assert verdict_of({name: high}, {name: low}) == "improved"
-
-
-@quickly
-@given(st.sets(st.sampled_from(sorted(AMOUNTS))), st.sampled_from(sorted(AMOUNTS)))
-def test_one_more_bad_metric_never_lowers_the_exit_code(bad, one_more):
-    codes = []
-    for names in (bad, bad | {one_more}):
-        new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
-        run = make_run(make_record(LORA, new))
-        old = observe_all([make_record(LORA, VALUES)])
-        codes.append(compare_runs(old, run, expected=[LORA]).exit_code)
-    assert {0: 0, 3: 1, 1: 2}[codes[0]] <= {0: 0, 3: 1, 1: 2}[codes[1]]
 
 
 # --- single numbers -------------------------------------------------------------------------
@@ -305,16 +212,6 @@ def test_each_loss_has_the_bound_of_its_step(step):
             moved = [2.0] * 4
             moved[step] *= 1 + sign * factor * bound
             assert verdict_of(old, {"first_losses": [[2.0] * 4, [2.0] * 4, moved]}) == verdict
-
-
-@pytest.mark.parametrize("fill", [0, 2])
-@pytest.mark.parametrize("times", [0.9, 1.1, -0.9, -1.1])
-def test_each_fill_has_the_bound_of_fills(fill, times):
-    before = [2.5, 3.0, 3.5]
-    after = list(before)
-    after[fill] *= 1 + times * DEFAULT_POLICY.filled_bound
-    verdict = verdict_of({"filled_losses": before}, {"filled_losses": after})
-    assert verdict == ("regressed" if abs(times) > 1 else "unchanged")
 
 
 def test_the_reason_shows_the_loss_nearest_to_its_bound():

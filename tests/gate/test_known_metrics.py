@@ -1,7 +1,5 @@
 """A metric or an invariant that the reference's run could not know is information."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from builders import (

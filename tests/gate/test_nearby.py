@@ -1,7 +1,5 @@
 """What a case says of itself decides bounds: nearby losses, the number of test items, the rates."""
 
-from __future__ import annotations
-
 import pytest
 from builders import (
     CURVE,

@@ -1,7 +1,5 @@
 """A narrowed comparison: the verdicts stay, and the other cases are counted."""
 
-from __future__ import annotations
-
 from builders import FULL, LORA, VALUES, compare, make_record
 
 from peft_regress.gate.comparison import narrow

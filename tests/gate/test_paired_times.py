@@ -1,7 +1,5 @@
 """Paired times: the estimate, its interval, and the verdict."""
 
-from __future__ import annotations
-
 import math
 import random
 
@@ -54,15 +52,6 @@ def noisy_pairs(ratio, *, noise, seed, count=30):
         )
         pairs.append((base, ratio * candidate))
     return pairs
-
-
-def test_the_estimate_is_the_median_ratio_and_its_interval_that_of_the_sign_test():
-    pairs = [(1.0, 1 + number / 100) for number in range(1, 31)]
-    found = estimate_ratio(pairs, confidence=CONFIDENCE)
-    assert found.ratio == pytest.approx(math.sqrt(1.15 * 1.16))
-    # Of 30 fair coins fewer than 10 fall on one side once in 23 times; fewer than 11, in 10.
-    assert (found.interval.low, found.interval.high) == pytest.approx((1.10, 1.21))
-    assert found.pairs == 30
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999, 1 - 0.05 / 96])
@@ -170,16 +159,6 @@ def test_a_step_10_percent_slower_is_found_in_noise_and_an_equal_one_is_quiet():
     assert share(slow, "slower") > 0.95
     assert share(aa, "same") > 0.99
     assert share(aa, "slower") == 0
-
-
-def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
-    held = 0
-    for seed in range(600):
-        interval = estimate_ratio(
-            noisy_pairs(1.0, noise=0.2, seed=seed), confidence=CONFIDENCE
-        ).interval
-        held += interval.low <= 1 <= interval.high
-    assert held / 600 > 0.93
 
 
 def test_all_intervals_together_miss_as_rarely_as_one_would_with_the_default_pairs():

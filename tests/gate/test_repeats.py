@@ -1,7 +1,5 @@
 """What the curve of the first seed tells, and how a case is judged that repeats a training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import msgspec

@@ -4,8 +4,6 @@ stored_verdicts.json has, for each pair OLD, NEW, what `compare OLD NEW --format
 its exit codes, its counts, and a digest of all its values. OLD `baselines` is the storage.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
