@@ -66,50 +66,38 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse amounts without a unit, and shares of no case."""
-        for name in ("peak", "ship", "edge_train"):
-            self._check(name, "byte")
-        self._check("update", "flop")
-        if self.score is not None and not _is_number(self.score):
+        quantities: dict[str, Quantity] = {
+            "peak": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
+        }  # fmt: skip
+        for name, quantity in quantities.items():
+            text = getattr(self, name)
+            try:
+                if text is not None:
+                    parse_amount(text, quantity)
+            except InputError as error:
+                raise InputError(f"budget {name}={error}") from None
+        if self.score is not None and not _is_finite(self.score):
             raise InputError(f"budget score={self.score!r} is not a finite number")
-        device: object = self.device
-        if device is not None and not (isinstance(device, str) and device):
-            raise InputError(f"budget device={self.device!r} is not the name of a device class")
-        self._check_shares()
-
-    def _check_shares(self) -> None:
         shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
         for name, share in shares.items():
-            if not (_is_number(share) and LEAST_SHARE <= share <= MOST_SHARE):
+            if not (_is_finite(share) and LEAST_SHARE <= share <= MOST_SHARE):
                 raise InputError(f"budget {name}={share!r} is not a share, such as 0.85")
             if self.of is None:
                 raise InputError(
                     f"budget {name}={share!r} is of no case: name it, as in of='digits/full/net'"
                 )
-        if self.of is None:
-            return
-        if not shares:
+        if self.of is not None and not shares:
             raise InputError(
                 f"budget of={self.of!r} limits nothing: add a share, such as peak_of=0.85"
             )
         try:
-            split_case_id(self.of)
+            split_case_id(self.of or "task/full/architecture")
         except InputError as error:
             raise InputError(f"budget of={error}") from None
 
-    def _check(self, name: str, quantity: Quantity) -> None:
-        text = getattr(self, name)
-        if text is None:
-            return
-        try:
-            parse_amount(text, quantity)
-        except InputError as error:
-            raise InputError(f"budget {name}={error}") from None
 
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:
@@ -118,12 +106,11 @@ def parse_amount(text: object, quantity: Quantity) -> int:
     Raises `InputError`, which names the units of the quantity.
     """
     units = UNITS[quantity]
-    example = "256 MiB" if quantity == "byte" else "2 GFLOP"
-    wanted = f"an amount with one of {', '.join(units)}, such as {example!r}"
-    match = None
-    if isinstance(text, str) and len(text) <= _LONGEST_AMOUNT:
-        match = _AMOUNT.fullmatch(text.strip())
+    shown = str(text)[:_LONGEST_AMOUNT]
+    match = _AMOUNT.fullmatch(shown.strip()) if isinstance(text, str) else None
     if match is None or match["unit"] not in units:
-        shown = repr(text)[:_LONGEST_AMOUNT]
-        raise InputError(f"{shown} is not {wanted}")
+        example = "256 MiB" if quantity == "byte" else "2 GFLOP"
+        raise InputError(
+            f"{shown!r} is not an amount with one of {', '.join(units)}, such as {example!r}"
+        )
     return round(float(match["number"]) * units[match["unit"]])

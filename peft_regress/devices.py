@@ -55,35 +55,33 @@ def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceCl
     unknown or a missing key, or an amount without a unit.
     """
     own = resources.files("peft_regress").joinpath(_TABLE).read_text(encoding="utf-8")
-    found = _parsed(tomllib.loads(own), _TABLE)
+    tables: dict[str, Any] = {f"{_TABLE}: ": tomllib.loads(own)}
     if isinstance(more, Path):
-        found |= _parsed(read_toml(more, remedy="check the path of the device table"), str(more))
+        tables[f"{more}: "] = read_toml(more, remedy="check the path of the device table")
     elif more is not None:
-        found |= _parsed(more, "devices")
+        tables["devices: "] = more
+    found = {
+        name: _device(name, table, f"{where}{name}")
+        for where, devices in tables.items()
+        for name, table in devices.items()
+    }
     return tuple(sorted(found.values(), key=lambda device: (device.memory_bytes, device.name)))
-
-
-def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
-    return {name: _device(name, table, f"{where}: {name}") for name, table in tables.items()}
 
 
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
         raise InputError(f"{where} is not a name of {NAME_RULE}")
     sheet = read_table(table, _Sheet, where)
-    storage = sheet.storage
+    try:
+        memory = parse_amount(sheet.memory, "byte")
+        storage = None if sheet.storage is None else parse_amount(sheet.storage, "byte")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     return DeviceClass(
         name=name,
         title=sheet.title,
-        memory_bytes=_bytes(sheet.memory, f"{where}: memory"),
-        storage_bytes=None if storage is None else _bytes(storage, f"{where}: storage"),
+        memory_bytes=memory,
+        storage_bytes=storage,
         compute=sheet.compute,
         source=sheet.source,
     )
-
-
-def _bytes(text: str, where: str) -> int:
-    try:
-        return parse_amount(text, "byte")
-    except InputError as error:
-        raise InputError(f"{where}={error}") from None

@@ -5,7 +5,7 @@ Imports no torch, so that listing and collecting cases stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -42,12 +42,9 @@ class Bound:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
-        bound: Any = self.bound
-        reason: Any = self.reason
-        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
-        if not (is_number and 0 <= bound < float("inf")):
-            raise InputError(f"bound {bound!r} is not a number from 0 on")
-        if not (isinstance(reason, str) and reason.strip()):
+        if not 0 <= self.bound < float("inf"):
+            raise InputError(f"bound {self.bound!r} is not a number from 0 on")
+        if not self.reason.strip():
             raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
@@ -65,9 +62,6 @@ class OwnMetric:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that no metric can have."""
-        measure: Any = self.measure
-        if not callable(measure):
-            raise InputError(f"measure={measure!r} of a metric is not callable")
         for name, known in (
             ("unit", get_args(Unit)),
             ("direction", get_args(Direction)),
@@ -75,8 +69,7 @@ class OwnMetric:
         ):
             value = getattr(self, name)
             if value not in known:
-                what = f"{name} of a metric"
-                raise UnknownNameError(what, str(value), known)
+                raise UnknownNameError(f"{name} of a metric", str(value), known)
 
 
 @dataclass(frozen=True)
@@ -134,18 +127,15 @@ class FineTune:
     def __post_init__(self) -> None:
         """Refuse values that no fine-tuning can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
-        for problem in (*_wrong_functions(self), *_wrong_values(self)):
+        for problem in (*_wrong_parts(self), *_wrong_names(self)):
             raise InputError(f"FineTune {self.id!r}: {problem}")
 
 
-def _wrong_functions(given: FineTune) -> Iterator[str]:
-    for name in ("model", "data"):
-        if not callable(getattr(given, name)):
-            yield f"{name} is not callable: give a function, such as {name}=build"
-    for name in ("optimizer", "schedule", "loss", "score", "collate"):
+def _wrong_parts(given: FineTune) -> Iterator[str]:
+    for name in ("model", "data", "optimizer", "schedule", "loss", "score", "collate"):
         value = getattr(given, name)
-        if value is not None and not callable(value):
-            yield f"{name}={value!r} is not callable"
+        if not callable(value) and (value is not None or name in {"model", "data"}):
+            yield f"{name}={value!r} is not callable: give a function, such as {name}=build"
     if not callable(given.mode) and given.mode not in get_args(Mode):
         yield f"mode={given.mode!r} is neither 'train' nor 'eval' nor callable"
     is_config = hasattr(given.adapter, "peft_type")
@@ -154,30 +144,14 @@ def _wrong_functions(given: FineTune) -> Iterator[str]:
             f"adapter={given.adapter!r} is not a PeftConfig, the name of a built-in method such as "
             "'lora-r4', or a callable"
         )
-
-
-def _wrong_values(given: FineTune) -> Iterator[str]:
     for name in ("steps", "batch", "seeds"):
         value = getattr(given, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or value < 1:
             yield f"{name}={value!r} is not a whole number from 1 on"
-    also_train: Any = given.also_train
-    if isinstance(also_train, str):
-        yield f"also_train={also_train!r} is a text: give a list of modules"
-    elif not (
-        isinstance(also_train, Iterable)
-        and all(isinstance(name, str) and name for name in also_train)
-    ):
-        yield f"also_train={also_train!r} is not a list of module names"
-    matrix: Any = given.matrix
-    if not (isinstance(matrix, str) and matrix.isidentifier()):
-        yield f"matrix={matrix!r} is not the name of a matrix"
-    budget: Any = given.budget
-    if budget is not None and not isinstance(budget, Budget):
-        yield f"budget={budget!r} is not a Budget"
-    yield from _misfits("bounds", given.bounds, Bound)
-    yield from _misfits("metrics", given.metrics, OwnMetric)
-    yield from _wrong_names(given)
+    if isinstance(given.also_train, str):
+        yield f"also_train={given.also_train!r} is a text: give a list of modules"
+    if not given.matrix.isidentifier():
+        yield f"matrix={given.matrix!r} is not the name of a matrix"
 
 
 def _wrong_names(given: FineTune) -> Iterator[str]:
@@ -187,17 +161,10 @@ def _wrong_names(given: FineTune) -> Iterator[str]:
             yield f"metrics[{name!r}] has the name of a metric that is measured anyway"
         elif not is_word(name):
             yield f"metrics[{name!r}] is not a name without blanks and without / * ? [ ]"
+    for kind, values in ((Bound, given.bounds), (OwnMetric, given.metrics)):
+        for name, value in (values or {}).items():
+            if not isinstance(value, kind):
+                yield f"{name!r}: {value!r} is not a {kind.__name__}"
     for name in given.bounds or {}:
         if name not in METRICS and name not in own:
-            yield f"bounds: {UnknownNameError('metric', str(name), [*METRICS, *own])}"
-
-
-def _misfits(name: str, items: object, kind: type) -> Iterator[str]:
-    if items is None:
-        return
-    if not isinstance(items, Mapping):
-        yield f"{name}={items!r} is not a mapping by metric"
-        return
-    for metric, value in items.items():
-        if not isinstance(value, kind):
-            yield f"{name}[{metric!r}]={value!r} is not a {kind.__name__}"
+            yield f"bounds: {UnknownNameError('metric', name, [*METRICS, *own])}"

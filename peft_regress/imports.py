@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import operator
 import re
 import sys
 import sysconfig
@@ -74,14 +75,11 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     except (Exception, SystemExit) as error:  # noqa: BLE001  (the code of a user may raise anything)
         msg = f"{path!r} does not import: {_problem(error, module_name, folder)}"
         raise InputError(printable(msg)) from None
-    found: Any = module
-    for attribute in name.split("."):
-        if not hasattr(found, attribute):
-            known = [key for key, value in vars(module).items() if is_wanted(value)]
-            what = f"name in module {module_name}"
-            raise UnknownNameError(what, name, known)
-        found = getattr(found, attribute)
-    return found
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        known = [key for key, value in vars(module).items() if is_wanted(value)]
+        raise UnknownNameError(f"name in module {module_name}", name, known) from None
 
 
 def told(error: BaseException) -> str:
@@ -111,18 +109,14 @@ def _place(error: BaseException) -> str | None:
 
     None if only Python and this package were running.
     """
-    ours: list[str] = []
-    installed: list[str] = []
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        place = _shown(frame.filename, frame.lineno)
-        if frame.filename.startswith(_PACKAGE):
-            continue
-        if not INSTALLED.isdisjoint(Path(frame.filename).parts):
-            # Before the standard library: installed packages lie in a folder of it.
-            installed.append(place)
-        elif not frame.filename.startswith((_STANDARD_LIBRARY, "<")):
-            ours.append(place)
-    return next(iter([*ours, *installed]), None)
+    places: dict[bool, str] = {}  # by whether the code is installed
+    for frame in traceback.extract_tb(error.__traceback__):
+        # First: installed packages lie in a folder of the standard library.
+        is_installed = not INSTALLED.isdisjoint(Path(frame.filename).parts)
+        is_python = frame.filename.startswith((_STANDARD_LIBRARY, "<"))
+        if not frame.filename.startswith(_PACKAGE) and (is_installed or not is_python):
+            places[is_installed] = _shown(frame.filename, frame.lineno)
+    return places.get(False, places.get(True))
 
 
 def _shown(file: str, line: int | None) -> str:

@@ -72,6 +72,18 @@ def _bytes(about: str, kind: Kind = "bytes") -> MetricSpec:
     return MetricSpec(unit="byte", direction="lower", kind=kind, about=about)
 
 
+def _count(about: str, direction: Direction = "lower") -> MetricSpec:
+    return MetricSpec(unit="count", direction=direction, kind="exact", about=about)
+
+
+def _fingerprint(unit: Unit, about: str) -> MetricSpec:
+    return MetricSpec(unit=unit, direction="same", kind="fingerprint", about=about)
+
+
+def _quality(unit: Unit, direction: Direction, kind: Kind, about: str) -> MetricSpec:
+    return MetricSpec(unit=unit, direction=direction, kind=kind, about=about)
+
+
 COST_METRICS: dict[str, MetricSpec] = {
     "forward_flops": _flops("Matrix work of the forward pass and the loss."),
     "backward_flops": _flops("Matrix work of the backward pass."),
@@ -97,12 +109,7 @@ COST_METRICS: dict[str, MetricSpec] = {
     "category_sum_bytes": _bytes(
         "The sum of the six categories' own highs, which come at different moments."
     ),
-    "aten_ops": MetricSpec(
-        unit="count",
-        direction="lower",
-        kind="exact",
-        about="Operators that a step runs: a measure of overhead without noise.",
-    ),
+    "aten_ops": _count("Operators that a step runs: a measure of overhead without noise."),
 }
 """Metrics of one training step, at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""
 
@@ -128,12 +135,7 @@ EDGE_METRICS: dict[str, MetricSpec] = {
     "edge_train_resident_bytes": _bytes(
         "By how much a process grows that trains with the program; shown, not judged.", "info"
     ),
-    "edge_ops": MetricSpec(
-        unit="count",
-        direction="lower",
-        kind="exact",
-        about="Operators that the training program calls in a step.",
-    ),
+    "edge_ops": _count("Operators that the training program calls in a step."),
     "edge_inference_planned_bytes": _bytes(
         "The memory that the inference program plans, the adapter attached."
     ),
@@ -151,15 +153,8 @@ EDGE_METRICS: dict[str, MetricSpec] = {
 
 METRICS: dict[str, MetricSpec] = {
     # Another number of trained parameters is another function, whether larger or smaller.
-    "trainable_params": MetricSpec(
-        unit="count", direction="same", kind="exact", about="Numbers that training may change."
-    ),
-    "total_params": MetricSpec(
-        unit="count",
-        direction="lower",
-        kind="exact",
-        about="Numbers of the whole model, the adapter included.",
-    ),
+    "trainable_params": _count("Numbers that training may change.", "same"),
+    "total_params": _count("Numbers of the whole model, the adapter included."),
     "adapter_bytes": _bytes("What to send to a device that has the source model.", "exact"),
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
@@ -171,59 +166,39 @@ METRICS: dict[str, MetricSpec] = {
     "saving_peak_bytes": _bytes(
         "The most memory in use at one moment while the trained adapter is saved."
     ),
-    "first_losses": MetricSpec(
-        unit="nat",
-        direction="same",
-        kind="fingerprint",
-        about="The losses of the first steps of each seed; shown is their mean at step 1.",
+    "first_losses": _fingerprint(
+        "nat", "The losses of the first steps of each seed; shown is their mean at step 1."
     ),
-    "filled_losses": MetricSpec(
-        unit="nat",
-        direction="same",
-        kind="fingerprint",
-        about="The loss of an adapter filled with seeded numbers: a fingerprint of its function.",
+    "filled_losses": _fingerprint(
+        "nat", "The loss of an adapter filled with seeded numbers: a fingerprint of its function."
     ),
-    "wide_filled_loss": MetricSpec(
-        unit="nat",
-        direction="same",
-        kind="fingerprint",
-        about="The loss of a filled adapter on an image of 224x224, computed by two threads.",
+    "wide_filled_loss": _fingerprint(
+        "nat", "The loss of a filled adapter on an image of 224x224, computed by two threads."
     ),
-    "optimizer_updates": MetricSpec(
-        unit="ratio",
-        direction="same",
-        kind="fingerprint",
-        about="How far the optimizer moves three small tensors: a fingerprint of its function.",
+    "optimizer_updates": _fingerprint(
+        "ratio",
+        "How far the optimizer moves three small tensors: a fingerprint of its function.",
     ),
-    "accuracy": MetricSpec(
-        unit="fraction",
-        direction="higher",
-        kind="accuracy",
-        about="The share of test images classified right after training: the mean over the seeds.",
+    "accuracy": _quality(
+        "fraction",
+        "higher",
+        "accuracy",
+        "The share of test images classified right after training: the mean over the seeds.",
     ),
-    "loss": MetricSpec(
-        unit="nat",
-        direction="lower",
-        kind="accuracy",
-        about="Mean cross-entropy on the test images after training.",
+    "loss": _quality(
+        "nat", "lower", "accuracy", "Mean cross-entropy on the test images after training."
     ),
-    "score": MetricSpec(
-        unit="ratio",
-        direction="higher",
-        kind="score",
-        about="What the author of the case measures instead of accuracy.",
+    "score": _quality(
+        "ratio", "higher", "score", "What the author of the case measures instead of accuracy."
     ),
-    "step_seconds": MetricSpec(
-        unit="second",
-        direction="lower",
-        kind="seconds",
-        about="Wall time of a training step, the fastest seed's median.",
+    "step_seconds": _quality(
+        "second", "lower", "seconds", "Wall time of a training step, the fastest seed's median."
     ),
-    "relative_step_seconds": MetricSpec(
-        unit="ratio",
-        direction="lower",
-        kind="info",
-        about="The time of a step relative to that of full fine-tuning; shown, not judged.",
+    "relative_step_seconds": _quality(
+        "ratio",
+        "lower",
+        "info",
+        "The time of a step relative to that of full fine-tuning; shown, not judged.",
     ),
 }
 
@@ -326,7 +301,7 @@ def common_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
     It is the largest in which the median is at least a half. Of a unit without steps, it is the
     unit itself; '' if values are shown with it, or have none.
     """
-    steps = _STEPS.get(unit, ((1.0, "nat" if unit == "nat" else ""),))
+    steps = _STEPS.get(unit) or unit_steps("nat" if unit == "nat" else "ratio")
     positive = sorted(value for value in values if value > 0)
     if not positive:
         return steps[-1]

@@ -54,10 +54,8 @@ def add(registry: RegistryName, item: Named) -> None:
     Raises `InputError` if the name is taken or cannot be part of a case id.
     """
     if registry not in _added:
-        what = "registry"
-        raise UnknownNameError(what, registry, _added)
-    _load(registry)
-    _insert(registry, item)
+        raise UnknownNameError("registry", registry, _added)
+    _insert(registry, item, _items(registry))
 
 
 def get(registry: RegistryName, name: str) -> Any:
@@ -66,24 +64,28 @@ def get(registry: RegistryName, name: str) -> Any:
     Raises `UnknownNameError`, which lists the registered names and suggests the closest name, also
     from the families.
     """
-    _load(registry)
-    if name in _added[registry]:
-        return _added[registry][name]
+    known = _items(registry)
+    if name in known:
+        return known[name]
     if (registry, name) not in _found:
-        _found[registry, name] = _find(registry, name)
+        families = _points(f"{registry}_families")
+        items = (family.find(name) for family in families.values())
+        item = next((item for item in items if item is not None), None)
+        if item is None:
+            unlisted = {title: family.names() for title, family in families.items()}
+            raise UnknownNameError(registry, name, known, unlisted=unlisted)
+        _found[registry, name] = item
     return _found[registry, name]
 
 
 def names(registry: RegistryName) -> tuple[str, ...]:
     """List the registered names, in order of registration, without those of families."""
-    _load(registry)
-    return tuple(_added[registry])
+    return tuple(_items(registry))
 
 
 def items(registry: RegistryName) -> tuple[Any, ...]:
     """List the registered items, in order of registration, without those of families."""
-    _load(registry)
-    return tuple(_added[registry].values())
+    return tuple(_items(registry).values())
 
 
 def remove(registry: RegistryName, name: str) -> None:
@@ -91,93 +93,59 @@ def remove(registry: RegistryName, name: str) -> None:
 
     Raises `UnknownNameError`.
     """
-    _load(registry)
-    if name not in _added[registry]:
-        raise UnknownNameError(registry, name, _added[registry])
-    del _added[registry][name]
+    known = _items(registry)
+    if name not in known:
+        raise UnknownNameError(registry, name, known)
+    del known[name]
 
 
-def _insert(registry: str, item: Named) -> None:
+def _insert(registry: str, item: Named, known: dict[str, Any]) -> None:
     name = item.name
-    _check_name(registry, name)
-    if name in _added[registry]:
-        raise InputError(f"{registry} {name!r} is already registered: {_added[registry][name]!r}")
-    _added[registry][name] = item
-
-
-def _check_name(registry: str, name: str) -> None:
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
     if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
         raise InputError(
             f"{registry} {name!r} cannot be registered: the name could not be part of a case id: "
             f"{NAME_RULE}"
         )
+    if name in known:
+        raise InputError(f"{registry} {name!r} is already registered: {known[name]!r}")
+    known[name] = item
 
 
-def _load(registry: str) -> None:
+def _items(registry: str) -> dict[str, Any]:
+    known = _added[registry]
     if registry in _loaded:
-        return
-    _loaded.add(registry)
+        return known
+    _loaded.add(registry)  # at once: a package may register more while it loads
     try:
-        points = entry_points(group=f"peft_regress.{registry}s")
-        loaded = [item for point in points for item in _items_of(registry, point)]
+        points = _points(f"{registry}s").values()
+        loaded = [item for found in points for item in _as_tuple(found)]
         # By name, so that the order of cases does not depend on the order of installation.
         for item in sorted(loaded, key=lambda item: item.name):
-            _insert(registry, item)
+            _insert(registry, item, known)
     except BaseException:
         # Or the next call would use half a registry.
         _loaded.discard(registry)
-        _added[registry].clear()
+        known.clear()
         raise
+    return known
 
 
-def _items_of(registry: str, point: EntryPoint) -> tuple[Named, ...]:
-    """Return the items of an entry point: one of its name, or a table.
-
-    Raises `InputError` for anything else, which is another package's mistake.
-    """
-    item = _load_point(point)
-    items = item if isinstance(item, tuple) else (item,)
-    for one in items:
-        name = getattr(one, "name", None)
-        if not isinstance(name, str):
-            msg = f"entry point {point.value!r}: {one!r:.100} is no {registry}, which has a name"
-            raise InputError(printable(msg))
-        if items is not item and name != point.name:
-            names = f"has the name {point.name!r}, its {registry} {name!r}"
-            msg = f"entry point {point.value!r} {names}"
-            raise InputError(printable(msg))
-    return items
+def _as_tuple(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
 
 
-def _find(registry: str, name: str) -> Any:
-    families = _families(registry)
-    for title, family in families.items():
-        item = family.find(name)
-        if item is None:
-            continue
-        if item.name != name:
-            raise InputError(f"the {registry} family {title!r} returned {item.name!r} for {name!r}")
-        _check_name(registry, name)
-        return item
-    unlisted = {title: family.names() for title, family in families.items()}
-    raise UnknownNameError(registry, name, _added[registry], unlisted=unlisted)
+def _points(group: str) -> dict[str, Any]:
+    """Load the objects of a group of entry points, in the order of their names."""
+    points = entry_points(group=f"peft_regress.{group}")
+    return {point.name: _load(point) for point in sorted(points, key=lambda point: point.name)}
 
 
-def _families(registry: str) -> dict[str, Family]:
-    """Load the families, in the order of their names: the first that has an item wins."""
-    points = entry_points(group=f"peft_regress.{registry}_families")
-    return {point.name: _load_point(point) for point in sorted(points, key=lambda p: p.name)}
-
-
-def _load_point(point: EntryPoint) -> Any:
-    """Load the object of an entry point.
-
-    Raises `InputError`, which names the entry point and its distribution, if that does not import.
-    """
+def _load(point: EntryPoint) -> Any:
+    """Load the object of an entry point; an `InputError` names it and its distribution."""
     try:
         return point.load()
-    except (Exception, SystemExit) as error:  # the code of another package
+    except Exception as error:  # the code of another package
         owner = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
         msg = (
             f"entry point {point.name!r} ({point.group}: {point.value}){owner} does not load: "

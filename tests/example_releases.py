@@ -1,8 +1,8 @@
 """Releases of peft as they were measured once, for the documented searches among them.
 
 `baselines/` has some releases whole; tests/docs/releases/ has the cases of the documents for others
-(`python tools/docs/record_releases.py`). A release that nobody recorded measures what the nearest
-older one did.
+(`peft-regress upgrade peft==VERSION --cases ID --save FILE`). A release that nobody recorded
+measures what the nearest older one did.
 """
 
 from __future__ import annotations

@@ -52,23 +52,20 @@ ELSEWHERE = {
         r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)"
         r"|export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
     ),
-    "tests/cli/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
+    "tests/workers/test_cluster.py": r"python -m pip install '\.\[cluster\]'",
     "tests/cli/test_measure.py": (
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json"
     ),
     "tests/report/test_overview.py": r"peft-regress report --html .*",
-    "tests/cli/test_cost_runtime.py": (
-        r"python -m pip install '\.\[executorch\]'"
-        r"|peft-regress cost .*--runtime executorch"
-    ),
+    "tests/measure/test_edge_case.py": (r"python -m pip install '\.\[executorch\]'"),
     # The tool of the paper renews what its page shows of each.
     "tests/tools/test_paper_tool.py": (
         r"peft-regress cost .*--loss sum .*|python tools/docs/paper\.py --check"
     ),
-    "tests/upgrades/test_requirements.py": (
+    "tests/overlay/test_requirements.py": (
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'"
     ),
-    "tests/upgrades/test_overlay.py": r"peft-regress upgrade \.\./peft",
+    "tests/overlay/test_overlay.py": r"peft-regress upgrade \.\./peft",
     "tests/cli/test_compat.py": r"peft-regress compat .*",
     "tests/cli/test_time.py": r"peft-regress time old/bin/python new/bin/python .*",
     # CI runs the environments of tox.
@@ -81,21 +78,12 @@ ELSEWHERE = {
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--full|--write)",
-    "fuzz/tests/tools/test_upstream_rows.py": (
-        r"python fuzz/tools/upstream_rows\.py .*|pip download --no-deps .*"
-    ),
-    "fuzz/tests/tools/test_rediscovery.py": (
-        r"python fuzz/tools/rediscovery\.py(?: --list| --write)?"
-    ),
-    "fuzz/tests/tools/test_fuzz_control.py": (r"python fuzz/tools/control\.py(?: --write)?"),
-    "fuzz/tests/tools/test_fuzz_power.py": (
-        r"python fuzz/tools/power\.py(?: --only 'dora-\*'| --write)?"
-    ),
+    "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
+    "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",
     "tests/tools/test_edge_page.py": (
         r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"
     ),
-    "tests/tools/test_pictures.py": r"python tools/docs/pictures\.py --check",
     "tests/docs/test_examples.py": (
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?"
     ),
@@ -109,9 +97,6 @@ RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
-    Rule(
-        pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
-    ),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
@@ -149,8 +134,7 @@ RULES = (
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
-    Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
-    Rule(pattern=r"python tools/ci/badge\.py .*"),
+    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

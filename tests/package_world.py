@@ -14,12 +14,11 @@ from packaging.version import Version
 
 from peft_regress.cases import Case
 from peft_regress.metrics import COST_METRICS, KNOWN
-from peft_regress.overlay import overlay
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
-from peft_regress.upgrades import releases, responsible
+from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -206,7 +205,8 @@ def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
 
 def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
     """Let upgrades and bisections work in this world."""
-    for module in (releases, responsible, upgrading, overlay):
+    monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
+    for module in (bisect, responsible, upgrading):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))

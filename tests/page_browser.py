@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from chromium import NO_CHROMIUM, find_chromium, running_chromium
 from page_world import written_page
-
-from peft_regress.report.page.data import Content
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _GO = """route => new Promise(done => {
   history.replaceState(null, "", "#/-");
@@ -23,7 +16,7 @@ _GO = """route => new Promise(done => {
 _DRAWN = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
 
 
-def browser_path() -> str:
+def browser_path():
     """Return the path of the browser. Without one, skip; in CI, fail."""
     found = find_chromium()
     if found is None:
@@ -34,7 +27,7 @@ def browser_path() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser():
     """Start one browser for all tests."""
     with running_chromium(browser_path()) as running:
         yield running
@@ -43,7 +36,7 @@ def browser() -> Iterator[Any]:
 class PageUnderTest:
     """The page of some data, with its requests and its complaints."""
 
-    def __init__(self, browser: Any, content: Content, folder: Path, **context: Any) -> None:
+    def __init__(self, browser, content, folder, **context):
         self.file = folder / "page.html"
         self.file.write_text(written_page(content), encoding="utf-8")
         self.context = browser.new_context(
@@ -58,50 +51,50 @@ class PageUnderTest:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.set_default_timeout(30_000)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         self.load("")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.context.close()
 
-    def _note_console(self, message: Any) -> None:
+    def _note_console(self, message):
         if message.type in {"error", "warning"}:
             self.complaints.append(f"{message.type}: {message.text}")
 
-    def _note_dialog(self, dialog: Any) -> None:
+    def _note_dialog(self, dialog):
         self.complaints.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
-    def load(self, route: str) -> None:
+    def load(self, route):
         """Load the page anew at an address."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}#/{route}")
         self.page.wait_for_function("globalThis.page !== undefined")
 
-    def go(self, route: str) -> None:
+    def go(self, route):
         """Go to a view by its address, draw it even if it is shown, and wait for its plots."""
         self.page.evaluate(_GO, route)
         self.wait_until_drawn()
 
-    def wait_until_drawn(self) -> None:
+    def wait_until_drawn(self):
         """Wait for every plot of the view: the browser draws them a little later."""
         self.page.wait_for_function(_DRAWN)
 
-    def unfold(self) -> None:
+    def unfold(self):
         """Open the first folded part, and wait for its table."""
         self.locator("summary").first.click()
         self.page.wait_for_selector("details[open] table")
 
-    def locator(self, selector: str) -> Any:
+    def locator(self, selector):
         """Return the elements of the view that a selector finds."""
         main = self.page.locator("main")
         return main.locator(selector) if selector else main
 
-    def texts(self, selector: str) -> list[str]:
+    def texts(self, selector):
         """Return the text of each element that a selector finds in the view."""
         return self.locator(selector).all_inner_texts()
 
-    def width_of_content(self) -> int:
+    def width_of_content(self):
         """Return the width of the page, including what only scrolling shows."""
         return self.page.evaluate("document.documentElement.scrollWidth")

@@ -8,16 +8,17 @@ from typing import Any
 
 from builders import forward_ledger, make_record, make_run
 
-from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.history import Entry
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import METRICS
-from peft_regress.report.page.data import Content, page_data
+from peft_regress.report.page.content import Content
+from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
-from peft_regress.runs.schema import Acceptance, Failure, Record
+from peft_regress.runs.schema import Acceptance, Failure
 
 CURRENT = {"peft": "0.21.2", "torch": "2.13.0", "galore-torch": "1.0"}
 DEVICES = (
@@ -45,7 +46,7 @@ REDEFINED = "shift/head/resnet18"
 DORA = "shift/dora-r4/resnet18"
 
 
-def make_entry(number: int, *records: Record, role: Any = "baseline", **fields: Any) -> Entry:
+def make_entry(number, *records, role="baseline", **fields):
     """Return an entry; a run has no number in its name."""
     date = f"2026-01-{number + 1:02d}T00:00:00+00:00"
     retired = fields.pop("retired", [])
@@ -58,7 +59,7 @@ def make_entry(number: int, *records: Record, role: Any = "baseline", **fields: 
     )
 
 
-def content_of(*entries: Entry, newest: bool = True, pairs: bool = True, **judging: Any) -> Content:
+def content_of(*entries, newest=True, pairs=True, **judging):
     """Return what the page of some entries shows: the newest is judged by the one before."""
     verdicts: dict[tuple[int, int], Comparison] = {}
     for new in range(len(entries)):
@@ -76,7 +77,7 @@ def content_of(*entries: Entry, newest: bool = True, pairs: bool = True, **judgi
     )
 
 
-def compared(old: Entry, new: Entry, **judging: Any) -> Comparison:
+def compared(old, new, **judging):
     """Return the verdict on an entry by another one."""
     judging = {"complete": new.run.selection.complete, **judging}
     return judge(
@@ -87,17 +88,17 @@ def compared(old: Entry, new: Entry, **judging: Any) -> Comparison:
     )
 
 
-def written_page(content: Content) -> str:
+def written_page(content):
     """Return the page as HTML."""
     return render_page(page_parts(content, page_data(content)))
 
 
-def world(*, tasks: tuple[str, ...] = ("shift", "unseen"), **how: Any) -> Content:
+def world(*, tasks=("shift", "unseen"), **how):
     """Return a page of 96 cases by default, of four entries and a run, in two orders of them."""
     return content_of(*world_entries(tasks), **how)
 
 
-def world_entries(tasks: tuple[str, ...] = ("shift", "unseen")) -> list[Entry]:
+def world_entries(tasks=("shift", "unseen")):
     """Return the entries of the world.
 
     DoRA costs twice the FLOPs with peft 0.14; the accuracy of GaLore falls at entry 3; a case fails
@@ -127,7 +128,7 @@ def world_entries(tasks: tuple[str, ...] = ("shift", "unseen")) -> list[Entry]:
     ]
 
 
-def one_case(case: str = "shift/lora-r4/resnet18") -> Content:
+def one_case(case="shift/lora-r4/resnet18"):
     """Return a page of one case over the entries of the world."""
     entries = []
     for number, entry in enumerate(world_entries(("shift",))):
@@ -137,12 +138,12 @@ def one_case(case: str = "shift/lora-r4/resnet18") -> Content:
     return content_of(*entries)
 
 
-def _rows() -> list[dict[str, str]]:
+def _rows():
     with Path(__file__).with_suffix(".csv").open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
-def _record(row: dict[str, str], task: str, number: int) -> Record:
+def _record(row, task, number):
     name = f"{task}/{row['method_rank']}/{row['architecture']}"
     if name == FAILING and number == 4:
         error = Failure(type="RuntimeError", message="linalg.svd: did not converge")

@@ -63,13 +63,9 @@ def drawn():
 
 UNSEEDED = torch.Generator()
 KEPT = make()
-LAYER = nn.Linear(8, 4)
 
 def kept():
     return KEPT
-
-def sharing():
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), LAYER)
 
 def adapted():
     from peft import LoraConfig, get_peft_model
@@ -97,9 +93,6 @@ def remembering():
 
 def writing():
     return Writing(*make())
-
-def drawn_inputs():
-    return (torch.rand(2, 6, generator=UNSEEDED),)
 
 class Scaled(nn.Sequential):
     def __init__(self, *layers, scale):

@@ -18,7 +18,7 @@ from restored import registry_restored
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
-from peft_regress.runs.resuming import read_parts
+from peft_regress.runs.journal import read_parts
 from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"

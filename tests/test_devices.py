@@ -50,9 +50,9 @@ def test_a_table_may_be_parsed_already():
     [
         ({"mine": {**MINE, "ram": "1 GB"}}, "unknown key of devices: mine 'ram'"),
         ({"mine": {"title": "x"}}, "devices: mine: Object missing required field `memory`"),
-        ({"mine": {**MINE, "memory": "64"}}, "devices: mine: memory='64' is not an amount"),
+        ({"mine": {**MINE, "memory": "64"}}, "devices: mine: '64' is not an amount"),
         ({"mine": {**MINE, "memory": 64}}, "devices: mine: Expected `str`, got `int`"),
-        ({"mine": {**MINE, "storage": "1 GFLOP"}}, "devices: mine: storage='1 GFLOP' is not"),
+        ({"mine": {**MINE, "storage": "1 GFLOP"}}, "devices: mine: '1 GFLOP' is not"),
         ({"mine": 3}, "devices: mine: Expected `object`, got `int`"),
         ({"my board": MINE}, "devices: my board is not a name"),
     ],

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from peft_regress import registry
-from peft_regress.cases import Case
-from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.errors import InputError, UnknownNameError
 
 BUILT_IN = {
@@ -142,10 +140,6 @@ def test_what_is_taken_or_would_spoil_an_id_is_refused(kind, name, message):
         registry.add(kind, Thing(name))
 
 
-def test_an_architecture_may_end_like_a_rank():
-    registry.add("architecture", Thing("net-r4"))
-
-
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match=r"unknown task 'shif'\. Did you mean 'shift'\?"):
         registry.get("task", "shif")
@@ -154,7 +148,6 @@ def test_unknown_name_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("name", "item", "message"),
     [
-        ("here", Thing("there"), "has the name 'here', its task 'there'"),
         ("a/b", Thing("a/b"), "could not be part of a case id"),
         (
             "broken",
@@ -163,10 +156,6 @@ def test_unknown_name_lists_the_known_ones():
                 r"'broken' \(peft_regress.tasks: package:broken\) of zoo 1.2 does not load: "
                 r"ImportError: no such module \(.*test_registry.py, line \d+\). Repair that package"
             ),
-        ),
-        *(
-            ("broken", item, r"entry point 'package:broken': .* is no task")
-            for item in (object(), None, 3, (Thing("good"), "bad"), Thing(3))
         ),
     ],
 )
@@ -177,11 +166,6 @@ def test_an_entry_point_that_registers_nothing_usable_is_named_each_time(
     for _ in range(2):
         with pytest.raises(InputError, match=message):
             registry.names("task")
-
-
-def test_entry_points_are_loaded_once(no_entry_points_yet):
-    no_entry_points_yet["one"] = Thing("one")
-    assert registry.names("task") == registry.names("task") == ("one",)
 
 
 def test_a_package_may_register_more_while_its_entry_point_loads(no_entry_points_yet, monkeypatch):
@@ -208,18 +192,6 @@ def test_a_family_gives_what_is_not_registered_in_no_list_and_is_asked_once(fami
     for act, kind in ((registry.get, "method"), (registry.remove, "architecture")):
         with pytest.raises(UnknownNameError, match=f"unknown {kind} 'lion'"):
             act(kind, "lion")
-
-
-def test_neither_listing_nor_registered_names_nor_a_matrix_ask_a_family(families):
-    """A case of a stored baseline may name anything; collection must not import torch for it."""
-    families["zoo"] = ImportError("a family was loaded")
-    registry.add("architecture", Thing("mine"))
-    assert registry.get("architecture", "mine") == Thing("mine")
-    assert registry.names("architecture") == ("mine",)
-    registry.add("task", Thing("shift"))
-    registry.add("method", Thing("head"))
-    case = Case(task="shift", method="head", architecture="lion", rank=None)
-    assert matrices_of(case) == frozenset()
 
 
 def test_registering_a_name_wins_over_a_family_that_gave_it_before(families):
@@ -251,21 +223,8 @@ def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(families):
     assert raised.value.unlisted == {"zoo": ("lion", "tiger")}
 
 
-class Confused(Recording):
-    def find(self, name):
-        return Thing("cat")
-
-
-@pytest.mark.parametrize(
-    ("family", "name", "message"),
-    [
-        (Confused("lion"), "lion", "family 'zoo' returned 'cat' for 'lion'"),
-        (Recording("big/lion"), "big/lion", "'big/lion' cannot be registered"),
-        (ImportError("no module"), "lion", r"entry point 'zoo' .* ImportError: no module"),
-    ],
-)
-def test_a_family_that_gives_nothing_usable_is_refused_each_time(families, family, name, message):
-    families["zoo"] = family
+def test_a_family_that_does_not_load_is_named_each_time(families):
+    families["zoo"] = ImportError("no module")
     for _ in range(2):
-        with pytest.raises(InputError, match=message):
-            registry.get("architecture", name)
+        with pytest.raises(InputError, match=r"entry point 'zoo' .* ImportError: no module"):
+            registry.get("architecture", "lion")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from peft_regress import settings
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import Bound
 from peft_regress.settings import BoundRule, Settings, read_settings
@@ -80,34 +77,7 @@ def test_a_file_above_the_repository_does_not_count(tmp_path):
     inner.mkdir(parents=True)
     (tmp_path / "repository" / ".git").touch()  # a file, as in a worktree
     assert read_settings(inner).file is None
-
-
-@pytest.mark.parametrize("repository", ["none", "of another user"])
-def test_a_file_above_is_refused_outside_a_repository_of_the_user(
-    tmp_path, monkeypatch, repository
-):
-    file = _write(tmp_path, "[tool.peft_regress]\n")
-    inner = tmp_path / "src"
-    inner.mkdir()
-    if repository != "none":
-        (tmp_path / ".git").mkdir()
-        monkeypatch.setattr(settings, "_is_of_user", lambda _: False)
-    with pytest.raises(InputError) as raised:
-        read_settings(inner)
-    assert str(raised.value) == (
-        f"{file} has [tool.peft_regress], and no git repository of yours holds it and {inner}: "
-        f"type the command in {tmp_path}, or `git init` there"
-    )
-    assert read_settings(tmp_path).file == read_settings(inner, root=tmp_path).file == file
-    assert read_settings(inner, root=inner).file is None
-
-
-@pytest.mark.parametrize(("uid", "is_ours"), [(0, True), (1, True), (2, False)])
-def test_a_repository_of_another_user_than_root_is_foreign(tmp_path, monkeypatch, uid, *, is_ours):
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setattr("os.getuid", lambda: 1)
-    monkeypatch.setattr("pathlib.Path.lstat", lambda _: SimpleNamespace(st_uid=uid))
-    assert settings._is_of_user(tmp_path) is is_ours
+    assert read_settings(inner, root=tmp_path / "repository" / "src").file is None
 
 
 def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path):

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from peft_fuzz.acts import Act
 from peft_fuzz.networks.network import AdaptedNetwork, Value
-
-SCHEMA: Final = 1
-"""Raised when stored examples get another meaning."""
 
 
 class Example(AdaptedNetwork, frozen=True, kw_only=True, omit_defaults=True):

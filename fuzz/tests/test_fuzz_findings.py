@@ -11,25 +11,20 @@ from msgspec.structs import replace
 from peft_fuzz.cli import main
 from peft_fuzz.example import Outcome
 from peft_fuzz.search.corpus import accept_findings, read_corpus
-from peft_fuzz.search.findings import (
-    Range,
-    finding_bytes,
-    read_finding,
-    read_findings,
-    write_finding,
-)
+from peft_fuzz.search.findings import Range, read_finding, read_findings, write_finding
 from peft_fuzz.search.replay import judged
 from peft_regress.errors import InputError, RunFileError
 
 RANGE = Range(package="peft", failing=("0.21.2",), passing=("0.20.0",), first="0.21.2")
 
 
-def test_a_finding_is_read_as_it_was_written(tmp_path) -> None:
+def test_a_finding_is_read_as_it_was_written(tmp_path):
     made = finding(example(layer("conv2d", padding="same")), seed=3, releases=RANGE)
     path = write_finding(tmp_path, made)
     read = read_finding(path)
     assert replace(read, content_digest="") == made
-    assert finding_bytes(read) == path.read_bytes()
+    written = path.read_bytes()
+    assert write_finding(tmp_path, read).read_bytes() == written
 
 
 def altered(**changes):
@@ -45,21 +40,24 @@ def adapter(**changes):
 
 BROKEN = [
     (altered(surprise=1), "unknown field `surprise`", "git checkout"),
-    (altered(schema_version=2), "newer than 1", "pip install -U"),
-    (altered(schema_version="1"), "has schema_version '1'", "Find it again"),
-    (altered(kind="run"), "is no finding", "`peft-fuzz search`"),
+    (altered(schema_version=2), "is no finding", "git checkout"),
+    (altered(kind="run"), "is no finding", "git checkout"),
     (altered(packages={"peft": "0.21.1"}), "was altered", "git checkout"),
-    (altered(packages={"../peft": "0.21.1"}), "does not fit the schema", "git checkout"),
-    (lambda value: value["cause"].update(check="../merged"), "does not fit", "git checkout"),
-    (lambda value: value["example"].update(acts=[{"act": "jump"}]), "does not fit", "git checkout"),
+    (altered(packages={"../peft": "0.21.1"}), "is no finding", "git checkout"),
+    (lambda value: value["cause"].update(check="../merged"), "is no finding", "git checkout"),
+    (
+        lambda value: value["example"].update(acts=[{"act": "jump"}]),
+        "is no finding",
+        "git checkout",
+    ),
     (lambda value: value.pop("content_digest"), "was altered", "git checkout"),
-    (adapter(name="../../outside"), "does not fit the schema", "git checkout"),
-    (adapter(settings={"r=[print()], target_modules": []}), "does not fit", "git checkout"),
+    (adapter(name="../../outside"), "is no finding", "git checkout"),
+    (adapter(settings={"r=[print()], target_modules": []}), "is no finding", "git checkout"),
     (
         lambda value: value["example"].update(
             acts=[{"act": "load_beside", "adapter": "default", "name": "/outside"}]
         ),
-        *("does not fit", "git checkout"),
+        *("is no finding", "git checkout"),
     ),
 ]
 
@@ -67,7 +65,7 @@ BROKEN = [
 @pytest.mark.parametrize(("alter", "problem", "remedy"), BROKEN)
 def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(
     tmp_path, alter, problem, remedy
-) -> None:
+):
     path = write_finding(tmp_path, finding())
     value = json.loads(path.read_bytes())
     alter(value)
@@ -79,25 +77,18 @@ def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(
     assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 10**5, b'{"kind": 1, "kind": 2}'])
-def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content) -> None:
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
+def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content):
     path = tmp_path / "one.json"
     path.write_bytes(content)
     with pytest.raises(RunFileError):
         read_finding(path)
 
 
-def test_half_a_surrogate_pair_is_no_text(tmp_path) -> None:
-    path = write_finding(tmp_path, finding())
-    path.write_bytes(path.read_bytes().replace(b"The output", rb"\ud800 output"))
-    with pytest.raises(RunFileError, match="is not valid JSON"):
-        read_finding(path)
-
-
 class Corpus:
     """A folder of findings, and the corpus that they are accepted into."""
 
-    def __init__(self, tmp_path) -> None:
+    def __init__(self, tmp_path):
         self.source, self.folder = tmp_path / "found", tmp_path / "corpus"
 
     def accept(self, *findings, reason="known", **how):
@@ -118,16 +109,16 @@ UNBIASED = finding(example(layer(bias=False)))
 MENDED = finding(mended={**PACKAGES, "peft": "0.22.0"})
 
 
-def test_accepted_findings_are_the_corpus(corpus) -> None:
+def test_accepted_findings_are_the_corpus(corpus):
     done = corpus.accept(finding(), UNBIASED, reported="peft#1")
     entries = corpus.read()
     assert [one.name for one in entries] == sorted([finding().name, UNBIASED.name])
     accepted = {(one.accepted.reason, one.accepted.reported) for one in entries}
     assert accepted == {("known", "peft#1")}
-    assert not any(one.is_mended for one in done)
+    assert len(done) == 2
 
 
-def test_one_that_is_there_already_stops_the_whole_folder(corpus) -> None:
+def test_one_that_is_there_already_stops_the_whole_folder(corpus):
     corpus.accept(finding())
     before = corpus.read()
     with pytest.raises(InputError, match="is there already"):
@@ -135,11 +126,10 @@ def test_one_that_is_there_already_stops_the_whole_folder(corpus) -> None:
     assert corpus.read() == before
 
 
-def test_a_mended_entry_stays_and_keeps_where_it_was_reported(corpus) -> None:
+def test_a_mended_entry_stays_and_keeps_where_it_was_reported(corpus):
     corpus.accept(finding(), reported="peft#1")
-    (done,) = corpus.accept(MENDED)
+    corpus.accept(MENDED)
     (entry,) = corpus.read()
-    assert done.is_mended
     assert entry.mended["peft"] == "0.22.0"
     assert entry.accepted.reported == "peft#1"
     with pytest.raises(InputError, match="known as mended already"):
@@ -157,27 +147,23 @@ def test_a_mended_entry_stays_and_keeps_where_it_was_reported(corpus) -> None:
         ),
     ],
 )
-def test_what_is_refused_makes_no_corpus(corpus, one, how, problem) -> None:
+def test_what_is_refused_makes_no_corpus(corpus, one, how, problem):
     with pytest.raises(InputError, match=problem):
         corpus.accept(one, **how)
     assert not corpus.folder.exists()
 
 
 @pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
-def test_an_issue_is_named_by_number_or_address(corpus, reported) -> None:
+def test_an_issue_is_named_by_number_or_address(corpus, reported):
     corpus.accept(finding(), reported=reported)
     assert corpus.read()[0].accepted.reported == reported
 
 
-def as_a_file(corpus) -> None:
-    corpus.folder.write_text("")
-
-
-def with_what_nobody_accepted(corpus) -> None:
+def with_what_nobody_accepted(corpus):
     write_finding(corpus.folder, finding())
 
 
-def with_a_renamed_entry(corpus) -> None:
+def with_a_renamed_entry(corpus):
     corpus.accept(finding())
     (path,) = corpus.folder.glob("*.json")
     path.rename(path.with_name("lora-merged-00000000.json"))
@@ -186,18 +172,17 @@ def with_a_renamed_entry(corpus) -> None:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (as_a_file, "is no folder"),
         (with_what_nobody_accepted, "never accepted"),
         (with_a_renamed_entry, "Rename it to"),
     ],
 )
-def test_a_corpus_that_cannot_be_trusted_is_refused(corpus, damage, problem) -> None:
+def test_a_corpus_that_cannot_be_trusted_is_refused(corpus, damage, problem):
     damage(corpus)
     with pytest.raises(RunFileError, match=problem):
         corpus.read()
 
 
-def test_the_command_accepts_a_finding_once(corpus, capsys) -> None:
+def test_the_command_accepts_a_finding_once(corpus, capsys):
     path = write_finding(corpus.source, finding())
     for code in (0, 2):
         with pytest.raises(SystemExit) as ended:
@@ -221,37 +206,11 @@ def test_the_command_accepts_a_finding_once(corpus, capsys) -> None:
         (finding(), Outcome(absent="method"), "absent"),
     ],
 )
-def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state) -> None:
+def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state):
     assert judged(one, ended).state == state
 
 
-@pytest.mark.parametrize(
-    ("found", "said"),
-    [
-        (RANGE, "the releases"),
-        (replace(RANGE, last_good="0.20.0"), "since peft 0.21.2; not in 0.20.0"),
-        (replace(RANGE, failing=("0.10.0", "0.21.2"), last_good="0.20.0"), "; also in 0.10.0"),
-        (replace(RANGE, passing=()), "since at least peft 0.21.2"),
-        (
-            replace(
-                RANGE, last_good="0.19.0", between=("0.19.1", "0.20.0"),
-                undecided={"0.15.0": "cannot be used", "0.19.1": "cannot be used"},
-            ),
-            "(2 releases tried; undecided in 0.19.1: cannot be used; not tried: 0.20.0)",
-        ),
-        (
-            replace(RANGE, passing=(), undecided={"0.20.0": "fails by the check dtype"}),
-            "since at least peft 0.21.2 (1 release tried; undecided in 0.20.0: fails by the check",
-        ),
-    ],
-)  # fmt: skip
-def test_a_range_says_what_bisection_knows(found, said) -> None:
-    if found is RANGE:
-        found = replace(found, first=None)
-    assert said in found.sentence
-
-
-def test_findings_of_a_folder_are_read_in_order_and_other_files_left_alone(tmp_path) -> None:
+def test_findings_of_a_folder_are_read_in_order_and_other_files_left_alone(tmp_path):
     for one in (finding(), finding(example(layer(bias=False)))):
         write_finding(tmp_path, one)
     (tmp_path / "notes.md").write_text("mine")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer, script
 from msgspec.structs import replace
+from peft_fuzz.search.reproduce import output_of
+from peft_fuzz.search.workers import LifeWorker
 
 from peft_fuzz.acts import (
     Activate,
@@ -36,8 +38,6 @@ from peft_fuzz.oracle.checks import CHECKS
 from peft_fuzz.search.causes import cause_of
 from peft_fuzz.search.corpus import read_corpus
 from peft_fuzz.search.findings import Finding
-from peft_fuzz.search.reproduce import output_of
-from peft_fuzz.search.workers import LifeWorker
 
 PAIR = tuple(
     Adapter(name=name, settings={"r": 2, "target_modules": ["layer0"]})

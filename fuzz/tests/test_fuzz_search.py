@@ -22,7 +22,7 @@ def sought(library: Library, known=(), *, seconds: float = 20.0, run=None, **opt
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_smallest_example_of_a_defect_is_found(seed) -> None:
+def test_the_smallest_example_of_a_defect_is_found(seed):
     found = sought(Library({"merged": reflects}), seed=seed).found
     assert found.cause.traits == ("convolution", "padding mode")
     (only,) = found.example.network.layers
@@ -32,7 +32,7 @@ def test_the_smallest_example_of_a_defect_is_found(seed) -> None:
     assert found.failure.check == "merged"
 
 
-def test_after_one_finding_the_search_finds_the_other() -> None:
+def test_after_one_finding_the_search_finds_the_other():
     library = Library({"merged": lambda one, act: reflects(one, act) or loses_bias(one, act)})
     known = []
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_after_one_finding_the_search_finds_the_other() -> None:
     assert last.counts.known["lora"] > 0
 
 
-def test_shrinking_does_not_slip_into_another_failure() -> None:
+def test_shrinking_does_not_slip_into_another_failure():
     plain = Library({"merged": reflects, "disabled": lambda _, act: isinstance(act, Disable)})
     known = [cause_of(example(acts=(Disable(),)), failure("disabled", 0))]
     found = sought(plain, known).found
@@ -54,7 +54,7 @@ def test_shrinking_does_not_slip_into_another_failure() -> None:
     assert not any(isinstance(act, Disable) for act in found.example.acts)
 
 
-def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives() -> None:
+def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives():
     library = Library()
     result = sought(library, seconds=2.0)
     assert result.found is None
@@ -62,7 +62,7 @@ def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives() -> None:
     assert 150 < len(library.lived) <= 200
 
 
-def test_the_time_for_shrinking_is_bounded() -> None:
+def test_the_time_for_shrinking_is_bounded():
     library = Library({"merged": reflects})
     sought(library, shrink_seconds=0.2)
     bounded = len(library.lived)
@@ -71,7 +71,7 @@ def test_the_time_for_shrinking_is_bounded() -> None:
     assert bounded < len(library.lived) - 20
 
 
-def test_the_same_seed_draws_the_same_examples() -> None:
+def test_the_same_seed_draws_the_same_examples():
     one, two, other = Library(), Library(), Library()
     for library, seed in ((one, 3), (two, 3), (other, 4)):
         sought(library, seconds=1.0, seed=seed)
@@ -79,7 +79,7 @@ def test_the_same_seed_draws_the_same_examples() -> None:
     assert one.lived != other.lived
 
 
-def test_a_failure_that_does_not_come_again_is_counted_and_is_no_finding() -> None:
+def test_a_failure_that_does_not_come_again_is_counted_and_is_no_finding():
     library, failed = Library({"merged": reflects}), []
 
     def run(one: Example) -> Outcome:
@@ -93,7 +93,7 @@ def test_a_failure_that_does_not_come_again_is_counted_and_is_no_finding() -> No
     assert result.counts.unsteady == {"lora": 1}
 
 
-def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told() -> None:
+def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told():
     library = Library({"merged": reflects})
 
     def run(one: Example) -> Outcome:
@@ -108,13 +108,13 @@ def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told() -> None:
     assert '"batch":3' in result.problem
 
 
-def test_refusals_and_absences_are_counted() -> None:
+def test_refusals_and_absences_are_counted():
     ends = itertools.cycle([Outcome(refused="no"), Outcome(absent="no"), Outcome()])
     counts = sought(Library(), seconds=3.0, run=lambda _: next(ends)).counts
     assert counts.refused["lora"] + counts.absent["lora"] > counts.lives["lora"] // 2 > 0
 
 
-def test_an_edit_that_leads_to_no_valid_example_is_left_out() -> None:
+def test_an_edit_that_leads_to_no_valid_example_is_left_out():
     large = example(
         layer("conv2d", groups=2, stride=(2, 2)), layer(name="layer1"),
         acts=(Fill(seed=2), Disable(), Enable(), Merge(safe=True)),
@@ -129,7 +129,7 @@ def test_an_edit_that_leads_to_no_valid_example_is_left_out() -> None:
 
     small = shrink(large, still_fails)
     assert small.acts == ()
-    assert small.adapters[0].settings == {"target_modules": ["layer0"]}
+    assert small.adapters[0].settings == {"target_modules": ".*0"}
     (only,) = small.network.layers
-    assert (only.kind, only.groups, only.stride) == ("conv1d", 2, ())
-    assert len(tried) < 200
+    assert (only.kind, only.groups, only.stride) == ("conv2d", 2, ())
+    assert len(tried) < 100

@@ -9,7 +9,7 @@ from fuzz_examples import example, layer
 
 from peft_fuzz.run import run
 from peft_fuzz.search.causes import cause_of
-from peft_fuzz.search.findings import Finding, Range
+from peft_fuzz.search.findings import Finding
 from peft_fuzz.search.report import finding_section
 from peft_regress.report.document import as_text
 from peft_regress.report.layout import Layout
@@ -32,12 +32,6 @@ def test_the_finding_of_the_page_is_what_the_installed_peft_does(tmp_path) -> No
         example=one,
         failure=outcome.failure,
         packages=dict(re.findall(r"(\w+) ([\d.]+\d)", SHOWN.partition("seen with: ")[2])),
-        releases=Range(
-            package="peft",
-            first="0.10.0",
-            failing=("0.10.0", "0.13.0", "0.15.2", "0.18.0", "0.20.0", "0.21.2"),
-            passing=(),
-        ),
     )
     section = finding_section(9, found, [found])
     assert as_text((section,), Layout(width=100)) == SHOWN.rstrip()

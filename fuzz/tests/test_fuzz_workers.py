@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -12,10 +13,11 @@ import pytest
 from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
-from peft_fuzz.search.messages import Seek
+from peft_fuzz.search.fuzz import environment_of
+from peft_fuzz.search.parallel_search import seed_of, some_methods
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.workers import LifeWorker
-from peft_regress.workers.pool import UnusableEnvironmentError
+from peft_fuzz.search.worker import Begin, Live, Seek, begin, live, search
+from peft_regress.workers.pool import Seat, UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
 from peft_regress.workers.serve import PROTOCOL
 
@@ -33,18 +35,18 @@ for line in sys.stdin:
         else:
             say(answer=dict(machine=MACHINE, files=dict(peft="/elsewhere/peft/__init__.py")))
         continue
-    if kind == "begin":
+    if kind == "begun":
         say(answer=dict(absent=[], packages=PACKAGES))
         continue
-    if kind == "seek":
-        with open("in_progress.json", "w") as file:
+    if kind == "sought":
+        with open(json.loads(line)["request"]["folder"] + "/in_progress.json", "w") as file:
             file.write(EXAMPLE)
     if how == "hang":
         time.sleep(600)
     elif how == "refuse":
         say(refused="KeyError: 'x'")
-    elif how == "once" and kind == "live":
-        say(answer=dict(outcome={}))
+    elif how == "once" and kind == "lived":
+        say(answer=dict())
     else:
         os.kill(os.getpid(), signal.SIGSEGV)
 """
@@ -52,7 +54,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def fake(tmp_path):
-    def make(how: str) -> Path:
+    def make(how: str):
         path = tmp_path / "env" / "bin" / "python"
         path.parent.mkdir(parents=True)
         values = {
@@ -74,80 +76,92 @@ def fake(tmp_path):
 
 
 SEEK = Seek(methods=("lora",), seed=1, seconds=0.2, shrink_seconds=0.1)
+LIVE = Live(example=example())
 
 
-def test_an_example_that_ends_the_process_again_is_a_finding(fake) -> None:
-    with LifeWorker(fake("crash"), ["lora"]) as worker:
-        sought = worker.seek(SEEK)
-        assert sought.found.example == example()
-        assert sought.found.failure.check == "crash"
-        assert sought.found.cause.error == "SIGSEGV"
-        known = msgspec.structs.replace(SEEK, known=(sought.found.cause,))
-        assert worker.seek(known).found is None
+@pytest.fixture
+def seat(tmp_path):
+    made = Seat(tmp_path, time_limit=60)
+    yield made
+    made.close()
 
 
-def test_an_example_that_ended_the_process_once_is_counted(fake) -> None:
-    with LifeWorker(fake("once"), ["lora"]) as worker:
-        sought = worker.seek(SEEK)
+def test_an_example_that_ends_the_process_again_is_a_finding(fake, seat):
+    there = environment_of(fake("crash"))
+    sought = search(seat, there, SEEK)
+    assert sought.found.example == example()
+    assert sought.found.failure.check == "crash"
+    assert sought.found.cause.error == "SIGSEGV"
+    known = msgspec.structs.replace(SEEK, known=(sought.found.cause,))
+    assert search(seat, there, known).found is None
+
+
+def test_an_example_that_ended_the_process_once_is_counted(fake, seat):
+    sought = search(seat, environment_of(fake("once")), SEEK)
     assert sought.found is None
     assert sought.counts.unsteady == {"lora": 1}
 
 
-def test_a_life_that_does_not_end_is_a_finding(fake) -> None:
-    with LifeWorker(fake("hang"), ["lora"], life_seconds=0.3) as worker:
-        failure = worker.live(example()).failure
+def test_a_life_that_does_not_end_is_a_finding(fake, seat):
+    short = msgspec.structs.replace(LIVE, life_seconds=0.3)
+    failure = live(seat, environment_of(fake("hang")), short).failure
     assert (failure.check, failure.error) == ("crash", "TimeoutError")
     assert "0.3 s" in failure.message
 
 
-def test_a_refused_request_is_no_finding(fake) -> None:
-    with LifeWorker(fake("refuse"), ["lora"]) as worker, pytest.raises(RequestRefusedError):
-        worker.seek(SEEK)
+def test_a_refused_request_is_no_finding(fake, seat):
+    with pytest.raises(RequestRefusedError):
+        search(seat, environment_of(fake("refuse")), SEEK)
 
 
-def test_a_release_that_does_not_import_says_so(fake) -> None:
-    python = fake("broken")
+def test_a_release_that_does_not_import_says_so(fake):
     with pytest.raises(UnusableEnvironmentError, match="HybridCache"):
-        Replay(findings=[finding()]).run(python)
+        Replay(findings=[finding()]).run(environment_of(fake("broken")))
 
 
-def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
+def test_another_peft_than_the_installed_one_is_refused(fake):
     python = fake("crash")
     installed = python.parent.parent / "lib/python3.11/site-packages/peft"
     installed.mkdir(parents=True)
     (installed / "__init__.py").touch()
     with pytest.raises(UnusableEnvironmentError, match="unset PYTHONPATH"):
-        Replay(findings=[finding()]).run(python)
+        Replay(findings=[finding()]).run(environment_of(python))
 
 
-def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake) -> None:
+def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake):
     done = Replay(findings=[finding(), finding()])
-    done.run(fake("refuse"))
+    done.run(environment_of(fake("refuse")))
     assert [one.state for one in done.entries] == ["not replayed", "not replayed"]
 
 
-def test_a_stopped_worker_ends_at_once(fake) -> None:
-    with LifeWorker(fake("hang"), ["lora"]) as worker:
-        worker.begin()
-        threading.Timer(0.3, worker.stop).start()
-        started = time.monotonic()
+def test_a_stopped_worker_ends_at_once(fake, seat):
+    there = environment_of(fake("hang"))
+    threading.Timer(0.3, seat.stop).start()
+    started = time.monotonic()
+    for _ in range(2):
         with pytest.raises(WorkerError):
-            worker.live(example())
-        assert time.monotonic() - started < 5
-        with pytest.raises(WorkerError):
-            worker.live(example())
+            live(seat, there, LIVE)
+    assert time.monotonic() - started < 5
+
+
+def test_seeds_differ_by_turn_and_every_method_has_its_turn():
+    seeds = [seed_of(seed, turn) for seed, turn in itertools.product(range(3), range(9))]
+    assert len(set(seeds)) == 27
+    methods = [f"m{number}" for number in range(7)]
+    seen = [name for turn in range(14) for name in some_methods(methods, seed=0, turn=turn)]
+    assert {seen.count(name) for name in methods} == {6}
 
 
 @pytest.mark.slow
-def test_a_worker_searches_the_installed_peft() -> None:
-    with LifeWorker(Path(sys.executable), ["lora", "no such method"]) as worker:
-        begun = worker.begin()
-        assert begun.absent == ("no such method",)
-        assert "peft" in begun.packages
-        sought = worker.seek(Seek(methods=("lora",), seed=1, seconds=5.0, shrink_seconds=5.0))
-        assert sought.counts.lives["lora"] > 10
-        assert not sought.problem
-        outcome = worker.live(example())
-        assert outcome.failure is None
-        assert outcome.acts == 2
-    assert not worker._seat.folder.exists()
+def test_a_worker_searches_the_installed_peft(seat):
+    here = environment_of(Path(sys.executable))
+    begun = begin(seat, here, Begin(methods=("lora", "no such method")))
+    assert begun.absent == ("no such method",)
+    assert "peft" in begun.packages
+    asked = Seek(methods=("lora",), seed=1, seconds=5.0, shrink_seconds=5.0)
+    sought = search(seat, here, asked)
+    assert sought.counts.lives["lora"] > 10
+    assert not sought.problem
+    outcome = live(seat, here, LIVE)
+    assert outcome.failure is None
+    assert outcome.acts == 2

@@ -3,19 +3,17 @@
     python fuzz/tools/power.py                     every such fault, for up to a minute each
     python fuzz/tools/power.py --only 'dora-*'     the faults that match a glob
     python fuzz/tools/power.py --seconds 20        a shorter search
-    python fuzz/tools/power.py --list              their names, and what is wrong
-    python fuzz/tools/power.py --write             write the table of docs/fuzz-evidence.md
-    python fuzz/tools/power.py --check             exit 1 if the page has another table
 
 The faults are those of `tools/faults` that replace a function of peft. Each is injected in a
 process of its own, where the fuzzer searches the method that the fault's case is about. A failing
-example counts if it does not fail without the fault. The results are kept in `power_results.json`;
-exit code 1 if a fault is missed that `BEYOND` does not name, or found although it does, unless by
-`BY_CHANCE`.
+example counts if it does not fail without the fault. The last line is that of
+docs/fuzz-evidence.md. Exit code 1 if a fault is missed that `BEYOND` does not name, or found
+although it does, unless by `BY_CHANCE`.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import statistics
@@ -24,23 +22,19 @@ import tempfile
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-from pages import EVIDENCE, ROOT, mode_options, renew, search_options, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_fuzz.example import Example, Outcome
 
-PAGE: Final = EVIDENCE
-RESULTS: Final = Path(__file__).resolve().with_name("power_results.json")
-FAULTS_FOLDER: Final = ROOT / "tools" / "faults"
-sys.path.append(str(FAULTS_FOLDER))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools" / "faults"))
 
-from fault_catalogue import FAULTS, lora  # noqa: E402
-from fault_catalogue.injection import BrokenFaultError, injected  # noqa: E402
+from fault_catalogue import FAULTS, lora
+from fault_catalogue.injection import BrokenFaultError, injected
 
 BEYOND: Final[Mapping[str, str]] = {
     "adalora-budget-never-falls": "lives are too short for a schedule to prune",
@@ -103,7 +97,7 @@ def chosen_faults(pattern: str = "*") -> list[str]:
         and fnmatchcase(name, pattern)
     ]
     if not found:
-        sys.exit(f"no fault of peft matches {pattern!r}; --list prints the names")
+        sys.exit(f"no fault of peft matches {pattern!r}")
     return found
 
 
@@ -231,56 +225,31 @@ def complaints(results: Sequence[Tried]) -> list[str]:
     return found
 
 
-def table(results: Sequence[Tried]) -> str:
-    """Return the count, and a Markdown table of what is not found."""
-    state = {one.fault: one for one in results}
+def sentence(results: Sequence[Tried]) -> str:
+    """Say how many were found, and how fast."""
     sought = [one for one in results if one.fault not in BEYOND]
-    found = sum(one.state == "found" for one in sought)
-    beyond = len(results) - len(sought)
-    count = (
-        f"Found: {found} of {len(sought)} faults, half of them within {_median(sought):.1f} s of "
-        f"search. {beyond} others are beyond the fuzzer:"
+    found = [one.seconds for one in sought if one.state == "found"]
+    return (
+        f"Found: {len(found)} of {len(sought)} faults, half of them within "
+        f"{statistics.median(found or [0.0]):.1f} s of search. {len(results) - len(sought)} others "
+        "are beyond the fuzzer."
     )
-    rows = [
-        count,
-        "",
-        "| fault | what is wrong | why it is not found |",
-        "| --- | --- | --- |",
-    ]
-    for name, fault in FAULTS.items():
-        if name in state and (name in BEYOND or state[name].state != "found"):
-            rows.append(f"| `{name}` | {fault.wrong} | {BEYOND.get(name, '**missed**')} |")
-    return "\n".join(rows)
-
-
-def _median(sought: Sequence[Tried]) -> float:
-    return statistics.median([one.seconds for one in sought if one.state == "found"] or [0.0])
-
-
-def read_results(path: Path) -> list[Tried]:
-    """Read what was kept; nothing if there is no file."""
-    return msgspec.json.decode(path.read_bytes(), type=list[Tried]) if path.exists() else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search the chosen faults; return the exit code."""
-    parser, mode = mode_options(__doc__)
-    search_options(parser, RESULTS)
-    mode.add_argument("--only", default="*", metavar="GLOB", help="faults by name")
-    mode.add_argument("--list", action="store_true", help="print the faults, search none")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="*", metavar="GLOB", help="faults by name")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each fault")
-    chosen: Any = parser.parse_args(arguments)
-    faults = chosen_faults(chosen.only)
-    if chosen.list:
-        print("\n".join(f"{name} ({method_of(name)}): {FAULTS[name].wrong}" for name in faults))
-        return 0
-    if chosen.write or chosen.check:
-        made = {"power": table(read_results(chosen.results))}
-        return renew(PAGE, "fuzz-evidence", made, writes=chosen.write)
-    new = try_all(faults, seconds=chosen.seconds, seed=chosen.seed, jobs=chosen.jobs)
-    kept = {one.fault: one for one in (*read_results(chosen.results), *new)}
-    write_results(chosen.results, [kept[name] for name in FAULTS if name in kept])
-    print("\n".join(problems := complaints(new)) or "as expected")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that search at once")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    results = try_all(
+        chosen_faults(chosen.only), seconds=chosen.seconds, seed=chosen.seed, jobs=chosen.jobs
+    )
+    problems = complaints(results)
+    print("\n".join(problems) or "as expected")
+    print(sentence(results))
     return int(bool(problems))
 
 

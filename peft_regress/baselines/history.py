@@ -1,49 +1,71 @@
-"""The history of cases: all entries, and the lines of the cases and metrics that globs select."""
+"""The history of cases: all entries, and what moved in them beyond its bound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.current import Contents, check_whole
-from peft_regress.baselines.history_changes import (
-    INVARIANT,
-    Move,
-    Redefinition,
-    find_moves,
-    find_redefinitions,
-    names_in,
-)
-from peft_regress.baselines.lines import STATUS, Entry, Line, make_line
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
+from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
-from peft_regress.metrics import METRICS, metric_order
+from peft_regress.gate.verdicts import Observation, Reason, Verdict
+from peft_regress.metrics import metric_order
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Record, Run
+from peft_regress.runs.schema import Record, Role, Run
 from peft_regress.text import clean
 
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
 """Which role of an entry shows a case's present numbers first."""
 
+Way = Literal["worse", "better"]
+WAYS: Final[Mapping[Verdict, Way]] = {
+    "newly_failing": "worse",
+    "regressed": "worse",
+    "improved": "better",
+    "fixed": "better",
+}
+"""The verdicts on one entry by another that are moves."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class CaseHistory:
-    """All lines of one case, in the order of `METRICS`."""
+class Entry:
+    """A run in the history: an entry of the storage, or a run that was named."""
 
-    id: str
-    lines: tuple[Line, ...]
+    name: str
+    date: str
+    role: Role | Literal["run"]
+    run: Run
+    path: Path | None = None
+    """The run file or the folder of shards; None if the run was never written."""
+
+
+Series = Mapping[int, Record]
+"""The records of one case by the index of their entry, in an order of the entries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A change of one metric, invariant or status of one case that the gate would report."""
+
+    case: str
+    before: int
+    """The index of the last entry before it with a record to compare with."""
+    entry: int
+    """The index of the entry in which it changed."""
+    reason: Reason
+    way: Way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +73,13 @@ class Moves:
     """What moved beyond its bound in some cases of a history."""
 
     entries: tuple[Entry, ...]
-    cases: tuple[str, ...]
+    cases: Mapping[str, Series]
     """All cases that were looked at, also those without a move."""
+    metrics: Mapping[str, Sequence[str]]
+    """By case, what was looked at: its metrics, its invariants and its status."""
     found: tuple[Move, ...]
-    redefined: tuple[Redefinition, ...]
+    redefined: tuple[tuple[str, int], ...]
+    """Cases that an entry defines anew, so that nothing before can be compared with it."""
 
 
 def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
@@ -83,14 +108,13 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
 
 
 def _stored_entries(root: Path) -> list[Entry]:
-    """Read and check all entries of a storage; equal metrics of neighbours are shared."""
+    """Read and check all entries of a storage."""
 
     def read(paths: Sequence[Path]) -> list[Entry]:
         contents, found = Contents(), list[Entry]()
         for file in read_entries_of(paths):
             contents.add(file)
             link, run = contents.links[-1], _shown(file.run)
-            run = _sharing(run, found[-1].run) if found else run
             how = link.accepted
             found.append(
                 Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
@@ -108,33 +132,25 @@ def _shown(run: Run) -> Run:
     return msgspec.structs.replace(run, cases=cases)
 
 
-def _sharing(run: Run, like: Run) -> Run:
-    """Return a run that shares equal metrics with another one: most numbers never change."""
-    cases = {}
-    for name, record in run.cases.items():
-        other = like.cases.get(name)
-        if other is not None:
-            metrics = {
-                metric: known if (known := other.metrics.get(metric)) == found else found
-                for metric, found in record.metrics.items()
-            }
-            record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
-        cases[name] = record
-    environment = like.environment if like.environment == run.environment else run.environment
-    return msgspec.structs.replace(run, cases=cases, environment=environment)
-
-
-def records_by_case(entries: Sequence[Entry]) -> dict[str, dict[int, Record]]:
+def records_by_case(
+    entries: Sequence[Entry], *, confirmed: bool = False
+) -> dict[str, dict[int, Record]]:
     """Return the records of each case, by its id and then by the index of the entry.
 
-    A case that an entry retires is left out, unless a later entry holds it again.
+    A case that an entry retires is left out, unless a later entry holds it again. `confirmed`:
+    entries that only confirm a case hold it too.
     """
     found: dict[str, dict[int, Record]] = {}
     for index, entry in enumerate(entries):
-        for name in entry.run.accepted.retired if entry.run.accepted else ():
+        accepted = entry.run.accepted
+        for name in accepted.retired if accepted else ():
             found.pop(name, None)
         for name, record in entry.run.cases.items():
             found.setdefault(name, {})[index] = record
+        for name, repeated in accepted.repeats.items() if accepted and confirmed else ():
+            # One that narrowing left out has no record here.
+            if records := found.get(name):
+                records[index] = as_confirmed(records[max(records)], repeated)
     return dict(sorted(found.items()))
 
 
@@ -170,30 +186,6 @@ def present_run(entries: Sequence[Entry]) -> Run:
     return msgspec.structs.replace(entries[-1].run, cases=cases, accepted=None)
 
 
-def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
-    """Sort entries by the release of a package; entries of one release keep their order.
-
-    Use it if runs of old releases were accepted after those of newer ones. Raises `AbsentError` if
-    the environment of an entry has no such package.
-    """
-    name = canonicalize_name(package)
-    found = list(entries)
-    for entry in found:
-        if name not in entry.run.environment:
-            known = ", ".join(map(clean, get_close_matches(name, entry.run.environment, n=3)))
-            hint = f"; it has {known}" if known else ""
-            raise AbsentError(f"--by {package}: {entry.name} was made without that package{hint}")
-    return sorted(found, key=lambda entry: _release(entry.run.environment[name]))
-
-
-def _release(text: str) -> tuple[bool, Version]:
-    """Return a sort key; strings that are not versions sort first."""
-    try:
-        return True, Version(text)
-    except InvalidVersion:
-        return False, Version("0")
-
-
 def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
     """Return the entries with only the cases that match a glob.
 
@@ -218,93 +210,80 @@ def _matching(known: Sequence[str], pattern: str) -> list[str]:
     return chosen
 
 
-def select_histories(
-    entries: Iterable[Entry], *, case: str = "*", metric: str = "*"
-) -> list[CaseHistory]:
-    """Return the histories of the cases and metrics that two globs select.
-
-    Raises `AbsentError` if a glob matches none.
-    """
-    by_case = _matching_records(entries, case)
-    names = _matching_metrics({n: _metrics_of(records) for n, records in by_case.items()}, metric)
-    return [
-        CaseHistory(id=name, lines=tuple(make_line(records, found) for found in names[name]))
-        for name, records in by_case.items()
-    ]
-
-
 def select_moves(entries: Sequence[Entry], *, case: str = "*", metric: str = "*") -> Moves:
     """Return what moved beyond its bound in the cases and metrics that two globs select.
 
     Raises `AbsentError` if a glob matches none.
     """
-    by_case = _matching_records(entries, case)
-    names = _matching_metrics(
-        {n: sorted(names_in(records), key=metric_order) for n, records in by_case.items()}, metric
-    )
-    found = [
-        move for name, records in by_case.items() for move in find_moves(name, records, names[name])
+    every = records_by_case(entries, confirmed=True)
+    cases = {name: _completed(every[name]) for name in _matching(list(every), case)}
+    known = {name: _names_in(records) for name, records in cases.items()}
+    metrics = {
+        name: [one for one in names if fnmatchcase(one, metric)] for name, names in known.items()
+    }
+    if not any(metrics.values()):
+        names = ", ".join(map(clean, dict.fromkeys(one for some in known.values() for one in some)))
+        raise AbsentError(
+            f"--metric {metric!r} matches none of the metrics of these cases: {names}"
+        )
+    moved = [
+        move
+        for name, records in cases.items()
+        for pair in pairwise(records)
+        for move in moves_between(entries, name, records, pair)
+        if move.reason.metric in metrics[name]
     ]
     return Moves(
         entries=tuple(entries),
-        cases=tuple(by_case),
-        found=tuple(found),
-        redefined=tuple(find_redefinitions(by_case)),
+        cases=cases,
+        metrics=metrics,
+        found=tuple(moved),
+        redefined=tuple(
+            (name, new)
+            for name, records in cases.items()
+            for old, new in pairwise(records)
+            if records[old].definition != records[new].definition
+        ),
     )
 
 
-def moved_histories(moves: Moves) -> list[CaseHistory]:
-    """Return the lines of what moved, but those of invariants, which have none."""
-    lines: dict[str, dict[str, None]] = {}
-    for move in moves.found:
-        if not move.metric.startswith(INVARIANT):
-            lines.setdefault(move.case, {})[move.metric] = None
-    by_case = _series_by_case(moves.entries)
-    return [
-        CaseHistory(id=case, lines=tuple(make_line(by_case[case], name) for name in names))
-        for case, names in lines.items()
-    ]
+def moves_between(
+    entries: Sequence[Entry], case: str, records: Series, pair: tuple[int, int]
+) -> Iterator[Move]:
+    """Yield what the gate says of a case in one entry by an earlier one: what moved.
+
+    So what no bound judges never moves: information, and counts of operators under another torch.
+    """
+    sides = (
+        Observation(
+            record=records[at],
+            environment=entries[at].run.environment,
+            machine=entries[at].run.machine,
+            run_name=entries[at].name,
+            known=entries[at].run.known,
+        )
+        for at in pair
+    )
+    for reason in judge_case(case, *sides).reasons:
+        way = WAYS.get(reason.verdict)
+        if way is not None:
+            yield Move(case=case, before=pair[0], entry=pair[1], reason=reason, way=way)
 
 
-def _series_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Record]]]:
-    """Return all records of each case, in the order of entries; those of retired cases too."""
-    found: dict[str, list[tuple[Entry, Record]]] = {}
-    for entry in entries:
-        for name, record in entry.run.cases.items():
-            found.setdefault(name, []).append((entry, record))
-        for name, repeated in entry.run.accepted.repeats.items() if entry.run.accepted else ():
-            # One that narrowing left out has no record here.
-            if name in found:
-                confirmed = as_confirmed(found[name][-1][1], repeated)
-                found[name].append((entry, confirmed))
+def _completed(records: Series) -> dict[int, Record]:
+    """Return records, those that repeat a training with its scores."""
+    found: dict[int, Record] = {}
+    before: Record | None = None
+    for index, record in records.items():
+        before = completed(record, before) if before and record.is_repeat else record
+        found[index] = before
     return found
 
 
-def _matching_records(
-    entries: Iterable[Entry], pattern: str
-) -> dict[str, list[tuple[Entry, Record]]]:
-    by_case = _series_by_case(entries)
-    return {name: by_case[name] for name in _matching(sorted(by_case), pattern)}
-
-
-def _matching_metrics(names: Mapping[str, Sequence[str]], pattern: str) -> dict[str, list[str]]:
-    """Return the metrics of each case that match a glob. Raises `AbsentError` if none does."""
-    chosen = {
-        case: [name for name in known if fnmatchcase(name, pattern)]
-        for case, known in names.items()
-    }
-    if not any(chosen.values()):
-        every = dict.fromkeys(name for known in names.values() for name in known)
-        known = ", ".join(map(clean, every))
-        raise AbsentError(
-            f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
-        )
-    return chosen
-
-
-def _metrics_of(records: Sequence[tuple[Entry, Record]]) -> list[str]:
-    """Return the names of a case's lines: its status unless always ok, then its metrics."""
-    found = {name for _, record in records for name in record.metrics}
-    ordered = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-    always_ok = all(record.status == "ok" for _, record in records)
-    return ordered if always_ok else [STATUS, *ordered]
+def _names_in(records: Series) -> list[str]:
+    """Return what may move in a case: its metrics, its invariants and its status."""
+    found = {"status"}
+    for record in records.values():
+        found |= record.metrics.keys()
+        found |= {f"invariant {name}" for name in record.invariants}
+    return sorted(found, key=metric_order)

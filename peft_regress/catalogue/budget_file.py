@@ -10,25 +10,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
 
 from peft_regress.budgets import SHARES, Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import all_cases
 from peft_regress.catalogue.own_cases import settings_in_use
-from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.files import read_toml
+from peft_regress.errors import InputError
+from peft_regress.files import read_table, read_toml
 
 _FULL: Final = "_full"
-_KEYS: Final = ("reason", "cases")
-_LIMITS: Final = ("peak", "update", "ship", "score", *(f"{share}{_FULL}" for share in SHARES))
+_Limit = Literal[
+    "peak", "update", "ship", "score",
+    "peak_of_full", "peak_b32_of_full", "update_of_full", "ship_of_full",
+]  # fmt: skip
+
+
+class _Group(msgspec.Struct, frozen=True):
+    reason: Annotated[str, msgspec.Meta(min_length=1)]
+    cases: Annotated[dict[str, dict[_Limit, str | float]], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetFile:
     """Budgets by globs on case ids."""
 
-    rows: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    rows: tuple[tuple[str, Mapping[Any, Any]], ...] = ()
     """Each glob with its limits."""
 
     def budget_of(self, case: Case) -> Budget | None:
@@ -61,39 +70,17 @@ def read_budgets(file: Path) -> BudgetFile:
     """
     groups = read_toml(file, remedy="check `budgets` in [tool.peft_regress] of pyproject.toml")
     names = [case.id for case in all_cases()]
-    rows = [
-        row
-        for name, group in groups.items()
-        for row in _rows(group, names, where=f"{file}: group {name!r}")
-    ]
-    return BudgetFile(rows=tuple(rows))
+    rows = (_rows(group, names, f"{file}: group {name!r}") for name, group in groups.items())
+    return BudgetFile(rows=tuple(row for found in rows for row in found))
 
 
-def _rows(group: Any, names: list[str], *, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not isinstance(group, dict):
-        raise InputError(f"{where} is {group!r}: write a table with a reason and cases")
-    _check_keys(group, _KEYS, f"key of {where}")
-    reason, cases = group.get("reason"), group.get("cases")
-    if not (isinstance(reason, str) and reason.strip()):
-        raise InputError(
-            f'{where} has no reason: say why its limits are what they are, in reason = "..."'
-        )
-    if not (isinstance(cases, dict) and cases):
-        raise InputError(
-            f'{where} has no cases: add a line such as cases."*/lora-*/*" = {{peak = "64 MiB"}}'
-        )
-    for glob, limits in cases.items():
+def _rows(group: Any, names: list[str], where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    for glob, limits in read_table(group, _Group, where).cases.items():
         at = f"{where}, cases {glob!r}"
-        if not (isinstance(limits, dict) and limits):
-            raise InputError(
-                f"{at}: {limits!r} is no table of limits, such as {{peak_of_full = 0.85}}"
-            )
-        _check_keys(limits, _LIMITS, f"limit of {at}")
-        for name, value in limits.items():
-            try:
-                _budget({name: value}, of=Case.parse("task/full/architecture"))
-            except InputError as error:
-                raise InputError(f"{at}, {name}: {error}") from None
+        try:
+            _budget(limits, of=Case.parse("task/full/architecture"))
+        except InputError as error:
+            raise InputError(f"{at}: {error}") from None
         if not any(fnmatchcase(name, glob) for name in names):
             raise InputError(
                 f"{at}: no case has such an id; `peft-regress list` prints those there are"
@@ -101,12 +88,6 @@ def _rows(group: Any, names: list[str], *, where: str) -> Iterator[tuple[str, di
         yield glob, limits
 
 
-def _check_keys(table: dict[str, Any], known: tuple[str, ...], what: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UnknownNameError(what, key, known)
-
-
-def _budget(limits: Mapping[str, Any], *, of: Case) -> Budget:
+def _budget(limits: Mapping[Any, Any], *, of: Case) -> Budget:
     fields = {name.removesuffix(_FULL): value for name, value in limits.items()}
     return Budget(**fields, of=of.id if not fields.keys().isdisjoint(SHARES) else None)

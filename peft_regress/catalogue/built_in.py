@@ -69,11 +69,10 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     def model() -> nn.Module:
         import torch  # listing cases must not cost the import
 
-        source = (
-            brings.source(num_classes=NUM_CLASSES)
-            if brings
-            else build_source(baselines, architecture)
-        )
+        if brings:
+            source = brings.source(num_classes=NUM_CLASSES)
+        else:
+            source = build_source(baselines, architecture)
         # Whoever measures has set the seed.
         task.prepare(source, head=architecture.head, seed=torch.initial_seed())
         return source
@@ -84,16 +83,14 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         return train, (found.test_images, found.test_labels)
 
     def defined_by() -> dict[str, Json]:
-        defined: dict[str, Json] = {
-            "source": (
-                brings.source_sha256 if brings else source_digest(baselines, architecture.name)
-            ),
+        cost: Json = {"batches": [1, BATCH], "resolution": 224, "classes": 10}
+        digest = brings.source_sha256 if brings else source_digest(baselines, architecture.name)
+        return {
+            "source": digest,
             "task": task.definition(),
             "method": method.hyperparameters(case.rank),
+            **({} if edge else {"cost": cost}),
         }
-        if edge is None:
-            defined["cost"] = {"batches": [1, BATCH], "resolution": 224, "classes": 10}
-        return defined
 
     return BuiltIn(
         case.id,

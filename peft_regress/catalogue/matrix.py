@@ -37,17 +37,13 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
     that is not registered, `InputError` for own cases that cannot be imported.
     """
     check_matrix(matrix)
-    own = [
-        fine_tune.case
-        for fine_tune in own_fine_tunes().values()
-        if fine_tune.matrix == matrix and task in {None, fine_tune.case.task}
-    ]
+    own = [one.case for one in own_fine_tunes().values() if one.matrix == matrix]
     if task is None:
         tasks = registry.items("task")
-    elif own and task not in registry.names("task"):
-        tasks = ()
     else:
-        tasks = (registry.get("task", task),)
+        own = [case for case in own if case.task == task]
+        known = task in registry.names("task") or not own
+        tasks = (registry.get("task", task),) if known else ()
     built_in = [
         Case(task=item.name, method=names.method, architecture=names.architecture, rank=names.rank)
         for item in tasks
@@ -64,8 +60,7 @@ def all_cases() -> list[Case]:
 
 def _adaptations(task: Any) -> tuple[Adaptation, ...]:
     """Return what a task is measured with; empty for all that is in its matrix."""
-    found: tuple[Adaptation, ...] = getattr(task, "adaptations", ())
-    return found
+    return getattr(task, "adaptations", ())
 
 
 def _all_adaptations(matrix: str) -> list[Adaptation]:
@@ -98,8 +93,7 @@ def check_matrix(matrix: str) -> None:
             "`peft-regress init`"
         )
     if matrix not in known:
-        what = "matrix"
-        raise UnknownNameError(what, matrix, known)
+        raise UnknownNameError("matrix", matrix, known)
 
 
 def _matrices() -> set[str]:
@@ -127,18 +121,16 @@ def built_in_matrices(case: Case) -> frozenset[str]:
         # Items of a family belong to no matrix, and asking the family would import torch.
         return frozenset()
     try:
-        items = (
-            registry.get("task", case.task),
-            registry.get("method", case.method),
-            registry.get("architecture", case.architecture),
-        )
+        task = registry.get("task", case.task)
+        method = registry.get("method", case.method)
+        architecture = registry.get("architecture", case.architecture)
     except UnknownNameError:
         return frozenset()
-    if adaptations := _adaptations(items[0]):
-        return frozenset(items[0].matrices) if case.adaptation in adaptations else frozenset()
-    if not _is_for(registry.get("method", case.method), case.architecture):
+    if adaptations := _adaptations(task):
+        return frozenset(task.matrices if case.adaptation in adaptations else ())
+    if not _is_for(method, case.architecture):
         return frozenset()
-    return frozenset.intersection(*(frozenset(item.matrices) for item in items))
+    return frozenset({*task.matrices} & {*method.matrices} & {*architecture.matrices})
 
 
 def case_params(
@@ -176,22 +168,11 @@ def parse_case_id(text: str) -> Case:
     Raises `InputError`, or `UnknownNameError` for a name that is not registered.
     """
     case = Case.parse(text)
-    if own_fine_tune(case) is not None:
-        return case
-    return checked_case(
-        task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
-    )
-
-
-def checked_case(*, task: str, method: str, architecture: str, rank: int | None) -> Case:
-    """Return a case of registered names, with a rank exactly if the method has one.
-
-    Raises `InputError`.
-    """
-    registry.get("task", task)
-    check_rank(method, rank)
-    registry.get("architecture", architecture)
-    return Case(task=task, method=method, architecture=architecture, rank=rank)
+    if own_fine_tune(case) is None:
+        registry.get("task", case.task)
+        check_rank(case.method, case.rank)
+        registry.get("architecture", case.architecture)
+    return case
 
 
 def check_rank(method: str, rank: int | None) -> None:
@@ -217,8 +198,7 @@ def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[C
     found = _matching(cases, pattern)
     if not found:
         check_other_matrices(pattern, matrix=matrix, option="--matrix")
-        what = "case pattern"
-        raise UnknownNameError(what, pattern, [case.id for case in cases[:3]])
+        raise UnknownNameError("case pattern", pattern, [case.id for case in cases[:3]])
     return found
 
 

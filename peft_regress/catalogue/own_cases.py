@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
@@ -20,15 +21,11 @@ from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
-if TYPE_CHECKING:
-    from peft_regress.cases import Case
-
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Own:
+class _Own(NamedTuple):
     fine_tune: FineTune
     source: str
     """The import path that it comes from, or `GIVEN`."""
@@ -124,10 +121,8 @@ def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
     """
     known = METRICS.keys() | (fine_tune.metrics or {}).keys()
     found = settings_in_use().bounds_of(fine_tune.id)
-    for metric in found:
-        if metric not in known:
-            what = "metric of a bound in [tool.peft_regress]"
-            raise UnknownNameError(what, metric, known)
+    for metric in found.keys() - known:
+        raise UnknownNameError("metric of a bound in [tool.peft_regress]", metric, known)
     return {**found, **(fine_tune.bounds or {})}
 
 
@@ -151,34 +146,21 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
             raise InputError(
                 f"case {name!r} of {source} has the id of a built-in case. Choose another id."
             )
-        _check_device(fine_tune)
+        device = fine_tune.budget and fine_tune.budget.device
+        if device and device not in (known := {one.name for one in device_classes()}):
+            raise UnknownNameError(f"device in the budget of {name}", device, known)
         if taken is None or taken.source == GIVEN:
-            taken = _Own(fine_tune=fine_tune, source=source)
+            taken = _Own(fine_tune, source)
         added[name] = taken
     _registry.cases |= added
     return fine_tunes
 
 
-def _check_device(fine_tune: FineTune) -> None:
-    if fine_tune.budget is None or fine_tune.budget.device is None:
-        return
-    device, known = fine_tune.budget.device, {one.name for one in device_classes()}
-    if device not in known:
-        what = f"device in the budget of {fine_tune.id}"
-        raise UnknownNameError(what, device, known)
-
-
 def _as_list(given: Any, source: str) -> list[FineTune]:
-    if isinstance(given, FineTune):
-        return [given]
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        msg = f"{source} is {given!r}, not a FineTune or an iterable of them"
-        raise InputError(printable(msg))
-    found = list(given)
-    for number, item in enumerate(found):
+    found = [given] if isinstance(given, FineTune) or not isinstance(given, Iterable) else [*given]
+    for item in found:
         if not isinstance(item, FineTune):
-            msg = f"item {number} of {source} is {item!r}, not a FineTune"
-            raise InputError(printable(msg))
+            raise InputError(printable(f"{source} has {item!r}, which is not a FineTune"))
     if not found:
         raise InputError(f"{source} holds no FineTune")
     return found

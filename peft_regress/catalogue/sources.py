@@ -63,23 +63,15 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     packages: dict[str, str]
 
 
-def load_source(root: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """Return the state of a stored source in single precision, after checking its bytes.
+def build_source(root: Path, architecture: Architecture) -> nn.Module:
+    """Return the stored source model in single precision and eval mode, after checking its bytes.
 
     Raises `SourceError` if the file or its entry is missing, or the digest differs.
     """
     import safetensors.torch  # checking bytes must not cost the import
 
-    content = read_source(root, architecture.name)
-    return {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in safetensors.torch.load(content).items()
-    }
-
-
-def build_source(root: Path, architecture: Architecture) -> nn.Module:
-    """Return the stored source model in single precision and eval mode."""
-    return source_model(architecture, load_source(root, architecture))
+    state = safetensors.torch.load(read_source(root, architecture.name))
+    return source_model(architecture, state)
 
 
 def source_digest(root: Path, name: str) -> str:
@@ -109,22 +101,25 @@ def read_manifest(root: Path) -> dict[str, SourceEntry]:
     path = manifest_path(root)
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
-    except FileNotFoundError:
-        remedy = _remedy(path) if is_folder(path.parent) else f"{CLONE_REMEDY}."
-        msg = f"{path}: missing. {remedy}"
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}). {_remedy(path)}"
-    except (ValueError, RecursionError) as error:  # also for an invalid byte
-        msg = f"{path}: not a manifest of sources ({error}). {_remedy(path)}"
-    raise SourceError(msg)
+        remedy = _remedy(path) if is_folder(path.parent) else f"{CLONE_REMEDY}."
+        problem = _problem(error)
+    except ValueError as error:
+        problem, remedy = f"not a manifest of sources ({error})", _remedy(path)
+    raise SourceError(f"{path}: {problem}. {remedy}")
+
+
+def _problem(error: OSError) -> str:
+    is_gone = isinstance(error, FileNotFoundError)
+    return "missing" if is_gone else f"cannot be read ({error.strerror})"
 
 
 def _entry(root: Path, name: str) -> SourceEntry:
     manifest = read_manifest(root)
     if name not in manifest:
         path = manifest_path(root)
-        msg = f"{path}: no entry for {name!r} (has {', '.join(manifest) or 'none'}). "
-        raise SourceError(msg + _remedy(path, name))
+        has = ", ".join(manifest) or "none"
+        raise SourceError(f"{path}: no entry for {name!r} (has {has}). {_remedy(path, name)}")
     return manifest[name]
 
 
@@ -134,13 +129,12 @@ def read_source(root: Path, name: str) -> bytes:
     path = source_path(root, name)
     try:
         content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        problem = "" if found == expected else f"found {found}"
     except OSError as error:
-        gone = isinstance(error, FileNotFoundError)
-        what = "missing" if gone else f"cannot be read ({error.strerror})"
-        raise SourceError(f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise SourceError(f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}")
+        problem = _problem(error)
+    if problem:
+        raise SourceError(f"{path}: {problem}, expected sha256 {expected}. {_remedy(path)}")
     return content
 
 

@@ -21,11 +21,11 @@ from peft_regress.cli.options import (
     opened_pool,
     print_json,
 )
+from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.overlay import overlay as overlays
+from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.report.terminal import print_progress, show, write_markdown
-from peft_regress.text import clean
-from peft_regress.upgrades import bisect_report
+from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
@@ -38,13 +38,13 @@ _ABSENT_EXIT = 3
     "bisect",
     cls=SectionedCommand,
     sections={
-        "Releases": ("good", "bad", "every", "also_install"),
+        "Releases": ("good", "bad", "also_install"),
         "Cases": ("cases", "metric", "matrix"),
         **ENVIRONMENT_SECTIONS,
     },
     epilog=examples(
         "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
-        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*' --all",
+        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
     ),
 )
 @click.argument("package")
@@ -59,7 +59,6 @@ _ABSENT_EXIT = 3
     metavar="NAME",
     help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
-@click.option("--all", "every", is_flag=True, help="Try every release, and report every change.")
 @matrix_option
 @click.option(
     "--with",
@@ -92,25 +91,23 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         check_output(summary, "--summary", storage=setup.baselines)
 
-    def say(text: str) -> None:
-        print_progress(clean(text, longest=400))
-
     with (
         ending_signals_interrupt(),
-        opened_pool(on, setup, uses_gpus=uses_gpus, say=say) as pool,
-        kept_records(None, resume, say) as keeper,
+        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
+        kept_records(None, resume, print_sentence) as keeper,
     ):
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
-        found = bisect(BisectSettings(setup=setup, case=cases, **settings), progress=say)
+        chosen = BisectSettings(setup=setup, case=cases, **settings)
+        found = bisect(chosen, progress=print_sentence)
     wants_scripts = summary is not None or output == "markdown"
-    issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})
+    issue = reports.bisection_document(found, _scripts(found) if wants_scripts else {})
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(bisect_report.encode_bisection(found))
+        print_json(reports.encode_bisection(found))
     else:
-        show(bisect_report.bisection_document(found) if output == "text" else issue, output)
+        show(reports.bisection_document(found) if output == "text" else issue, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 
@@ -123,7 +120,7 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
             pythons = {}
             for version in (transition.old, transition.new):
                 overlay = stack.enter_context(
-                    overlays.opened_overlay(
+                    opened_overlay(
                         [f"{settings.package}=={version}", *settings.also_install],
                         replace_torch=settings.replace_torch,
                         seconds=settings.setup.pip_seconds,

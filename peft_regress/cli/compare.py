@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,26 +27,13 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.comparison import Comparison, Invocation, narrow
+from peft_regress.gate.comparison import Invocation, narrow
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import RunFile, write_run_file
-from peft_regress.text import clean, count_of, printable
-
-
-def _at_most_one(
-    context: click.Context, option: click.Parameter, globs: tuple[str, ...]
-) -> str | None:
-    """Return the glob. Of several, click would take the last and leave out the others unseen."""
-    if globs[1:]:
-        raise click.BadParameter(
-            f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'",
-            context,
-            option,
-        )
-    return globs[0] if globs else None
+from peft_regress.text import printable
 
 
 @click.command(
@@ -68,8 +54,6 @@ def _at_most_one(
 @click.option(
     "--only",
     metavar="GLOB",
-    multiple=True,
-    callback=_at_most_one,
     help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
 )
 @strict_option
@@ -141,7 +125,8 @@ def command(  # noqa: PLR0913  (arguments and options)
         devices=device_classes(),
     )
     if only is not None:
-        _check_matches(only, comparison)
+        if not any(fnmatchcase(case.id, only) for case in comparison.cases):
+            raise AbsentError(f"--only {only!r} matches none of {len(comparison.cases)} cases")
         complete = is_complete(after.run.selection, [cases, only], expected)
         comparison = narrow(comparison, only, complete=complete)
     if output == "json":
@@ -156,16 +141,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         layout = stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
-
-
-def _check_matches(only: str, comparison: Comparison) -> None:
-    """Raise `AbsentError` if there is no such case."""
-    known = [case.id for case in comparison.cases]
-    if not any(fnmatchcase(name, only) for name in known):
-        few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
-        raise AbsentError(
-            f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
-        )
 
 
 def _save(made: RunFile, path: Path, baselines: Path, old: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -29,6 +29,14 @@ from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
+_WHOLE: Final = click.IntRange(1, 1_000_000)
+
+
+def _counted(name: str, metavar: str, usual: int, text: str) -> Any:
+    return click.option(
+        name, type=_WHOLE, metavar=metavar, default=usual, show_default=True, help=text
+    )
+
 
 @click.command(
     "cost",
@@ -45,7 +53,6 @@ from peft_regress.report.terminal import say, show
             "freeze_head",
         ),
         "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
-        "Runtime": ("runtime",),
     },
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
@@ -55,53 +62,27 @@ from peft_regress.report.terminal import say, show
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
 @click.option("--method", metavar="NAME", help="A registered method: lora, dora, galore, full, ...")
-@click.option(
-    "--rank", type=click.IntRange(1, 65536), metavar="R", help="The rank, if the method has one."
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 65536),
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Images per step.",
-)
-@click.option(
-    "--resolution",
-    type=click.IntRange(1, 16384),
-    metavar="PIXELS",
-    default=224,
-    show_default=True,
-    help="Height and width of an image, in pixels.",
-)
-@click.option(
-    "--classes",
-    type=click.IntRange(1, 1000000),
-    metavar="N",
-    default=10,
-    show_default=True,
-    help="Outputs of the last layer.",
-)
+@click.option("--rank", type=_WHOLE, metavar="R", help="The rank, if the method has one.")
+@_counted("--batch", "N", 1, "Images per step.")
+@_counted("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
+@_counted("--classes", "N", 10, "Outputs of the last layer.")
 @click.option(
     "--loss",
     type=click.Choice(["sum", "cross-entropy"]),
-    help="The loss; `sum` adds up the outputs. Default: cross-entropy; with --model the `loss` "
-    "that the model returns, or else the sum of its floating-point outputs.",
+    default="cross-entropy",
+    show_default=True,
+    help="The loss; `sum` adds up the outputs.",
 )
 @click.option(
     "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
 @click.option(
-    "--runtime",
-    type=click.Choice(["executorch"]),
-    help="Export the step to this runtime too, and show the memory that it plans.",
-)
-@click.option(
     "--model",
     metavar="MODULE:NAME",
     help="In place of a method and an architecture: a function that returns a torch module, or the "
-    "class of one. What requires a gradient trains, by AdamW.",
+    "class of one. What requires a gradient trains, by AdamW, on the `loss` that it returns, or "
+    "else on the sum of its floating-point outputs.",
 )
 @click.option(
     "--input",
@@ -118,15 +99,10 @@ from peft_regress.report.terminal import say, show
 @click.pass_context
 def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without training and without a source model."""
-    cases, matrix = settings.pop("cases"), settings.pop("matrix")
+    cases, matrix, inputs = (settings.pop(name) for name in ("cases", "matrix", "inputs"))
     if model is not None:
-        _refuse_beside(
-            context,
-            "--model",
-            {"inputs", "loss"},
-            "build the model as you train it in the function that --model names",
-        )
-        _show_model(model, settings["inputs"], settings["loss"], output)
+        _refuse_beside(context, "--model", {"inputs"}, "build the model as you train it there")
+        _show_model(model, inputs, output)
         return
     if cases is not None:
         _refuse_beside(context, "--cases", {"matrix"}, "a case has its own step")
@@ -134,52 +110,34 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
         raise InputError("--matrix is for cases: name them by --cases GLOB")
-    if settings.pop("inputs"):
+    if inputs:
         raise InputError("--input is of a model of your own: name it by --model MODULE:NAME")
-    names = settings.pop("architecture"), settings.pop("method"), settings.pop("rank")
-    for option, value in zip(("--architecture", "--method"), names, strict=False):
-        if value is None:
-            raise click.UsageError(
-                f"Missing option '{option}', or '--model' in place of a method and architecture."
-            )
-    settings["loss"] = settings["loss"] or "cross-entropy"
-    runtime = settings.pop("runtime")
-    _show_adaptation(*names, settings, output, runtime=runtime)
-
-
-def _show_adaptation(  # noqa: PLR0913  (what was typed)
-    architecture: str,
-    method: str,
-    rank: int | None,
-    settings: dict[str, Any],
-    output: str,
-    *,
-    runtime: str | None,
-) -> None:
+    architecture, method = settings.pop("architecture"), settings.pop("method")
+    if architecture is None or method is None:
+        raise click.UsageError(
+            "Name --architecture and --method, or --model in place of both, or --cases."
+        )
+    check_rank(method, settings["rank"])
     registry.get("architecture", architecture)
-    check_rank(method, rank)
+    names = Adaptation(method=method, architecture=architecture, rank=settings.pop("rank"))
+    _show_adaptation(names, settings, output)
 
+
+def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: str) -> None:
     from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics  # torch
 
-    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    missing: Sequence[str] = ()
     with _warnings_as_lines():
-        if runtime is None:
-            metrics = cost_metrics(adaptation_cost(adaptation, chosen))
-        else:
-            from peft_regress.measure.edge.case import adaptation_edge  # torch
-
-            metrics, missing = adaptation_edge(adaptation, chosen)
-    _warn_of_kernels(missing)
+        metrics = cost_metrics(adaptation_cost(adaptation, chosen))
     if output == "json":
         sides = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
         print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
         return
-    ranked = method if rank is None else f"{method} r={rank}"
+    rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
+    ranked = f"{adaptation.architecture}, {adaptation.method}{rank}"
     image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
     on = f"one training step on {image}, {chosen.classes} classes"
-    show([cost_section(f"{architecture}, {ranked}, {on}", metrics)], output)
+    show([cost_section(f"{ranked}, {on}", metrics)], output)
 
 
 def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
@@ -218,33 +176,22 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     show(sections, output)
 
 
-def _warn_of_kernels(missing: Iterable[str]) -> None:
-    for name in dict.fromkeys(missing):
-        say(f"warning: {name} has no portable kernel", err=True)
-
-
-def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:
+def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
     from peft_regress.cost.pricing import price_typed  # torch
 
-    with _current_folder_first(), _warnings_as_lines():
-        cost = price_typed(path, inputs, loss=loss)
+    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
+    try:
+        with _warnings_as_lines():
+            cost = price_typed(path, inputs)
+    finally:
+        sys.path.remove("")
     if output == "json":
-        settings = {"inputs": list(inputs), "loss": loss, "tensors": cost.step.tensors}
+        settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
         metrics = msgspec.to_builtins(cost.metrics)
         print_json({"model": path, "settings": settings, "metrics": metrics})
     else:
         on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
         show([cost_section(f"{path}, one training step on {on}", cost.metrics)], output)
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """Import from the current folder first, as `python -m` does."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
 
 
 @contextmanager

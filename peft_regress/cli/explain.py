@@ -60,4 +60,4 @@ def command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
     else:
-        show(report.explanation(before, after, changes, top=top, brief=not metrics), output)
+        show(report.explanation(before, after, changes, top=top), output)

@@ -34,7 +34,6 @@ _IGNORED: Final = ("/runs/", "/baselines/.lock")
 
 _DECLARING: Final = {"packages", "py-modules", "package-dir"}
 """The keys that tell setuptools what a wheel has."""
-_SETUPTOOLS: Final = re.compile(r"^\[ *tool\.setuptools *\][^\r\n]*", re.MULTILINE)
 _REFUSES: Final = "with gates/ and baselines/ setuptools would not guess"
 
 _FIRST_STEPS: Final = """\
@@ -50,8 +49,7 @@ def command() -> None:
     """Write a first suite that gates a fine-tuning of your own.
 
     It goes into the working folder: gates/ with one small case that runs in seconds, its settings
-    in pyproject.toml, so that `pip install .` works, a workflow, and what git shall ignore. No file
-    is overwritten.
+    in pyproject.toml, a workflow, and what git shall ignore. No file is overwritten.
     """
     folder = Path.cwd()
     _check_is_new(folder)
@@ -89,12 +87,11 @@ def _add_table(path: Path) -> None:
 
 def _joined(before: str, table: str) -> str:
     """Return settings with one more table, after an empty line."""
-    gap = "" if before.endswith("\n") else "\n"
-    return f"{before}{gap}\n{table}" if before else table
+    return f"{before.rstrip()}\n\n{table}" if before else table
 
 
 def _packaged(folder: Path, settings: str) -> str:
-    """Return settings that name the packages where setuptools would search for them itself.
+    """Return settings that name the packages; say it where setuptools would search for them.
 
     It refuses to choose between several folders, such as gates/ and baselines/.
     """
@@ -107,30 +104,8 @@ def _packaged(folder: Path, settings: str) -> str:
     if "project" not in tables:
         name = re.sub(r"[^A-Za-z0-9]+", "-", folder.name).strip("-") or "gates"
         return _joined(settings, _text("project.toml.txt").replace("NAME", name))
-    found = _found_by_setuptools(folder)
-    if found is None:
-        say(f"add your `packages` or `py-modules` to [tool.setuptools] in {_SETTINGS}: {_REFUSES}")
-        return settings
-    line = f"{found} # {_REFUSES}"
-    settings, count = _SETUPTOOLS.subn(lambda header: f"{header[0]}\n{line}", settings, 1)
-    return settings if count else _joined(settings, f"[tool.setuptools]\n{line}\n")
-
-
-def _found_by_setuptools(folder: Path) -> str | None:
-    """Return the packages of a project's wheel as a line of settings; None without setuptools."""
-    try:
-        from setuptools.discovery import FlatLayoutModuleFinder, FlatLayoutPackageFinder
-    except ImportError:
-        return None
-    packages = sorted(FlatLayoutPackageFinder.find(folder))
-    modules = sorted(FlatLayoutModuleFinder.find(folder))
-    if len([name for name in packages if "." not in name and not name.endswith("-stubs")]) > 1:
-        # Setuptools refuses already, so no wheel changes: what has no __init__.py may be data.
-        files = {name: folder.joinpath(*name.split("."), "__init__.py") for name in packages}
-        packages = [name for name in packages if files[name].is_file()]
-    if packages or not modules:
-        return f"packages = {json.dumps(packages, ensure_ascii=False)}"
-    return f"py-modules = {json.dumps(modules, ensure_ascii=False)}"
+    say(f"add your packages to [tool.setuptools] in {_SETTINGS}: {_REFUSES}")
+    return settings
 
 
 def _requirement() -> str:

@@ -7,7 +7,6 @@ from typing import Final
 import click
 
 from peft_regress.cli.program import CONTEXT, LazyGroup, end_with
-from peft_regress.report.terminal import as_ascii
 
 SECTIONS: Final = {
     "Measure": {
@@ -28,7 +27,7 @@ SECTIONS: Final = {
     },
     "Look": {
         "report": "Show what every case costs and how accurate it is.",
-        "history": "Show how each metric changed over the stored entries.",
+        "history": "Show what moved beyond its bound over the stored entries.",
         "export": "Write the numbers of RUN as CSV, for other tools.",
     },
     "Store": {
@@ -42,15 +41,12 @@ COMMANDS: Final = {name: text for names in SECTIONS.values() for name, text in n
 
 @click.group(cls=LazyGroup, sections=SECTIONS, package="peft_regress.cli", context_settings=CONTEXT)
 @click.version_option(package_name="peft-regress")
-@click.option("--ascii", "ascii_only", is_flag=True, help="Escape non-ASCII characters.")
-def cli(*, ascii_only: bool) -> None:
+def cli() -> None:
     """Gate the cost and the function of parameter-efficient fine-tuning.
 
     `pytest benchmarks --regress-save runs/bench.json` or `tox -e bench` measures all cases, and
     judges them. These commands do the rest. Each has examples in its own `--help`.
     """
-    if ascii_only:
-        as_ascii()
 
 
 def main(arguments: list[str] | None = None) -> None:

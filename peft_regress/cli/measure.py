@@ -15,7 +15,6 @@ from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli.options import (
-    NamedPath,
     SectionedCommand,
     baselines_option,
     cases_option,
@@ -66,7 +65,7 @@ _INCOMPLETE_EXIT = 3
 )
 @click.option(
     "--resume",
-    type=NamedPath(path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="PATH",
     help="Take what an earlier try measured in the same packages and commit, by its run file or "
     "journal.",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.history import Entry
 from peft_regress.baselines.references import (
     expected_cases,
     is_complete,
@@ -26,12 +26,10 @@ from peft_regress.runs.schema import Run
 Pair = tuple[int, int]
 """The indices of the entries OLD and NEW."""
 
-_MOST_JUDGED: Final = 12_000
-"""Cases of all judged pairs of entries together: they take 3 s at most."""
-_EVERY_PAIR: Final = 24
-"""Up to so many entries, every pair is judged that there is room for."""
-_MOST_ENTRIES: Final = 10
-"""Of more entries, so many are judged: the ledgers of each must be read."""
+_MOST_ENTRIES: Final = 24
+"""So many of the newest entries are judged: the ledgers of each must be read."""
+_EVERY_PAIR: Final = 8
+"""Of so many, every pair is judged; of the others, neighbours."""
 
 
 def judge_newest(
@@ -100,7 +98,6 @@ def _matrix_of(run: Run) -> str:
 
 def judged_pairs(
     entries: Sequence[Entry],
-    orders: Mapping[str, Sequence[int]],
     *,
     whole_run: Callable[[Entry], Run],
     devices: Sequence[DeviceClass],
@@ -108,7 +105,7 @@ def judged_pairs(
     """Return the verdicts on the chosen pairs of entries."""
     observed: dict[int, dict[str, Observation]] = {}
     found = {}
-    for pair in chosen_pairs(entries, orders):
+    for pair in chosen_pairs(entries):
         for index in pair:
             if index not in observed:
                 entry = entries[index]
@@ -125,42 +122,16 @@ def judged_pairs(
     return found
 
 
-def chosen_pairs(entries: Sequence[Entry], orders: Mapping[str, Sequence[int]]) -> list[Pair]:
-    """Return the pairs of entries to judge, none of which is without a common case.
+def chosen_pairs(entries: Sequence[Entry]) -> list[Pair]:
+    """Return the pairs of entries to judge, each with a common case.
 
-    Neighbours in each order and each entry with the newest come first, from the newest back, then
-    the other pairs of a few entries.
+    These are neighbours, each entry with the newest, and every pair of the newest.
     """
     cases = [entry.run.cases.keys() for entry in entries]
-    most = len(entries) if len(entries) <= _EVERY_PAIR else _MOST_ENTRIES
-    chosen: dict[Pair, None] = {}
-    read: set[int] = set()
-    left = _MOST_JUDGED
-    for pair in _by_priority(entries, orders):
-        common = len(cases[pair[0]] & cases[pair[1]])
-        if not common or pair in chosen or common > left or len(read | {*pair}) > most:
-            continue
-        left -= common
-        read |= {*pair}
-        chosen[pair] = None
-    return list(chosen)
-
-
-def _by_priority(entries: Sequence[Entry], orders: Mapping[str, Sequence[int]]) -> Iterator[Pair]:
-    newest = len(entries) - 1
-    for index in range(newest, max(newest - _EVERY_PAIR, -1), -1):
-        for order in orders.values():
-            before = _neighbour(entries, order, index)
-            if before is not None:
-                yield before, index
-        if index != newest:
-            yield index, newest
-    if len(entries) <= _EVERY_PAIR:
-        yield from itertools.permutations(range(newest, -1, -1), 2)
-
-
-def _neighbour(entries: Sequence[Entry], order: Sequence[int], index: int) -> int | None:
-    """Return the last entry before one, in an order, that shares a case with it."""
-    known = entries[index].run.cases.keys()
-    before = reversed(order[: order.index(index)])
-    return next((one for one in before if entries[one].run.cases.keys() & known), None)
+    newest = range(len(entries))[-_MOST_ENTRIES:]
+    found = {(at, newest[-1]) for at in newest[:-1]}
+    found |= {*itertools.permutations(newest[-_EVERY_PAIR:], 2)}
+    for at in newest:
+        earlier = (one for one in range(at - 1, newest[0] - 1, -1) if cases[one] & cases[at])
+        found |= {(one, at) for one in itertools.islice(earlier, 1)}
+    return sorted(pair for pair in found if cases[pair[0]] & cases[pair[1]])

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.upgrades.measuring import MeasuringSetup
 
 
-class NamedPath(click.Path):
-    """A path that may not be empty: `Path("")` would be the working directory."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path."""
-        if value == "":
-            self.fail("the name is empty: name a file or a folder", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 class SectionedCommand(click.Command):
     """A command with many options, whose help has them under headings.
 
@@ -39,20 +29,15 @@ class SectionedCommand(click.Command):
 
     """
 
-    def __init__(
-        self, *arguments: Any, sections: Mapping[str, Sequence[str]], **settings: Any
-    ) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(self, *, sections: Mapping[str, Sequence[str]], **settings: Any) -> None:
+        super().__init__(**settings)
         self.sections = sections
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each heading, all in columns of one width."""
-        shown = {
-            parameter.name: record
-            for parameter in self.get_params(ctx)
-            if isinstance(parameter, click.Option)
-            and (record := parameter.get_help_record(ctx)) is not None
-        }
+        options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
+        records = ((one.name, one.get_help_record(ctx)) for one in options)
+        shown = {name: record for name, record in records if record is not None}
         widest = max(len(option) for option, _ in shown.values())
         named = {name for names in self.sections.values() for name in names}
         others = [name for name in shown if name not in named]
@@ -62,16 +47,7 @@ class SectionedCommand(click.Command):
                 formatter.write_dl([(option.ljust(widest), text) for option, text in records])
 
 
-class _CasesOption(click.Option):
-    """`--cases`, with `--case` as an alias that no help shows."""
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Let the parser accept both."""
-        super().add_to_parser(parser, ctx)
-        parser.add_option(self, ["--case"], dest=self.name)
-
-
-output_file = NamedPath(path_type=Path, dir_okay=False, readable=False, writable=True)
+output_file = click.Path(path_type=Path, dir_okay=False, readable=False, writable=True)
 """A file to write; a folder is refused before minutes of work."""
 format_option = click.option(
     "--format",
@@ -84,7 +60,7 @@ format_option = click.option(
 )
 baselines_option = click.option(
     "--baselines",
-    type=NamedPath(path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FOLDER",
     default=usual_storage,
     show_default="that of pyproject.toml, else baselines",
@@ -122,7 +98,7 @@ def cases_option(
     help_text: str = "Only cases whose id matches, such as 'shift/*'.", **settings: Any
 ) -> Callable[[Any], Any]:
     """Return the option `--cases`; `settings` are those of `click.option`."""
-    return click.option("--cases", cls=_CasesOption, metavar="GLOB", help=help_text, **settings)
+    return click.option("--cases", "--case", metavar="GLOB", help=help_text, **settings)
 
 
 def jobs_option(help_text: str) -> Callable[[Any], Any]:
@@ -216,7 +192,6 @@ pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip ma
 
 ENVIRONMENT_SECTIONS: Final = {
     "Environments": (
-        "pre",
         "replace_torch",
         "on",
         "uses_gpus",
@@ -232,8 +207,8 @@ ENVIRONMENT_SECTIONS: Final = {
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch`, `on`, `uses_gpus`,
-    `resume` and `summary`.
+    The command gets `setup`, a `MeasuringSetup`, and `replace_torch`, `on`, `uses_gpus`, `resume`
+    and `summary`.
     """
 
     @functools.wraps(command)
@@ -257,7 +232,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 
     options = (
         jobs_option("Measure this many cases at once (default: one per core)."),
-        click.option("--pre", is_flag=True, help="Allow pre-releases."),
         click.option(
             "--yes",
             "replace_torch",
@@ -266,7 +240,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--resume",
-            type=NamedPath(path_type=Path),
+            type=click.Path(path_type=Path),
             metavar="PATH",
             help="Take what an earlier try measured in the same packages and commit, by its run "
             "file or journal; a journal here keeps what is measured.",

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
-from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.history import (
+    Entry,
+    present_entries,
+    present_run,
+    read_entries,
+    select_cases,
+)
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli.newest import judge_newest, judged_pairs
@@ -23,7 +28,8 @@ from peft_regress.cli.options import (
 )
 from peft_regress.files import write_atomic
 from peft_regress.gc_pause import paused_gc
-from peft_regress.report.page.data import Content, page_data
+from peft_regress.report.page.content import Content
+from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
 from peft_regress.report.results import overview
@@ -103,7 +109,7 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
     return dataclasses.replace(
         content,
         newest=judge_newest(baselines, entries, whole_run, cases or "*"),
-        pairs=judged_pairs(entries, content.orders, whole_run=whole_run, devices=content.devices),
+        pairs=judged_pairs(entries, whole_run=whole_run, devices=content.devices),
     )
 
 

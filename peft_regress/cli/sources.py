@@ -15,9 +15,6 @@ from peft_regress.report.terminal import say
 @click.command("sources", epilog=examples("peft-regress sources --check"))
 @click.option("--check", is_flag=True, help="Train nothing; check the bytes of the stored files.")
 @click.option(
-    "--force", is_flag=True, help="Train stored sources again, which voids all baselines."
-)
-@click.option(
     "--architecture",
     "names",
     multiple=True,
@@ -25,16 +22,13 @@ from peft_regress.report.terminal import say
     help="Only this architecture, such as resnet18; may be repeated.",
 )
 @baselines_option
-def command(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool) -> None:
+def command(names: tuple[str, ...], baselines: Path, *, check: bool) -> None:
     """Train the source models that are missing, or check the stored ones.
 
     Every case starts from the source model of its architecture.
     """
-    chosen = [
-        registry.get("architecture", name)
-        for name in names or registry.names("architecture")
-        if names or registry.get("architecture", name).matrices
-    ]
+    usual = [item.name for item in registry.items("architecture") if item.matrices]
+    chosen = [registry.get("architecture", name) for name in names or usual]
     from peft_regress.catalogue.sources import check_sources
     from peft_regress.measure.sources import ensure_source  # torch
 
@@ -45,5 +39,5 @@ def command(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         say(f"{len(chosen)} sources are the recorded bytes")
         return
     for architecture in chosen:
-        trained = ensure_source(baselines, architecture, force=force)
+        trained = ensure_source(baselines, architecture)
         say(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.gate.paired_times import CaseTimes
-from peft_regress.report.terminal import Pace, print_progress, show
+from peft_regress.report.terminal import print_progress, show
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
 
@@ -83,12 +82,10 @@ def command(  # noqa: PLR0913  (arguments and options)
 def _progress_printer(count: int) -> Callable[[CaseTimes], None]:
     """Return a function that prints a line on standard error for each of `count` cases."""
     done = 0
-    pace = Pace()
 
     def print_case(case: CaseTimes) -> None:
         nonlocal done
         done += 1
-        left = pace.left(done, count, time.monotonic())
-        print_progress(f"[{done}/{count}] {case.id}: {case.verdict}{left}")
+        print_progress(f"[{done}/{count}] {case.id}: {case.verdict}")
 
     return print_case

@@ -31,7 +31,7 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import ReplacesTorchError, clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
-from peft_regress.upgrades import upgrade_report
+from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import (
@@ -123,14 +123,14 @@ def command(  # noqa: PLR0913  (arguments and options)
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
-    issue = upgrade_report.upgrade_document(done.result, done.scripts)
+    issue = reports.upgrade_document(done.result, done.scripts)
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(upgrade_report.encode_upgrade(done.result))
+        print_json(reports.encode_upgrade(done.result))
     elif output == "text":
-        show(upgrade_report.upgrade_document(done.result), output)
+        show(reports.upgrade_document(done.result), output)
     else:
         show(issue, output)
     context.exit(done.result.comparison.exit_code)

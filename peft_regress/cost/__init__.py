@@ -5,7 +5,6 @@
 """
 
 from peft_regress.cost.batches import Call, RandomTensor
-from peft_regress.cost.events import Loss, Tensors
 from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
 from peft_regress.cost.inference import InferenceCost, call_model, profile_inference
 from peft_regress.cost.pricing import TrainingCost, training_cost
@@ -15,7 +14,7 @@ from peft_regress.cost.refusals import (
     NothingToTrainError,
     UnprofilableModelError,
 )
-from peft_regress.cost.step_cost import ByteSite, FlopSite, StepCost
+from peft_regress.cost.step_cost import ByteSite, FlopSite, Loss, StepCost, Tensors
 
 __all__ = [
     "ByteSite",

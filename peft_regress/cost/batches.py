@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-
-from peft_regress.cost.refusals import layout_problem
-from peft_regress.cost.storages import has_parts
-from peft_regress.errors import InputError
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 @dataclass(frozen=True)
@@ -29,18 +24,12 @@ class RandomTensor:
     """Whole numbers are from 0 up to this one, exclusive: 0 is an index of every table."""
 
     def draw(self, device: torch.device) -> Tensor:
-        """Return the tensor. Raises `InputError` for a dtype without random values."""
+        """Return the tensor."""
         shape, dtype = tuple(self.shape), self.dtype
-        try:
-            if dtype.is_floating_point or dtype.is_complex:
-                return torch.randn(shape, dtype=dtype, device=device)
-            below = 2 if dtype is torch.bool else self.below
-            return torch.randint(below, shape, dtype=dtype, device=device)
-        except (NotImplementedError, RuntimeError) as error:
-            said = " ".join(str(error).split())
-            raise InputError(
-                f"a batch of {shape} and {dtype} cannot be drawn at random: {said}"
-            ) from error
+        if dtype.is_floating_point or dtype.is_complex:
+            return torch.randn(shape, dtype=dtype, device=device)
+        below = 2 if dtype is torch.bool else self.below
+        return torch.randint(below, shape, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -54,35 +43,26 @@ class Call:
 def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
     """Return a batch with each tensor, and each `RandomTensor`, replaced by `convert(it)`.
 
-    A batch is such a leaf, or a list, tuple, named tuple, set, queue, mapping or dataclass of
-    batches; a mapping of another class, such as transformers' `BatchEncoding`, stays of its class.
-    Everything else stays as it is.
+    A batch is such a leaf, or a list, tuple, named tuple or mapping of batches; a mapping of
+    another class, such as transformers' `BatchEncoding`, stays of its class. Everything else stays
+    as it is.
     """
     if isinstance(batch, Tensor | RandomTensor):
         return convert(batch)
+    if isinstance(batch, Call):
+        return Call(map_batch(batch.args, convert), map_batch(batch.kwargs, convert))
     if isinstance(batch, Mapping):
-        return _map_mapping(batch, convert)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        filled: Any = copy.copy(batch)
-        for part in dataclasses.fields(batch):
-            value = map_batch(getattr(batch, part.name), convert)
-            object.__setattr__(filled, part.name, value)  # a frozen one too
+        items = {key: map_batch(value, convert) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return items
+        filled = copy.copy(batch)
+        for key, value in items.items():
+            filled[key] = value
         return filled
-    if isinstance(batch, list | tuple | set | frozenset | deque):
-        items = [map_batch(item, convert) for item in batch]
+    if isinstance(batch, list | tuple):
         make: Any = getattr(type(batch), "_make", type(batch))  # a named tuple takes items apart
-        return make(items)
+        return make(map_batch(item, convert) for item in batch)
     return batch
-
-
-def _map_mapping(batch: Mapping[Any, Any], convert: Callable[[Any], Any]) -> Mapping[Any, Any]:
-    items = {key: map_batch(value, convert) for key, value in batch.items()}
-    if type(batch) is dict or not isinstance(batch, MutableMapping):
-        return items
-    filled = copy.copy(batch)
-    for key, value in items.items():
-        filled[key] = value
-    return filled
 
 
 def leaves_of(batch: Any) -> list[Any]:
@@ -97,56 +77,29 @@ def stand_in_batch(
 ) -> tuple[Any, list[Tensor]]:
     """Return the batch on stand-ins, and these.
 
-    A tensor that occurs twice is converted once. Views that leave most of a storage unused, such as
-    the first rows of all data, count with their own bytes alone: they are copied.
-
-    Raises `InputError` for a tensor whose bytes are unknown.
+    A tensor that occurs twice is converted once. A view that leaves a part of its storage unused,
+    such as the first rows of all data, counts with its own bytes alone: it is copied.
     """
-    used = _used_bytes(batch)
     stand_ins: dict[int, Tensor] = {}
 
     def once(leaf: Tensor | RandomTensor) -> Tensor:
         if id(leaf) not in stand_ins:
             stand_ins[id(leaf)] = (
-                draw(leaf) if isinstance(leaf, RandomTensor) else convert(_cut_off(leaf, used))
+                draw(leaf) if isinstance(leaf, RandomTensor) else convert(_cut_off(leaf))
             )
         return stand_ins[id(leaf)]
 
     return map_batch(batch, once), list(stand_ins.values())
 
 
-def _used_bytes(batch: Any) -> Counter[int]:
-    """Return how many bytes of each storage, by its address, the tensors of a batch use."""
-    used: Counter[int] = Counter()
-    for leaf in {id(leaf): leaf for leaf in leaves_of(batch)}.values():
-        problem = layout_problem(leaf) if isinstance(leaf, Tensor) else None
-        if problem is not None:
-            raise InputError(f"the batch has a tensor of {tuple(leaf.shape)} that {problem}")
-        if _is_plain(leaf):
-            used[leaf.untyped_storage().data_ptr()] += leaf.numel() * leaf.element_size()
-    return used
-
-
-def _cut_off(leaf: Tensor, used: Counter[int]) -> Tensor:
+def _cut_off(leaf: Tensor) -> Tensor:
     """Return a tensor of the batch without what it was made of: a graph, a larger storage."""
-    if not _is_plain(leaf):
+    if isinstance(leaf, FakeTensor) or is_traceable_wrapper_subclass(leaf):
         return leaf
-    storage = leaf.untyped_storage()
-    is_part = storage.nbytes() > used[storage.data_ptr()]
+    is_part = leaf.untyped_storage().nbytes() > leaf.nbytes
     if leaf.is_leaf and not leaf.is_inference() and not is_part:
         return leaf
     return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-
-
-def _is_plain(leaf: Any) -> bool:
-    """Return whether a leaf is a real tensor that is one part of one storage."""
-    return (
-        isinstance(leaf, Tensor)
-        and not isinstance(leaf, FakeTensor)
-        and not has_parts(type(leaf))
-        and leaf.layout is torch.strided
-        and not leaf.is_meta
-    )
 
 
 def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -162,8 +115,6 @@ def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(tree, tuple | list):
         names = getattr(tree, "_fields", range(len(tree)))
         parts = zip(names, tree, strict=True)  # type: ignore[assignment]
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        parts = vars(tree).items()
     else:
         return
     for name, part in parts:

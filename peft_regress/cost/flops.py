@@ -1,8 +1,7 @@
 """FLOP formulas of operators.
 
-One multiply-add is 2 FLOPs, of complex numbers 8. Only matrix work counts: convolutions, matrix
-products, attention. Adding a bias, batch normalization, activations, pooling, reductions and FFTs
-do not count.
+One multiply-add is 2 FLOPs. Only matrix work counts: convolutions, matrix products, attention.
+Adding a bias, batch normalization, activations, pooling, reductions and FFTs do not count.
 
 Two counters share the formulas. The first is correct. The second, the paper's, reports what
 `torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13: its weight gradient of a
@@ -12,141 +11,67 @@ lists their other differences), so the formulas keep it, and a fix in torch cann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
-from peft_regress.cost.formulas import register_paper_formula, register_products
+from peft_regress.cost.formulas import register_flop_formula, register_paper_formula
 
 aten = torch.ops.aten
 
 
-# --- Matrix products ------------------------------------------------------------------------------
-# (m, k) @ (k, n): each of the m*n results sums k products, so m*n*k multiply-adds.
+# --- Products of which torch's counter is right ---------------------------------------------------
 
 
-@register_paper_formula(aten.mm)
-@register_products(aten.mm)
-def _mm(a: Tensor, b: Tensor, **_: Any) -> int:
-    m, k = a.shape
-    return 2 * m * k * b.shape[1]
+def _torch_s(operator: Any) -> Callable[..., int]:
+    """Return the formula of torch's own counter."""
+    formula: Callable[..., int] = flop_registry[operator]
+    return lambda *args, out, **kwargs: formula(*args, **kwargs, out_val=out)
 
 
-@register_paper_formula(aten.addmm)
-@register_products(aten.addmm, aten.addmm_, aten._addmm_activation)  # noqa: SLF001
-def _addmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
-    return _mm(a, b)
+for _operator, _alike in {
+    aten.mm: (),
+    aten.addmm: (aten.addmm_, aten._addmm_activation),  # noqa: SLF001
+    aten.bmm: (),
+    aten.baddbmm: (aten.baddbmm_, aten.addbmm, aten.addbmm_),
+    aten.convolution: (),
+}.items():
+    register_paper_formula(_operator)(_torch_s(_operator))
+    register_flop_formula(_operator, *_alike)(_torch_s(_operator))
 
 
-@register_paper_formula(aten.bmm)
-@register_products(aten.bmm)
-def _bmm(a: Tensor, b: Tensor, **_: Any) -> int:
-    batch, m, k = a.shape
-    return 2 * batch * m * k * b.shape[2]
+# --- Products that it does not know ---------------------------------------------------------------
+# (m, n) @ (n,), (n,) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds.
 
 
-@register_paper_formula(aten.baddbmm)
-@register_products(aten.baddbmm, aten.baddbmm_, aten.addbmm, aten.addbmm_)
-def _baddbmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
-    return _bmm(a, b)
-
-
-# (m, n) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds. torch's counter knows neither.
-
-
-@register_products(aten.mv)
+@register_flop_formula(aten.mv, aten.dot, aten.vdot)
 def _mv(matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_products(aten.addmv, aten.addmv_)
+@register_flop_formula(aten.addmv, aten.addmv_)
 def _addmv(_bias: Tensor, matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_products(aten.addr, aten.addr_, one_dtype=False)  # they promote
+@register_flop_formula(aten.addr, aten.addr_)
 def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.numel() * b.numel()
-
-
-@register_products(aten.dot, aten.vdot)
-def _dot(a: Tensor, _b: Tensor, **_: Any) -> int:
-    return 2 * a.numel()
-
-
-# The layer of `nn.Bilinear`, and its gradients: i1, i2 and i3 get axes of size 1, i1 is multiplied
-# by i2 and the result by i3, and axes are summed: with the first pair if i3 lacks them. The kernel
-# goes through one axis in a loop, which sums by adding. Without a sum a product is elementwise.
-# torch's counter does not know it.
-
-
-@register_products(aten._trilinear)  # noqa: SLF001
-def _trilinear(
-    i1: Tensor, i2: Tensor, i3: Tensor, *axes: Any, unroll_dim: int = 1, **_: Any
-) -> int:
-    *expanded, summed = axes
-    first, second, third = map(_with_axes, (i1, i2, i3), expanded)
-    in_a_product = set(summed) - {unroll_dim}
-    in_first_pair = in_a_product & set(expanded[2])
-    pair = [max(sizes) for sizes in zip(first, second, strict=True)]
-    left = [1 if axis in in_first_pair else size for axis, size in enumerate(pair)]
-    whole = [max(sizes) for sizes in zip(left, third, strict=True)]
-    multiply_adds = prod(pair) if in_first_pair else 0
-    if in_a_product - in_first_pair:
-        multiply_adds += prod(whole)
-    return 2 * multiply_adds
-
-
-def _with_axes(tensor: Tensor, axes: Sequence[int]) -> list[int]:
-    """Return the shape with an axis of size 1 at each of the given places, in ascending order."""
-    shape = list(tensor.shape)
-    for axis in sorted(axes):
-        shape.insert(axis, 1)
-    return shape
-
-
-# One direction of a layer of an LSTM, x (t, n, i): each step multiplies x by (4h, i) and the last
-# state, which is 0 at first, by (4h, h). The backward pass takes each product twice, for the
-# gradients of both factors: it has no way to leave one out. torch's counter does not know it.
-
-
-@register_products(aten.mkldnn_rnn_layer)
-def _recurrent_layer(
-    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
-) -> int:
-    steps, batch, _width = x.shape
-    return 2 * steps * batch * (input_weight.numel() + hidden_weight.numel())
-
-
-@register_products(aten.mkldnn_rnn_layer_backward)
-def _recurrent_layer_backward(
-    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
-) -> int:
-    return 2 * _recurrent_layer(x, input_weight, hidden_weight)
-
-
-# Distances of (p, m) to (r, m) beyond 25 rows, by |a - b|^2 = |a|^2 - 2ab + |b|^2 as one product of
-# (p, m + 2) with (m + 2, r): the norms and ones are columns. torch's counter does not know it.
-
-
-@register_products(aten._euclidean_dist)  # noqa: SLF001
-def _euclidean_distance(a: Tensor, b: Tensor, **_: Any) -> int:
-    return 2 * a.shape[:-1].numel() * b.shape[-2] * (a.shape[-1] + 2)
 
 
 # An affine grid: theta (n, d, d + 1) times each position of the grid, (x, y, .., 1). The result is
 # (n, *spatial, d), and each element sums d + 1 products. The gradient takes as many.
 
 
-@register_products(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
+@register_flop_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
 def _affine_grid(theta: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     return 2 * out.numel() * theta.shape[-1]
 
 
-@register_products(aten.cudnn_affine_grid_generator_backward)
+@register_flop_formula(aten.cudnn_affine_grid_generator_backward)
 def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
     return 2 * grad.numel() * (grad.shape[-1] + 1)
 
@@ -154,58 +79,15 @@ def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
 # --- Convolutions ---------------------------------------------------------------------------------
 
 
-def convolution_flops(
-    input_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    output_shape: Sequence[int],
-    *,
-    transposed: bool = False,
-) -> int:
-    """Count the FLOPs of a convolution; padding is multiplied like any other input.
-
-    Each weight is used once per sample at every position of the kernel: output positions for a
-    convolution, input positions for a transposed one. Groups need no factor: the weight is already
-    smaller, (out, in / groups, *kernel) or transposed (in, out / groups, *kernel).
-
-    Args:
-        input_shape: (batch, in channels, *spatial).
-        weight_shape: as described above.
-        output_shape: (batch, out channels, *spatial).
-        transposed: whether the convolution is transposed.
-
-    Returns:
-        FLOPs for the whole batch.
-    """
-    positions = prod((input_shape if transposed else output_shape)[2:])
-    return 2 * input_shape[0] * positions * prod(weight_shape)
-
-
-@register_paper_formula(aten.convolution)
-@register_products(aten.convolution)
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    _bias: Tensor | None,
-    _stride: Sequence[int],
-    _padding: Sequence[int],
-    _dilation: Sequence[int],
-    transposed: bool,  # noqa: FBT001 - aten passes it by position
-    *_args: Any,
-    out: Tensor,
-    **_: Any,
-) -> int:
-    return convolution_flops(x.shape, weight.shape, out.shape, transposed=transposed)
-
-
 # Every product x[i] * w[j] of the forward pass that adds to y[k] returns once in the gradient of
 # x[i], as w[j] * dy[k], and once in that of w[j], as x[i] * dy[k]: each costs one forward pass.
 
 
-@register_products(aten.convolution_backward)
+@register_flop_formula(aten.convolution_backward)
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
     wanted = int(output_mask[0]) + int(output_mask[1])  # the third entry is the bias
-    return wanted * convolution_flops(x.shape, weight.shape, grad.shape, transposed=transposed)
+    return wanted * conv_flop_count(x.shape, weight.shape, grad.shape, transposed=transposed)
 
 
 # torch 2.6 to 2.13 counts the weight gradient as a convolution of all input channels with all
@@ -218,8 +100,7 @@ def _paper_convolution_backward(
 ) -> int:
     transposed, groups, output_mask = args[4], args[6], args[7]
     wanted = int(output_mask[0]) + int(groups) * int(output_mask[1])
-    once = convolution_flops(x.shape, weight.shape, grad.shape, transposed=transposed)
-    return wanted * once
+    return wanted * conv_flop_count(x.shape, weight.shape, grad.shape, transposed=transposed)
 
 
 # --- Attention ------------------------------------------------------------------------------------
@@ -236,7 +117,7 @@ def _kernels(suffix: str = "") -> list[Any]:
 
 
 @register_paper_formula(*_kernels())
-@register_products(*_kernels(), aten._scaled_dot_product_flash_attention_for_cpu)  # noqa: SLF001
+@register_flop_formula(*_kernels(), aten._scaled_dot_product_flash_attention_for_cpu)  # noqa: SLF001
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any) -> int:
     score_count = query.shape[:-1].numel() * key.shape[-2]
     return 2 * score_count * (query.shape[-1] + value.shape[-1])
@@ -247,7 +128,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
 
 
 @register_paper_formula(*_kernels("_backward"))
-@register_products(
+@register_flop_formula(
     *_kernels("_backward"),
     aten._scaled_dot_product_flash_attention_for_cpu_backward,  # noqa: SLF001
 )
@@ -264,7 +145,7 @@ def _attention_backward(
 # number of iterations depends on the values.
 
 
-@register_products(aten._linalg_svd)  # noqa: SLF001
+@register_flop_formula(aten._linalg_svd)  # noqa: SLF001
 def _svd(
     matrix: Tensor,
     _full_matrices: bool = False,  # noqa: FBT001, FBT002 - aten passes them by position
@@ -290,7 +171,7 @@ def _substitutions(n: int) -> int:
     return 2 * n**2 - n
 
 
-@register_products(aten._linalg_solve_ex)  # noqa: SLF001
+@register_flop_formula(aten._linalg_solve_ex)  # noqa: SLF001
 def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
     solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
@@ -298,7 +179,7 @@ def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
 
 
-@register_products(aten.linalg_lu_solve, one_dtype=False)  # pivots are integers
+@register_flop_formula(aten.linalg_lu_solve)
 def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     n = factors.shape[-1]
     return out.numel() // n * _substitutions(n)
@@ -307,7 +188,7 @@ def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
 # The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
 
 
-@register_products(aten.linalg_pinv, one_dtype=False)  # tolerances are real
+@register_flop_formula(aten.linalg_pinv)
 def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
     m, n = matrix.shape[-2:]
     product = 2 * m * n * min(m, n)

@@ -5,12 +5,8 @@ Two registries: the correct formulas, and those of the paper's counter, which is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-from torch import Tensor
-from torch._ops import OpOverloadPacket
 
 from peft_regress.errors import InputError, PeftRegressError
 
@@ -18,7 +14,6 @@ Formula = TypeVar("Formula", bound="Callable[..., int]")
 
 _FORMULAS: dict[Any, Callable[..., int]] = {}
 _PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
-_OF_ONE_DTYPE: set[Any] = set()
 
 
 class UncountedOperatorError(PeftRegressError):
@@ -52,61 +47,24 @@ def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
     The formula is called as `formula(*args, out=result, **kwargs)` and returns FLOPs. Operators
     are packets, such as `torch.ops.aten.mm`. The paper's counter ignores it, as torch's does.
 
-    Raises:
-        InputError: one of the operators already has a formula, or is not a packet.
-    """
-    return _registrar(_FORMULAS, operators)
-
-
-def register_products(*operators: Any, one_dtype: bool = True) -> Callable[[Formula], Formula]:
-    """Register a built-in formula, which counts a multiply-add as 2 FLOPs for every dtype.
-
-    For complex numbers it is four products and four additions, 8 FLOPs: four times as many.
-
-    Args:
-        operators: packets of the aten namespace.
-        one_dtype: whether the tensors among the first three operands must have one dtype.
+    Raises `InputError` if one of the operators already has a formula.
     """
 
     def register(formula: Formula) -> Formula:
-        @wraps(formula)
-        def counted(*args: Any, **kwargs: Any) -> int:
-            is_complex = any(isinstance(a, Tensor) and a.is_complex() for a in args)
-            return (4 if is_complex else 1) * formula(*args, **kwargs)
-
-        register_flop_formula(*operators)(counted)
-        if one_dtype:
-            _OF_ONE_DTYPE.update(operators)
+        for operator in operators:
+            if operator in _FORMULAS:
+                raise InputError(f"{operator} already has a FLOP formula")
+        _FORMULAS.update(dict.fromkeys(operators, formula))
         return formula
 
     return register
 
 
-def takes_one_dtype(packet: Any) -> bool:
-    """Return whether the operator refuses operands of different dtypes in a real step."""
-    return packet in _OF_ONE_DTYPE
-
-
 def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
     """Register what torch's own counter counts."""
-    return _registrar(_PAPER_FORMULAS, operators)
 
-
-def _registrar(
-    registry: dict[Any, Callable[..., int]], operators: Sequence[Any]
-) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
-        for operator in operators:
-            if not isinstance(operator, OpOverloadPacket):
-                message = (
-                    f"{operator} is not an operator packet: register the formula for one, such as "
-                    "torch.ops.aten.mm, not for an overload, such as torch.ops.aten.mm.default"
-                )
-                raise InputError(message)
-            if operator in registry:
-                message = f"{operator} already has a FLOP formula: {registry[operator].__name__}"
-                raise InputError(message)
-        registry.update(dict.fromkeys(operators, formula))
+        _PAPER_FORMULAS.update(dict.fromkeys(operators, formula))
         return formula
 
     return register
@@ -115,17 +73,6 @@ def _registrar(
 def formula_of(packet: Any) -> Callable[..., int] | None:
     """Return the correct formula of an operator packet, or None."""
     return _FORMULAS.get(packet)
-
-
-def checked_count(flops: Any, *, operator: str, location: str) -> int:
-    """Return the result of a formula, which may be a user's. Raises `InputError` for no count."""
-    if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
-        message = (
-            f"the FLOP formula of {operator}, reached in {location}, returned {flops!r}: it must "
-            "return a whole number of 0 or more"
-        )
-        raise InputError(message)
-    return flops
 
 
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
@@ -149,21 +96,14 @@ _NO_MATRIX_WORK = frozenset({
     "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",
     "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
 })
-# fmt: on
 # Of torchvision: it picks boxes, and pools, by weights that it makes of positions.
-_NO_MATRIX_WORK_OUTSIDE = frozenset(
-    {
-        "torchvision.nms",
-        "torchvision.roi_align",
-        "torchvision._roi_align_backward",
-        "torchvision.roi_pool",
-        "torchvision._roi_pool_backward",
-        "torchvision.ps_roi_align",
-        "torchvision._ps_roi_align_backward",
-        "torchvision.ps_roi_pool",
-        "torchvision._ps_roi_pool_backward",
-    }
-)
+_NO_MATRIX_WORK_OUTSIDE = frozenset({
+    "torchvision.nms", "torchvision.roi_align", "torchvision._roi_align_backward",
+    "torchvision.roi_pool", "torchvision._roi_pool_backward", "torchvision.ps_roi_align",
+    "torchvision._ps_roi_align_backward", "torchvision.ps_roi_pool",
+    "torchvision._ps_roi_pool_backward",
+})
+# fmt: on
 _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 

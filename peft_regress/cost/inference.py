@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from peft_regress.cost.batches import Call
-from peft_regress.cost.events import Tensors
-from peft_regress.cost.refusals import check_operators
 from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.step_cost import ByteSite, FlopSite, flop_sites, mark, summarize_memory
+from peft_regress.cost.step_cost import ByteSite, FlopSite, Tensors, flop_sites, summarize_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,36 +71,28 @@ def profile_inference(
     Raises:
         NeedsValuesError: only with fake=True: the model's path depends on values, or an operator
             has no fake kernel.
-        UnprofilableModelError: a parameter has no device or another dtype than its input, or an
-            operator hides its work.
+        UnprofilableModelError: a tensor is sparse, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
 
     def measure(*, fake: bool) -> InferenceCost:
-        return _profile(model, batch, call, fake=fake)
+        with staged(model, batch, fake=fake) as stage, torch.no_grad():
+            model.eval()  # `staged` restores the modes
+            recorder = stage.recorder
+            with recorder:
+                call(model, stage.batch)
+                start = recorder.mark()
+                output = call(model, stage.batch)
+                end = recorder.mark()
+                del output
+        memory = summarize_memory(recorder.memory_log[: end.memory], start=start.memory)
+        sites = flop_sites(recorder.flop_log[start.flops : end.flops])
+        return InferenceCost(
+            inference_flops=sum(site.flops for site in sites),
+            peak_bytes=memory.peak_bytes,
+            flops_by_site=sites,
+            bytes_at_peak=memory.sites_at_peak,
+            tensors=tensors_used(fake=fake),
+        )
 
     return on_fake_or_real(measure) if fake is None else measure(fake=fake)
-
-
-def _profile(
-    model: nn.Module, batch: Any, call: Callable[[nn.Module, Any], Any], *, fake: bool
-) -> InferenceCost:
-    check_operators(model, fake=fake, trains=False)
-    with staged(model, batch, fake=fake) as stage, torch.no_grad():
-        model.eval()  # `staged` restores the modes
-        recorder = stage.recorder
-        with recorder:
-            call(model, stage.batch)
-            start = mark(recorder)
-            output = call(model, stage.batch)
-            end = mark(recorder)
-            del output
-    memory = summarize_memory(recorder.memory_events[: end.memory], start=start.memory)
-    sites = flop_sites(recorder.flop_events[start.flops : end.flops])
-    return InferenceCost(
-        inference_flops=sum(site.flops for site in sites),
-        peak_bytes=memory.peak_bytes,
-        flops_by_site=sites,
-        bytes_at_peak=memory.sites_at_peak,
-        tensors=tensors_used(fake=fake),
-    )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from peft_regress.cost import flops  # noqa: F401 - registers its formulas
-from peft_regress.cost.formulas import (
-    does_matrix_work,
-    formula_of,
-    paper_formula_of,
-    takes_one_dtype,
-)
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 
 aten = torch.ops.aten
 
+Sizes = Iterator[tuple[Tensor, int]]
 
 _NO_FOREACH = (
     "One kernel over many tensors hides its parts: construct the optimizer with foreach=False "
@@ -25,7 +21,7 @@ _NO_FOREACH = (
 )
 
 # torch.tensor calls these on the values that it is given.
-_LIFTS = frozenset({torch.ops.aten.lift_fresh, torch.ops.aten.lift_fresh_copy, torch.ops.aten.lift})
+_LIFTS = frozenset({aten.lift_fresh, aten.lift_fresh_copy, aten.lift})
 
 
 class Operator(NamedTuple):
@@ -35,14 +31,15 @@ class Operator(NamedTuple):
     is_counted_op: bool
     formula: Callable[..., int] | None
     paper_formula: Callable[..., int] | None
-    takes_one_dtype: bool
     is_pointwise: bool
     is_svd: bool
     is_composite: bool
     stops_the_count: bool
     many_tensors_remedy: str
     """What to do about a kernel over many tensors; '' for other operators."""
-    real_sizes: Callable[[tuple[Any, ...], Any], Iterator[tuple[Tensor, int]]] | None
+    real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
+    """(arguments, result) -> (output, least bytes of its storage); None if the fake kernel is
+    right."""
     uses_operands: bool
 
 
@@ -63,31 +60,15 @@ def describe(func: Any) -> Operator:
         is_counted_op=func.namespace == "aten",
         formula=formula,
         paper_formula=paper_formula_of(packet),
-        takes_one_dtype=takes_one_dtype(packet),
         is_pointwise=torch.Tag.pointwise in func.tags,
         is_svd=packet is aten._linalg_svd,  # noqa: SLF001 - GaLore's projection
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
-        real_sizes=real_sizes_of(packet),
+        real_sizes=_SIZES.get(packet),
         many_tensors_remedy=_NO_FOREACH if "_foreach_" in name or "_fused_" in name else "",
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )
-
-
-Sizes = Iterator[tuple[Tensor, int]]
-
-aten = torch.ops.aten
-
-_PAGE_BYTES: Final = 4096
-
-
-def real_sizes_of(packet: Any) -> Callable[[tuple[Any, ...], Any], Sizes] | None:
-    """Return a function (arguments, result) -> (output, least bytes of its storage).
-
-    None if the fake kernel is right.
-    """
-    return _SIZES.get(packet)
 
 
 def _at_least_the_input(args: tuple[Any, ...], out: Tensor) -> Sizes:
@@ -103,44 +84,6 @@ def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Si
             yield statistic, statistic.numel() * torch.float32.itemsize
 
 
-def _one_more_bag(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
-    """Yield the bag of each index, with one more entry, and the sizes, with one for the last."""
-    _, offset_to_bag, bag_size, _ = out
-    if offset_to_bag.numel():
-        yield offset_to_bag, (offset_to_bag.numel() + 1) * offset_to_bag.element_size()
-    yield bag_size, args[2].numel() * bag_size.element_size()
-
-
-def _workspace(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
-    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass.
-
-    Each part begins a page: the gates and the new states of each step, then, for one step more and
-    before and after the layer, three tensors of states that inputs fit into, too, and two of cells.
-    """
-    x, width, trains = args[0], args[10], args[15]
-    if not trains or x.dtype != torch.float32:
-        return
-    steps, batch, inputs = x.shape
-    rows, rows_of_states = steps * batch, 2 * (steps + 1) * batch
-    counts = (
-        rows * _padded(4 * width),
-        rows * _padded(width),
-        *3 * (rows_of_states * _padded(max(inputs, width)),),
-        *2 * (rows_of_states * width,),
-    )
-    yield out[3], sum(_round_up(count * x.element_size(), _PAGE_BYTES) for count in counts)
-
-
-def _padded(width: int) -> int:
-    """Return the length of a row: whole lines of 64 bytes, and no multiple of 1 KiB."""
-    padded = _round_up(width, 16)
-    return padded if padded % 256 else padded + 16
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
 _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.im2col: _at_least_the_input,
     aten.col2im: _at_least_the_input,
@@ -148,7 +91,4 @@ _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.native_group_norm: _statistics_in_float32,
     aten.native_batch_norm: _statistics_in_float32,
     aten._native_batch_norm_legit: _statistics_in_float32,  # noqa: SLF001
-    aten._embedding_bag: _one_more_bag,  # noqa: SLF001
-    aten._embedding_bag_forward_only: _one_more_bag,  # noqa: SLF001
-    aten.mkldnn_rnn_layer: _workspace,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,11 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from peft_regress.cost import refusals
 from peft_regress.cost.batches import RandomTensor
-from peft_regress.cost.events import Loss
-from peft_regress.cost.refusals import (
-    check_model,
-    check_objective,
-    check_optimizer,
-    check_step,
-    checked_logits,
-)
+from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.stand_ins import Stage, staged, tensors_used
-from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, peak_of, step_cost
-
-if TYPE_CHECKING:
-    from peft_regress.cost.events import Phase
-    from peft_regress.cost.recorder import StepRecorder
+from peft_regress.cost.step_cost import Loss, Mark, Phase, StepCost, StepMarks, step_cost
 
 
 def profile_training_step(
@@ -56,35 +46,27 @@ def profile_training_step(
         model: any module; only `loss` must know what it takes and returns.
         make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False). It
             must take the parameters from its argument, where stand-ins replace the model's.
-        batch: a tensor, or lists, tuples, mappings or dataclasses of tensors. A `RandomTensor` in
-            it is drawn where the step runs.
+        batch: a tensor, or lists, tuples or mappings of tensors. A `RandomTensor` in it is drawn
+            where the step runs.
         loss: gets the model and the batch on stand-ins, and returns a scalar.
         fake: whether to measure on fake tensors; False runs the step for real, on copies, which
             gives the same.
 
     Raises:
-        InputError: `loss` returns no scalar, or `make_optimizer` makes no optimizer.
+        InputError: `loss` returns no scalar.
         NothingToTrainError: no parameter would get a gradient, or an update.
         NeedsValuesError: the model's path depends on values, or an operator has no fake kernel:
             fake=False measures it.
-        UnprofilableModelError: a parameter has no device or another dtype than its input, or an
-            operator hides its work.
+        UnprofilableModelError: a tensor or a gradient is sparse, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    check_model(model, fake=fake)
+    refusals.check_model(model)
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
         for parameter in model.parameters():
             parameter.grad = None
-        first, marks = _record_two_steps(stage, model, make_optimizer, loss)
-    recorder = stage.recorder
-    return step_cost(
-        recorder,
-        marks,
-        first_step_peak_bytes=peak_of(
-            recorder.memory_events, start=first.memory, end=marks.start.memory
-        ),
-        tensors=tensors_used(fake=fake),
-    )
+        marks = _record_two_steps(stage, model, make_optimizer, loss)
+    log = stage.recorder
+    return step_cost(log.memory_log, log.flop_log, marks, tensors=tensors_used(fake=fake))
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -109,7 +91,6 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         fake: as for `profile_training_step`.
 
     Raises:
-        InputError: no model could take such a step.
         UnprofilableModelError: the output is not logits for `num_classes` classes.
         others: as `profile_training_step`.
     """
@@ -121,12 +102,10 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
 def random_images(
     input_shape: tuple[int, ...], num_classes: int, loss: Loss, dtype: torch.dtype
 ) -> dict[str, RandomTensor]:
-    """Return the batch of a classifier's step. Raises `InputError` if no model could take it."""
-    check_step(input_shape, num_classes, loss, dtype)
-    shape = tuple(input_shape)
-    batch = {"inputs": RandomTensor(shape, dtype)}
+    """Return the batch of a classifier's step."""
+    batch = {"inputs": RandomTensor(input_shape, dtype)}
     if loss == "cross-entropy":
-        batch["labels"] = RandomTensor(shape[:1], torch.int64, below=num_classes)
+        batch["labels"] = RandomTensor(input_shape[:1], torch.int64, below=num_classes)
     return batch
 
 
@@ -135,7 +114,7 @@ def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]],
 
     def loss_of_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.get("labels")
-        logits = checked_logits(
+        logits = refusals.checked_logits(
             model(batch["inputs"]), model, num_classes=num_classes, labels=labels
         )
         if logits.dtype in {torch.float16, torch.bfloat16}:
@@ -153,8 +132,7 @@ def _record_two_steps(
     model: nn.Module,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     loss: Callable[[nn.Module, Any], Tensor],
-) -> tuple[Mark, StepMarks]:
-    """Return where the first step begins, and the marks of the second."""
+) -> StepMarks:
     recorder = stage.recorder
 
     def take(optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
@@ -162,12 +140,12 @@ def _record_two_steps(
         recorder.start_step()
         optimizer.zero_grad(set_to_none=True)
         objective = loss(model, stage.batch)
-        check_objective(objective, model)
+        refusals.check_objective(objective, model)
         recorder.phase = "backward"
-        backward = mark(recorder)
+        backward = recorder.mark()
         objective.backward()  # type: ignore[no-untyped-call]
         recorder.phase = "optimizer"
-        update = mark(recorder)
+        update = recorder.mark()
         optimizer.step()
         recorder.hold_parameters()
         return backward, update
@@ -176,13 +154,13 @@ def _record_two_steps(
         # Some optimizers allocate their state here, not in the first step.
         recorder.phase = "optimizer"
         optimizer = make_optimizer(model)
-        check_optimizer(optimizer, model)
-        first = mark(recorder)
+        refusals.check_optimizer(optimizer, model)
+        first = recorder.mark()
         take(optimizer)
-        start = mark(recorder)
+        start = recorder.mark()
         phases = take(optimizer)
         # Here, while the optimizer and its state are still alive.
-        return first, StepMarks(start, *phases, mark(recorder))
+        return StepMarks(first, start, *phases, recorder.mark())
 
 
 @contextmanager

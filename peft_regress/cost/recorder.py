@@ -18,17 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from peft_regress.cost.events import Category, FlopEvent, MemoryEvent, Phase
-from peft_regress.cost.formulas import UncountedOperatorError, checked_count, location_of
+from peft_regress.cost.formulas import UncountedOperatorError, location_of
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
-from peft_regress.cost.refusals import (
-    check_dtypes,
-    check_outsider,
-    layout_problem,
-    refuse_layout,
-    refuse_unseen,
-)
+from peft_regress.cost.refusals import UnprofilableModelError
+from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
 
 _CATEGORY_OF_PHASE: dict[Phase, Category] = {
@@ -48,7 +42,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Raises:
         UncountedOperatorError: an operator does matrix work and has no formula.
-        UnprofilableModelError: an operator multiplies tensors of different dtypes.
+        UnprofilableModelError: a tensor is sparse, or an operator hides the work of functions.
     """
 
     supports_higher_order_operators = True
@@ -58,8 +52,8 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._mode = mode
         self.phase: Phase = "forward"
-        self.memory_events: list[MemoryEvent] = []
-        self.flop_events: list[FlopEvent] = []
+        self.memory_log: list[ByteSite] = []
+        self.flop_log: list[FlopSite] = []
         self.aten_ops = 0
         self._last_module = ""
         self._trail = ModuleTrail()
@@ -72,6 +66,10 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def location(self) -> str:
         """Describe where in the step the last operator ran, for a message."""
         return location_of(self.phase, self._last_module)
+
+    def mark(self) -> Mark:
+        """Return the current end of the log."""
+        return Mark(len(self.memory_log), len(self.flop_log), self.aten_ops)
 
     # --- Before the step ---
 
@@ -149,12 +147,12 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operator and record what it computed and allocated."""
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
-            refuse_unseen(func, self.location)
-        if any(kind is not FakeTensor and has_parts(kind) for kind in types):
-            # Its inner tensors are dispatched here one by one.
-            for tensor in tensors_in((args, kwargs)):
-                self._check_outsider(tensor, str(func))
-            return NotImplemented
+            raise UnprofilableModelError(
+                f"{func}, reached in {self.location}, is a higher-order operator, such as "
+                "torch.cond, which hides the work of its functions. Call them in Python instead"
+            )
+        if any(map(has_parts, types)):
+            return NotImplemented  # its inner tensors are dispatched here one by one
         operator = self._operators.get(func)
         if operator is None:
             operator = self._operators[func] = describe(func)
@@ -189,8 +187,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 phase=self.phase,
                 remedy=operator.many_tensors_remedy,
             )
-        if operator.takes_one_dtype:
-            check_dtypes(operator.name, args[:3], self.location)
 
     def _hold_operand(self, tensor: Tensor, operator: str, module: str) -> None:
         """Hold an operand that existed before, such as a constant in a closure, as a buffer."""
@@ -199,21 +195,16 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._mode is not None and not isinstance(tensor, FakeTensor):
             # Its stand-in must live as long as the tensor, or every use would make a new one.
             held = self._constants[tensor] = self._mode.from_tensor(tensor)
-        self._check_outsider(held, operator)
         self._hold_new(held, "buffer", module)
 
     def _check_layout(self, tensor: Tensor, operator: str) -> None:
         """Refuse a tensor whose memory is not one storage."""
-        problem = layout_problem(tensor)
-        if problem is not None:
-            refuse_layout(problem, operator, self.location)
-
-    def _check_outsider(self, tensor: Tensor, operator: str) -> None:
-        """Refuse a parameter that is not the model's."""
-        if tensor.requires_grad and self.phase != "optimizer":
-            known = any(id(storage) in self._holdings for storage in storages_of(tensor))
-            if not known:
-                check_outsider(tensor, operator, self.location)
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            layout = "nested" if tensor.is_nested else tensor.layout
+            raise UnprofilableModelError(
+                f"{operator}, reached in {self.location}, takes or makes a tensor of the layout "
+                f"{layout}, so its bytes and products are unknown: use a dense one"
+            )
 
     def _count(
         self,
@@ -227,16 +218,14 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            flops = checked_count(
-                operator.formula(*args, **kwargs), operator=operator.name, location=self.location
-            )
+            flops = int(operator.formula(*args, **kwargs))
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
         if phase == "optimizer" and operator.is_svd:
             phase = "projection"
         if flops or paper_flops:
-            self.flop_events.append(FlopEvent(phase, module, operator.name, flops, paper_flops))
+            self.flop_log.append(FlopSite(phase, module, operator.name, flops, paper_flops))
 
     def _hold_result(self, tensor: Tensor, module: str, operator: str) -> None:
         for storage in storages_of(tensor):
@@ -301,6 +290,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:
-            self.memory_events.append(
-                MemoryEvent(delta_bytes, holding.category, holding.module, holding.operator)
+            self.memory_log.append(
+                ByteSite(holding.category, holding.module, holding.operator, delta_bytes)
             )

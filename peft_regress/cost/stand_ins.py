@@ -9,29 +9,24 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from peft_regress.cost.batches import RandomTensor, leaves_of, stand_in_batch
+from peft_regress.cost.batches import RandomTensor, stand_in_batch
 from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.refusals import NeedsValuesError, cannot_be_fake
-from peft_regress.cost.storages import can_be_taken_apart
-from peft_regress.errors import InputError
+from peft_regress.cost.step_cost import Tensors
 from peft_regress.gc_pause import paused_gc
 
-if TYPE_CHECKING:
-    from peft_regress.cost.events import Tensors
-
-    Measured = TypeVar("Measured")
-
+Measured = TypeVar("Measured")
 
 # What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -108,9 +103,7 @@ class _Swap:
         stand_ins = [self._stand_in(item) for item in value]
         if _identical(stand_ins, value):
             return value
-        make = getattr(
-            type(value), "_make", type(value)
-        )  # a named tuple takes its items one by one
+        make: Any = getattr(type(value), "_make", type(value))  # a named tuple takes items apart
         made: tuple[Any, ...] = make(stand_ins)
         return made
 
@@ -170,7 +163,8 @@ def cloner() -> Callable[[Tensor], Tensor]:
     copies: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
 
     def clone(tensor: Tensor) -> Tensor:
-        copy = clone_parts(tensor) if can_be_taken_apart(tensor) else clone_plain(tensor)
+        apart = is_traceable_wrapper_subclass(tensor)
+        copy = clone_parts(tensor) if apart else clone_plain(tensor)
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(copy, requires_grad=tensor.requires_grad)
         return copy.requires_grad_(tensor.requires_grad)
@@ -206,15 +200,10 @@ class Stage:
 def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
     """Put stand-ins under a model and a batch, to be recorded inside; restore the model after.
 
-    Raises `InputError` for a batch that cannot be measured, `NeedsValuesError` for what fake
-    tensors cannot do.
+    Raises `NeedsValuesError` for what fake tensors cannot do.
     """
-    if not fake and any(isinstance(leaf, FakeTensor) for leaf in leaves_of(batch)):
-        raise InputError(
-            "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
-        )
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
-    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+    mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)
     convert = mode.from_tensor if mode is not None else cloner()
     first = next(model.parameters(), None)
@@ -226,12 +215,10 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
 
     with (
         paused_gc(),
-        _without_attention_fast_path(),
-        _without_log_of_failures(),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(mode=False),
         swapped_tensors(model, convert),
-        mock.patch.object(torch, "get_rng_state", recorder.generator_state),
+        _as_a_step_needs_torch(recorder),
     ):
         try:
             stand_in, tensors = stand_in_batch(batch, convert, draw)
@@ -263,23 +250,14 @@ def tensors_used(*, fake: bool) -> Tensors:
 
 
 @contextmanager
-def _without_attention_fast_path() -> Iterator[None]:
-    """Make frozen attention layers use operators that fake tensors and formulas know."""
-    was_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+def _as_a_step_needs_torch(recorder: StepRecorder) -> Iterator[None]:
+    with ExitStack() as stack:
+        # Frozen attention layers use operators that fake tensors and formulas know.
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        # Fake tensors log the traceback of an error that they raise anyway.
+        log = logging.getLogger(fake_tensor.__name__)
+        stack.enter_context(mock.patch.object(log, "disabled", new=True))
+        stack.enter_context(mock.patch.object(torch, "get_rng_state", recorder.generator_state))
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
-
-
-@contextmanager
-def _without_log_of_failures() -> Iterator[None]:
-    """Keep fake tensors from logging the traceback of an error that they raise anyway."""
-    log = logging.getLogger(fake_tensor.__name__)
-    was_disabled = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = was_disabled

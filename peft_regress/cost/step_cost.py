@@ -10,23 +10,26 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from peft_regress.cost.events import (
-    CATEGORIES,
-    Category,
-    FlopEvent,
-    MemoryEvent,
-    Phase,
-    Tensors,
-)
+Phase = Literal["forward", "backward", "optimizer", "projection"]
 
-if TYPE_CHECKING:
-    from peft_regress.cost.recorder import StepRecorder
+Loss = Literal["cross-entropy", "sum"]
+"""What a step minimizes: cross-entropy with labels, or the sum of the logits."""
+
+Tensors = Literal["fake tensors", "real tensors"]
+"""What a step was measured on: tensors without values, or real copies."""
+
+Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
+
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
 class FlopSite(NamedTuple):
-    """FLOPs of one operator in one module and phase of the step; module '' is outside any."""
+    """FLOPs of one operator in one module and phase of the step; module '' is outside any.
+
+    In a log, those of one call.
+    """
 
     phase: Phase
     module: str
@@ -34,6 +37,27 @@ class FlopSite(NamedTuple):
     flops: int
     paper_flops: int
     """As torch's FlopCounterMode counts them."""
+
+
+class ByteSite(NamedTuple):
+    """Bytes in one category that one operator allocated for one module.
+
+    Module '' is outside any; operator '' is what existed before the step. The category tells the
+    phase of the allocation: activations in the forward pass, temporaries and gradients in the
+    backward pass, the optimizer's in `step()`. In a log, one allocation or, with negative bytes,
+    one free. A change of category is two of them, the free first, so that the total never counts a
+    tensor twice.
+    """
+
+    category: Category
+    module: str
+    operator: str
+    bytes: int
+
+    @property
+    def what(self) -> str:
+        """Return 'activation aten.convolution', or the category if there is no operator."""
+        return f"{self.category} {self.operator}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,41 +127,44 @@ class Mark(NamedTuple):
 
 
 class StepMarks(NamedTuple):
-    """The positions in the log where the measured step and its phases begin, and where it ends."""
+    """The positions in the log where both steps, and the phases of the second, begin and end."""
 
+    first: Mark
     start: Mark
     backward: Mark
     optimizer: Mark
     end: Mark
 
 
-def mark(recorder: StepRecorder) -> Mark:
-    """Return the current end of the log."""
-    return Mark(len(recorder.memory_events), len(recorder.flop_events), recorder.aten_ops)
-
-
 def step_cost(
-    recorder: StepRecorder, marks: StepMarks, *, first_step_peak_bytes: int, tensors: Tensors
+    memory_log: Sequence[ByteSite],
+    flop_log: Sequence[FlopSite],
+    marks: StepMarks,
+    *,
+    tensors: Tensors,
 ) -> StepCost:
-    """Return the cost of the step between the first and the last mark.
+    """Return the cost of the second step.
 
-    Projection FLOPs are those of the steps before it, in which GaLore takes its SVDs.
+    Projection FLOPs are those of the first, in which GaLore takes its SVDs.
     """
     start, end = marks.start, marks.end
-    memory = summarize_memory(recorder.memory_events[: end.memory], start=start.memory)
-    first = recorder.flop_events[: start.flops]
-    second = recorder.flop_events[start.flops : end.flops]
-    events = [event for event in first if event.phase == "projection"]
-    events += [event for event in second if event.phase != "projection"]
+    memory = summarize_memory(memory_log[: end.memory], start=start.memory)
+    calls = [call for call in flop_log[: start.flops] if call.phase == "projection"]
+    calls += [call for call in flop_log[start.flops : end.flops] if call.phase != "projection"]
+    flops: Counter[Phase] = Counter()
+    paper_flops: Counter[Phase] = Counter()
+    for call in calls:
+        flops[call.phase] += call.flops
+        paper_flops[call.phase] += call.paper_flops
     return StepCost(
-        forward_flops=_total(events, "forward"),
-        backward_flops=_total(events, "backward"),
-        optimizer_flops=_total(events, "optimizer"),
-        projection_flops=_total(events, "projection"),
-        paper_forward_flops=sum(e.paper_flops for e in events if e.phase == "forward"),
-        paper_backward_flops=sum(e.paper_flops for e in events if e.phase == "backward"),
+        forward_flops=flops["forward"],
+        backward_flops=flops["backward"],
+        optimizer_flops=flops["optimizer"],
+        projection_flops=flops["projection"],
+        paper_forward_flops=paper_flops["forward"],
+        paper_backward_flops=paper_flops["backward"],
         peak_bytes=memory.peak_bytes,
-        first_step_peak_bytes=first_step_peak_bytes,
+        first_step_peak_bytes=peak_of(memory_log, start=marks.first.memory, end=marks.start.memory),
         peak_param_bytes=memory.high_bytes["param"],
         peak_buffer_bytes=memory.high_bytes["buffer"],
         peak_grad_bytes=memory.high_bytes["grad"],
@@ -146,7 +173,7 @@ def step_cost(
         peak_optimizer_bytes=memory.high_bytes["optimizer"],
         optimizer_state_bytes=memory.end_bytes["optimizer"],
         aten_ops=end.aten_ops - start.aten_ops,
-        flops_by_site=flop_sites(events),
+        flops_by_site=flop_sites(calls),
         bytes_at_peak=memory.sites_at_peak,
         peak_phase=_phase_at(memory.peak_index, marks),
         bytes_at_highs=memory.sites_at_highs,
@@ -162,44 +189,15 @@ def _phase_at(event_count: int, marks: StepMarks) -> Phase:
     return "backward" if event_count <= marks.optimizer.memory else "optimizer"
 
 
-def _total(events: Sequence[FlopEvent], phase: Phase) -> int:
-    return sum(event.flops for event in events if event.phase == phase)
-
-
-def flop_sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
+def flop_sites(calls: Iterable[FlopSite]) -> tuple[FlopSite, ...]:
     """Return the FLOPs of each operator in each module and phase; none without any. Sorted."""
     flops: Counter[tuple[Phase, str, str]] = Counter()
     paper_flops: Counter[tuple[Phase, str, str]] = Counter()
-    for event in events:
-        site = event.phase, event.module, event.operator
-        flops[site] += event.flops
-        paper_flops[site] += event.paper_flops
-    return tuple(
-        sorted(
-            FlopSite(*site, flops[site], paper_flops[site])
-            for site in flops
-            if flops[site] or paper_flops[site]
-        )
-    )
-
-
-class ByteSite(NamedTuple):
-    """Bytes in one category that one operator allocated for one module.
-
-    Module '' is outside any; operator '' is what existed before the step. The category tells the
-    phase of the allocation: activations in the forward pass, temporaries and gradients in the
-    backward pass, the optimizer's in `step()`.
-    """
-
-    category: Category
-    module: str
-    operator: str
-    bytes: int
-
-    @property
-    def what(self) -> str:
-        """Return 'activation aten.convolution', or the category if there is no operator."""
-        return f"{self.category} {self.operator}".rstrip()
+    for call in calls:
+        flops[call[:3]] += call.flops
+        paper_flops[call[:3]] += call.paper_flops
+    sites = (FlopSite(*site, flops[site], paper_flops[site]) for site in flops)
+    return tuple(sorted(site for site in sites if site.flops or site.paper_flops))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,29 +220,23 @@ class MemorySummary:
     """What is alive after the last event; sums to `end_bytes`. Sorted."""
 
 
-def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> MemorySummary:
+def summarize_memory(log: Sequence[ByteSite], *, start: int = 0) -> MemorySummary:
     """Summarize the events from `start` on: one step without those before it.
 
     What is alive at `start` counts in the maxima.
-
-    Raises:
-        ValueError: `start` lies outside the log, or a category falls below zero bytes.
     """
-    if not 0 <= start <= len(events):
-        message = f"start {start} lies outside a log of {len(events)} events"
-        raise ValueError(message)
     alive: dict[Category, int] = dict.fromkeys(CATEGORIES, 0)
-    for event in events[:start]:
-        _apply(alive, event)
+    for event in log[:start]:
+        alive[event.category] += event.bytes
     high = dict(alive)
     high_index = dict.fromkeys(CATEGORIES, start)
     total = peak = sum(alive.values())
     peak_index = start
-    for index, event in enumerate(events[start:], start + 1):
-        _apply(alive, event)
-        if alive[event.category] > high[event.category]:
-            high[event.category], high_index[event.category] = alive[event.category], index
-        total += event.delta_bytes
+    for index, (category, _module, _operator, nbytes) in enumerate(log[start:], start + 1):
+        alive[category] += nbytes
+        if alive[category] > high[category]:
+            high[category], high_index[category] = alive[category], index
+        total += nbytes
         if total > peak:
             peak, peak_index = total, index
     return MemorySummary(
@@ -252,30 +244,23 @@ def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> Memory
         high_bytes=high,
         end_bytes=alive,
         peak_index=peak_index,
-        sites_at_peak=sites_of(events[:peak_index]),
-        sites_at_highs=sites_of(
-            event for index, event in enumerate(events, 1) if index <= high_index[event.category]
+        sites_at_peak=_sites_of(log[:peak_index]),
+        sites_at_highs=_sites_of(
+            event for index, event in enumerate(log, 1) if index <= high_index[event.category]
         ),
-        sites_at_end=sites_of(events),
+        sites_at_end=_sites_of(log),
     )
 
 
-def peak_of(events: Sequence[MemoryEvent], *, start: int, end: int) -> int:
+def peak_of(log: Sequence[ByteSite], *, start: int, end: int) -> int:
     """Return the most bytes alive at one moment from the `start`th event to the `end`th."""
-    alive = itertools.accumulate((event.delta_bytes for event in events), initial=0)
+    alive = itertools.accumulate((event.bytes for event in log), initial=0)
     return max(itertools.islice(alive, start, end + 1))
 
 
-def _apply(alive: dict[Category, int], event: MemoryEvent) -> None:
-    alive[event.category] += event.delta_bytes
-    if alive[event.category] < 0:
-        message = f"more {event.category} bytes were freed than allocated, at {event}"
-        raise ValueError(message)
-
-
-def sites_of(events: Iterable[MemoryEvent]) -> tuple[ByteSite, ...]:
+def _sites_of(log: Iterable[ByteSite]) -> tuple[ByteSite, ...]:
     """Return what is alive after these events. Sorted."""
     held: Counter[tuple[Category, str, str]] = Counter()
-    for delta_bytes, category, module, operator in events:
-        held[category, module, operator] += delta_bytes
+    for category, module, operator, nbytes in log:
+        held[category, module, operator] += nbytes
     return tuple(sorted(ByteSite(*site, held[site]) for site in held if held[site]))

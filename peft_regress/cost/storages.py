@@ -5,19 +5,16 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from peft_regress.cost.step_cost import Category
 from peft_regress.gc_pause import paused_gc
 
-if TYPE_CHECKING:
-    from peft_regress.cost.events import Category
-
-    Result = TypeVar("Result")
-
+Result = TypeVar("Result")
 
 _CONTAINERS = (list, tuple, dict, set, deque)
 _TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
@@ -58,21 +55,15 @@ def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
     if type(tensor) in _OF_ONE_STORAGE:
         return (tensor.untyped_storage(),)
-    wrapper: Any = tensor
-    if can_be_taken_apart(wrapper):
-        names, _ = wrapper.__tensor_flatten__()
-        return [s for name in names for s in storages_of(getattr(wrapper, name))]
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [s for name in names for s in storages_of(getattr(tensor, name))]
     return (tensor.untyped_storage(),)
 
 
 def has_parts(cls: type[Tensor]) -> bool:
     """Return whether a subclass of Tensor computes with tensors that it wraps."""
     return cls is not FakeTensor and cls.__torch_dispatch__ is not Tensor.__torch_dispatch__
-
-
-def can_be_taken_apart(tensor: Any) -> bool:
-    """Return whether such a tensor can be split into its parts and put together again."""
-    return is_traceable_wrapper_subclass(tensor)
 
 
 def grow_storages(sizes: Iterable[tuple[Tensor, int]]) -> None:

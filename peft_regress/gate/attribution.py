@@ -7,7 +7,7 @@ not account for are the metric.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,16 +54,11 @@ _MATRIX_WORK = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """The part of a change that comes from one operator, or one category of bytes, of a module."""
-
-    module: str
+class _Part:
     what: str
     """An operator, or a category of bytes."""
     old: int
     new: int
-    only_in: Side | None = None
-    """The side that has a module of this name if the other has none."""
 
     @property
     def change(self) -> int:
@@ -72,22 +67,23 @@ class Contribution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerChange:
+class Contribution(_Part):
+    """The part of a change that comes from one operator, or one category of bytes, of a module."""
+
+    module: str
+    only_in: Side | None = None
+    """The side that has a module of this name if the other has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChange(_Part):
     """The part of a change that comes from one operator of a layer and its adapter."""
 
     layer: str
-    what: str
-    old: int
-    new: int
     rows: tuple[Contribution, ...]
     """The layer's modules that changed, the largest change first."""
     base_runs: int | None
     """How many extra runs of its base operator the layer costs, if that is a whole number."""
-
-    @property
-    def change(self) -> int:
-        """Return new minus old."""
-        return self.new - self.old
 
     @property
     def base(self) -> str:
@@ -157,8 +153,8 @@ def changed_costs(
             raise UnknownNameError(kind, metric, known, unlisted={f"*{BATCH_SUFFIX}": large})
     if not old.status == new.status == "ok":
         return ()
-    chosen = [metric for metric in COSTS if metric in only] or [
-        metric for metric in COSTS if _value(metric, old) != _value(metric, new)
+    chosen = [name for name in COSTS if name in only] or [
+        name for name in COSTS if _value(name, old) != _value(name, new)
     ]
     return tuple(explain_metric(metric, old, new) for metric in chosen)
 
@@ -170,27 +166,25 @@ def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
         views["module"] = rows_of
         if metric.removesuffix(BATCH_SUFFIX) == "optimizer_flops":
             views["operator"] = operator_rows_of
-    held: dict[By, dict[Side, Rows]] = {by: {} for by in views}
     records: dict[Side, Record] = {"old": old, "new": new}
+    breakdowns, holding = [], set[Side]()
     for by, view in views.items():
+        held: dict[Side, Rows] = {}
         for side, record in records.items():
             rows = view(record.whole_ledger, metric)
             if rows is not None or not _value(metric, record):
-                held[by][side] = rows or {}
-    phases = (old.whole_ledger.peak_phase.get(metric), new.whole_ledger.peak_phase.get(metric))
+                held[side] = rows or {}
+        holding |= held.keys()
+        if len(held) == len(records):
+            breakdowns.append(_breakdown(by, metric, held, records))
+    phases = [one.whole_ledger.peak_phase.get(metric) for one in (old, new)]
     return MetricChange(
         metric=metric,
         unit=METRICS[metric].unit,
         old=_value(metric, old),
         new=_value(metric, new),
-        breakdowns=tuple(
-            _breakdown(by, metric, (sides["old"], sides["new"]), records=(old, new))
-            for by, sides in held.items()
-            if len(sides) == len(records)
-        ),
-        not_held_by=tuple(
-            side for side in records if held and all(side not in sides for sides in held.values())
-        ),
+        breakdowns=tuple(breakdowns),
+        not_held_by=tuple(side for side in records if views and side not in holding),
         peak_phases=(phases[0], phases[1]) if phases[0] and phases[1] else None,
     )
 
@@ -201,48 +195,42 @@ def _value(metric: str, record: Record) -> Value:
 
 
 def _breakdown(
-    by: By, metric: str, sides: tuple[Rows, Rows], *, records: tuple[Record, Record]
+    by: By, metric: str, held: Mapping[Side, Rows], records: Mapping[Side, Record]
 ) -> Breakdown:
-    before, after = sides
-    ledgers = [record.whole_ledger for record in records]
-    only_in = _exclusive_modules(*ledgers)
+    before, after = held["old"], held["new"]
+    modules: dict[Side, set[str]] = {
+        side: {*record.whole_ledger.modules} for side, record in records.items()
+    }
     rows = [
         Contribution(
-            module=key[0],
-            what=key[1],
-            old=before.get(key, 0),
-            new=after.get(key, 0),
-            only_in=only_in.get(key[0]),
+            module=module,
+            what=what,
+            old=before.get((module, what), 0),
+            new=after.get((module, what), 0),
+            only_in=_only_in(module, modules),
         )
-        for key in before.keys() | after.keys()
+        for module, what in before.keys() | after.keys()
     ]
-    rows.sort(key=_largest_first)
-    modules = {row.module for row in rows}.union(*(ledger.modules for ledger in ledgers))
+    rows.sort(key=lambda row: (-abs(row.change), row.module, row.what))
     layers = _layers(
-        rows, modules, of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK
+        rows,
+        {row.module for row in rows}.union(*modules.values()),
+        of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK,
     )
-    changed = tuple(row for row in rows if row.change)
-    values = [_value(metric, record) or 0 for record in records]
+    values = [_value(metric, record) or 0 for record in records.values()]
     return Breakdown(
         by=by,
-        rows=changed,
+        rows=tuple(row for row in rows if row.change),
         layers=tuple(layer for layer in layers if layer.rows),
         unmoved=sum(layer.old for layer in layers if not layer.rows),
         unattributed=(values[0] - sum(before.values()), values[1] - sum(after.values())),
     )
 
 
-def _largest_first(row: Contribution) -> tuple[int, str, str]:
-    return -abs(row.change), row.module, row.what
-
-
-def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
-    """Return the modules that only one side has; none if one has no ledger."""
-    if not (old.modules and new.modules):
-        return {}
-    gone: dict[str, Side] = dict.fromkeys(old.modules.keys() - new.modules.keys(), "old")
-    come: dict[str, Side] = dict.fromkeys(new.modules.keys() - old.modules.keys(), "new")
-    return {module: side for module, side in (gone | come).items() if module}
+def _only_in(module: str, modules: Mapping[Side, Collection[str]]) -> Side | None:
+    """Return the side that alone has a module; None if a side has no ledger."""
+    sides = [side for side, names in modules.items() if module in names]
+    return sides[0] if module and len(sides) == 1 and all(modules.values()) else None
 
 
 def _layers(

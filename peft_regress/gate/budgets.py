@@ -17,7 +17,7 @@ from peft_regress.budgets import SHARES
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, Metric, MetricSpec
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 from peft_regress.runs.schema import Limits, Record
 
 _COSTS: Final = {
@@ -25,7 +25,7 @@ _COSTS: Final = {
     "peak_b32_of": f"peak_bytes{BATCH_SUFFIX}",
     "ship_of": "adapter_bytes",
 }
-UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
+_UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
 _BYTES: Final = METRICS["peak_bytes"]
 _FLOPS: Final = METRICS["forward_flops"]
@@ -70,74 +70,77 @@ def budget_of(
     return (*_uses(record, limits, devices), *_shares(record, limits, other))
 
 
-def _shares(record: Record, limits: Limits, other: Record | None) -> Iterator[BudgetUse]:
-    for name in SHARES:
-        limit: float | None = getattr(limits, name)
-        if limit is None:
-            continue
-        value, lacks = None, f"{limits.of} is neither in this run nor among its references"
-        if other is not None:
-            cost, whole = _cost(record, name), _cost(other, name)
-            lacks = "not measured" if cost is None else f"not measured of {limits.of}"
-            if cost is not None and whole is not None and whole >= 1:
-                value = cost / whole
-        yield BudgetUse(
-            name=f"{name} {limits.of}", value=value, limit=limit, spec=_SHARE, lacks=lacks
-        )
-
-
-def _cost(record: Record, share: str) -> float | None:
-    """Return the cost that a share is about."""
-    if share == "update_of":
-        return update_flops(record)
-    return _value(record.metrics.get(_COSTS[share]))
-
-
 def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
     metrics = record.metrics
+    score = metrics.get("score") or metrics.get("accuracy")
     measured: tuple[tuple[str, float | None, float | None, MetricSpec], ...] = (
-        ("peak", _value(metrics.get("peak_bytes")), limits.peak, _BYTES),
+        ("peak", value_in(record, "peak_bytes"), limits.peak, _BYTES),
         ("update", update_flops(record), limits.update, _FLOPS),
-        ("ship", _value(metrics.get("adapter_bytes")), limits.ship, _BYTES),
-        ("edge_train", _value(metrics.get("edge_train_bytes")), limits.edge_train, _BYTES),
+        ("ship", value_in(record, "adapter_bytes"), limits.ship, _BYTES),
+        ("edge_train", value_in(record, "edge_train_bytes"), limits.edge_train, _BYTES),
+        (
+            "score",
+            None if score is None else score.value,
+            limits.score,
+            METRICS["score"] if score is None else score.spec,
+        ),
     )
     for name, value, limit, spec in measured:
         if limit is not None:
             yield BudgetUse(name=name, value=value, limit=limit, spec=spec)
-    if limits.score is not None:
-        score = metrics.get("score") or metrics.get("accuracy")
-        spec = METRICS["score"] if score is None else score.spec
-        yield BudgetUse(name="score", value=_value(score), limit=limits.score, spec=spec)
     if limits.device is not None:
         found = next((one for one in devices if one.name == limits.device), None)
-        for need in needs_of(record):
-            limit = None if found is None else need.limit_of(found)
+        for need, value in needs_of(record).items():
+            limit = None if found is None else _room(found, need)
             if found is None or limit is not None:
-                name = f"{need.name} of {limits.device}"
+                name = f"{need} of {limits.device}"
                 lacks = "no such device class" if found is None else "not measured"
-                yield BudgetUse(name=name, value=need.value, limit=limit, spec=_BYTES, lacks=lacks)
+                yield BudgetUse(name=name, value=value, limit=limit, spec=_BYTES, lacks=lacks)
+
+
+def _shares(record: Record, limits: Limits, other: Record | None) -> Iterator[BudgetUse]:
+    for part in SHARES:
+        limit: float | None = getattr(limits, part)
+        if limit is None:
+            continue
+        value, lacks = None, f"{limits.of} is neither in this run nor among its references"
+        if other is not None:
+            cost, whole = _cost(record, part), _cost(other, part)
+            lacks = "not measured" if cost is None else f"not measured of {limits.of}"
+            if cost is not None and whole is not None and whole >= 1:
+                value = cost / whole
+        name = f"{part} {limits.of}"
+        yield BudgetUse(name=name, value=value, limit=limit, spec=_SHARE, lacks=lacks)
+
+
+def _cost(record: Record, share: str) -> float | None:
+    """Return the cost that a share is about."""
+    return update_flops(record) if share == "update_of" else value_in(record, _COSTS[share])
 
 
 def update_flops(record: Record) -> float | None:
     """Return the FLOPs of one update; None if a part of them was not measured."""
-    values = [_value(record.metrics.get(name)) for name in UPDATE]
+    values = [value_in(record, name) for name in _UPDATE]
     return None if None in values else sum(value for value in values if value is not None)
 
 
-def _value(metric: Metric | None) -> float | None:
-    return None if metric is None else metric.value
+def value_in(record: Record, metric: str) -> float | None:
+    """Return the value of a metric; None if it was not measured."""
+    found = record.metrics.get(metric)
+    return None if found is None else found.value
 
 
-def over_budget_reasons(
+def budget_findings(
     old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
-) -> Iterator[Reason]:
-    """Yield a reason for each part of a budget that is exceeded, with the reference's value."""
+) -> Iterator[Reason | Remark]:
+    """Yield the parts of a budget that are exceeded, not judged, or looser than the reference's."""
+    uses = budget_of(new, devices, others.new)
     before: dict[str, float | None] = {}
     if old is not None:
         under_new = msgspec.structs.replace(old, budget=new.budget)
         before = {use.name: use.value for use in budget_of(under_new, devices, others.old)}
-    for use in budget_of(new, devices, others.new):
-        if use.is_over and use.value is not None:
+    for use in uses:
+        if use.is_over:
             was = before.get(use.name)
             yield Reason(
                 metric=f"budget {use.name}",
@@ -148,9 +151,24 @@ def over_budget_reasons(
                 spec=use.spec,
                 limit=use.limit,
             )
+    limits = {use.part: use for use in uses}
+    for use in limits.values():
+        if not use.is_judged:
+            yield Remark(kind="not judged", subject=f"budget {use.name}", text=use.lacks)
+    for use in () if old is None else budget_of(old, devices):
+        now = limits.get(use.part)
+        if use.limit is not None and (now is None or _is_looser(use.limit, now)):
+            yield Remark(
+                kind="looser budget",
+                subject=f"budget {use.name}",
+                old=use.limit,
+                new=None if now is None else now.limit,
+                spec=use.spec,
+            )
 
 
 def _change(was: float | None, use: BudgetUse) -> float | None:
+    """Return the change of a used part: of a fraction or a score the difference."""
     if was is None or use.value is None:
         return None
     change = use.value - was
@@ -159,88 +177,56 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
     return change if math.isfinite(change) else None
 
 
-def budget_remarks(
-    old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
-) -> Iterator[Remark]:
-    """Yield the parts of a budget that are not judged, or looser than in the reference."""
-    limits = {use.part: use for use in budget_of(new, devices, others.new)}
-    for use in limits.values():
-        if not use.is_judged:
-            yield Remark(kind="not judged", subject=f"budget {use.name}", text=use.lacks)
-    for was in () if old is None else budget_of(old, devices):
-        now = limits.get(was.part)
-        if was.limit is not None and (now is None or _is_looser(was, now)):
-            yield Remark(
-                kind="looser budget",
-                subject=f"budget {was.name}",
-                old=was.limit,
-                new=None if now is None else now.limit,
-                spec=was.spec,
-            )
+def _is_looser(old: float, new: BudgetUse) -> bool:
+    return new.limit is None or (new.limit < old if new.is_least else new.limit > old)
 
 
-def _is_looser(old: BudgetUse, new: BudgetUse) -> bool:
-    if old.limit is None or new.limit is None:
-        return new.limit is None
-    return new.limit < old.limit if new.is_least else new.limit > old.limit
+# --- devices --------------------------------------------------------------------------------------
 
 
-class Need(NamedTuple):
-    """How much memory or storage a case needs."""
+def needs_of(record: Record) -> dict[str, float | None]:
+    """Return the `memory` of one update, and the `storage` of all weights with the adapter.
 
-    name: str
-    """`memory` or `storage`."""
-    value: float | None
-    """Bytes; None if it was not measured."""
-
-    def limit_of(self, device: DeviceClass) -> int | None:
-        """Return how many bytes a device has of it; None if that is not limited."""
-        return device.memory_bytes if self.name == "memory" else device.storage_bytes
-
-    def fits(self, device: DeviceClass) -> bool | None:
-        """Return whether a device has enough of it; None if it was not measured."""
-        limit = self.limit_of(device)
-        if limit is None:
-            return True
-        return None if self.value is None else self.value <= limit
+    Bytes; None if it was not measured.
+    """
+    weights = [value_in(record, name) for name in ("peak_param_bytes", "peak_buffer_bytes")]
+    measured = [value for value in weights if value is not None]
+    return {
+        "memory": value_in(record, "peak_bytes"),
+        "storage": sum(measured) if len(measured) == len(weights) else None,
+    }
 
 
-def needs_of(record: Record) -> tuple[Need, ...]:
-    """Return the memory of one update, and the storage of all weights with the adapter."""
-    metrics = record.metrics
-    weights = [metrics.get(name) for name in ("peak_param_bytes", "peak_buffer_bytes")]
-    measured = [metric.value for metric in weights if metric is not None]
-    peak = metrics.get("peak_bytes")
-    return (
-        Need("memory", None if peak is None else peak.value),
-        Need("storage", sum(measured) if len(measured) == len(weights) else None),
-    )
+def _room(device: DeviceClass, need: str) -> int | None:
+    """Return how many bytes a device has of it; None if that is not limited."""
+    return device.memory_bytes if need == "memory" else device.storage_bytes
 
 
 def fits(record: Record, device: DeviceClass) -> bool | None:
     """Return whether a case fits into a device; None if that is not known."""
-    found = [need.fits(device) for need in needs_of(record)]
-    if False in found:
-        return False
-    return None if None in found else True
+    found = {_fits(value, _room(device, need)) for need, value in needs_of(record).items()}
+    return False if False in found else None if None in found else True
+
+
+def _fits(value: float | None, room: int | None) -> bool | None:
+    if room is None:
+        return True
+    return None if value is None else value <= room
 
 
 def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
     """Yield a reason for each device that a case fitted into and no longer does."""
-    needs = list(zip(needs_of(old), needs_of(new), strict=True))
+    before, after = needs_of(old), needs_of(new)
     for device in devices:
-        if not all(before.fits(device) for before, _ in needs):
-            continue
-        for before, after in needs:
-            if after.fits(device) is False and before.value is not None is not after.value:
+        for need in before if fits(old, device) else ():
+            was, now, room = before[need], after[need], _room(device, need)
+            if _fits(now, room) is False and was is not None is not now:
                 yield Reason(
                     metric=f"fits {device.name}",
-                    old=before.value,
-                    new=after.value,
-                    relative_change=(
-                        (after.value - before.value) / before.value if before.value else None
-                    ),
+                    old=was,
+                    new=now,
+                    relative_change=(now - was) / was if was else None,
                     verdict="regressed",
-                    spec=METRICS["peak_bytes"],
-                    limit=after.limit_of(device),
+                    spec=_BYTES,
+                    limit=room,
                 )

@@ -1,4 +1,4 @@
-"""How far a metric changed and how far it may, in one step and over many. Pure.
+"""Judge the metrics of both sides: how far each changed and may, in one step and over many. Pure.
 
 Changes within a metric's bound pass one by one, and each accepted entry would make them normal. So
 a metric is also compared with its origin: the oldest entry since which the gate has not reported a
@@ -9,14 +9,17 @@ it with a reason, and the accepted entry is the new origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
-from peft_regress.gate.inputs import OF_INPUTS, first_difference
+from peft_regress.gate.facts import OF_INPUTS, first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, Policy
-from peft_regress.gate.verdicts import Change, Origin
-from peft_regress.metrics import Kind, Metric, MetricSpec
+from peft_regress.gate.repeats import lacks_seeds
+from peft_regress.gate.verdicts import Change, Observation, Origin, Reason, Remark, Verdict
+from peft_regress.metrics import EDGE_METRICS, METRICS, Kind, Metric, MetricSpec, metric_order
 from peft_regress.runs.schema import Record
+
+# --- how far --------------------------------------------------------------------------------------
 
 
 def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] | None:
@@ -70,10 +73,9 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
 
     Training amplifies rounding, so each step has its own bound.
     """
-    nearest = Change(old.value, new.value, 0.0, bounds.on_fingerprint(name, 0))
-    of_bound = 0.0
     # Looked up once for each step, not for each seed: a long history asks often.
     of_steps = bounds.on(name, old)
+    nearest, of_bound = Change(old.value, new.value, 0.0, of_steps[0]), 0.0
     floor, rounding = bounds.floor_of(name), bounds.rounding_of(name)
     for before, after in zip(old.by_seed, new.by_seed, strict=True):
         for a, b, bound in zip(before, after, of_steps, strict=False):
@@ -83,8 +85,8 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
             # A bound of one's own may be 0.
             share = abs(change) / bound if change is not None and bound else math.inf
             if not share <= of_bound:
-                share = math.inf if math.isnan(share) else share
-                nearest, of_bound = Change(a, b, change, bound), share
+                of_bound = math.inf if math.isnan(share) else share
+                nearest = Change(a, b, change, bound)
     return nearest
 
 
@@ -103,29 +105,20 @@ def value_of(metric: Metric) -> float:
 
 def are_comparable(old: Metric, new: Metric) -> bool:
     """Return whether a metric is defined equally on both sides, with as many samples."""
-    return (
-        old.unit == new.unit
-        and old.direction == new.direction
-        and old.kind == new.kind
-        and have_same_shape(old, new)
-    )
+    return old.spec == new.spec and _sizes(old) == _sizes(new)
 
 
-def have_same_shape(old: Metric, new: Metric) -> bool:
-    """Return whether both sides have as many seeds, and each as many values."""
-    if old.samples is None and new.samples is None:
-        return True
-
-    def shape(metric: Metric) -> list[int]:
-        return [len(s) if isinstance(s, list) else -1 for s in metric.samples or ()]
-
-    return shape(old) == shape(new)
+def _sizes(metric: Metric) -> list[int]:
+    """Return how many values each seed has; -1 stands for a single number."""
+    return [len(seed) if isinstance(seed, list) else -1 for seed in metric.samples or ()]
 
 
 def _flat(metric: Metric) -> list[float]:
     """Return a metric's samples in one list, or its value if it has none."""
     return [sample for seed in metric.by_seed for sample in seed]
 
+
+# --- drift ----------------------------------------------------------------------------------------
 
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy", "score"})
 """The kinds that can change unreported. Exact metrics cannot, unless their author states a bound;
@@ -162,7 +155,7 @@ def next_origins(
         origin = older.get(name) or Origin(last, entry)
         if _stays(name, origin, last, metric, bounds) and (
             bounds == judging
-            or direction_of(drift_of(name, origin, metric, judging), metric) is None
+            or direction_of(_drift_of(name, origin, metric, judging), metric) is None
         ):
             found[name] = origin
     return found
@@ -172,7 +165,7 @@ def _can_drift(name: str, metric: Metric, bounds: Bounds) -> bool:
     return metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in bounds.own)
 
 
-def drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
+def _drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric is from its origin; the bound is the drift budget."""
     change = change_of(name, origin.metric, new, bounds)
     return change._replace(bound=change.bound * bounds.policy.drift_budget)
@@ -182,13 +175,158 @@ def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bo
     """Return whether an origin stays after one more entry: whether the gate reported no change."""
     if metric == before:
         return True
-    if not are_comparable(before, metric):
+    if not are_comparable(before, metric) or not bounds.judges(name, metric):
         return False
-    if not bounds.judges(name, metric):
-        return False
-    if direction_of(change_of(name, before, metric, bounds), metric):
-        return False
-    # If the origin is the entry before, the bound has judged this step already.
-    if origin.metric is before and bounds.policy.drift_budget >= 1:
-        return True
-    return direction_of(drift_of(name, origin, metric, bounds), metric) is None
+    step = change_of(name, before, metric, bounds)
+    whole = step if origin.metric is before else _drift_of(name, origin, metric, bounds)
+    return direction_of(step, metric) is direction_of(whole, metric) is None
+
+
+# --- judging --------------------------------------------------------------------------------------
+
+
+class _Sides(NamedTuple):
+    """Both sides of a case, and the bounds between them."""
+
+    old: Observation
+    new: Observation
+    bounds: Bounds
+    same_inputs: bool
+    """Whether both sides start from the same weights and data, as far as they recorded them."""
+
+
+def metric_findings(
+    old: Observation, new: Observation, policy: Policy
+) -> Iterator[Reason | Remark]:
+    """Yield every reason and remark on the metrics, in the order of the table."""
+    bounds = Bounds.between(old.record, new.record, policy)
+    sides = _Sides(old, new, bounds, first_difference(old.record, new.record) is None)
+    for name in sorted(old.record.metrics.keys() | new.record.metrics.keys(), key=metric_order):
+        if lacks_seeds(old.record, name) or lacks_seeds(new.record, name):
+            continue
+        of_newest = tuple(_of_newest(sides, name))
+        yield from of_newest
+        # A change beyond its bound in one step is no drift.
+        if not any(isinstance(one, Reason) for one in of_newest):
+            yield from _drift(sides, name)
+    yield from _looser_bounds(sides)
+
+
+def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
+    """Compare with the newest entry."""
+    old, new = (side.record.metrics.get(name) for side in sides[:2])
+    either = new or old
+    is_own = name in sides.bounds.own
+    if either is None or (old == new and not is_own and either.kind != "score"):
+        return  # most metrics; a score or a bound of the author's may be remarked on even then
+    if old and new and old.spec != new.spec:
+        # Checked before the kind excludes a metric: a side that says `info` must not hide it.
+        shown = "{0.unit}, {0.direction}, {0.kind}".format
+        yield Reason(metric=name, old=shown(old), new=shown(new), verdict="incomparable")
+    elif old is None and not _could_know(sides.old, name):
+        yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
+    elif _is_shown_only(either) or not can_compare(
+        name, (side.environment.get("torch") for side in sides[:2])
+    ):
+        return
+    elif new is None:
+        # What an older version of this project cannot measure is not gone: nobody looked.
+        is_unknown = name in METRICS and name not in sides.new.known
+        lost: Verdict = "incomparable" if is_unknown else "regressed"
+        yield Reason(metric=name, old=either.value, new=None, verdict=lost, spec=either.spec)
+    elif old is None:
+        # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
+        appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
+        yield Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
+    elif sides.same_inputs or new.kind not in OF_INPUTS:
+        yield from _of_both(name, old, new, sides.bounds)
+
+
+def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Reason | Remark]:
+    if not are_comparable(old, new):
+        was, now = (len(one.samples or ()) for one in (old, new))
+        yield Reason(metric=f"{name}.samples", old=was, new=now, verdict="incomparable")
+        return
+    if not bounds.judges(name, new):
+        text = "it has no bound of its own"
+        yield Remark(kind="not judged", subject=name, new=new.value, spec=new.spec, text=text)
+        return
+    change = change_of(name, old, new, bounds)
+    yield from _beyond(name, change, new, bounds)
+    if name not in bounds.own or direction_of(change, new):
+        return
+    usual = change_of(name, old, new, bounds.usual)
+    if direction_of(usual, new):
+        yield Remark(
+            kind="within own bound",
+            subject=name,
+            old=usual.old,
+            new=usual.new,
+            spec=new.spec,
+            text=bounds.reason_for(name),
+        )
+
+
+def _beyond(
+    name: str, change: Change, metric: Metric, bounds: Bounds, since: str | None = None
+) -> Iterator[Reason]:
+    """Yield the reason if a metric changed beyond its bound."""
+    direction = direction_of(change, metric)
+    if direction is not None:
+        # A ratio beyond the largest float has no JSON; the two values say enough.
+        is_finite = change.relative is not None and math.isfinite(change.relative)
+        yield Reason(
+            metric=name,
+            old=change.old,
+            new=change.new,
+            relative_change=change.relative if is_finite else None,
+            bound=change.bound,
+            verdict="regressed" if direction == "worse" else "improved",
+            since=since,
+            spec=metric.spec,
+            bound_reason=bounds.reason_for(name),
+        )
+
+
+def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
+    """Compare with the entry that the metric's drift counts from."""
+    origin, metric = sides.old.drift_origins.get(name), sides.new.record.metrics.get(name)
+    if origin and metric and (sides.same_inputs or metric.kind not in OF_INPUTS):
+        change = _drift_of(name, origin, metric, sides.bounds)
+        yield from _beyond(name, change, metric, sides.bounds, origin.entry)
+
+
+def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
+    """Name each bound of the author's that is looser than the one the reference had."""
+    bounds, before = sides.bounds, Bounds.of(sides.old.record, sides.bounds.policy)
+    for name in sorted(before.own.keys() | bounds.own.keys(), key=metric_order):
+        metric = sides.new.record.metrics.get(name)
+        if metric is None or name not in sides.old.record.metrics:
+            continue
+        pairs = zip(before.on(name, metric), bounds.on(name, metric), strict=True)
+        pair = next(((was, now) for was, now in pairs if now > was), None)
+        if pair is not None:
+            old, new = (None if math.isinf(bound) else bound for bound in pair)
+            text, spec = bounds.reason_for(name), metric.spec
+            yield Remark(kind="looser bound", subject=name, old=old, new=new, spec=spec, text=text)
+
+
+def _could_know(side: Observation, name: str) -> bool:
+    """Return whether the run of one side could have measured a metric of the table.
+
+    What a program costs is measured where a case asks for it, which shows in its record.
+    """
+    if name == "optimizer_updates":
+        return False  # older versions measured it for some optimizers only
+    was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
+    return was_asked and name in side.known and name in METRICS
+
+
+def _is_shown_only(metric: Metric) -> bool:
+    # The wall time of one run is shown: a busy machine is no slower code.
+    return metric.kind in {"info", "seconds"} or metric.direction == "none"
+
+
+def can_compare(name: str, torches: Iterable[str | None]) -> bool:
+    """Return whether a metric can be judged: another torch may use other operators."""
+    return not name.startswith(("aten_ops", "edge_ops")) or len(set(torches)) == 1

@@ -116,16 +116,6 @@ class Comparison:
             return 3
         return 0
 
-    @functools.cached_property
-    def new_metrics(self) -> frozenset[str]:
-        """The metrics that only the observed side has: added to the code that measures."""
-        appeared = {
-            reason.metric for case in self.cases for reason in case.reasons if reason.old is None
-        }
-        known = {name for one in self.references.values() for name in one.record.metrics}
-        added = {name for one in self.observed.values() for name in one.record.metrics}
-        return frozenset(appeared & added - known)
-
     @property
     def unaccepted(self) -> tuple[CaseVerdict, ...]:
         """The cases that are better than their baseline."""
@@ -150,10 +140,11 @@ class Comparison:
     @property
     def failing(self) -> tuple[CaseVerdict, ...]:
         """The cases that make the exit code 1, also by strictness."""
-        strict = {lost.case for lost in self.fronts} if self.strict else set()
-        strict |= {case.id for case in self.looser} if self.strict else set()
         fails = self.failing_verdicts
-        return tuple(case for case in self.cases if case.verdict in fails or case.id in strict)
+        found = {case.id for case in self.cases if case.verdict in fails}
+        if self.strict:
+            found |= {lost.case for lost in self.fronts} | {case.id for case in self.looser}
+        return tuple(case for case in self.cases if case.id in found)
 
     @property
     def red(self) -> tuple[CaseVerdict, ...]:
@@ -172,10 +163,7 @@ def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Compariso
     """
     cases = tuple(case for case in comparison.cases if fnmatchcase(case.id, pattern))
     ids = {case.id for case in cases}
-    counts = {
-        verdict: count - sum(case.verdict == verdict for case in cases)
-        for verdict, count in comparison.counts.items()
-    }
+    left_out = [case for case in comparison.cases if case.id not in ids]
     return replace(
         comparison,
         cases=cases,
@@ -184,7 +172,7 @@ def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Compariso
         observed={name: one for name, one in comparison.observed.items() if name in ids},
         fronts=tuple(lost for lost in comparison.fronts if lost.case in ids),
         complete=complete,
-        left_out={verdict: count for verdict, count in counts.items() if count},
+        left_out=replace(comparison, cases=tuple(left_out)).counts,
         left_out_red=sum(case.id not in ids for case in comparison.failing),
         invocation=replace(comparison.invocation, only=pattern),
     )

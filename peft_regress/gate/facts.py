@@ -1,29 +1,31 @@
-"""Reasons that are about no metric: status, definition, trained parameters, invariants. Pure.
+"""Reasons that are about no metric: status, definition, inputs, trained parameters, invariants.
 
-What an old record could not say is no difference.
+Pure. What an old record could not say is no difference.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
-from peft_regress.gate.inputs import (
-    OF_INPUTS,
-    first_difference,
-    model_changes,
-    rate_difference,
-    shape_changes,
-)
 from peft_regress.gate.policy import numerics_of
-from peft_regress.gate.verdicts import Observation, Reason, Remark, Verdict
-from peft_regress.metrics import INVARIANTS
-from peft_regress.runs.schema import Defect, Failure, Record
+from peft_regress.gate.verdicts import Observation, Reason, Remark, Value, Verdict
+from peft_regress.metrics import INVARIANTS, Kind
+from peft_regress.runs.schema import Defect, Failure, Inputs, Record, TensorSummary
 from peft_regress.text import count_of
+
+Shapes = Mapping[str, Sequence[int]]
+
+OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
+"""The kinds of metrics whose values depend on the weights and the data that go in."""
+_TOLERANCE: Final = 1e-5
+"""How far a number of the inputs may differ, relative to its size: processors sum differently."""
+_RATE_TOLERANCE: Final = 1e-9
+_MOST_NAMES: Final = 3
 
 _STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
 _NEEDS_THE_INPUTS: Final = "stored_adapter_loads"
@@ -37,6 +39,50 @@ _COSTS: Final = (
     "peak_bytes",
 )
 """What a reader asks of another definition; nothing is judged."""
+
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|/\S+|[\w.]*\d[\w.]*")
+"""The names, paths and numbers in a message."""
+_MOST_GROWTH: Final = 10
+
+
+# --- status and definition ------------------------------------------------------------------------
+
+
+def status_reason(old: Record, new: Record) -> Reason | None:
+    """Return how the state changed, None if there is nothing to say.
+
+    ok < unsupported < error; a step up newly fails, and so does another error.
+    """
+    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
+    texts = old.status_text, new.status_text
+    verdict: Verdict
+    if after != before:
+        verdict = "newly_failing" if after > before else "fixed"
+    elif new.status != "error":
+        return None
+    elif _is_same_error(old.error, new.error):
+        verdict = "known_defect"
+    else:
+        verdict, texts = "newly_failing", (_error_text(old), _error_text(new))
+    return Reason(metric="status", old=texts[0], new=texts[1], verdict=verdict)
+
+
+def error_pattern(error: Failure | None) -> str:
+    """Return type and message of an error without its names and numbers; '' for none."""
+    return "" if error is None else f"{error.type}: {_VARYING.sub('*', error.message)}"
+
+
+def _is_same_error(old: Failure | None, new: Failure | None) -> bool:
+    """Return whether two cases fail with the same error, after as many steps."""
+    steps = {one.after_steps for one in (old, new) if one and one.after_steps is not UNSET}
+    return error_pattern(old) == error_pattern(new) and len(steps) < 2  # noqa: PLR2004
+
+
+def _error_text(record: Record) -> str:
+    error = record.error
+    if error is None or error.after_steps is UNSET:
+        return record.status_text
+    return f"{record.status_text} after {count_of(error.after_steps, 'step')}"
 
 
 def definition_reasons(old: Record, new: Record) -> Iterator[Reason]:
@@ -72,168 +118,172 @@ def cost_reasons(old: Record, new: Record) -> Iterator[Reason]:
         )
 
 
-_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|/\S+|[\w.]*\d[\w.]*")
-"""The names, paths and numbers in a message."""
-_MOST_GROWTH: Final = 10
-
-
-def error_pattern(error: Failure | None) -> str:
-    """Return type and message of an error without its names and numbers; '' for none."""
-    return "" if error is None else f"{error.type}: {_pattern(error.message)}"
-
-
-def _pattern(text: str) -> str:
-    return _VARYING.sub("*", text)
-
-
-def is_same_error(old: Failure | None, new: Failure | None) -> bool:
-    """Return whether two cases fail with the same error, after as many steps."""
-    return error_pattern(old) == error_pattern(new) and (
-        old is None
-        or new is None
-        or UNSET in (old.after_steps, new.after_steps)
-        or old.after_steps == new.after_steps
-    )
-
-
-def error_text(record: Record) -> str:
-    """Return the status with its error, and after how many steps it was raised."""
-    error = record.error
-    if error is None or error.after_steps is UNSET:
-        return record.status_text
-    return f"{record.status_text} after {count_of(error.after_steps, 'step')}"
-
-
-def is_known(name: str, old: Record, new: Record) -> bool:
-    """Return whether an invariant that is false on both sides is no worse, and by the same cause.
-
-    By the same error; or in no other tensors, and off by at most ten times as much. Where a defect
-    is told in words alone, by the same words.
-    """
-    if old.defects is UNSET or new.defects is UNSET:
-        return True
-    was, now = old.defects.get(name, Defect()), new.defects.get(name, Defect())
-    if Defect() in (was, now):
-        return was == now and _pattern(old.note_on(name)) == _pattern(new.note_on(name))
-    return (
-        error_pattern(was.error) == error_pattern(now.error)
-        and set(now.tensors) <= set(was.tensors)
-        and _is_no_larger(was.size, now.size)
-    )
-
-
-def _is_no_larger(old: float | None, new: float | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    return new <= _MOST_GROWTH * old
-
-
-def status_reason(old: Record, new: Record) -> Reason | None:
-    """Return how the state changed, None if there is nothing to say.
-
-    ok < unsupported < error; a step up newly fails, and so does another error.
-    """
-    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
-    verdict: Verdict | None = None
-    texts = old.status_text, new.status_text
-    if after > before:
-        verdict = "newly_failing"
-    elif after < before:
-        verdict = "fixed"
-    elif new.status == "error":
-        is_same = is_same_error(old.error, new.error)
-        verdict = "known_defect" if is_same else "newly_failing"
-        texts = texts if is_same else (error_text(old), error_text(new))
-    if verdict is None:
-        return None
-    return Reason(metric="status", old=texts[0], new=texts[1], verdict=verdict)
+# --- what trains, and from what -------------------------------------------------------------------
 
 
 def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
     """Compare the model, the inputs of its training, and the trained parameters."""
-    model = model_changes(old, new)
-    if model is not None:
-        words = model.words("no longer has", "newly has", "changed shape")
+    models = _model_shapes(old), _model_shapes(new)
+    if models[0] and models[1] and models[0] != models[1]:
+        words = _shape_changes(*models, "no longer has", "newly has")
         yield Remark(kind="model", subject="model", text=words)
     difference = first_difference(old, new)
     if difference is None:
-        yield from _rate_reasons(old, new)
-    elif _both_depend_on_inputs(old, new):
-        yield Reason(
-            metric="inputs",
-            old=f"{difference.where}: {difference.old}",
-            new=difference.new,
-            verdict="incomparable",
-        )
-    yield from _trained_reasons(old, new)
-    yield from _numerics_reasons(old, new)
-
-
-def _both_depend_on_inputs(old: Record, new: Record) -> bool:
-    return any(
-        metric.kind in OF_INPUTS and name in old.metrics for name, metric in new.metrics.items()
-    )
-
-
-def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare which parameters train, by name and shape."""
-    if old.trained is UNSET:
-        return
-    before = count_of(len(old.trained), "tensor")
-    if new.trained is UNSET:
-        yield Reason(metric="trained", old=before, new=None, verdict="regressed")
-        return
-    changes = shape_changes(old.trained, new.trained)
-    if changes is not None:
-        words = changes.words("no longer", "newly", "changed shape")
-        after = f"{count_of(len(new.trained), 'tensor')}: {words}"
-        yield Reason(metric="trained", old=before, new=after, verdict="regressed")
-
-
-def _rate_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare the learning rates, which a schedule decides."""
-    found = rate_difference(old, new)
-    if found is not None:
-        words = f"{found.where}: {found.new}"
-        yield Reason(metric="rates", old=found.old, new=words, verdict="regressed")
-
-
-def _numerics_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare the precision: it decides the bounds, so that another precision is a regression."""
+        rate = _rate_difference(old, new)
+        if rate is not None:
+            yield _regressed("rates", rate.old, f"{rate.where}: {rate.new}")
+    elif any(one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()):
+        was = f"{difference.where}: {difference.old}"
+        yield Reason(metric="inputs", old=was, new=difference.new, verdict="incomparable")
+    if old.trained is not UNSET:
+        tensors = count_of(len(old.trained), "tensor")
+        if new.trained is UNSET:
+            yield _regressed("trained", tensors, None)
+        elif new.trained != old.trained:
+            words = _shape_changes(old.trained, new.trained, "no longer", "newly")
+            yield _regressed("trained", tensors, f"{count_of(len(new.trained), 'tensor')}: {words}")
     before, after = numerics_of(old), numerics_of(new)
-    if before != after:
+    if before != after:  # it decides the bounds
         words = f"the precision changed from {before} to {after}"
-        yield Reason(metric="numerics", old=before, new=words, verdict="regressed")
+        yield _regressed("numerics", before, words)
+
+
+def _regressed(metric: str, old: str, new: str | None) -> Reason:
+    return Reason(metric=metric, old=old, new=new, verdict="regressed")
+
+
+class Difference(NamedTuple):
+    """One number or shape that differs between the inputs of both sides."""
+
+    where: str
+    old: str
+    new: str
+
+
+def first_difference(old: Record, new: Record) -> Difference | None:
+    """Return the first difference between the inputs of two records.
+
+    None if there is none, or if a side did not record its inputs. A number, or a tensor of a batch,
+    that only one side has is no difference: the other may not have known it.
+    """
+    if old.inputs is UNSET or new.inputs is UNSET:
+        return None
+    return next(_differences(old.inputs, new.inputs), None)
+
+
+def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
+    if old.weights and new.weights:
+        yield from _tensor_differences("weights", old.weights, new.weights)
+        for name in sorted(old.weights.keys() ^ new.weights.keys()):
+            sides = (
+                _shape_text(side[name].shape) if name in side else "absent"
+                for side in (old.weights, new.weights)
+            )
+            yield Difference(f"weights {name}", *sides)
+    yield from _tensor_differences("training batches", old.train, new.train)
+    yield from _tensor_differences("test batches", old.test, new.test)
+    if old.optimizer and new.optimizer and len(old.optimizer) != len(new.optimizer):
+        yield Difference("optimizer groups", str(len(old.optimizer)), str(len(new.optimizer)))
+    for number, (was, now) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):
+        for name in sorted(was.keys() & now.keys()):
+            if not math.isclose(was[name], now[name], rel_tol=_TOLERANCE):
+                where = f"optimizer group {number}, {name}"
+                yield Difference(where, f"{was[name]:g}", f"{now[name]:g}")
+
+
+def _tensor_differences(
+    what: str, old: Mapping[str, TensorSummary], new: Mapping[str, TensorSummary]
+) -> Iterator[Difference]:
+    for name in sorted(old.keys() & new.keys()):
+        before, after, where = old[name], new[name], f"{what} {name}".rstrip()
+        # A mean near zero has no size of its own: the root mean square of the tensor has.
+        typical = abs(before.norm) / math.sqrt(max(math.prod(map(float, before.shape)), 1.0))
+        near = _TOLERANCE * typical
+        if before.shape != after.shape:
+            yield Difference(where, _shape_text(before.shape), _shape_text(after.shape))
+        elif before.dtype != after.dtype:
+            yield Difference(where, before.dtype, after.dtype)
+        elif not math.isclose(before.norm, after.norm, rel_tol=_TOLERANCE):
+            yield Difference(where, f"norm {before.norm:.7g}", f"norm {after.norm:.7g}")
+        elif not math.isclose(before.mean, after.mean, rel_tol=_TOLERANCE, abs_tol=near):
+            yield Difference(where, f"mean {before.mean:.7g}", f"mean {after.mean:.7g}")
+
+
+def _rate_difference(old: Record, new: Record) -> Difference | None:
+    """Return the first step after which a learning rate differs; None if a side recorded none.
+
+    Rates may differ in their last bits, since machines compute a cosine differently.
+    """
+    if old.rates is UNSET or new.rates is UNSET:
+        return None
+    if len(old.rates) != len(new.rates):
+        return Difference("the number of learning rates", str(len(old.rates)), str(len(new.rates)))
+    for number, (was, now) in enumerate(zip(old.rates, new.rates, strict=True)):
+        least = _RATE_TOLERANCE * max(map(abs, was), default=0.0)
+        for step in range(max(len(was), len(now))):
+            # After its last change a rate stays.
+            a, b = was[min(step, len(was) - 1)], now[min(step, len(now) - 1)]
+            if not math.isclose(a, b, rel_tol=_RATE_TOLERANCE, abs_tol=least):
+                group = f" of group {number}" if number else ""
+                return Difference(f"learning rate{group} after step {step + 1}", f"{a:g}", f"{b:g}")
+    return None
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as '16x8x3x3'; that of a single number as 'scalar'."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _model_shapes(record: Record) -> Shapes:
+    """Return the shapes of the unadapted model; none if they were not recorded."""
+    weights = {} if record.inputs is UNSET else record.inputs.weights
+    return {name: one.shape for name, one in weights.items()}
+
+
+def _shape_changes(old: Shapes, new: Shapes, gone: str, come: str) -> str:
+    """Return how two sets of named shapes differ, in words: the first few names of each kind."""
+    reshaped = (
+        f"{name} {_shape_text(old[name])} -> {_shape_text(new[name])}"
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name]
+    )
+    parts = {
+        gone: sorted(old.keys() - new.keys()),
+        come: sorted(new.keys() - old.keys()),
+        "changed shape": list(reshaped),
+    }
+    return "; ".join(f"{words} {_few(names)}" for words, names in parts.items() if names)
+
+
+def _few(names: Sequence[str]) -> str:
+    left = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {left} more" if left > 0 else "")
+
+
+# --- invariants -----------------------------------------------------------------------------------
 
 
 def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Compare the invariants."""
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
+        subject, note = f"invariant {name}", new.record.note_on(name)
         if name not in was and name not in old.known and name in INVARIANTS:
-            text = new.record.note_on(name) if now[name] is False else ""
-            yield Remark(kind="new metric", subject=f"invariant {name}", new=now[name], text=text)
+            text = note if now[name] is False else ""
+            yield Remark(kind="new metric", subject=subject, new=now[name], text=text)
             continue
-        reason = invariant_reason(name, old.record, new.record)
-        if reason is None:
+        verdict = _invariant_verdict(name, old.record, new.record)
+        if verdict is None:
             continue
-        unknown = name not in now and name in INVARIANTS and name not in new.known
-        if reason.verdict == "regressed" and unknown:
-            reason = replace(reason, verdict="incomparable")  # an older version never checked it
-        yield reason
-
-
-def invariant_reason(name: str, old: Record, new: Record) -> Reason | None:
-    """Return the reason about an invariant; None if it did not change."""
-    was, now = old.invariants.get(name), new.invariants.get(name)
-    verdict = _invariant_verdict(name, old, new)
-    if verdict is None:
-        return None
-    metric = f"invariant {name}"
-    if was is now is False and verdict == "regressed":
-        before, after = (f"false: {record.note_on(name)}" for record in (old, new))
-        return Reason(metric=metric, old=before, new=after, verdict=verdict)
-    return Reason(metric=metric, old=was, new=now, verdict=verdict, note=new.note_on(name))
+        if verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS:
+            verdict = "incomparable"  # an older version never checked it
+        before: Value
+        after: Value
+        before, after = was.get(name), now.get(name)
+        if before is after is False and verdict == "regressed":
+            before, after = (f"false: {one.record.note_on(name)}" for one in (old, new))
+            note = ""
+        yield Reason(metric=subject, old=before, new=after, verdict=verdict, note=note)
 
 
 def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
@@ -246,3 +296,26 @@ def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
     # An invariant that is no longer checked may not hold.
     is_lost = was is not None and (name != _NEEDS_THE_INPUTS or first_difference(old, new) is None)
     return "regressed" if is_lost else None
+
+
+def is_known(name: str, old: Record, new: Record) -> bool:
+    """Return whether an invariant that is false on both sides is no worse, and by the same cause.
+
+    By the same error; or in no other tensors, and off by at most ten times as much. Where a defect
+    is told in words alone, by the same words.
+    """
+    if old.defects is UNSET or new.defects is UNSET:
+        return True
+    was, now = old.defects.get(name, Defect()), new.defects.get(name, Defect())
+    if Defect() in (was, now):
+        words = {_VARYING.sub("*", record.note_on(name)) for record in (old, new)}
+        return was == now and len(words) == 1
+    if was.size is None or now.size is None:
+        is_no_larger = was.size is now.size
+    else:
+        is_no_larger = now.size <= _MOST_GROWTH * was.size
+    return (
+        is_no_larger
+        and error_pattern(was.error) == error_pattern(now.error)
+        and set(now.tensors) <= set(was.tensors)
+    )

@@ -7,12 +7,12 @@ if they have an equal cause. The cause of costs is the part of a layer with most
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
-from peft_regress.gate.attribution import MetricChange, explain_metric
+from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.facts import error_pattern
 from peft_regress.gate.verdicts import (
     FAILING,
@@ -38,13 +38,7 @@ Strand = Literal[
     "function",
     "quality",
     "own",
-    "time",
 ]
-
-_PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
-_FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
-_OPERATIONS: Final = "aten_ops"
-_WHOLE: Final = "the layer itself"
 
 
 class Cause(NamedTuple):
@@ -82,10 +76,14 @@ class Finding:
     members: tuple[Member, ...]
 
     @property
+    def reasons(self) -> Iterator[Reason]:
+        """Those of all its members."""
+        return (reason for member in self.members for reason in member.reasons)
+
+    @property
     def verdict(self) -> Verdict:
         """The gravest verdict of its reasons; without any, its cause is the verdict."""
-        found: set[str] = {reason.verdict for one in self.members for reason in one.reasons}
-        found = found or {self.cause.what}
+        found: set[str] = {reason.verdict for reason in self.reasons} or {self.cause.what}
         return next(verdict for verdict in VERDICTS if verdict in found)
 
     @property
@@ -110,21 +108,20 @@ class Finding:
 
     def spec_of(self, metric: str) -> MetricSpec | None:
         """Return the unit, direction and kind of a metric of its reasons; None for other facts."""
-        specs = (
-            reason.spec for one in self.members for reason in one.reasons if reason.metric == metric
-        )
-        return next(specs, None)
+        return next((reason.spec for reason in self.reasons if reason.metric == metric), None)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest relative change of each metric."""
         found: dict[str, list[float]] = defaultdict(list)
-        for member in self.members:
-            for reason in member.reasons:
-                if reason.relative_change is not None:
-                    found[reason.metric].append(reason.relative_change)
+        for reason in self.reasons:
+            if reason.relative_change is not None:
+                found[reason.metric].append(reason.relative_change)
         return {
             name: (min(found[name]), max(found[name])) for name in sorted(found, key=metric_order)
         }
+
+
+# --- grouping -------------------------------------------------------------------------------------
 
 
 def find_causes(
@@ -142,11 +139,12 @@ def find_causes(
 
 def narrowed(findings: Iterable[Finding], cases: Collection[str]) -> tuple[Finding, ...]:
     """Return findings with only the members among some cases, sorted like `find_causes`."""
-    parts = (
-        (finding, tuple(member for member in finding.members if member.case in cases))
-        for finding in findings
-    )
-    return _sorted(replace(finding, members=members) for finding, members in parts if members)
+    parts = (_part(one, lambda member: member.case in cases) for one in findings)
+    return _sorted(part for part in parts if part.members)
+
+
+def _part(finding: Finding, belongs: Callable[[Member], bool]) -> Finding:
+    return replace(finding, members=tuple(filter(belongs, finding.members)))
 
 
 def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -156,6 +154,56 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
         return gravest(finding.verdict), is_coverage, -len(finding.members), finding.cause[:4]
 
     return tuple(sorted(findings, key=order))
+
+
+def sort_findings(
+    findings: Iterable[Finding], failures: Collection[Verdict]
+) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """Return the findings that fail, that were not compared, and that are better.
+
+    failures: the verdicts that fail the run. A finding with failing and passing cases becomes two.
+    """
+
+    def fails(member: Member) -> bool:
+        return any(reason.verdict in failures for reason in member.reasons)
+
+    failing, rest = [], []
+    for finding in findings:
+        part = _part(finding, fails)
+        if part.members:
+            failing.append(_named_by_failures(part, failures))
+        rest.append(_part(finding, lambda member: not fails(member)))
+    rest = [finding for finding in rest if finding.members]
+    return (
+        failing,
+        [finding for finding in rest if finding.verdict in INCOMPLETE],
+        [finding for finding in rest if finding.is_better],
+    )
+
+
+def _named_by_failures(finding: Finding, failures: Collection[Verdict]) -> Finding:
+    """Name a finding by the metric that fails if its cause's metric got better."""
+    failed = Counter(reason.metric for reason in finding.reasons if reason.verdict in failures)
+    what = finding.cause.what
+    if finding.cause.strand != "costs" or {what, f"{what}{BATCH_SUFFIX}"} & failed.keys():
+        return finding
+    (name, _), *_ = failed.most_common()
+    return replace(finding, cause=finding.cause._replace(what=name))
+
+
+def leading_reason(finding: Finding, member: Member) -> Reason:
+    """Return the reason that shows a case's part in a finding best: the gravest, by its cause."""
+    what = finding.cause.what
+    by_cause = [f"{what}{BATCH_SUFFIX}", what]
+
+    def order(reason: Reason) -> tuple[int, int, float]:
+        position = -1 - by_cause.index(reason.metric) if reason.metric in by_cause else 0
+        return gravest(reason.verdict), position, -abs(reason.relative_change or 0.0)
+
+    return min(member.reasons, key=order)
+
+
+# --- causes ---------------------------------------------------------------------------------------
 
 
 def causes_of(
@@ -171,17 +219,10 @@ def causes_of(
     for reason in case.reasons:
         if reason.verdict != "known_defect":
             strands[_strand_of(reason, is_redefined=is_redefined)].append(reason)
-    function = strands.get(("function", ""))
-    quality = strands.pop(("quality", ""), None)
-    if quality and function:
-        # If the function changed, accuracy and loss follow.
-        function += quality
-    elif quality:
-        strands["quality", ""] = quality
-    trained = strands.get(("trained", ""))
-    if trained and ("costs", "") in strands:
-        # What trains decides what it costs.
-        strands["costs", ""] += strands.pop(("trained", ""))
+    # If the function changed, accuracy and loss follow; what trains decides what it costs.
+    for strand, leader in ((("quality", ""), ("function", "")), (("trained", ""), ("costs", ""))):
+        if strand in strands and leader in strands:
+            strands[leader] += strands.pop(strand)
     for (strand, name), reasons in strands.items():
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
@@ -203,6 +244,8 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "rates": "function",
 }
 """By the first word of a reason that is about no metric."""
+NOT_MEASURED: Final = "not measured"
+"""What the cause is of all that an older version of this project cannot measure."""
 
 
 def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
@@ -210,30 +253,16 @@ def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
         return "status", ""
     word, _, name = reason.metric.partition(" ")
     if reason.verdict in INCOMPLETE - {"new"}:
+        of_metric = reason.spec is not None or word == "invariant"
+        if of_metric and reason.old is not None and reason.new is None:
+            return "coverage", NOT_MEASURED
         # Of another definition, what the case costs now follows from its settings.
-        what = "definition" if is_redefined else reason.metric
-        return "coverage", NOT_MEASURED if _is_not_measured(reason) else what
+        return "coverage", "definition" if is_redefined else reason.metric
     if word in _STRANDS_BY_WORD:
         return _STRANDS_BY_WORD[word], name
     strand = _STRANDS.get("exact" if reason.spec is None else reason.spec.kind, "costs")
-    return ("own", reason.metric) if strand == "costs" and _is_own(reason) else (strand, "")
-
-
-def _is_not_measured(reason: Reason) -> bool:
-    """Return whether the version that made the run cannot measure what the reference has."""
-    of_metric = reason.spec is not None or reason.metric.startswith("invariant ")
-    return of_metric and reason.old is not None and reason.new is None
-
-
-def _is_own(reason: Reason) -> bool:
-    """Return whether a reason is about a metric of the case's author."""
-    return reason.metric not in METRICS and reason.spec is not None
-
-
-NOT_MEASURED: Final = "not measured"
-"""What the cause is of all that an older version of this project cannot measure."""
-
-_BY_SIDE: Final = frozenset({"inputs", "training"})
+    is_own = reason.metric not in METRICS and reason.spec is not None
+    return ("own", reason.metric) if strand == "costs" and is_own else (strand, "")
 
 
 def _cause(
@@ -243,7 +272,6 @@ def _cause(
     if strand in {"budget", "fit", "invariant", "own"}:
         return Cause(strand, name, worse)
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)
-    case = new.record.case
     if strand == "status":
         error = new.record.error or old.record.error
         return Cause(strand, new.record.status, worse, (error_pattern(error),))
@@ -251,63 +279,57 @@ def _cause(
         return _cost_cause(reasons, old, new)
     if strand == "coverage":
         # Cases whose inputs differ alike have one cause; so do those that lack a training alike.
-        where = tuple(str(reason.old) for reason in reasons) if name in _BY_SIDE else ()
+        where = [str(one.old) for one in reasons if name in {"inputs", "training"}]
         settings = [one for one in reasons if one.metric.startswith("definition ")]
-        where += tuple(f"{one.metric}: {one.old} -> {one.new}" for one in settings)
-        return Cause(strand, name, None, where)
-    if strand == "trained":
-        return Cause(strand, strand, worse, (str(reasons[0].new),))
+        where += [f"{one.metric}: {one.old} -> {one.new}" for one in settings]
+        return Cause(strand, name, None, tuple(where))
     # Nothing shows where in a model its function changed; the method is the closest hint.
-    return Cause(strand, strand, worse, (case.method,))
+    hint = str(reasons[0].new) if strand == "trained" else new.record.case.method
+    return Cause(strand, strand, worse, (hint,))
+
+
+_PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
+_FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
+_LEADING: Final = (*_PARAMS, *_FLOPS, *(f"{name}{BATCH_SUFFIX}" for name in _FLOPS))
+"""Costs that later ones follow from, and so do bytes, and then operators."""
+_FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
+"""Those that say least about the cause."""
 
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
-    """Return the cause of changed costs: parameters before FLOPs before bytes before operators.
-
-    Later ones in that order follow from earlier ones.
-    """
+    """Return the cause of changed costs, in the part of a layer with most of the change."""
     changed = {reason.metric: reason for reason in reasons if reason.metric != "trained"}
-    for metrics in (_PARAMS, _FLOPS, tuple(f"{name}{BATCH_SUFFIX}" for name in _FLOPS)):
-        for metric in metrics:
-            if metric in changed:
-                return _attributed_cause(metric, changed[metric], old, new)
-    sizes = {
-        metric: reason
-        for metric, reason in changed.items()
-        if metric in METRICS
-        and not metric.startswith(_OPERATIONS)
-        and metric.removesuffix(BATCH_SUFFIX) not in {"peak_bytes", "category_sum_bytes"}
-    }
-    if sizes:
-        metric = max(sizes, key=lambda name: abs(sizes[name].relative_change or 0.0))
-        return _attributed_cause(metric, sizes[metric], old, new)
-    metric, reason = next(iter(changed.items()))
-    where = (new.record.case.method,)
-    return Cause("costs", metric.removesuffix(BATCH_SUFFIX), reason.verdict in FAILING, where)
-
-
-def _attributed_cause(metric: str, reason: Reason, old: Observation, new: Observation) -> Cause:
-    """Return the cause, located in the part of a layer with most of the change."""
-    attributed = "adapter_bytes" if metric in _PARAMS else metric
-    part = _largest_part(explain_metric(attributed, old.record, new.record))
-    where = (new.record.case.method,) if part is None else part[:2]
+    sizes = [
+        name
+        for name in changed
+        if name in METRICS and name.removesuffix(BATCH_SUFFIX) not in _FOLLOWING
+    ]
+    metric = next((name for name in _LEADING if name in changed), None) or max(
+        sizes, key=lambda name: abs(changed[name].relative_change or 0.0), default=None
+    )
+    part = None
+    if metric is None:
+        metric = next(iter(changed))
+    else:
+        part = _largest_part(metric, old, new)
     return Cause(
         "costs",
         metric.removesuffix(BATCH_SUFFIX),
-        reason.verdict in FAILING,
-        where,
+        changed[metric].verdict in FAILING,
+        (new.record.case.method,) if part is None else part[:2],
         None if part is None else part[2],
     )
 
 
-def _largest_part(change: MetricChange) -> tuple[str, str, int | None] | None:
+def _largest_part(
+    metric: str, old: Observation, new: Observation
+) -> tuple[str, str, int | None] | None:
     """Return (part of a layer, operator, extra base runs) of the largest change."""
-    if not change.breakdowns:
-        return None
+    attributed = "adapter_bytes" if metric in _PARAMS else metric
     totals: dict[tuple[str, str, int | None], int] = defaultdict(int)
-    for layer in change.breakdowns[0].layers:
-        for row in layer.rows:
-            part = row.module.removeprefix(layer.layer).lstrip(".") or _WHOLE
-            what = row.what.removeprefix("aten.")
-            totals[part, what, layer.base_runs] += row.change
+    for split in explain_metric(attributed, old.record, new.record).breakdowns[:1]:
+        for layer in split.layers:
+            for row in layer.rows:
+                part = row.module.removeprefix(layer.layer).lstrip(".") or "the layer itself"
+                totals[part, row.what.removeprefix("aten."), layer.base_runs] += row.change
     return max(totals, key=lambda key: abs(totals[key]), default=None)

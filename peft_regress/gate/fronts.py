@@ -8,27 +8,20 @@ less accurate by more than the margin; it left if one of those is now at least a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from peft_regress.gate.budgets import update_flops
-from peft_regress.gate.inputs import first_difference
+from peft_regress.gate.budgets import update_flops, value_in
+from peft_regress.gate.facts import first_difference
 from peft_regress.gate.policy import Bounds, Policy
 from peft_regress.gate.verdicts import Observation
 from peft_regress.runs.schema import Record
 
 FrontCost = Literal["peak_bytes", "update FLOPs"]
 
-
-def _peak_bytes(record: Record) -> float | None:
-    metric = record.metrics.get("peak_bytes")
-    return None if metric is None else metric.value
-
-
 _COSTS: Final[dict[FrontCost, Callable[[Record], float | None]]] = {
-    "peak_bytes": _peak_bytes,
+    "peak_bytes": lambda record: value_in(record, "peak_bytes"),
     "update FLOPs": update_flops,
 }
 
@@ -43,12 +36,10 @@ class LostFront:
     """The case that is now at least as accurate and costs no more: the most accurate such one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Point:
+class _Point(NamedTuple):
     case: str
     cost: float
     accuracy: float
-    margin: float
 
 
 def lost_fronts(
@@ -58,73 +49,40 @@ def lost_fronts(
 
     Only cases that both sides measured alike count, so a case that is added beats none.
     """
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Record, Record]]] = defaultdict(list)
     for name in sorted(old.keys() & new.keys()):
-        if _are_alike(old[name].record, new[name].record):
-            case = new[name].record.case
-            groups[case.task, case.architecture].append(name)
+        before, after = old[name].record, new[name].record
+        is_alike = before.status == after.status == "ok" and before.definition == after.definition
+        if is_alike and first_difference(before, after) is None:
+            groups[after.case.task, after.case.architecture].append((before, after))
     return tuple(
-        lost
-        for cost, measure in _COSTS.items()
-        for names in groups.values()
-        for lost in _lost(cost, *_points(names, (old, new), measure, policy=policy))
+        lost for cost in _COSTS for pairs in groups.values() for lost in _lost(cost, pairs, policy)
     )
 
 
-def _are_alike(old: Record, new: Record) -> bool:
-    return (
-        old.status == new.status == "ok"
-        and old.definition == new.definition
-        and first_difference(old, new) is None
-    )
+def _lost(
+    cost: FrontCost, pairs: list[tuple[Record, Record]], policy: Policy
+) -> Iterator[LostFront]:
+    points = [
+        (old, was, now)
+        for old, new in pairs
+        if (was := _point(old, cost)) and (now := _point(new, cost))
+    ]
+    for record, was, now in points:
+        before = _best_rival(was, [point for _, point, _ in points])
+        after = _best_rival(now, [point for _, _, point in points])
+        (margin,) = Bounds.of(record, policy).usual.on("accuracy", record.metrics["accuracy"])
+        was_on_front = before is None or before.accuracy < was.accuracy - margin
+        if was_on_front and after is not None and after.accuracy >= now.accuracy:
+            yield LostFront(case=now.case, cost=cost, beaten_by=after.case)
 
 
-def _points(
-    names: Iterable[str],
-    sides: tuple[Mapping[str, Observation], Mapping[str, Observation]],
-    measure: Callable[[Record], float | None],
-    *,
-    policy: Policy,
-) -> tuple[list[_Point], list[_Point]]:
-    """Return both sides of the cases that have the cost and an accuracy on both."""
-    before: list[_Point] = []
-    after: list[_Point] = []
-    for name in names:
-        old, new = (_point(name, side[name].record, measure, policy=policy) for side in sides)
-        if old is not None and new is not None:
-            before.append(old)
-            after.append(new)
-    return before, after
+def _point(record: Record, cost: FrontCost) -> _Point | None:
+    accuracy, spent = value_in(record, "accuracy"), _COSTS[cost](record)
+    return None if accuracy is None or spent is None else _Point(record.case.id, spent, accuracy)
 
 
-def _point(
-    name: str, record: Record, measure: Callable[[Record], float | None], *, policy: Policy
-) -> _Point | None:
-    accuracy, cost = record.metrics.get("accuracy"), measure(record)
-    if accuracy is None or cost is None:
-        return None
-    (margin,) = Bounds.of(record, policy).usual.on("accuracy", accuracy)
-    return _Point(case=name, cost=cost, accuracy=accuracy.value, margin=margin)
-
-
-def _lost(cost: FrontCost, old: list[_Point], new: list[_Point]) -> Iterator[LostFront]:
-    before, after = _best_rivals(old), _best_rivals(new)
-    accuracy = {point.case: point.accuracy for point in new}
-    for point in old:
-        was, now = before[point.case], after[point.case]
-        is_on_front = was is None or was.accuracy < point.accuracy - point.margin
-        if is_on_front and now is not None and now.accuracy >= accuracy[point.case]:
-            yield LostFront(case=point.case, cost=cost, beaten_by=now.case)
-
-
-def _best_rivals(points: Iterable[_Point]) -> dict[str, _Point | None]:
-    """Return for each case the most accurate of the others that cost no more."""
-    found: dict[str, _Point | None] = {}
-    # The most accurate two so far: one of them is not the case itself.
-    best: list[_Point] = []
-    for _, group in groupby(sorted(points, key=lambda one: one.cost), key=lambda one: one.cost):
-        equal = list(group)
-        best = sorted([*best, *equal], key=lambda one: (-one.accuracy, one.cost, one.case))[:2]
-        for point in equal:
-            found[point.case] = next((one for one in best if one.case != point.case), None)
-    return found
+def _best_rival(point: _Point, all_points: list[_Point]) -> _Point | None:
+    """Return the most accurate of the others that cost no more."""
+    rivals = (one for one in all_points if one.case != point.case and one.cost <= point.cost)
+    return min(rivals, key=lambda one: (-one.accuracy, one.cost, one.case), default=None)

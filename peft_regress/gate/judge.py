@@ -8,27 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from peft_regress.devices import DeviceClass
-from peft_regress.gate.budgets import (
-    Others,
-    budget_of,
-    budget_remarks,
-    lost_fits,
-    over_budget_reasons,
-)
+from peft_regress.gate import budgets, facts
+from peft_regress.gate.budgets import Others
+from peft_regress.gate.changes import metric_findings
 from peft_regress.gate.comparison import Comparison, Invocation
-from peft_regress.gate.facts import (
-    cost_reasons,
-    definition_reasons,
-    invariant_findings,
-    status_reason,
-    training_facts,
-)
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fronts import lost_fronts
-from peft_regress.gate.inputs import (
-    first_difference,
-)
-from peft_regress.gate.metric_judge import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
@@ -97,29 +82,22 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
     new = whole(new, old)
-    reference = None if old is None else old.record
-    found: list[Reason | Remark] = [
-        *over_budget_reasons(reference, new.record, devices, others),
-        *budget_remarks(reference, new.record, devices, others),
-    ]
+    found = list(budgets.budget_findings(old and old.record, new.record, devices, others))
     if old is None:
         found += _false_at_first(new.record)
     else:
         found += _findings(old, new, policy=policy, devices=devices)
     # The gravest first: what fails must not stand behind what got better.
-    reasons = tuple(
-        sorted(
-            (one for one in found if isinstance(one, Reason)),
-            key=lambda reason: gravest(reason.verdict),
-        )
+    reasons = sorted(
+        (one for one in found if isinstance(one, Reason)), key=lambda one: gravest(one.verdict)
     )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(
         id=name,
         verdict=min({least, *(reason.verdict for reason in reasons)}, key=gravest),
-        reasons=reasons,
+        reasons=tuple(reasons),
         remarks=tuple(one for one in found if isinstance(one, Remark)),
-        budgets=budget_of(new.record, devices, others.new),
+        budgets=budgets.budget_of(new.record, devices, others.new),
     )
 
 
@@ -127,31 +105,23 @@ def _findings(
     old: Observation, new: Observation, *, policy: Policy, devices: Sequence[DeviceClass]
 ) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
-    status = status_reason(before, after)
+    status = facts.status_reason(before, after)
     if status is not None:
         yield status
     if before.definition != after.definition:
-        yield from definition_reasons(before, after)
-        yield from cost_reasons(before, after)
-        return
-    yield from training_findings(old, new, policy=policy)
-    if not before.status == after.status == "ok":
-        return
-    yield from training_facts(before, after)
-    same_inputs = first_difference(before, after) is None
-    judge = MetricJudge.of(old, new, policy=policy, same_inputs=same_inputs)
-    yield from judge.findings()
-    yield from lost_fits(before, after, devices)
-    yield from invariant_findings(old, new)
+        yield from facts.definition_reasons(before, after)
+        yield from facts.cost_reasons(before, after)
+    elif before.status == after.status == "ok":
+        yield from training_findings(old, new, policy=policy)
+        yield from facts.training_facts(before, after)
+        yield from metric_findings(old, new, policy)
+        yield from budgets.lost_fits(before, after, devices)
+        yield from facts.invariant_findings(old, new)
 
 
 def _false_at_first(new: Record) -> Iterator[Reason]:
     """Yield the invariants that are false although nothing judges them yet."""
-    for name in sorted(name for name, holds in new.invariants.items() if holds is False):
-        yield Reason(
-            metric=f"invariant {name}",
-            old=None,
-            new=False,
-            verdict="new",
-            note=new.note_on(name),
-        )
+    for name, holds in sorted(new.invariants.items()):
+        if holds is False:
+            metric, note = f"invariant {name}", new.note_on(name)
+            yield Reason(metric=metric, old=None, new=False, verdict="new", note=note)

@@ -8,6 +8,7 @@ or in the last bits: a curve that departs later, and further, is that of another
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest
-from peft_regress.gate.inputs import first_difference
+from peft_regress.gate.facts import first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy, numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
@@ -45,14 +46,14 @@ def curves_of(old: Observation) -> list[KnownCurve]:
             curve=one.record.curve,
             definition=one.record.definition,
             machine=machine,
-            run_name=plain_name(one.run_name),
+            run_name=_plain_name(one.run_name),
         )
         for machine, one in old.curves.items()
         if one.record.curve is not UNSET
     ]
 
 
-def plain_name(run_name: str) -> str:
+def _plain_name(run_name: str) -> str:
     """Return the name of a run without the folders of this machine."""
     return run_name.rstrip("/").rpartition("/")[2] or run_name
 
@@ -69,9 +70,7 @@ def whole(new: Observation, old: Observation | None) -> Observation:
 
     They judge the case; reports show the record as it was measured.
     """
-    if old is None or not new.record.is_repeat:
-        return new
-    one = _trained_here(new, old)
+    one = _trained_here(new, old) if old is not None and new.record.is_repeat else None
     if one is None or one.record.curve != new.record.curve:
         return new
     return replace(new, record=completed(new.record, one.record))
@@ -79,96 +78,91 @@ def whole(new: Observation, old: Observation | None) -> Observation:
 
 def completed(record: Record, trained: Record) -> Record:
     """Return a repeating record with the scores of the record that it repeats."""
-    missing = {
-        name: metric for name, metric in trained.metrics.items() if lacks_seeds(record, name)
-    }
+    missing = {name: one for name, one in trained.metrics.items() if lacks_seeds(record, name)}
     return msgspec.structs.replace(
-        record,
-        metrics={**record.metrics, **missing},
-        nearby_losses=trained.nearby_losses,
+        record, metrics={**record.metrics, **missing}, nearby_losses=trained.nearby_losses
     )
 
 
 def training_findings(
     old: Observation, new: Observation, *, policy: Policy = DEFAULT_POLICY
 ) -> Iterator[Reason | Remark]:
-    """Judge the curve; if it cannot, remark that the bounds alone judge the training.
+    """Judge the curve of two `ok` records; if it cannot, remark that the bounds alone judge.
 
     A repeating case that nothing here completes cannot be compared with one that was trained.
     """
     before, after = old.record, new.record
-    if not before.status == after.status == "ok":
-        return
     is_repeat = before.is_repeat, after.is_repeat
     if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
-        yield Reason(
-            metric="training",
-            old=_in_words(before),
-            new=_in_words(after),
-            verdict="incomparable",
-        )
+        texts = _in_words(before), _in_words(after)
+        yield Reason(metric="training", old=texts[0], new=texts[1], verdict="incomparable")
     one = _trained_here(new, old)
     if one is not None and after.curve is not UNSET:
-        judges = _is_judged_by(one, old, new)
-        yield from _against(one, after.curve, judges=judges, policy=policy)
+        yield _compared(one, old, new, policy)
     elif not any(is_repeat) and "first_losses" in after.metrics:
-        why = "no curve of this kind of machine"
-        yield Remark(kind="by bounds", subject="training", text=why)
+        yield _by_bounds("no curve of this kind of machine")
 
 
-def _against(
-    one: Observation, curve: Curve, *, judges: bool, policy: Policy
-) -> Iterator[Reason | Remark]:
-    assert one.record.curve is not UNSET  # noqa: S101  (asked before)
-    known, name = one.record.curve, plain_name(one.run_name)
-    rounding = policy.rounding(numerics_of(one.record))
-    step = next((k for k, (a, b) in enumerate(_pairs(known, curve)) if a != b), None)
-    if step is None and _common(known, curve) == _common(curve, known):
-        yield Remark(kind="same curve", subject="training", text=name)
-        return
+def _in_words(record: Record) -> str:
+    if record.is_repeat:
+        return f"one seed trained in full, as in {record.repeats}"
+    return "trained in full"
+
+
+def _by_bounds(why: str) -> Remark:
+    return Remark(kind="by bounds", subject="training", text=why)
+
+
+def _trained_here(new: Observation, old: Observation) -> Observation | None:
+    """Return the reference's training of this definition, on this kind of machine."""
+    one = old.curves.get(new.machine.digest)
+    return None if one is None or one.record.definition != new.record.definition else one
+
+
+def _compared(
+    one: Observation, old: Observation, new: Observation, policy: Policy
+) -> Reason | Remark:
+    """Compare the curve of a case with that of a reference's training `one`."""
+    known, curve, name = one.record.curve, new.record.curve, _plain_name(one.run_name)
+    assert isinstance(known, Curve)  # noqa: S101  (only such observations are `curves`)
+    assert isinstance(curve, Curve)  # noqa: S101  (asked before)
+    # An own metric may be new.
+    pairs = list(itertools.zip_longest(known.losses, curve.losses, fillvalue=math.inf))
+    step = next((k for k, (a, b) in enumerate(pairs) if a != b), None)
+    scores = [key for key in known.scores if key in curve.scores]
+    if step is None and all(known.scores[key] == curve.scores[key] for key in scores):
+        return Remark(kind="same curve", subject="training", text=name)
     found = None
+    rounding = policy.rounding(numerics_of(one.record))
     if step is None:
         found = _evaluation_reason(known, curve, name, rounding)
     elif step >= policy.curve_steps:
-        found = _curve_reason(known, curve, name, rounding, step)
-    if found is not None and judges:
-        yield found
-        return
-    why = "their losses depart early, or in the last bits"
-    if found is not None:
-        why = "since their curve another kind of machine accepted other packages, or inputs changed"
-    yield Remark(kind="by bounds", subject="training", text=why)
-
-
-def _pairs(known: Curve, curve: Curve) -> Iterator[tuple[float | None, float | None]]:
-    return itertools.zip_longest(known.losses, curve.losses)
-
-
-def _common(curve: Curve, other: Curve) -> dict[str, float]:
-    """Return the scores that both curves have: an own metric may be new."""
-    return {name: value for name, value in curve.scores.items() if name in other.scores}
-
-
-def _curve_reason(
-    known: Curve, curve: Curve, name: str, rounding: float, step: int
-) -> Reason | None:
-    """Return that the losses depart further than rounding sends them."""
-    # Of one definition both have as many losses.
-    old, new = known.losses[step], curve.losses[step]
-    if abs(new - old) <= rounding * max(map(abs, known.losses[: step + 1])):
-        return None
-    return Reason(
-        metric="curve",
-        old=f"loss {old!r} of {name} at step {step + 1}",
-        new=f"computes something else from step {step + 1} on: loss {new!r}",
-        verdict="regressed",
+        was, now = pairs[step]
+        if abs(now - was) > rounding * max(map(abs, known.losses[: step + 1])):
+            found = Reason(
+                metric="curve",
+                old=f"loss {was!r} of {name} at step {step + 1}",
+                new=f"computes something else from step {step + 1} on: loss {now!r}",
+                verdict="regressed",
+            )
+    if found is None:
+        return _by_bounds("their losses depart early, or in the last bits")
+    # It judges unless another package was accepted since on another kind of machine, or a case of
+    # one's own starts from other weights or data.
+    is_current = one.run_name == old.run_name or not changed_packages(
+        one.environment, old.environment
+    )
+    if is_current and first_difference(one.record, new.record) is None:
+        return found
+    return _by_bounds(
+        "since their curve another kind of machine accepted other packages, or inputs changed"
     )
 
 
 def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -> Reason | None:
     """Return that equal losses end in another score."""
-    for metric, old in _common(known, curve).items():
-        new = curve.scores[metric]
+    for metric, old in known.scores.items():
+        new = curve.scores.get(metric, old)
         scale = max(abs(old), abs(known.losses[0])) if metric == "loss" else abs(old)
         if abs(new - old) > rounding * scale:
             return Reason(
@@ -178,27 +172,3 @@ def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -
                 verdict="regressed",
             )
     return None
-
-
-def _trained_here(new: Observation, old: Observation) -> Observation | None:
-    """Return the reference's training of this definition, on this kind of machine."""
-    one = old.curves.get(new.machine.digest)
-    return None if one is None or one.record.definition != new.record.definition else one
-
-
-def _is_judged_by(one: Observation, old: Observation, new: Observation) -> bool:
-    """Return whether a reference's curve may judge a case.
-
-    It does not if another package was accepted since on another kind of machine, nor if a case of
-    one's own starts from other weights or data.
-    """
-    is_current = one.run_name == old.run_name or not changed_packages(
-        one.environment, old.environment
-    )
-    return is_current and first_difference(one.record, new.record) is None
-
-
-def _in_words(record: Record) -> str:
-    if record.is_repeat:
-        return f"one seed trained in full, as in {record.repeats}"
-    return "trained in full"

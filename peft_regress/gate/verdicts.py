@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
@@ -86,32 +85,6 @@ class Reason:
     note: str = ""
     """Of an invariant: where it is false, or why it is no longer checked."""
 
-    @classmethod
-    def of(  # noqa: PLR0913  (all that it says)
-        cls,
-        metric: str,
-        change: Change,
-        verdict: Verdict,
-        *,
-        spec: MetricSpec,
-        bound_reason: str = "",
-        since: str | None = None,
-    ) -> Reason:
-        """Return the reason that a metric changed beyond its bound."""
-        # A ratio beyond the largest float has no JSON; the two values say enough.
-        is_finite = change.relative is not None and math.isfinite(change.relative)
-        return cls(
-            metric=metric,
-            old=change.old,
-            new=change.new,
-            relative_change=change.relative if is_finite else None,
-            bound=change.bound,
-            verdict=verdict,
-            since=since,
-            spec=spec,
-            bound_reason=bound_reason,
-        )
-
     @property
     def title(self) -> str:
         """The metric as reports name it."""
@@ -155,7 +128,7 @@ class BudgetUse:
 
     @property
     def part(self) -> str:
-        """The same without the device or the other case."""
+        """The name without the device or the other case."""
         return self.name.partition(" ")[0]
 
     @property
@@ -168,8 +141,7 @@ class BudgetUse:
         """By how much the value is beyond the limit; below 0 is room that is left."""
         if self.value is None or self.limit is None:
             return None
-        beyond = self.value - self.limit
-        return -beyond if self.is_least else beyond
+        return self.limit - self.value if self.is_least else self.value - self.limit
 
     @property
     def is_least(self) -> bool:

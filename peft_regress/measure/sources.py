@@ -136,15 +136,15 @@ def save_source(
     return entry
 
 
-def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:
-    """Train and store a source if none is recorded, or if forced; return whether it was trained.
+def ensure_source(root: Path, architecture: Architecture) -> bool:
+    """Train and store a source if none is recorded; return whether it was trained.
 
     Raises `SourceError` if the stored file is not the recorded bytes: replacing it silently would
     void every baseline made with it.
     """
     name = architecture.name
     known = manifest_path(root).exists() and name in read_manifest(root)
-    if not force and (known or source_path(root, name).exists()):
+    if known or source_path(root, name).exists():
         read_source(root, name)
         return False
     save_source(root, architecture, train_source(architecture))

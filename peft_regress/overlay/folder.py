@@ -1,10 +1,12 @@
-"""Build the folder of an overlay, completely or not at all; read it only if it is complete."""
+"""Build the folder of an overlay; read it only if it is complete."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import site
+import sys
 import sysconfig
 import venv
 from collections.abc import Sequence
@@ -18,10 +20,9 @@ from packaging.utils import canonicalize_name
 
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.overlay import base_environment
 from peft_regress.overlay.pip import PipError, Planned, conflicts, install
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Raised when the layout of an overlay changes: it is part of the folder's name."""
 
 _MARKER: Final = "overlay.json"
@@ -29,16 +30,13 @@ _MARKER: Final = "overlay.json"
 _PATH_FILE: Final = "zzz_running_environment.pth"
 
 
-class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Marker(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a complete overlay, written last: a folder without it is not used."""
 
-    schema_version: int
     packages: dict[str, str]
     """Versions by name."""
-    planned: list[Planned]
     conflicts: list[str]
-    files: dict[str, int]
-    """Size in bytes of each file, by its path in the overlay."""
+    size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +52,25 @@ class Overlay:
     remarks: tuple[str, ...]
     """Sentences about added requirements and about conflicts."""
     size_bytes: int
-    was_cached: bool
+    was_cached: bool = True
     """Whether it existed already."""
     requested: tuple[str, ...] = ()
     """The names of the packages that were asked for; the others came with them."""
 
 
-def read_folder(folder: Path, *, was_cached: bool) -> Overlay | None:
-    """Return a complete overlay; None if it is absent, incomplete, damaged or of another schema."""
-    python = folder / "bin" / "python"
+def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
+    """Return the overlay of what was planned; None if it is absent or incomplete."""
     try:
         marker = msgspec.json.decode((folder / _MARKER).read_bytes(), type=_Marker)
-    except (OSError, ValueError):
-        return None
-    if marker.schema_version != SCHEMA or not os.access(python, os.X_OK):
-        return None
-    if _versions_in(folder) != marker.packages or not _is_whole(folder, marker.files):
+    except FileNotFoundError:
         return None
     return Overlay(
         folder=folder,
-        python=python,
+        python=folder / "bin" / "python",
         packages=marker.packages,
-        planned=tuple(marker.planned),
+        planned=tuple(planned),
         remarks=tuple(marker.conflicts),
-        size_bytes=sum(marker.files.values()),
-        was_cached=was_cached,
+        size_bytes=marker.size_bytes,
     )
 
 
@@ -95,25 +87,20 @@ def build_folder(
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
         # `addsitedir` also finds editable installs there. It appends to the path: the overlay's own
         # packages stay in front.
-        lines = [
-            f"import site; site.addsitedir({path!r})" for path in base_environment.site_folders()
-        ]
-        (_packages_folder(folder) / _PATH_FILE).write_text("\n".join([*lines, ""]))
+        lines = [f"import site; site.addsitedir({path!r})\n" for path in site_folders()]
+        (_packages_folder(folder) / _PATH_FILE).write_text("".join(lines))
         python = folder / "bin" / "python"
+        found = []
         if planned:
             install(python, planned, seconds=seconds, keep_open=keep_open)
+            found = _new_conflicts(python, planned, seconds=seconds)
         packages = _versions_in(folder)
         missing = {one.name for one in planned} - packages.keys()
         if missing:
             what = " ".join(sorted(missing))
             raise PipError(what, f"pip installed nothing of that name into {folder}")  # noqa: TRY301  (cleaned up below)
-        marker = _Marker(
-            schema_version=SCHEMA,
-            packages=packages,
-            planned=list(planned),
-            conflicts=_new_conflicts(python, planned, seconds=seconds) if planned else [],
-            files=_sizes(folder),
-        )
+        size = sum(file.stat().st_size for file in folder.rglob("*") if not file.is_symlink())
+        marker = _Marker(packages=packages, conflicts=found, size_bytes=size)
         write_atomic(folder / _MARKER, msgspec.json.encode(marker))
     except BaseException as error:
         # An interrupt leaves no incomplete folder either.
@@ -123,33 +110,31 @@ def build_folder(
         raise
 
 
+def site_folders() -> list[str]:
+    """Return the folders in which the running interpreter finds packages, in order."""
+    own = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    if site.ENABLE_USER_SITE:
+        own.append(site.getusersitepackages())
+    known = {os.path.realpath(folder) for folder in own}
+    named = {"site-packages", "dist-packages"}
+    found = [
+        folder
+        for folder in sys.path
+        if os.path.realpath(folder) in known or Path(folder).name in named
+    ]
+    return list(dict.fromkeys(os.path.realpath(folder) for folder in found))
+
+
+def identity() -> list[str]:
+    """Return what distinguishes this environment from others."""
+    return [sys.version, sys.prefix, *site_folders()]
+
+
 def remove_folder(folder: Path) -> None:
     """Remove an overlay, its marker first: what an interrupted removal leaves is not used."""
     (folder / _MARKER).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def modules_in(overlay: Overlay) -> set[str]:
-    """Return the names of the modules in an overlay, without those of the running environment."""
-    names = {entry.name.partition(".")[0] for entry in _packages_folder(overlay.folder).iterdir()}
-    return {name for name in names if name.isidentifier()}
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    # Python adds and removes compiled files.
-    return {
-        str(file.relative_to(folder)): file.stat().st_size
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.is_symlink() and file.suffix != ".pyc"
-    }
-
-
-def _is_whole(folder: Path, sizes: dict[str, int]) -> bool:
-    try:
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except OSError:
-        return False
 
 
 def _new_conflicts(python: Path, planned: Sequence[Planned], *, seconds: float) -> list[str]:

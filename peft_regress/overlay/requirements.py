@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,10 +16,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder
+from peft_regress.files import is_file, is_folder
 from peft_regress.overlay.pip import Planned, build_wheel, released_versions
-
-_COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
+from peft_regress.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,47 +30,29 @@ class Wanted:
     """What pip gets."""
     shown: str
     """What the user typed."""
-    identity: str | None
-    """Always means the same files; None if they may change: pip must resolve it each time."""
+    digest: str | None = None
+    """Of the content of a wheel, which may change under one name and version."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """A requirement that the metadata of some releases lacks."""
-
-    package: str
-    releases: SpecifierSet
-    requirement: str
-    reason: str
+_OLD_TRANSFORMERS: Final = "transformers<5"
+_REASON: Final = "peft 0.16 and 0.17 import HybridCache, which transformers 5 no longer has"
 
 
-KNOWN_CONSTRAINTS: Final = (
-    Constraint(
-        package="peft",
-        releases=SpecifierSet(">=0.16,<0.18"),
-        requirement="transformers<5",
-        reason="peft 0.16 and 0.17 import HybridCache, which transformers 5 no longer has",
-    ),
-)
-"""Found by trying each release of peft from 0.10 to 0.21 with transformers 5.24."""
+def lacking_constraint(
+    planned: Iterable[Planned], wanted: Iterable[Wanted], installed: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Return a requirement that the metadata of planned packages lacks, and why; None if none.
 
-
-def constraints_for(
-    planned: Iterable[Planned], wanted: Iterable[Wanted], installed: dict[str, str]
-) -> list[Constraint]:
-    """Return the known constraints that the planned and installed packages do not meet."""
+    There is one, found by trying each release of peft from 0.10 to 0.21 with transformers 5.24. A
+    package that the user names stays as it is named.
+    """
     versions = {**installed, **{package.name: package.version for package in planned}}
-    named = {requirement.name for requirement in wanted}
-    found = []
-    for constraint in KNOWN_CONSTRAINTS:
-        needed = Requirement(constraint.requirement)
-        version = versions.get(constraint.package)
-        other = versions.get(canonicalize_name(needed.name))
-        applies = version is not None and constraint.releases.contains(version, prereleases=True)
-        fits = other is not None and needed.specifier.contains(other, prereleases=True)
-        if applies and not fits and canonicalize_name(needed.name) not in named:
-            found.append(constraint)
-    return found
+    peft, transformers = versions.get("peft", "0"), versions.get("transformers", "5")
+    if any(requirement.name == "transformers" for requirement in wanted):
+        return None
+    is_old = SpecifierSet(">=0.16,<0.18").contains(peft, prereleases=True)
+    fits = Requirement(_OLD_TRANSFORMERS).specifier.contains(transformers, prereleases=True)
+    return (_OLD_TRANSFORMERS, _REASON) if is_old and not fits else None
 
 
 def read_requirements(
@@ -83,11 +62,15 @@ def read_requirements(
 
     A name without a version means its newest release, which may be a pre-release with `pre`. The
     wheel of a checkout is built into the folder `scratch`. Raises `InputError` if a text is no
-    requirement, a package is named twice, or a marker excludes this Python.
+    requirement, or a package is named twice.
     """
     found: dict[str, Wanted] = {}
     for text in texts:
-        wanted = _read(text, scratch=scratch / str(len(found)), seconds=seconds, pre=pre)
+        into = scratch / str(len(found))
+        if _is_path(text):
+            wanted = _read_path(Path(text), text, scratch=into, seconds=seconds)
+        else:
+            wanted = _read(text, scratch=into, seconds=seconds, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
             raise InputError(
@@ -97,85 +80,47 @@ def read_requirements(
 
 
 def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
-    # A line break would start another line in the requirements file.
-    if not text.isprintable() or not text.strip():
-        raise InputError(
-            f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
-        )
-    if _is_path(text):
-        return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        problem = str(error).splitlines()[0]
         raise InputError(
-            f"{text!r} is not a requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
+            f"{text!r} is not a requirement ({printable(str(error).splitlines()[0])}): write "
+            "NAME==VERSION, a wheel or a checkout"
         ) from None
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        raise InputError(
-            f"{text!r} is not for this Python: its marker {requirement.marker} is false"
-        )
-    if requirement.url is not None and requirement.url.startswith("file:"):
-        return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
+    url = urlsplit(requirement.url or "")
+    if url.scheme == "file":
+        # Like a path, so that its content identifies it.
+        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch, seconds=seconds)
     shown = text
     if requirement.url is None and not requirement.specifier:
         # pip itself would keep the installed release.
         newest = released_versions(requirement.name, pre=pre, seconds=seconds)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
-    return Wanted(
-        name=canonicalize_name(requirement.name),
-        text=text,
-        shown=shown,
-        identity=text if _always_means_the_same(requirement) else None,
-    )
+    return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
 
 
 def _is_path(text: str) -> bool:
     """Return whether a text is a path; the bare name of a folder is the name of a package."""
-    if text.startswith((".", "/", "~")):
+    if text.startswith((".", "/")):
         return True
     return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
-def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, seconds: float) -> Wanted:
-    """Read `NAME @ file:///...` like a path, so that its content identifies it."""
-    parts = urlsplit(requirement.url or "")
-    wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
-    if wanted.name != canonicalize_name(requirement.name):
-        raise InputError(f"{text!r}: the package there is {wanted.name}, not {requirement.name}")
-    return wanted
-
-
-def _always_means_the_same(requirement: Requirement) -> bool:
-    if requirement.url is not None:
-        return _COMMIT.search(requirement.url) is not None
-    pins = list(requirement.specifier)
-    return len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version
-
-
 def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wanted:
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text}: {error}") from None
     if is_folder(path):
-        if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
-            raise InputError(
-                f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
-            )
         path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
-    if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
-        raise InputError(f"{text}: no such file or folder")
+    if not is_file(path):
+        raise InputError(printable(f"{text}: no such file or folder"))
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
-        identity = _content_digest(path)
-    except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
+        digest = _content_digest(path)
+    except (InvalidWheelFilename, zipfile.BadZipFile) as error:
         raise InputError(
             f"{text}: not a wheel that pip could install ({error}); name a .whl file or a checkout"
         ) from None
     url = path.resolve().as_uri()
-    return Wanted(name=name, text=f"{name} @ {url}", shown=text, identity=f"{name} {identity}")
+    return Wanted(name=name, text=f"{name} @ {url}", shown=text, digest=f"{name} {digest}")
 
 
 def _content_digest(wheel: Path) -> str:

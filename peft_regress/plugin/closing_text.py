@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pytest
-
 from peft_regress import report
 from peft_regress.gate.comparison import Comparison
-from peft_regress.plugin.options import RegressOptions
-from peft_regress.report.github import SourceLine, annotation, is_github, verdict_annotations
 from peft_regress.report.layout import Layout
-from peft_regress.report.terminal import layout_of
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
@@ -36,17 +30,6 @@ class RunOutcome:
     def failed(self) -> bool:
         """Whether the pytest run must fail."""
         return bool(self.problems) or self.comparison is None or bool(self.comparison.red)
-
-
-def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
-    """Return how text is laid out; a worker of pytest-xdist uses its controller's layout.
-
-    Call it while no test runs: pytest's capture is no terminal.
-    """
-    given = getattr(config, "workerinput", {}).get("peft_regress_layout")
-    if given is not None:
-        return Layout(**given)
-    return layout_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
 
 
 def closing_text(
@@ -94,15 +77,3 @@ def left_out(other_matrices: Mapping[str, int]) -> list[str]:
         f"use --regress-matrix {matrix}"
         for matrix, count in sorted(other_matrices.items())
     ]
-
-
-def annotation_lines(outcome: RunOutcome, lines: Mapping[str, SourceLine]) -> list[str]:
-    """Return annotations of the tests' source lines for GitHub; none elsewhere.
-
-    lines: the source line of each case's test.
-    """
-    if not is_github():
-        return []
-    if outcome.comparison is None:
-        return [annotation("error", " ".join(outcome.problems))]
-    return verdict_annotations(outcome.comparison, lines)

@@ -16,10 +16,9 @@ from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.gate import Observation
-from peft_regress.plugin.benchmark import check_benchmark_options
-from peft_regress.plugin.options import RegressOptions, Shard
+from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Collected
-from peft_regress.report.github import line_in_log
+from peft_regress.report.terminal import line_in_log
 
 _CASE = pytest.StashKey[Case | None]()
 
@@ -104,66 +103,43 @@ class CollectionHooks:
     ) -> None:
         """Note the cases before anything is deselected, then keep those of this shard."""
         try:
-            self._keep_matrix(config, items)
-            cases = _marked_cases(items)
-            self._cases = frozenset(cases)
-            if cases:
-                stated_budgets()  # a file that cannot be used ends the run before it measures
-            if self._options.cases is not None and cases:
-                self._keep_cases(config, items, self._options.cases)
-            if self._options.shard is not None and cases:
-                self._keep_shard(config, items, self._options.shard)
-            if hasattr(config, "workerinput"):
-                # pytest-xdist sends neighbours to one worker: let it profile an adaptation once.
-                items.sort(key=_adaptation_of)
+            self._keep_cases(config, items)
         except InputError as error:
             self._refuse(config, error)
+        if hasattr(config, "workerinput"):
+            # pytest-xdist sends neighbours to one worker: let it profile an adaptation once.
+            items.sort(key=_adaptation_of)
 
-    def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
-        if self._options.typed_matrix is not None:
+    def _keep_cases(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Keep the cases of this run's matrix, glob and shard."""
+        options, glob, shard = self._options, self._options.cases, self._options.shard
+        if options.typed_matrix is not None:
             # Only now has every conftest.py registered its parts.
-            check_matrix(self._options.typed_matrix)
-
-        def is_mine(item: pytest.Item) -> bool:
-            with contextlib.suppress(InputError):  # `_marked_cases` reports a wrong marker
-                case = case_of(item)
-                if case is not None and not self._options.is_of_matrix(case):
-                    self._other_matrices.update(matrices_of(case))
-                    return False
-            return True
-
-        _keep(config, items, is_mine)
-
-    def _keep_cases(self, config: pytest.Config, items: list[pytest.Item], glob: str) -> None:
-        """Leave out the cases that a glob does not match; it must match one."""
-        found = [case_id_of(item) for item in items]
-        names = [name for name in found if name is not None]
-        if not any(fnmatchcase(name, glob) for name in names):
-            check_other_matrices(glob, matrix=self._options.matrix, option="--regress-matrix")
-            what = "case pattern"
-            raise UnknownNameError(what, glob, names[:3])
-
-        def is_mine(item: pytest.Item) -> bool:
-            name = case_id_of(item)
-            return name is None or fnmatchcase(name, glob)
-
-        _keep(config, items, is_mine)
-
-    def _keep_shard(self, config: pytest.Config, items: list[pytest.Item], shard: Shard) -> None:
-        weights = {
-            name: float(old.record.metrics["step_seconds"].value)
-            for name, old in self._references().items()
-            if "step_seconds" in old.record.metrics
-        }
-        cases = [case for item in items if (case := case_of(item))]
-        shards = shard_of(cases, count=shard.count, weights=weights)
-
-        def is_mine(item: pytest.Item) -> bool:
-            case = case_of(item)
-            return case is None or shards[case.id] == shard.index
-
-        _keep(config, items, is_mine)
+            check_matrix(options.typed_matrix)
+        for case in filter(None, map(case_of, items)):
+            if not options.is_of_matrix(case):  # `benchmarks/` holds the tests of all matrices
+                self._other_matrices.update(matrices_of(case))
+        _keep(config, items, options.is_of_matrix)
+        cases = _marked_cases(items)
+        self._cases = frozenset(cases)
+        if not cases:
+            return
+        stated_budgets()  # a file that cannot be used ends the run before it measures
+        if glob is not None:
+            if not any(fnmatchcase(name, glob) for name in cases):
+                check_other_matrices(glob, matrix=options.matrix, option="--regress-matrix")
+                what = "case pattern"
+                raise UnknownNameError(what, glob, list(cases)[:3])
+            _keep(config, items, lambda case: fnmatchcase(case.id, glob))
+        if shard is not None:
+            weights = {
+                name: float(old.record.metrics["step_seconds"].value)
+                for name, old in self._references().items()
+                if "step_seconds" in old.record.metrics
+            }
+            left = [case for item in items if (case := case_of(item))]
+            shards = shard_of(left, count=shard.count, weights=weights)
+            _keep(config, items, lambda case: shards[case.id] == shard.index)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note the cases that were left out on purpose."""
@@ -176,7 +152,6 @@ class CollectionHooks:
         self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
         if self._selected and not session.config.getoption("collectonly"):
             try:
-                check_benchmark_options(session.config)
                 self._references()
             except InputError as error:
                 self._refuse(session.config, error)
@@ -220,9 +195,9 @@ def _adaptation_of(item: pytest.Item) -> str:
     return ""
 
 
-def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
-    """Return the case ids, after giving each of their tests the marks that it needs."""
-    cases: set[str] = set()
+def _marked_cases(items: Iterable[pytest.Item]) -> dict[str, Case]:
+    """Return the cases by id, after giving each of their tests the marks that it needs."""
+    cases: dict[str, Case] = {}
     for item in items:
         case = case_of(item)
         if case is None:
@@ -231,17 +206,15 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
             raise InputError(
                 f"case {case.id} is measured by two tests; the second is {item.nodeid}"
             )
-        cases.add(case.id)
+        cases[case.id] = case
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     return cases
 
 
-def _keep(
-    config: pytest.Config, items: list[pytest.Item], is_mine: Callable[[pytest.Item], bool]
-) -> None:
-    """Deselect the other tests."""
-    mine = [is_mine(item) for item in items]
+def _keep(config: pytest.Config, items: list[pytest.Item], is_mine: Callable[[Case], bool]) -> None:
+    """Deselect the tests of other cases."""
+    mine = [(case := case_of(item)) is None or is_mine(case) for item in items]
     dropped = [item for item, kept in zip(items, mine, strict=True) if not kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -8,10 +8,9 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
+import queue
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,28 +19,14 @@ import pytest
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
-from peft_regress.plugin.benchmark import StoredTimes, check_benchmark_outputs
-from peft_regress.plugin.closing_text import (
-    RunOutcome,
-    annotation_lines,
-    closing_text,
-    layout_for,
-    left_out,
-)
-from peft_regress.plugin.collection import (
-    CollectionHooks,
-    SkippedCases,
-    case_id_of,
-    case_of,
-)
-from peft_regress.plugin.distribution import crash_record, reports_on_the_way
+from peft_regress.plugin.benchmark import set_up_benchmarks
+from peft_regress.plugin.closing_text import RunOutcome, closing_text, left_out
+from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_id_of, case_of
 from peft_regress.plugin.options import RegressOptions, add_options
-from peft_regress.plugin.selection import Coverage, ci_problem, narrowing_of
+from peft_regress.plugin.selection import Coverage, chosen_from_collected, kept_from_collection
 from peft_regress.plugin.session import RegressSession
-from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.report import case_text
-from peft_regress.report.github import SourceLine, in_log, line_in_log, line_in_repository
-from peft_regress.report.layout import Layout
+from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
 from peft_regress.runs.schema import Failure, Record, Run, error_record
@@ -51,9 +36,7 @@ if TYPE_CHECKING:
 
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
-_LAYOUT = pytest.StashKey[Layout]()
 _KEPT = pytest.StashKey[KeptRecord]()
-_DEFINITION = pytest.StashKey[str]()
 _OF_TORCH_ITSELF: Final = (
     r"ignore:.torch\.jit\.script_method. is deprecated:DeprecationWarning:torch\.jit\._script"
 )
@@ -85,47 +68,33 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "case(task, method, architecture, rank): the case that a test measures"
     )
-    has_timer = config.pluginmanager.hasplugin("benchmark")
+    is_worker = hasattr(config, "workerinput")
+    left: list[str] = []
     try:
         options = RegressOptions.of(config)
-        if has_timer:
-            check_benchmark_outputs(config, options.baselines)
-    except InputError as error:
-        raise pytest.UsageError(line_in_log(str(error))) from None
-    problem = None if hasattr(config, "workerinput") else ci_problem(config)
-    if problem is not None:
-        raise pytest.UsageError(line_in_log(problem))
-    if options.off:
-        config.pluginmanager.register(SkippedCases(), "peft_regress_off")
-        return
-    session = RegressSession(config, options)
-    is_measuring = not hasattr(config, "workerinput") and not config.getoption("collectonly")
-    try:
-        left = session.kept.prepare() if is_measuring else []
+        if config.pluginmanager.hasplugin("benchmark"):
+            set_up_benchmarks(config, options.baselines)
+        if options.off:
+            config.pluginmanager.register(SkippedCases(), "peft_regress_off")
+            return
+        session = RegressSession(config, options)
+        if not is_worker and not config.getoption("collectonly"):
+            left = session.kept.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
     config.stash[_COLLECTION] = collection
-    config.stash[_LAYOUT] = layout_for(config, options)
-    progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
-    register = config.pluginmanager.register
-    register(collection, "peft_regress_collection")
-    register(progress, "peft_regress_progress")
-    if has_timer:
-        register(StoredTimes(config, session, case_id_of), "peft_regress_stored_times")
+    config.pluginmanager.register(collection, "peft_regress_collection")
     # Last, so that its wrappers are first: a record is kept before anything is written to a
     # terminal, which may be gone.
-    register(_RunHooks(config, session, collection, left), "peft_regress_run")
+    config.pluginmanager.register(_RunHooks(config, session, collection, left), "peft_regress_run")
 
 
 @pytest.fixture
 def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:
     """Measure a case, judge it by its baseline, and fail the test if it got worse."""
     session = request.config.stash[_SESSION]
-    is_worker = hasattr(request.config, "workerinput")
-    if is_worker:
-        _note_definition(request, session)
 
     def measure_and_judge(case: Case) -> Measurement:
         try:
@@ -137,13 +106,13 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         if problem is not None:
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
-        if not is_worker:
+        if not hasattr(request.config, "workerinput"):
             session.kept.keep(kept)
         request.node.stash[_KEPT] = kept
         request.node.user_properties.extend(_junit_properties(kept.record))
         comparison = session.judge_record(kept.record)
         for red in comparison.red:
-            text = case_text(red, comparison, request.config.stash[_LAYOUT])
+            text = case_text(red, comparison, session.layout)
             pytest.fail(in_log(text), pytrace=False)
         return measurement
 
@@ -160,14 +129,6 @@ def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
     ]
     repeated = record.repeated_run
     return found if repeated is None else [*found, ("repeats", repeated)]
-
-
-def _note_definition(request: pytest.FixtureRequest, session: RegressSession) -> None:
-    """Put the definition into the report of the set-up: the case may end the worker."""
-    with contextlib.suppress(PeftRegressError):  # said when it is measured
-        case = case_of(request.node)
-        if case is not None:
-            request.node.stash[_DEFINITION] = session.define(case)
 
 
 def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
@@ -195,8 +156,6 @@ def pytest_runtest_makereport(
     if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
-    if report.when == "setup" and _DEFINITION in item.stash:
-        vars(report)["peft_regress_definition"] = item.stash[_DEFINITION]
     name = case_id_of(item)
     if name is not None:
         vars(report)["peft_regress_case"] = name
@@ -241,14 +200,11 @@ class _RunHooks:
         self._left = left
         self._is_worker = hasattr(config, "workerinput")
         self._interrupts = Interrupts()
-        self._started: dict[str, tuple[str, str]] = {}
-        self._source_lines: dict[str, SourceLine] = {}
+        self._started: dict[str, str] = {}
+        """The case of each test of which something was reported."""
         self._outcome: RunOutcome | None = None
         self._problems: tuple[str, ...] = ()
         self._was_interrupted = False
-        # Asked for after the last test alone, and made once.
-        self._coverage = functools.cache(self._make_coverage)
-        self._run = functools.cache(self._make_run)
 
     def pytest_report_header(self) -> list[str]:
         """Name the journals of runs that died."""
@@ -277,16 +233,11 @@ class _RunHooks:
         """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
-            path, line, _ = report.location
-            found = line_in_repository(path, line, base=self._config.rootpath)
-            self._source_lines[name] = found
-            definition = getattr(report, "peft_regress_definition", None)
-            if definition is not None:
-                self._started[report.nodeid] = (name, definition)
+            self._started[report.nodeid] = name
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
             kept = msgspec.json.decode(encoded, type=KeptRecord)
-            self._session.add_imported(kept.imported)
+            self._session.imported.update(kept.imported)
             if not self._is_worker:
                 self._session.kept.keep(kept)
         elif report.when not in {"setup", "call", "teardown"}:
@@ -294,9 +245,14 @@ class _RunHooks:
 
     def _record_crash(self, test: str) -> None:
         """Record the case of a test that has killed its worker of pytest-xdist."""
-        name, definition = self._started.get(test, (None, ""))
+        name = self._started.get(test)
         if name is not None and name not in self._session.kept.records:
-            record = crash_record(name, definition)
+            message = (
+                "the process that measured the case died of it: it crashed, exited or was killed"
+            )
+            failure = Failure(type="WorkerCrash", message=message)
+            case = Case.parse(name)
+            record = error_record(case, _definition_of(self._session, case), failure)
             self._session.kept.keep(KeptRecord(record=record))
 
     @property
@@ -305,24 +261,35 @@ class _RunHooks:
             return False
         return bool(self._collection.collected.cases or self._session.kept.records)
 
-    def _make_coverage(self) -> Coverage:
+    @property
+    def _coverage(self) -> Coverage:
         return Coverage(
             known=self._session.known_cases(),
             measured=frozenset(self._session.kept.records),
             collected=self._collection.collected,
-            narrowing=narrowing_of(self._config),
+            before_collection=kept_from_collection(self._config.option),
+            after_collection=chosen_from_collected(self._config.option),
             was_interrupted=self._was_interrupted,
         )
 
-    def _make_run(self) -> Run:
-        return self._session.run_of(self._coverage(), self._session.kept.records)
+    @property
+    def _run(self) -> Run:
+        return self._session.run_of(self._coverage.selection)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
         if self._has_cases:
             output_json["benchmarks"] += self._session.kept.times
-            output_json.update(run_document(self._run(), output_json))
+            output_json.update(run_document(self._run, output_json))
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_benchmark_compare_machine_info(
+        self, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+    ) -> None:
+        """Keep pytest-benchmark from warning that a run file names no host."""
+        if "peft_regress" in compared_benchmark:
+            compared_benchmark["machine_info"] = machine_info
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
@@ -340,13 +307,11 @@ class _RunHooks:
 
     def _finish(self, session: pytest.Session) -> None:
         """Judge and save the run, and fail it if a case is missing."""
-        for report in reports_on_the_way(self._config):
+        for report in _reports_on_the_way(self._config):
             self._take_report(report)
-        self._coverage.cache_clear()
-        self._run.cache_clear()
         if self._has_cases:
             self._session.kept.add_unreached(self._collection.collected.selected)
-            self._outcome = self._session.finish(self._run(), self._coverage())
+            self._outcome = self._session.finish(self._coverage)
         elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
         if self._interrupts.was_held:
@@ -365,7 +330,7 @@ class _RunHooks:
         # pytest's own decision on colour holds: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
         colour = self._config.get_terminal_writer().hasmarkup
         session, outcome = self._session, self._outcome
-        layout = layout_for(self._config, session.options, colour=colour)
+        layout = layout_of(colour=colour)
         notes = [*self._left, *left_out(self._collection.collected.other_matrices)]
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
@@ -381,11 +346,18 @@ class _RunHooks:
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(in_log(text, styles=colour))
-        if outcome is not None:
-            for line in annotation_lines(outcome, self._source_lines):
-                terminalreporter.write_line(line)
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of pytest-xdist how wide the controller's terminal is."""
-        node.workerinput["peft_regress_layout"] = dataclasses.asdict(node.config.stash[_LAYOUT])
+
+def _reports_on_the_way(config: pytest.Config) -> Iterator[pytest.TestReport]:
+    """Yield the reports that workers sent before an interrupt, and that nobody has handled.
+
+    pytest-xdist's controller reads them from a queue, and leaves it at an interrupt.
+    """
+    waiting = getattr(config.pluginmanager.getplugin("dsession"), "queue", None)
+    while waiting is not None:
+        try:
+            event, content = waiting.get_nowait()
+        except queue.Empty:
+            return
+        if event == "testreport":
+            yield content["rep"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,9 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder, path_problem, resolved
+from peft_regress.files import is_folder, resolved
 from peft_regress.settings import Settings, read_settings
-from peft_regress.text import clean, printable
-
-_LONGEST_SHARD = 20
+from peft_regress.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +30,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """Read `I/N`; raises `InputError` for anything else."""
-        index, slash, count = text.partition("/")
-        # Python refuses to read numbers of thousands of digits.
-        is_short = len(text) <= _LONGEST_SHARD
-        if not (slash and index.isdecimal() and count.isdecimal() and is_short):
-            raise InputError(
-                f"--regress-shard {text[:_LONGEST_SHARD]!r}: I/N is wanted, for instance 1/4"
-            )
-        shard = cls(index=int(index), count=int(count))
-        if not 1 <= shard.index <= shard.count:
-            raise InputError(f"--regress-shard {text!r}: I must lie between 1 and N")
+        form = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+        shard = form and cls(index=int(form[1]), count=int(form[2]))
+        if not shard or not 1 <= shard.index <= shard.count:
+            raise InputError(f"--regress-shard {text!r:.80}: I/N is wanted, for instance 1/4")
         return shard
 
 
@@ -48,7 +41,6 @@ class Shard:
 class RegressOptions:
     """The options of one run."""
 
-    ascii: bool
     typed_matrix: str | None
     """The matrix of `--regress-matrix`."""
     baselines: Path
@@ -91,13 +83,15 @@ class RegressOptions:
         Raises `InputError` for a value out of range, and for settings that cannot be used.
         """
         option = config.getoption
-        _check_suites(config)
+        for suite in config.getini("regress_suites"):
+            if not is_folder(suite):
+                msg = f"regress_suites: {suite} is no folder; name folders of tests with cases"
+                raise InputError(printable(msg))
         settings = _settings_of(config)
         use_settings(settings)
         storage = config.getini("regress_baselines")
         shard = option("regress_shard")
         made = cls(
-            ascii=option("regress_ascii"),
             typed_matrix=option("regress_matrix"),
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
@@ -121,7 +115,6 @@ class RegressOptions:
 
 
 OPTIONS: Final = {
-    "ascii": (None, "escape non-ASCII characters"),
     "baseline": (
         "NAME|PATH",
         (
@@ -166,8 +159,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini(
         "regress_suites",
         "folders of the tests that measure cases: a run of one of them that collects no case fails "
-        "(default: a run of any folder, if the project has baselines); with CI set, only the "
-        "command line names them, as in -o regress_suites=FOLDER",
+        "(default: a run of any folder, if the project has baselines)",
         type="paths",
         default=[],
     )
@@ -196,21 +188,7 @@ def _settings_of(config: pytest.Config) -> Settings:
     return settings
 
 
-def _check_suites(config: pytest.Config) -> None:
-    for suite in config.getini("regress_suites"):
-        if not is_folder(suite):
-            msg = f"regress_suites: {suite} is no folder; name folders of tests that measure cases"
-            raise InputError(printable(msg))
-
-
 def _path(config: pytest.Config, option: str) -> Path | None:
-    """Return the path that an option names. Raises `InputError` if no file can have that name."""
+    """Return a path relative to the folder that pytest was started in, as for its own files."""
     text: str | None = config.getoption(option)
-    if text is None:
-        return None
-    # Relative to the folder that pytest was started in, as for its own output files.
-    path = config.invocation_params.dir / Path(text)
-    problem = path_problem(path)
-    if problem is not None:
-        raise InputError(f"{option} {clean(text)}: {problem}; choose another path")
-    return path
+    return None if text is None else config.invocation_params.dir / text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_regress.baselines.run_adapters import add_adapters
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.runs.journal import Header, KeptRecord, read_journal, resumed_journal, run_file_of
 from peft_regress.runs.schema import Record
 from peft_regress.text import count_of
@@ -25,18 +26,18 @@ class RunRecords:
         resume: Path | None,
         header: Callable[[], Header],
         shown: Callable[[Path], str],
-        may_take: Callable[[Record], bool],
+        known: Callable[[str], list[KnownCurve]],
     ) -> None:
         """Read nothing yet.
 
         save: the run file to come. resume: what an earlier run left. header: says where this run
-        measures, and imports torch. shown: how a path is shown. may_take: whether a record of an
-        earlier run does for this one.
+        measures, and imports torch. shown: how a path is shown. known: the trainings that a case
+        need not repeat in full.
         """
         self._save = save
         self._resume = resume
         self._shown = shown
-        self._may_take = may_take
+        self._known = known
         self._header = functools.cache(header)
         self._keeper = Keeper(save, resume, option="--regress-resume", shown=shown)
         self.records: dict[str, Record] = {}
@@ -53,17 +54,13 @@ class RunRecords:
             add_adapters(run_file_of(self._resume), self._save)
         return said
 
-    def _earlier(self, case: str) -> list[KeptRecord]:
-        """Return what may be taken of a case."""
-        if self._resume is None:
-            return []
-        found = self._keeper.earlier(self._header()).get(case, [])
-        return [kept for kept in found if self._may_take(kept.record)]
+    def _earlier(self) -> dict[str, list[KeptRecord]]:
+        return {} if self._resume is None else self._keeper.earlier(self._header())
 
     def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
-        earlier = self._earlier(case)
-        return self._keeper.take(earlier, definition()) if earlier else None
+        found = self._earlier().get(case)
+        return self._keeper.take(found, definition(), known=self._known(case)) if found else None
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once."""
@@ -75,16 +72,19 @@ class RunRecords:
         if kept.is_taken:
             self.taken[name] = kept
         if self._keeper.writer is not None:
-            if self._resume is not None:
-                self._keeper.earlier(self._header())
+            self._earlier()  # the journal begins with it
             self._keeper.keep(self._header(), kept)
 
     def add_unreached(self, selected: Collection[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
-        for name in sorted(set(selected) - self.records.keys()) if self._resume else ():
-            for kept in self._earlier(name)[-1:]:
-                self.records[name] = kept.record
-                self.taken[name] = kept
+        if self._resume is None or selected <= self.records.keys():
+            return
+        for name, found in self._earlier().items():
+            if name in selected and name not in self.records:
+                kept = self.take(name, lambda last=found[-1]: last.record.definition)
+                if kept is not None:
+                    self.records[name] = kept.record
+                    self.taken[name] = kept
 
     @property
     def times(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class RunRecords:
         """Remove the journals that the run file replaces; return what to say."""
         lines = []
         if self._resume is not None:
-            self._keeper.earlier(self._header())
+            self._earlier()
             lines += [
                 f"resumed none of {count_of(count, 'case')}, measured elsewhere: {why}"
                 for count, why in self._keeper.reasons

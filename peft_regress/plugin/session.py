@@ -6,8 +6,7 @@ import contextlib
 import functools
 import logging
 import shlex
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,16 +28,15 @@ from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.interrupts import held_signals
 from peft_regress.metrics import KNOWN, make_metric
-from peft_regress.own_code import was_edited
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords
-from peft_regress.plugin.selection import Coverage, is_ci, narrowing_of, should_have_cases
-from peft_regress.report.github import write_summary
+from peft_regress.plugin.selection import Coverage, should_have_cases
+from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, with_budget
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
 from peft_regress.workers.keeper import can_stand_beside
 
@@ -48,8 +46,6 @@ if TYPE_CHECKING:
 
 _THIS_RUN = "this run"
 _TRACE: Final = "torch.__trace"
-"""The logger whose handlers get what torch traces. Its messages are empty: what they say is meant
-for torch's own handler, which is there if TORCH_TRACE names a folder."""
 
 
 class RegressSession:
@@ -69,39 +65,28 @@ class RegressSession:
         """The same by case."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
-        self._commit_info = functools.cache(self._commit_of_root)
+        # Now: while a test runs, pytest's capture is no terminal.
+        self.layout = layout_of(colour=False)
+        self._commit_info: dict[str, Any] = {}
         if config.pluginmanager.hasplugin("benchmark") and (options.save or options.resume):
-            self._commit_info()  # before a test leaves the working folder
+            with contextlib.chdir(config.rootpath):  # before a test leaves the working folder
+                self._commit_info = config.hook.pytest_benchmark_generate_commit_info(config=config)
         self.kept = RunRecords(
             save=options.save,
             resume=options.resume,
             header=self._header,
             shown=self.shown,
-            may_take=self._may_take,
+            known=self._known,
         )
 
     def _header(self) -> Header:
         """Return where this run measures; some cases use more packages."""
-        narrowed_by = narrowing_of(self._config).typed
-        commit = commit_of(self._commit_info())
-        return Header.here(self._installed(), self.machine(), narrowed_by, commit=commit)
-
-    def _commit_of_root(self) -> dict[str, Any]:
-        """Return pytest-benchmark's description of the commit of pytest's rootdir."""
-        try:
-            with contextlib.chdir(self._config.rootpath):
-                found = self._config.hook.pytest_benchmark_generate_commit_info(config=self._config)
-        except FileNotFoundError:  # a test deleted the working folder
-            found = None
-        return found or {"id": "unversioned", "dirty": False}
+        commit = commit_of(self._commit_info)
+        return Header.here(self._installed(), self.machine(), commit=commit)
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
         return dict(sorted({**self.imported, **self._installed()}.items()))
-
-    def add_imported(self, packages: Mapping[str, str]) -> None:
-        """Add the packages that a case imports beyond the requirements of this package."""
-        self.imported.update(packages)
 
     def _load_references(self) -> dict[str, Observation]:
         return load_references(self.options.baselines, self.options.baseline)
@@ -178,7 +163,7 @@ class RegressSession:
             known=self._known(case.id),
         )
         packages = self._imported_by[case.id] = recipe.packages()
-        self.add_imported(packages)
+        self.imported.update(packages)
         return measured
 
     def _known(self, case: str) -> list[KnownCurve]:
@@ -187,16 +172,6 @@ class RegressSession:
         all_train = self.options.full or self._config.getoption("benchmark_cprofile", None)
         old = self.references().get(case)
         return [] if old is None or all_train else curves_of(old)
-
-    def _may_take(self, record: Record) -> bool:
-        """Return whether a record of an earlier run does for this one: a repeat, if known here."""
-        if was_edited(record):
-            return False
-        if not record.is_repeat:
-            return True
-        with contextlib.suppress(InputError):  # said when the case is judged
-            return any(one.curve == record.curve for one in self._known(record.case.id))
-        return False
 
     def judge_record(self, record: Record) -> Comparison:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
@@ -232,23 +207,26 @@ class RegressSession:
             }
         return frozenset(known)
 
-    def run_of(self, coverage: Coverage, records: Mapping[str, Record]) -> Run:
-        """Return the measured records as a run."""
+    def run_of(self, selection: Selection) -> Run:
+        """Return the records of this run."""
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=self.environment(),
             machine=self.machine(),
-            selection=coverage.selection,
+            selection=selection,
             cases=with_relative_times(
-                {name: self._with_budget(record) for name, record in sorted(records.items())}
+                {
+                    name: self._with_budget(record)
+                    for name, record in sorted(self.kept.records.items())
+                }
             ),
             metrics_known=sorted(KNOWN),
         )
 
-    def finish(self, run: Run, coverage: Coverage) -> RunOutcome:
+    def finish(self, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return the outcome."""
-        narrowed = run.selection.narrowed_by
-        problems = coverage.narrowing.problems() if narrowed and is_ci() else []
+        run, options = self.run_of(coverage.selection), self.options
+        problems: list[str] = []
         comparison = None
         try:
             comparison = judge(
@@ -261,36 +239,26 @@ class RegressSession:
             )
         except InputError as error:
             problems.append(str(error))
-        unsaved = [] if self.options.save is None else self._save(self.options.save, run)
-        problems += unsaved
-        if self._adapters is not None:
-            prune_adapters(self._adapters, run)
-        if self.options.summary is not None and comparison is not None:
+        is_saved = False
+        if options.save is not None:
+            document = self._benchmark_document(self._benchmarks)
+            document["benchmarks"] += self.kept.times
             try:
-                write_summary(self.options.summary, report.verdict_markdown(comparison))
+                write_run_file(options.save, run, document)
+                is_saved = True
             except InputError as error:
                 problems.append(str(error))
-        is_saved = self.options.save is not None and not unsaved
+        if self._adapters is not None:
+            prune_adapters(self._adapters, run)
+        if options.summary is not None and comparison is not None:
+            try:
+                write_summary(options.summary, report.verdict_markdown(comparison))
+            except InputError as error:
+                problems.append(str(error))
         notes = self.kept.finish(is_saved=is_saved, was_interrupted=coverage.was_interrupted)
         return RunOutcome(
             run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
         )
-
-    def _save(self, path: Path, run: Run) -> list[str]:
-        """Write the run file, or keep the run in a temporary folder; return the problems."""
-        document = self._benchmark_document(self._benchmarks)
-        document["benchmarks"] += self.kept.times
-        try:
-            write_run_file(path, run, document)
-        except InputError as error:
-            problems = [str(error)]
-            # There may be no folder for temporary files.
-            with contextlib.suppress(InputError, OSError):
-                refuge = Path(tempfile.mkdtemp(prefix="peft-regress-")) / "run.json"
-                write_run_file(refuge, run, document)
-                problems.append(f"The run was kept in {refuge}")
-            return problems
-        return []
 
     def _benchmark_document(self, benchmarks: list[Any]) -> dict[str, Any]:
         """Return pytest-benchmark's own part of the file, made by its own hooks."""
@@ -301,7 +269,7 @@ class RegressSession:
             benchmarks=benchmarks,
             include_data=True,
             machine_info=without_host(machine_info),
-            commit_info=self._commit_info(),
+            commit_info=self._commit_info,
         )
         for entry in document["benchmarks"]:
             # pytest-benchmark keeps parameters as objects; a file holds their ids.
@@ -376,17 +344,14 @@ def _new_profiles() -> ProfileCache:
 
 @contextlib.contextmanager
 def _untraced() -> Iterator[None]:
-    """Detach other handlers than torch's from its trace, so that torch need not make one.
+    """Detach pytest's handlers from torch's trace, so that torch makes none.
 
-    pytest attaches its own to every logger that does not propagate, and would show an empty line
-    for each record below a test that fails.
+    Below a test that fails pytest would show an empty line for each record.
     """
     logger = logging.getLogger(_TRACE)
-    others = [each for each in logger.handlers if not type(each).__module__.startswith("torch.")]
-    for handler in others:
-        logger.removeHandler(handler)
+    attached = logger.handlers[:]
+    logger.handlers[:] = [one for one in attached if type(one).__module__.startswith("torch.")]
     try:
         yield
     finally:
-        for handler in others:
-            logger.addHandler(handler)
+        logger.handlers[:] = attached

@@ -3,7 +3,6 @@
 from peft_regress.report.document import as_text
 from peft_regress.report.explain import explanation
 from peft_regress.report.history import encode_history, history_document
-from peft_regress.report.history_changes import encode_moves, moves_document, overview_document
 from peft_regress.report.markdown import as_markdown
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
@@ -21,13 +20,10 @@ __all__ = [
     "encode_explanation",
     "encode_fronts",
     "encode_history",
-    "encode_moves",
     "encode_times",
     "encode_verdict",
     "explanation",
     "history_document",
-    "moves_document",
-    "overview_document",
     "results_table",
     "times_document",
     "verdict_markdown",

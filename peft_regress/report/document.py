@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final, Literal, NamedTuple, Self, cast
 
-from peft_regress.report.layout import PLAIN, Layout, Style
-from peft_regress.report.table import Table, table_text
+from peft_regress.report.layout import PLAIN, Layout, Style, Table, table_text
 from peft_regress.text import clean
 
 _INDENT: Final = "  "

@@ -1,192 +1,170 @@
-"""The history of cases: the report of `peft-regress history`, and its JSON."""
+"""What moved in a history beyond its bound: the report of `peft-regress history`, and its JSON."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
-from peft_regress.baselines.history import CaseHistory
-from peft_regress.baselines.lines import STATUS, Line, Point
-from peft_regress.metrics import format_change, format_value
-from peft_regress.report.document import Section
-from peft_regress.report.sentences import REPEATED, environment_lines
-from peft_regress.report.table import Row, Table
+from peft_regress.baselines.history import Entry, Move, Moves
+from peft_regress.gate.changes import value_of
+from peft_regress.metrics import format_value
+from peft_regress.report import sentences
+from peft_regress.report.document import CaseId, Line, Section
+from peft_regress.report.layout import Row, Table
+from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
-_BREAK = "not comparable with earlier entries: definition changed"
 _DAY = len("2026-01-01")
+_MOST_NAME_LINES = 2
 
 
-def history_document(
-    histories: Sequence[CaseHistory], *, every_point: bool = False
-) -> list[Section]:
-    """Return a section for each case, with a table for each metric that changed.
+def history_document(moves: Moves, *, with_values: bool = False) -> list[Section]:
+    """Return a section for each entry in which something moved: what, how far, in which cases.
 
-    Unless every point is asked for, metrics that never changed share a line, as do those that came
-    with one entry and stayed the same.
+    `with_values`: every value of the metrics too, also those within a bound.
     """
-    sections = []
-    for case in histories:
-        still = [line for line in case.lines if not every_point and _first(line) is not None]
-        body: list[str | Table] = []
-        for line in case.lines:
-            if line not in still:
-                body += [
-                    _counted(line, every_point=every_point),
-                    _table(line, every_point=every_point),
-                ]
-        sections.append(Section(title=clean(case.id), body=(*body, *_still_lines(still)), level=2))
-    return sections
+    steps: dict[tuple[int, int], list[Line]] = defaultdict(list)
+    anew: dict[int, list[str]] = defaultdict(list)
+    for case, at in moves.redefined:
+        anew[at].append(case)
+    for at, cases in anew.items():
+        counted = count_of(len(cases), "case")
+        words = f"defines {counted} anew: nothing before can be compared"
+        steps[at, -1].append(_line(words, cases))
+    by_step: dict[tuple[int, int], list[Move]] = defaultdict(list)
+    for move in moves.found:
+        by_step[move.entry, move.before].append(move)
+    for pair, found in by_step.items():
+        steps[pair] += _groups(found)
+    sections = [
+        Section(title=_heading(moves.entries, *pair), body=tuple(lines), level=2)
+        for pair, lines in sorted(steps.items())
+    ]
+    return [_summary(moves), *sections, *(_values(moves) if with_values else ())]
 
 
-def _still_lines(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield one line for all metrics that have the same points and never changed."""
-
-    def place(line: Line) -> tuple[bool, int, str]:
-        start = _first(line) or 0
-        first, last = line.points[start].entry, line.points[-1].entry
-        ends = [f"{clean(one.name)} ({clean(one.date[:_DAY])})" for one in (first, last)]
-        return start > 0, len(line.points) - start, " to ".join(dict.fromkeys(ends))
-
-    for (is_new, count, entries), found in groupby(sorted(lines, key=place), key=place):
-        values = ", ".join(
-            f"{clean(line.metric)} {_value(line.points[-1], line)}" for line in found
-        )
-        what = "new, and the same" if is_new else "the same"
-        yield f"{what} at {count_of(count, 'point')}, {entries}: {values}"
-
-
-def _first(line: Line) -> int | None:
-    """Return the first point with a value if it is the same in all later ones; else None."""
-    if line.is_still:
-        return 0
-    points = line.points
-    start = next((at for at, point in enumerate(points) if point.value is not None), 0)
-    was_absent = all(one.status == "ok" and one.same_as is None for one in points[:start])
-    is_still = not any(one.differs or not one.is_comparable for one in points[start + 1 :])
-    return start if start and was_absent and points[start].is_comparable and is_still else None
-
-
-def encode_history(
-    histories: Sequence[CaseHistory], *, every_point: bool = False
-) -> dict[str, Any]:
-    """Return `{schema_version, cases: [{id, lines: [{metric, unit, remark, points}]}]}`."""
+def encode_history(moves: Moves) -> dict[str, Any]:
+    """Return `{schema_version, moves: [{case, metric, before, entry, old, ...}], redefined}`."""
+    names = [entry.name for entry in moves.entries]
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
-        "cases": [
+        "moves": [
             {
-                "id": case.id,
-                "lines": [
-                    {
-                        "metric": line.metric,
-                        "unit": line.unit,
-                        "points_in_all": len(line.points),
-                        "remark": line.remark,
-                        "points": [
-                            _encode_point(point) for point in _shown(line, every_point=every_point)
-                        ],
-                    }
-                    for line in case.lines
+                "case": move.case,
+                "metric": move.reason.metric,
+                "unit": None if move.reason.spec is None else move.reason.spec.unit,
+                "before": names[move.before],
+                "entry": names[move.entry],
+                "old": move.reason.old,
+                "new": move.reason.new,
+                "relative_change": move.reason.relative_change,
+                "way": move.way,
+                "packages": [
+                    {"package": name, "old": old, "new": new}
+                    for name, (old, new) in changed_packages(
+                        *(moves.entries[at].run.environment for at in (move.before, move.entry))
+                    ).items()
                 ],
             }
-            for case in histories
+            for move in moves.found
         ],
+        "redefined": [{"case": case, "entry": names[at]} for case, at in moves.redefined],
     }
 
 
-def _encode_point(point: Point) -> dict[str, Any]:
-    """Return one point; one of a case that repeats another run names that run."""
-    repeated = {} if point.same_as is None else {"repeats": point.same_as}
-    return {
-        "entry": point.entry.name,
-        "date": point.entry.date,
-        "role": point.entry.role,
-        "status": point.status,
-        "value": point.value,
-        "relative_change": None if point.change is None else point.change.relative,
-        "comparable": point.is_comparable,
-        "change_point": point.is_change_point,
-        "packages": [
-            {"package": name, "old": old, "new": new} for name, (old, new) in point.packages.items()
-        ],
-        **repeated,
-    }
+def _summary(moves: Moves) -> Section:
+    entries = moves.entries
+    ends = [_dated(one) for one in (entries[0], entries[-1])]
+    cases = len({move.case for move in moves.found})
+    moved = f"{cases} of {count_of(len(moves.cases), 'case')} moved beyond a bound"
+    if moves.found:
+        moved += f", last in {clean(entries[max(move.entry for move in moves.found)].name)}"
+    counted = count_of(len(entries), "entry", "entries")
+    return Section(title=f"{counted}, {' to '.join(dict.fromkeys(ends))}", body=(moved,))
 
 
-def _shown(line: Line, *, every_point: bool) -> tuple[Point, ...]:
-    return line.points if every_point else line.notable()
+def _dated(entry: Entry) -> str:
+    return f"{clean(entry.name)} ({clean(entry.date[:_DAY])})"
 
 
-def _counted(line: Line, *, every_point: bool) -> str:
-    left_out = len(line.points) - len(_shown(line, every_point=every_point))
-    counted = count_of(len(line.points), "point") + (f", {left_out} not shown" if left_out else "")
-    remark = f"; {line.remark}" if line.remark is not None else ""
-    return f"{clean(line.metric)}: {counted}{remark}"
+def _heading(entries: Sequence[Entry], at: int, before: int) -> str:
+    if before < 0:
+        return _dated(entries[at])
+    packages = sentences.environment_lines(*(entries[one].run.environment for one in (before, at)))
+    changed = "; ".join(packages) or "no package changed"
+    return f"{_dated(entries[at])}, compared with {clean(entries[before].name)}: {changed}"
 
 
-def _table(line: Line, *, every_point: bool) -> Table:
-    return Table(
-        headings=("entry", "date", "value", "change", ""),
-        rows=tuple(
-            Row(
-                cells=(
-                    clean(point.entry.name),
-                    clean(point.entry.date[:_DAY]),
-                    _value(point, line),
-                    _change(point, line),
-                    "change point" if point.is_change_point else "",
-                ),
-                notes=tuple(_notes(point)),
-            )
-            for point in _shown(line, every_point=every_point)
-        ),
-        numbers=(2,),
+def _groups(moves: Sequence[Move]) -> Iterator[Line]:
+    """Yield what moved the same way in the same cases, what got worse in most cases first."""
+    by_metric: dict[tuple[Any, ...], list[Move]] = defaultdict(list)
+    for move in moves:
+        # States are equal in all cases of a group, numbers need not be.
+        state = (move.reason.old, move.reason.new) if move.reason.spec is None else ()
+        by_metric[move.reason.metric, move.way, *state].append(move)
+    groups: dict[tuple[str, frozenset[str]], list[str]] = defaultdict(list)
+    for found in by_metric.values():
+        cases = frozenset(move.case for move in found)
+        groups[found[0].way, cases].append(_range(found))
+    for way, cases in sorted(groups, key=lambda one: (one[0] != "worse", -len(one[1]))):
+        where = next(iter(cases)) if len(cases) == 1 else f"{len(cases)} cases"
+        words = f"{way} in {clean(where)}: {', '.join(groups[way, cases])}"
+        yield _line(words, sorted(cases) if len(cases) > 1 else [])
+
+
+def _line(words: str, cases: Sequence[str]) -> Line:
+    return Line(words, _MOST_NAME_LINES, tuple(CaseId(clean(name), name) for name in cases))
+
+
+def _range(moves: Sequence[Move]) -> str:
+    """Return how far a metric moved in some cases; in one case, from where to where."""
+    reason = moves[0].reason
+    changes = [move.reason.relative_change for move in moves]
+    known = sorted((one for one in changes if one is not None), key=abs)
+    ends = dict.fromkeys(
+        sentences.shown_change(one, reason.spec) for one in (known[:1] + known[-1:])
     )
+    others = {_without_ratio(move) for move in moves if move.reason.relative_change is None}
+    shown = " to ".join([*ends, *sorted(others)])
+    pair = f" ({_sides(moves[0])})" if len(moves) == 1 and known else ""
+    return f"{clean(reason.metric)} {shown}{pair}"
 
 
-def _notes(point: Point) -> Iterator[str]:
-    if not point.is_comparable:
-        yield _BREAK
-    packages = "; ".join(_packages(point))
-    if packages:
-        yield packages
+def _without_ratio(move: Move) -> str:
+    if move.reason.spec is None:
+        return _sides(move)
+    return "new" if move.reason.old is None else "gone" if move.reason.new is None else "from 0"
 
 
-def _packages(point: Point) -> list[str]:
-    """Return 'peft 0.21.2 -> 0.22.0' for each changed package, the likely causes first."""
-    sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
-    for name, versions in point.packages.items():
-        for side, version in zip(sides, versions, strict=True):
-            if version is not None:
-                side[name] = version
-    return environment_lines(*sides)
+def _sides(move: Move) -> str:
+    absent = "absent" if move.reason.spec else "unchecked"
+    sides = (
+        absent if side is None else sentences.shown_value(side, move.reason.spec)
+        for side in (move.reason.old, move.reason.new)
+    )
+    return " -> ".join(sides)
 
 
-def _value(point: Point, line: Line) -> str:
-    if line.metric == STATUS:
-        return clean(point.status)
-    if point.same_as is not None:
-        return REPEATED
-    if point.value is None or point.unit is None:
-        return "absent" if point.status == "ok" else clean(point.status.partition(" ")[0])
-    return format_value(point.value, point.unit)
-
-
-def _change(point: Point, line: Line) -> str:
-    move = point.change
-    if move is None:
-        is_late = point is not line.points[0] and point.is_comparable and point.value is not None
-        return "first on its machine" if line.kind == "seconds" and is_late else ""
-    if move.relative is None:
-        return f"from {move.old:g}"
-    if line.unit == "fraction":
-        return f"{100 * move.relative:+.1f} points"
-    if line.kind == "score":
-        return f"{move.relative:+.4g}"
-    if line.kind == "fingerprint" and point.differs and point.unit is not None:
-        pair = (format_value(value, point.unit) for value in (move.old, move.new))
-        number = "loss" if point.unit == "nat" else "update"
-        return f"{format_change(move.relative)} in one {number}, {' -> '.join(pair)}"
-    return format_change(move.relative)
+def _values(moves: Moves) -> Iterator[Section]:
+    """Yield every value of the metrics of each case, where it differs from the one before."""
+    for case, records in moves.cases.items():
+        rows = []
+        for name in moves.metrics[case]:
+            before = None
+            for at, record in records.items():
+                metric, entry = record.metrics.get(name), moves.entries[at]
+                if metric is None or metric == before:
+                    continue
+                value, spec = value_of(metric), metric.spec
+                old = None if before is None else value_of(before)
+                change = "" if old is None else sentences.change_words(old, value, spec)
+                shown = format_value(value, metric.unit)
+                cells = (clean(name), clean(entry.name), clean(entry.date[:_DAY]), shown, change)
+                rows.append(Row(cells=cells))
+                before = metric
+        headings = ("metric", "entry", "date", "value", "change")
+        table = Table(headings=headings, rows=tuple(rows), numbers=(3, 4))
+        if rows:
+            yield Section(title=f"all values of {clean(case)}", body=(table,), level=2)

@@ -9,24 +9,9 @@ from itertools import groupby
 from typing import Final
 from urllib.parse import quote
 
-from peft_regress.report.document import (
-    Badge,
-    Block,
-    CaseId,
-    Cases,
-    Code,
-    Command,
-    Document,
-    Line,
-    Listing,
-    Number,
-    Section,
-    Words,
-    kind_of,
-    line_of,
-)
+from peft_regress.report import document as doc
+from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES, folded_rows, more_rows
-from peft_regress.report.table import Row, Table
 from peft_regress.text import count_of
 
 _LONG: Final = 40
@@ -43,31 +28,31 @@ class HtmlWriter:
         self._cases = cases
         self._up = 2 - top
 
-    def document(self, document: Document) -> str:
+    def document(self, document: doc.Document) -> str:
         """Return a document as HTML."""
         return "".join(self._blocks(document))
 
-    def _blocks(self, parts: Iterable[Block]) -> Iterator[str]:
-        for kind, group in groupby(parts, key=kind_of):
-            if kind is Command:
-                steps = (self._step(part) for part in group if isinstance(part, Command))
+    def _blocks(self, parts: Iterable[doc.Block]) -> Iterator[str]:
+        for kind, group in groupby(parts, key=doc.kind_of):
+            if kind is doc.Command:
+                steps = (self._step(part) for part in group if isinstance(part, doc.Command))
                 yield f'<dl class="steps">{"".join(steps)}</dl>'
-            elif kind is Line:
+            elif kind is doc.Line:
                 yield f'<ul class="about">{"".join(map(self._line, group))}</ul>'
             else:
                 yield from map(self._block, group)
 
-    def _block(self, part: Block) -> str:
-        if isinstance(part, Section):
+    def _block(self, part: doc.Block) -> str:
+        if isinstance(part, doc.Section):
             return self._section(part)
         if isinstance(part, Table):
             return self._tables(part)
-        if isinstance(part, Cases):
+        if isinstance(part, doc.Cases):
             return self._names(part.ids)
-        assert isinstance(part, Listing)  # noqa: S101  (the others are grouped)
+        assert isinstance(part, doc.Listing)  # noqa: S101  (the others are grouped)
         return f"<pre>{html.escape(part.text)}</pre>"
 
-    def _section(self, section: Section) -> str:
+    def _section(self, section: doc.Section) -> str:
         title, body = self._words(section.title), "".join(self._blocks(section.body))
         if section.folded:
             return folded(title, body)
@@ -75,12 +60,12 @@ class HtmlWriter:
         style = "" if section.style is None else f' class="{section.style}"'
         return f"<{tag}{style}>{title}</{tag}>{body}" if title else body
 
-    def _line(self, part: Block) -> str:
-        line = line_of(part)
+    def _line(self, part: doc.Block) -> str:
+        line = doc.line_of(part)
         words = self._words(line.words)
         return f"<li>{folded(words, self._names(line.cases)) if line.cases else words}</li>"
 
-    def _step(self, step: Command) -> str:
+    def _step(self, step: doc.Command) -> str:
         command = html.escape(" ".join(step.words))
         return f"<dt>{html.escape(step.purpose)}</dt><dd><code>{command}</code></dd>"
 
@@ -94,23 +79,23 @@ class HtmlWriter:
         return f'<ul class="case-list">{items}</ul>'
 
     def _case(self, shown: str) -> str:
-        name = shown.id if isinstance(shown, CaseId) else shown
+        name = shown.id if isinstance(shown, doc.CaseId) else shown
         text = _BREAKS.sub("<wbr>", html.escape(shown, quote=False))
         if name not in self._cases:
             return f'<span class="mono">{text}</span>'
         return f'<a class="case" href="{case_address(name)}">{text}</a>'
 
-    def _words(self, words: Words) -> str:
+    def _words(self, words: doc.Words) -> str:
         parts = (words,) if isinstance(words, str) else words
         return " ".join(map(self._inline, filter(None, parts)))
 
     def _inline(self, text: str) -> str:
-        if isinstance(text, CaseId):
+        if isinstance(text, doc.CaseId):
             return self._case(text)
         shown = html.escape(text)
-        if isinstance(text, Badge):
+        if isinstance(text, doc.Badge):
             return f'<span class="badge {text.kind}">{shown}</span>'
-        return f"<code>{shown}</code>" if isinstance(text, Code) else shown
+        return f"<code>{shown}</code>" if isinstance(text, doc.Code) else shown
 
     def _tables(self, content: Table) -> str:
         shown, rest = folded_rows(content.rows, content.most_rows)
@@ -148,7 +133,7 @@ class HtmlWriter:
         for at in others:
             text = row.cells[at]
             exact = ""
-            if isinstance(text, Number) and text.value is not None:
+            if isinstance(text, doc.Number) and text.value is not None:
                 exact = f' title="{html.escape(text.exact)}" data-value="{text.value!r}"'
             kind = _class(content, at) or (' class="words"' if len(text) > _LONG else "")
             cells.append(f"<td{kind}{exact}>{self._inline(text)}</td>")

@@ -12,23 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from peft_regress.report.document import (
-    Block,
-    Box,
-    CaseId,
-    Cases,
-    Code,
-    Command,
-    Document,
-    Line,
-    Listing,
-    Section,
-    Words,
-    case_set,
-    kind_of,
-    line_of,
-)
-from peft_regress.report.table import Row, Table
+from peft_regress.report import document as doc
+from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean, count_of
 
 _NO_WIDTH: Final = "&#8203;"
@@ -75,36 +60,36 @@ MOST_CASES: Final = 6
 _LONGEST_SET: Final = 400
 
 
-def as_markdown(document: Document) -> str:
+def as_markdown(document: doc.Document) -> str:
     """Return a document as GitHub-flavoured Markdown, in which no string becomes syntax."""
     return "\n\n".join(block for part in document for block in _blocks([part]))
 
 
-def _blocks(parts: Iterable[Block]) -> Iterator[str]:
+def _blocks(parts: Iterable[doc.Block]) -> Iterator[str]:
     """Yield blocks; neighbouring lines are one list, and neighbouring commands one listing."""
-    for kind, group in groupby(parts, key=kind_of):
-        if kind is Command:
+    for kind, group in groupby(parts, key=doc.kind_of):
+        if kind is doc.Command:
             steps = (f"# {one.purpose}\n{' '.join(one.words)}" for one in group)  # type: ignore[union-attr]
             yield fenced("\n".join(steps), "sh")
-        elif kind is Line:
+        elif kind is doc.Line:
             yield "\n".join(map(_line, group))
         else:
             for part in group:
                 yield from _block(part)
 
 
-def _block(part: Block) -> Iterator[str]:
-    if isinstance(part, Section):
+def _block(part: doc.Block) -> Iterator[str]:
+    if isinstance(part, doc.Section):
         yield from _section(part)
     elif isinstance(part, Table):
         yield from _tables(part)
-    elif isinstance(part, Cases):
+    elif isinstance(part, doc.Cases):
         yield from _cases(part)
-    elif isinstance(part, Listing):
+    elif isinstance(part, doc.Listing):
         yield fenced(part.text, part.language)
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: doc.Section) -> Iterator[str]:
     if section.folded:
         # In this element GitHub shows HTML, but no code.
         title = section.title if isinstance(section.title, str) else " ".join(section.title)
@@ -122,24 +107,24 @@ def _folded(summary: str, blocks: Iterable[str]) -> Iterator[str]:
     yield "</details>"
 
 
-def _line(part: Block) -> str:
-    if isinstance(part, Box):
+def _line(part: doc.Block) -> str:
+    if isinstance(part, doc.Box):
         return f"- [{'x' if part.is_ticked else ' '}] {_words(part.words).lstrip()}"
-    line = line_of(part)
-    cases = clean(case_set(line.cases), longest=_LONGEST_SET) if line.cases else ""
+    line = doc.line_of(part)
+    cases = clean(doc.case_set(line.cases), longest=_LONGEST_SET) if line.cases else ""
     return f"- {_words(line.words).lstrip()}" + (f": {code_span(cases)}" if cases else "")
 
 
-def _words(words: Words) -> str:
+def _words(words: doc.Words) -> str:
     parts = (words,) if isinstance(words, str) else words
     return " ".join(
-        code_span(part) if isinstance(part, Code) else escape_markdown(part)
+        code_span(part) if isinstance(part, doc.Code) else escape_markdown(part)
         for part in parts
         if part
     )
 
 
-def _cases(part: Cases) -> Iterator[str]:
+def _cases(part: doc.Cases) -> Iterator[str]:
     shown, rest = folded_rows(part.ids, MOST_CASES)
     yield fenced("\n".join(shown), "text")
     if rest:
@@ -155,7 +140,7 @@ def folded_rows(rows: Sequence[Any], most: int | None) -> tuple[Sequence[Any], S
 
 def more_rows(rows: Sequence[Row]) -> str:
     """Return how many rows are folded."""
-    is_of_cases = isinstance(rows[0].cells[0], CaseId)
+    is_of_cases = isinstance(rows[0].cells[0], doc.CaseId)
     return count_of(len(rows), "more case" if is_of_cases else "more row")
 
 
@@ -184,4 +169,4 @@ def _table(content: Table, rows: Sequence[Row]) -> str:
 
 
 def _cell(text: str) -> str:
-    return cell(text) if isinstance(text, CaseId | Code) else escape_markdown(text)
+    return cell(text) if isinstance(text, doc.CaseId | doc.Code) else escape_markdown(text)

@@ -11,9 +11,8 @@ from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.gate.budgets import fits
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
 from peft_regress.report.document import CaseId, Number, Section
-from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.report.layout import PLAIN, Layout, Row, Table, table_text
 from peft_regress.report.sentences import REPEATED
-from peft_regress.report.table import Row, Table, table_text
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
 
@@ -252,16 +251,8 @@ def _point(record: Record) -> str:
     return f"{clean(method)} ({accuracy}, {format_value(record.metrics[_COST].value, 'byte')})"
 
 
-_LONGEST_PROBLEM: Final = 400
-
-
-def cost_section(
-    title: str, metrics: Mapping[str, Metric], problem: Exception | None = None
-) -> Section:
-    """Return what one training step costs: each metric with its unit, and exactly.
-
-    `problem` is why a case has no programs for a runtime.
-    """
+def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:
+    """Return what one training step costs: each metric with its unit, and exactly."""
     rows = tuple(
         Row(
             cells=(
@@ -273,5 +264,4 @@ def cost_section(
         for name, metric in metrics.items()
     )
     table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
-    why = clean(f"no program for ExecuTorch: {problem}", longest=_LONGEST_PROBLEM)
-    return Section(title=title, body=(table, *([why] if problem else [])), level=2)
+    return Section(title=title, body=(table,), level=2)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from peft_regress.gate import verdicts
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    Reason,
-    Remark,
-    Verdict,
-    are_on_one_machine,
-)
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
 from peft_regress.report.document import Code, Words
@@ -29,7 +21,7 @@ REPEATED: Final = "repeated"
 """Stands where a case has no accuracy, since it repeats another run."""
 
 
-def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
+def reason_cells(reason: verdicts.Reason) -> tuple[str, str, str, str, str]:
     """Return (metric, old, new, change, bound) of a reason, each ready to show."""
     spec = reason.spec
     change = "" if reason.relative_change is None else shown_change(reason.relative_change, spec)
@@ -40,7 +32,7 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     return clean(reason.title), old, new, change, _shown_bound(reason)
 
 
-def against(reason: Reason) -> str:
+def against(reason: verdicts.Reason) -> str:
     """Return what a change is held against: ' (bound 2 % (seed noise 0.6 %))'; may be empty."""
     bound = _shown_bound(reason)
     if not bound:
@@ -59,7 +51,7 @@ def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
     return format_value(value, spec.unit)
 
 
-def definition_words(reasons: Iterable[Reason]) -> str:
+def definition_words(reasons: Iterable[verdicts.Reason]) -> str:
     """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
     settings = (
         f"{reason.title.removeprefix('definition ')}: "
@@ -114,7 +106,14 @@ def shown_change(change: float, spec: MetricSpec | None) -> str:
     return f"{100 * change:+.1f} points" if spec.unit == "fraction" else f"{change:+.4g}"
 
 
-def _shown_bound(reason: Reason) -> str:
+def change_words(old: float, new: float, spec: MetricSpec) -> str:
+    """Return how far a value changed, as the gate would say it."""
+    if is_absolute(spec):
+        return shown_change(new - old, spec)
+    return shown_change((new - old) / abs(old), spec) if old else "from 0"
+
+
+def _shown_bound(reason: verdicts.Reason) -> str:
     spec, limit = reason.spec, reason.limit
     if limit is not None and spec is not None and isinstance(reason.new, int | float):
         beyond = abs(reason.new - limit)
@@ -135,7 +134,7 @@ _ABOUT_TEXT: Final[dict[str, str]] = {
 }
 
 
-def remark_line(remark: Remark) -> str:
+def remark_line(remark: verdicts.Remark) -> str:
     """Return a remark as one sentence without its case."""
     subject, text = clean(remark.subject), clean(remark.text)
     old, new = shown_value(remark.old, remark.spec), shown_value(remark.new, remark.spec)
@@ -173,7 +172,7 @@ def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     return {with_note(what, notes[what]): ids for what, ids in found.items()}
 
 
-def short_verdict(verdict: Verdict) -> str:
+def short_verdict(verdict: verdicts.Verdict) -> str:
     """Return a verdict as words: 'newly failing'."""
     return verdict.replace("_", " ")
 
@@ -185,7 +184,7 @@ def counts_line(comparison: Comparison) -> str:
     return (_counted(comparison.counts) or "nothing compared") + more
 
 
-def _counted(counts: Mapping[Verdict, int]) -> str:
+def _counted(counts: Mapping[verdicts.Verdict, int]) -> str:
     """Return '2 regressed, 94 unchanged'; of the verdicts, only a defect has a plural."""
     return ", ".join(
         f"{count} {short_verdict(verdict)}{'s' if verdict == 'known_defect' and count > 1 else ''}"
@@ -223,7 +222,7 @@ def times_lines(comparison: Comparison) -> list[Words]:
             reasons["this run measured none"] += 1
         elif timed == (False, True):
             reasons["the baseline has none"] += 1
-        elif all(timed) and not are_on_one_machine(old, new):
+        elif all(timed) and not verdicts.are_on_one_machine(old, new):
             mixed = MIXED_MACHINES in (old.machine.digest, new.machine.digest)
             why = "shards of several machines" if mixed else "the baseline's machine is another one"
             reasons[why] += 1
@@ -243,11 +242,11 @@ def outcome_line(comparison: Comparison) -> str:
     """Return the headline: what the exit code means in words, with the counts."""
     code = comparison.lenient_exit_code
     if code == 1:
-        failing = FAILING & comparison.counts.keys()
+        failing = verdicts.FAILING & comparison.counts.keys()
         words = "OVER BUDGET" if failing == {"over_budget"} else "REGRESSED"
     elif code == 0:
         words = "no regression"
-    elif comparison.cases and not INCOMPLETE & comparison.counts.keys():
+    elif comparison.cases and not verdicts.INCOMPLETE & comparison.counts.keys():
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"
@@ -293,24 +292,3 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     if others:
         lines.append(f"{count_of(others, 'package')} recorded on one side only")
     return lines
-
-
-_DIGITS: Final = 8
-
-
-def short_names(ids: Iterable[str], *, longest: int = 160) -> dict[str, str]:
-    """Return each id in at most `longest` characters; ids that would look alike get a digest.
-
-    Ids look alike if they have the same beginning, or differ only in control characters.
-    """
-    shown = {name: clean(name, longest=longest) for name in ids}
-    seen = Counter(shown.values())
-    return {
-        name: text if text and seen[text] == 1 else _with_digest(name, longest)
-        for name, text in shown.items()
-    }
-
-
-def _with_digest(name: str, longest: int) -> str:
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
-    return f"{clean(name, longest=longest - _DIGITS - 1)}~{digest}"

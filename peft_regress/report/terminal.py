@@ -1,23 +1,25 @@
-"""Standard output and standard error: what they can show, how to write to them, time left."""
+"""Standard output and standard error, and what a log of GitHub Actions may hold."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from peft_regress.files import write_atomic
+from peft_regress.files import append_bytes, write_atomic
 from peft_regress.report.document import Document, as_text
-from peft_regress.report.github import in_log
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.markdown import as_markdown
-from peft_regress.text import printable
+from peft_regress.text import printable, visible
 
 _NARROWEST = 20
+_COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
+"""What the runner takes for a command: `::error::` at the start of a line, `##[error]` anywhere."""
 
 
 def stdout_layout() -> Layout:
@@ -29,31 +31,19 @@ def stdout_layout() -> Layout:
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
     )
-    return layout_of(stream, colour=coloured)
+    return layout_of(colour=coloured)
 
 
-def layout_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Layout:
-    """Return the layout of a stream: as wide as the terminal."""
-    # A stream that is no terminal has no width. The variable COLUMNS counts for both.
+def layout_of(*, colour: bool) -> Layout:
+    """Return the layout of the terminal. Other streams have no width; COLUMNS counts for both."""
     columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
-    return Layout(
-        width=max(columns, _NARROWEST),
-        colour=colour,
-        encoding="ascii" if ascii_only else getattr(stream, "encoding", None) or PLAIN.encoding,
-    )
+    return Layout(width=max(columns, _NARROWEST), colour=colour)
 
 
 def escape_unencodable() -> None:
     """Escape letters that standard output cannot hold, instead of raising."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def as_ascii() -> None:
-    """Escape non-ASCII characters on both streams."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="ascii", errors="backslashreplace")
 
 
 def discard_stream(*streams: Any) -> None:
@@ -110,29 +100,27 @@ def standard_output() -> TextIO:
     return sys.stdout
 
 
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_ROUND_SECONDS: Final = 5
+def in_log(text: str, *, styles: bool = False) -> str:
+    """Return lines of text as they may stand in a log, wherever their strings come from.
+
+    Control characters are escaped; `styles` may stay. In a step of GitHub Actions a blank breaks up
+    what the runner would take for a command.
+    """
+    text = visible(text, styles=styles)
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return text
+    return _COMMAND.sub(
+        lambda found: "## [" if found["blanks"] is None else f"{found['blanks']}: :", text
+    )
 
 
-class Pace:
-    """The time left while cases end one by one."""
-
-    def __init__(self) -> None:
-        self.first = 0.0
-
-    def left(self, done: int, count: int, now: float) -> str:
-        """Return ', about 4 min left'; '' after the first case and the last."""
-        if done <= 1:
-            self.first = now
-        if done <= 1 or done >= count:
-            return ""
-        return f", {time_left((now - self.first) / (done - 1) * (count - done))} left"
+def line_in_log(text: str) -> str:
+    """Return a message as one line that may stand in a log."""
+    return in_log(printable(text))
 
 
-def time_left(seconds: float) -> str:
-    """Return a time as people give it: 'about 40 s', 'about 12 min', 'about 1 h 10 min'."""
-    if seconds < _MINUTE - _ROUND_SECONDS / 2:
-        return f"about {max(_ROUND_SECONDS * round(seconds / _ROUND_SECONDS), _ROUND_SECONDS)} s"
-    hours, minutes = divmod(round(seconds / _MINUTE), _HOUR // _MINUTE)
-    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+def write_summary(path: Path, text: str) -> None:
+    """Write a summary, or append it if the file is that of the step, which other commands share."""
+    of_step = os.environ.get("GITHUB_STEP_SUMMARY")
+    is_of_step = of_step is not None and os.path.realpath(path) == os.path.realpath(of_step)
+    (append_bytes if is_of_step else write_atomic)(path, text.encode())

@@ -10,8 +10,8 @@ from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
+from peft_regress.report.layout import Row, Table
 from peft_regress.report.sentences import environment_lines
-from peft_regress.report.table import Row, Table
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean

@@ -76,6 +76,14 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
+def installed_version(name: str) -> str | None:
+    """Return the version of an installed package; None without it."""
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return None
+
+
 def imported_packages() -> dict[str, str]:
     """Return the version of every package of which a module is loaded, and of their requirements.
 

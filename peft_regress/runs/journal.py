@@ -1,8 +1,8 @@
 """Keep each record on disk as soon as it is measured, so that a run that dies loses nothing.
 
 A journal stands beside the run file that is to come. It is a file of JSON lines to which a run only
-appends: a header says where the records after it were measured. Each line has a digest of its
-content. A last line that is cut short is ignored: the process died while it wrote.
+appends: a header says where the records after it were measured. A last line that is cut short is
+ignored: the process died while it wrote.
 """
 
 from __future__ import annotations
@@ -11,45 +11,35 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import is_file, read_bytes
+from peft_regress.files import read_bytes, write_atomic
 from peft_regress.metrics import KNOWN
-from peft_regress.runs.environment import commit_here
-from peft_regress.runs.run_file import check_record
-from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
-    Machine,
-    Record,
-    digest_of,
-)
+from peft_regress.runs.environment import commit_here, commit_of, installed_version
+from peft_regress.runs.run_file import check_record, read_run
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record
 
-SUFFIX: Final = ".journal"
-
-_BEGINNING: Final = b'{"digest":'
-
-_REMEDY: Final = "Remove it, and make the run again."
+_NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="header"):
     """Where and by what the records after it were measured."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     environment: dict[Name, Version]
     """The packages of every case; what one case uses besides stands with its record."""
     direct: dict[Name, Digest] = {}
     """The digests of packages that came from no index."""
     machine: Machine
     metrics_known: list[str]
-    narrowed_by: list[str] = []
     commit: str | UnsetType = UNSET
     """See `commit_here`."""
 
@@ -58,7 +48,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cls,
         environment: Mapping[str, str],
         machine: Machine,
-        narrowed_by: Iterable[str] = (),
         *,
         direct: Mapping[str, str] | None = None,
         commit: str | None = None,
@@ -71,7 +60,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             environment=dict(environment),
             machine=machine,
             metrics_known=sorted(KNOWN),
-            narrowed_by=list(narrowed_by),
             direct=dict(direct or {}),
             commit=commit_here() if commit is None else commit,
         )
@@ -94,11 +82,6 @@ class KeptRecord(
     """Whether an earlier run measured it."""
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    digest: str
-    content: msgspec.Raw
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Records that were measured in one environment."""
@@ -111,10 +94,7 @@ class Part:
 class Journal:
     """A journal as read."""
 
-    path: Path
     parts: list[Part]
-    whole_bytes: int
-    """Its length without a last line that was cut short."""
 
     @property
     def cases(self) -> set[str]:
@@ -122,41 +102,23 @@ class Journal:
         return {kept.record.case.id for part in self.parts for kept in part.records}
 
 
-_NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.[0-9]+)?")
-
-
 def journal_of(run_file: Path) -> Path:
     """Return the path of the journal of a run file."""
-    return run_file.with_name(run_file.name + SUFFIX)
+    return run_file.with_name(f"{run_file.name}.journal")
 
 
 def resumed_journal(path: Path) -> Path:
-    """Return the journal that a path names: the file itself, or the one beside a run file.
-
-    The content decides, since a run file may have any name; of a file without content, the name. A
-    FIFO is not opened: what is read from it is gone.
-    """
-    head = b""
-    with contextlib.suppress(OSError):
-        if is_file(path):
-            with path.open("rb") as stream:
-                head = stream.read(len(_BEGINNING))
-    is_itself = head == _BEGINNING if head else _NAME.fullmatch(path.name)
-    return path if is_itself else journal_of(path)
+    """Return the journal that a path names: the file itself, or the one beside a run file."""
+    return path if _NAME.fullmatch(path.name) else journal_of(path)
 
 
 def run_file_of(path: Path) -> Path:
     """Return the run file that a path to resume stands for: of a journal, the one beside it."""
-    match = _NAME.fullmatch(path.name) if resumed_journal(path) == path else None
+    match = _NAME.fullmatch(path.name)
     return path.with_name(match["run_file"]) if match else path
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a journal to `<name>.1`, or to the next number that is free; return its new path."""
-    number = 1
-    while (free := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return path.rename(free)
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_journal(path: Path) -> Journal:
@@ -167,39 +129,19 @@ def read_journal(path: Path) -> Journal:
         problem = f"cannot be read ({error.strerror or error})"
         raise RunFileError(path, problem, "Check the path.") from error
     parts: list[Part] = []
-    lines = content.split(b"\n")
-    whole = 0
     # What follows the last line's end is empty, or was cut short.
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
-            found = _read_line(line)
-        except (msgspec.DecodeError, RecursionError, InputError) as error:
-            if number == len(lines) - 1:
-                break
-            raise RunFileError(path, f"line {number}: {error}", _REMEDY) from error
-        if isinstance(found, Header):
-            parts.append(Part(header=found, records=[]))
-        elif parts:
-            parts[-1].records.append(found)
-        else:
-            raise RunFileError(path, f"line {number}: a record before any header", _REMEDY)
-        whole += len(line) + 1
-    return Journal(path=path, parts=parts, whole_bytes=whole)
-
-
-def _read_line(line: bytes) -> Header | KeptRecord:
-    read = msgspec.json.decode(line, type=_Line)
-    content = bytes(read.content)
-    if digest_of(content) != read.digest:
-        raise InputError("was altered after it was written")
-    found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
-    if isinstance(found, KeptRecord):
-        check_kept(found.record)
-    elif found.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
-        )
-    return found
+            found: Header | KeptRecord = msgspec.json.decode(line, type=Header | KeptRecord)
+            if isinstance(found, Header):
+                parts.append(Part(header=found, records=[]))
+                continue
+            check_kept(found.record)
+        except (msgspec.DecodeError, InputError) as error:
+            remedy = "Remove it, and make the run again."
+            raise RunFileError(path, f"line {number}: {error}", remedy) from error
+        parts[-1].records.append(found)
+    return Journal(parts=parts)
 
 
 def check_kept(record: Record) -> None:
@@ -209,14 +151,132 @@ def check_kept(record: Record) -> None:
     check_record(record.case.id, record)
 
 
+def read_parts(path: Path) -> list[Part]:
+    """Read what a run left: its journal, or its run file with the journal beside it.
+
+    What was measured last comes last. Raises `InputError` if there is neither, or if one of them
+    cannot be trusted.
+    """
+    journal = resumed_journal(path)
+    parts = [_part_of(path)] if journal != path and path.exists() else []
+    if journal.exists():
+        parts += read_journal(journal).parts
+    elif not parts:
+        raise InputError(f"{path}: no such run file or journal, so there is nothing to resume")
+    return parts
+
+
+def _part_of(path: Path) -> Part:
+    """Return a run file's records as a journal has them."""
+    file = read_run(path)
+    run, commit = file.run, file.document.get("commit_info")
+    times = {
+        entry["extra_info"]["peft_regress"]["case_id"]: entry
+        for entry in file.document.get("benchmarks", ())
+        if "peft_regress" in entry.get("extra_info", {})
+    }
+    header = Header(
+        environment=run.environment,
+        direct=run.direct,
+        machine=run.machine,
+        metrics_known=sorted(run.known),
+        commit=commit_of(commit) if isinstance(commit, dict) else UNSET,
+    )
+    return Part(
+        header=header,
+        # A run file does not say which case uses which package besides: all of them count.
+        records=[
+            KeptRecord(record=record, imported=run.environment, times=times.get(name))
+            for name, record in run.cases.items()
+        ],
+    )
+
+
+# --- taking ---------------------------------------------------------------------------------------
+
+
+def differences(
+    part: Part,
+    here: Header,
+    *,
+    find: Callable[[str], str | None] = installed_version,
+    any_machine: bool = False,
+) -> list[str]:
+    """Return why the records of a part are not those of this run; empty if they are.
+
+    find: the installed version of a package that not every case depends on. any_machine: whether
+    records of other machines do.
+    """
+    there, found = part.header, []
+    for name in sorted(there.environment.keys() | here.environment.keys()):
+        old, new = there.environment.get(name), here.environment.get(name) or find(name)
+        if old != new:
+            found.append(f"{name} {old or 'not installed'}, now {new or 'not installed'}")
+    found += [
+        f"{name} of another source"
+        for name in sorted(there.direct.keys() | here.direct.keys())
+        if there.direct.get(name) != here.direct.get(name)
+    ]
+    if not any_machine and there.machine.digest != here.machine.digest:
+        found.append(f"another machine ({_shown(there.machine)}, now {_shown(here.machine)})")
+    if UNSET not in (there.commit, here.commit) and there.commit != here.commit:
+        found.append(f"commit {there.commit}, now {here.commit}")
+    if set(there.metrics_known) != set(KNOWN):
+        found.append("another peft_regress, which measured other metrics")
+    return found
+
+
+def _shown(machine: Machine) -> str:
+    return f"{machine.cpu}, {machine.cores} cores, {machine.instruction_set}"
+
+
+def usable_records(
+    part: Part,
+    here: Header,
+    *,
+    find: Callable[[str], str | None] = installed_version,
+    any_machine: bool = False,
+) -> dict[str, KeptRecord]:
+    """Return the records of a part by case, without those that must be measured again.
+
+    These are cases in error, whose cause may be gone, cases of another machine, and cases of which
+    a package that not every case uses has changed. With `any_machine` each record says where it was
+    measured.
+    """
+    machine = part.header.machine if any_machine else UNSET
+    return {
+        kept.record.case.id: _as_taken(kept, machine)
+        for kept in part.records
+        if kept.record.status != "error"
+        and (any_machine or kept.record.machine in {UNSET, here.machine})
+        and all(
+            (here.environment.get(name) or find(name)) == old for name, old in kept.imported.items()
+        )
+    }
+
+
+def _as_taken(kept: KeptRecord, machine: Machine | UnsetType) -> KeptRecord:
+    """Return it without the time relative to another case, which the new run works out anew."""
+    metrics = dict(kept.record.metrics)
+    metrics.pop("relative_step_seconds", None)
+    where = machine if kept.record.machine is UNSET else kept.record.machine
+    record = msgspec.structs.replace(kept.record, metrics=metrics, machine=where)
+    return msgspec.structs.replace(kept, record=record, is_taken=True)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
 class JournalWriter:
     """Appends to a journal, which it makes with the first record."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, earlier: Callable[[], list[Part]] = list) -> None:
+        """Write nothing yet; the journal begins with `earlier`: this run may die too."""
         self.path = path
         self.problem: str | None = None
         """Why nothing is written any more: the run goes on, and says so at its end."""
-        self._handle: int | None = None
+        self._earlier = earlier
+        self._file: IO[bytes] | None = None
         self._length = 0
         self._header: Header | None = None
 
@@ -225,75 +285,57 @@ class JournalWriter:
         """Whether a record was added."""
         return self._header is not None
 
-    def go_on(self, journal: Journal) -> None:
-        """Keep the records that a journal at this path has already."""
-        self._length = journal.whole_bytes
-
     def add(self, header: Header, *records: KeptRecord) -> None:
         """Append records that were measured where `header` says; return when they are on disk."""
         if self.problem is not None:
             return
-        lines = [] if header == self._header else [_line_of(header)]
-        lines += [_line_of(record) for record in records]
+        lines = [*([] if header == self._header else [header]), *records]
+        content = b"".join(map(_line_of, lines))
         try:
-            self._append(b"".join(lines))
-        except OSError as error:
-            self.problem = f"{self.path}: cannot be written ({error.strerror or error})"
+            file = self._file or self._begun()
+            # An interrupt may have left half a line.
+            file.truncate(self._length)
+            file.seek(self._length)
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+            self._length = file.tell()
+        except (OSError, InputError) as error:
+            self.problem = f"{self.path}: cannot be written ({error})"
         self._header = header
+
+    def _begun(self) -> IO[bytes]:
+        if is_being_written(self.path):
+            raise OSError("another run writes to it")
+        lines = [line for part in self._earlier() for line in (part.header, *part.records)]
+        content = b"".join(map(_line_of, lines))
+        write_atomic(self.path, content)
+        self._file, self._length = self.path.open("r+b", buffering=0), len(content)
+        # For as long as it is open.
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self._file
 
     def remove(self) -> None:
         """Remove the journal: what it has is in the run file, or in what was shown."""
-        if self._handle is not None or self._length:
+        if self._file is not None:
             self.path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
         """Close the file, and leave it."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def _append(self, content: bytes) -> None:
-        if self._handle is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            if not _is_mine(self._handle):
-                os.close(self._handle)
-                self._handle = None
-                raise OSError(0, "another run writes to it")
-        # An interrupt may have left half a line.
-        os.ftruncate(self._handle, self._length)
-        os.lseek(self._handle, self._length, os.SEEK_SET)
-        left = memoryview(content)
-        while left:
-            left = left[os.write(self._handle, left) :]
-        os.fsync(self._handle)
-        self._length += len(content)
+        if self._file is not None:
+            self._file.close()
 
 
 def is_being_written(path: Path) -> bool:
     """Return whether a process that lives writes to a journal."""
-    try:
-        handle = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _is_mine(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_mine(handle: int) -> bool:
-    """Lock a file for as long as it is open; return whether nobody else has the lock."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _line_of(content: Header | KeptRecord) -> bytes:
-    encoded = msgspec.json.encode(content)
-    return (
-        msgspec.json.encode(_Line(digest=digest_of(encoded), content=msgspec.Raw(encoded))) + b"\n"
-    )
+    return msgspec.json.encode(content) + b"\n"

@@ -6,7 +6,6 @@ everything that the gate relies on.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Collection
@@ -37,7 +36,6 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.text import clean
 
-_PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
@@ -74,7 +72,7 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
     with paused_gc():
-        document = _parse(path, _content(path))
+        document = _parse(path)
         run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
     found = RunFile(path=path, run=run, document=document)
     return with_stored_ledgers(found) if ledgers else found
@@ -109,13 +107,12 @@ def with_stored_ledgers(entry: RunFile, names: Collection[str] | None = None) ->
 # --- writing --------------------------------------------------------------------------------------
 
 
-def run_document(run: Run, document: dict[str, Any], *, ledgers: bool = True) -> dict[str, Any]:
+def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
     """Join pytest-benchmark's part and a run, with the content digest set.
 
-    ledgers: whether they stand in the file, or only their digests. Raises `InputError` for metrics
-    that could not be read again.
+    Raises `InputError` for metrics that could not be read again.
     """
-    return _joined(_as_read(run), document, ledgers=ledgers)
+    return {**document, "peft_regress": msgspec.to_builtins(_as_read(run))}
 
 
 def _as_read(run: Run) -> Run:
@@ -129,23 +126,21 @@ def _as_read(run: Run) -> Run:
     return msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
 
 
-def _joined(run: Run, document: dict[str, Any], *, ledgers: bool) -> dict[str, Any]:
-    run = run if ledgers else msgspec.structs.replace(run, ledgers={})
-    return {**document, "peft_regress": msgspec.to_builtins(run)}
-
-
 def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> Run:
     """Write a run file atomically, and return the run as a reader without ledgers will see it.
 
-    Raises `InputError` for values that JSON cannot represent.
+    ledgers: whether they stand in the file, or only their digests. Raises `InputError` for values
+    that JSON cannot represent.
     """
     try:
         run = _as_read(run)
-        content = dump_json(_joined(run, document, ledgers=ledgers))
-    except (ValueError, RecursionError) as error:
+        bare = msgspec.structs.replace(run, ledgers={})
+        ours = msgspec.to_builtins(run if ledgers else bare)
+        content = dump_json({**document, "peft_regress": ours})
+    except ValueError as error:
         raise InputError(f"{path}: cannot be written ({in_words(str(error))})") from error
     write_atomic(path, content.encode())
-    return msgspec.structs.replace(run, ledgers={})
+    return bare
 
 
 def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
@@ -158,34 +153,26 @@ def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
 # --- reading one file -----------------------------------------------------------------------------
 
 
-def _content(path: Path) -> bytes:
+def _parse(path: Path) -> dict[str, Any]:
+    """Return the document, if it is one of this schema."""
     try:
-        return read_bytes(path)
+        content = read_bytes(path)
     except FileNotFoundError:
         remedy = f"Make one with `pytest SUITE --regress-save {shlex.quote(str(path))}`."
         raise RunFileError(path, "no such run file", remedy) from None
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
-
-
-def _parse(path: Path, content: bytes) -> dict[str, Any]:
-    """Return the document, if it is one of this schema."""
-    restore = _restore(path)
     try:
-        document = msgspec.json.decode(content)
+        document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
-        conflict = _CONFLICT.search(content)
-        if conflict is None:
-            raise RunFileError(path, f"is not valid JSON ({error})", restore) from error
-        line = content.count(b"\n", 0, conflict.start()) + 1
+        if _CONFLICT.search(content) is None:
+            raise RunFileError(path, f"is not valid JSON ({error})", _restore(path)) from error
         raise RunFileError(
             path,
-            f"has git conflict markers (line {line}), and runs do not merge line by line",
+            "has git conflict markers, and runs do not merge line by line",
             f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
             "--theirs), then `peft-regress accept` a new run if the other side still counts.",
         ) from error
-    if not isinstance(document, dict):
-        raise RunFileError(path, "is not a JSON object", restore)
     ours = document.get("peft_regress")
     if not isinstance(ours, dict):
         raise RunFileError(
@@ -193,32 +180,22 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
             "has no object 'peft_regress', so it is not a run file of this tool",
             "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
         )
-    for key, cls in (("benchmarks", list), ("machine_info", dict)):
-        if not isinstance(document.get(key, cls()), cls):
-            problem = f"{key!r} is not a {cls.__name__}, as pytest-benchmark writes it"
-            raise RunFileError(path, problem, restore)
+    for key, kind in (("benchmarks", list), ("machine_info", dict)):
+        if not isinstance(document.get(key, kind()), kind):
+            raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
     _check_schema(path, ours.get("schema_version"))
     return document
 
 
 def _check_schema(path: Path, version: object) -> None:
-    if version is None:
-        raise RunFileError(path, "has no schema_version", "Make the run file again.")
+    if version == SCHEMA_VERSION:
+        return
+    problem, remedy = "older than", "Make the run again and `peft-regress accept` it."
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        problem, remedy = "newer than", "Upgrade with `pip install -U peft-regress`."
     shown = f"has schema_version {clean(repr(version), longest=40)}"
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise RunFileError(path, shown, "Make the run file again.")
-    if version > SCHEMA_VERSION:
-        raise RunFileError(
-            path,
-            f"{shown}, newer than {SCHEMA_VERSION}, which this version reads",
-            "Upgrade with `pip install -U peft-regress`.",
-        )
-    if version < SCHEMA_VERSION:
-        raise RunFileError(
-            path,
-            f"{shown}, older than {SCHEMA_VERSION}, which this version reads",
-            "Make the run again and `peft-regress accept` it.",
-        )
+    problem = f"{shown}, {problem} {SCHEMA_VERSION}, which this version reads"
+    raise RunFileError(path, problem, remedy)
 
 
 def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
@@ -227,7 +204,7 @@ def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
         run = msgspec.convert(ours, Run)
         digest = content_digest(run)
     except (ValueError, RecursionError) as error:
-        problem = f"does not fit the schema: {_with_path(error, ours)}"
+        problem = f"does not fit the schema: {in_words(str(error))}"
         raise RunFileError(path, problem, restore) from error
     try:
         # Before the digest, which shows only that something was altered, not where.
@@ -249,44 +226,6 @@ def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
 
 def _restore(path: Path) -> str:
     return f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or make the run again."
-
-
-def _with_path(error: Exception, ours: dict[str, Any]) -> str:
-    """Return msgspec's message with the keys that it replaces by `[...]`.
-
-    Each is found by trial: the one item of that mapping that alone gives this error.
-    """
-    place = _PLACE.fullmatch(str(error))
-    if place is None:
-        return in_words(str(error))
-    what, is_of_key, path = place.groups()
-    keys: list[str | int] = []
-    container: Any = ours
-    for name, index, any_key in re.findall(r"\.(\w+)|\[(\d+)\]|(\[\.{3}\])", path):
-        key = _wrong_key(container, ours, str(error)) if any_key else name or int(index)
-        container = container[key]
-        keys.append(key)
-    if is_of_key:
-        keys.append(_wrong_key(container, ours, str(error)))
-    shown = (
-        f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{json.dumps(key)}]"
-        for key in keys
-    )
-    return f"{in_words(what)}, at $.peft_regress{''.join(shown)}"
-
-
-def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
-    """Return the key of the wrong item, which stays as the only item of its mapping."""
-    items = dict(container)
-    for key, item in items.items():
-        container.clear()
-        container[key] = item
-        try:
-            msgspec.convert(ours, Run)
-        except msgspec.ValidationError as error:
-            if str(error) == message:
-                break
-    return key
 
 
 def check_record(name: str, record: Record) -> None:
@@ -316,39 +255,36 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
                 )
         # The cases of one shard may import what those of another do not.
         environment |= file.run.environment
-        for name, record in file.run.cases.items():
-            if name in cases:
-                raise InputError(
-                    f"{folder}: case {name} is in {file_of[name]} and in {file.path.name}; move "
-                    "one of the files away"
-                )
-            cases[name] = record
-            file_of[name] = file.path.name
+        for name in sorted(cases.keys() & file.run.cases.keys()):
+            raise InputError(
+                f"{folder}: case {name} is in {file_of[name]} and in {file.path.name}; move one of "
+                "the files away"
+            )
+        cases |= file.run.cases
+        file_of |= dict.fromkeys(file.run.cases, file.path.name)
     same_machine = all(file.run.machine == first.machine for file in files)
     mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
     return Run(
         schema_version=SCHEMA_VERSION,
         environment=dict(sorted(environment.items())),
         machine=first.machine if same_machine else mixed,
-        selection=_union_selection([file.run for file in files], set(cases)),
+        selection=_union_selection([file.run.selection for file in files], set(cases)),
         cases=dict(sorted(cases.items())),
         direct={name: digest for file in files for name, digest in file.run.direct.items()},
         metrics_known=sorted(frozenset.intersection(*(file.run.known for file in files))),
     )
 
 
-def _union_selection(runs: list[Run], present: set[str]) -> Selection:
-    left_out = sorted({name for run in runs for name in run.selection.not_selected} - present)
-    narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
-
-    def is_whole(selection: Selection) -> bool:
-        # Each shard is narrowed; together they are complete if nothing is left out. A run that is
-        # incomplete without being narrowed was interrupted.
-        how = selection.narrowed_by
-        shard_only = bool(how) and all(text.startswith("--regress-shard") for text in how)
-        return selection.complete or shard_only
-
-    complete = not left_out and all(is_whole(run.selection) for run in runs)
+def _union_selection(selections: list[Selection], present: set[str]) -> Selection:
+    left_out = sorted({name for one in selections for name in one.not_selected} - present)
+    narrowed = sorted({how for one in selections for how in one.narrowed_by})
+    # Each shard is narrowed; together they are complete if nothing is left out. A run that is
+    # incomplete without being narrowed was interrupted.
+    complete = not left_out and all(
+        one.complete
+        or (one.narrowed_by and all(how.startswith("--regress-shard") for how in one.narrowed_by))
+        for one in selections
+    )
     return Selection(
         complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
     )

@@ -15,24 +15,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import (
-    LEAST_SHARE,
-    MOST_SHARE,
-    SHARES,
-    Budget,
-    Quantity,
-    parse_amount,
-)
-from peft_regress.cases import (
-    Address,
-    Case,
-    CaseId,
-    Digest,
-    Name,
-    Version,
-)
+from peft_regress.budgets import LEAST_SHARE, MOST_SHARE, SHARES, Budget, Quantity, parse_amount
+from peft_regress.cases import Address, Case, CaseId, Digest, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
+from peft_regress.text import clean
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes and reads."""
@@ -53,7 +40,15 @@ Share = Annotated[float, msgspec.Meta(ge=LEAST_SHARE, le=MOST_SHARE)]
 """Of another case's cost."""
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An unknown field is an error."""
+
+
+class _Sparse(_Strict, frozen=True, omit_defaults=True):
+    """What is as by default is left out."""
+
+
+class Failure(_Strict, frozen=True, kw_only=True):
     """Why a case is unsupported or in error."""
 
     type: str
@@ -69,9 +64,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return cls(type=type(error).__name__, message=message or "no message")
 
 
-class Defect(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Defect(_Sparse, frozen=True, kw_only=True):
     """How an invariant is false: what tells a known defect from a new one."""
 
     error: Failure | None = None
@@ -82,9 +75,7 @@ class Defect(
     """How far something is off, in a unit of the invariant's own."""
 
 
-class BatchCosts(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class BatchCosts(_Sparse, frozen=True, kw_only=True):
     """What one module adds to the metrics of these names at one batch size.
 
     Dicts of FLOPs are by operator, dicts of bytes by category and operator. Numbers that follow
@@ -105,15 +96,13 @@ class BatchCosts(
     adapter_bytes: Amount | UnsetType = UNSET
 
 
-class ModuleCosts(BatchCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModuleCosts(BatchCosts, frozen=True, kw_only=True):
     """What one module adds at batch 1, and at batch 32 if that does not follow."""
 
     b32: BatchCosts | UnsetType = UNSET
 
 
-class Ledger(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Ledger(_Sparse, frozen=True, kw_only=True):
     """Where the FLOPs and the bytes of one training step come from, for attribution."""
 
     modules: dict[str, ModuleCosts] = {}
@@ -129,7 +118,7 @@ class Ledger(
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Machine(_Strict, frozen=True, kw_only=True):
     """The properties of a machine that times depend on; never a host name."""
 
     digest: Digest
@@ -139,7 +128,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instruction_set: str
 
 
-class TensorSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TensorSummary(_Strict, frozen=True, kw_only=True):
     """A tensor, or all tensors of one name in the batches of a training run."""
 
     shape: list[Amount]
@@ -150,9 +139,7 @@ class TensorSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Euclidean, over all elements."""
 
 
-class Inputs(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Inputs(_Sparse, frozen=True, kw_only=True):
     """What a case of one's own puts into its training, on the first seed."""
 
     weights: dict[str, TensorSummary] = {}
@@ -165,7 +152,7 @@ class Inputs(
     """The numbers of each parameter group at the start."""
 
 
-class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MadeWith(_Strict, frozen=True, kw_only=True):
     """The model and the data that a stored adapter's output was computed with."""
 
     shapes: str
@@ -181,14 +168,14 @@ class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
 
-class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OwnBound(_Strict, frozen=True, kw_only=True):
     """A bound that the author of a case states for a metric."""
 
     bound: Annotated[float, msgspec.Meta(ge=0)]
     reason: str
 
 
-class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Curve(_Strict, frozen=True, kw_only=True):
     """The whole training of a case's first seed: equal, bit for bit, where it is repeated."""
 
     losses: list[float]
@@ -198,9 +185,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     case's own metrics."""
 
 
-class Limits(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Limits(_Sparse, frozen=True, kw_only=True):
     """The budget of a case, as numbers."""
 
     peak: Amount | None = None
@@ -242,7 +227,7 @@ def limits_of(budget: Budget) -> Limits:
     )
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(_Strict, frozen=True, kw_only=True):
     """The result of one case in one run."""
 
     case: Case
@@ -355,7 +340,7 @@ def with_budget(record: Record, budget_of: Callable[[Case], Budget | None]) -> R
     return record if budget is None else msgspec.structs.replace(record, budget=limits_of(budget))
 
 
-class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Selection(_Strict, frozen=True, kw_only=True):
     """Which cases were asked for: all expected ones, or how the run was narrowed."""
 
     complete: bool
@@ -367,9 +352,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For each item of `narrowed_by` where it was written, such as `command line`."""
 
 
-class Acceptance(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Acceptance(_Sparse, frozen=True, kw_only=True):
     """As what a run was accepted, why and when."""
 
     reason: str
@@ -388,9 +371,7 @@ class Acceptance(
     """The stored adapters that the entry relies on, by the id of their case."""
 
 
-class Run(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class Run(_Sparse, frozen=True, kw_only=True):
     """The object `peft_regress` of a run file: everything that the gate reads."""
 
     schema_version: int
@@ -487,18 +468,12 @@ def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
         for value in flat:
             # Not `math.isfinite`: it raises for whole numbers above the largest float.
             if not abs(value) <= _LARGEST:
-                raise InputError(
-                    f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
-                )
+                shown = clean(repr(value), longest=40)
+                raise InputError(f"{where}: metric {name!r} is {shown}, not a finite number")
             if value < 0 and metric.unit not in {"nat", "ratio"}:
                 raise InputError(
                     f"{where}: metric {name!r} is {value}, but a {metric.unit} is never negative"
                 )
-
-
-def _shown(value: float) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004
 
 
 def check_consistent(record: Record, where: str) -> None:
@@ -513,9 +488,8 @@ def check_consistent(record: Record, where: str) -> None:
         if not metric.samples:
             continue
         # Of a list of losses, one per step, the first counts.
-        heads = [s[0] if isinstance(s, list) and s else s for s in metric.samples]
-        numbers = [head for head in heads if not isinstance(head, list)]
-        mean = sum(numbers) / len(numbers) if numbers else metric.value
+        heads = [one[0] if isinstance(one, list) else one for one in metric.samples if one != []]
+        mean = sum(heads) / len(heads) if heads else metric.value
         if not math.isclose(mean, metric.value, rel_tol=1e-9, abs_tol=1e-300):
             raise InputError(
                 f"{where}: metric {name!r} is {metric.value}, but the mean of its samples {mean}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
@@ -18,13 +18,14 @@ from peft_regress.gate.attribution import COSTS
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
-from peft_regress.gate.verdicts import Observation
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
+from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Record
+from peft_regress.text import count_of
 from peft_regress.upgrades.boundary import find_boundary
-from peft_regress.upgrades.measuring import MeasuringSetup
-from peft_regress.upgrades.releases import Releases, releases_between
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
 _INVARIANT: Final = "invariant "
@@ -43,10 +44,6 @@ class BisectSettings:
     metric: str | None = None
     """The metric or invariant whose change is searched for, or `status`; None for any."""
     matrix: str = "default"
-    every: bool = False
-    """Measure each release, and report each change."""
-    pre: bool = False
-    """Measure pre-releases too."""
     also_install: tuple[str, ...] = ()
     """Requirements of every environment, besides the release."""
     replace_torch: bool = False
@@ -82,187 +79,191 @@ class Bisection:
     """Ids."""
     trained: bool
     """Whether the cases were fine-tuned; otherwise costs showed a change."""
-    repeated: Mapping[Version, Mapping[str, str]] = field(default_factory=dict)
-    """The cases that a release did not train again, with the release whose training they repeat."""
 
 
 def bisect(
     settings: BisectSettings, *, progress: Callable[[str], None] = lambda _: None
 ) -> Bisection:
-    """Find the release, or with `every` each release, in which the verdict changes.
+    """Find the releases between a good and a bad one in which the verdict changes.
 
     Costs are compared first, since they need no training; the cases train only if the costs are
     the same at both ends. Raises `InputError` if an end cannot be measured, `AbsentError` for an
     absent release or metric, `UnknownNameError` for an unknown name.
     """
-    check_metric(settings.metric)
-    cases = chosen_cases(settings.case, matrix=settings.matrix)
+    metric = settings.metric
+    if metric is not None and metric not in {*METRICS, *INVARIANTS, "status"}:
+        kind = "metric or invariant"
+        raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
+    cases = _chosen_cases(settings.case, matrix=settings.matrix)
     require_sources(settings.setup.baselines, cases)
-    versions = releases_between(
-        settings.package,
-        settings.good,
-        settings.bad,
-        pre=settings.pre,
-        seconds=settings.setup.pip_seconds,
-    )
-    releases = Releases(
-        package=canonicalize_name(settings.package),
-        versions=versions,
-        setup=settings.setup,
-        also_install=settings.also_install,
-        replace_torch=settings.replace_torch,
-        progress=progress,
-    )
-    search = _Search(settings=settings, releases=releases, progress=progress)
-    found, trained = search.every(cases) if settings.every else search.first(cases)
+    search = _Search(settings=settings, versions=releases_between(settings), progress=progress)
+    transitions, trains = search.first(cases)
+    tried = {version for version, _ in search.measured}
     return Bisection(
         settings=settings,
-        versions=versions,
-        transitions=tuple(found),
-        skipped=dict(releases.skipped),
-        tried=tuple(version for version in versions if version in releases.tried),
+        versions=search.versions,
+        transitions=tuple(transitions),
+        skipped=search.skipped,
+        tried=tuple(version for version in search.versions if version in tried),
         cases=tuple(case.id for case in cases),
-        trained=trained,
-        repeated=releases.repeated,
+        trained=trains,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
+    """The releases of a package; each case of each release is measured at most once."""
+
     settings: BisectSettings
-    releases: Releases
+    versions: tuple[Version, ...]
     progress: Callable[[str], None]
+    measured: dict[tuple[Version, bool], dict[str, Observation]] = field(default_factory=dict)
+    """By version and whether the cases trained."""
+    skipped: dict[Version, str] = field(default_factory=dict)
+    planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
 
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
-        """Return the first release of each change between the two ends."""
-        versions = self.releases.versions
-        for trains in evidence_for(self.settings.metric):
-            ends = [
-                self._end(version, cases, trains=trains) for version in (versions[0], versions[-1])
-            ]
-            self._check_absent(ends)
-            findings = self._compared(*ends).findings
+        """Return the first release of each change between the ends, and whether cases trained."""
+        metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
+        if metric in {None, "status"}:
+            evidence = (False, True)  # a case may fail after its first step
+        else:
+            evidence = (False,) if metric in COSTS else (True,)
+        for trains in evidence:
+            old, new = (self._end(version, cases, trains=trains) for version in ends)
+            self._check_absent((*old.values(), *new.values()))
+            findings = self._compared(old, new).findings
             if findings:
-                return self._located(findings, trains=trains), trains
+                return self._located(findings, old, trains=trains), trains
         return [], trains
 
-    def every(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
-        """Return every change between neighbouring releases."""
-        trains = evidence_for(self.settings.metric)[-1]
-        self.releases.measure_at_once(cases, trains=trains)
-        usable = [
-            version
-            for version in self.releases.versions
-            if self.releases.observe(version, cases, trains=trains) is not None
-        ]
-        if len(usable) < 2:  # noqa: PLR2004  (two are compared)
-            why = "; ".join(self.releases.skipped.values())
-            raise InputError(
-                f"fewer than two releases of {self.settings.package} can be measured: {why}"
-            )
-        self._check_absent([self._end(version, cases, trains=trains) for version in usable])
-        found = (
-            self._transition(old, new, cases, trains=trains)
-            for old, new in itertools.pairwise(usable)
-        )
-        return [transition for transition in found if transition.comparison.findings], trains
+    def _observe(
+        self, version: Version, cases: Sequence[Case], *, trains: bool
+    ) -> dict[str, Observation] | None:
+        """Return what a release measures for some cases; None if it cannot be used."""
+        known = self.measured.get((version, trains), {})
+        lacking = [case for case in cases if case.id not in known]
+        if version in self.skipped:
+            return None
+        if lacking:
+            try:
+                known |= self._measure(version, lacking, trains=trains)
+            except ReplacesTorchError:
+                raise
+            except InputError as error:
+                self.skipped[version] = str(error)
+                self.progress(f"{self._name} {version}: skipped ({error})")
+                return None
+            self.measured[version, trains] = known
+        return {case.id: known[case.id] for case in cases}
 
-    def _located(self, findings: Sequence[Finding], *, trains: bool) -> list[Transition]:
+    @property
+    def _name(self) -> str:
+        return canonicalize_name(self.settings.package)
+
+    def _requirements(self, version: Version) -> list[str]:
+        return [f"{self._name}=={version}", *self.settings.also_install]
+
+    def _measure(
+        self, version: Version, cases: Sequence[Case], *, trains: bool
+    ) -> dict[str, Observation]:
+        setup, what = self.settings.setup, "fine-tuning" if trains else "costs"
+        self.progress(f"{self._name} {version}: {what} of {count_of(len(cases), 'case')}")
+        with opened_overlay(
+            self._requirements(version),
+            replace_torch=self.settings.replace_torch,
+            seconds=setup.pip_seconds,
+        ) as overlay:
+            if any(one.name == self._name and one.is_yanked for one in overlay.planned):
+                raise InputError("yanked by its maintainers")
+            self.planned[version] = overlay.planned
+            run = measure_cases(
+                cases, python=overlay.python, planned=overlay.planned, setup=setup, trains=trains
+            )
+        lost = [case.id for case in cases if case.id not in run.cases]
+        if lost:
+            raise InputError(
+                f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            )
+        return dict(observations_of(run, f"{self._name} {version}"))
+
+    def _end(
+        self, version: Version, cases: Sequence[Case], *, trains: bool
+    ) -> dict[str, Observation]:
+        observed = self._observe(version, cases, trains=trains)
+        if observed is None:
+            why = self.skipped[version]
+            raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
+        return observed
+
+    def _located(
+        self, findings: Sequence[Finding], first: Mapping[str, Observation], *, trains: bool
+    ) -> list[Transition]:
         """Bisect for each finding by its cheapest case, and group the findings by release."""
-        versions = self.releases.versions
-        examples = {
-            finding: self._cheapest(finding, versions[0], trains=trains) for finding in findings
-        }
+        examples = {finding: _cheapest(finding, first) for finding in findings}
         cases = list(dict.fromkeys(examples.values()))
-        first = self.releases.observe(versions[0], cases, trains=trains) or {}
         by_boundary: dict[tuple[int, int], set[Case]] = {}
         for finding, case in examples.items():
 
             def changed(index: int, finding: Finding = finding, name: str = case.id) -> bool | None:
-                observed = self.releases.observe(versions[index], cases, trains=trains)
+                observed = self._observe(self.versions[index], cases, trains=trains)
                 if observed is None:
                     return None
-                return any(
-                    _is_alike(other, finding)
-                    for other in self._compared(
-                        {name: first[name]}, {name: observed[name]}
-                    ).findings
-                )
+                compared = self._compared({name: first[name]}, {name: observed[name]})
+                return any(_is_alike(other, finding) for other in compared.findings)
 
-            boundary = find_boundary(len(versions), changed)
-            ends = boundary.last_same, boundary.first_changed
-            by_boundary.setdefault(ends, set()).add(case)
+            boundary = find_boundary(len(self.versions), changed)
+            by_boundary.setdefault(boundary, set()).add(case)
         found = []
         for (low, high), shown_by in sorted(by_boundary.items(), key=lambda item: item[0]):
             chosen = sorted(shown_by, key=lambda case: case.id)
-            old, new = versions[low], versions[high]
-            transition = self._transition(old, new, chosen, trains=trains)
+            transition = self._transition(low, high, chosen, trains=trains)
             if not transition.comparison.findings:
                 # Small changes add up: only against the first release they exceed the bound.
-                transition = self._transition(old, new, chosen, trains=trains, against=versions[0])
+                transition = self._transition(low, high, chosen, trains=trains, against=0)
             found.append(transition)
         return found
 
-    def _cheapest(self, finding: Finding, version: Version, *, trains: bool) -> Case:
-        """Return the case of a finding with the fewest FLOPs per step."""
-        measured = self.releases.measured[version, trains]
-
-        def flops(record: Record) -> float:
-            metric = record.metrics.get("forward_flops")
-            return float("inf") if metric is None else metric.value
-
-        records = [measured[name].record for name in finding.cases]
-        return min(records, key=lambda record: (flops(record), record.case.id)).case
-
     def _transition(
         self,
-        old: Version,
-        new: Version,
+        low: int,
+        high: int,
         cases: Sequence[Case],
         *,
         trains: bool,
-        against: Version | None = None,
+        against: int | None = None,
     ) -> Transition:
         """Return what a release changes against the one before it, or against another one."""
-        before = self.releases.observe(against or old, cases, trains=trains) or {}
-        after = self.releases.observe(new, cases, trains=trains) or {}
+        old, new = self.versions[low], self.versions[high]
+        base = old if against is None else self.versions[against]
+        before = self._end(base, cases, trains=trains)
+        after = self._end(new, cases, trains=trains)
         comparison = self._compared(before, after)
-        versions = self.releases.versions
-        between = versions[versions.index(old) + 1 : versions.index(new)]
         any_before, any_after = next(iter(before.values())), next(iter(after.values()))
         return Transition(
             old=old,
             new=new,
-            between=tuple(between),
+            between=self.versions[low + 1 : high],
             comparison=comparison,
             changed=changed_packages(any_before.environment, any_after.environment),
             responsible=find_responsible(
                 comparison.findings,
-                self.releases.planned.get(old, ()),
-                self.releases.planned.get(new, ()),
+                self.planned[old],
+                self.planned[new],
                 before,
                 asked=[self.settings.package],
-                base_requirements=self.releases.requirements_of(old),
+                base_requirements=self._requirements(old),
                 setup=self.settings.setup,
                 progress=self.progress,
             ),
         )
 
-    def _end(
-        self, version: Version, cases: Sequence[Case], *, trains: bool
-    ) -> dict[str, Observation]:
-        observed = self.releases.observe(version, cases, trains=trains)
-        if observed is None:
-            why = self.releases.skipped[version]
-            raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
-        return observed
-
     def _compared(
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]
     ) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""
-        comparison = judge(old, new)
-        metric = self.settings.metric
+        comparison, metric = judge(old, new), self.settings.metric
+        wanted = {metric, f"{_INVARIANT}{metric}"}
         findings = tuple(
             finding
             for finding in comparison.findings
@@ -270,73 +271,87 @@ class _Search:
             if finding.cause.strand != "budget"
             and (
                 metric is None
-                or any(
-                    reason.metric in {metric, _INVARIANT + metric}
-                    for member in finding.members
-                    for reason in member.reasons
-                )
+                or any(one.metric in wanted for member in finding.members for one in member.reasons)
             )
         )
         return replace(comparison, findings=findings)
 
-    def _check_absent(self, ends: Sequence[Mapping[str, Observation]]) -> None:
+    def _check_absent(self, observed: Sequence[Observation]) -> None:
         """Raise `AbsentError` if no record of either end has the requested metric."""
-        metric = self.settings.metric
-        if metric is None or metric == "status":
+        metric, records = self.settings.metric, [one.record for one in observed]
+        # The metric may appear or disappear with the status.
+        if metric in {None, "status"} or any(record.status != "ok" for record in records):
             return
-        known: set[str] = set()
-        for end in ends:
-            for observation in end.values():
-                record = observation.record
-                if record.status != "ok":
-                    return  # the metric may appear or disappear with the status
-                known |= record.metrics.keys() | record.invariants.keys()
-        if metric not in known:
+        if not any(metric in {*record.metrics, *record.invariants} for record in records):
             raise AbsentError(f"--metric {metric}: no case has it in any of these releases")
+
+
+def _cheapest(finding: Finding, measured: Mapping[str, Observation]) -> Case:
+    """Return the case of a finding with the fewest FLOPs per step."""
+
+    def flops(name: str) -> tuple[float, str]:
+        metric = measured[name].record.metrics.get("forward_flops")
+        return float("inf") if metric is None else metric.value, name
+
+    return measured[min(finding.cases, key=flops)].record.case
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:
     """Return whether two findings are alike: the same strand, in whichever layer."""
-    of_invariant = one.cause.strand == "invariant"
     return one.cause.strand == other.cause.strand and (
-        not of_invariant or one.cause.what == other.cause.what
+        one.cause.strand != "invariant" or one.cause.what == other.cause.what
     )
 
 
-_PATTERN_CHARACTERS: Final = frozenset("*?[")
+def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
+    """Return the releases from the good one to the bad one, in that order.
+
+    Raises `InputError` if a text is not a version or both are the same, `AbsentError` if the index
+    does not have a release, `PipError` if there is no index or no such package.
+    """
+    good, bad = ends = [_version(text) for text in (settings.good, settings.bad)]
+    if good == bad:
+        raise InputError(
+            f"--good and --bad are both {settings.good}: there is nothing between them"
+        )
+    known = released_versions(
+        settings.package,
+        pre=any(end.is_prerelease for end in ends),
+        seconds=settings.setup.pip_seconds,
+    )
+    for end in ends:
+        if end not in known:
+            names = [str(version) for version in known]
+            close = difflib.get_close_matches(str(end), names, n=3) or names[-3:]
+            raise AbsentError(
+                f"the index has no {settings.package} {end} for this Python, or it was yanked; "
+                f"near it: {', '.join(close)}"
+            )
+    chosen = [one for one in known if min(ends) <= one <= max(ends)]
+    chosen = [one for one in chosen if not one.is_prerelease or one in ends]
+    return tuple(chosen if good < bad else reversed(chosen))
 
 
-def chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise InputError(
+            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
+        ) from None
+
+
+def _chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
     """Return the case of an id, the cases that match a glob, or one per method and architecture."""
-    if text is None:
-        return _one_each(matrix_cases(matrix))
-    if _PATTERN_CHARACTERS & set(text):
-        return select_cases(text, matrix=matrix)
-    return [parse_case_id(text)]
-
-
-def _one_each(cases: Iterable[Case]) -> list[Case]:
-    """Return one case per method and architecture: the first task, the middle rank."""
+    if text is not None:
+        is_glob = any(character in text for character in "*?[")
+        return select_cases(text, matrix=matrix) if is_glob else [parse_case_id(text)]
     groups: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
+    for case in matrix_cases(matrix):
         groups.setdefault((case.method, case.architecture), []).append(case)
     chosen = []
     for group in groups.values():
+        # The first task, the middle rank.
         of_task = [case for case in group if case.task == group[0].task]
         chosen.append(of_task[len(of_task) // 2])
     return chosen
-
-
-def check_metric(metric: str | None) -> None:
-    """Raise `UnknownNameError` for a name that is no metric, no invariant and not `status`."""
-    if metric is not None and metric not in METRICS and metric not in {*INVARIANTS, "status"}:
-        kind = "metric or invariant"
-        raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
-
-
-def evidence_for(metric: str | None) -> tuple[bool, ...]:
-    """Return whether to train, the cheapest way first."""
-    if metric in {None, "status"}:
-        # A case may fail after its first step.
-        return (False, True)
-    return (False,) if metric in COSTS else (True,)

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
-class Boundary:
-    """Where a sequence changes."""
-
-    last_same: int
-    """The last position that is like the first one."""
-    first_changed: int
-    """The first position that is not."""
-    between: tuple[int, ...] = ()
-    """Positions between them that could not be tested: one of them may be the first to change."""
-
-
-def find_boundary(count: int, changed: Callable[[int], bool | None]) -> Boundary:
+def find_boundary(count: int, changed: Callable[[int], bool | None]) -> tuple[int, int]:
     """Bisect `count` positions; the last one is known to differ from the first one.
 
     `changed` returns whether a position differs from the first one, or None if it cannot be tested;
     then the positions next to it are tested, the nearest first. Each position is tested at most
     once: with n positions between the ends, at most log2(n) + 1 tests if all can be tested.
+
+    Returns the last position that is like the first one, and the first that is not. Positions
+    between them could not be tested: one of them may be the first to change.
     """
     low, high = 0, count - 1
     untested: set[int] = set()
@@ -37,4 +27,4 @@ def find_boundary(count: int, changed: Callable[[int], bool | None]) -> Boundary
             high = index
         else:
             low = index
-    return Boundary(last_same=low, first_changed=high, between=tuple(range(low + 1, high)))
+    return low, high

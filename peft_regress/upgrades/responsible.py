@@ -24,25 +24,6 @@ from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""
-_LONGEST_SENTENCE: Final = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class SinglePackageTrial:
-    """One package by itself on top of the good environment, or with what it needs."""
-
-    package: str
-    others: tuple[str, ...] = ()
-    """What pip changed with it, as in the candidate."""
-    shows: tuple[bool, ...] | None
-    """For each finding whether it is there; None if the package cannot be tried by itself."""
-    problem: str | None = None
-    """Why it cannot be tried."""
-
-    @property
-    def title(self) -> str:
-        """The package, with all that changed with it."""
-        return f"{self.package} with {', '.join(self.others)}" if self.others else self.package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +44,21 @@ class ResponsiblePackages:
     @property
     def sentence(self) -> str:
         """Return the conclusion in one line."""
-        return clean(self._sentence(), longest=_LONGEST_SENTENCE)
-
-    def _sentence(self) -> str:
         found = self.alone or self.together
+        reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
+        tried = ", ".join(self.without_effect)
         if found:
             names = f"{' and '.join(found)}{' alone' if self.alone else ''}"
             does = f"{names} {'does' if len(found) == 1 else 'do'} it"
-            return "; ".join([does, *self._about_asked()])
-        if not self.untried:
-            return f"no package alone does it, only together: {', '.join(self.without_effect)}"
-        reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
-        if not self.without_effect:
-            return reasons
-        left = " or ".join(name for name, _ in self.untried)
-        return (
-            f"{left}, alone or with others: {', '.join(self.without_effect)} alone: no; {reasons}"
-        )
+            said = "; ".join([does, *self._about_asked()])
+        elif not self.untried:
+            said = f"no package alone does it, only together: {tried}"
+        elif not tried:
+            said = reasons
+        else:
+            left = " or ".join(name for name, _ in self.untried)
+            said = f"{left}, alone or with others: {tried} alone: no; {reasons}"
+        return clean(said, longest=600)
 
     def _about_asked(self) -> Iterator[str]:
         """Yield what is known of the packages that were asked for and are not named yet."""
@@ -120,26 +99,59 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     )
     if len(names) < 2 or not findings:  # noqa: PLR2004  (one package needs no trial)
         return ()
+    shown: dict[str, tuple[bool, ...]] = {}
     why = f"only the first {_MOST_TRIALS} packages are tried"
-    trials = [
-        SinglePackageTrial(package=name, shows=None, problem=why) for name in names[_MOST_TRIALS:]
-    ]
+    untried = dict.fromkeys(names[_MOST_TRIALS:], why)
     for name in names[:_MOST_TRIALS]:
         new = after.get(name)
         progress(f"trying {name} {new.version if new else 'as it is here'} alone")
-        swapped = {**before, **({name: new} if new else {})}
-        if new is None:
-            del swapped[name]
-        attempts: list[Callable[[], AbstractContextManager[Overlay]]] = [
-            _opening(opened_part, tuple(swapped.values()), setup)
-        ]
-        if new is not None:
-            others = [text for text in base_requirements if _name_of(text) != name]
-            attempts.append(_opening(opened_overlay, (*others, new.source), setup))
-        trials.append(
-            _tried(name, attempts, findings, references, before=before, after=after, setup=setup)
+        untried[name] = "it needs the whole change"
+        for attempt in _attempts(name, before, new, base_requirements, setup.pip_seconds):
+            try:
+                with attempt as overlay:
+                    tried = {one.name: one for one in overlay.planned}
+                    others = [one for one in _differing(before, tried) if one != name]
+                    differing = _differing(tried, after)
+                    foreign = [one for one in others if one in differing]
+                    if foreign:
+                        # Another release than the candidate's may do what that does.
+                        untried[name] = f"pip changes {_named(foreign, tried)} with it"
+                    if foreign or not differing:
+                        continue  # the whole candidate would show nothing about one package
+                    title = f"{name} with {', '.join(others)}" if others else name
+                    shown[title] = _shown(findings, overlay, references, setup=setup)
+            except InputError as error:
+                untried[name] = str(error).rpartition("bin/python: ")[2]
+            else:
+                del untried[name]
+                break
+    return tuple(
+        ResponsiblePackages(
+            alone=tuple(one for one in shown if shown[one][index] and one in names),
+            together=tuple(one for one in shown if shown[one][index] and one not in names),
+            without_effect=tuple(one for one in shown if not shown[one][index]),
+            untried=tuple(untried.items()),
+            asked=tuple(asked),
         )
-    return tuple(_conclusion(index, trials, asked) for index in range(len(findings)))
+        for index in range(len(findings))
+    )
+
+
+def _attempts(
+    name: str,
+    before: Mapping[str, Planned],
+    new: Planned | None,
+    base_requirements: Sequence[str],
+    seconds: float,
+) -> Iterator[AbstractContextManager[Overlay]]:
+    """Yield a package with nothing else; then, if it does not import, with what pip says."""
+    others = [one for one in before.values() if one.name != name]
+    yield opened_part((*others, new) if new else others, seconds=seconds)
+    if new is not None:
+        kept = [
+            text for text in base_requirements if canonicalize_name(Requirement(text).name) != name
+        ]
+        yield opened_overlay((*kept, new.source), seconds=seconds)
 
 
 def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list[str]:
@@ -153,70 +165,10 @@ def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list
 
 def _named(names: Sequence[str], planned: Mapping[str, Planned]) -> str:
     """Return what packages change to; what is not planned is as it is here."""
-    found = (
+    return " and ".join(
         f"{name} to {planned[name].version}" if name in planned else f"{name} back"
         for name in names
     )
-    return " and ".join(found)
-
-
-def _opening(
-    opener: Callable[..., AbstractContextManager[Overlay]],
-    content: Sequence[object],
-    setup: MeasuringSetup,
-) -> Callable[[], AbstractContextManager[Overlay]]:
-    return lambda: opener(content, seconds=setup.pip_seconds)
-
-
-def _name_of(requirement: str) -> str:
-    return canonicalize_name(Requirement(requirement).name)
-
-
-def _conclusion(
-    index: int, trials: Sequence[SinglePackageTrial], asked: Sequence[str]
-) -> ResponsiblePackages:
-    tried = [(trial, trial.shows[index]) for trial in trials if trial.shows is not None]
-    return ResponsiblePackages(
-        alone=tuple(one.title for one, shows in tried if shows and not one.others),
-        together=tuple(one.title for one, shows in tried if shows and one.others),
-        without_effect=tuple(one.title for one, shows in tried if not shows),
-        asked=tuple(asked),
-        untried=tuple((t.package, t.problem or "") for t in trials if t.shows is None),
-    )
-
-
-def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
-    name: str,
-    attempts: Sequence[Callable[[], AbstractContextManager[Overlay]]],
-    findings: Sequence[Finding],
-    references: Mapping[str, Observation],
-    *,
-    before: Mapping[str, Planned],
-    after: Mapping[str, Planned],
-    setup: MeasuringSetup,
-) -> SinglePackageTrial:
-    """Try a package with nothing else; if that fails to import, with what pip says it needs.
-
-    An attempt that equals the whole candidate is skipped: it would show nothing about one package.
-    So is one in which pip takes another release than the candidate has: it may do what that does.
-    """
-    problem = "it needs the whole change"
-    for open_attempt in attempts:
-        try:
-            with open_attempt() as overlay:
-                tried = {one.name: one for one in overlay.planned}
-                others = [one for one in _differing(before, tried) if one != name]
-                foreign = [one for one in others if one in _differing(tried, after)]
-                if foreign:
-                    problem = f"pip changes {_named(foreign, tried)} with it"
-                if foreign or not _differing(tried, after):
-                    continue
-                shows = _shown(findings, overlay, references, setup=setup)
-        except InputError as error:
-            problem = str(error).rpartition("bin/python: ")[2]
-            continue
-        return SinglePackageTrial(package=name, others=tuple(others), shows=shows)
-    return SinglePackageTrial(package=name, shows=None, problem=problem)
 
 
 def _shown(

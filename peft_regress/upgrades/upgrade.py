@@ -25,8 +25,12 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
-from peft_regress.runs.environment import changed_packages, installed_packages, is_from_folder
-from peft_regress.runs.resuming import installed_version
+from peft_regress.runs.environment import (
+    changed_packages,
+    installed_packages,
+    installed_version,
+    is_from_folder,
+)
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
@@ -53,8 +57,6 @@ class UpgradeSettings:
     strict: bool = False
     """Whether unaccepted improvements fail too."""
     replace_torch: bool = False
-    pre: bool = False
-    """Whether pre-releases count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,6 @@ def upgrade(
     with opened_overlay(
         requirements,
         replace_torch=settings.replace_torch,
-        pre=settings.pre,
         seconds=settings.setup.pip_seconds,
     ) as overlay:
         progress(_overlay_sentence(overlay))

@@ -15,18 +15,9 @@ from typing import Final
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
-from peft_regress.runs.journal import (
-    Header,
-    JournalWriter,
-    KeptRecord,
-    Part,
-    is_being_written,
-    journal_of,
-    read_journal,
-    resumed_journal,
-    set_aside,
-)
-from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
+from peft_regress.runs import journal
+from peft_regress.runs.environment import installed_version
+from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Part
 from peft_regress.text import count_of
 
 _OF_SEARCH: Final = "--resume"
@@ -67,16 +58,13 @@ class Keeper:
         self.shown = shown
         self.reasons: list[tuple[int, str]] = []
         self.counts = {"taken": 0, "measured": 0}
+        self.parts = functools.cache(self._read_parts)
         self.writer = None
         if save is not None and can_stand_beside(save):
-            self.writer = JournalWriter(journal_of(save))
+            self.writer = JournalWriter(journal.journal_of(save), self.parts)
         elif save is None and resume is not None and option == _OF_SEARCH:
-            self.writer = JournalWriter(resumed_journal(resume))
-        self.parts = functools.cache(self._read_parts)
+            self.writer = JournalWriter(journal.resumed_journal(resume), self.parts)
         self._earlier: list[tuple[Header, dict[str, list[KeptRecord]]]] = []
-        self._begun: list[Header] = []
-        self._there: set[str] = set()
-        """The cases that the journal had before."""
         self._lock = threading.RLock()
 
     def _read_parts(self) -> list[Part]:
@@ -84,8 +72,8 @@ class Keeper:
         if resume is None:
             return []
         # A search may begin with the journal that it goes on with later.
-        is_absent = not (resume.exists() or resumed_journal(resume).exists())
-        return [] if is_absent and self.option == _OF_SEARCH else read_parts(resume)
+        is_absent = not (resume.exists() or journal.resumed_journal(resume).exists())
+        return [] if is_absent and self.option == _OF_SEARCH else journal.read_parts(resume)
 
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
@@ -93,32 +81,27 @@ class Keeper:
         Raises `InputError` if there is nothing to resume, or if another run writes there now.
         """
         self.parts()
-        if self.writer is None or not self.writer.path.parent.is_dir():
+        if self.writer is None:
             return []
         path = self.writer.path
-        if path.exists() and is_being_written(path):
+        if journal.is_being_written(path):
             raise InputError(
                 f"{self.shown(path)}: another run writes to it now. Choose another path."
             )
-        if path.exists() and not self.is_resumed(path):
-            set_aside(path)
-        name = "".join(f"[{char}]" if char in "*?[" else char for char in path.name)
-        left = sorted(path.parent.glob(f"{name}.[0-9]*"))
-        return [line for one in left if not self.is_resumed(one) for line in self._named(one)]
+        aside = path.with_name(f"{path.name}.1")
+        if path.exists() and not self._is_resumed(path):
+            path.replace(aside)
+        if not aside.exists() or self._is_resumed(aside):
+            return []
+        shown = shlex.quote(self.shown(aside))
+        said = f"{self.shown(aside)}: of a run that did not end; `{self.option} {shown}` takes what"
+        return [f"{said} it measured, `rm {shown}` forgets it"]
 
-    def is_resumed(self, path: Path) -> bool:
-        """Return whether a path is what this run resumes."""
-        return self.resume is not None and path in (self.resume, resumed_journal(self.resume))
-
-    def _named(self, path: Path) -> list[str]:
-        """Return what to say of the journal of a run that died."""
-        try:
-            count = len(read_journal(path).cases)
-        except InputError as error:
-            return [str(error)]
-        shown = shlex.quote(self.shown(path))
-        said = f"{self.shown(path)}: of a run that did not end, with {count_of(count, 'case')}; "
-        return [f"{said}`{self.option} {shown}` takes them, `rm {shown}` forgets them"]
+    def _is_resumed(self, path: Path) -> bool:
+        return self.resume is not None and path in {
+            self.resume,
+            journal.resumed_journal(self.resume),
+        }
 
     def has(self, case: str) -> bool:
         """Return whether an earlier run has a record of a case, usable or not."""
@@ -128,7 +111,7 @@ class Keeper:
         self,
         header: Header,
         *,
-        version_of: Callable[[str], str | None] | None = None,
+        version_of: Callable[[str], str | None] = installed_version,
         any_machine: bool = False,
     ) -> dict[str, list[KeptRecord]]:
         """Return what an earlier run measured in an equal environment, by case, the last one last.
@@ -141,15 +124,13 @@ class Keeper:
             if known is not None:
                 return known
             found: dict[str, list[KeptRecord]] = {}
+            how = {"find": version_of, "any_machine": any_machine}
             for part in self.parts():
-                reasons = differences(part, header, version_of=version_of, any_machine=any_machine)
+                reasons = journal.differences(part, header, **how)
                 if reasons:
-                    self.reasons.append((len(part.records), brief(reasons)))
+                    self.reasons.append((len(part.records), "; ".join(reasons[:3])))
                     continue
-                usable = usable_records(
-                    part, header, version_of=version_of, any_machine=any_machine
-                )
-                for name, kept in usable.items():
+                for name, kept in journal.usable_records(part, header, **how).items():
                     found.setdefault(name, []).append(kept)
             self._earlier.append((header, found))
             return found
@@ -168,12 +149,11 @@ class Keeper:
         """
         for kept in reversed(candidates):
             record = kept.record
-            if (record.definition, kept.trains) != (definition, trains) or was_edited(record):
-                continue
+            is_known = known is None or record.curve in [one.curve for one in known]
             if (
-                known is None
-                or not record.is_repeat
-                or record.curve in [one.curve for one in known]
+                (record.definition, kept.trains) == (definition, trains)
+                and not was_edited(record)
+                and (is_known or not record.is_repeat)
             ):
                 return kept
         return None
@@ -182,23 +162,8 @@ class Keeper:
         """Put a record on disk at once."""
         with self._lock:
             self.counts["taken" if kept.is_taken else "measured"] += 1
-            if self.writer is None:
-                return
-            if header not in self._begun:
-                self._begin(self.writer, header)
-            if not kept.is_taken:
-                self.writer.add(header, kept)
-
-    def _begin(self, writer: JournalWriter, header: Header) -> None:
-        """Begin with all that may be taken there: this run may die too."""
-        if not self._begun and writer.path.exists() and self.is_resumed(writer.path):
-            journal = read_journal(writer.path)
-            writer.go_on(journal)
-            self._there = journal.cases
-        self._begun.append(header)
-        earlier = next((found for one, found in self._earlier if one == header), {})
-        lacking = [one for name, all_ in earlier.items() if name not in self._there for one in all_]
-        writer.add(header, *lacking)
+            if self.writer is not None:
+                self.writer.add(header, *([] if kept.is_taken else [kept]))
 
 
 def version_in(python: Path) -> Callable[[str], str | None]:
@@ -227,29 +192,23 @@ def kept_records(
     keeper = Keeper(save, resume)
     for line in keeper.prepare():
         say(line)
+    writer = keeper.writer
     if resume is not None:
         count = count_of(sum(len(part.records) for part in keeper.parts()), "record")
         say(f"resuming {resume}: {count}")
     try:
         yield keeper
     except BaseException:
-        _leave(keeper.writer, say)
+        if writer is not None and writer.has_begun:
+            writer.close()
+            shown = shlex.quote(str(writer.path))
+            say(f"what was measured is in {shown}; the same command with --resume {shown} takes it")
         raise
     if resume is not None:
         taken = keeper.counts["taken"]
         why = f": {keeper.reasons[0][1]}" if keeper.reasons and not taken else ""
         say(f"{count_of(taken, 'record')} taken, {keeper.counts['measured']} measured{why}")
-    if keeper.writer is not None:
-        if keeper.writer.problem is not None:
-            say(f"no journal was kept: {keeper.writer.problem}")
-        keeper.writer.remove()
-
-
-def _leave(writer: JournalWriter | None, say: Callable[[str], None]) -> None:
-    """Leave the journal of a search that was ended, and say how to go on."""
-    if writer is None:
-        return
-    if writer.path.exists():
-        shown = shlex.quote(str(writer.path))
-        say(f"what was measured is in {shown}; the same command with --resume {shown} takes it")
-    writer.close()
+    if writer is not None:
+        if writer.problem is not None:
+            say(f"no journal was kept: {writer.problem}")
+        writer.remove()

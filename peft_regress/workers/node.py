@@ -1,39 +1,66 @@
 """A Dask worker's part of a command: what it must have, and the seat that it keeps. No torch.
 
-The worker process stays for the next task of the same environment, so that libraries are imported
-once.
+Of a project, the Python modules of the packages travel that its cases import, and the data that
+[tool.peft_regress] declares; what is installed must be installed on the nodes too. The worker
+process stays for the next task of the same environment, so that libraries are imported once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import sys
 import tempfile
 import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from distributed import Worker, WorkerPlugin, get_worker
 
-from peft_regress.catalogue.own_cases import use_settings
-from peft_regress.errors import AbsentError, InputError, PeftRegressError
+from peft_regress.catalogue.own_cases import own_fine_tunes, use_settings
+from peft_regress.errors import AbsentError, InputError, PeftRegressError, SourceError
+from peft_regress.files import read_bytes
+from peft_regress.imports import INSTALLED
 from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
+from peft_regress.own_code import digest_of, own_modules
+from peft_regress.runs.environment import installed_packages
 from peft_regress.settings import Settings, read_settings
-from peft_regress.text import clean
-from peft_regress.workers.facts import OwnCode, difference, facts_here
-from peft_regress.workers.pool import Environment, NodeError, Seat
-from peft_regress.workers.process import WorkerError
+from peft_regress.text import clean, printable
+from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
+from peft_regress.workers.process import RequestRefusedError, WorkerError
 from peft_regress.workers.serve import Functions
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""
-_PATIENCE_SECONDS: Final = 5.0
 _GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
-_Kind = Literal["environment", "source", "work", "node"]
+_SHARED: Final = ("sources", "adapters")
+"""The folders of a storage that a case reads."""
+
+
+class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
+    """The code of a project's own cases."""
+
+    archive: bytes
+    """A zip file of what lies beside pyproject.toml, with that."""
+    search: list[str]
+    """Folders of the archive that modules are imported from besides itself, such as `src`."""
+    modules: list[str]
+    """The own modules that the cases import."""
+
+    def unpack(self, folder: Path) -> list[str]:
+        """Write the code into a folder; return where its modules are imported from, in order."""
+        with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
+            archive.extractall(folder)
+        return [str(folder), *(str(folder / name) for name in self.search)]
 
 
 class NodeSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +74,7 @@ class NodeSetup(msgspec.Struct, frozen=True, kw_only=True):
     time_limit: float
     """Seconds that one answer may take."""
     pip_seconds: float
+    uses_gpus: bool
     own: OwnCode | None = None
 
 
@@ -58,20 +86,98 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     planned: list[Planned]
     """What the environment has over the node's own; empty for that itself."""
     libraries: list[str]
-    gpus: dict[str, str] | None = None
-    """The GPU of each Dask worker, by address; None hides all GPUs."""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the function returned, or what kept the node from it."""
+# --- what a node must have ------------------------------------------------------------------------
 
-    node: str
-    """As people find it: the name and the address of the Dask worker."""
-    answer: msgspec.Raw = msgspec.Raw(b"null")
-    problem: str | None = None
-    of: _Kind = "node"
-    """What is wrong: nothing can be done in the environment, a source model is absent, the worker
-    refused, or the node itself cannot be used."""
+
+def facts_here(
+    baselines: Path, code: Iterable[str], own: OwnCode | None, first: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return what decides the numbers of this process: versions and digests by what they are of.
+
+    code: packages of this project. Modules of the user's are looked up in the folders `first`, and
+    then as ever. Raises `OSError` for a file that cannot be read.
+    """
+    packages = {**installed_packages(), "distributed": version("distributed")}
+    modules = own.modules if own else []
+    shared = [path for folder in _SHARED for path in (baselines / folder).rglob("*")]
+    files = {path: f"file {path}" for path in shared if path.is_file()}
+    for name in code:
+        spec = find_spec(name)
+        if spec is not None and spec.origin:
+            root = Path(spec.origin).parent
+            files |= {path: f"code {name}/{path.relative_to(root)}" for path in root.rglob("*.py")}
+    return {
+        **{f"package {name}": found for name, found in packages.items()},
+        **{f"module {name}": digest_of(name, first) or "absent" for name in modules},
+        **{name: hashlib.sha256(read_bytes(path)).hexdigest()[:16] for path, name in files.items()},
+    }
+
+
+def pack_own_code(settings: Settings) -> OwnCode | None:
+    """Return the code of the cases of some settings; None without settings.
+
+    Raises `InputError` for cases that do not import, and for data that may not travel.
+    """
+    if settings.file is None:
+        return None
+    own_fine_tunes()  # imports what they need
+    root = settings.folder.resolve()
+    files = {settings.file, *_declared(settings)}
+    for top in _imported_from(root):
+        files |= {root / top} if (root / top).is_file() else set((root / top).rglob("*.py"))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(files):
+            archive.writestr(str(file.resolve().relative_to(root)), file.read_bytes())
+    entries = dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry)
+    return OwnCode(
+        archive=packed.getvalue(),
+        search=[
+            str(entry.relative_to(root))
+            for entry in entries
+            if entry.is_relative_to(root) and entry != root and INSTALLED.isdisjoint(entry.parts)
+        ],
+        modules=sorted(
+            {name for path in settings.cases for name in own_modules(path.partition(":")[0])}
+        ),
+    )
+
+
+def _declared(settings: Settings) -> Iterator[Path]:
+    """Yield the files that the settings name. Raises `InputError` if one may not travel."""
+    folder = settings.folder
+    named = [] if settings.devices is None else [settings.devices]
+    for glob in settings.data:
+        found = [] if Path(glob).is_absolute() else sorted(folder.glob(glob))
+        if not found:
+            raise InputError(printable(f"{folder}: data = {glob!r} matches no file there"))
+        named += [file for file in found if file.is_file()]
+    for file in named:
+        inside = file.relative_to(folder).parts if file.is_relative_to(folder) else (".",)
+        if any(part.startswith(".") for part in inside):
+            raise InputError(
+                printable(
+                    f"{file}: what is hidden or not below {folder} is not sent to nodes; move it, "
+                    "and change [tool.peft_regress]"
+                )
+            )
+        yield file
+
+
+def _imported_from(root: Path) -> Iterator[str]:
+    """Yield the entries of a folder that modules of this process were loaded from."""
+    for module in list(sys.modules.values()):
+        file = Path(getattr(module, "__file__", None) or "/").resolve()
+        if file.is_relative_to(root):
+            inside = file.relative_to(root).parts
+            # An environment inside the project holds installed packages.
+            if INSTALLED.isdisjoint(inside):
+                yield inside[0]
+
+
+# --- on the node ----------------------------------------------------------------------------------
 
 
 def check(name: str, dask_worker: Worker) -> str | None:
@@ -80,9 +186,11 @@ def check(name: str, dask_worker: Worker) -> str | None:
 
 
 def do(name: str, task: str) -> str:
-    """Return the `Result` of a `Task`, both as JSON."""
-    result = _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Task))
-    return msgspec.json.encode(result).decode()
+    """Do a `Task`; return the answer, both as JSON.
+
+    Raises `NodeError`, `SourceError`, `RequestRefusedError` or `UnusableEnvironmentError`.
+    """
+    return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Task))
 
 
 def _node_of(name: str, worker: Worker) -> Node:
@@ -92,29 +200,27 @@ def _node_of(name: str, worker: Worker) -> Node:
     return found
 
 
-def _kind(error: Exception) -> _Kind:
+def _kind(error: Exception) -> type[PeftRegressError]:
+    """Return the type of an error as Dask carries it: one that is made of its message."""
     if isinstance(error, AbsentError):
-        return "source"
+        return SourceError
     if isinstance(error, InputError):
-        return "environment"
-    return "work" if isinstance(error, WorkerError) else "node"
+        return UnusableEnvironmentError
+    return RequestRefusedError if isinstance(error, WorkerError) else NodeError
 
 
 class Node(WorkerPlugin):
     """A Dask worker's part of one command; each worker that joins gets it from the scheduler."""
 
-    def __init__(self, setup: str) -> None:
-        """Take a `NodeSetup` as JSON."""
-        self._json = setup
+    def __init__(self, setup: NodeSetup) -> None:
+        self._setup = setup
 
     def setup(self, worker: Worker) -> None:
         """Prepare to work; called on the worker."""
-        self._address = str(worker.address)
-        self._setup = setup = msgspec.json.decode(self._json, type=NodeSetup)
+        setup = self._setup
         self._folder = Path(tempfile.mkdtemp(prefix="peft-regress-", dir=worker.local_directory))
         (self._folder / "work").mkdir()
-        is_named = worker.name != self._address
-        self._name = f"node {worker.name} ({self._address})" if is_named else f"node {worker.name}"
+        self._name = f"node {worker.name} ({worker.address})"
         self._seat = Seat(self._folder / "work", time_limit=setup.time_limit, name=self._name)
         self._search = setup.own.unpack(self._folder / "own") if setup.own else []
         self._lock = threading.Lock()
@@ -122,33 +228,31 @@ class Node(WorkerPlugin):
         self._planned: list[Planned] | None = None
         """Of the environment that is open."""
         self._idle = threading.Timer(0, self._end_idle)
-        lack = self._lacking(worker.state.nthreads)
-        self.lack = None if lack is None else f"{self._name} {lack}"
+        self.lack = self._lacking()
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002  (Dask calls it so)
         """End the process, also while a task waits for it."""
         self._seat.stop()
-        # Dask waits here, but not for a pip that a task has started.
-        if self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            self._let_go()
-            self._lock.release()
+        self._let_go()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _lacking(self, threads: int) -> str | None:
-        setup, own = self._setup, self._setup.own
-        if threads != 1:
-            return (
-                f"has {threads} threads, and one process works at a time; start it with "
-                "--nthreads 1"
-            )
+    def _lacking(self) -> str | None:
+        """Return the first difference to the command's machine; None if there is none."""
+        setup = self._setup
         try:
-            modules = own.modules if own else ()
-            found = facts_here(Path(setup.baselines), setup.code, modules, self._search)
+            found = facts_here(Path(setup.baselines), setup.code, setup.own, self._search)
         except OSError as error:
-            return f"{error.filename}: cannot be read ({error.strerror})"
-        return difference(setup.facts, found, python=sys.executable, baselines=setup.baselines)
+            return f"{self._name}: {error.filename} cannot be read ({error.strerror})"
+        for name in sorted(setup.facts.keys() | found.keys()):
+            here, there = setup.facts.get(name, "absent"), found.get(name, "absent")
+            if here != there:
+                return printable(
+                    f"{self._name}: {name} is {there} there and {here} here; make both the same, "
+                    "and start the worker again"
+                )
+        return None
 
-    def do(self, task: Task) -> Result:
+    def do(self, task: Task) -> str:
         """Do one task at a time; what is open stays for a while after it."""
         with self._lock:
             self._idle.cancel()
@@ -157,11 +261,11 @@ class Node(WorkerPlugin):
                     raise NodeError(self.lack)
                 environment = self._environment(task)
                 answer = Functions().call(task.function, task.request, self._seat, environment)
-                return Result(node=self._name, answer=msgspec.Raw(msgspec.json.encode(answer)))
+                return msgspec.json.encode(answer).decode()
             except (PeftRegressError, OSError) as error:
                 self._let_go()
-                problem = clean(str(error), longest=2000)
-                return Result(node=self._name, problem=problem, of=_kind(error))
+                problem = clean(str(error).removeprefix(f"{self._name}: "), longest=2000)
+                raise _kind(error)(f"{self._name}: {problem}") from None
             finally:
                 self._idle = threading.Timer(_IDLE_SECONDS, self._end_idle)
                 self._idle.daemon = True
@@ -181,15 +285,15 @@ class Node(WorkerPlugin):
                 # One of a node's workers builds it, and nobody removes it while it is open.
                 opened = opened_part(task.planned, seconds=setup.pip_seconds)
                 self._python = self._opened.enter_context(opened).python
-        # Whoever started this worker may have chosen a GPU, as dask-cuda does.
-        gpu = os.environ.get(_GPU_VARIABLE) or (task.gpus or {}).get(self._address, "0")
+        # Whoever started this worker chooses its GPU, as dask-cuda does.
+        gpu = os.environ.get(_GPU_VARIABLE, "0") if setup.uses_gpus else ""
         paths = [*self._search[1:], os.environ.get("PYTHONPATH")]
         return Environment(
             python=self._python,
             planned=tuple(task.planned),
             libraries=tuple(task.libraries),
             variables=(
-                (_GPU_VARIABLE, "" if task.gpus is None else gpu),
+                (_GPU_VARIABLE, gpu),
                 ("PYTHONPATH", os.pathsep.join(filter(None, paths))),
             ),
         )

@@ -194,7 +194,7 @@ class Pool(Protocol):
 class LocalPool:
     """Workers of this machine; as a context manager they are gone at the end."""
 
-    jobs: int
+    slots: int
     time_limit: float
     is_remote: bool = False
     status: str = ""
@@ -206,7 +206,7 @@ class LocalPool:
         self._scratch = tempfile.TemporaryDirectory(
             prefix="peft-regress-", ignore_cleanup_errors=True
         )
-        self._threads = ThreadPoolExecutor(self.jobs, thread_name_prefix="worker")
+        self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="worker")
         return self
 
     def __exit__(
@@ -221,11 +221,6 @@ class LocalPool:
         for seat in self._seats:
             seat.close()
         self._scratch.cleanup()
-
-    @property
-    def slots(self) -> int:
-        """How much it does at once."""
-        return self.jobs
 
     def submit(
         self,

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -24,7 +23,6 @@ from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
-_LONGEST_LINE: Final = 2**26
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**14
 _LONGEST_ERROR_LINE: Final = 400
@@ -111,15 +109,21 @@ class WorkerProcess(Closing):
         self._received = bytearray()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         try:
-            self._process = _start(
+            # -P keeps the working directory off `sys.path`: the installed packages are what is
+            # measured. A process group of its own is out of reach of Ctrl-C.
+            self._process = subprocess.Popen(  # noqa: S603  (the user named this program)
                 [interpreter, "-P", "-m", _MODULE],
-                errors=self._errors,
-                folder=folder,
-                environment=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+                cwd=folder,
+                env=None if environment is None else dict(environment),
             )
-        except BaseException:
+        except (OSError, ValueError) as error:
             self._errors.close()
-            raise
+            problem = f"cannot be started: {getattr(error, 'strerror', None) or error}"
+            raise InterpreterError(interpreter, problem, _REMEDY) from None
         try:
             on_start(self)
             self.packages = self._greeting().packages
@@ -131,11 +135,6 @@ class WorkerProcess(Closing):
     def is_alive(self) -> bool:
         """Whether the process has not ended."""
         return self._process.poll() is None
-
-    @property
-    def number(self) -> int:
-        """The number of the process."""
-        return self._process.pid
 
     @property
     def errors_end(self) -> int:
@@ -201,11 +200,11 @@ class WorkerProcess(Closing):
         asked = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
         line = msgspec.json.encode(asked)
         deadline = time.monotonic() + self.time_limit
-        if self._process.stdin is not None:
-            # If the worker has ended, the missing answer says so.
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(line + b"\n")
-                self._process.stdin.flush()
+        assert self._process.stdin is not None  # noqa: S101  (it is a pipe)
+        # If the worker has ended, the missing answer says so.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
         received = self._line(deadline)
         if received is None:
             raise self._no_answer()
@@ -221,13 +220,12 @@ class WorkerProcess(Closing):
     def _line(self, deadline: float) -> bytes | None:
         """Return the next line; None at the deadline, or if there will be no more lines."""
         pipe = self._process.stdout
-        if pipe is None:
-            return None
+        assert pipe is not None  # noqa: S101  (it is one)
         searched = 0
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)
             left = deadline - time.monotonic()
-            if left <= 0 or searched > _LONGEST_LINE:
+            if left <= 0:
                 return None
             if not select.select([pipe], [], [], min(left, _POLL_SECONDS))[0]:
                 # A child of the worker may hold the pipe open after the worker has ended.
@@ -251,9 +249,9 @@ class WorkerProcess(Closing):
                 f"{self.interpreter}: no answer within {self.time_limit:g} s; "
                 "allow more with --time-limit SECONDS"
             )
-        ended = (
-            f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-        )
+        ended = f"ended with exit code {code}"
+        if code < 0:
+            ended = f"was killed by {signal.Signals(-code).name}"
         return WorkerError(f"{self.interpreter}: its worker {ended}: {self._last_error_line()}")
 
     def _last_error_line(self) -> str:
@@ -261,53 +259,3 @@ class WorkerProcess(Closing):
         lines = reversed(self.errors())
         last = next((line for line in lines if line.strip()), "no error message")
         return clean(last, longest=_LONGEST_ERROR_LINE)
-
-
-def _start(
-    command: list[str],
-    *,
-    errors: IO[bytes],
-    folder: Path | None,
-    environment: Mapping[str, str] | None,
-) -> subprocess.Popen[bytes]:
-    """Start the worker in a process group of its own, out of reach of Ctrl-C.
-
-    `-P` keeps the working directory off `sys.path`: the installed packages are what is measured.
-    """
-    interpreter = command[0]
-    _check_program(interpreter)
-    try:
-        return subprocess.Popen(  # noqa: S603  (the user named this program)
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-            cwd=folder,
-            env=None if environment is None else dict(environment),
-        )
-    except OSError as error:
-        problem = f"cannot be started: {error.strerror or error}"
-        raise InterpreterError(interpreter, problem, _REMEDY) from None
-
-
-def _check_program(interpreter: str) -> None:
-    path = Path(interpreter)
-    if "\0" in interpreter or not interpreter:
-        problem = "is not the name of a program"
-    elif path.is_dir():
-        problem = "is a folder"
-    elif shutil.which(interpreter) is not None:
-        return
-    elif path.exists():
-        problem = "is not executable"
-    else:
-        problem = "there is no such program"
-    raise InterpreterError(interpreter, problem, _REMEDY)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -24,11 +24,11 @@ from msgspec import UNSET
 
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import current_of, read_contents
-from peft_regress.baselines.history import read_entries, select_histories
+from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.baselines.references import read_references, read_references_before
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import Budget
-from peft_regress.report import as_text, history_document, verdict_text
+from peft_regress.report import verdict_text
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Defect, OwnBound, limits_of
 
@@ -184,15 +184,11 @@ def test_current_names_the_curves_and_what_was_confirmed(root: Path) -> None:
     assert accepted(newest).repeats == {LORA: FIRST, FULL: FIRST}
 
 
-def test_a_history_shows_that_an_entry_repeats_another(root: Path) -> None:
+def test_a_history_goes_on_across_what_an_entry_confirms(root: Path) -> None:
     store(root, *AGAIN)
     store(root, cost(AGAIN[0]), reason="cost")
-    found = select_histories(read_entries(root, []), metric="accuracy")
-    lines = {one.id: one.lines[0] for one in found}
-    assert [point.same_as for point in lines[LORA].points] == [None, FIRST, None]
-    assert [point.same_as for point in lines[FULL].points] == [None, FIRST]
-    assert lines[LORA].is_still
-    assert "repeated" in as_text(history_document(found, every_point=True))
-    (costs,) = select_histories(read_entries(root, []), metric="peak_bytes", case=LORA)
-    values = [point.value for point in costs.lines[0].points]
-    assert values == [120_000_000, 120_000_000, 130_000_000]
+    moves = select_moves(read_entries(root, []))
+    assert {(move.case, move.before, move.entry) for move in moves.found} == {(LORA, 1, 2)}
+    accuracies = [one.metrics["accuracy"] for one in moves.cases[LORA].values()]
+    assert len(accuracies) == 3
+    assert accuracies[0] == accuracies[1] == accuracies[2]

@@ -14,7 +14,6 @@ from torch import nn
 
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
-from peft_regress.catalogue.methods.adapter_shapes import BLOCK_SIZE
 from peft_regress.cost import profile_step
 from peft_regress.errors import UnsupportedCaseError
 
@@ -190,13 +189,6 @@ def test_a_pruned_adapter_ships_the_ranks_that_are_left_and_reloads(tmp_path):
     assert torch.equal(fresh(images), model(images))
 
 
-def test_an_unpruned_adapter_reloads_too(tmp_path):
-    model = trained(ADALORA, steps=3)
-    images = tiny_data().test_images
-    ADALORA.save(model, tmp_path)
-    assert torch.equal(loaded(ADALORA, tmp_path)(images), model(images))
-
-
 # HRA, OFT and BOFT
 
 
@@ -246,16 +238,3 @@ def test_hra_and_boft_multiply_square_matrices_of_all_inputs():
     # 27 blocks of 4 x 4, each solved: 34 FLOPs for its factors and 28 for each of 4 columns.
     cayley = 27 * (34 + 4 * 28)
     assert _forward_flops(BOFT, None) == convolution + head + 3 * square + on_weight + cayley
-
-
-@each(OFT, BOFT)
-def test_blocks_have_the_size_that_the_definition_says(method):
-    declared = method.hyperparameters(None)
-    assert declared[f"{method.name}_block_size"] == BLOCK_SIZE
-    model = adapted(method)
-    sizes = {m.__dict__[f"{method.name}_block_size"]["default"] for m in _layers_of(model, method)}
-    assert sizes == {BLOCK_SIZE}
-
-
-def _layers_of(model, method):
-    return [m for m in model.modules() if f"{method.name}_block_size" in m.__dict__]

@@ -24,7 +24,6 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.measure.costs import (
     CostSettings,
     adaptation_cost,
-    checked_cost,
 )
 from peft_regress.measure.sources import train_source
 
@@ -50,71 +49,24 @@ PROFILED = [
 ]
 
 
-def _state(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-@pytest.mark.parametrize(
-    ("architecture", "parameters"),
-    [
-        (RESNET18, 11_181_642),
-        (MOBILENET_V2, 2_236_682),
-        (MOBILENET_V3_SMALL, 1_528_106),
-        (SHUFFLENET_V2_X0_5, 352_042),
-    ],
-    ids=lambda value: getattr(value, "name", None),
-)
-def test_parameter_count_is_that_of_torchvision_with_ten_classes(architecture, parameters):
-    model = architecture.build(num_classes=10, seed=0)
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-
-
 @each_architecture
-def test_model_is_unmodified_torchvision(architecture):
-    model = architecture.build(num_classes=10, seed=0)
-    original = torchvision.models.get_model(architecture.name, weights=None, num_classes=10)
-    assert type(model) is type(original)
-    assert repr(model) == repr(original)
-
-
-@each_architecture
-def test_head_is_the_one_layer_that_knows_the_number_of_classes(architecture):
-    few = architecture.build(num_classes=3, seed=0)
-    many = architecture.build(num_classes=11, seed=0)
-    differing = {
-        name.rpartition(".")[0]
-        for name, tensor in few.state_dict().items()
-        if tensor.shape != many.state_dict()[name].shape
-    }
-    assert differing == {architecture.head}
-    head = many.get_submodule(architecture.head)
-    assert isinstance(head, nn.Linear)
-    assert head.out_features == 11
-
-
-@each_architecture
-def test_seed_alone_fixes_the_weights(architecture):
+def test_a_model_is_unmodified_torchvision_and_its_seed_alone_fixes_the_weights(architecture):
     torch.manual_seed(1)
-    first = _state(architecture.build(num_classes=10, seed=5))
+    state = torch.get_rng_state()
+    model = architecture.build(num_classes=10, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    original = torchvision.models.get_model(architecture.name, weights=None, num_classes=10)
+    assert repr(model) == repr(original)
     torch.manual_seed(2)
-    again = _state(architecture.build(num_classes=10, seed=5))
-    other = _state(architecture.build(num_classes=10, seed=6))
+    first, again, other = (
+        made.state_dict()
+        for made in (model, *(architecture.build(num_classes=10, seed=seed) for seed in (5, 6)))
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     weight = f"{architecture.head}.weight"
     assert not torch.equal(first[weight], other[weight])
-
-
-def test_global_generator_stays_as_it_was():
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    SHUFFLENET_V2_X0_5.build(num_classes=10, seed=5)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_entry_points_name_the_four_architectures():
-    for architecture in ALL:
-        assert registry.get("architecture", architecture.name) is architecture
-        assert "default" in architecture.matrices
+    assert len(first[weight]) == 10
+    assert registry.get("architecture", architecture.name) is architecture
 
 
 # --- Every classifier of torchvision, by name -----------------------------------------------------
@@ -133,48 +85,10 @@ def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(n
     assert parameter.shape[0] == 11
 
 
-@pytest.mark.parametrize(
-    ("name", "head"),
-    [
-        ("resnet50", "fc"),
-        ("squeezenet1_1", "classifier.1"),
-        ("densenet121", "classifier"),
-        ("vgg16", "classifier.6"),
-        ("vit_b_16", "heads.head"),
-        ("swin_t", "head"),
-        ("googlenet", "fc"),
-        ("maxvit_t", "classifier.5"),
-    ],
-)
-def test_heads_are_those_of_torchvisions_source(name, head):
-    assert registry.get("architecture", name).head == head
-
-
 @each_architecture
 def test_the_rule_finds_the_heads_that_are_written_down(architecture):
     found = TORCHVISION.find(architecture.name)
     assert (found.head, found.matrices) == (architecture.head, ())
-
-
-def test_a_registered_name_is_not_looked_up_in_torchvision():
-    assert registry.get("architecture", "resnet18") is RESNET18
-    assert "default" in registry.get("architecture", "resnet18").matrices
-
-
-def test_torchvisions_other_models_are_no_classifiers():
-    assert TORCHVISION.find("fcn_resnet50") is None
-    with pytest.raises(UnknownNameError, match="unknown architecture 'fcn_resnet50'"):
-        registry.get("architecture", "fcn_resnet50")
-
-
-def test_a_misspelt_name_gets_the_closest_of_torchvision_as_a_hint():
-    with pytest.raises(UnknownNameError, match=r"'resnet5'\. Did you mean 'resnet50'\? Known: eff"):
-        registry.get("architecture", "resnet5")
-
-
-def test_none_of_them_is_listed():
-    registry.get("architecture", "squeezenet1_1")
-    assert "squeezenet1_1" not in registry.names("architecture")
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -186,36 +100,17 @@ def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name):
     assert not [module for module in model.modules() if "Aux" in type(module).__name__]
 
 
-def test_finding_a_head_leaves_the_global_generator_as_it_was():
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    TORCHVISION.find("swin_v2_t")
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_largest_model_is_looked_at_without_its_weights():
-    with without_weights():
-        model = TORCHVISION.find("vit_h_14").build(num_classes=10, seed=0)
-    real = sum(p.numel() for p in model.parameters() if not p.is_meta)
-    assert sum(p.numel() for p in model.parameters()) > 600_000_000
-    assert real < 10_000
-
-
-class _TwoHeads(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.main = nn.Linear(3, num_classes)
-        self.auxiliary = nn.Linear(3, num_classes)
+def test_unknown_names_are_refused_with_the_closest_of_torchvision():
+    assert TORCHVISION.find("fcn_resnet50") is None
+    with pytest.raises(UnknownNameError, match="unknown architecture 'fcn_resnet50'"):
+        registry.get("architecture", "fcn_resnet50")
+    with pytest.raises(UnknownNameError, match=r"'resnet5'\. Did you mean 'resnet50'\? Known: eff"):
+        registry.get("architecture", "resnet5")
 
 
 def test_a_model_with_two_heads_is_refused_with_both_names():
-    with pytest.raises(InputError, match=r"_TwoHeads: .* 2 layers .*\['main', 'auxiliary'\]"):
-        output_layer(_TwoHeads)
-
-
-def test_a_model_that_ignores_the_number_of_classes_is_refused():
-    with pytest.raises(InputError, match=r"last layer of Linear: .* 0 layers"):
-        output_layer(lambda num_classes: nn.Linear(3, 7))
+    with pytest.raises(InputError, match=r"ModuleDict: .* 2 layers .*\['main', 'auxiliary'\]"):
+        output_layer(lambda n: nn.ModuleDict({k: nn.Linear(3, n) for k in ("main", "auxiliary")}))
 
 
 # --- Their costs ----------------------------------------------------------------------------------
@@ -276,8 +171,8 @@ def test_models_with_special_needs_can_be_profiled(name):
 )
 def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(name, reason):
     adaptation = Adaptation(method="head", architecture=name)
-    with pytest.raises(InputError, match=f"{name} --resolution 64 .*{reason}"):
-        checked_cost(adaptation, CostSettings(resolution=64))
+    with pytest.raises(InputError, match=f"on {name} cannot be profiled .*{reason}"):
+        adaptation_cost(adaptation, CostSettings(resolution=64))
 
 
 @pytest.mark.slow
@@ -288,16 +183,6 @@ def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken():
 
 
 # --- Imports --------------------------------------------------------------------------------------
-
-
-def test_a_registered_architecture_is_found_without_torch():
-    code = (
-        "import sys; from peft_regress import registry\n"
-        "registry.get('architecture', 'resnet18')\n"
-        "print(sorted({'torch', 'torchvision'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "[]"
 
 
 def test_listing_every_kind_imports_neither_torch_nor_numpy():

@@ -51,11 +51,6 @@ def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(t
     assert budgets.budget_of(Case.parse("unseen/head/resnet18")) is None
 
 
-def test_absolute_limits_refer_to_no_case(tmp_path):
-    budgets = read_budgets(write(tmp_path, group('{ship = "1 MB"}')))
-    assert budgets.budget_of(Case.parse(LORA)) == Budget(ship="1 MB")
-
-
 def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path):
     budgets = read_budgets(write(tmp_path, group('{update = "2 GFLOP"}')))
     found = with_budget(make_record(LORA), budgets.budget_of)
@@ -69,16 +64,14 @@ def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_pat
     ("text", "message"),
     [
         ("[one", "is not valid TOML"),
-        ("one = 1", "group 'one' is 1: write a table with a reason and cases"),
+        ("one = 1", "group 'one': Expected `object`, got `int`"),
         ('[one]\nreasons = "r"', "unknown key of .*group 'one' 'reasons'. Did you mean 'reason'"),
-        (f'[one]\ncases."{LORA}" = {{score = 1}}', "group 'one' has no reason: say why"),
-        ('[one]\nreason = "r"', "group 'one' has no cases: add a line such as"),
-        (group("3"), f"group 'one', cases '{LORA}': 3 is no table of limits, such as"),
-        (group("{}"), "is no table of limits"),
-        (group("{peek_of_full = 1}"), "unknown limit of .* 'peek_of_full'. Did you mean 'peak_of"),
-        (group('{peak = "5 kg"}'), f"cases '{LORA}', peak: budget peak='5 kg' is not an amount"),
-        (group("{ship_of_full = 0}"), "ship_of_full: budget ship_of=0 is not a share, such as"),
-        (group('{score = "high"}'), "score: budget score='high' is not a finite number"),
+        (f'[one]\ncases."{LORA}" = {{score = 1}}', "group 'one': .* required field `reason`"),
+        ('[one]\nreason = "r"', "group 'one': .* required field `cases`"),
+        (group("3"), "group 'one': Expected `object`, got `int` - at .*cases"),
+        (group("{peek_of_full = 1}"), "group 'one': Invalid enum value 'peek_of_full'"),
+        (group('{peak = "5 kg"}'), f"cases '{LORA}': budget peak='5 kg' is not an amount"),
+        (group("{ship_of_full = 0}"), "budget ship_of=0.0 is not a share, such as"),
         (group("{score = 1}", "shift/lore-*"), "'shift/lore-.*': no case has such an id; `peft-re"),
     ],
 )
@@ -143,16 +136,3 @@ def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison):
             closest = use.value - LOWEST if use.is_least else use.value * HIGHEST
             is_close = use.limit >= closest if use.is_least else use.limit <= closest
             assert is_close, f"{case.id}: {use.name} is {use.value:.4g}, its limit {use.limit:.4g}"
-
-
-def test_the_budget_of_dora_says_that_it_needs_more_memory_than_full_fine_tuning(own):
-    for case in matrix_cases():
-        if case.method == "dora":
-            budget = own.budget_of(case)
-            assert budget is not None is not budget.peak_b32_of
-            assert budget.peak_b32_of > 1
-
-
-def test_a_case_of_another_matrix_has_no_budget(own):
-    others = [case for name in ("extended", "edge") for case in matrix_cases(name)]
-    assert {own.budget_of(case) for case in others} == {None}

@@ -99,11 +99,6 @@ def test_a_method_that_trains_only_heads_is_unsupported_without_one(method):
         method.adapt(_detecting(), heads=(), rank=None, seed=0)
 
 
-def test_without_a_head_its_layers_are_targets_like_others():
-    names = LORA.expected_trainable(_detecting(), heads=(), rank=2)
-    assert {name.split(".")[2] for name in names} == {"conv", "neck", "cls", "box"}
-
-
 class Tied(nn.Module):
     """A head that shares a whole layer with the backbone, and its weight with an embedding."""
 
@@ -135,11 +130,6 @@ def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path):
 
 
 # What a method says of itself
-
-
-def test_methods_whose_optimizer_is_a_part_of_them_say_so():
-    own = {method.name.removesuffix("-bf16") for method in ALL if method.has_own_optimizer}
-    assert own == {"galore", "galore-cloned", "loraplus", "lorafa", "adalora"}
 
 
 @each(*ALL)

@@ -43,10 +43,6 @@ def test_default_matrix_pairs_everything_once():
     assert len(ids) == 2 * 4 * ranked
 
 
-def test_order_is_stable():
-    assert matrix_cases() == matrix_cases()
-
-
 def test_one_tasks_cases_are_its_part_of_the_matrix():
     assert matrix_cases(task="shift") == [case for case in matrix_cases() if case.task == "shift"]
 
@@ -173,14 +169,6 @@ def test_rank_is_there_exactly_where_the_method_has_one(method, rank, message):
         check_rank(method, rank)
 
 
-def test_a_rank_outside_the_default_matrix_is_allowed():
-    check_rank("lora", 3)
-
-
-def test_without_a_pattern_all_are_selected():
-    assert select_cases(None) == matrix_cases()
-
-
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [("shift/*", 48), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
@@ -241,9 +229,3 @@ def test_shards_do_not_depend_on_the_order_of_cases():
 def test_more_shards_than_architectures_are_refused():
     with pytest.raises(InputError, match="5 shards for 4 architectures"):
         shard_of(CASES, count=5, weights={})
-
-
-def test_architectures_that_took_no_time_fill_no_shard_twice():
-    """A weight of zero is no measurement; taken as one, it would leave a shard empty."""
-    weights = {case.id: 5.0 if case.architecture == "resnet18" else 0.0 for case in CASES}
-    assert set(shard_of(CASES, count=4, weights=weights).values()) == {1, 2, 3, 4}

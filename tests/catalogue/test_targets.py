@@ -8,7 +8,9 @@ from torchvision_zoo import ONE_OF_A_KIND, every_classifier
 
 from peft_regress.catalogue.architectures import TORCHVISION
 from peft_regress.catalogue.architectures.output_layer import without_weights
-from peft_regress.catalogue.methods.targets import bypassed_modules, eligible_layers
+from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets, bypassed_modules
+
+WITH_GROUPED = Targets(description="", grouped=True)
 
 
 def _weight_layers(model):
@@ -31,10 +33,10 @@ def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name):
     logits = model(torch.empty(2, 3, 224, 224, device="meta"))
     assert logits.shape == (2, 11)
     assert called[-1] == architecture.head
-    eligible = eligible_layers(model, heads=(architecture.head,), grouped=True)
+    eligible = WITH_GROUPED.find(model, heads=(architecture.head,))
     assert set(eligible) == set(called) - {architecture.head}
     assert bypassed_modules(model) == layers.keys() - set(called)
-    ungrouped = eligible_layers(model, heads=(architecture.head,))
+    ungrouped = ALL_BUT_GROUPED.find(model, heads=(architecture.head,))
     assert set(ungrouped) == {n for n, m in eligible.items() if getattr(m, "groups", 1) == 1}
 
 
@@ -63,19 +65,13 @@ class _Mixed(nn.Module):
 
 def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order():
     model = _Mixed()
-    assert list(eligible_layers(model, heads=("head",))) == ["conv", "out_proj"]
-    assert eligible_layers(model, heads=("head",))["conv"] is model.conv
-
-
-def test_grouped_convolutions_are_in_where_they_are_asked_for():
-    names = list(eligible_layers(_Mixed(), heads=("head",), grouped=True))
-    assert names == ["depthwise", "conv", "out_proj"]
-
-
-def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called():
-    """`out_proj` of an attention is read; one of the same name elsewhere is called."""
-    assert bypassed_modules(_Mixed()) == {"attention.out_proj"}
+    found = ALL_BUT_GROUPED.find(model, heads=("head",))
+    assert list(found) == ["conv", "out_proj"]
+    assert found["conv"] is model.conv
+    assert list(WITH_GROUPED.find(model, heads=("head",))) == ["depthwise", "conv", "out_proj"]
+    # `out_proj` of an attention is read; one of the same name elsewhere is called.
+    assert bypassed_modules(model) == {"attention.out_proj"}
 
 
 def test_a_model_that_is_an_attention_itself_has_no_target():
-    assert eligible_layers(nn.MultiheadAttention(4, num_heads=2), heads=()) == {}
+    assert ALL_BUT_GROUPED.find(nn.MultiheadAttention(4, num_heads=2), heads=()) == {}

@@ -15,7 +15,7 @@ from builders import FULL, LORA, MACHINE, VALUES, make_record, make_run, write_r
 
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
-from peft_regress.report.github import in_log
+from peft_regress.report.terminal import in_log
 from peft_regress.runs.schema import (
     Failure,
     Inputs,
@@ -102,7 +102,6 @@ COMMANDS: list[tuple[str, ...]] = [
     ("explain", "1.json", "2.json", LORA, "--format", "markdown"),
     ("explain", "1.json", "2.json", LORA, "--format", "json"),
     ("explain", "1.json", "2.json", TYPED),
-    ("export", "1.json"),
     ("export", "1.json", "--output", TYPED),
     ("list", "--cases", TYPED),
     ("sources", "--check", "--architecture", TYPED),

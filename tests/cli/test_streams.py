@@ -63,8 +63,6 @@ COMMANDS = [
     pytest.param(("explain", "RUN", "RUN", LORA, "--format", "json"), id="explain"),
     pytest.param(("compare", "RUN", "RUN", "--only", "*"), id="compare-only"),
     pytest.param(("history", "RUN"), id="history"),
-    pytest.param(("history", "RUN", "--moved"), id="history-moved"),
-    pytest.param(("history", "RUN", "--all"), id="history-all"),
     pytest.param(("report", "RUN"), id="report"),
     pytest.param(("export", "RUN"), id="export"),
     pytest.param(("upgrade", "--clean"), id="upgrade"),
@@ -126,9 +124,10 @@ def test_progress_that_cannot_be_written_does_not_end_the_work():
 
 
 def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_full(run_file):
-    words = f"{sys.executable} -m peft_regress history {run_file} --all --baselines no | head -1"
+    words = f"{sys.executable} -m peft_regress report {run_file} --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{LORA}\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1 case, from ")
     with unread_pipe() as pipe:
         assert process("list", "--cases", "shfit/*", stdout=pipe, stderr=pipe).returncode == 141
     with Path("/dev/full").open("w") as full:
@@ -184,21 +183,19 @@ class Encoded(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize(
-    ("options", "encoding", "shown"),
+    ("encoding", "shown"),
     [
-        ((), "utf-8", "gr\u00f6\u00dfer wie \u6f22"),
-        ((), "latin-1", "gr\u00f6\u00dfer wie \\u6f22"),
-        ((), "ascii", "gr\\xf6\\xdfer wie \\u6f22"),
-        (("--ascii",), "utf-8", "gr\\xf6\\xdfer wie \\u6f22"),
+        ("utf-8", "gr\u00f6\u00dfer wie \u6f22"),
+        ("latin-1", "gr\u00f6\u00dfer wie \\u6f22"),
+        ("ascii", "gr\\xf6\\xdfer wie \\u6f22"),
     ],
 )
-def test_letters_outside_the_encoding_are_escaped(letters, options, encoding, shown, monkeypatch):
+def test_letters_outside_the_encoding_are_escaped(letters, encoding, shown, monkeypatch):
     def run(*arguments):
         out, err = Encoded(encoding), Encoded(encoding)
         # As Python opens it.
         err.reconfigure(errors="backslashreplace")
-        code = exit_code(*options, "compare", *arguments, stdout=out, stderr=err)
-        assert (out.text + err.text).isascii() or "--ascii" not in options
+        code = exit_code("compare", *arguments, stdout=out, stderr=err)
         return code, out.text, err.text
 
     monkeypatch.setenv("COLUMNS", "100")
@@ -207,7 +204,6 @@ def test_letters_outside_the_encoding_are_escaped(letters, options, encoding, sh
     code, out, err = run(*letters)
     assert (code, err) == (1, "")
     assert f"Fehler: {shown}" in out
-    assert max(map(len, out.splitlines())) <= 100
     code, out, err = run(letters[0], "\u6f22.json")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")

@@ -65,7 +65,7 @@ def test_an_equal_step_is_exit_0_and_an_absent_interpreter_exit_2(time):
     for side in ("base", "candidate"):
         code, out, err = time(**{side: "/nowhere/python"})
         assert (code, out) == (2, "")
-        assert "/nowhere/python: there is no such program" in err
+        assert "/nowhere/python: cannot be started: No such file" in err
 
 
 def test_cases_must_be_chosen(command):

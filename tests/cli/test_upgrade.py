@@ -433,7 +433,7 @@ def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade):
     assert "trying peft 0.20.0 alone" in err
     code, out, _ = upgrade(*BOTH, "--format", "json")
     (finding,) = json.loads(out)["findings"]
-    assert finding["which_package"]["sentence"] == sentence
+    assert finding["which_package"] == sentence
 
 
 # --- what it writes ------------------------------------------------------------------------------

@@ -4,17 +4,12 @@ What is right is a closed form, a plain model's cost, or the same step on real t
 """
 
 import dataclasses
-import logging
 
-import numpy as np
 import pytest
 import torch
-import torchvision
 from network_zoo import (
     BOTH,
-    Applying,
     adamw,
-    adapted,
     sgd,
     step,
     with_function,
@@ -45,16 +40,13 @@ LAYERS = 2 * BATCH * (4 * 4 + 4 * 2)
     ("function", "operator"),
     [
         (lambda x: x * x.sum().item(), "aten._local_scalar_dense"),
-        (lambda x: x * x.tolist()[0][0], "aten._local_scalar_dense"),
         (lambda x: x if bool((x > -1e9).all()) else -x, "aten._local_scalar_dense"),
-        (lambda x: x[(x[:, 0] < 1e9).nonzero().squeeze(1)], "aten.nonzero"),
         (lambda x: x[x[:, 0] < 1e9], "aten.nonzero"),
         (lambda x: x + x.detach().unique().sum(), "aten._unique2"),
         (lambda x: x * torch.equal(x, x), "aten.equal"),
         (lambda x: x + torch.from_numpy(x.detach().numpy()), "numpy"),
-        (lambda x: x * float(np.asarray(x.detach()).sum()), "numpy"),
     ],
-    ids=["item", "tolist", "if", "nonzero", "mask", "unique", "equal", "numpy", "asarray"],
+    ids=["item", "if", "mask", "unique", "equal", "numpy"],
 )
 def test_what_needs_values_is_named_with_its_place_and_runs_for_real(function, operator):
     model = with_function(function)
@@ -66,35 +58,6 @@ def test_what_needs_values_is_named_with_its_place_and_runs_for_real(function, o
     assert "the forward pass of module '1'" in message
     assert message.endswith("Pass fake=False to run the step for real.")
     assert cost_of(model, fake=False).forward_flops == LAYERS
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: torch.where(x > 0, x, -x),
-        lambda x: x.masked_fill(x > 1, 0.0),
-        lambda x: x.topk(4, 1)[0].sort(1)[0],
-        lambda x: x.clamp(min=x.mean().detach()),
-        lambda x: x[:, torch.tensor([3, 2, 1, 0])],
-        lambda x: x * float("nan"),
-    ],
-    ids=["where", "masked_fill", "topk", "clamp", "gather", "nan"],
-)
-def test_what_only_computes_with_values_needs_none(function):
-    model = with_function(function)
-    assert cost_of(model) == cost_of(model, fake=False)
-    assert cost_of(model).forward_flops == LAYERS
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, torch.optim.ASGD])
-def test_an_optimizer_that_needs_values_is_named_as_such(optimizer):
-    def measure(*, fake):
-        made = lambda model: optimizer(model.parameters(), foreach=False)  # noqa: E731
-        return cost_of(nn.Linear(4, 2), optimizer=made, fake=fake)
-
-    with pytest.raises(UnprofilableModelError, match="reached in the update of the model itself"):
-        measure(fake=True)
-    assert measure(fake=False).optimizer_flops > 0
 
 
 # --- Shapes ---------------------------------------------------------------------------------------
@@ -125,44 +88,6 @@ def test_odd_and_tiny_images_are_the_closed_form_and_the_real_step(shape):
     assert cost.backward_flops == conv + 2 * head
 
 
-def test_a_deep_network_on_one_pixel():
-    """Every layer works on one position: as many products as there are weights."""
-    model = torchvision.models.resnet18(num_classes=2).eval()
-    cost = cost_of(model, (1, 3, 1, 1))
-    weights = [p.numel() for p in model.parameters() if p.ndim > 1]
-    assert cost.forward_flops == 2 * sum(weights)
-    assert cost.backward_flops == 2 * 2 * sum(weights) - 2 * model.conv1.weight.numel()
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_an_empty_batch_takes_no_products_and_the_memory_of_the_real_step(train):
-    model = Convolutional().train(train)
-    cost = cost_of(model, (0, 3, 8, 8))
-    assert cost == cost_of(model, (0, 3, 8, 8), fake=False)
-    assert cost.forward_flops == cost.backward_flops == 0
-    assert cost.peak_param_bytes == 4 * sum(p.numel() for p in model.parameters())
-
-
-def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else():
-    """Fake tensors would log a traceback of it besides."""
-    logged = []
-
-    class Keep(logging.Handler):
-        def emit(self, record):
-            logged.append(record)
-
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    log.addHandler(handler := Keep())
-    try:
-        with pytest.raises(RuntimeError, match="Output size is too small"):
-            cost_of(torchvision.models.squeezenet1_1(num_classes=2), (1, 3, 8, 8))
-        assert not logged
-        log.error("as before")
-        assert logged
-    finally:
-        log.removeHandler(handler)
-
-
 def test_a_rank_above_a_layer_s_sides_is_taken_as_it_is():
     """peft allows it: the factors are larger than the layer."""
     rank = 64
@@ -177,33 +102,15 @@ def test_a_rank_above_a_layer_s_sides_is_taken_as_it_is():
     assert cost.forward_flops == 2 * positions * 4 * 3 * 9 + factors + 2 * 2 * 4 * 2
 
 
-def test_a_galore_rank_above_a_matrix_s_sides_is_the_real_step():
-    model = adapted("squeezenet1_1", "galore")
-    galore = registry.get("method", "galore")
-    costs = [
-        step(
-            model,
-            (1, 3, 32, 32),
-            classes=10,
-            optimizer=lambda stand_in: galore.make_optimizer(stand_in, rank=100_000),
-            fake=fake,
-        )
-        for fake in (True, False)
-    ]
-    assert costs[0] == costs[1]
-
-
 # --- Numbers of other types -----------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_model_with_an_input_of_its_dtype_is_the_real_step(dtype):
-    real_part = Applying(torch.abs) if dtype.is_complex else nn.Identity()
-    model = nn.Sequential(nn.Linear(4, 2, bias=False).to(dtype), real_part)
+    model = nn.Linear(4, 2, bias=False).to(dtype)
     cost = cost_of(model, dtype=dtype)
     assert cost == cost_of(model, dtype=dtype, fake=False)
-    assert cost.forward_flops == (8 if dtype.is_complex else 2) * BATCH * 4 * 2
+    assert cost.forward_flops == 2 * BATCH * 4 * 2
     assert cost.peak_param_bytes == cost.peak_grad_bytes == 4 * 2 * dtype.itemsize
 
 
@@ -214,15 +121,6 @@ def test_autocast_counts_what_it_casts():
     assert fake == real
     assert (fake.forward_flops, fake.backward_flops) == (plain.forward_flops, plain.backward_flops)
     assert fake.aten_ops > plain.aten_ops
-
-
-@BOTH
-def test_channels_last_costs_the_same(fake):
-    model = Convolutional()
-    contiguous = cost_of(model, (2, 3, 8, 8))
-    model = model.to(memory_format=torch.channels_last)
-    cost = cost_of(model, (2, 3, 8, 8), fake=fake)
-    assert dataclasses.replace(cost, aten_ops=contiguous.aten_ops) == contiguous
 
 
 # --- Models that are not plain --------------------------------------------------------------------
@@ -278,13 +176,6 @@ def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake):
     assert cost.optimizer_flops == 0
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
-def test_a_lazy_model_that_has_seen_a_batch_is_a_plain_one():
-    model = nn.Sequential(nn.LazyLinear(2))
-    model(torch.zeros(1, 4))
-    assert cost_of(model) == cost_of(nn.Sequential(nn.Linear(4, 2)))
-
-
 @BOTH
 def test_the_caller_s_grad_mode_does_not_matter(fake):
     model = nn.Linear(4, 2)
@@ -293,11 +184,6 @@ def test_the_caller_s_grad_mode_does_not_matter(fake):
         assert cost_of(model, fake=fake) == cost
     with torch.inference_mode():
         assert cost_of(model, fake=fake) == cost
-
-
-def test_an_output_for_each_pixel_is_summed():
-    cost = cost_of(nn.Conv1d(4, 2, 1), (BATCH, 4, 5), loss="sum")
-    assert cost.forward_flops == 2 * BATCH * 5 * 4 * 2
 
 
 # --- Optimizers -----------------------------------------------------------------------------------
@@ -331,26 +217,6 @@ def test_optimizers_that_step_in_the_backward_pass_cost_what_one_after_it_does(f
     assert {s.module for s in found.flops_by_site if s.phase == "optimizer"} == {"", "0", "1"}
     assert found.peak_grad_bytes == 4 * 4 * 64  # the largest parameter's
     assert not _global_optimizer_pre_hooks
-
-
-@BOTH
-def test_an_optimizer_may_leave_parameters_out_and_bring_others(fake):
-    """All that require a gradient get one; only the optimizer's own are updated."""
-    others = nn.Parameter(torch.ones(1000))
-
-    def make(model):
-        assert isinstance(model, nn.Linear)
-        return torch.optim.SGD([model.weight, others], lr=0.1, momentum=0.9, foreach=False)
-
-    cost = linear_cost(make, fake=fake)
-    assert cost.peak_grad_bytes == 4 * (8 + 2)
-    assert cost.optimizer_state_bytes == 4 * 8
-    assert cost.optimizer_flops == 3 * 8
-
-
-def test_an_optimizer_of_many_tensors_at_once_is_one_tensor_at_a_time_on_cpus():
-    """Where foreach is left open, torch takes it for CUDA tensors alone."""
-    assert linear_cost(lambda m: torch.optim.AdamW(m.parameters())) == linear_cost(adamw)
 
 
 STATES = dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Rprop"), 2)

@@ -1,7 +1,6 @@
 """What a profile must not depend on: values, order, threads, instruction set, hash seed."""
 
 import dataclasses
-import gc
 import os
 import re
 import subprocess
@@ -12,20 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from network_zoo import (
-    CLASSES,
-    adamw,
     adapted,
     digest,
     fake_cost,
     pairings,
     profiled,
     real_cost,
-    step,
 )
-from tiny_network import tiny_network
-from torch import nn
-
-from peft_regress import registry
 
 
 @pytest.mark.parametrize(("name", "method"), pairings("real steps"))
@@ -45,47 +37,6 @@ def _with_one_classifier(cost):
     for category, module, _operator, size in cost.bytes_at_peak:
         held[category, re.sub(r"^classifier\..*", "classifier", module)] += size
     return dataclasses.replace(cost, bytes_at_peak=tuple(sorted(held.items())))
-
-
-class InPlaceOnView(nn.Module):
-    """On real tensors, autograd takes the view anew by as_strided; on fake ones it replays it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 1)
-        self.fc = nn.Linear(8 * 4 * 4, CLASSES)
-
-    def forward(self, x):
-        return self.fc(self.conv(x).flatten(1).relu_())
-
-
-class TransposedNorm(nn.Module):
-    """Of a gradient that lies otherwise, the CPU's layer norm makes a contiguous one at once.
-
-    The fake kernel keeps the strides, so that a copy follows.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(3, 8)
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, CLASSES)
-
-    def forward(self, x):
-        y = self.norm(self.fc(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return self.head(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1))
-
-
-@pytest.mark.parametrize(("network", "more_ops"), [(InPlaceOnView, 2), (TransposedNorm, -1)])
-def test_where_torch_runs_other_operators_on_fake_tensors(network, more_ops):
-    """The two places known: no FLOP and no high of memory differs."""
-    model = network()
-    fake, real = (
-        step(model, (2, 3, 4, 4), classes=CLASSES, optimizer=adamw, fake=fake)
-        for fake in (True, False)
-    )
-    assert real.aten_ops - fake.aten_ops in {0, more_ops}
-    assert dataclasses.replace(real, aten_ops=fake.aten_ops) == fake
 
 
 @pytest.mark.parametrize("method", ["dora", "galore"])
@@ -109,24 +60,18 @@ def test_fake_equals_real_for_the_package_s_other_methods(name, method):
 @pytest.mark.parametrize(
     "method", ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dora", "galore"))]
 )
-def test_three_profiles_in_a_row_are_the_same(method):
+def test_profiles_in_a_row_are_the_same_whatever_the_weights_are(method):
     model = adapted("squeezenet1_1", method)
-    costs = [profiled(model, "squeezenet1_1", method) for _ in range(3)]
-    assert costs[0] == costs[1] == costs[2]
+    costs = [profiled(model, "squeezenet1_1", method) for _ in range(2)]
+    if method == "lora":
+        torch.manual_seed(12345)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float("nan"))
+    assert costs[0] == costs[1] == profiled(model, "squeezenet1_1", method)
     # Nor does it matter which model object it is, or what was profiled in between.
     profiled(adapted("squeezenet1_1", "head"), "squeezenet1_1", "head")
     assert profiled(adapted("squeezenet1_1", method), "squeezenet1_1", method) == costs[0]
-
-
-def test_weights_and_random_state_do_not_matter():
-    model = adapted("squeezenet1_1", "full")
-    costs = [profiled(model, "squeezenet1_1", "full")]
-    torch.manual_seed(12345)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(float("nan"))
-    costs += [profiled(model, "squeezenet1_1", "full", fake=fake) for fake in (True, False)]
-    assert costs[0] == costs[1] == costs[2]
 
 
 SCRIPT = """
@@ -170,38 +115,3 @@ def test_threads_instruction_set_and_hash_seed_do_not_matter(variant):
         digest(fake_cost("mobilenet_v3_small", "full")),
         digest(fake_cost("squeezenet1_1", "full")),
     ]
-
-
-@pytest.mark.nightly
-def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind():
-    lora = registry.get("method", "lora")
-
-    def profile():
-        model = lora.adapt(tiny_network(), heads=("head",), rank=4, seed=0)
-        step(
-            model,
-            (2, 3, 12, 12),
-            classes=4,
-            optimizer=lambda stand_in: lora.make_optimizer(stand_in, rank=4),
-        )
-
-    def alive():
-        gc.collect()
-        return len(gc.get_objects()), _resident_bytes()
-
-    for _ in range(20):  # until every cache of torch and peft is full
-        profile()
-    objects_before, bytes_before = alive()
-    for _ in range(200):
-        profile()
-    objects, resident_bytes = alive()
-    assert objects - objects_before < 100
-    assert resident_bytes - bytes_before < 2**20
-
-
-def _resident_bytes():
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except FileNotFoundError:
-        return 0  # not Linux: the objects are counted all the same
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -99,47 +99,6 @@ def recurrent(kind, gates):
     )
 
 
-def lstm(directions, layers):
-    """In one kernel, which takes both gradients of each product; four gates, of input and state."""
-    steps, width, hidden = 4, 5, 6
-    inputs = [width, *[directions * hidden] * (layers - 1)]
-    forward = sum(2 * directions * BATCH * steps * 4 * hidden * (n + hidden) for n in inputs)
-    layer = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=directions == 2)
-    # Without oneDNN it is single products, of which the first input needs no gradient.
-    backward = 2 * forward if torch.backends.mkldnn.is_available() else None
-    return Layer(Recurrent(layer), (BATCH, steps, width), forward, backward)
-
-
-class Bilinear(nn.Module):
-    def __init__(self, sizes, trains):
-        super().__init__()
-        left, right, out = sizes
-        self.layer = nn.Bilinear(left, right, out)
-        self.layer.weight.requires_grad_(trains != "inputs")
-        self.inputs = nn.ParameterList([torch.ones(BATCH, left), torch.ones(BATCH, right)])
-        self.inputs.requires_grad_(trains != "weight")
-
-    def forward(self, _):
-        return self.layer(*self.inputs)
-
-
-def bilinear(trains, gradients):
-    """y[b, o] is the sum over i and j of x1[b, i] w[o, i, j] x2[b, j], first over i, then over j.
-
-    The kernel sums over o by adding, and over the batch in a product. The gradient of an input is
-    the other one times w, times dy: two elementwise factors and one sum, or two sums for x2.
-    """
-    left, right, out = 5, 6, 7
-    once = 2 * BATCH * left * right * out
-    return Layer(
-        Bilinear((left, right, out), trains),
-        (BATCH, 1),
-        once + 2 * BATCH * right * out,
-        gradients * once,
-        paper_forward=0,
-    )
-
-
 def solving_operations(n, columns):
     """Eliminate and substitute, counting: for the factors, and for all right-hand sides."""
     factors = substitutions = 0
@@ -239,16 +198,10 @@ LAYERS = {
     **{f"fused attention {causal}": fused_attention(causal=causal) for causal in YES_NO},
     "RNN": recurrent(nn.RNN, 1),
     "GRU": recurrent(nn.GRU, 3),
-    **{f"LSTM {d}x{n}": lstm(d, n) for d in (1, 2) for n in (1, 2)},
-    **{f"bilinear, {t}": bilinear(t, n) for t, n in {"all": 3, "weight": 1, "inputs": 2}.items()},
     **{f"system {n}x{k}": system(n, k) for n, k in ((1, 3), (2, 1), (5, 3), (5, 1))},
     "system of itself": system_of_itself(),
     "affine grid 2-D": affine_grid(5, 7),
     "affine grid 3-D": affine_grid(3, 5, 7),
-    # As one product: the squares of both sides are columns.
-    "distances of many rows": Layer(
-        Applying(lambda x: torch.cdist(x, torch.ones(100, 64))), (32, 64), 2 * 32 * 100 * 66
-    ),
     "autograd function": function(OwnProduct.apply, 2 * BATCH * 4 * 4, 2 * BATCH * 4 * 4),
     "einsum": function(lambda x: torch.einsum("ni,mi,mj->nj", x, x, x), 2 * 2 * BATCH * BATCH * 4),
     "tensordot": function(lambda x: torch.tensordot(x, torch.eye(4), dims=1), 2 * BATCH * 4 * 4),
@@ -259,10 +212,6 @@ LAYERS = {
     # A broadcast multiplication, and no matrix product.
     "outer": function(lambda x: x + torch.outer(x[0], x[0])[0], 0),
     "fft": function(lambda x: torch.fft.fft(x).real, 0),
-    "promoting outer product": function(
-        lambda x: x + torch.addr(torch.zeros(4, 4), x[0].double(), x[1]).detach().float().sum(),
-        2 * 4 * 4,
-    ),
     **{
         f"{kind} {number}": Layer(layer, (3, 4, 5, 5), 0, 0, input_grad=True)
         for number, layer in enumerate(

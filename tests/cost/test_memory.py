@@ -14,9 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress import registry
-from peft_regress.cost.events import CATEGORIES, MemoryEvent
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.step_cost import ByteSite, peak_of, summarize_memory
+from peft_regress.cost.step_cost import CATEGORIES, ByteSite, peak_of, summarize_memory
 
 FLOAT = 4
 LONG = 8
@@ -28,10 +27,10 @@ LONG = 8
 def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
     summary = summarize_memory(
         [
-            MemoryEvent(10, "param", "a"),
-            MemoryEvent(7, "activation", "a"),
-            MemoryEvent(-7, "activation", "a"),
-            MemoryEvent(5, "temp", "b"),
+            ByteSite("param", "a", "", 10),
+            ByteSite("activation", "a", "", 7),
+            ByteSite("activation", "a", "", -7),
+            ByteSite("temp", "b", "", 5),
         ]
     )
     assert summary.peak_bytes == 17
@@ -39,29 +38,19 @@ def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
     assert summary.sites_at_peak == (("activation", "a", "", 7), ("param", "a", "", 10))
 
 
-def test_freeing_more_than_was_allocated_is_an_error():
-    with pytest.raises(ValueError, match="more temp bytes were freed"):
-        summarize_memory([MemoryEvent(-1, "temp", "")])
-
-
-def test_a_start_outside_the_log_is_an_error():
-    with pytest.raises(ValueError, match="start 2 lies outside a log of 1"):
-        summarize_memory([MemoryEvent(1, "temp", "")], start=2)
-
-
 @st.composite
 def logs(draw):
     """Draw a log of allocations, some of which are freed again."""
     categories = st.sampled_from(["param", "grad", "activation"])
     modules, operators = st.sampled_from(["", "conv1", "fc"]), st.sampled_from(["", "aten.mm"])
-    event = st.builds(MemoryEvent, st.integers(1, 9), categories, modules, operators)
+    event = st.builds(ByteSite, categories, modules, operators, st.integers(1, 9))
     log, alive = [], []
     for made in draw(st.lists(event, max_size=15)):
         log.append(made)
         alive.append(made)
         if draw(st.booleans()):
             freed = alive.pop(draw(st.integers(0, len(alive) - 1)))
-            log.append(freed._replace(delta_bytes=-freed.delta_bytes))
+            log.append(freed._replace(bytes=-freed.bytes))
     return log
 
 
@@ -73,8 +62,8 @@ def test_summary_equals_a_brute_force_over_all_moments(log, data):
     summary = summarize_memory(log, start=start)
 
     def held(count, category=None):
-        places = {e[1:] for e in log if category in {None, e.category}}
-        sums = {p: sum(e.delta_bytes for e in log[:count] if e[1:] == p) for p in places}
+        places = {e[:3] for e in log if category in {None, e.category}}
+        sums = {p: sum(e.bytes for e in log[:count] if e[:3] == p) for p in places}
         return tuple(sorted(ByteSite(*place, size) for place, size in sums.items() if size))
 
     def total(count, category=None):
@@ -128,23 +117,6 @@ def test_one_linear_layer_by_hand(fake):
     assert cost.first_step_peak_bytes == cost.peak_bytes
 
 
-def test_sgd_without_momentum_keeps_no_state():
-    cost = step(nn.Linear(3, 2), (1, 3))
-    assert cost.optimizer_state_bytes == 0
-    assert cost.peak_optimizer_bytes == 0
-
-
-def test_labels_count_as_input():
-    model = nn.Flatten(), nn.Linear(3, 2)
-    shape = (5, 3)
-    summed = step(nn.Sequential(*model), shape, loss="sum")
-    entropy = step(nn.Sequential(*model), shape)
-    log_probabilities, total_weight = 5 * 2 * FLOAT, FLOAT
-    assert entropy.peak_activation_bytes - summed.peak_activation_bytes == (
-        5 * LONG + log_probabilities + total_weight
-    )
-
-
 class Before(nn.Linear):
     """Does something to an input of (4, 6) before it computes."""
 
@@ -187,12 +159,6 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
         assert cost.peak_param_bytes == 8 * FLOAT
 
 
-def test_state_that_an_optimizer_makes_at_once_counts_as_state():
-    adagrad = lambda model: torch.optim.Adagrad(model.parameters(), foreach=False)  # noqa: E731
-    cost = step(nn.Linear(3, 2), (1, 3), optimizer=adagrad)
-    assert cost.optimizer_state_bytes == 8 * FLOAT + 2 * FLOAT
-
-
 # --- Whole networks -------------------------------------------------------------------------------
 
 
@@ -220,12 +186,6 @@ def test_parameters_and_state_at_the_peak_stand_with_their_layers(resnet18_cost)
     assert at_peak["grad", "layer4.1.conv2"] == largest
     assert at_peak["optimizer", "layer4.1.conv2"] in {2 * largest, 4 * largest}
     assert at_peak["buffer", "bn1"] == 2 * 64 * FLOAT + LONG
-
-
-def test_category_sum_is_no_less_than_the_peak(resnet18_cost):
-    assert resnet18_cost.category_sum_bytes > resnet18_cost.peak_bytes
-    highs = (getattr(resnet18_cost, f"peak_{category}_bytes") for category in CATEGORIES)
-    assert resnet18_cost.category_sum_bytes == sum(highs)
 
 
 def test_activations_scale_with_the_batch_and_state_does_not():
@@ -256,6 +216,8 @@ def test_galore_s_state_projection_and_svd():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
+    # As a case does, before the step: the import of galore_torch makes tensors.
+    registry.get("method", "galore").adapt(model, heads=(), rank=rank, seed=0)
     for fake in (True, False):
         cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore_adamw(rank), fake=fake)
         # (8, 27) and (4, 8) are wide: the left vectors are kept, a slice of the whole (m, m) U.
@@ -304,18 +266,3 @@ def test_many_profiles_leave_nothing_behind():
     traces, objects = count()
     assert traces <= traces_before
     assert objects - objects_before < 50
-
-
-def test_the_garbage_collector_is_left_as_it_was():
-    def profile():
-        step(nn.Linear(3, 2), (1, 3))
-
-    assert gc.isenabled()
-    profile()
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        profile()
-        assert not gc.isenabled()
-    finally:
-        gc.enable()

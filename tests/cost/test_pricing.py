@@ -5,12 +5,11 @@ import doctest
 import pytest
 import torch
 from network_zoo import Branching, adamw, sgd, step
-from torch import Tensor, nn
+from torch import nn
 
 from peft_regress.cost import (
     Call,
     NeedsValuesError,
-    NothingToTrainError,
     RandomTensor,
     pricing,
     training_cost,
@@ -78,28 +77,6 @@ def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_s
     )
 
 
-def test_what_cannot_train_on_real_copies_either_is_not_tried_there():
-    runs: list[Tensor] = []
-
-    class Frozen(nn.Linear):
-        def forward(self, x):
-            runs.append(x)
-            return super().forward(x).detach()
-
-    with pytest.raises(NothingToTrainError):
-        training_cost(Frozen(3, 2), torch.ones(1, 3))
-    assert len(runs) == 1
-
-
-def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply():
-    cost = training_cost(nn.Linear(3, 2), torch.ones(1, 3))
-    metrics = cost.metrics
-    assert metrics["peak_bytes"].value == cost.step.peak_bytes
-    assert metrics["category_sum_bytes"].value == cost.step.category_sum_bytes
-    assert metrics["total_params"].value == 8
-    assert "projection_flops" not in metrics
-
-
 # --- As typed -------------------------------------------------------------------------------------
 
 
@@ -111,35 +88,12 @@ def test_inputs_are_positional_or_named():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "'' is not SHAPE or SHAPE:DTYPE, such as 8x3x224x224"),
-        ("8xx4", "'8xx4' is not SHAPE"),
-        ("8x-1", "'8x-1' is not SHAPE"),
-        ("8,4", "'8,4' is not SHAPE"),
-        ("x8", "'x8' is not SHAPE"),
-        ("\u0664", "is not SHAPE"),
-        ("8:int64:int64", "is not SHAPE"),
-        ("a=b=8", "is not SHAPE"),
-        (":int64", "is not SHAPE"),
-        ("=8", "'' is not the name of an argument"),
-        ("1a=8", "'1a' is not the name of an argument"),
-        ("8:int65", "unknown dtype 'int65'. Did you mean 'int64'?"),
-        ("8:", "unknown dtype ''"),
-        ("99999999999x99999999999", "has more bytes than any machine"),
-        ("9" * 5000, "has more bytes than any machine"),
-    ],
+    "text",
+    ["", "8xx4", "8x-1", "8,4", "x8", "8:int64:int64", "a=b=8", "=8", "1a=8", "8:int65", "8:"],
 )
-def test_another_text_is_no_input(text, message):
-    with pytest.raises(InputError) as caught:
+def test_another_text_is_no_input(text):
+    with pytest.raises(InputError, match=r"is not \[NAME=\]SHAPE\[:DTYPE\], such as 8x3x224x224"):
         parse_inputs([text])
-    assert message in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_two_inputs_of_one_name_are_refused():
-    with pytest.raises(InputError, match="there is an input 'a' already"):
-        parse_inputs(["a=1", "a=2"])
 
 
 MODULE = """
@@ -149,9 +103,6 @@ from torch import nn
 class Tiny(nn.Linear):
     def __init__(self):
         super().__init__(4, 2)
-
-class Needy(nn.Linear):
-    pass
 
 class Space:
     build = Tiny
@@ -166,22 +117,17 @@ def fails(): raise LookupError("two\\nlines")
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     (tmp_path / "priced_models.py").write_text(MODULE)
-    (tmp_path / "priced_broken.py").write_text("raise ZeroDivisionError('at\\nimport')")
-    (tmp_path / "priced_exit.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
 @pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("name", ["Tiny", "Space.build", "made"])
-def test_a_class_a_function_or_a_model_can_be_named(name):
-    assert type(load_model(f"priced_models:{name}")).__name__ == "Tiny"
-
-
-@pytest.mark.usefixtures("models")
-def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone():
+def test_a_model_has_the_weights_of_seed_0_and_the_generator_is_left_alone(name):
+    load_model(f"priced_models:{name}")  # the import itself draws numbers
     state = torch.get_rng_state()
-    one, other = (load_model("priced_models:Tiny") for _ in range(2))
+    one, other = (load_model(f"priced_models:{name}") for _ in range(2))
+    assert type(one).__name__ == "Tiny"
     assert torch.equal(one.get_parameter("weight"), other.get_parameter("weight"))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -190,20 +136,9 @@ def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("priced_models", "'priced_models' is not an import path: it has the form pkg.mod:NAME"),
-        ("priced_models:", "is not an import path"),
-        (":build", "is not an import path"),
-        ("a/b.py:build", "is not an import path"),
-        ("a:b:c", "is not an import path"),
-        ("", "'' is not an import path"),
-        ("no_such_module:build", "'no_such_module:build' does not import: there is no module"),
-        ("priced_broken:build", "ZeroDivisionError: at import (priced_broken.py, line 1)"),
-        ("priced_exit:build", "does not import: SystemExit: 3"),
-        ("priced_models:nothing", "unknown name in module priced_models 'nothing'. "),
-        ("priced_models:number", "is not a function that returns a model, but 3"),
+        ("priced_models:number", "cannot be called without arguments: TypeError: 'int' object"),
         ("priced_models:no_model", "returns a int, not a torch.nn.Module"),
         ("priced_models:fails", "cannot be called without arguments: LookupError: two lines"),
-        ("priced_models:Needy", "cannot be called without arguments: TypeError: "),
     ],
 )
 def test_what_names_no_model_is_one_line(path, message):

@@ -97,28 +97,6 @@ def test_a_layer_keeps_its_name_when_peft_wraps_it():
     assert names["conv1.base_layer"][1] == 0
 
 
-def test_a_submodule_named_like_peft_s_wrapper_keeps_its_name():
-    class Named(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.base_model = nn.Module()
-            self.base_model.model = nn.Module()
-            self.base_model.model.fc = nn.Linear(3, 3)
-            self.fc = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.fc(self.base_model.model.fc(x))
-
-    def forward_flops(model):
-        cost = step(model, (1, 3), optimizer=adamw)
-        return {s.module: s.flops for s in cost.flops_by_site if s.phase == "forward"}
-
-    assert forward_flops(Named()) == {"base_model.model.fc": 2 * 3 * 3, "fc": 2 * 3 * 2}
-    wrapped = peft.get_peft_model(Named(), peft.LoraConfig(r=1, target_modules=["fc"]))
-    layers = {name for name in forward_flops(wrapped) if name.endswith("base_layer")}
-    assert layers == {"base_model.model.fc.base_layer", "fc.base_layer"}
-
-
 def test_what_runs_between_modules_is_the_parent_s():
     class Parent(nn.Module):
         def __init__(self):
@@ -312,41 +290,6 @@ def test_tied_and_unregistered_tensors_are_counted_once(fake):
     # Running mean and variance, the batch count, and three plain tensors; `part` shares one. And a
     # layer in a list, whose tensors are nobody's parameters.
     assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9 + 4 * (9 + 3)
-
-
-def test_the_mode_of_the_model_is_the_caller_s():
-    model = build("shufflenet_v2_x0_5")
-    train, evaluation = small_cost(model.train()), small_cost(model.eval())
-    assert train.peak_activation_bytes > evaluation.peak_activation_bytes
-    assert train.aten_ops > evaluation.aten_ops
-    assert not any(module.training for module in model.modules())
-
-
-def test_a_failure_leaves_the_model_as_it_was():
-    model = Odd()
-    objects = list(model.parameters())
-
-    def broken(_):
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        step(model, (4, 3), optimizer=broken)
-    assert all(new is old for new, old in zip(model.parameters(), objects, strict=True))
-    assert not model._forward_hooks
-
-
-def test_logits_may_come_in_an_object():
-    class Output(NamedTuple):
-        logits: Tensor
-        auxiliary: Tensor
-
-    class Auxiliary(nn.Linear):
-        def forward(self, x):
-            y = super().forward(x)
-            return Output(y, y)
-
-    wrapped = step(Auxiliary(3, 2), (1, 3), optimizer=adamw)
-    assert wrapped == step(nn.Linear(3, 2), (1, 3), optimizer=adamw)
 
 
 # --- Published and measured numbers ---------------------------------------------------------------

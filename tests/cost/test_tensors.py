@@ -8,7 +8,6 @@ from network_zoo import BOTH, adamw, step
 from network_zoo import with_function as of_width
 from packaging.version import Version
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
 from peft_regress.cost import UnprofilableModelError
@@ -54,41 +53,6 @@ def test_a_constant_in_a_closure_is_held_all_along_as_a_buffer_of_the_module(tim
     assert cost.forward_flops == LAYERS + times * 2 * BATCH * WIDTH * WIDTH
 
 
-def test_a_constant_that_each_step_makes_anew_goes_with_its_step():
-    def apply(x):
-        return x + torch.tensor([1.0] * WIDTH)
-
-    cost = same_cost(lambda: with_function(apply))
-    assert cost.peak_buffer_bytes == 0
-
-
-@BOTH
-def test_a_parameter_that_is_not_the_model_s_is_refused_and_keeps_its_gradient(fake):
-    hidden = nn.Linear(WIDTH, WIDTH)
-    model = with_function(lambda x: x @ hidden.weight)
-    model(torch.ones(1, WIDTH)).sum().backward()
-    assert hidden.weight.grad is not None
-    gradient, before = hidden.weight.grad, hidden.weight.grad.clone()
-    with pytest.raises(UnprofilableModelError) as caught:
-        cost_of(model, fake=fake)
-    message = str(caught.value)
-    assert "reached in the forward pass of module '1', gets a tensor of (64, 64)" in message
-    assert "is not a parameter of the model: make it one (nn.ModuleList" in message
-    assert hidden.weight.grad is gradient
-    assert torch.equal(gradient, before)
-
-
-@BOTH
-def test_a_trainable_layer_in_a_plain_list_is_refused(fake):
-    model = with_function(lambda x: x)
-    model[1].layers = [nn.Linear(WIDTH, WIDTH)]
-    model[1].function = lambda x: model[1].layers[0](x).relu()
-    with pytest.raises(UnprofilableModelError, match="not a parameter of the model"):
-        cost_of(model, fake=fake)
-    model[1].layers[0].requires_grad_(False)
-    assert cost_of(model, fake=fake).peak_buffer_bytes == 4 * (WIDTH + 1) * WIDTH
-
-
 def test_a_teacher_that_gets_no_gradient_is_a_buffer():
     teacher = nn.Linear(WIDTH, WIDTH)
 
@@ -105,7 +69,7 @@ def test_a_teacher_that_gets_no_gradient_is_a_buffer():
 # --- Subclasses that wrap tensors -----------------------------------------------------------------
 
 
-class LowRank(Tensor):
+class Factors(Tensor):
     """A matrix kept as its factors, multiplied whenever it is used."""
 
     @staticmethod
@@ -117,12 +81,8 @@ class LowRank(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, _types, args=(), kwargs=None):
-        args = [a.u @ a.v if isinstance(a, LowRank) else a for a in args]
+        args = [a.u @ a.v if isinstance(a, Factors) else a for a in args]
         return func(*args, **(kwargs or {}))
-
-
-class Factors(LowRank):
-    """One that can be taken apart."""
 
     def __tensor_flatten__(self):
         return ["u", "v"], None
@@ -136,15 +96,7 @@ RANK = 8
 PRODUCT = 2 * WIDTH * RANK * WIDTH
 
 
-@pytest.mark.parametrize("kind", [LowRank, Factors])
-def test_the_products_of_a_subclass_are_counted(kind):
-    matrix = kind(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
-    cost = same_cost(lambda: with_function(lambda x: x * (matrix * 2.0).sum()))
-    assert cost.forward_flops == LAYERS + PRODUCT
-    assert cost.peak_buffer_bytes == 4 * 2 * WIDTH * RANK
-
-
-def test_the_parts_of_an_attribute_are_swapped_and_held():
+def test_the_parts_of_a_subclass_are_swapped_and_held_and_its_products_counted():
     def make():
         model = with_function(lambda x: x)
         model[1].matrix = Factors(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
@@ -154,14 +106,6 @@ def test_the_parts_of_an_attribute_are_swapped_and_held():
     cost = same_cost(make)
     assert cost.forward_flops == LAYERS + PRODUCT
     assert cost.peak_buffer_bytes == 4 * 2 * WIDTH * RANK
-
-
-@BOTH
-def test_an_attribute_that_cannot_be_taken_apart_is_refused(fake):
-    model = with_function(lambda x: x)
-    model[1].matrix = LowRank(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
-    with pytest.raises(UnprofilableModelError, match=r"'1\.matrix' .* LowRank, whose inner"):
-        cost_of(model, fake=fake)
 
 
 def test_a_parameter_of_two_tensors_costs_twice():
@@ -176,34 +120,7 @@ def test_a_parameter_of_two_tensors_costs_twice():
         assert getattr(double, name) == 2 * getattr(plain, name), name
 
 
-@BOTH
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
-@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
-def test_a_nested_tensor_is_refused_or_taken_apart(layout, fake):
-    def apply(x):
-        nested = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
-        return x + (nested.values().sum() if layout is torch.jagged else nested.unbind()[0].sum())
-
-    if layout is torch.jagged and not fake:
-        assert cost_of(with_function(apply), fake=fake).forward_flops == LAYERS
-    elif layout is torch.jagged and TORCH < (2, 13):
-        # Fake tensors of older releases fail within torch.
-        with pytest.raises((UnprofilableModelError, AssertionError)):
-            cost_of(with_function(apply), fake=fake)
-    else:
-        with pytest.raises(UnprofilableModelError, match="forward pass of module '1'"):
-            cost_of(with_function(apply), fake=fake)
-
-
-# --- Fake tensors, and functions that operators run -----------------------------------------------
-
-
-def test_a_model_of_fake_tensors_takes_no_real_step():
-    with FakeTensorMode():
-        model = with_function(lambda x: x)
-    assert cost_of(model, fake=True) == cost_of(with_function(lambda x: x), fake=True)
-    with pytest.raises(UnprofilableModelError, match=r"'0\.weight' .* is a fake tensor.*fake=True"):
-        cost_of(model, fake=False)
+# --- Functions that operators run -----------------------------------------------------------------
 
 
 @BOTH
@@ -220,14 +137,6 @@ def test_an_operator_that_runs_functions_is_refused_by_name(fake):
 
 
 # --- Storages that are larger on real tensors -----------------------------------------------------
-
-
-def bag(x, **options):
-    """Sum up rows of a table, WIDTH of them for each of the batch."""
-    indices = (x.detach() * 0).long()
-    table = torch.ones(5, WIDTH, dtype=options.pop("dtype", torch.float32))
-    pooled = nn.functional.embedding_bag(indices, table * x.mean(), **options)
-    return x + pooled.float().sum()
 
 
 def half(x):
@@ -254,14 +163,10 @@ def image(x):
         lambda x: x + nn.functional.unfold(image(x), 3).sum(),
         lambda x: x + nn.functional.unfold(image(x), 2, stride=4).sum(),
         lambda x: x + nn.functional.fold(nn.functional.unfold(image(x), 3), 8, 3).sum(),
-        lambda x: bag(x, mode="sum"),
-        lambda x: bag(x, mode="mean"),
-        lambda x: bag(x, mode="max"),
-        lambda x: bag(x, mode="sum", dtype=torch.float64),
         batch_norm,
         layer_norm,
     ],
-    ids=["unfold", "few", "fold", "sum", "mean", "max", "sum64", "batch_norm", "layer_norm"],
+    ids=["unfold", "few", "fold", "batch_norm", "layer_norm"],
 )
 def test_a_storage_is_as_large_as_the_real_one(function):
     same_cost(lambda: with_function(function))

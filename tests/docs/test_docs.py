@@ -118,7 +118,7 @@ def test_the_page_says_how_many_steps_a_fine_tune_has():
 
 def test_every_option_of_pytest_is_explained():
     options = [f"--regress-{name}" for name in OPTIONS]
-    assert len(options) == 11
+    assert len(options) == 10
     for option in options:
         assert f"`{option}" in USAGE_PAGE
 

@@ -12,7 +12,6 @@ from peft_regress.devices import DeviceClass
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import budget_of
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.report.github import verdict_annotations
 from peft_regress.runs.schema import Limits, OwnBound
 
 COSTS: dict[str, Any] = {
@@ -159,8 +158,6 @@ def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
             looser and strict
         )
         if looser and strict:
-            (line,) = verdict_annotations(comparison, {})
-            assert "is looser than the baseline's" in line
             assert "fails by strictness: budget" in case_text(comparison.cases[0], comparison)
 
 
@@ -332,7 +329,6 @@ def test_every_report_names_budget_value_and_margin(has_reference, snapshot):
     assert [line for line in verbose.splitlines() if line not in brief] == snapshot
     assert verdict_markdown(comparison) == snapshot
     assert case_text(comparison.verdict_of(LORA), comparison) == snapshot
-    assert verdict_annotations(comparison, {}) == snapshot
     encoded = json.loads(json.dumps(encode_verdict(comparison), allow_nan=False))
     assert {case["id"]: case.get("budgets") for case in encoded["cases"]} == snapshot
 

@@ -293,13 +293,11 @@ def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     assert text == snapshot
     there = dataclasses.replace(comparison, invocation=Invocation(baselines="there"))
     elsewhere = case_text(there.cases[0], there)
-    assert f"--case {LORA} --metric peak_bytes --all --baselines there" in " ".join(
-        elsewhere.split()
-    )
+    assert f"--case {LORA} --metric peak_bytes --baselines there" in " ".join(elsewhere.split())
     markdown = verdict_markdown(comparison)
     assert "| peak\\_bytes (drift since 0001\\_peft) of |" in markdown
     assert f"| `{LORA}` | 95.37 MiB | 95.54 MiB | +0.18 % |" in markdown
-    assert f"peft-regress history --case {LORA} --metric peak_bytes --all" in markdown
+    assert f"peft-regress history --case {LORA} --metric peak_bytes" in markdown
 
 
 def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name():

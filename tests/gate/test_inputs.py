@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from builders import LORA, VALUES, compare, find_origins, make_record, observe
 
-from peft_regress.gate.inputs import first_difference, shape_changes
+from peft_regress.gate.facts import first_difference
 from peft_regress.gate.judge import judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, TensorSummary
@@ -246,7 +246,3 @@ def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression():
     )
     old = observe(record(metrics={"peak_bytes": 1}, invariants={"stored_adapter_loads": True}))
     assert judge_case(LORA, old, observe(broken)).verdict == "regressed"
-
-
-def test_equal_shapes_have_no_changes():
-    assert shape_changes({"a": [1]}, {"a": [1]}) is None

@@ -15,7 +15,6 @@ from peft_regress.catalogue.sources import (
     SourceTraining,
     build_source,
     check_sources,
-    load_source,
     read_manifest,
     require_sources,
     source_digest,
@@ -72,14 +71,13 @@ def test_a_value_beyond_half_precision_is_refused():
 
 
 def test_a_stored_source_is_loaded_in_single_precision(root, state):
-    loaded = load_source(root, TINY)
+    model = build_source(root, TINY)
+    loaded = model.state_dict()
     assert loaded.keys() == state.keys()
     for name, tensor in loaded.items():
         assert tensor.dtype == (torch.int64 if name.endswith("tracked") else torch.float32)
         assert torch.equal(tensor, state[name].to(tensor.dtype))
-    model = build_source(root, TINY)
     assert not model.training
-    assert torch.equal(model.get_parameter("head.weight"), loaded["head.weight"])
 
 
 def test_manifest_records_digest_recipe_and_held_out_accuracy(root):
@@ -114,7 +112,7 @@ def test_one_altered_byte_is_refused_with_both_digests_and_the_way_out(root):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(SourceError) as caught:
-        load_source(root, TINY)
+        build_source(root, TINY)
     message = str(caught.value)
     assert str(path) in message
     assert hashlib.sha256(content).hexdigest() in message
@@ -153,21 +151,18 @@ def test_a_part_that_is_missing_or_damaged_is_refused(root, name):
     else:
         (root / "sources" / "manifest").write_bytes(manifest)
     with pytest.raises(SourceError, match=message) as caught:
-        load_source(root, TINY)
+        build_source(root, TINY)
     assert isinstance(caught.value, AbsentError)
 
 
 # Training only where nothing is stored
 
 
-def test_only_an_absent_source_or_by_force_is_trained(root, tmp_path, monkeypatch, state):
+def test_only_an_absent_source_is_trained(root, tmp_path, monkeypatch, state):
     monkeypatch.setattr(sources, "train_source", _refuse)
     assert ensure_source(root, TINY) is False
     monkeypatch.setattr(sources, "train_source", lambda _: state)
     assert ensure_source(tmp_path / "empty", TINY) is True
-    _file(root).write_bytes(b"other")
-    assert ensure_source(root, TINY, force=True) is True
-    assert check_sources(root, ["tiny"]) == []
 
 
 @pytest.mark.parametrize("damage", ["altered", "deleted", "unrecorded"])

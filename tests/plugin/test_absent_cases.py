@@ -65,63 +65,15 @@ def test_who_asks_for_something_else_means_it(project, asked):
     assert SAID not in out
 
 
-@pytest.mark.parametrize("asked", ["--ignore=benchmarks", "--regress-off"])
-def test_with_ci_set_only_the_command_line_may_ask_for_it(project, monkeypatch, asked):
-    monkeypatch.setenv("PYTEST_ADDOPTS", asked)
-    monkeypatch.delenv("CI", raising=False)
-    assert run(project)[0] == 0
-    monkeypatch.setenv("CI", "1")
-    code, out = run(project)
-    assert code != 0
-    assert (SAID if "ignore" in asked else "--regress-off of PYTEST_ADDOPTS") in out
-    assert run(project, asked)[0] == 0
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "--collect-only",
-        "--regress-baseline 0001",
-        "--regress-matrix extended",
-        "--regress-resume old.json",
-        "-o regress_suites=tests",
-        "-o regress_baselines=elsewhere",
-    ],
-)
-@pytest.mark.parametrize("place", ["PYTEST_ADDOPTS", "addopts of tox.ini"])
-def test_with_ci_set_only_the_command_line_chooses(project, monkeypatch, place, option):
-    if place == "PYTEST_ADDOPTS":
-        monkeypatch.setenv(place, option)
-    else:
-        project.makeini(f"[pytest]\naddopts = {option}\n")
-    monkeypatch.delenv("CI", raising=False)
-    assert "with CI set" not in run(project)[1]
-    monkeypatch.setenv("CI", "1")
-    code, out = run(project)
-    assert code == pytest.ExitCode.USAGE_ERROR
-    assert f"{option} of {place}: with CI set only the command line may have it" in out
-    assert "with CI set" not in run(project, *option.split())[1]
-
-
-def test_with_ci_set_a_file_does_not_say_which_folders_have_cases(project, monkeypatch):
-    suites = "regress_suites=benchmarks"
-    project.makeini(f"[pytest]\n{suites}\n")
-    monkeypatch.setenv("CI", "1")
-    code, out = run(project, "tests")
-    assert (code, SAID in out, "`-o regress_suites=FOLDER`" in out) == (1, True, True)
-    assert run(project, "tests", "-o", suites)[0] == 0
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--regress-off", "--regress-strict"), "drop one of them"),
         (("--regress-off", "--regress-full"), "--regress-off leaves nothing"),
-        (("-o", "regress_suites=tests bench"), "bench is no folder; name folders of tests that"),
+        (("-o", "regress_suites=tests bench"), "bench is no folder; name folders of tests with"),
     ],
 )
-def test_what_contradicts_itself_is_wrong_use(project, monkeypatch, options, message):
-    monkeypatch.delenv("CI", raising=False)
+def test_what_contradicts_itself_is_wrong_use(project, options, message):
     code, out = run(project, *options)
     assert code == pytest.ExitCode.USAGE_ERROR
     assert message in out
@@ -139,8 +91,7 @@ def test_what_contradicts_itself_is_wrong_use(project, monkeypatch, options, mes
         ((), "testpaths = tests", 1),
     ],
 )
-def test_the_folders_of_cases_can_be_named(project, monkeypatch, asked, ini, code):
-    monkeypatch.delenv("CI", raising=False)
+def test_the_folders_of_cases_can_be_named(project, asked, ini, code):
     for name in ("tests/deep", "benchmarks/deep"):
         (project.path / name).mkdir()
         (project.path / name / f"test_{name[:3]}.py").write_text(PLAIN)

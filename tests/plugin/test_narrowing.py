@@ -1,15 +1,16 @@
-"""How a run was narrowed, and where that was written."""
+"""How a run was narrowed, wherever that was written."""
 
 from __future__ import annotations
 
 import pytest
 
-from peft_regress.plugin.selection import COMMAND_LINE, is_ci, narrowing_of
+from peft_regress.plugin.selection import chosen_from_collected, kept_from_collection
 
 
 def narrowed(pytester, *words, ini=""):
     pytester.makeini(f"[pytest]\naddopts = {ini}\n")
-    return narrowing_of(pytester.parseconfig(*words))
+    option = pytester.parseconfig(*words).option
+    return [*kept_from_collection(option), *chosen_from_collected(option)]
 
 
 WORDS = {
@@ -28,35 +29,7 @@ WORDS = {
 @pytest.mark.parametrize(("how", "words"), WORDS.items(), ids=list(WORDS))
 def test_each_way_is_found_wherever_it_is_written(pytester, monkeypatch, how, words):
     pytester.makepyfile(x="def test_one(): pass")
-    found = narrowed(pytester, *words)
-    assert (found.typed, found.places, found.problems()) == ([how], [COMMAND_LINE], [])
-    found = narrowed(pytester, ini=" ".join(words))
-    assert (found.typed, found.places) == ([how], ["addopts of tox.ini"])
+    assert narrowed(pytester, *words) == [how]
+    assert narrowed(pytester, ini=" ".join(words)) == [how]
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(words))
-    found = narrowed(pytester)
-    assert (found.typed, found.places) == ([how], ["PYTEST_ADDOPTS"])
-    assert found.problems() == [
-        f"{how} of PYTEST_ADDOPTS narrows the run; with CI set only the command line may"
-    ]
-
-
-def test_neither_other_options_nor_what_the_command_line_replaces_narrow(pytester, monkeypatch):
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-k env --deselect a -ra")
-    found = narrowed(pytester, "-q", "-k", "typed", "--deselect", "b", ini="-k ini --deselect c")
-    pairs = dict(zip(found.typed, found.places, strict=True))
-    assert pairs == {
-        "-k typed": COMMAND_LINE,
-        "--deselect a": "PYTEST_ADDOPTS",
-        "--deselect b": COMMAND_LINE,
-        "--deselect c": "addopts of tox.ini",
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "ci"), [(None, False), ("", False), ("false", False), ("true", True), ("1", True)]
-)
-def test_ci_is_what_every_service_sets(monkeypatch, value, ci):
-    monkeypatch.delenv("CI", raising=False)
-    if value is not None:
-        monkeypatch.setenv("CI", value)
-    assert is_ci() is ci
+    assert narrowed(pytester, "-q") == [how]

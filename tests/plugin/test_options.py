@@ -14,28 +14,18 @@ def test_shard_is_part_of_a_count():
     assert Shard.parse("12/12") == Shard(index=12, count=12)
 
 
-NO_SHARDS = ["", "1", "/", "1/", "/4", "a/b", "1/4/2", "-1/4", "1.0/4", " 1/4", "\u00b2/4", "1\\4"]
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        *((text, "for instance 1/4") for text in (*NO_SHARDS, "1/" + 5000 * "9")),
-        *((text, "between 1 and N") for text in ("0/4", "5/4", "0/0", "1/0")),
-    ],
-    ids=lambda text: repr(text[:10]),
+    "text", ["", "1", "/", "a/b", "1/4/2", "-1/4", " 1/4", "\u00b2/4", "0/4", "5/4", "0/0"]
 )
-def test_what_is_no_shard_is_refused(text, message):
-    with pytest.raises(InputError, match=message):
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(InputError, match="I/N is wanted, for instance 1/4"):
         Shard.parse(text)
 
 
 @pytest.mark.parametrize("option", ["--regress-save", "--regress-summary"])
-@pytest.mark.parametrize("name", ["x" * 300, "x" * 10_000, "a\0b"], ids=["long", "longer", "nul"])
-def test_a_name_that_no_file_can_have_is_refused_before_anything_runs(pytester, option, name):
-    with pytest.raises(InputError, match=f"{option} .*; choose another path") as refused:
-        options_of(pytester, f"{option}={name}")
-    assert str(refused.value).isprintable()
+def test_a_name_that_no_file_can_have_is_refused_before_anything_runs(pytester, option):
+    with pytest.raises(InputError, match=f"{option} .*Choose another path"):
+        options_of(pytester, f"{option}={'x' * 300}")
 
 
 def options_of(pytester, *arguments):
@@ -47,7 +37,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     below = pytester.mkdir("below")
     monkeypatch.chdir(below)
     usual = RegressOptions(
-        ascii=False,
         typed_matrix=None,
         baselines=pytester.path / "history" / "of ours",
         baseline=None,
@@ -63,7 +52,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     assert options_of(pytester) == usual
     options = options_of(
         pytester,
-        "--regress-ascii",
         "--regress-baseline=0003",
         "--regress-cases=shift/*",
         "--regress-full",
@@ -74,7 +62,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     )
     assert options == dataclasses.replace(
         usual,
-        ascii=True,
         baseline="0003",
         cases="shift/*",
         full=True,
@@ -89,5 +76,5 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
 def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester):
     group = pytester.parseconfig()._parser.getgroup("peft_regress")
     names = {name for option in group.options for name in option.names()}
-    known = "ascii baseline cases full matrix off resume save shard strict summary"
+    known = "baseline cases full matrix off resume save shard strict summary"
     assert names == {f"--regress-{name}" for name in known.split()}

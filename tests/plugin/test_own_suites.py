@@ -158,14 +158,6 @@ def test_globs_without_a_match_and_wrong_settings_are_wrong_use(suite, option, t
     assert "Traceback" not in done.stderr.str()
 
 
-def test_settings_above_the_root_folder_are_refused_without_git(suite, monkeypatch):
-    (suite.tests / "pytest.ini").write_text("[pytest]\n")
-    monkeypatch.chdir(suite.tests)
-    done = suite.run()
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"type the command in {suite.root}, or `git init` there" in done.stderr.str()
-
-
 def test_a_suite_without_settings_gives_its_cases_itself(suite):
     (suite.root / "pyproject.toml").unlink()
     (suite.root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")

@@ -15,11 +15,9 @@ import time
 import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
-from msgspec.json import decode
 from stub_measuring import CONFTEST, IDS, SUITE, InnerProject, wait_until
 
-from peft_regress.plugin import session
-from peft_regress.runs.journal import Header, _line_of, read_journal
+from peft_regress.runs.journal import read_journal
 from peft_regress.runs.run_file import read_run_file
 
 SAVE = "--regress-save=runs/run.json"
@@ -52,27 +50,8 @@ def dead(project):
     return project
 
 
-def test_the_commit_is_that_of_the_root_folder_wherever_a_test_goes(project, monkeypatch):
-    (project.root / "conftest.py").write_text(
-        f"{CONFTEST}\nimport os\nfrom pathlib import Path\n"
-        "def pytest_benchmark_generate_commit_info(config):\n"
-        "    return {'id': Path.cwd().name, 'dirty': False}\n"
-        "def pytest_runtest_setup(item):\n"
-        "    Path('gone').mkdir()\n"
-        "    os.chdir('gone')\n"
-        "    os.rmdir('../gone')\n"
-    )
-    monkeypatch.chdir(project.root)  # back at the end
-    out = project.inner(SAVE, "-k", "head and not tiny2")[1]
-    assert "FileNotFoundError" not in out
-    assert read_run_file(project.save).document["commit_info"]["id"] == project.root.name
-
-
-@pytest.mark.parametrize("name", [
-    "run.journal.json",
-    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("run.journal", "run.journal.1")),
-])  # fmt: skip
-def test_a_run_file_may_be_named_like_a_journal(project, name):
+def test_a_run_file_may_be_named_like_a_journal(project):
+    name = "run.journal.json"
     saving = f"--regress-save=runs/{name}"
     project.inner(saving, "-k", "head")
     path = project.save.with_name(name)
@@ -99,7 +78,7 @@ def test_a_resumed_run_measures_the_rest_and_is_whole(dead):
 def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
     _, out = dead.inner(SAVE, "-k", "head")
     aside = dead.journal.with_name("run.json.journal.1")
-    said = "runs/run.json.journal.1: of a run that did not end, with 5 cases;"
+    said = "runs/run.json.journal.1: of a run that did not end;"
     assert " ".join(out.split()).count(said) == 2  # at the start and at the end
     assert f"--regress-resume runs/{aside.name}" in out.replace("\n", " ")
     assert len(read_journal(aside).cases) == 5
@@ -131,12 +110,10 @@ def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
 
 
 def _with_header(journal, old, new):
-    """Return a journal whose header says something else, with its digest."""
-    head, _, rest = journal.partition(b"\n")
-    content = json.dumps(json.loads(head)["content"], separators=(",", ":"))
-    assert old in content
-    altered = content.replace(old, new).replace("sha256:here", "sha256:there")
-    return _line_of(decode(altered, type=Header)) + rest
+    """Return a journal whose header says something else."""
+    head, _, rest = journal.decode().partition("\n")
+    assert old in head
+    return f"{head.replace(old, new).replace('sha256:here', 'sha256:there')}\n{rest}".encode()
 
 
 def test_a_case_whose_definition_has_changed_is_measured_again(dead, monkeypatch):
@@ -174,18 +151,6 @@ def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
     assert read_journal(project.journal).cases == set(IDS)
 
 
-def test_without_a_folder_for_temporary_files_there_is_no_traceback(project, monkeypatch):
-    def none(**_):
-        raise FileNotFoundError(2, "No usable temporary directory found")
-
-    monkeypatch.setattr(session.tempfile, "mkdtemp", none)
-    (project.root / "file").write_text("")
-    code, out = project.inner("--regress-save=file/run.json")
-    assert code == 1
-    assert "file/run.json: cannot be written" in " ".join(out.split())
-    assert "Traceback" not in out
-
-
 def test_an_interrupt_before_the_timer_starts_loses_nothing_where_warnings_are_errors(project):
     text = "    if 'lora-r4' in case.id:\n        raise KeyboardInterrupt\n"
     (project.root / "test_suite.py").write_text(SUITE.replace("    peft", text + "    peft"))
@@ -195,51 +160,9 @@ def test_an_interrupt_before_the_timer_starts_loses_nothing_where_warnings_are_e
     assert "Traceback" not in out
 
 
-FAILING_FIXTURE = """
-import pytest
-from peft_regress import case_params
-
-@pytest.fixture
-def bad():
-    yield
-    raise RuntimeError
-
-@pytest.mark.parametrize("case", case_params())
-def test_case(case, bad, peft_regress):
-    peft_regress(case)
-    if "lora-r4" in case.id:
-        raise KeyboardInterrupt
-"""
-
-
-@pytest.mark.slow
-def test_a_fixture_that_fails_after_an_interrupt_loses_nothing(project):
-    (project.root / "test_suite.py").write_text(FAILING_FIXTURE)
-    project.run(SAVE)
-    assert project.kept == set(project.log) != set()
-
-
 # --- signals -------------------------------------------------------------------------------------
 
 ENDING = ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_run_ends_changes_the_exit_code_at_most(project, name):
-    extra = """
-import os, signal, pytest
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish():
-    os.kill(os.getpid(), signal.{name})
-"""
-    (project.root / "conftest.py").write_text(CONFTEST + extra.format(name=name))
-    code, out = project.run(SAVE)
-    assert code == (pytest.ExitCode.INTERRUPTED if name == "SIGINT" else 1)
-    assert "Traceback" not in out
-    assert "run file: runs/run.json" in out
-    assert project.saved().selection.complete
-    assert sorted(project.saved().cases) == IDS
 
 
 @pytest.mark.slow

@@ -26,7 +26,6 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.metrics import METRICS
 from peft_regress.report import verdict_markdown
 from peft_regress.report.markdown import cell, escape_markdown
-from peft_regress.report.sentences import short_names
 from peft_regress.report.verdict.markdown import LONGEST_BYTES, MARKER
 from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
@@ -91,9 +90,13 @@ def check(text):
 
 
 def check_tables(text):
-    """Assert that no string adds a cell to a row."""
-    for table in re.findall(r"^\| .*\n\| ---.*\n(?:\| .*\n)*", text, re.MULTILINE):
-        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+    """Assert that no string adds a cell to a row. A code block may have lines like a table."""
+    lines = text.removeprefix(MARKER).splitlines()
+    for token in MARKDOWN.parse(text.removeprefix(MARKER)):
+        if token.type == "table_open":
+            rows = lines[slice(*token.map)]
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+        assert token.type != "inline" or not re.search(r"^\| ---", token.content, re.MULTILINE)
 
 
 def cells(text):
@@ -213,16 +216,14 @@ def test_every_metric_of_the_matrix_regressed_fits_and_names_every_case():
 @pytest.mark.parametrize(
     "filling", ["x", "漢", *(pytest.param(one, marks=pytest.mark.nightly) for one in "&|")]
 )
-def test_hostile_names_of_a_whole_matrix_fit_and_stay_different(filling):
-    """96 cases, 40 invariants each, all with names of 10,000 characters and the same beginning."""
+def test_hostile_names_of_a_whole_matrix_fit(filling):
+    """96 cases, 40 invariants each, all with names of 10,000 characters."""
     long = filling * (10_000 // len(filling))
     ids = [f"{long}/m/{index}" for index in range(96)]
     names = [f"{long}{index}" for index in range(40)]
     text = page(*regressed_everywhere(ids, names))
     check(text)
     assert "REGRESSED (96 regressed)" in text
-    digests = set(re.findall(r"~([0-9a-f]{8})", text))
-    assert len(digests) == 96
 
 
 def test_each_case_with_a_finding_of_its_own_fits():
@@ -254,19 +255,6 @@ def test_the_limit_counts_bytes_and_not_characters():
     text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
     check(text)
     assert "more cases, which the run file names" in text
-
-
-# --- short and unique names ----------------------------------------------------------------------
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.lists(st.text(), unique=True, max_size=8), st.integers(20, 60))
-def test_short_names_are_short_and_unique(ids, longest):
-    names = short_names([*ids, *(f"{'p' * 100}{one}" for one in ids)], longest=longest)
-    assert len(set(names.values())) == len(names)
-    for name in names.values():
-        assert 0 < len(name) <= longest
-        assert name.isprintable()
 
 
 # --- hostile strings ------------------------------------------------------------------------------

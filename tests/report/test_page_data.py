@@ -6,7 +6,6 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import (
@@ -24,14 +23,14 @@ from page_world import content_of
 from page_world import make_entry as entry
 from strategies import runs
 
-from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.lines import Entry, make_line
+from peft_regress.baselines.history import Entry, read_entries
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import Metric
 from peft_regress.report.document import as_text
-from peft_regress.report.page.data import Content, page_data
-from peft_regress.report.page.lines import find_marks
+from peft_regress.report.page.content import Content, facts_of
+from peft_regress.report.page.data import page_data
 from peft_regress.report.page.sheets import Sheets
 from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
@@ -41,13 +40,13 @@ PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
 DATE = "2026-01-{:02d}T00:00:00+00:00"
 
 
-def data_of(*entries: Entry) -> dict[str, Any]:
+def data_of(*entries):
     """Return the data as the page reads it: by way of JSON."""
     content = Content(entries=entries, whole_run=lambda asked: asked.run, devices=load_devices())
     return json.loads(json.dumps(page_data(content), allow_nan=False))
 
 
-def value_at(held: dict[str, Any], index: int) -> Any:
+def value_at(held, index):
     """Read a value as docs/usage.md says."""
     found = None
     for at, value in zip(held["at"], held["values"], strict=True):
@@ -97,46 +96,6 @@ def test_every_value_of_every_entry_can_be_read_back(drawn):
                     assert now == (None if metric is None else value_of(metric))
 
 
-SERIES = st.lists(
-    st.sampled_from([None, 0.5, 0.501, 0.6, 0.9, "absent", "other"]), min_size=1, max_size=14
-)
-
-
-@pytest.mark.parametrize("name", ["peak_bytes", "accuracy", "first_losses", "step_seconds"])
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(drawn=SERIES)
-def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn):
-    """Against `make_line`, which goes from point to point."""
-    pairs = []
-    for number, item in enumerate(drawn):
-        metrics = dict(VALUES)
-        value = 0.5 if item in (None, "absent", "other") else item
-        sample: Any = [value, value, value]
-        if name == "first_losses":
-            sample = [[value, value]] * 3
-        metrics[name] = round(1e6 * value) if name == "peak_bytes" else sample
-        if item == "absent":
-            del metrics[name]
-        definition = "sha256:other" if item == "other" else "sha256:one"
-        record = make_record(metrics=metrics, definition=definition)
-        pairs.append((entry(number, record), record))
-    points = make_line(pairs, name).points if any(name in r.metrics for _, r in pairs) else ()
-    breaks = {k for k, point in enumerate(points) if not point.is_comparable}
-    marked = {k for k, point in enumerate(points) if point.is_change_point} - breaks
-    found = find_marks([(k, *pair) for k, pair in enumerate(pairs)], name)
-    assert {one.entry for one in found if one.what == "break"} == breaks
-    changes = {one.entry for one in found if one.what != "break"}
-    assert marked <= changes
-    # What is noisy is marked besides where one step left the gate's bound.
-    beyond = {
-        k
-        for k, point in enumerate(points)
-        if k not in breaks and point.change is not None and point.change.relative is not None
-        and abs(point.change.relative) > 0.05
-    }  # fmt: skip
-    assert changes <= marked | beyond
-
-
 def test_a_change_says_whether_it_is_worse_by_its_direction():
     before = make_record(metrics=VALUES)
     after = make_record(
@@ -146,34 +105,26 @@ def test_a_change_says_whether_it_is_worse_by_its_direction():
     data = data_of(entry(0, before), entry(1, after))
     (case,) = data["cases"]
     names = [metric["name"] for metric in data["metrics"]]
-    marks = case["marks"]["date"]
+    marks = case["marks"]
     found = {names[mark["metric"]]: (mark["entry"], mark["what"]) for mark in marks}
     assert found == {
         "forward_flops": (1, "better"),
         "peak_bytes": (1, "worse"),
-        "trainable_params": (1, "moved"),
+        "trainable_params": (1, "worse"),
         "accuracy": (1, "worse"),
     }
 
 
-def test_operators_of_another_torch_are_neither_worse_nor_better():
-    old, new = (make_record(metrics={**VALUES, "aten_ops": ops}) for ops in (900, 901))
-    first = entry(0, old, environment=PEFT)
-    for torch, what in (("2.13.0", "worse"), ("2.14.0", "moved")):
-        data = data_of(first, entry(1, new, environment={**PEFT, "torch": torch}))
-        assert [mark["what"] for mark in data["cases"][0]["marks"]["date"]] == [what]
-
-
-def test_entries_are_ordered_by_the_releases_of_each_package_that_varies():
-    peft = ["0.21.2", "0.9.0", "0.10.1"]
+def test_what_is_defined_anew_breaks_its_metrics_and_another_entry_is_passed_over():
     entries = [
-        entry(k, make_record(), environment={**PEFT, "peft": one}) for k, one in enumerate(peft)
+        entry(0, make_record(metrics={"forward_flops": 1}), make_record(FULL)),
+        entry(1, make_record(FULL)),
+        entry(2, make_record(metrics={"forward_flops": 2})),
+        entry(3, make_record(metrics={"forward_flops": 3}, definition="sha256:other")),
     ]
-    assert data_of(*entries)["orders"] == [
-        {"by": "peft", "entries": [1, 2, 0]},
-        {"by": "date", "entries": [0, 1, 2]},
-    ]
-    assert [order["by"] for order in data_of(entries[0])["orders"]] == ["date"]
+    marks = data_of(*entries)["cases"][1]["marks"]
+    found = [(mark["before"], mark["entry"], mark["what"], mark["text"]) for mark in marks]
+    assert found == [(0, 2, "worse", "+100 %"), (None, 3, "break", "")]
 
 
 def test_present_numbers_are_of_the_last_run_or_baseline_or_entry():
@@ -199,22 +150,12 @@ def test_a_retired_case_is_on_no_page_until_an_entry_holds_it_again():
 def test_an_unknown_metric_is_described_by_its_newest_record():
     odd = Metric(value=3, unit="ratio", direction="higher", kind="info")
     data = data_of(entry(0, make_record(metrics={**VALUES, "<b>": odd})))
-    assert data["metrics"][-1] == {
-        "name": "<b>", "unit": "ratio", "direction": "higher", "kind": "info",
-            "about": "",
-    }  # fmt: skip
+    shown = data["metrics"][-1]
+    assert (shown["name"], shown["unit"], shown["direction"]) == ("<b>", "ratio", "higher")
 
 
 def test_no_entries_make_a_page_without_cases():
     assert data_of()["cases"] == []
-
-
-def test_a_case_says_where_an_invariant_is_false():
-    notes = {"merge_equals_unmerged": "head: off by 0.3"}
-    false = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
-    data = data_of(entry(0, false))
-    assert data["cases"][0]["notes"] == notes
-    assert data_of(entry(0, make_record()))["cases"][0]["notes"] == {}
 
 
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
@@ -241,36 +182,14 @@ def test_seconds_are_those_of_the_fastest_seed():
     assert make_metric("step_seconds", [0.3, 0.2, 0.4]).value > 0.2
 
 
-def test_the_page_has_the_devices_of_the_table_and_the_budgets_of_the_present_records():
-    limits = Limits(peak=60_000_000, score=0.5)
-    old = make_record(LORA, budget=Limits(peak=1))
-    data = data_of(entry(0, old), entry(1, make_record(LORA, budget=limits)))
-    assert [device["name"] for device in data["devices"]] == [one.name for one in load_devices()]
-    peak, score = data["cases"][0]["budgets"]
-    assert (peak["budget"], peak["limit"], peak["over"], peak["used"], peak["unit"]) == (
-        "peak", 60_000_000, True, 2.0, "byte",
-    )  # fmt: skip
-    assert (score["budget"], score["over"], score["unit"]) == ("score", False, "fraction")
-
-
 def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
     lora = make_record(LORA, budget=Limits(of=FULL, peak_of=0.8, ship_of=0.8))
     fulls = [make_record(FULL, {"peak_bytes": value}) for value in (60_000_000, 240_000_000)]
-    data = data_of(entry(0, fulls[0], lora), entry(1, fulls[1]))
-    shares = {case["id"]: case["budgets"] for case in data["cases"]}[LORA]
-    assert [(one["budget"], one["value"], one["over"]) for one in shares] == [
+    found = content_of(entry(0, fulls[0], lora), entry(1, fulls[1])).budgets(LORA)
+    assert [(use.name, use.value, use.is_over) for _, use in found] == [
         (f"peak_of {FULL}", 0.5, False),
-        (f"ship_of {FULL}", None, None),
+        (f"ship_of {FULL}", None, False),
     ]
-
-
-def test_an_own_case_says_its_batch_and_that_it_has_a_score() -> None:
-    own = make_record(FULL, {"score": [0.5]}, profiled_on="fake tensors", batch=16)
-    old = make_record("a/full/net", profiled_on="fake tensors")
-    first, second, third = data_of(entry(1, make_record(LORA), own, old))["cases"]
-    assert (first["id"], first["batch"], "has_score" in first) == ("a/full/net", None, False)
-    assert (second["id"], second["batch"], second["has_score"]) == (FULL, 16, True)
-    assert (third["id"], "batch" in third, "has_score" in third) == (LORA, False, False)
 
 
 def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():
@@ -278,7 +197,7 @@ def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():
     old, new = (
         make_record(LORA, {**VALUES, "score": [value]}, bounds=bounds) for value in (-4.0, -5.0)
     )
-    (mark,) = data_of(entry(0, old), entry(1, new))["cases"][0]["marks"]["date"]
+    (mark,) = data_of(entry(0, old), entry(1, new))["cases"][0]["marks"]
     assert (mark["entry"], mark["what"], mark["change"]) == (1, "worse", -1.0)
 
 
@@ -301,7 +220,7 @@ def test_only_the_ledgers_of_a_few_entries_are_read_for_sheets():
     entries = [entry(k, make_record(metrics={"forward_flops": f})) for k, f in enumerate(flops)]
     asked = set()
 
-    def whole(one: Entry) -> Any:
+    def whole(one):
         asked.add(one.name)
         return one.run
 
@@ -318,4 +237,30 @@ def test_the_newest_verdict_gives_each_case_its_own_where_its_numbers_are_shown(
     assert data["cases"][0]["verdict"] == "regressed"
     history = entry(1, worse, role="history")
     # The history is not what the page shows as present.
-    assert "verdict" not in page_data(content_of(entry(0, old), history))["cases"][0]
+    assert page_data(content_of(entry(0, old), history))["cases"][0]["verdict"] is None
+
+
+# --- what a line says beside its values -------------------------------------------------------
+
+
+def facts(name, value, **fields):
+    return facts_of(name, make_record(LORA, {name: value}, **fields))
+
+
+def test_the_bound_is_that_of_the_gate_and_seeds_are_its_lowest_and_highest():
+    assert facts("accuracy", [0.4, 0.6, 0.5]) == {
+        "bound": DEFAULT_POLICY.accuracy_margin,
+        "seeds": [0.4, 0.6],
+    }
+    assert facts("peak_bytes", 5) == {"bound": DEFAULT_POLICY.bytes_bound}
+    own = OwnBound(bound=0.2, reason="noisy")
+    assert facts("peak_bytes", 5, bounds={"peak_bytes": own}) == {"bound": 0.2}
+
+
+@pytest.mark.parametrize("name", ["forward_flops", "paper_forward_flops", "relative_step_seconds"])
+def test_what_may_not_change_and_what_nobody_judges_has_no_bound(name):
+    assert facts(name, 5) == {}
+
+
+def test_a_score_has_seeds_and_no_bound_but_its_authors():
+    assert facts("score", [4.0, 6.0]) == {"seeds": [4.0, 6.0]}

@@ -38,7 +38,7 @@ HOSTILE = [
 class Elements(HTMLParser):
     """The elements of a page, and what stands in its scripts."""
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page):
         super().__init__(convert_charrefs=False)
         self.tags: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []

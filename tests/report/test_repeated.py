@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from typing import Any
 
 import msgspec
 import pytest
 from builders import FULL, LORA, compare, curve, make_run, repeating, trained
 
-from peft_regress.baselines.history import select_histories
-from peft_regress.baselines.lines import Entry
+from peft_regress.baselines.history import Entry
+from peft_regress.cli.export import csv_table
 from peft_regress.report import (
     as_text,
-    encode_history,
     encode_verdict,
-    history_document,
     results_table,
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.csv_table import csv_table
-from peft_regress.report.page.data import Content, page_data
+from peft_regress.report.page.content import Content
+from peft_regress.report.page.data import page_data
 from peft_regress.report.results import overview
 from peft_regress.report.sentences import contents_line
-from peft_regress.runs.schema import Acceptance, Run
+from peft_regress.runs.schema import Acceptance
 
 FIRST = "0001_peft-0.18.1"
 OLD = [trained(), trained(FULL)]
 AGAIN = make_run(repeating(OLD[0]), trained(FULL, curve=curve(2)))
 
 
-def test_every_format_counts_the_cases_and_says_what_judged_their_trainings() -> None:
+def test_every_format_counts_the_cases_and_says_what_judged_their_trainings():
     comparison = compare(OLD, AGAIN)
     counts = "no regression (2 unchanged; 1 repeats the baseline)"
     text = verdict_text(comparison)
@@ -49,7 +45,7 @@ def test_every_format_counts_the_cases_and_says_what_judged_their_trainings() ->
     assert contents_line(AGAIN) == "2 cases: 2 ok; 1 repeated"
 
 
-def test_no_table_has_an_accuracy_of_it() -> None:
+def test_no_table_has_an_accuracy_of_it():
     table = results_table(AGAIN)
     rows = {line.split()[0]: line for line in table.splitlines()[1:] if line.startswith("shift")}
     assert "repeated" in rows[LORA]
@@ -60,63 +56,31 @@ def test_no_table_has_an_accuracy_of_it() -> None:
     assert "best accuracy" not in text
 
 
-def test_a_row_of_csv_names_the_run_that_is_repeated() -> None:
+def test_a_row_of_csv_names_the_run_that_is_repeated():
     rows = [*csv.DictReader(io.StringIO(csv_table(AGAIN)))]
     assert {row["case"]: row["repeats"] for row in rows} == {LORA: FIRST, FULL: ""}
     assert LORA not in {row["case"] for row in rows if row["metric"] == "accuracy"}
 
 
-def entry(number: int, run: Run, role: str = "baseline", **accepted: object) -> Entry:
+def entry(number, run, role="baseline", **accepted):
     date = f"2026-01-0{number}T00:00:00+00:00"
     stored = Acceptance(reason="why", date=date, role=role, **accepted, entry="Linux/0001_x")
     run = msgspec.structs.replace(run, accepted=stored)
     return Entry(name=f"{number:04d}", date=date, role=role, run=run)
 
 
-@pytest.mark.parametrize(
-    "second",
-    [
-        entry(2, make_run(repeating(trained(), by="0001")), "history"),
-        entry(2, make_run(trained(FULL)), repeats={LORA: "0001"}),
-    ],
-    ids=["history", "confirming"],
-)
-def test_a_history_goes_on_across_it(second: Entry) -> None:
-    entries = [entry(1, make_run(trained())), second, entry(3, make_run(trained()))]
-    (found,) = select_histories(entries, case=LORA, metric="accuracy")
-    (line,) = found.lines
-    assert line.is_still
-    assert [point.same_as for point in line.points] == [None, "0001", None]
-    assert line.points[1].value is None
-    assert "repeated" in as_text(history_document([found], every_point=True))
-    assert "repeated" not in as_text(history_document([found]))
-    (encoded,) = encode_history([found], every_point=True)["cases"][0]["lines"]
-    assert encoded["points"][1]["repeats"] == "0001"
-    assert "repeats" not in encoded["points"][0]
-    moved = trained(metrics={"accuracy": [0.5] * 3, "first_losses": [[2.3] * 4] * 3})
-    (history,) = select_histories(
-        [*entries[:2], entry(3, make_run(moved))], case=LORA, metric="accuracy"
-    )
-    assert [point.differs for point in history.lines[0].points] == [False, False, True]
-    assert all(point.is_comparable for point in history.lines[0].points)
-
-
-def test_the_page_marks_it() -> None:
+def test_the_page_marks_it():
     entries = [
         entry(1, make_run(trained())),
         entry(2, make_run(repeating(trained())), "history"),
     ]
 
-    def of_lora() -> tuple[Any, Any]:
-        """Return the case as the page has it, and its present accuracy."""
-        data = json.loads(
-            json.dumps(page_data(Content(entries=entries, whole_run=lambda one: one.run)))
-        )
+    def of_lora():
+        """Return the present accuracy of the case as the page has it."""
+        data = page_data(Content(entries=entries, whole_run=lambda one: one.run))
         (case,) = [one for one in data["cases"] if one["id"] == LORA]
-        names = [metric["name"] for metric in data["metrics"]]
-        now = {names[line["metric"]]: line["now"] for line in case["lines"]}
-        return case.get("repeats"), now["accuracy"]
+        return case["gain"] and case["gain"]["now"]
 
-    assert of_lora() == (None, pytest.approx(0.91))
+    assert of_lora() == pytest.approx(0.91)
     entries.append(Entry(name="run", date="", role="run", run=AGAIN))
-    assert of_lora() == (FIRST, None)
+    assert of_lora() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 import pytest
@@ -65,7 +65,7 @@ AFTER = forward_ledger(
 )
 
 
-def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
+def regressed(**more):
     """Return a verdict with both sides: FLOPs went up in one module under another peft."""
     old = observe(make_record(LORA, {"forward_flops": 3_000_000_005}, ledger=BEFORE))
     new = observe(
@@ -76,14 +76,14 @@ def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
     return judge_case(LORA, old, new), old, new
 
 
-def text_of(old: Any, new: Any) -> str:
+def text_of(old, new):
     """Explain the case as its test would."""
     sides = ({} if side is None else {LORA: side} for side in (old, new))
     comparison = judge(*sides, expected=[LORA], invocation=TYPED)
     return case_text(comparison.cases[0], comparison)
 
 
-def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
+def reports(old, run):
     """Return every report there is of a run judged by some records."""
     comparison = compare(old, run, invocation=TYPED)
     return (
@@ -97,7 +97,7 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
 # --- what the failing text names ------------------------------------------------------------
 
 
-def test_a_failure_names_metric_module_environment_and_command() -> None:
+def test_a_failure_names_metric_module_environment_and_command():
     _, old, new = regressed()
     assert text_of(old, new).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
@@ -109,7 +109,7 @@ def test_a_failure_names_metric_module_environment_and_command() -> None:
     ]
 
 
-def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> None:
+def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first():
     before = {f"package-{i:02d}": "1.0" for i in range(25)} | {"torch": "2.12", "peft": "0.18"}
     after = dict.fromkeys(before, "9.9")
     old = observe(make_record(LORA, {"forward_flops": 1}), environment=before)
@@ -120,7 +120,7 @@ def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> 
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_contents_of_a_run_are_counted() -> None:
+def test_the_contents_of_a_run_are_counted():
     assert contents_line(make_run()) == "1 case: 1 ok"
     failed = make_record(FULL, status="error")
     untimed = make_record(LORA, {}, invariants={"frozen": False})
@@ -129,7 +129,7 @@ def test_the_contents_of_a_run_are_counted() -> None:
     )
 
 
-def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> None:
+def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named():
     old, new = {"a": "1", "same": "1", "peft": "0.1"}, {"b": "2", "same": "1"}
     assert environment_lines(old, new) == [
         "peft 0.1 -> not recorded",
@@ -137,7 +137,7 @@ def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> No
     ]
 
 
-def test_modules_beyond_the_largest_are_counted() -> None:
+def test_modules_beyond_the_largest_are_counted():
     ledger = forward_ledger({f"m{i}": {"conv": 10 + i} for i in range(7)})
     old = observe(make_record(LORA, {"forward_flops": 0}))
     new = observe(make_record(LORA, {"forward_flops": 91}, ledger=ledger))
@@ -146,7 +146,7 @@ def test_modules_beyond_the_largest_are_counted() -> None:
     assert "and 4 more modules" in text
 
 
-def test_a_crash_is_named_with_its_error() -> None:
+def test_a_crash_is_named_with_its_error():
     old = observe(make_record())
     error = Failure(type="KeyError", message="'conv1'")
     new = observe(make_record(status="error", error=error))
@@ -155,7 +155,7 @@ def test_a_crash_is_named_with_its_error() -> None:
     assert "status: ok -> error (KeyError: 'conv1')" in text
 
 
-def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
+def test_numbers_that_look_alike_when_rounded_are_shown_in_full():
     reason = Reason(
         metric="forward_flops",
         old=706_115_232,
@@ -169,19 +169,19 @@ def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
     assert (old, new, change) == ("706115232", "706115233", "+1.4e-09")
 
 
-def test_accuracy_moves_in_points() -> None:
+def test_accuracy_moves_in_points():
     old, new = (observe(make_record(LORA, {"accuracy": [a] * 3})) for a in (0.919, 0.719))
     text = text_of(old, new)
     assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 5.0 points)" in text
 
 
-def test_a_metric_that_vanished_is_absent() -> None:
+def test_a_metric_that_vanished_is_absent():
     old, new = observe(make_record()), observe(make_record(metrics={}))
     text = text_of(old, new)
     assert "forward_flops: 3.638 GFLOP -> absent" in text
 
 
-def test_reasons_beyond_the_first_are_named() -> None:
+def test_reasons_beyond_the_first_are_named():
     old, new = observe(make_record()), observe(make_record(metrics={}))
     case = judge_case(LORA, old, new)
     text = text_of(old, new)
@@ -189,7 +189,7 @@ def test_reasons_beyond_the_first_are_named() -> None:
         assert reason.metric in text
 
 
-def test_a_known_defect_is_not_repeated() -> None:
+def test_a_known_defect_is_not_repeated():
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
     text = text_of(old, new)
@@ -197,7 +197,7 @@ def test_a_known_defect_is_not_repeated() -> None:
     assert "merge" not in text
 
 
-def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
+def test_known_defects_are_shown_with_their_cases_and_do_not_fail():
     broken = {"merge": False}
     records = [
         make_record(LORA, invariants=broken),
@@ -212,14 +212,14 @@ def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
     assert f"error (KeyError: conv1) in 1 case: `{GALORE}`" in markdown
 
 
-def test_a_case_without_baseline_has_the_command_to_accept_it() -> None:
+def test_a_case_without_baseline_has_the_command_to_accept_it():
     new = observe(make_record())
     text = text_of(None, new)
     assert "no accepted baseline has this case" in text
     assert "peft-regress accept run.json" in text
 
 
-def test_a_missing_case_offers_nothing_to_accept() -> None:
+def test_a_missing_case_offers_nothing_to_accept():
     old = observe(make_record())
     text = text_of(old, None)
     assert "has no record" in text
@@ -234,11 +234,11 @@ def test_a_missing_case_offers_nothing_to_accept() -> None:
         ("a;rm -rf $HOME", "peft-regress accept 'a;rm -rf $HOME' --reason \"...\""),
     ],
 )
-def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
+def test_the_command_to_type_survives_a_shell(path, command):
     assert accept_hint(judge({}, {}, invocation=Invocation(new=path))) == f"`{command}`"
 
 
-def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
+def test_without_a_run_file_the_hint_has_the_option_that_writes_one():
     assert "--regress-save run.json" in accept_hint(judge({}, {}, invocation=Invocation()))
 
 
@@ -250,7 +250,7 @@ def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
         ([], [], "INCOMPLETE: not everything expected was compared (nothing compared)"),
     ],
 )
-def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str) -> None:
+def test_the_headline_is_the_outcome(old, new, words):
     run = make_run()
     run = make_run(*map(make_record, new)) if new else type(run)(**{**_fields(run), "cases": {}})
     text, markdown, *_ = reports([make_record(name) for name in old], run)
@@ -258,20 +258,20 @@ def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str)
     assert words in markdown
 
 
-def _fields(run: Any) -> dict[str, Any]:
+def _fields(run):
     return {name: getattr(run, name) for name in run.__struct_fields__}
 
 
 # --- 100 columns ----------------------------------------------------------------------------
 
 
-def widest(text: str) -> int:
+def widest(text):
     return max(map(len, text.splitlines()))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_line_of_every_metric_fits(name: str) -> None:
-    def value(of: float) -> Any:
+def test_the_line_of_every_metric_fits(name):
+    def value(of):
         if METRICS[name].kind == "fingerprint":
             return [[of, of]] * 3
         return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds", "score") else of
@@ -289,7 +289,7 @@ def test_the_line_of_every_metric_fits(name: str) -> None:
 # --- hostile strings ------------------------------------------------------------------------
 
 
-def hostile_run(text: str) -> Any:
+def hostile_run(text):
     """Return a run that carries a text wherever a file can carry one."""
     ledger = forward_ledger({text: {text: 5}})
     metrics = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
@@ -301,13 +301,13 @@ def hostile_run(text: str) -> Any:
     )
 
 
-def hostile_references(text: str) -> list[Any]:
+def hostile_references(text):
     metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
     return [make_record(LORA, metrics, definition="d"), make_record(FULL)]
 
 
 @hostile
-def test_a_string_from_a_file_stays_one_short_printable_text(text: str) -> None:
+def test_a_string_from_a_file_stays_one_short_printable_text(text):
     plain, markdown, table, encoded = reports(hostile_references(text), hostile_run(text))
     for report in (plain, table):
         assert all(line.isprintable() for line in report.split("\n"))
@@ -323,7 +323,7 @@ def test_a_string_from_a_file_stays_one_short_printable_text(text: str) -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.text(st.characters()), st.integers(3, 200))
-def test_clean_is_one_printable_line_of_a_limited_length(text: str, longest: int) -> None:
+def test_clean_is_one_printable_line_of_a_limited_length(text, longest):
     cleaned = clean(text, longest=longest)
     assert cleaned.isprintable()
     assert len(cleaned) <= longest
@@ -331,14 +331,14 @@ def test_clean_is_one_printable_line_of_a_limited_length(text: str, longest: int
     cleaned.encode()
 
 
-def test_clean_leaves_ordinary_text_alone() -> None:
+def test_clean_leaves_ordinary_text_alone():
     assert clean("peft 0.18.1 -> 0.19.1 (é, 漢)") == "peft 0.18.1 -> 0.19.1 (é, 漢)"
 
 
 # --- JSON -----------------------------------------------------------------------------------
 
 
-def test_json_has_the_shape_of_the_contract() -> None:
+def test_json_has_the_shape_of_the_contract():
     case, _, _ = regressed()
     other = CaseVerdict(id=FULL, verdict="unchanged")
     assert encode_verdict(
@@ -368,7 +368,7 @@ def test_json_has_the_shape_of_the_contract() -> None:
     }
 
 
-def test_verdicts_are_those_of_the_contract() -> None:
+def test_verdicts_are_those_of_the_contract():
     design = {
         "regressed", "improved", "unchanged", "fixed", "known_defect", "newly_failing",
         "incomparable", "missing", "new", "over_budget",
@@ -377,7 +377,7 @@ def test_verdicts_are_those_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("old", [0, 1])
-def test_json_has_no_infinity_where_something_came_from_nothing(old: int) -> None:
+def test_json_has_no_infinity_where_something_came_from_nothing(old):
     record = make_record(LORA, {"forward_flops": old})
     decoded = json.loads(
         reports([record], make_run(make_record(LORA, {"forward_flops": 10**50})))[3]
@@ -386,7 +386,7 @@ def test_json_has_no_infinity_where_something_came_from_nothing(old: int) -> Non
     assert reason["relative_change"] == (None if old == 0 else pytest.approx(1e50))
 
 
-def test_json_has_no_infinity_where_a_ratio_overflows() -> None:
+def test_json_has_no_infinity_where_a_ratio_overflows():
     old = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 5e-324)})
     new = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 1e99)})
     decoded = json.loads(reports([old], make_run(new))[3])

@@ -122,7 +122,7 @@ def test_a_drift_is_shown_by_the_history():
     known = observe_all([make_record(LORA), make_record(FULL)])
     drifted = finding(LORA, metric="peak_bytes", since="0001")
     commands = commands_for([drifted], known)
-    assert commands[3] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
+    assert commands[3] == f"peft-regress history --case {LORA} --metric peak_bytes"
 
 
 def test_matrix_and_strictness_are_repeated():

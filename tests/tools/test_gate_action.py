@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import constraints
-import prepare
 import publish
 import pytest
 from builders import make_record, make_run, write_entry, write_run
@@ -142,11 +140,9 @@ def test_the_page_shows_the_run_beside_the_storage_that_judged_it(gate):
     assert (str(shown["baselines"]), shown["page"]) == ("here/accepted", results / "report.html")
 
 
-def test_the_tool_publishes_what_the_action_keeps(gate, tmp_path, capsys):
+def test_the_tool_publishes_what_the_action_keeps(gate, capsys):
     ended = gate.upgrade(code=1)
-    drafts = str(tmp_path / "drafts")
-    assert prepare.main(["issue", str(results_of(ended)), drafts]) == 0
-    assert publish.main(["issue", drafts, "--dry-run"]) == 0
+    assert publish.main(["issue", str(results_of(ended)), "--dry-run"]) == 0
     assert "--title finding" in capsys.readouterr().out
 
 
@@ -270,26 +266,21 @@ def accepted(role="baseline", **environment):
     [
         (
             [accepted(peft="0.2"), accepted(peft="0.3"), accepted("history", peft="0.4")],
-            "\npeft==0.3\n",
+            "peft==0.3\n",
         ),
         ([accepted(peft="1\n--index-url=x")], "is no package with its version"),
-        ([accepted(**{"a b": "1"})], "is no package with its version"),
         ([accepted(**{"-r x": "1"})], "is no package with its version"),
-        ([], "no accepted baseline"),
-        (["{"], "is not an accepted entry"),
-        ([{"accepted": None}], "is not an accepted entry"),
+        ([], "has no baseline yet"),
     ],
 )
-def test_constraints_are_those_of_the_newest_baseline_and_no_option_of_pip(
-    tmp_path, capsys, monkeypatch, entries, said
-):
+def test_constraints_are_those_of_the_newest_baseline_and_no_option_of_pip(tmp_path, entries, said):
     (tmp_path / "Linux").mkdir()
     for number, run in enumerate(entries):
-        text = run if isinstance(run, str) else json.dumps({"peft_regress": run})
+        text = json.dumps({"peft_regress": run})
         (tmp_path / "Linux" / f"000{number}_x.json").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
-    code = constraints.main()
-    out, err = capsys.readouterr()
-    assert said in (err if code else out)
-    assert code == (0 if said.startswith("\n") else 2)
-    assert out.count("\n") == (0 if code else 2)
+    tool = ROOT / "tools" / "ci" / "constraints.py"
+    done = subprocess.run(
+        [sys.executable, tool, tmp_path], check=False, capture_output=True, text=True
+    )
+    assert said in (done.stderr or done.stdout)
+    assert (done.returncode == 0) is said.startswith("peft")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
-from typing import Any
 
 import methods as tool
 import peft
 import peft.optimizers
 import pytest
 from builders import make_record
-from method_notes import METHODS
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from tiny_methods import ALL
 
@@ -21,13 +18,15 @@ from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
+METHODS = tool.methods()
+LISTED = PAGE.partition("## Where each works")[0]
 RELEASE = re.search(r"other adapter types of peft ([\d.]+),", PAGE)[1]
 of_the_pages_release = pytest.mark.skipif(
     peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}"
 )
 
 
-def _on_page(name: str) -> str:
+def _on_page(name):
     """Return a table of the page."""
     start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
     return PAGE.partition(start)[2].partition(end)[0].strip()
@@ -36,20 +35,27 @@ def _on_page(name: str) -> str:
 # The page
 
 
-def test_every_method_has_its_notes_and_its_row() -> None:
-    names = {method.name.removesuffix("-bf16") for method in ALL}
-    assert names == set(METHODS)
-    assert _on_page("methods") == tool.methods()
+def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix():
+    assert {method.name.removesuffix("-bf16") for method in ALL} == set(METHODS)
+    for method in ALL:
+        marked = f"`{method.name}` (no matrix)" in LISTED
+        assert marked == (not method.matrices), method.name
+        (row,) = re.findall(rf"^\|[^|]*`{method.name}`.*$", LISTED, re.MULTILINE)
+        declared = method.hyperparameters(tool.rank_of(method))
+        ranks = ", ".join(map(str, method.ranks)) or "none"
+        rate = f"{declared['optimizer']}, {declared['learning_rate']:g}"
+        if not method.name.endswith("-bf16"):
+            assert row.endswith(f"| {ranks} | {rate} |"), method.name
 
 
-def test_every_type_that_peft_maps_is_a_method_or_on_the_page() -> None:
+def test_every_type_that_peft_maps_is_a_method_or_on_the_page():
     """A release that adds a type fails here: try it on a convolution and note its answer."""
     here = {method.config for method in ADAPTERS}
     for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         assert config.__name__ in here or f"`{kind.value}`" in PAGE, kind.value
 
 
-def test_every_variant_of_lora_is_a_method_or_on_the_page() -> None:
+def test_every_variant_of_lora_is_a_method_or_on_the_page():
     settings = [method.settings(4) for method in ADAPTERS if method.config == "LoraConfig"]
     variants = {
         field.name
@@ -60,32 +66,18 @@ def test_every_variant_of_lora_is_a_method_or_on_the_page() -> None:
     assert [name for name in variants - flags if f"`{name}`" not in PAGE] == []
 
 
-def test_every_optimizer_of_peft_is_on_the_page() -> None:
+def test_every_optimizer_of_peft_is_on_the_page():
     for name in peft.optimizers.__all__:
         assert f"`{name}`" in PAGE
 
 
 @of_the_pages_release
 @pytest.mark.parametrize("method", ["head", pytest.param("lora", marks=pytest.mark.nightly)])
-def test_costs_on_the_page_are_those_measured_now(method: str) -> None:
+def test_costs_on_the_page_are_those_measured_now(method):
     _check_costs(method, "mobilenet_v2")
 
 
-@of_the_pages_release
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("method", "architecture"),
-    # Every fifth method, on the architectures in turn: each adapter family is in it.
-    list(zip(list(METHODS)[4::5], itertools.cycle(tool.ARCHITECTURES))),
-)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # peft warns about layers; no matter here
-def test_costs_of_a_choice_of_methods_are_those_measured_now(
-    method: str, architecture: str
-) -> None:
-    _check_costs(method, architecture)
-
-
-def _check_costs(method: str, architecture: str) -> None:
+def _check_costs(method, architecture):
     of_architecture = _on_page("costs").partition(f"{architecture}, r = 4")[2]
     row = next(line for line in of_architecture.splitlines() if line.startswith(f"| `{method}` |"))
     assert row == "| " + " | ".join(tool.cost_row(method, architecture)) + " |"
@@ -94,11 +86,11 @@ def _check_costs(method: str, architecture: str) -> None:
 @of_the_pages_release
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::UserWarning")  # peft warns about layers; no matter here
-def test_every_row_of_costs_on_the_page_is_that_measured_now() -> None:
+def test_every_row_of_costs_on_the_page_is_that_measured_now():
     assert _on_page("costs") == tool.costs()
 
 
-def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state() -> None:
+def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state():
     rows = re.findall(r"^\| `([^`]+)` \| [-\d]", _on_page("costs"), re.MULTILINE)
     assert rows == [*METHODS, *METHODS]
     in_states = re.findall(r"`([a-z0-9_-]+)`", _on_page("states"))
@@ -106,13 +98,7 @@ def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state() -> 
         assert (method.name in in_states) == bool(method.matrices), method.name
 
 
-def test_the_page_says_which_methods_are_in_no_matrix() -> None:
-    for method in ALL:
-        marked = f"`{method.name}` (no matrix)" in _on_page("methods")
-        assert marked == (not method.matrices), method.name
-
-
-def test_accepted_records_have_the_states_of_the_page() -> None:
+def test_accepted_records_have_the_states_of_the_page():
     """Only once every case has a record; until then the page is of an earlier run."""
     records = tool.recorded(None)
     wanted = {case.id for m in ("default", "extended") for case in matrix_cases(m, task="shift")}
@@ -123,7 +109,7 @@ def test_accepted_records_have_the_states_of_the_page() -> None:
 # The tool
 
 
-def _records(**others: dict[str, Any]) -> dict[str, Any]:
+def _records(**others):
     """Return a passing record of every case, except for the given methods."""
     return {
         case.id: make_record(case.id, **others.get(case.method, {"invariants": {"frozen": True}}))
@@ -132,7 +118,7 @@ def _records(**others: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_methods_of_the_same_states_share_a_row_and_messages_a_number() -> None:
+def test_methods_of_the_same_states_share_a_row_and_messages_a_number():
     refused = {"status": "unsupported", "error": Failure(type="ValueError", message="no | way")}
     table = tool.states(
         _records(pissa=refused, olora=refused, full={"invariants": {"moved": False, "own": None}})
@@ -148,7 +134,7 @@ def test_methods_of_the_same_states_share_a_row_and_messages_a_number() -> None:
     assert table.endswith("\n1. `ValueError: no | way`")
 
 
-def test_a_case_without_a_record_is_named_with_the_command_that_makes_it() -> None:
+def test_a_case_without_a_record_is_named_with_the_command_that_makes_it():
     records = _records()
     del records["shift/hra-r4/resnet18"]
     with pytest.raises(SystemExit, match=r"1 of \d+ .* shift/hra-r4/resnet18\. .*bench-extended"):

@@ -1,24 +1,21 @@
-"""tools/ci/prepare.py and publish.py, one after the other, with a `gh` that records its calls."""
-
-from __future__ import annotations
+"""tools/ci/publish.py, with a `gh` that records its calls."""
 
 import json
 import os
-import subprocess
+import re
 import sys
-from pathlib import Path
 
-import prepare
 import publish
 import pytest
-from publish import LABEL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from publish import LABEL, defused, defused_outside_code, fit
 
-TOOL = Path(publish.__file__)
 FAKE_GH = """#!{python}
-import json, os, pathlib, sys
+import json, pathlib, sys
 folder = pathlib.Path(__file__).parent
-wanted = "-" in sys.argv
-call = {{"argv": sys.argv[1:], "stdin": sys.stdin.read() if wanted else ""}}
+call = {{"argv": sys.argv[1:], "stdin": sys.stdin.read() if "-" in sys.argv else ""}}
 with open(folder / "calls", "a") as calls:
     print(json.dumps(call), file=calls)
 answer = folder / "-".join(sys.argv[1:3])
@@ -68,21 +65,15 @@ def gh(tmp_path, monkeypatch):
     return Gh(folder)
 
 
-def results(folder, *, code=1, findings="## peft 0.14.0: regressed\n\ntext", lines=("peft",)):
+def results(folder, *, code=1, findings="## peft 0.14.0: regressed\n\ntext"):
     folder.mkdir(exist_ok=True)
     (folder / "exit-code").write_text(f"{code}\n")
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines))
     (folder / "findings.md").write_text(findings)
     return folder
 
 
 def published(kind, folder, *options):
-    """Prepare as one job does, and publish as another one does."""
-    drafts = str(folder.parent / "drafts")
-    return prepare.main([kind, str(folder), drafts]) or publish.main([kind, drafts, *options])
-
-
-# --- The issue ------------------------------------------------------------------------------------
+    return publish.main([kind, str(folder), *options])
 
 
 def test_a_regression_opens_an_issue_with_the_finding_and_the_next_one_updates_it(
@@ -106,53 +97,26 @@ def test_a_regression_opens_an_issue_with_the_finding_and_the_next_one_updates_i
     assert published("issue", again) == 0
     assert published("issue", again, "--candidate", "main") == 0
     (edited,) = gh.called("issue", "edit", "7")
-    assert edited["argv"][3:5] == ["--title", "peft 0.14.0: regressed more"]
+    assert edited["argv"][4] == "peft 0.14.0: regressed more"
     assert len(gh.called("issue", "create")) == 2
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 130])
-def test_without_a_regression_nothing_is_called(gh, tmp_path, code):
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_only_a_regression_is_an_issue(gh, tmp_path, capsys, code):
     assert published("issue", results(tmp_path / "r", code=code)) == 0
+    assert "no issue" in capsys.readouterr().out
     assert gh.calls == []
-
-
-@pytest.mark.parametrize("kind", ["issue", "comment"])
-def test_texts_need_no_package_and_a_dry_run_runs_no_command(gh, tmp_path, kind):
-    """The jobs that may write issues and comments install nothing."""
-    (results(tmp_path / "r") / "comment.md").write_text("## peft 0.14.0: regressed\n\ntext")
-    for tool, *words in (("prepare", "r", "drafts"), ("publish", "drafts", "--dry-run")):
-        command = (sys.executable, "-S", "-E", str(TOOL.with_stem(tool)), kind, *words)
-        ended = subprocess.run(command, capture_output=True, check=False, text=True, cwd=tmp_path)
-        assert ended.returncode == 0, ended.stderr
-    assert f"$ gh {'issue create' if kind == 'issue' else 'pr comment'} " in ended.stdout
-    assert "## peft 0.14.0: regressed\n\ntext" in ended.stdout
-    assert gh.calls == []
-
-
-def test_a_long_body_is_cut_and_says_so_and_a_title_is_one_short_line(gh, tmp_path):
-    findings = f"# a\tb{'c' * 300}\n\n" + "line of a table\n" * 10_000
-    assert published("issue", results(tmp_path / "r", findings=findings)) == 0
-    (created,) = gh.called("issue", "create")
-    assert created["argv"][5] == "a b" + "c" * 197
-    assert 64_000 < len(created["stdin"]) <= 65_536
-    assert "Cut: GitHub takes 65,536 characters; the run's artifact has all" in created["stdin"]
-
-
-# --- Errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda gh, _: (gh.folder / "red").touch(), "exit code 1): HTTP 403: Resource not acc"),
-        (lambda gh, _: (gh.folder / "gh").chmod(0o644), "`gh` cannot be run ("),
+        (lambda gh, _: (gh.folder / "red").touch(), "HTTP 403: Resource not accessible"),
         (lambda gh, _: gh.answer("issue-list", "no issues"), "did not print a list: 'no issues'"),
-        (lambda _, folder: (folder / "exit-code").unlink(), "'' is not an exit code"),
-        (lambda _, folder: (folder / "exit-code").write_text("-1"), "'-1' is not an exit code"),
-        (lambda _, folder: (folder / "findings.md").write_text(" \n"), "is missing or empty, alth"),
-        (lambda _, folder: (folder / "findings.md").unlink(), "is missing or empty, although"),
+        (lambda _, folder: (folder / "exit-code").unlink(), "has no exit-code"),
+        (lambda _, folder: (folder / "findings.md").write_text(" \n"), "or no findings.md"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_or_published_gives_a_message_and_exit_2(
     gh, tmp_path, capsys, change, message
 ):
@@ -163,49 +127,39 @@ def test_what_cannot_be_read_or_published_gives_a_message_and_exit_2(
     assert not gh.called("issue", "create")
 
 
-# --- The comment ----------------------------------------------------------------------------------
-
-
-def pull(number=5, *, sha=SHA, repository="fork/r"):
+def pull(*, sha=SHA, repository="fork/r"):
     repo = None if repository is None else {"full_name": repository}
-    return {"number": number, "head": {"sha": sha, "repo": repo}}
+    return {"number": 5, "head": {"sha": sha, "repo": repo}}
 
 
 @pytest.fixture
 def verdict(gh, tmp_path):
     folder = tmp_path / "verdict"
     folder.mkdir()
-    (folder / "comment.md").write_text(f"{prepare.MARKER}\n## peft_regress: REGRESSED\n")
+    (folder / "comment.md").write_text("<!-- peft-regress -->\n## peft_regress: REGRESSED @me\n")
     gh.answer("api---method", [pull()])
     return folder
 
 
 def test_a_verdict_is_the_one_comment_on_the_pull_request_whose_head_ran(gh, verdict, capsys):
-    for name in ("pr", "number", "pull-request.json", "event.json"):
-        (verdict / name).write_text("66")
     assert published("comment", verdict) == 0
-    assert capsys.readouterr().out.endswith("\ncommented on pull request 5\n")
+    assert capsys.readouterr().out.endswith("commented on pull request 5\n")
     asked, made = gh.calls
     assert asked["argv"][4:8] == ["-f", "state=open", "-f", "head=fork:a&state=all b"]
     assert made["argv"] == [
         *("pr", "comment", "5", "--edit-last", "--create-if-none", "--body-file", "-")
     ]
     assert made["stdin"] == (
-        "## peft_regress: REGRESSED\n\n"
-        "From [this run](https://github.com/o/r/actions/runs/12) of aaaaaaaaaa, "
-        "whose summary links the page. "
+        "## peft_regress: REGRESSED @\u200bme\n\n"
+        "From [this run](https://github.com/o/r/actions/runs/12) of aaaaaaaaaa. "
         "Its run file is an artifact: `gh run download 12 --name proposed-baseline`"
     )
 
 
 @pytest.mark.parametrize(
     "pulls",
-    [
-        [],
-        [pull(sha="b" * 40)],  # a newer push
-        [pull(repository="another/r")],  # a branch of the same name
-        [pull(repository=None)],
-    ],
+    [[], [pull(sha="b" * 40)], [pull(repository="another/r")], [pull(repository=None)]],
+    ids=["none", "a newer push", "a branch of the same name", "a fork that is gone"],
 )
 def test_only_an_open_pull_request_with_exactly_that_head_gets_the_comment(
     gh, verdict, capsys, pulls
@@ -216,37 +170,25 @@ def test_only_an_open_pull_request_with_exactly_that_head_gets_the_comment(
     assert f"no open pull request has {SHA} of fork/r as its head" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", [None, "", " \n", prepare.MARKER])
+@pytest.mark.parametrize("text", [None, " \n"])
 def test_without_a_verdict_the_comment_says_so(gh, verdict, text):
     path = verdict / "comment.md"
     path.unlink() if text is None else path.write_text(text)
     assert published("comment", verdict) == 0
-    body = gh.called("pr", "comment")[0]["stdin"]
-    assert "## peft_regress: no verdict" in body
-    assert "links the page" not in body
+    assert "## peft_regress: no verdict" in gh.called("pr", "comment")[0]["stdin"]
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "dangling"])
-def test_only_a_regular_file_is_read(gh, verdict, capsys, tmp_path, kind):
-    """A link could publish GitHub's token, or any file of the machine."""
-    path = verdict / "comment.md"
-    path.unlink()
-    secret = tmp_path / "secret"
-    secret.write_text("the token")
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(secret if kind == "link" else tmp_path / "nowhere")
+def test_a_link_is_not_read(gh, verdict, capsys, tmp_path):
+    """It could publish GitHub's token, or any file of the machine."""
+    (verdict / "comment.md").unlink()
+    (tmp_path / "secret").write_text("the token")
+    (verdict / "comment.md").symlink_to(tmp_path / "secret")
     assert published("comment", verdict) == 2
     assert gh.calls == []
-    assert "is not a regular file" in capsys.readouterr().err
+    assert "is a link" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "content", [b"## \xff\xfe\x00" + b"x" * 10**6, b"@a " * 10**5, b"```\n" + b"<b>\n" * 10**5]
-)
+@pytest.mark.parametrize("content", [b"## \xff\x00" + b"x" * 10**6, b"```\n" + b"<b>\n" * 10**5])
 def test_any_bytes_make_a_comment_of_limited_length_that_links_the_run(gh, verdict, content):
     (verdict / "comment.md").write_bytes(content)
     assert published("comment", verdict) == 0
@@ -255,3 +197,69 @@ def test_any_bytes_make_a_comment_of_limited_length_that_links_the_run(gh, verdi
     assert "\0" not in body
     assert "Cut: GitHub takes" in body
     assert body.endswith("`gh run download 12 --name proposed-baseline`")
+
+
+# --- Texts that others wrote ----------------------------------------------------------------------
+
+LIVE_TEXT = re.compile(r"@\w|#\d|\bgh-\d|://|\bwww\.", re.IGNORECASE)
+LIVE_TOKENS = {"link_open", "image", "html_inline", "html_block"}
+MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table"])
+ATTACK = """
+@octocat @org/team see #12 GH-3 o/r#4 https://evil.example www.evil.example &#64;octocat
+[click](https://evil.example) ![i](/x.png) <https://evil.example> GH\\-12 &commat;octocat
+<img src=/x onerror=y> <!-- hidden <script>alert(1)</script> <a href=/x>y</a> <DETAILS onclick=x>
+"""
+
+
+def tokens(text):
+    return [one for token in MARKDOWN.parse(text) for one in (token, *(token.children or ()))]
+
+
+def shown(text):
+    """Return the text that a reader sees, one line per piece, without code."""
+    kinds = {"text", "text_special"}
+    return "".join(one.content if one.type in kinds else "\n" for one in tokens(text))
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    st.just(ATTACK)
+    | st.text(st.sampled_from("@#<>[](): !-/wW.ghGH1a`~\n\\&;\0\u200b"), max_size=40)
+)
+def test_nothing_in_any_text_is_live_and_it_reads_as_before(text):
+    made = defused(text)
+    assert made.replace("\u200b", "") == text.replace("\0", "").replace("\u200b", "")
+    assert not LIVE_TEXT.search(shown(made))
+    assert not {one.type for one in tokens(made)} & LIVE_TOKENS
+
+
+LINES = [
+    *("@octocat", "", "```", "```python", "````", "  ```", "    ```", "~~~", "> ```", "- ```"),
+    *("- a", "  @octocat", "> @octocat", "<details>", "``` x", "```\r@octocat", "<!--", "a | b"),
+]
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(st.lists(st.sampled_from(LINES), max_size=8))
+def test_outside_code_nothing_is_live_wherever_others_see_code(lines):
+    """What GitHub's parser takes for a paragraph is never what ours took for code."""
+    made = defused_outside_code("\n".join(lines))
+    blocks = [token.content for token in MARKDOWN.parse(made) if token.type == "html_block"]
+    assert "@octocat" not in shown(made) + "".join(blocks)
+
+
+def test_code_stays_fit_to_be_copied():
+    code = "```python\n@torch.no_grad()\ndef f(): ...\n```"
+    sly = "<details>\n```\n@octocat\n```\n\n~~~\n@octocat\n~~~\n> ```\n\n   ```\n@octocat\n"
+    made = defused_outside_code(f"## head\n\n{code}\n\n{sly}")
+    assert code in made
+    assert "@octocat" not in made
+
+
+@pytest.mark.parametrize("rest", ["é" * 5000, "a\n" * 2500, "```python\n" + "code\n" * 1000])
+def test_a_cut_keeps_the_headline_and_closes_code(rest):
+    cut = fit(f"# headline\n\n{rest}", longest=1000)
+    assert len(cut) <= 1000
+    assert cut.startswith("# headline\n")
+    assert cut.count("```") % 2 == 0
+    assert "\n\nCut: GitHub takes" in cut

@@ -11,10 +11,9 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import prepare
 import publish
 import pytest
-from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
+from builders import VALUES, make_record, write_entry, write_run, write_shards
 from step_sandbox import Answer, StepSandbox
 from workflow_files import ACTION, ROOT, Script, read, scripts
 
@@ -77,7 +76,6 @@ def with_results(sandbox):
     folder = sandbox.temp / "results"
     folder.mkdir()
     (folder / "exit-code").write_text("1\n")
-    (folder / "requirements.txt").write_text("peft\n")
     (folder / "findings.md").write_text("## peft 0.14.0: regressed\n\ntext")
 
 
@@ -85,15 +83,6 @@ def with_verdict(sandbox):
     sandbox.check_out("tools")
     (sandbox.temp / "verdict").mkdir()
     (sandbox.temp / "verdict" / "comment.md").write_text("<!-- peft-regress -->\nREGRESSED @me\n")
-
-
-def with_draft(kind, text):
-    def given(sandbox):
-        sandbox.check_out("tools", "baselines")
-        (sandbox.temp / "drafts").mkdir()
-        (sandbox.temp / "drafts" / f"{kind}.md").write_text(text)
-
-    return given
 
 
 def with_release(sandbox):
@@ -107,15 +96,9 @@ def with_release(sandbox):
 
 
 def with_distributions(sandbox):
-    with_release(sandbox)
     (sandbox.workspace / "dist").mkdir()
     for name in (WHEEL, SDIST):
         (sandbox.workspace / "dist" / name).touch()
-
-
-def drafted(kind, words):
-    """Return whether a draft was written and has these words."""
-    return lambda sandbox, _: words in (sandbox.temp / "drafts" / f"{kind}.md").read_text()
 
 
 def wrote(*names):
@@ -190,13 +173,8 @@ ROWS = {
         calls=[],
         leaves=lambda _, ended: ended.summary == "\n[The page of this run](https://g/1)\n",
     ),
-    "comment/read/Prepare the comment": Row(
-        given=with_verdict,
-        calls=["python tools/ci/prepare.py comment TEMP/verdict TEMP/drafts"],
-        leaves=drafted("comment", "REGRESSED"),
-    ),
     "comment/comment/Open or update the comment": Row(
-        given=with_draft("comment", "REGRESSED"),
+        given=with_verdict,
         context={
             "github.token": "t",
             "github.repository": "o/r",
@@ -212,7 +190,7 @@ ROWS = {
             ),
         ),
         calls=[
-            "python tools/ci/publish.py comment TEMP/drafts",
+            "python tools/ci/publish.py comment TEMP/verdict",
             "gh api --method GET repos/{owner}/{repo}/pulls",
             "gh pr comment 5 --edit-last --create-if-none",
         ],
@@ -222,31 +200,12 @@ ROWS = {
         calls=["peft-regress report TEMP/run/run.json --html site/main/index.html"],
         leaves=wrote("site/main/index.html"),
     ),
-    "pages/build/Add the badge": Row(
-        given=with_downloaded_run,
-        calls=[
-            "peft-regress compare baselines TEMP/run/run.json --stored-only --strict --format json",
-            "python tools/ci/badge.py TEMP/findings.json site/badge.json",
-        ],
-        leaves=lambda sandbox, _: (
-            "no regression" in (sandbox.workspace / "site" / "badge.json").read_text()
-        ),
-        may_fail=("peft-regress compare",),
-    ),
     "release/build/Check the tag": Row(
         given=with_release,
         context={"github.ref_name": f"v{VERSION}"},
         calls=[f"python tools/ci/release_check.py v{VERSION}"],
     ),
     "release/build/Build": Row(calls=["python -m pip install build twine", "python -m build"]),
-    "release/build/Check the distributions": Row(
-        given=with_distributions,
-        context={"github.ref_name": f"v{VERSION}"},
-        calls=[
-            f"python -m twine check --strict dist/{WHEEL} dist/{SDIST}",
-            f"python tools/ci/release_check.py v{VERSION} --dist dist",
-        ],
-    ),
     "release/build/Try the wheel in a clean environment": Row(
         given=with_distributions,
         calls=[
@@ -258,20 +217,15 @@ ROWS = {
         ],
         answers=(Answer(start="peft-regress cost"),),
     ),
-    "upgrade/read/Prepare the issue": Row(
-        given=with_results,
-        calls=["python tools/ci/prepare.py issue TEMP/results TEMP/drafts"],
-        leaves=drafted("issue", "## peft 0.14.0: regressed"),
-    ),
     "upgrade/issue/Open or update the issue": Row(
-        given=with_draft("issue", "## peft 0.14.0: regressed"),
+        given=with_results,
         context={"github.token": "t", "matrix.candidate": "main"},
         answers=(
             Answer(start="gh issue list", output="[]"),
             Answer(start="gh issue create", output="https://g/7"),
         ),
         calls=[
-            "python tools/ci/publish.py issue TEMP/drafts --candidate main",
+            "python tools/ci/publish.py issue TEMP/results --candidate main",
             "gh issue list",
             "gh label create upgrade-regression",
             "gh issue create --label upgrade-regression --title peft 0.14.0: regressed",
@@ -363,10 +317,7 @@ def test_a_red_verdict_fails_the_step_and_has_its_run_its_comment_and_its_page(
     ended, comment = judged(sandbox, **change)
     assert (ended.code, ended.outputs) == (code, {"saved": "true"}), ended.errors
     assert words in comment
-    # The tool can make a comment of it.
-    drafts = str(sandbox.temp / "drafts")
-    assert prepare.main(["comment", str(sandbox.workspace / "verdict"), drafts]) == 0
-    assert publish.main(["comment", drafts, "--dry-run"]) == 0
+    assert publish.main(["comment", str(sandbox.workspace / "verdict"), "--dry-run"]) == 0
     assert sandbox.run(SCRIPTS["bench/verdict/Make the page"]).code == 0
     assert "<html" in (sandbox.workspace / "peft-regress.html").read_text()
 
@@ -379,45 +330,12 @@ def test_no_shard_fails_the_step_with_the_reason_and_there_is_no_page_to_make(sa
     assert (sandbox.workspace / "verdict" / "comment.md").read_text() == ""
 
 
-@pytest.mark.parametrize(
-    ("flops", "message"),
-    [(VALUES["forward_flops"], "no regression"), (10**10, "1 regressed"), (None, "not judged")],
-)
-def test_the_site_has_a_page_and_a_badge_whatever_the_run_says(sandbox, flops, message):
-    with_downloaded_run(sandbox)
-    if flops is None:
-        (sandbox.temp / "run" / "run.json").unlink()
-    else:
-        record = make_record(metrics={**VALUES, "forward_flops": flops})
-        write_run(sandbox.temp / "run" / "run.json", make_run(record))
-    for step in ("Add the page", "Add the badge"):
-        assert sandbox.run(SCRIPTS[f"pages/build/{step}"]).code == 0
-    assert "<html" in (sandbox.workspace / "site" / "main" / "index.html").read_text()
-    badge = json.loads((sandbox.workspace / "site" / "badge.json").read_text())
-    assert badge["message"] == message
-
-
-def test_a_page_of_a_file_that_is_no_run_is_not_published(sandbox):
-    with_downloaded_run(sandbox)
-    (sandbox.temp / "run" / "run.json").write_text("{}")
-    assert sandbox.run(SCRIPTS["pages/build/Add the page"]).code == 2
-
-
 @pytest.mark.parametrize("tag", ["v0.0.9", "main", f"v{VERSION}; touch hacked", "$(touch hacked)"])
 def test_no_other_tag_is_released_and_none_reaches_the_shell(sandbox, tag):
     with_release(sandbox)
     ended = sandbox.run(SCRIPTS["release/build/Check the tag"], context={"github.ref_name": tag})
     assert ended.code == 1
     assert not (sandbox.workspace / "hacked").exists()
-
-
-def test_an_artifact_without_a_page_is_not_linked_as_one(sandbox):
-    context = {
-        "steps.kept.outputs.artifact-url": "https://g/1",
-        "steps.gate.outputs.results": str(sandbox.temp),
-    }
-    ended = sandbox.run(SCRIPTS["action/gate/Link the page"], context=context)
-    assert (ended.code, ended.summary) == (0, "")
 
 
 # --- The run on any machine -----------------------------------------------------------------------

@@ -6,7 +6,6 @@ import re
 import shlex
 import tomllib
 
-import prepare
 import publish
 import pytest
 import yaml
@@ -77,44 +76,25 @@ def test_the_action_uses_no_path_of_its_own_repository():
 
 
 WRITERS = {
-    ("comment", "comment"): 'comment "$RUNNER_TEMP/drafts"',
-    ("upgrade", "issue"): 'issue "$RUNNER_TEMP/drafts" --candidate "$CANDIDATE"',
+    ("comment", "comment"): 'comment "$RUNNER_TEMP/verdict"',
+    ("upgrade", "issue"): 'issue "$RUNNER_TEMP/results" --candidate "$CANDIDATE"',
 }
 """What each job with a token that writes runs of tools/ci/publish.py: it runs nothing else."""
 
 
 @pytest.mark.parametrize("name", WRITERS, ids="-".join)
-def test_a_job_that_writes_takes_only_the_drafts_of_a_job_that_cannot(name):
-    job, reader = jobs()[name], workflow(name[0])["jobs"]["read"]
-    assert job["needs"] == "read"
-    assert not writes(reader)
-    # No package is installed, and nothing of a run is downloaded.
-    checkout = ["actions/checkout", "actions/setup-python"]
-    assert actions(job) == [*checkout, "actions/download-artifact"]
+def test_a_job_that_writes_runs_the_tool_alone_on_files_outside_the_checkout(name):
+    job = jobs()[name]
+    assert actions(job) == [
+        "actions/checkout", "actions/setup-python", "actions/download-artifact",
+    ]  # fmt: skip
+    assert job["steps"][0]["with"] == {"persist-credentials": False}  # and so the default branch
+    assert artifact(job, "download")["path"].startswith("${{ runner.temp }}/")
     assert scripts_of(job) == [f"python tools/ci/publish.py {WRITERS[name]}"]
-    (taken, of_candidate), (kept, _) = (
-        (one["path"], one["name"].replace("${{ matrix.candidate }}", "release"))
-        for one in (artifact(job, "download"), artifact(reader, "upload"))
-    )
-    assert taken == kept == "${{ runner.temp }}/drafts"
-    assert of_candidate in {"draft", "drafts-release"}
     # Only the publishing step gets the token.
     with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
     assert [step["run"] for step in with_token] == scripts_of(job)
     assert "env" not in job
-
-
-@pytest.mark.parametrize(("name", "kept"), [("comment", "verdict"), ("upgrade", "results")])
-def test_the_files_of_a_run_are_read_without_a_token_outside_the_checkout(name, kept):
-    job = workflow(name)["jobs"]["read"]
-    assert job["steps"][0]["uses"].startswith("actions/checkout@")
-    assert job["steps"][0]["with"] == {"persist-credentials": False}  # and so the default branch
-    assert artifact(job, "download")["path"] == f"${{{{ runner.temp }}}}/{kept}"
-    assert "token" not in str([step.get("env", "") for step in job["steps"]]).lower()
-    kind = "comment" if name == "comment" else "issue"
-    assert scripts_of(job) == [
-        f'python tools/ci/prepare.py {kind} "$RUNNER_TEMP/{kept}" "$RUNNER_TEMP/drafts"'
-    ]
 
 
 def test_the_commenting_workflow_takes_the_verdict_of_bench_and_what_github_says_of_the_run():
@@ -133,7 +113,7 @@ def test_the_commenting_workflow_takes_the_verdict_of_bench_and_what_github_says
         if "upload-artifact" in step.get("uses", "")
     }
     assert kept.items() >= {"verdict": "always()", "proposed-baseline": "always()"}.items()
-    assert artifact(comment["jobs"]["read"], "download")["name"] == "verdict"
+    assert artifact(comment["jobs"]["comment"], "download")["name"] == "verdict"
 
 
 def test_a_pull_request_is_judged_by_the_code_of_its_base():
@@ -172,10 +152,8 @@ def test_what_is_published_is_what_a_job_without_a_secret_built_and_tried():
 def test_each_gated_candidate_is_published():
     found = workflow("upgrade")["jobs"]
     gated = [entry["candidate"] for entry in found["gate"]["strategy"]["matrix"]["include"]]
-    for name in ("read", "issue"):
-        assert found[name]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
-        assert "github.ref == 'refs/heads/main'" in found[name]["if"]
-    assert "needs.read.result == 'success'" in found["issue"]["if"]
+    assert found["issue"]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
+    assert "github.ref == 'refs/heads/main'" in found["issue"]["if"]
     assert found["gate"]["with"]["artifact"] == "upgrade-${{ matrix.candidate }}"
 
 
@@ -188,15 +166,15 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
     assert step["with"] == {name: f"${{{{ inputs.{name} }}}}" for name in inputs}
 
 
-def test_the_tools_know_each_command_of_the_pages_and_of_the_steps():
+def test_the_tool_knows_each_command_of_the_pages_and_of_the_steps():
     lines = [line for step in steps() for line in step.get("run", "").splitlines()]
     lines += [line.removeprefix("$ ") for line in PAGES.splitlines()]
-    found = [re.fullmatch(r"python tools/ci/(prepare|publish)\.py (.*)", line) for line in lines]
-    commands = [match.groups() for match in found if match]
-    assert len(commands) >= 4 * len(WRITERS)
-    for tool, line in commands:
+    found = [re.fullmatch(r"python tools/ci/publish\.py (.*)", line) for line in lines]
+    commands = [match[1] for match in found if match]
+    assert len(commands) == 2 * len(WRITERS)
+    for line in commands:
         words = shlex.split(line.replace("$CANDIDATE", "main"), comments=True)
-        {"prepare": prepare, "publish": publish}[tool].argument_parser().parse_args(words)
+        publish.argument_parser().parse_args(words)
 
 
 def test_lint_checks_every_workflow_and_issue_form():

@@ -19,14 +19,11 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.pip import PipError
 from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.adapter import read_adapter
-from peft_regress.upgrades.compat.certificate import read_certificate, require_same_files
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.compat_report import certificate_of, write_certificate
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.releases import BaseModel
 from peft_regress.workers.serve import PROTOCOL
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]
-BASE = BaseModel(name="nets:make")
 CPU = {"python": "3.11", "platform": "p", "processor": "p", "cores": 1}
 
 _WORKER = """#!{python} -IS
@@ -46,8 +43,6 @@ for line in sys.stdin:
     request, kind = question["request"], question["function"].rpartition(":")[2]
     log(kind, request)
     done = how.get(kind)
-    if request.get("leave_out"):
-        done = None
     if done == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif done == "hang":
@@ -62,7 +57,7 @@ for line in sys.stdin:
         loaded = dict(outputs=[[how.get("output", 1.0)]], merged=[[how.get("output", 1.0)]])
         if done is not None:
             loaded = done
-        send(**loaded)
+        send(adapter=loaded, without=how.get("without"))
 """
 
 
@@ -106,17 +101,12 @@ def world(tmp_path, monkeypatch):
 
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
     monkeypatch.setattr(compat_module, "released_versions", released_versions)
-    monkeypatch.setattr(compat_module, "installed_packages", lambda: {"peft": "0.12.0"})
 
-    def call(*, certificate=None, on_result=lambda _: None, **settings):
+    def call(*, folder=tmp_path, progress=lambda _: None, **settings):
         chosen = {"releases": "0.10.1..", "jobs": 2, "time_limit": 60.0, "saved_by": "0.12.0"}
-        chosen |= {"folder": tmp_path, **settings}
-        return compat(
-            read_adapter(adapter),
-            CompatSettings(base=BASE, **chosen),
-            certificate=certificate,
-            on_result=on_result,
-        )
+        base = BaseModel(name="nets:make", folder=str(folder))
+        settings = CompatSettings(base=base, **{**chosen, **settings})
+        return compat(read_adapter(adapter), settings, progress=progress)
 
     return SimpleNamespace(how=how, call=call, adapter=adapter, opened=opened, folder=tmp_path)
 
@@ -128,19 +118,18 @@ def verdicts(found):
 def test_every_release_of_the_range_is_judged_by_the_one_that_saved_the_adapter(world):
     world.how["0.10.1"] = {"output": 1.5}
     seen = []
-    found = world.call(on_result=lambda so_far: seen.append(len(so_far.results)))
+    found = world.call(progress=seen.append)
     assert verdicts(found) == {"0.10.1": "other_output", "0.11.0": "same", "0.12.0": "same"}
     assert (found.reference.release, found.exit_code) == ("0.12.0", 1)
     assert found.results[0].judgement.difference == pytest.approx(0.5)
-    assert seen == [1, 2, 3]
+    assert seen[0] == "peft 0.12.0: the reference"
+    assert "peft 0.10.1: other output" in seen[1:]
     for release in ("0.10.1", "0.11.0", "0.12.0"):
         assert all_gone(processes_of(str(world.folder / release)))
 
 
 def test_by_default_the_last_patch_of_each_minor_release_is_tried(world):
     assert list(verdicts(world.call(releases=None))) == ["0.10.1", "0.11.0", "0.12.0"]
-    with pytest.raises(InputError, match="name the releases of candy to try"):
-        world.call(releases=None, package="candy", saved_by="1.0")
 
 
 def test_who_saved_the_adapter_is_taken_from_the_option_then_from_its_file(world):
@@ -196,16 +185,14 @@ def test_a_release_that_does_not_answer_in_time_is_unusable(world):
 
 def test_an_adapter_with_unknown_fields_that_is_refused_is_tried_without_them(world):
     refusal = {"refusal": "TypeError: unexpected", "unknown_fields": ["use_x"]}
-    world.how["0.11.0"] = {"Loader.load": refusal}
+    world.how["0.11.0"] = {"Loader.load": refusal, "without": loaded()["Loader.load"]}
     (result,) = world.call(releases="0.11.0").results
     assert (result.judgement.verdict, result.left_out) == ("refused", ("use_x",))
     assert result.without.verdict == "same"
-    requests = [what for _, what in logged(str(world.folder / "0.11.0"), "Loader.load")]
-    assert [one["leave_out"] for one in requests] == [[], ["use_x"]]
 
 
 def loaded(**values):
-    return {"Loader.load": {"outputs": [[1.0]], **values}}
+    return {"Loader.load": {"outputs": [[1.0]], "merged": [[1.0]], **values}}
 
 
 @pytest.mark.parametrize(
@@ -234,13 +221,12 @@ def test_without_a_reference_nothing_is_tried(world, how, error, words):
     assert len(world.opened) == 1
 
 
-def test_an_interrupt_keeps_what_was_judged_and_ends_every_process(world):
+def test_an_interrupt_ends_every_process(world):
     world.how["0.11.0"] = {"Loader.load": "hang"}
-    seen = []
     log = str(world.folder / "0.11.0")
 
     def interrupt():
-        wait_until(lambda: seen and logged(log, "Loader.load"))
+        wait_until(lambda: logged(log, "Loader.load"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -249,79 +235,13 @@ def test_an_interrupt_keeps_what_was_judged_and_ends_every_process(world):
     try:
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            world.call(jobs=1, releases="0.10.1,0.11.0", on_result=seen.append)
+            world.call(jobs=1, releases="0.10.1,0.11.0")
         thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert verdicts(seen[-1]) == {"0.10.1": "same"}
     assert all_gone(processes_of(log))
 
 
 def test_the_folder_of_the_adapter_is_never_on_the_path_of_a_release(world):
     with pytest.raises(InputError, match="could import a file of it: start in another"):
         world.call(folder=world.adapter)
-
-
-# --- certificates ---------------------------------------------------------------------------------
-
-
-def test_a_certificate_says_what_was_found_and_judges_again(world, tmp_path):
-    world.how["0.10.1"] = {"output": 1.5}
-    file = tmp_path / "compat.json"
-    found = world.call()
-    write_certificate(file, found)
-    read = read_certificate(file)
-    assert read == certificate_of(found)
-    assert read.certified("0.10.1").verdict == "other_output"
-    assert read.certified("0.9.0") is None
-    world.how["0.11.0"] = {"output": 1.2}
-    world.opened.clear()
-    again = world.call(certificate=read, releases="0.11.0")
-    assert (verdicts(again), again.certificate) == ({"0.11.0": "other_output"}, read)
-    assert world.opened == [["peft==0.11.0"]]  # the reference is in the certificate
-
-
-def test_a_certificate_of_other_bytes_is_absent(world, tmp_path):
-    write_certificate(tmp_path / "compat.json", world.call(releases="0.12.0"))
-    certificate = read_certificate(tmp_path / "compat.json")
-    require_same_files(certificate, read_adapter(world.adapter))
-    (world.adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3}')
-    with pytest.raises(AbsentError, match=r"other bytes of adapter_config\.json; make one"):
-        require_same_files(certificate, read_adapter(world.adapter))
-
-
-def old(text):
-    content = {**json.loads(text), "schema_version": 1}
-    del content["content_digest"]
-    return json.dumps(content)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: "", "is no certificate"),
-        (lambda text: text[:-40], "is no certificate"),
-        (lambda text: text.replace('"schema_version": 2', '"schema_version": 3'), "has schema 3"),
-        (old, "has schema 1, this peft-regress reads 2"),
-        (lambda text: text.replace('"verdict": "same"', '"verdict": "fine"'), "is no certificate"),
-        (lambda text: text.replace('"package"', '"packages_"'), "is no certificate.*packages_"),
-        (lambda text: text.replace('"difference": 0.0', '"difference": NaN'), "is no certificate"),
-        (lambda text: text.replace('"verdict": "same"', '"verdict": "refused"'), "was altered"),
-        (lambda text: text.replace('"release": "0.12.0"', '"release": "0.21.2"'), "was altered"),
-        (lambda text: text.replace('"weights": "w"', '"weights": "v"'), "was altered"),
-        (lambda text: text.replace('"content_digest": "sha256:', '"content_digest": "'), "altered"),
-    ],
-)
-def test_a_certificate_that_cannot_be_trusted_is_refused(world, tmp_path, change, message):
-    file = tmp_path / "compat.json"
-    write_certificate(file, world.call(releases="0.12.0"))
-    text = file.read_text()
-    assert change(text) != text
-    file.write_text(change(text))
-    with pytest.raises(InputError, match=f"{message}.*make it again with --certificate FILE"):
-        read_certificate(file)
-
-
-def test_an_absent_certificate_names_the_option_that_makes_one(tmp_path):
-    with pytest.raises(InputError, match="make it with --certificate FILE"):
-        read_certificate(tmp_path / "compat.json")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from package_world import SETUP
 
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.upgrades import releases
-from peft_regress.upgrades.releases import releases_between
+from peft_regress.upgrades import bisect
+from peft_regress.upgrades.bisect import BisectSettings, releases_between
 
 FINAL = ["0.9.0", "0.10.0", "0.10.1", "1.0"]
 WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
@@ -15,12 +16,13 @@ WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
 @pytest.fixture
 def between(monkeypatch):
     def released(package, *, pre, seconds):
-        return [releases._version(text) for text in (WITH_PRE if pre else FINAL)]
+        return [bisect._version(text) for text in (WITH_PRE if pre else FINAL)]
 
-    monkeypatch.setattr(releases, "released_versions", released)
+    monkeypatch.setattr(bisect, "released_versions", released)
 
-    def call(good, bad, *, pre=False):
-        return [str(one) for one in releases_between("candy", good, bad, pre=pre, seconds=1)]
+    def call(good, bad):
+        settings = BisectSettings(package="candy", good=good, bad=bad, setup=SETUP)
+        return [str(one) for one in releases_between(settings)]
 
     return call
 
@@ -31,8 +33,7 @@ def test_releases_are_ordered_from_the_good_one_to_the_bad_one(between):
     assert between(" v0.10 ", "1") == ["0.10.0", "0.10.1", "1.0"]
 
 
-def test_pre_releases_are_included_on_request_or_as_an_end(between):
-    assert between("0.9.0", "1.0", pre=True) == WITH_PRE
+def test_a_pre_release_is_included_as_an_end(between):
     assert between("0.10.0rc1", "1.0") == ["0.10.0rc1", "0.10.0", "0.10.1", "1.0"]
 
 

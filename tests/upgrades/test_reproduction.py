@@ -13,13 +13,13 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_architecture import TinyArchitecture
-from torch import nn
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
@@ -27,9 +27,12 @@ from peft_regress.catalogue.methods import LORA
 from peft_regress.errors import UnknownNameError
 from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
-from peft_regress.upgrades.reproduction.methods import Network, adapting
-from peft_regress.upgrades.reproduction.script import FACTS, facts_for, reproduction_script
-from peft_regress.upgrades.reproduction.sections import source
+from peft_regress.upgrades.reproduction.script import (
+    FACTS,
+    facts_for,
+    reproduction_script,
+    source,
+)
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")
@@ -38,24 +41,13 @@ VERSIONS = ("peft", "galore-torch", "torch", "torchvision")
 SMALL = "shufflenet_v2_x0_5"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_network_each():
-    """Build each architecture once: no script changes more of it than `requires_grad`."""
-    built = {}
-    build = Network.of
-
-    def of(architecture):
-        if architecture.name not in built:
-            built[architecture.name] = build(architecture)
-        return built[architecture.name]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Network, "of", of)
-        yield
+@cache
+def _script_of(pairing, facts):
+    return reproduction_script(parse_case_id(f"shift/{pairing}"), facts=facts)
 
 
-def script_of(pairing, facts=None):
-    script = reproduction_script(parse_case_id(f"shift/{pairing}"), facts=facts)
+def script_of(pairing, facts=FACTS):
+    script = _script_of(pairing, tuple(facts))
     assert script is not None
     return script
 
@@ -204,11 +196,11 @@ def test_one_fact_alone_is_what_it_is_among_all(fact, everything):
         assert alone[fact] == everything[fact]
 
 
-def test_script_for_a_cost_is_short():
+def test_a_script_for_a_cost_has_no_more_than_that():
     script = script_of("dora-r4/resnet18", ["trainable_params", "forward_flops", "backward_flops"])
-    assert len(script.splitlines()) <= 70
     assert "import copy" not in script
     assert "AdamW" not in script
+    assert "logits_of" not in script
 
 
 def test_no_facts_adapt_the_model_and_no_more():
@@ -247,33 +239,26 @@ def test_facts_for_a_metric_show_what_moves_it():
     }
 
 
-def test_no_script_for_an_architecture_that_is_not_torchvisions(clean_registry):
-    registry.add("architecture", TinyArchitecture())
-    case = parse_case_id("shift/lora-r4/tiny")
-    assert reproduction_script(case) is None
-
-
-def test_no_script_for_a_method_of_another_class(clean_registry):
+def test_no_script_for_another_kind_of_architecture_or_method(clean_registry):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Mine(type(LORA)):
         pass
 
+    registry.add("architecture", TinyArchitecture())
     fields = {f.name: getattr(LORA, f.name) for f in dataclasses.fields(LORA)}
     registry.add("method", Mine(**{**fields, "name": "mine"}))
-    assert reproduction_script(parse_case_id("shift/mine-r4/resnet18")) is None
+    for pairing in ("lora-r4/tiny", "mine-r4/resnet18"):
+        assert reproduction_script(parse_case_id(f"shift/{pairing}")) is None
 
 
-def test_no_update_for_an_optimizer_that_is_not_known(clean_registry):
-    method = dataclasses.replace(LORA, name="mine", optimizer=lambda *_: None)
-    registry.add("method", method)
-    script = script_of("mine-r4/resnet18")
-    assert "optimizer" not in script
-    assert 'print(f"filled_loss' in script
-
-
-def test_the_rate_is_the_method_s_own(clean_registry):
+def test_a_rate_is_the_methods_own_and_no_optimizer_that_is_not_known_is_shown(clean_registry):
     registry.add("method", dataclasses.replace(LORA, name="mine", learning_rate=0.125))
     assert "lr=0.125" in script_of("mine-r4/resnet18")
+    other = dataclasses.replace(LORA, name="other", optimizer=lambda *_: None)
+    registry.add("method", other)
+    script = script_of("other-r4/resnet18")
+    assert "optimizer" not in script
+    assert 'print(f"filled_loss' in script
 
 
 def stored(pairing):
@@ -317,7 +302,6 @@ def check_names(script):
 def test_every_script_compiles_and_imports_what_it_names_and_no_more(pairing):
     script = script_of(pairing)
     check_names(script)
-    assert script == script_of(pairing)
 
 
 @pytest.mark.parametrize("method", ["lora-r4", "lora-bf16-r4", "galore-r4", "bn_head"])
@@ -373,28 +357,16 @@ def test_every_script_prints_what_the_stored_run_has(pairing):
         assert facts["merged_equals_unmerged"] == str(kept["merge_equals_unmerged"])
 
 
-@pytest.mark.parametrize("architecture", ["vit_b_16", "swin_t", "convnext_tiny", "googlenet"])
-@pytest.mark.parametrize("method", ["lora", "lokr", "lorafa", "hra", "oft", "ln_tuning"])
-def test_the_rule_for_the_targets_holds_on_other_classifiers(architecture, method):
-    network = Network.of(registry.get("architecture", architecture))
-    adapter = registry.get("method", method)
-    code = adapting(adapter, 4, network)
-    names = {"model": network.model, "nn": nn}
-    exec(code.partition("\n\n")[0], names)
-    assert names["targets"] == list(adapter.targets.find(network.model, heads=(network.head,)))
-
-
-@pytest.mark.parametrize("architecture", ["vit_b_16", "convnext_tiny", "mobilenet_v2"])
-@pytest.mark.parametrize("method", ["full", "head", "bn_head", "bitfit", "norm"])
-def test_what_trains_is_what_the_method_selects(architecture, method):
-    network = Network.of(registry.get("architecture", architecture))
-    selective = registry.get("method", method)
-    code = adapting(selective, None, network)
-    network.model.requires_grad_(method == "head")
-    exec(code, {"model": network.model, "nn": nn})
-    trained = {name for name, p in network.model.named_parameters() if p.requires_grad}
-    expected = selective.expected_trainable(network.model, heads=(network.head,), rank=None)
-    assert trained == set(expected)
+@pytest.mark.parametrize("pairing", ["norm/convnext_tiny", "bitfit/convnext_tiny", "full/resnet18"])
+def test_what_trains_is_what_the_method_selects(pairing):
+    case = parse_case_id(f"shift/{pairing}")
+    model = registry.get("architecture", case.architecture).build(num_classes=10, seed=0)
+    method = registry.get("method", case.method)
+    heads = (registry.get("architecture", case.architecture).head,)
+    named = dict(model.named_parameters())
+    expected = method.expected_trainable(model, heads=heads, rank=None)
+    count = sum(named[name].numel() for name in expected)
+    assert run(script_of(pairing, ["trainable_params"]))["trainable_params"] == str(count)
 
 
 @pytest.mark.slow

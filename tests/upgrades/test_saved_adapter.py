@@ -24,22 +24,21 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_an_adapter_has_a_method_names_of_tensors_and_digests(saved):
-    adapter = read_adapter(saved)
-    assert (adapter.kind, adapter.keys) == ("LORA", ("a.weight",))
-    assert adapter.saved_by == Version("0.19.1")
-    assert set(adapter.files) == {"adapter_config.json", "adapter_model.safetensors"}
-    assert {len(digest) for digest in adapter.files.values()} == {64}
-
-
 @pytest.mark.parametrize(
     ("written", "release"),
-    [("0.19.0.dev0@abc", "0.19.0.dev0"), ("?", None), ("", None), (None, None)],
+    [
+        ("0.19.1", "0.19.1"),
+        ("0.19.0.dev0@abc", "0.19.0.dev0"),
+        ("?", None),
+        ("", None),
+        (None, None),
+    ],
 )
 def test_who_saved_it_is_known_if_the_file_says_a_version(saved, written, release):
     text = json.dumps({"peft_type": "LORA", "peft_version": written})
     (saved / "adapter_config.json").write_text(text)
-    assert read_adapter(saved).saved_by == (release and Version(release))
+    adapter = read_adapter(saved)
+    assert (adapter.kind, adapter.saved_by) == ("LORA", release and Version(release))
 
 
 @pytest.mark.parametrize(
@@ -90,15 +89,9 @@ def test_a_pickle_is_not_opened(saved):
         read_adapter(saved)
 
 
-def test_an_absent_folder_and_a_folder_of_adapters_are_told_apart(saved):
+def test_an_absent_folder_is_said(saved):
     with pytest.raises(InputError, match="no such folder"):
         read_adapter(saved / "absent")
-    inner = saved / "inner"
-    inner.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (saved / name).rename(inner / name)
-    with pytest.raises(InputError, match="name one of the folders in it: inner"):
-        read_adapter(saved)
 
 
 # --- ranges ---------------------------------------------------------------------------------------
@@ -116,22 +109,16 @@ def test_an_absent_folder_and_a_folder_of_adapters_are_told_apart(saved):
     ],
 )
 def test_a_range_names_releases_and_both_ends_belong_to_it(text, expected):
-    assert " ".join(map(str, chosen_releases(text, KNOWN, package="candy"))) == expected
-
-
-def test_of_each_minor_release_the_last_patch_in_the_range_is_kept():
-    chosen = chosen_releases("..0.14.0", KNOWN, package="candy", last_patches=True)
-    assert " ".join(map(str, chosen)) == "0.10.0 0.11.1 0.14.0"
+    assert " ".join(map(str, chosen_releases(text, KNOWN))) == expected
 
 
 @pytest.mark.parametrize("text", ["", "newest", "0.14.0,", "0.10.0...0.14", "0.10-0.14", "a..b"])
 def test_a_text_that_is_no_range_is_refused_with_the_form(text):
     with pytest.raises(InputError, match=r"is not a release: write 0\.14\.0, a range"):
-        chosen_releases(text, KNOWN, package="candy")
+        chosen_releases(text, KNOWN)
 
 
-def test_a_range_the_wrong_way_round_and_one_without_releases_are_refused():
-    with pytest.raises(InputError, match=r"the older one comes first, 0\.10\.0\.\.0\.14\.0"):
-        chosen_releases("0.14.0..0.10.0", KNOWN, package="candy")
-    with pytest.raises(AbsentError, match=r"no release of candy.*0\.10\.0 to 0\.21\.2"):
-        chosen_releases("1.0..", KNOWN, package="candy")
+@pytest.mark.parametrize("text", ["0.14.0..0.10.0", "1.0.."])
+def test_a_range_without_releases_is_refused(text):
+    with pytest.raises(AbsentError, match=r"no release of peft.*0\.10\.0 to 0\.21\.2"):
+        chosen_releases(text, KNOWN)

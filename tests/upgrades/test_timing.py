@@ -124,13 +124,12 @@ def test_no_case_at_all_is_refused():
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
     [
-        (None, None, "there is no such program"),
-        ("", 0o644, "is not executable"),
+        (None, None, "cannot be started: No such file or directory"),
+        ("", 0o644, "cannot be started: Permission denied"),
         ("no program", 0o755, "cannot be started"),
         ("#!/nowhere/python\n", 0o755, "cannot be started"),
         ("#!/bin/sh\nexit 3\n", 0o755, "no error message"),
         ("#!/bin/sh\necho 'No module named peft_regress' >&2; exit 1\n", 0o755, "No module named"),
-        ("#!/bin/sh\nexec cat /dev/zero\n", 0o755, "no greeting"),
     ],
 )
 def test_a_program_without_a_worker_is_refused_with_its_path(tmp_path, text, mode, message):
@@ -150,10 +149,10 @@ def test_a_program_that_never_greets_is_refused_at_the_time_limit(tmp_path, prog
         timed(path, path, time_limit=0.5)
 
 
-@pytest.mark.parametrize(("name", "message"), [("", "not the name"), ("/", "is a folder")])
-def test_a_text_that_names_no_program_is_refused(name, message):
-    with pytest.raises(InterpreterError, match=message):
-        timed(name, name)
+def test_a_text_that_names_no_program_is_refused():
+    for name in ("", "/", "a\0b"):
+        with pytest.raises(InterpreterError, match="cannot be started"):
+            timed(name, name)
 
 
 def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):

@@ -25,18 +25,16 @@ from peft_regress.report.markdown import code_span, fenced
 from peft_regress.report.verdict.finding import finding_details, finding_title
 from peft_regress.runs.schema import Failure, Limits
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, Transition
-from peft_regress.upgrades.bisect_report import (
+from peft_regress.upgrades.reports import (
+    advice_on,
     bisection_document,
     encode_bisection,
+    encode_upgrade,
+    upgrade_document,
 )
 from peft_regress.upgrades.reproduction.reproduce import Reproduction
 from peft_regress.upgrades.responsible import ResponsiblePackages
 from peft_regress.upgrades.upgrade import Upgrade
-from peft_regress.upgrades.upgrade_report import (
-    advice_on,
-    encode_upgrade,
-    upgrade_document,
-)
 
 HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -15,8 +15,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from page_tables import finish, option_parser, table
-from recorded_states import ROOT, recorded, require, state_table
+from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices

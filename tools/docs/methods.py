@@ -12,14 +12,13 @@ The text of the page is written by hand. A table is between the comments `<!-- m
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
-from method_notes import METHODS
-from page_tables import finish, option_parser, table
-from recorded_states import ROOT, recorded, require, state_table
+from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
@@ -37,8 +36,6 @@ PAGE: Final = ROOT / "docs" / "methods.md"
 RANK: Final = 4
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
 _BATCH: Final = 32
-_USUAL: Final = ("Conv2d with groups == 1 and Linear, the head excluded", "usual")
-"""The layers of most methods, which the page describes once."""
 
 
 def rank_of(method: Method) -> int | None:
@@ -46,32 +43,10 @@ def rank_of(method: Method) -> int | None:
     return RANK if RANK in method.ranks else min(method.ranks, default=None)
 
 
-# --- What the methods are -------------------------------------------------------------------------
-
-
-def methods() -> str:
-    """Return what each method is, what it trains, where, and its settings."""
-    rows, registered = [], registry.names("method")
-    for name, note in METHODS.items():
-        method = registry.get("method", name)
-        declared = method.hyperparameters(rank_of(method))
-        ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
-        known = {item: registry.get("method", item) for item in ids if item in registered}
-        rows.append(
-            [
-                ", ".join(
-                    f"`{item}`" if its.matrices else f"`{item}` (no matrix)"
-                    for item, its in known.items()
-                ),
-                f"{note.title} ({note.source})" if note.source else note.title,
-                note.trains,
-                str(declared.get("targets", "none")).replace(*_USUAL),
-                ", ".join(map(str, method.ranks)) or "none",
-                f"{declared['optimizer']}, {declared['learning_rate']:g}",
-            ]
-        )
-    header = ["id", "method", "trained besides the head", "layers", "ranks", "optimizer, rate"]
-    return table(header, rows, names=len(header))
+def methods() -> list[str]:
+    """Return the methods, as the table on the page names them that a person writes."""
+    listed = PAGE.read_text(encoding="utf-8").partition("## Where each works")[0]
+    return re.findall(r"^\| `([\w-]+)`", listed, re.MULTILINE)
 
 
 # --- Their states in a run -------------------------------------------------------------------
@@ -132,7 +107,7 @@ def costs() -> str:
     blocks = []
     for architecture in ARCHITECTURES:
         full = cast("CostReport", cost("full", architecture)).step
-        rows = [cost_row(method, architecture) for method in METHODS]
+        rows = [cost_row(method, architecture) for method in methods()]
         blocks.append(
             f"{architecture}, r = {RANK}, over full fine-tuning, which takes at batch {_BATCH} "
             f"{full.forward_flops / 1e9:.2f} GFLOP forward, {full.backward_flops / 1e9:.2f} "
@@ -151,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "methods": methods,
     "states": lambda: states(recorded(None)),
     "costs": costs,
 }

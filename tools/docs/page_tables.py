@@ -1,4 +1,4 @@
-"""What the tools that write into docs/ share: whole files, and tables with a place in a page.
+"""What the tools that write into docs/ share: whole files, tables in a page, states of cases.
 
 A table stands between `<!-- TOOL:NAME -->` and `<!-- /TOOL:NAME -->`. With `--write` a tool renews,
 with `--check` it exits with 1 if something is out of date; one of tables alone prints them.
@@ -10,13 +10,17 @@ import argparse
 import difflib
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+from peft_regress.baselines.named_runs import named_cases
+from peft_regress.baselines.references import read_references
+from peft_regress.cases import Case
+from peft_regress.runs.schema import Record
 
-__all__ = ["check_or_write", "finish", "option_parser", "put", "table", "write_or_check"]
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def option_parser(description: str | None, names: Iterable[str] = ()) -> argparse.ArgumentParser:
@@ -86,3 +90,50 @@ def finish(
     for name, content in made.items():
         page = put(page, tool, name, content)
     return check_or_write(path, page, writes=chosen.write)
+
+
+# --- States of cases ------------------------------------------------------------------------------
+
+
+def recorded(run: str | None) -> dict[str, Record]:
+    """Return the records of a run, or the newest accepted records."""
+    found = read_references(ROOT / "baselines") if run is None else named_cases(ROOT, run)
+    return {name: observation.record for name, observation in found.items()}
+
+
+def require(cases: Sequence[Case], records: Mapping[str, Record], *, matrix: str) -> None:
+    """End with the command that makes the records if one is missing."""
+    absent = [case.id for case in cases if case.id not in records]
+    if absent:
+        sys.exit(
+            f"{len(absent)} of {len(cases)} cases have no record, such as {absent[0]}. Make them "
+            f"with `tox run -e bench-{matrix}`, and accept the run or name it with --run."
+        )
+
+
+def state_table(
+    cases: Sequence[Case], records: Mapping[str, Record], name_of: Callable[[Case], str]
+) -> str:
+    """Return the state of every method on every architecture; equal states share a row."""
+    architectures = list(dict.fromkeys(case.architecture for case in cases))
+    messages: dict[str, int] = {}
+    cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for case in sorted(cases, key=lambda case: architectures.index(case.architecture)):
+        cells[name_of(case)][case.architecture] = _state(records[case.id], messages)
+    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for method, found in cells.items():
+        # A method may be for some architectures only.
+        together[tuple(found.get(name, "no case") for name in architectures)].append(f"`{method}`")
+    rows = [[", ".join(names), *found] for found, names in together.items()]
+    rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
+    notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
+    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{notes}"
+
+
+def _state(record: Record, messages: dict[str, int]) -> str:
+    if record.error is not None:
+        message = f"`{record.error.type}: {record.error.message}`"
+        number = messages.setdefault(message, len(messages) + 1)
+        return f"{record.status} ({number})"
+    false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
+    return f"false: {', '.join(false)}" if false else "ok"

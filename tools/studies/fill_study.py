@@ -64,7 +64,7 @@ def _elsewhere(variant: str) -> dict[str, list[float]]:
     """Return the losses of another process that is limited to other instructions."""
     done = subprocess.run(
         [sys.executable, __file__, "losses"],
-        env={**os.environ, **VARIANTS[variant].environment},
+        env={**os.environ, **VARIANTS[variant]},
         stdout=subprocess.PIPE,
         check=True,
     )

@@ -1,18 +1,15 @@
 """Compare the peak of the step recorder with that of the CPU allocator in real training steps.
 
     python tools/studies/memory_check.py
-    python tools/studies/memory_check.py --batch 32 --resolution 32
-    python tools/studies/memory_check.py --architecture resnet18 --architecture swin_t
 
-Prints Markdown: the difference between `peak_bytes` and the allocator's own peak, for each
-architecture and method, and the operators that cause the largest difference. The allocator counts
-every byte that somebody requests, including buffers inside an operator. The step recorder does not
-see those. They depend on the machine and on the release of oneDNN, and so does the table.
+Prints the difference between `peak_bytes` and the allocator's own peak, for each architecture and
+method. The allocator counts every byte that somebody requests, including buffers inside an
+operator. The step recorder does not see those. They depend on the machine and on the release of
+oneDNN, and so does the table.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 from collections import Counter
 from dataclasses import dataclass
@@ -198,86 +195,44 @@ def _unseen(events: Sequence[_Event], start: int) -> Iterator[tuple[int, str]]:
             yield index, call.operator
 
 
-def _real_step(architecture: str, method: str, shape: tuple[int, ...]) -> Callable[[], object]:
-    model = _adapted(architecture, method)
-    optimizer = _make_optimizer(method, model)
-    images, labels = torch.randn(shape), torch.randint(CLASSES, shape[:1])
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        logits = model(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def _adapted(architecture: str, method: str) -> nn.Module:
+def _real_step(architecture: str, method: str) -> tuple[int, Callable[[], Callable[[], object]]]:
+    """Return the peak that is recorded of a step, and what makes a real one."""
     network, adapter = registry.get("architecture", architecture), registry.get("method", method)
-    model: nn.Module = adapter.adapt(
-        network.build(num_classes=CLASSES, seed=0),
-        heads=(network.head,),
-        rank=METHODS[method],
-        seed=0,
-    )
-    set_modes(model, batch_norm_statistics=adapter.trains_batch_norm_statistics)
-    return model
+    rank = METHODS[method]
+    shape = (2, 3, 224, 224)
 
+    def make_model() -> nn.Module:
+        base = network.build(num_classes=CLASSES, seed=0)
+        model: nn.Module = adapter.adapt(base, heads=(network.head,), rank=rank, seed=0)
+        set_modes(model, batch_norm_statistics=adapter.trains_batch_norm_statistics)
+        return model
 
-def _make_optimizer(method: str, model: nn.Module) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = registry.get("method", method).make_optimizer(
-        model, rank=METHODS[method]
-    )
-    return optimizer
+    def make_step() -> Callable[[], object]:
+        model = make_model()
+        optimizer = adapter.make_optimizer(model, rank=rank)
+        images, labels = torch.randn(shape), torch.randint(CLASSES, shape[:1])
 
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
 
-def _compared(architecture: str, method: str, shape: tuple[int, ...]) -> tuple[float, str]:
-    """Return the recorder's relative difference from the allocator, and what explains it."""
-    recorded = profile_step(
-        _adapted(architecture, method),
-        partial(_make_optimizer, method),
-        input_shape=shape,
-        num_classes=CLASSES,
-    ).peak_bytes
-    found = allocator_peak(partial(_real_step, architecture, method, shape))
-    largest_first = sorted(found.own_bytes.items(), key=lambda item: -item[1])
-    own = [f"{size:,} in buffers of {operator}" for operator, size in largest_first]
-    own.append(f"{found.number_bytes:,} in Python numbers that autograd keeps")
-    return recorded / found.peak_bytes - 1, (
-        f"{architecture} {method}: {recorded:,} bytes recorded, {found.peak_bytes:,} by the "
-        f"allocator; its peak contains {' and '.join(own)}. Without those its peak is "
-        f"{found.tensor_peak_bytes:,}."
-    )
+        return step
+
+    make_optimizer = partial(adapter.make_optimizer, rank=rank)
+    recorded = profile_step(make_model(), make_optimizer, input_shape=shape, num_classes=CLASSES)
+    return recorded.peak_bytes, make_step
 
 
 def main() -> None:
-    """Print the table for one shape of input."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--architecture", action="append", help="only this one; may be repeated")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--resolution", type=int, default=224)
-    chosen = parser.parse_args()
+    """Print the table."""
     torch.set_num_threads(1)
-    shape = (chosen.batch, 3, chosen.resolution, chosen.resolution)
-    print(f"{chosen.batch} images of {chosen.resolution}x{chosen.resolution}\n")
-    print("| architecture | " + " | ".join(METHODS) + " | worst |")
-    print("| --- |" + " ---: |" * (len(METHODS) + 1))
-    found: list[tuple[float, str]] = []
-    for name in chosen.architecture or ARCHITECTURES:
-        network = registry.get("architecture", name).build(num_classes=CLASSES, seed=0)
-        # A ViT is built for images of one size.
-        if getattr(network, "image_size", chosen.resolution) != chosen.resolution:
-            print(f"| {name} |" + " |" * (len(METHODS) + 1))
-            continue
-        row = [_compared(name, method, shape) for method in METHODS]
-        found += row
-        worst = max(row, key=lambda pair: abs(pair[0]))
-        # Plus 0.0, because of -0.0.
-        cells = [f"{round(100 * share, 2) + 0.0:.2f} %" for share, _ in [*row, worst]]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    if found:
-        print("\n" + max(found, key=lambda pair: abs(pair[0]))[1])
+    print("| architecture | " + " | ".join(METHODS) + " |\n| --- |" + " ---: |" * len(METHODS))
+    for name in ARCHITECTURES:
+        steps = (_real_step(name, method) for method in METHODS)
+        shares = (recorded / allocator_peak(make).peak_bytes - 1 for recorded, make in steps)
+        print(f"| {name} | " + " | ".join(f"{100 * share:.2f} %" for share in shares) + " |")
 
 
 if __name__ == "__main__":

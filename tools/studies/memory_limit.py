@@ -1,7 +1,6 @@
 """Run real training steps in processes that may hold little more than the predicted peak.
 
     python tools/studies/memory_limit.py
-    python tools/studies/memory_limit.py --architecture resnet18 --batch 32
 
 A process builds a case and takes one small step, so that code and kernels are loaded. Then the
 system limits its private memory (RLIMIT_DATA) to what it holds plus what `peak_bytes` predicts
@@ -12,7 +11,6 @@ allocator. Linux only. The figures depend on the machine and on the release of t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -20,13 +18,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import torch
-    from torch import nn
+from typing import Any, Final, NamedTuple
 
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5")
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
@@ -105,32 +97,30 @@ def limited(setting: Setting, factor: float, *, predicted: int) -> int:
     return 0
 
 
-def _prepared(setting: Setting) -> tuple[nn.Module, Callable[[tuple[torch.Tensor, ...]], None]]:
+def _prepared(setting: Setting) -> tuple[Any, Any]:
+    """Return the adapted model, and a function that takes a step on a batch."""
     from peft_regress import registry
     from peft_regress.cases import split_adapter_name
     from peft_regress.catalogue.built_in import set_modes
     from peft_regress.measure.objective import Objective
 
     name, rank = split_adapter_name(setting.method)
-    method, network = (
-        registry.get("method", name),
-        registry.get("architecture", setting.architecture),
-    )
+    method = registry.get("method", name)
+    network = registry.get("architecture", setting.architecture)
     base = network.build(num_classes=_CLASSES, seed=0)
     model = method.adapt(base, heads=(network.head,), rank=rank, seed=0)
     set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
     optimizer = method.make_optimizer(model, rank=rank)
-    objective = Objective()
 
-    def step(batch: tuple[torch.Tensor, ...]) -> None:
+    def step(batch: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        objective.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        Objective().loss(model, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return model, step
 
 
-def _batch(size: int, resolution: int) -> tuple[torch.Tensor, ...]:
+def _batch(size: int, resolution: int) -> tuple[Any, Any]:
     import torch
 
     return torch.randn(size, 3, resolution, resolution), torch.zeros(size, dtype=torch.int64)
@@ -154,25 +144,16 @@ def _private_bytes() -> int:
     raise SystemExit("/proc/self/status has no VmData")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print the table, or be one of the limited processes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--architecture", action="append", choices=ARCHITECTURES)
-    parser.add_argument("--method", action="append", choices=METHODS)
-    parser.add_argument("--batch", action="append", type=int)
-    parser.add_argument("--limited", nargs=5, help=argparse.SUPPRESS)
-    typed = parser.parse_args(arguments)
-    if typed.limited:
-        architecture, method, batch, factor, predicted = typed.limited
+    if sys.argv[1:2] == ["--limited"]:
+        architecture, method, batch, factor, predicted = sys.argv[2:]
         setting = Setting(architecture, method, int(batch))
         sys.exit(limited(setting, float(factor), predicted=int(predicted)))
-    batches = typed.batch or BATCHES
-    print("| method | architecture |", *(f"batch {size} |" for size in batches))
-    print("|---|---|" + "---:|" * len(batches))
-    for architecture, method in product(
-        typed.architecture or ARCHITECTURES, typed.method or METHODS
-    ):
-        cells = (needed_factor(Setting(architecture, method, size)) for size in batches)
+    print("| method | architecture |", *(f"batch {size} |" for size in BATCHES))
+    print("|---|---|" + "---:|" * len(BATCHES))
+    for architecture, method in product(ARCHITECTURES, METHODS):
+        cells = (needed_factor(Setting(architecture, method, size)) for size in BATCHES)
         print(f"| {method} | {architecture} |", *(f"{one:.2f} |" for one in cells), flush=True)
 
 

@@ -44,7 +44,7 @@ FACTOR: Final = float(os.environ.get("STUDY_FACTOR", "1"))
 """What every update of an optimizer is multiplied by."""
 _T = TypeVar("_T")
 THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
-INSTRUCTIONS: Final = {name: dict(VARIANTS[name].environment) for name in ("avx2", "sse")}
+INSTRUCTIONS: Final = {name: VARIANTS[name] for name in ("avx2", "sse")}
 
 
 class Recurrent(nn.Module):

@@ -90,19 +90,17 @@ def main() -> None:
     """Print a table for each task: methods as columns, or rates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tasks", nargs="+", default=list(registry.names("task")))
     parser.add_argument("--methods", nargs="+", default=list(COLUMNS))
-    in_a_matrix = [item.name for item in registry.items("architecture") if item.matrices]
-    parser.add_argument("--architectures", nargs="+", default=in_a_matrix)
     parser.add_argument("--learning-rates", action="store_true", help="sweep instead of compare")
     chosen = parser.parse_args()
+    architectures = [item.name for item in registry.items("architecture") if item.matrices]
     columns = ["zero-shot", *chosen.methods]
     shown = [f"x {factor:g}" for factor in RATES] if chosen.learning_rates else columns
-    for task_name in chosen.tasks:
+    for task_name in registry.names("task"):
         task = registry.get("task", task_name)
         print(f"\n{task_name}: accuracy in percent, {chosen.seeds} seeds\n")
         print("| | " + " | ".join(shown) + " |\n|" + " --- |" * (1 + len(shown)))
-        for name in chosen.architectures:
+        for name in architectures:
             architecture = registry.get("architecture", name)
             one = functools.partial(
                 cell, build_source(BASELINES, architecture), architecture, task, seeds=chosen.seeds

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from peft_fuzz.checklist.checklist import Checklist, scope_sentence
+from peft_fuzz.checklist.checklist import Checklist
 from peft_fuzz.checklist.rows import About, Detail, Row, Verdict, grouped
 from peft_fuzz.checklist.situations import find_method
 from peft_regress.report.document import Box, Code, Line, Section, Words
-from peft_regress.report.layout import Style
-from peft_regress.report.table import Row as TableRow
-from peft_regress.report.table import Table
+from peft_regress.report.layout import Row as TableRow
+from peft_regress.report.layout import Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
@@ -27,73 +24,60 @@ _TITLES: Final[dict[About, str]] = {
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
     "training": "losses of a training from a fresh adapter: the last, relative difference",
-    "cost": "cost of a training step, counted, all networks and configurations",
-    "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
 }
 _COUNTED: Final[tuple[Verdict, ...]] = ("ok", "out of bounds", "not measured")
-_OUTCOMES: Final = {
-    0: "no measured row is out of bounds",
-    1: "out of bounds",
-    3: "incomplete: not everything was measured",
+_OUTCOMES: Final[dict[int, tuple[str, Style]]] = {
+    0: ("no measured row is out of bounds", "good"),
+    1: ("out of bounds", "bad"),
+    3: ("incomplete: not everything was measured", "open"),
 }
-_STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 
 
 def checklist_document(checklist: Checklist) -> list[Section]:
     """Return the outcome, the boxes, a table for each part of the protocol, and the details."""
     rows = checklist.judged.rows
+    details = {
+        f"{verdict}:": [one for row in rows if row.verdict == verdict for one in row.details]
+        for verdict in _COUNTED[1:]
+    }
+    details["the base cannot do:"] = [*checklist.judged.unsupported]
     return [
         _heading(checklist),
         Section(title="boxes of the protocol:", body=tuple(boxes(checklist)), level=3),
         *(_table_section(about, rows) for about in _TITLES if any(r.about == about for r in rows)),
-        *_problems(rows),
-        *_listed("neither side can do:", checklist.judged.unsupported),
-        *_listed("only the branch can do:", checklist.judged.gained),
-        Section(title=_outcome(checklist), style=_STYLES[checklist.judged.exit_code]),
+        *(_listed(title, found) for title, found in details.items() if found),
     ]
-
-
-def _outcome(checklist: Checklist) -> str:
-    verdicts = Counter(row.verdict for row in checklist.judged.rows)
-    counted = [one for one in _COUNTED if verdicts[one]]
-    said = ", ".join(f"{verdicts[one]} {one}" for one in counted)
-    return f"{_OUTCOMES[checklist.judged.exit_code]} ({said})"
 
 
 def _heading(checklist: Checklist) -> Section:
     asked = " ".join(map(clean, checklist.requirements))
-    old, new = checklist.versions
+    old, new = (packages["peft"] for packages in checklist.packages)
     changes = "; ".join(
         clean(f"{name} {before or 'absent'} -> {after or 'absent'}")
         for name, (before, after) in checklist.changed.items()
     )
-    effect = checklist.judged.smallest_effect
-    body = [
-        f"base: peft {clean(old)} ({clean(checklist.base)}); branch: peft {clean(new)} ({asked})",
-        f"environment: {changes or 'the same versions on both sides'}",
-        *_installed(checklist),
-        scope_sentence(checklist),
-        *(f"note: {clean(remark, longest=400)}" for remark in checklist.remarks),
+    # One package that is merely installed can break another.
+    installed = [
+        clean(f"installed for the {side}: {' '.join(map('=='.join, there.items()))}", longest=400)
+        for side, there in zip(("base", "branch"), checklist.installed, strict=True)
+        if there
     ]
-    if not math.isnan(effect):
-        body.append(
-            "each adapter is filled with seeded numbers; the smallest change that one makes to "
-            f"an output is {effect:.2g}"
-        )
+    verdicts = Counter(row.verdict for row in checklist.judged.rows)
+    said = ", ".join(f"{verdicts[one]} {one}" for one in _COUNTED if verdicts[one])
+    outcome, style = _OUTCOMES[checklist.judged.exit_code]
     return Section(
-        title=f"checklist {checklist.method}: {_outcome(checklist)}",
-        body=tuple(body),
+        title=f"checklist {checklist.method}: {outcome} ({said})",
+        body=(
+            f"base: peft {clean(old)} ({clean(checklist.base)})",
+            f"branch: peft {clean(new)} ({asked})",
+            f"environment: {changes or 'the same versions on both sides'}",
+            *installed,
+            checklist.scope,
+            *(f"note: {clean(remark, longest=400)}" for remark in checklist.remarks),
+        ),
         level=2,
-        style=_STYLES[checklist.judged.exit_code],
+        style=style,
     )
-
-
-def _installed(checklist: Checklist) -> Iterator[str]:
-    """Yield what each side has over the current environment: one package can break another."""
-    for side, packages in zip(("base", "branch"), checklist.installed, strict=True):
-        if packages:
-            listed = ", ".join(f"{name} {version}" for name, version in packages.items())
-            yield clean(f"installed for the {side}: {listed}", longest=400)
 
 
 def boxes(checklist: Checklist) -> Iterator[Box]:
@@ -114,10 +98,8 @@ def boxes(checklist: Checklist) -> Iterator[Box]:
             Code("method_comparison/MetaMathQA"),
             Code(f"python run.py -v experiments/{name}/EXPERIMENT"),
         ): (),
-        "benchmark, what a CPU can show of it: losses of short trainings, FLOPs, peak bytes": (
-            "training",
-            "cost",
-        ),
+        "benchmark, what a CPU can show of it: losses of short trainings": ("training",),
+        ("benchmark, FLOPs and bytes: not done here;", Code("peft-regress upgrade")): (),
         "script, on this CPU and these networks: outputs unmerged and merged in all number types": (
             "outputs",
             "types",
@@ -130,16 +112,12 @@ def boxes(checklist: Checklist) -> Iterator[Box]:
         yield Box(words, is_ticked=verdicts == {"ok"})
 
 
-def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
+def _table_section(about: About, rows: Sequence[Row]) -> Section:
     shown = (
         (
             row.what,
             "" if row.configurations is None else str(row.configurations),
-            row.base,
-            row.branch,
-            row.difference,
-            row.bound,
-            row.verdict,
+            *(row.base, row.branch, row.difference, row.bound, row.verdict),
         )
         for row in rows
         if row.about == about
@@ -154,25 +132,17 @@ def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
     return Section(title=f"{_TITLES[about]}:", body=(table,), level=3)
 
 
-def _problems(rows: tuple[Row, ...]) -> Iterator[Section]:
-    for verdict in ("out of bounds", "not measured"):
-        found = [detail for row in rows if row.verdict == verdict for detail in row.details]
-        yield from _listed(f"{verdict}:", found)
-
-
-def _listed(title: str, found: Sequence[Detail]) -> Iterator[Section]:
-    """Yield a section with each problem once, and where it is."""
+def _listed(title: str, found: Sequence[Detail]) -> Section:
+    """Return a section with each problem once, and where it is."""
     problems = grouped(found, lambda detail: detail.said)
-    if not problems:
-        return
     lines = [
         Line(clean(f"{said}: {_places(details)}", longest=400), most_lines=4)
-        for said, details in islice(problems.items(), _MOST_DETAILS)
+        for said, details in [*problems.items()][:_MOST_DETAILS]
     ]
     if len(problems) > _MOST_DETAILS:
         more = count_of(len(problems) - _MOST_DETAILS, "more line")
         lines.append(Line(f"and {more} in the JSON"))
-    yield Section(title=title, body=tuple(lines), level=3)
+    return Section(title=title, body=tuple(lines), level=3)
 
 
 def _places(details: Sequence[Detail]) -> str:
@@ -185,13 +155,12 @@ def _places(details: Sequence[Detail]) -> str:
 def encode_checklist(checklist: Checklist) -> dict[str, Any]:
     """Return `{schema_version, exit_code, method, rows, boxes, ...}`."""
     judged = checklist.judged
-    effect = judged.smallest_effect
     base, branch = (
         {"packages": dict(packages), "installed": dict(installed)}
         for packages, installed in zip(checklist.packages, checklist.installed, strict=True)
     )
 
-    def encoded(details: Iterable[Detail]) -> list[dict[str, str]]:
+    def encoded(details: Sequence[Detail]) -> list[dict[str, str]]:
         return [detail._asdict() for detail in details]
 
     return {
@@ -202,18 +171,13 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
         "base": {"name": checklist.base, **base},
         "branch": branch,
         "remarks": list(checklist.remarks),
-        "scope": scope_sentence(checklist),
+        "scope": checklist.scope,
         "situations": checklist.situations,
         "seconds": checklist.seconds,
-        "smallest_effect": None if math.isnan(effect) else effect,
         "rows": [{**vars(row), "details": encoded(row.details)} for row in judged.rows],
         "boxes": [
-            {
-                "text": words if isinstance(words, str) else " ".join(words),
-                "is_ticked": is_ticked,
-            }
+            {"text": words if isinstance(words, str) else " ".join(words), "is_ticked": is_ticked}
             for words, is_ticked in boxes(checklist)
         ],
         "unsupported": encoded(judged.unsupported),
-        "gained": encoded(judged.gained),
     }

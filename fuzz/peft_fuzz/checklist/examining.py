@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
-import gc
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_fuzz.checklist.networks import batch, fill, loaded, network, type_name, types_of, wrapped
 from peft_fuzz.checklist.situations import (
-    AGAIN,
     OUTPUTS,
     PARTS,
     Examine,
@@ -29,17 +23,13 @@ from peft_fuzz.checklist.situations import (
     Inspect,
     Inspected,
     Situation,
-    Start,
-    Started,
     find_method,
 )
-from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.cost import profile_training_step
-from peft_regress.cost.stand_ins import on_fake_or_real
-from peft_regress.measure.invariants.outputs import agree
 from peft_regress.measure.training import single_thread
+from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.schema import Failure
-from peft_regress.upgrades.worker import Timed, TimeSteps, timed
+from peft_regress.workers.pool import Environment, Seat
+from peft_regress.workers.process import WorkerError
 
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _FOLDER: Final = {True: "adapter", False: "adapter-of-branch"}
@@ -48,21 +38,40 @@ _WANTED_EFFECT: Final = 0.2
 bound, that of bfloat16."""
 _TIMES: Final = (1, 2, 4, 8, 16)
 """How much larger than usual the numbers of an adapter are, until it moves the outputs so much."""
-ROUNDING: Final = 1e-7
-"""Of a float32, relative: as much as another order of the same sums moves a number."""
 _STEPS: Final = 8
 _SEED: Final = 0
-_COSTS: Final = ("forward_flops", "backward_flops", "peak_bytes")
 
 
-def inspect(request: Inspect) -> Inspected:
-    """Import peft and return the fields of a method's configuration with their defaults."""
-    peft = import_module("peft")
-    config = getattr(peft, find_method(request.method).config, None)
-    if config is None:
-        return Inspected(peft=peft.__version__, fields=None)
-    fields = {one.name: _default(one) for one in dataclasses.fields(config)}
-    return Inspected(peft=peft.__version__, fields=fields)
+# --- Beside the worker ----------------------------------------------------------------------------
+
+
+def inspect(seat: Seat, environment: Environment, request: Inspect) -> Inspected:
+    """Ask for the fields of a method's configuration with their defaults."""
+    return seat.worker(environment).ask(f"{__name__}:inspected", request, Inspected)
+
+
+def examine(seat: Seat, environment: Environment, request: Examine) -> Examined:
+    """Ask what a situation gives; a worker that is lost costs this situation alone."""
+    worker = seat.worker(environment)
+    try:
+        return worker.ask(f"{__name__}:examined", request, Examined)
+    except WorkerError as error:
+        if seat.is_stopped:
+            raise
+        worker.kill()
+        return Examined(lost=str(error).removeprefix(f"{worker.interpreter}: "))
+
+
+# --- In the worker --------------------------------------------------------------------------------
+
+
+def inspected(request: Inspect) -> Inspected:
+    """Return the fields of a method's configuration with their defaults."""
+    config = getattr(import_module("peft"), find_method(request.method).config, None)
+    fields = None
+    if config is not None:
+        fields = {one.name: _default(one) for one in dataclasses.fields(config)}
+    return Inspected(packages=installed_packages(), fields=fields)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -73,7 +82,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return "none"
 
 
-def examine(request: Examine) -> Examined:
+def examined(request: Examine) -> Examined:
     """Compute what a situation gives on one side, and write the outputs into its folder.
 
     The base fills a fresh adapter and saves it; the other side loads it and saves it again. Both
@@ -111,31 +120,26 @@ class _Side:
         side = "base" if self._is_base else "branch"
         save_file(self._outputs, self._folder / OUTPUTS.format(side))
         if self._situation.trains and "adapting" not in self._failures:
-            self._train()
+            losses = self._try("training", lambda: losses_of(self._situation))
+            self._found["losses"] = losses or []
         return Examined(failures=self._failures, types=self._types, **self._found)
 
     def _make(self) -> None:
-        """Save a fresh adapter with numbers in it, and load it again: no release is asked more."""
+        """Save a fresh adapter with numbers in it, and load it again, as the branch does."""
         filled = self._try("adapting", self._filled)
         if filled is None or self._try("adapting", lambda: self._save(filled)) is None:
             return
-        self._handle(filled)
-        again = self._load("loading", is_base=True)
-        if again is not None:
-            self._outputs[f"unmerged{AGAIN}"] = self._output(again)
-            self._handle(again, AGAIN)
+        self._load("loading", is_base=True)
 
     def _take_over(self) -> None:
         """Load the adapter of the base, save it, and load that again."""
         taken = self._load("loading", is_base=True)
         if taken is None:
             return
-        self._outputs["unmerged"] = self._output(taken)
-        is_saved = self._try("reloading", lambda: self._save(taken))
-        self._handle(taken)
-        again = self._load("reloading", is_base=False) if is_saved else None
-        if again is not None:
-            self._outputs["reloaded"] = self._output(again)
+        if self._try("reloading", lambda: self._save(taken)):
+            again = self._try("reloading", lambda: self._loaded(is_base=False))
+            if again is not None:
+                self._outputs["reloaded"] = self._output(again)
         if self._situation.trains:
             return  # which wraps a fresh one
         fresh = self._try("adapting", lambda: wrapped(self._situation))
@@ -156,44 +160,39 @@ class _Side:
             # The first one counts even if it has no finite output; so does the larger of two.
             if best is None or share > best[0]:
                 best = share, adapted
-                self._outputs["unmerged"], self._found["effect"] = output, effect
+                self._found["effect"] = effect
             if not share < _WANTED_EFFECT:  # also for NaN
                 break
         assert best is not None  # noqa: S101  (there is a first one)
         return best[1]
 
     def _save(self, adapted: nn.Module) -> bool:
-        """Save the adapter as peft does; keep what its tensors are, and which of them changed."""
+        """Save the adapter as peft does; keep what its tensors are."""
         folder = self._folder / _FOLDER[self._is_base]
         cast("Any", adapted).save_pretrained(folder, save_embedding_layers=False)
         tensors = load_file(folder / _ADAPTER_FILE)
         self._found["keys"] = {
             name: f"{type_name(tensor)} {list(tensor.shape)}" for name, tensor in tensors.items()
         }
-        of_base = load_file(self._folder / _FOLDER[True] / _ADAPTER_FILE)
-        self._found["altered"] = sorted(
-            name
-            for name in tensors.keys() & of_base.keys()
-            if not _equal(tensors[name], of_base[name])
-        )
         return True
 
-    def _load(self, stage: str, *, is_base: bool) -> nn.Module | None:
+    def _loaded(self, *, is_base: bool) -> nn.Module:
         """Return the network with what the base, or else this side, has saved."""
-        folder = self._folder / _FOLDER[is_base]
-        adapted: nn.Module | None = self._try(stage, lambda: loaded(self._situation, folder))
-        if adapted is not None and stage == "loading":
-            self._types["loaded"] = types_of(adapted)
-        return adapted
+        return loaded(self._situation, self._folder / _FOLDER[is_base])
 
-    def _handle(self, adapted: Any, suffix: str = "") -> None:
-        """Compute what the adapter gives switched off, merged, unmerged and off, merged and off."""
-        twin = copy.deepcopy(adapted)
+    def _load(self, stage: str, *, is_base: bool) -> nn.Module | None:
+        """Compute what a saved adapter gives: on, off, merged, unmerged and off, merged and off."""
+        adapted: nn.Module | None = self._try(stage, lambda: self._loaded(is_base=is_base))
+        if adapted is None:
+            return None
+        self._types["loaded"] = types_of(adapted)
+        self._outputs["unmerged"] = self._output(adapted)
+        twin: Any = copy.deepcopy(adapted)
 
         def keep(name: str, act: Callable[[], Tensor]) -> bool:
             output = self._try(PARTS[name], act)
             if output is not None:
-                self._outputs[name + suffix] = output
+                self._outputs[name] = output
             return output is not None
 
         def off(model: Any) -> Tensor:
@@ -214,15 +213,7 @@ class _Side:
             "restored", lambda: off_after(twin.unmerge_adapter)
         ):
             keep("off when merged", lambda: off_after(twin.merge_adapter))
-
-    def _train(self) -> None:
-        losses = functools.partial(losses_of, self._situation)
-        costs = functools.partial(costs_of, self._situation)
-        self._found["losses"] = self._try("training", losses) or []
-        if self._is_base:
-            rounded = self._try("training", lambda: losses(moved=ROUNDING))
-            self._found["losses_rounded"] = rounded or []
-        self._found["costs"] = self._try("cost", lambda: on_fake_or_real(costs)) or {}
+        return adapted
 
     def _output(self, model: nn.Module) -> Tensor:
         """Return what a model computes, in float32, which holds every half exactly."""
@@ -239,87 +230,19 @@ class _Side:
             return None
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors hold the same numbers but for rounding.
-
-    Constrained OFT projects its numbers in each forward pass.
-    """
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return True  # told by type and shape
-    tolerance = 4 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
-    return agree((one.double(),), (other.double(),), tolerance=tolerance)
-
-
-# --- Training -------------------------------------------------------------------------------------
-
-
-class Trainer:
-    """Keeps the training whose steps are timed."""
-
-    def __init__(self) -> None:
-        self._steps: Iterator[tuple[float, float]] = iter(())
-
-    def start(self, request: Start) -> Started:
-        """Begin the training of a situation."""
-        self._steps = training_steps(request.situation)
-        gc.collect()
-        return Started()
-
-    def time_steps(self, request: TimeSteps) -> Timed:
-        """Take the next steps."""
-        return timed(self._steps, request)
-
-
-def losses_of(situation: Situation, *, moved: float = 0.0) -> list[float]:
-    """Return the losses of a short training from a fresh adapter; see `training_steps`."""
-    return [loss for loss, _ in islice(training_steps(situation, moved=moved), _STEPS)]
-
-
-def training_steps(situation: Situation, *, moved: float = 0.0) -> Iterator[tuple[float, float]]:
-    """Yield the loss and the seconds of each step of a training from a fresh adapter.
-
-    Each weight is first moved by a seeded number of the relative size `moved`.
-    """
-    method, adapted, items = _prepared(situation)
-    if moved:
-        generator = torch.Generator().manual_seed(_SEED)
-        with torch.no_grad():
-            for parameter in adapted.parameters():
-                drawn = torch.randn(parameter.shape, generator=generator)
-                parameter.mul_(1 + moved * drawn)
+def losses_of(situation: Situation) -> list[float]:
+    """Return the losses of a short training from a fresh adapter."""
+    method, adapted = find_method(situation.method), wrapped(situation).train()
+    items = batch(situation)
     optimizer = method.make_optimizer(adapted, rank=situation.rank)
     torch.manual_seed(_SEED)
-    while True:
-        start = time.perf_counter()
+    losses = []
+    for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)
         with method.wrapping():
-            loss = _loss(adapted, items)
+            logits = cast("Tensor", adapted(items["inputs"])).float()
+            loss = torch.nn.functional.cross_entropy(logits, items["labels"])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        yield float(loss), time.perf_counter() - start
-
-
-def costs_of(situation: Situation, *, fake: bool) -> dict[str, int]:
-    """Return FLOPs and bytes of one training step."""
-    method, adapted, items = _prepared(situation)
-    make_optimizer = functools.partial(method.make_optimizer, rank=situation.rank)
-    cost = profile_training_step(adapted, make_optimizer, batch=items, loss=_loss, fake=fake)
-    return {name: getattr(cost, name) for name in _COSTS}
-
-
-def _prepared(situation: Situation) -> tuple[PeftAdapter, nn.Module, dict[str, Tensor]]:
-    """Return the method, its adapter set to train, and the batch.
-
-    BatchNorm keeps its statistics, as in the catalogue.
-    """
-    method = find_method(situation.method)
-    model = wrapped(situation).train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-    return method, model, batch(situation)
-
-
-def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    logits = cast("Tensor", model(batch["inputs"])).float()
-    return torch.nn.functional.cross_entropy(logits, batch["labels"])
+        losses.append(float(loss))
+    return losses

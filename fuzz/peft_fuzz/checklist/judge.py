@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, Literal, NamedTuple
 
-from peft_fuzz.checklist.judge_outputs import Part, listed, output_rows, parts_of
 from peft_fuzz.checklist.rows import Detail, Judged, Row, Verdict, grouped, short, worst_of
-from peft_fuzz.checklist.running import Result
-from peft_fuzz.checklist.situations import KNOWN_NETWORKS, Examined, Inspected
-from peft_regress.gate.paired_times import Estimate
+from peft_fuzz.checklist.running import Difference, Result
+from peft_fuzz.checklist.situations import PARTS, Examined, Inspected, Situation
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.text import clean, count_of
+from peft_regress.text import count_of
 
+ATOL: Final = 1e-4
+"""The protocol's bound on an output, which is of the order of 1 in every network here."""
+HALF_BOUNDS: Final = {"float16": 0.01, "bfloat16": 0.05}
+"""Bounds on an output in half precision, as a share of the largest output. Seen, of LoRA and its
+variants on the small networks: a half-precision output differs from float32's by up to 0.005 and
+0.039, a merged one from an unmerged one by up to 0.003 and 0.035. A branch that computes the same
+in another order may differ by as much; one that computes in the same order differs by 0."""
+VISIBLE: Final = 2
+"""How many times the bound an adapter must change an output at least, for the output to be judged.
+The adapters are filled until they change it by a fifth, which is four times the widest bound."""
 LOSS_BOUND: Final = 1e-4
-"""The protocol's bound on the loss of a training, relative."""
-_ROUNDING_SHARE: Final = 0.1
-"""How much of that bound rounding may use up in a loss that is judged. Seen on the small networks:
-2e-7 in every one of 8 steps."""
-_COSTS: Final = {
-    "forward_flops": ("FLOPs of the forward pass", 0.0),
-    "backward_flops": ("FLOPs of the backward pass", 0.0),
-    "peak_bytes": ("peak bytes of a training step", DEFAULT_POLICY.bytes_bound),
-}
+"""The protocol's bound on the loss of a training, relative. Rounding moves a loss of the networks
+here by 2e-7 in every one of 8 steps."""
 _OF_FILES: Final = frozenset({"peft_version", "auto_mapping"})
 """Fields that say who wrote a file, and change nothing."""
 
 
-def judge(
-    results: Sequence[Result],
-    inspected: tuple[Inspected, Inspected],
-    times: Mapping[str, Estimate | str],
-) -> Judged:
+def judge(results: Sequence[Result], inspected: Sequence[Inspected]) -> Judged:
     """Return the rows of a comparison."""
-    parts = [part for result in results for part in parts_of(result)]
+    parts = [_part(result, name) for result in results for name in PARTS]
     outputs = list(output_rows(parts))
     rows = (
         *outputs,
@@ -43,23 +40,133 @@ def judge(
         checkpoint_row(results, parts),
         *config_rows(inspected, outputs),
         *loss_rows(results),
-        *cost_rows(results),
-        *(time_row(name, estimate) for name, estimate in times.items()),
     )
-    # Where the base itself fails to train, or its step cannot be counted.
     refused = [
         Detail(str(result.situation), said)
-        for stage in ("training", "cost")
         for result in results
-        if (said := result.sides[0].failure_at(stage))
+        if (said := result.base.failure_at("training"))
     ]
-    effects = [result.sides[0].effect for result in results if result.found]
-    return Judged(
-        rows=rows,
-        unsupported=(*listed(parts, "unsupported"), *refused),
-        gained=tuple(listed(parts, "gained")),
-        smallest_effect=min(effects, default=math.nan),
+    return Judged(rows=rows, unsupported=(*listed(parts), *refused))
+
+
+# --- Outputs --------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """One function of one situation: what was compared, or why not.
+
+    Attributes:
+        share: The difference in multiples of the bound.
+
+    """
+
+    situation: Situation
+    name: str
+    verdict: Verdict | Literal["unsupported"]
+    share: float = 0.0
+    apart: float = 0.0
+    bases: float = 0.0
+    branches: float = 0.0
+    problem: str = ""
+
+
+def _part(result: Result, name: str) -> Part:
+    part = partial(Part, result.situation, name)
+    base, branch = result.sides
+    if base.lost:
+        return part("not measured", problem=f"the base gave no answer: {base.lost}")
+    if base.unavailable:
+        return part("not measured", problem=f"this CPU cannot compute it: {base.unavailable}")
+    own, others = _failure(base, name), _failure(branch, name)
+    if branch.lost:
+        problem = f"the branch gave no answer: {branch.lost}"
+        return part("not measured" if own else "out of bounds", problem=problem)
+    if own:
+        return part("unsupported", problem=own if others else f"{own} (the branch can)")
+    if others:
+        return part("out of bounds", problem=f"the branch fails: {others}")
+    return _compared(part, result.situation.dtype, result.found.get(name), base.effect)
+
+
+def _compared(
+    part: Callable[..., Part], dtype: str, found: Difference | None, effect: float
+) -> Part:
+    if found is None or not math.isfinite(found.largest_base):
+        return part("not measured", problem="the base gives no finite output")
+    bound, apart, limit = ATOL, found.absolute, ATOL
+    if dtype in HALF_BOUNDS:
+        bound, apart = HALF_BOUNDS[dtype], found.relative
+        limit = bound * found.largest_base
+    numbers = (apart / bound, apart, found.largest_base, found.largest_branch)
+    if not apart <= bound:  # also for NaN
+        return part("out of bounds", *numbers)
+    if not effect > VISIBLE * limit:  # also for NaN
+        problem = (
+            f"not judged: the adapter itself changes outputs by {short(effect)}, which the "
+            f"bound of {short(limit)} hides"
+        )
+        return part("not measured", *numbers, problem)
+    return part("ok", *numbers)
+
+
+def _failure(side: Examined, name: str) -> str:
+    """Return why a side has no output of this name; empty if it has one."""
+    before = ("merging",) if PARTS[name] == "unmerging" else ()
+    return side.failure_at("adapting", "loading", *before, PARTS[name])
+
+
+def output_rows(parts: Sequence[Part]) -> Iterator[Row]:
+    """Yield a row for each network and number type that was compared."""
+    compared = (part for part in parts if part.verdict != "unsupported")
+    for place, members in grouped(compared, lambda part: part.situation.place).items():
+        worst = max(members, key=lambda part: math.inf if math.isnan(part.share) else part.share)
+        dtype = worst.situation.dtype
+        shown = _percent if dtype in HALF_BOUNDS else short
+        numbers = (short(worst.bases), short(worst.branches), shown(worst.apart))
+        base, branch, difference = numbers if any(part.bases for part in members) else ("", "", "")
+        details = [
+            Detail(f"{place} ({_labels(found)})", problem)
+            for problem, found in grouped(members, lambda part: part.problem).items()
+            if problem
+        ]
+        count = sum(part.verdict == "out of bounds" and not part.problem for part in members)
+        if count:
+            most = f"{worst.situation.label}, {worst.name}, by {shown(worst.apart)}"
+            said = f"{count} of {count_of(len(members), 'output')} differ, most {most}"
+            details.insert(0, Detail(place, said))
+        yield Row(
+            about="outputs",
+            what=place,
+            configurations=len({part.situation.label for part in members}),
+            base=base,
+            branch=branch,
+            difference=difference,
+            bound=shown(HALF_BOUNDS.get(dtype, ATOL)),
+            verdict=worst_of({part.verdict for part in members}),
+            details=tuple(details),
+        )
+
+
+def listed(parts: Sequence[Part]) -> Iterator[Detail]:
+    """Yield what the base cannot do, each problem once."""
+    chosen = (
+        part
+        for part in parts
+        # What cannot be wrapped cannot be merged or loaded again either: named once.
+        if part.verdict == "unsupported"
+        and (part.name == "unmerged" or part.problem.startswith(PARTS[part.name]))
     )
+    places = grouped(chosen, lambda part: (part.situation.layer, part.problem))
+    for (layer, problem), found in places.items():
+        yield Detail(f"{layer} ({_labels(found)})", problem)
+
+
+def _labels(parts: Sequence[Part]) -> str:
+    return ", ".join(dict.fromkeys(part.situation.label for part in parts))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 # --- The adapter: types, checkpoint, configuration ------------------------------------------------
@@ -79,7 +186,7 @@ def type_rows(results: Sequence[Result]) -> Iterator[Row]:
     for numbers, members in grouped(typed, lambda result: result.situation.numbers).items():
         situation = members[0].situation
         wanted = "float32" if situation.autocast else situation.dtype
-        wrong = [detail for result in members for detail in _wrong(result, wanted)]
+        wrong = [detail for result in members for detail in _wrong_types(result, wanted)]
         base, branch = (_types(side) for side in zip(*(one.sides for one in members), strict=True))
         yield Row(
             about="types",
@@ -99,7 +206,7 @@ def _types(sides: Sequence[Examined]) -> str:
     return ", ".join(sorted({found for types in stages for found in types.values()}))
 
 
-def _wrong(result: Result, wanted: str) -> Iterator[Detail]:
+def _wrong_types(result: Result, wanted: str) -> Iterator[Detail]:
     base, branch = result.sides
     for stage, types in branch.types.items():
         usual = base.types.get(stage, {})
@@ -126,7 +233,7 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
             continue
         counts[0] += len(base.keys)
         counts[1] += len(branch.keys)
-        moved = _moved(base.keys, branch.keys, branch.altered)
+        moved = _moved(base.keys, branch.keys)
         if moved:
             at = id(result.situation)
             outputs = (*loaded[at, "unmerged"], *loaded[at, "reloaded"])
@@ -138,15 +245,16 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
     difference = f"differ in {count_of(len(details), 'checkpoint')}" if details else "none"
     if details and len(details) == len(changed["ok"]):
         difference += ", each converted while loading"
-    seen = {verdict for verdict, found in changed.items() if found}
     return Row(
         about="checkpoint",
-        what="names, types, shapes and numbers",
+        what="names, types and shapes",
         base=count_of(counts[0], "tensor"),
         branch=count_of(counts[1], "tensor"),
         difference=difference,
         bound="equal, or converted in one type",
-        verdict=worst_of(seen) if counts[0] else "not measured",
+        verdict=worst_of({verdict for verdict, found in changed.items() if found})
+        if counts[0]
+        else "not measured",
         details=details,
     )
 
@@ -159,33 +267,31 @@ def _of_other_types(base: Mapping[str, str], branch: Mapping[str, str]) -> bool:
     )
 
 
-def _moved(base: Mapping[str, str], branch: Mapping[str, str], altered: Sequence[str]) -> str:
-    absent, new = base.keys() - branch.keys(), branch.keys() - base.keys()
-    other = [name for name in base.keys() & branch.keys() if base[name] != branch[name]]
-    said = [
-        f"{len(names)} {word}, such as {min(names)}"
-        for names, word in ((absent, "absent"), (new, "new"))
-        if names
-    ]
-    if other:
-        first = min(other)
-        said.append(
-            f"{len(other)} of another type or shape: {first} {base[first]} -> {branch[first]}"
-        )
-    if altered:
-        said.append(f"{len(altered)} with other numbers, such as {altered[0]}")
-    return "; ".join(said)
+def _moved(base: Mapping[str, str], branch: Mapping[str, str]) -> str:
+    other = sorted(name for name in base.keys() & branch.keys() if base[name] != branch[name])
+    found = {
+        "absent": sorted(base.keys() - branch.keys()),
+        "new": sorted(branch.keys() - base.keys()),
+        "of another type or shape": [f"{one}: {base[one]} -> {branch[one]}" for one in other],
+    }
+    return "; ".join(
+        f"{len(names)} {what}, such as {names[0]}" for what, names in found.items() if names
+    )
 
 
-def config_rows(inspected: tuple[Inspected, Inspected], outputs: Sequence[Row]) -> Iterator[Row]:
+def config_rows(inspected: Sequence[Inspected], outputs: Sequence[Row]) -> Iterator[Row]:
     """Yield what became of the fields of the configuration: new, removed, of another default."""
     base, branch = (
         {name: value for name, value in (side.fields or {}).items() if name not in _OF_FILES}
         for side in inspected
     )
-    new = {name: branch[name] for name in branch if name not in base}
+    new = [f"{name}={branch[name]}" for name in branch if name not in base]
     gone = [name for name in base if name not in branch]
-    moved = [name for name in base if name in branch and base[name] != branch[name]]
+    moved = [
+        f"{name}: {base[name]} -> {branch[name]}"
+        for name in base
+        if name in branch and base[name] != branch[name]
+    ]
     is_same = all(row.verdict == "ok" for row in outputs) and bool(outputs)
     # Old checkpoints lack a new field: they were loaded with its default.
     yield Row(
@@ -193,12 +299,11 @@ def config_rows(inspected: tuple[Inspected, Inspected], outputs: Sequence[Row]) 
         what="new fields",
         base=count_of(len(base), "field"),
         branch=count_of(len(branch), "field"),
-        difference=", ".join(f"{name}={value}" for name, value in new.items()) or "none",
+        difference=", ".join(new) or "none",
         bound="same function",
         verdict="ok" if not new or is_same else "shown",
     )
-    changes = [f"{name}: {base[name]} -> {branch[name]}" for name in moved]
-    for what, found in (("removed fields", gone), ("changed defaults", changes)):
+    for what, found in (("removed fields", gone), ("changed defaults", moved)):
         yield Row(
             about="configuration",
             what=what,
@@ -208,67 +313,38 @@ def config_rows(inspected: tuple[Inspected, Inspected], outputs: Sequence[Row]) 
         )
 
 
-# --- Training steps: losses, costs, times ---------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 def loss_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Yield the losses of short trainings by network: the worst configuration and step."""
-    trained = (one for one in results if one.situation.trains and one.sides[0].losses)
+    """Yield the losses of short trainings by network: the worst configuration."""
+    trained = [one for one in results if one.base.losses]
+    if not trained:
+        yield Row(about="training", what="the base trains nothing", verdict="not measured")
     for layer, members in grouped(trained, lambda result: result.situation.layer).items():
-        yield _loss_row(layer, members)
-
-
-def _loss_row(layer: str, members: Sequence[Result]) -> Row:
-    worst, ends = -1.0, ("", "")
-    counts: list[int] = []
-    verdicts: set[Verdict] = set()
-    details: list[Detail] = []
-    for result in members:
-        base, branch = result.sides
-        count = _steps_to_judge(base.losses, base.losses_rounded)
-        counts.append(count)
-        verdict: Verdict = "out of bounds"
-        if not branch.losses:
-            said = _why_absent(branch, "training", "losses")
-        elif not count:
-            verdict, said = "not measured", "rounding alone moves the first loss of the base"
-        else:
-            losses, others = base.losses[:count], branch.losses[:count]
-            apart = _relative(losses, others)
-            if not apart <= worst:
-                worst, ends = apart, (f"{losses[-1]:.6f}", f"{others[-1]:.6f}")
-            if apart <= LOSS_BOUND:
-                continue
-            said = f"losses differ by {short(apart)}"
-        verdicts.add(verdict)
-        details.append(Detail(str(result.situation), said))
-    fewest, most = min(counts), max(counts)
-    judged = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    return Row(
-        about="training",
-        what=f"{layer}, {judged} of {max(len(one.sides[0].losses) for one in members)} steps",
-        configurations=len(members),
-        base=ends[0],
-        branch=ends[1],
-        difference=short(worst) if any(ends) else "",
-        bound=short(LOSS_BOUND),
-        verdict=worst_of(verdicts),
-        details=tuple(details),
-    )
-
-
-def _steps_to_judge(losses: Sequence[float], rounded: Sequence[float]) -> int:
-    """Return how many losses rounding alone does not move; later ones would show nothing.
-
-    A network such as mobilenet_v2 without pretrained weights amplifies it a thousandfold a step.
-    """
-    shares = (_relative([one], [other]) for one, other in zip(losses, rounded, strict=False))
-    return sum(1 for _ in takewhile(lambda share: share <= _ROUNDING_SHARE * LOSS_BOUND, shares))
-
-
-def _why_absent(branch: Examined, stage: str, what: str) -> str:
-    failure = branch.failure_at(stage)
-    return f"the branch fails: {failure}" if failure else f"the branch gave no {what}"
+        worst, ends = -1.0, ("", "")
+        details: list[Detail] = []
+        for result in members:
+            base, branch = result.sides
+            apart = _relative(base.losses, branch.losses)
+            if branch.losses and not apart <= worst:
+                worst, ends = apart, (f"{base.losses[-1]:.6f}", f"{branch.losses[-1]:.6f}")
+            if not apart <= LOSS_BOUND:
+                said = f"losses differ by {short(apart)}"
+                if not branch.losses:
+                    said = f"the branch fails: {branch.failure_at('training') or 'no losses'}"
+                details.append(Detail(str(result.situation), said))
+        yield Row(
+            about="training",
+            what=f"{layer}, {count_of(len(members[0].base.losses), 'step')}",
+            configurations=len(members),
+            base=ends[0],
+            branch=ends[1],
+            difference=short(worst) if any(ends) else "",
+            bound=short(LOSS_BOUND),
+            verdict="out of bounds" if details else "ok",
+            details=tuple(details),
+        )
 
 
 def _relative(losses: Sequence[float], others: Sequence[float]) -> float:
@@ -281,56 +357,3 @@ def _relative(losses: Sequence[float], others: Sequence[float]) -> float:
         for one, other in zip(losses, others, strict=True)
     ]
     return math.nan if any(map(math.isnan, shares)) else max(shares)
-
-
-def cost_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Yield the costs of one step, summed over all networks and configurations, by metric."""
-    for metric, (what, bound) in _COSTS.items():
-        totals = [0, 0]
-        more: list[Detail] = []
-        unpriced: list[Detail] = []
-        for result in results:
-            base, branch = result.sides
-            before, after = base.costs.get(metric), branch.costs.get(metric)
-            where = str(result.situation)
-            if before is None:
-                continue
-            if after is None:
-                unpriced.append(Detail(where, _why_absent(branch, "cost", "cost")))
-                continue
-            totals[0] += before
-            totals[1] += after
-            if after > before * (1 + bound):
-                more.append(Detail(where, f"{what} {_change(before, after)}"))
-        verdict: Verdict = "ok" if totals[0] else "not measured"
-        yield Row(
-            about="cost",
-            what=what,
-            base=f"{totals[0]:,}",
-            branch=f"{totals[1]:,}",
-            difference=f"absent in {len(unpriced)}" if unpriced else _change(*totals),
-            bound=f"none +{100 * bound:g} %" if bound else "none costs more",
-            verdict="out of bounds" if more or unpriced else verdict,
-            details=(*more, *unpriced),
-        )
-
-
-def _change(before: int, after: int) -> str:
-    if before == after:
-        return "equal"
-    return f"{100 * (after - before) / before:+.4g} %" if before else f"{after:+,}"
-
-
-def time_row(network: str, estimate: Estimate | str) -> Row:
-    """Return the ratio of the step times, which nothing judges, or why there is none."""
-    what = KNOWN_NETWORKS[network].shown
-    if isinstance(estimate, str):
-        return Row(about="time", what=what, difference=clean(estimate), verdict="shown")
-    return Row(
-        about="time",
-        what=what,
-        base="1",
-        branch=f"{estimate.ratio:.2f}",
-        difference=f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}",
-        verdict="shown",
-    )

@@ -13,11 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from peft_fuzz.checklist.situations import KNOWN_NETWORKS, Situation, find_method
-from peft_regress import registry
-from peft_regress.catalogue.methods import PeftAdapter
+from peft_fuzz.checklist.situations import NETWORKS, Situation, find_method
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
-from peft_regress.catalogue.methods.selective import set_batch_norm_momentum
 from peft_regress.errors import UnsupportedCaseError
 
 CLASSES: Final = 10
@@ -26,8 +23,6 @@ _WIDTH: Final = 16
 _LENGTH: Final = 6
 _BATCH: Final = 4
 _SEED: Final = 0
-# Enough to move the logits by about as much as they are: an architecture has twenty layers.
-_SPREAD: Final = {True: 0.1, False: 1.0}
 _SCALE_SPREAD: Final = 0.1
 
 
@@ -111,38 +106,13 @@ _SHAPES: Final = {
     "conv3d": (_BATCH, 4, 8, 8, 8),
 }
 """Of inputs that are no tokens."""
-_IMAGES: Final = (2, 3, 64, 64)
 
 
 def build(name: str) -> nn.Module:
     """Build a network by its name; the same weights each time."""
-    if name not in _BUILDERS:
-        model = registry.get("architecture", name).build(num_classes=CLASSES, seed=_SEED)
-        return _calibrated(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         return _BUILDERS[name]()
-
-
-def _calibrated(model: nn.Module) -> nn.Module:
-    """Set BatchNorm's statistics by one batch: without them a deep network computes almost zero."""
-    set_batch_norm_momentum(model, None)
-    generator = torch.Generator().manual_seed(_SEED)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        model.train()(torch.randn(8, 3, 64, 64, generator=generator))
-    return model
-
-
-def targets(name: str, model: nn.Module, method: PeftAdapter) -> tuple[str, ...]:
-    """Return the qualified names of the layers to adapt.
-
-    In an architecture they are those that the method adapts there. Raises `UnsupportedCaseError`.
-    """
-    if name in _BUILDERS:
-        return KNOWN_NETWORKS[name].targets
-    head = registry.get("architecture", name).head
-    return tuple(method.targets.find(model, heads=(head,)))
 
 
 def batch(situation: Situation) -> dict[str, Tensor]:
@@ -151,7 +121,7 @@ def batch(situation: Situation) -> dict[str, Tensor]:
     if _BUILDERS.get(name) is _Tokens:
         inputs = torch.randint(_WORDS, (_BATCH, _LENGTH), generator=generator)
     else:
-        inputs = torch.randn(_SHAPES.get(name, _IMAGES), generator=generator)
+        inputs = torch.randn(_SHAPES[name], generator=generator)
         inputs = inputs.to(getattr(torch, situation.dtype))
     labels = torch.randint(CLASSES, inputs.shape[:1], generator=generator)
     return {"inputs": inputs, "labels": labels}
@@ -168,13 +138,12 @@ def network(situation: Situation) -> nn.Module:
 def wrapped(situation: Situation) -> nn.Module:
     """Return a network with a fresh adapter.
 
-    Raises `UnsupportedCaseError` if peft lacks the method or the network a target, and what peft
-    raises.
+    Raises `UnsupportedCaseError` if peft lacks the method, and what peft raises.
     """
-    model, method = network(situation), find_method(situation.method)
-    names = targets(situation.network, model, method)
+    names = NETWORKS[situation.network].targets
     options = _autocast(import_module("peft").get_peft_model, situation)
-    return method.wrap(model, names, situation.settings, seed=_SEED, **options)
+    method = find_method(situation.method)
+    return method.wrap(network(situation), names, situation.settings, seed=_SEED, **options)
 
 
 def loaded(situation: Situation, folder: Path) -> nn.Module:
@@ -199,7 +168,6 @@ def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
 
     times: how much larger they are than usual.
     """
-    spread = times * _SPREAD[KNOWN_NETWORKS[situation.network].is_architecture]
     of_scales, scales = times * _SCALE_SPREAD, find_method(situation.method).scales
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
@@ -211,7 +179,7 @@ def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
                 parameter.mul_((1 + of_scales * drawn).to(parameter.dtype))
             elif f".{ADAPTER}" in name:
                 fan_in = math.prod(parameter.shape[1:])
-                parameter.copy_(drawn * spread / math.sqrt(fan_in))
+                parameter.copy_(times * drawn / math.sqrt(fan_in))
             else:  # a bias of the base
                 parameter.add_((of_scales * drawn).to(parameter.dtype))
 

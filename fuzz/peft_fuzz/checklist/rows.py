@@ -1,8 +1,7 @@
-"""The rows of a checklist, and how they name verdicts and numbers."""
+"""The rows of a checklist, and their verdicts."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 Verdict = Literal["ok", "out of bounds", "not measured", "shown"]
-About = Literal["outputs", "types", "checkpoint", "configuration", "training", "cost", "time"]
+About = Literal["outputs", "types", "checkpoint", "configuration", "training"]
 
 
 class Detail(NamedTuple):
@@ -24,32 +23,31 @@ class Detail(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table."""
+    """One row of the table.
+
+    Attributes:
+        configurations: How many configurations it is about; None for all.
+        details: The situations that are out of bounds or not measured, and why.
+
+    """
 
     about: About
     what: str
     configurations: int | None = None
-    """How many configurations it is about; None for all."""
     base: str = ""
     branch: str = ""
     difference: str = ""
     bound: str = ""
     verdict: Verdict
     details: tuple[Detail, ...] = ()
-    """The situations that are out of bounds or not measured, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """All rows, and what no row is about."""
+    """All rows, and what the base cannot do."""
 
     rows: tuple[Row, ...]
     unsupported: tuple[Detail, ...] = ()
-    """What neither side can do."""
-    gained: tuple[Detail, ...] = ()
-    """What only the branch can do."""
-    smallest_effect: float = math.nan
-    """The smallest difference that an adapter made to a compared output."""
 
     @property
     def exit_code(self) -> Literal[0, 1, 3]:
@@ -74,16 +72,6 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
     for item in items:
         groups[key(item)].append(item)
     return groups
-
-
-def joined(names: Iterable[str]) -> str:
-    """Show each name once."""
-    return ", ".join(dict.fromkeys(names))
-
-
-def percent(share: float) -> str:
-    """Show a share with two digits."""
-    return f"{100 * share:.2g} %"
 
 
 def short(value: float) -> str:

@@ -1,22 +1,20 @@
-"""Let a worker of the base and one of the branch take turns; compare their outputs."""
+"""Let workers of the base, then of the branch, examine each situation; compare their outputs."""
 
 from __future__ import annotations
 
-import queue
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median_high
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from peft_fuzz.checklist.situations import (
-    AGAIN,
     OUTPUTS,
     PARTS,
     Examine,
@@ -24,30 +22,29 @@ from peft_fuzz.checklist.situations import (
     Inspect,
     Inspected,
     Situation,
-    Start,
-    Started,
 )
 from peft_regress.errors import InputError
-from peft_regress.gate.paired_times import Estimate, estimate_ratio
-from peft_regress.upgrades.timing import time_block
-from peft_regress.workers.pair import Pair
-from peft_regress.workers.pool import Environment, UnusableEnvironmentError
-from peft_regress.workers.process import WorkerError, WorkerProcess
+from peft_regress.workers.pool import Environment, Pool, UnusableEnvironmentError
+from peft_regress.workers.process import WorkerError
 
 _WORKER: Final = "peft_fuzz.checklist.examining"
-_PAIRS: Final = 20
-_BLOCK_STEPS: Final = 6
+_EACH: Final = 20
+"""How many situations make a line of progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The outputs of both sides for one function."""
+    """The outputs of both sides for one function.
+
+    Attributes:
+        largest_base: The largest absolute output of the base.
+        absolute: The largest absolute difference; NaN if a side gives one.
+
+    """
 
     largest_base: float
-    """The largest absolute output of the base."""
     largest_branch: float
     absolute: float
-    """The largest absolute difference; NaN if a side gives one."""
 
     @property
     def relative(self) -> float:
@@ -57,136 +54,90 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What both sides give in one situation."""
+    """What both sides give in one situation.
+
+    Attributes:
+        branch: None if the base has nothing to compare with.
+        found: The difference of the outputs, by the names of `PARTS`.
+
+    """
 
     situation: Situation
-    base: Examined | str
-    """A string says why the worker gave no answer."""
-    branch: Examined | str | None
-    """None if the base has nothing to compare with."""
+    base: Examined
+    branch: Examined | None
     found: Mapping[str, Difference] = field(default_factory=dict)
-    """The difference of the outputs, by the names of `PARTS`."""
 
     @property
     def sides(self) -> tuple[Examined, Examined]:
-        """What base and branch gave; nothing where there is no answer."""
-        base, branch = (
-            side if isinstance(side, Examined) else Examined() for side in (self.base, self.branch)
-        )
-        return base, branch
+        """What base and branch gave."""
+        return self.base, self.branch or Examined()
 
 
-class Examination:
-    """Both sides of a comparison, as a context manager: its workers are gone at the end."""
-
-    def __init__(
-        self, *, base: Path, branch: Path, method: str, time_limit: float, jobs: int
-    ) -> None:
-        """Take the interpreters of both sides; `time_limit` is the seconds of an answer."""
-        # What keeps peft from being imported there is named before anything is compared.
-        one, other = (Environment(python=python, libraries=("peft",)) for python in (base, branch))
-        self._method = method
-        self._pairs = [Pair(one, other, time_limit=time_limit) for _ in range(jobs)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-        for pair in self._pairs:
-            pair.close()
-
-    def _stop(self) -> None:
-        for pair in self._pairs:
-            pair.stop()
-
-    def inspect(self) -> tuple[Inspected, Inspected]:
-        """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
-        found = []
-        for number, side in enumerate(("base", "branch")):
-            try:
-                worker = self._pairs[0].worker(number)
-                asked = Inspect(method=self._method)
-                found.append(worker.ask(f"{_WORKER}:inspect", asked, Inspected))
-            except (WorkerError, InputError) as error:
-                raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
-        base, branch = found
-        return base, branch
-
-    def packages(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """Return the packages of both sides."""
-        base, branch = self._pairs[0].workers
-        return base.packages, branch.packages
-
-    def run(
-        self, situations: Sequence[Situation], on_result: Callable[[Result], None]
-    ) -> list[Result]:
-        """Examine every situation on both sides, several at once; results are in their order."""
-        free: queue.SimpleQueue[Pair] = queue.SimpleQueue()
-        for pair in self._pairs:
-            free.put(pair)
-
-        def work(situation: Situation) -> Result:
-            pair = free.get()
-            try:
-                return self._result(pair, situation)
-            finally:
-                free.put(pair)
-
-        with ThreadPoolExecutor(len(self._pairs), thread_name_prefix="examining") as threads:
-            running = [threads.submit(work, situation) for situation in situations]
-            try:
-                for done in as_completed(running):
-                    on_result(done.result())
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                self._stop()
-                raise
-        return [one.result() for one in running]
-
-    def _result(self, pair: Pair, situation: Situation) -> Result:
-        with tempfile.TemporaryDirectory(
-            prefix="peft-regress-", ignore_cleanup_errors=True
-        ) as name:
-
-            def examined(side: int, *, is_base: bool) -> Examined | str:
-                """Return a side's answer, or why there is none; its worker is started again."""
-                worker = pair.worker(side)
-                request = Examine(situation=situation, folder=name, is_base=is_base)
-                try:
-                    return worker.ask(f"{_WORKER}:examine", request, Examined)
-                except WorkerError as error:
-                    worker.kill()
-                    return str(error).removeprefix(f"{worker.interpreter}: ")
-
-            base = examined(0, is_base=True)
-            if isinstance(base, str) or base.unavailable:
-                return Result(situation=situation, base=base, branch=None)
-            # If there is no checkpoint to load: does the branch make one?
-            is_refused = "adapting" in base.failures
-            branch = examined(1, is_base=is_refused)
-            was_compared = not is_refused and not isinstance(branch, str)
-            found = differences(Path(name)) if was_compared else {}
-            return Result(situation=situation, base=base, branch=branch, found=found)
-
-    def time(self, situation: Situation) -> Estimate | str:
-        """Time steps of both sides in turns; a string says why they could not be timed."""
-        pair = self._pairs[0]
+def inspect(pool: Pool, sides: Sequence[Environment], method: str) -> list[Inspected]:
+    """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
+    found = []
+    for side, environment in zip(("base", "branch"), sides, strict=True):
+        asked = [Inspect(method=method)]
+        (future,) = pool.submit(environment, f"{_WORKER}:inspect", asked, Inspected)
         try:
-            for worker in pair.workers:
-                worker.ask(f"{_WORKER}:Trainer.start", Start(situation=situation), Started)
-                _median(worker)  # to warm up
-            turns = [bool(number % 2) for number in range(_PAIRS)]
-            return estimate_ratio(pair.in_turns(turns, _median), confidence=0.95)
+            found.append(future.result())
         except (WorkerError, InputError) as error:
-            return str(error)
+            raise UnusableEnvironmentError(f"the {side} cannot be used: {error}") from None
+    return found
 
 
-def _median(worker: WorkerProcess) -> float:
-    return median_high(time_block(worker, _BLOCK_STEPS, stepper=f"{_WORKER}:Trainer"))
+def compare(
+    pool: Pool,
+    sides: Sequence[Environment],
+    situations: Sequence[Situation],
+    say: Callable[[str], None],
+) -> list[Result]:
+    """Examine every situation on both sides, several at once; results are in their order."""
+    with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as scratch:
+        folders = [Path(scratch, str(number)) for number in range(len(situations))]
+        for folder in folders:
+            folder.mkdir()
 
+        def examined(side: int, requests: Sequence[Examine | None]) -> list[Examined | None]:
+            futures: list[Future[Examined] | None] = [
+                request and pool.submit(sides[side], f"{_WORKER}:examine", [request], Examined)[0]
+                for request in requests
+            ]
+            found: list[Examined | None] = []
+            for number, future in enumerate(futures, start=1):
+                found.append(future and future.result())
+                if number % _EACH == 0 or number == len(futures):
+                    say(f"{('base', 'branch')[side]}: [{number}/{len(futures)}]")
+            return found
 
-# --- Outputs --------------------------------------------------------------------------------------
+        asked = [
+            Examine(situation=one, folder=str(folder), is_base=True)
+            for one, folder in zip(situations, folders, strict=True)
+        ]
+        bases = [one or Examined() for one in examined(0, asked)]
+        branches = examined(
+            1,
+            [
+                None
+                if base.lost or base.unavailable
+                # If there is no checkpoint to load: does the branch make one?
+                else replace(one, is_base="adapting" in base.failures)
+                for one, base in zip(asked, bases, strict=True)
+            ],
+        )
+        return [
+            Result(
+                situation=situation,
+                base=base,
+                branch=branch,
+                found={}
+                if branch is None or branch.lost or "adapting" in base.failures
+                else differences(folder),
+            )
+            for situation, base, branch, folder in zip(
+                situations, bases, branches, folders, strict=True
+            )
+        ]
 
 
 def differences(folder: Path) -> dict[str, Difference]:
@@ -196,14 +147,12 @@ def differences(folder: Path) -> dict[str, Difference]:
     found: dict[str, Difference] = {}
     for part in PARTS:
         # Saved and loaded again, it is what it was.
-        of_base = "unmerged" if part == "reloaded" else part
-        # Where the base makes something else of its own file, either of the two is right.
-        right = [base[name] for name in (of_base, of_base + AGAIN) if name in base]
-        if part in branch and right:
+        right = base.get("unmerged" if part == "reloaded" else part)
+        if part in branch and right is not None:
             found[part] = Difference(
-                largest_base=_largest(right[0]),
+                largest_base=_largest(right),
                 largest_branch=_largest(branch[part]),
-                absolute=min(_apart(one, branch[part]) for one in right),
+                absolute=_apart(right, branch[part]),
             )
     return found
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,53 +35,35 @@ PARTS: Final = {
 """The outputs that are compared, and what gives each: of the adapter, of the base with the adapter
 off, of the merged adapter, of the base with the adapter unmerged after that and off, of the base
 with a merged adapter off, and of the adapter that was saved and loaded again."""
-AGAIN: Final = " again"
-"""Follows the name of an output that the base gives with its own checkpoint, loaded by itself."""
 OUTPUTS: Final = "outputs-{}.safetensors"
 """The file that a side writes its outputs into."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """A network with one kind of layer to adapt."""
+class Network(NamedTuple):
+    """A network with one kind of layer to adapt; `targets` are the names of its layers."""
 
-    name: str
     shown: str
-    """The kind of layer."""
-    targets: tuple[str, ...] = ()
-    """The qualified names of its layers; none of an architecture, which a method adapts by its own
-    rule."""
+    targets: tuple[str, ...]
     rank: int = 4
 
-    @property
-    def is_architecture(self) -> bool:
-        """Whether it is one of the catalogue."""
-        return not self.targets
 
-
-_LINEAR: Final = ("query", "key", "value", "output", "up", "down")
 _CONVOLUTIONS: Final = ("stem", "middle", "last")
-NETWORKS: Final = (
-    Network(name="linear", shown="Linear", targets=_LINEAR),
-    Network(name="embedding", shown="Embedding", targets=("embedding",)),
-    Network(name="attention", shown="MultiheadAttention", targets=("attention",)),
-    Network(name="conv1d", shown="Conv1d", targets=_CONVOLUTIONS),
-    Network(name="conv2d", shown="Conv2d", targets=_CONVOLUTIONS),
-    Network(name="grouped", shown="Conv2d grouped", targets=("middle", "last"), rank=16),
-    Network(name="conv3d", shown="Conv3d", targets=_CONVOLUTIONS),
-    Network(name="normalization", shown="LayerNorm", targets=("norm", "last_norm")),
-    Network(name="resnet18", shown="resnet18"),
-    Network(name="mobilenet_v2", shown="mobilenet_v2"),
-)
-"""The first ones are small; the last ones are architectures with seeded weights."""
-KNOWN_NETWORKS: Final = {network.name: network for network in NETWORKS}
+NETWORKS: Final = {
+    "linear": Network("Linear", ("query", "key", "value", "output", "up", "down")),
+    "embedding": Network("Embedding", ("embedding",)),
+    "attention": Network("MultiheadAttention", ("attention",)),
+    "conv1d": Network("Conv1d", _CONVOLUTIONS),
+    "conv2d": Network("Conv2d", _CONVOLUTIONS),
+    "grouped": Network("Conv2d grouped", ("middle", "last"), 16),
+    "conv3d": Network("Conv3d", _CONVOLUTIONS),
+    "normalization": Network("LayerNorm", ("norm", "last_norm")),
+}
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """One adapter on one network in one number type."""
 
     method: str
-    """A method of the catalogue."""
     network: str
     label: str
     """Names the configuration."""
@@ -92,8 +73,11 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "float32"
     autocast: bool = False
     """peft's `autocast_adapter_dtype`: whether the adapter of a half-precision base is float32."""
-    trains: bool = False
-    """Whether a short training and the cost of a step belong to it."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether a short training belongs to it."""
+        return self.dtype == "float32"
 
     @property
     def numbers(self) -> str:
@@ -105,7 +89,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def layer(self) -> str:
         """Name the kind of layer."""
-        return KNOWN_NETWORKS[self.network].shown
+        return NETWORKS[self.network].shown
 
     @property
     def place(self) -> str:
@@ -173,8 +157,6 @@ _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
 """Configurations to try besides the catalogue's, by peft's class: what changes, for a rank and the
 name of a target."""
 
-USUAL: Final = "as in the catalogue"
-
 
 def known_methods() -> dict[str, PeftAdapter]:
     """Return the methods of the catalogue that a checklist can compare, by name."""
@@ -203,40 +185,29 @@ def find_method(name: str) -> PeftAdapter:
 
 
 def situations(method: PeftAdapter, fields: Collection[str]) -> Iterator[Situation]:
-    """Yield what to compare, the small networks first.
+    """Yield what to compare.
 
     `fields` are those of the configuration on the base: configurations that it lacks are left out.
     """
-    for network in NETWORKS:
-        for label, settings in _settings(method, network, fields):
-            # Rounding to half precision moves mobilenet_v2's outputs by a third: no bound would see
-            # an error there.
-            for dtype, autocast in NUMBERS[: 1 if network.is_architecture else None]:
+    for name, network in NETWORKS.items():
+        rank = _rank(method, network)
+        usual = dict(method.settings(rank))
+        tried = [("as in the catalogue", usual)]
+        for label, overrides in _BY_CONFIG.get(method.config, ()):
+            changes = overrides(rank or 0, network.targets[0])
+            if changes.keys() <= set(fields) and {**usual, **changes} != usual:
+                tried.append((label, {**usual, **changes}))
+        for label, settings in tried:
+            for dtype, autocast in NUMBERS:
                 yield Situation(
                     method=method.name,
-                    network=network.name,
+                    network=name,
                     label=label,
-                    rank=_rank(method, network),
+                    rank=rank,
                     settings=settings,
                     dtype=dtype,
                     autocast=autocast,
-                    trains=dtype == "float32",
                 )
-
-
-def _settings(
-    method: PeftAdapter, network: Network, fields: Collection[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    rank = _rank(method, network)
-    usual = dict(method.settings(rank))
-    yield USUAL, usual
-    if network.is_architecture:
-        return
-    for label, overrides in _BY_CONFIG.get(method.config, ()):
-        changes = overrides(rank or 0, network.targets[0])
-        settings = {**usual, **changes}
-        if changes.keys() <= set(fields) and settings != usual:
-            yield label, settings
 
 
 def _rank(method: PeftAdapter, network: Network) -> int | None:
@@ -259,10 +230,15 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
 class Inspected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """peft can be imported."""
 
-    peft: str
-    """Its version."""
+    packages: dict[str, str]
+    """The versions of all packages there."""
     fields: dict[str, str] | None
     """The default of each field of the configuration; None if peft has no such method."""
+
+    @property
+    def peft(self) -> str:
+        """The version of peft."""
+        return self.packages["peft"]
 
 
 class Examine(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,24 +253,20 @@ class Examine(msgspec.Struct, frozen=True, kw_only=True):
 class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a situation gives; what could not be computed has a failure."""
 
+    lost: str = ""
+    """Why the worker gave no answer."""
     unavailable: str = ""
     """Why the network itself cannot compute in this number type here."""
     failures: dict[str, Failure] = {}
-    """By what failed: adapting (or computing), a stage of `PARTS`, training, cost."""
+    """By what failed: adapting (or computing), a stage of `PARTS`, training."""
     keys: dict[str, str] = {}
     """Type and shape of each tensor of the checkpoint that this side writes."""
-    altered: list[str] = []
-    """Tensors with other numbers than in the checkpoint of the base, from which they come."""
     types: dict[str, dict[str, str]] = {}
     """The number type of each parameter of the adapter, by name: `fresh` and `loaded`."""
     effect: float = 0.0
     """The largest difference that the adapter makes to an output."""
     losses: list[float] = []
     """Of a short training from a fresh adapter."""
-    losses_rounded: list[float] = []
-    """Of the same training on the base, with each weight moved by its rounding."""
-    costs: dict[str, int] = {}
-    """FLOPs and bytes of one training step."""
 
     def failure_at(self, *stages: str) -> str:
         """Return the first failure of some stages on one line; empty if there is none."""
@@ -303,13 +275,3 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 failure = self.failures[stage]
                 return f"{stage}: {clean(f'{failure.type}: {failure.message}')}"
         return ""
-
-
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin the training of a situation, whose steps are to be timed."""
-
-    situation: Situation
-
-
-class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The next step is the first one."""

@@ -25,5 +25,5 @@ def command(findings: Path, *, reason: str, reported: str | None, corpus: Path) 
     FINDINGS is a file that `search` or `replay` wrote, or a folder of them. All of them are
     accepted, or none.
     """
-    for one in accept_findings(findings, corpus=corpus, reason=reason, reported=reported):
-        say(f"{'marked as mended' if one.is_mended else 'stored'}: {one.path}")
+    for path, one in accept_findings(findings, corpus=corpus, reason=reason, reported=reported):
+        say(f"{'stored' if one.mended is None else 'marked as mended'}: {path}")

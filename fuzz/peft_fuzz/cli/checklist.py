@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
 from peft_fuzz.checklist.checklist_report import checklist_document, encode_checklist
-from peft_fuzz.checklist.running import Result
 from peft_fuzz.cli.options import ENVIRONMENT_OPTIONS, say, summary_option
 from peft_regress.cli.options import (
     SectionedCommand,
@@ -22,11 +19,9 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import Pace, print_progress, show, write_markdown
+from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.workers.pool import default_jobs
 
-_EACH: Final = 20
-"""How many situations make a line of progress."""
 _pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
 
 
@@ -75,7 +70,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     settings = ChecklistSettings(jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options)
     with ending_signals_interrupt():
-        result = checklist(requirements, settings, progress=say, on_result=_situation_printer())
+        result = checklist(requirements, settings, progress=say)
     document = checklist_document(result)
     # Before the file: a full disk must not cost what was found.
     if output == "json":
@@ -86,15 +81,3 @@ def command(  # noqa: PLR0913  (arguments and options)
         write_markdown(summary, document)
         print_progress(f"summary: {summary}")
     context.exit(result.judged.exit_code)
-
-
-def _situation_printer() -> Callable[[Result, int, int], None]:
-    """Return a function that prints a line on standard error for each twentieth situation."""
-    pace = Pace()
-
-    def print_result(result: Result, done: int, count: int) -> None:
-        left = pace.left(done, count, time.monotonic())
-        if done % _EACH == 0 or done == count:
-            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
-
-    return print_result

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from peft_fuzz.cli.options import finding_options
-from peft_fuzz.cli.showing import fuzz_and_show
+from peft_fuzz.cli.options import finding_options, fuzz_and_show
 from peft_fuzz.search.fuzz import FuzzSettings
 from peft_regress.cli.options import SectionedCommand, examples
 from peft_regress.interrupts import ending_signals_interrupt
@@ -42,5 +41,5 @@ def command(
     """
     settings = FuzzSettings(minutes=0, **options)
     with ending_signals_interrupt():
-        result = fuzz_and_show(requirements, settings, summary=summary, output=output)
-    context.exit(result.exit_code)
+        code = fuzz_and_show(requirements, settings, summary=summary, output=output)
+    context.exit(code)

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import click
 
-from peft_fuzz.cli.options import Minutes, finding_options, say
-from peft_fuzz.cli.showing import fuzz_and_show
+from peft_fuzz.cli.options import finding_options, fuzz_and_show, say
 from peft_fuzz.search.fuzz import FuzzSettings
-from peft_fuzz.search.workers import START_SECONDS
+from peft_fuzz.search.worker import START_SECONDS
 from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.runs.environment import usable_cores
@@ -27,7 +26,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
     "search",
     cls=SectionedCommand,
     sections={
-        "Search": ("minutes", "methods", "seed", "ranges"),
+        "Search": ("minutes", "methods", "seed"),
         "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit", "pip_time_limit"),
         "Files": ("corpus", "save", "summary"),
     },
@@ -37,7 +36,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 )
 @click.option(
     "--minutes",
-    type=Minutes(0, _MOST_MINUTES, min_open=True),
+    type=click.FloatRange(0, _MOST_MINUTES, min_open=True),
     metavar="N",
     default=10.0,
     show_default=True,
@@ -48,12 +47,6 @@ _MOST_MINUTES: Final = 7 * 24 * 60
     type=click.IntRange(0, 2**32 - 1),
     metavar="N",
     help="Seed of the search (default: another one each time; the report says which).",
-)
-@click.option(
-    "--ranges/--no-ranges",
-    default=True,
-    show_default=True,
-    help="Look for the releases in which a new finding fails.",
 )
 @on_option("Search")
 @jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
@@ -93,5 +86,5 @@ def command(  # noqa: PLR0913  (arguments and options)
             jobs=jobs or most_jobs,
             **options,
         )
-        result = fuzz_and_show(requirements, settings, cluster, summary=summary, output=output)
-    context.exit(result.exit_code)
+        code = fuzz_and_show(requirements, settings, cluster, summary=summary, output=output)
+    context.exit(code)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from peft_fuzz.methods.adalora import ADALORA
-from peft_fuzz.methods.elementwise import FOURIERFT, HIRA, VERA
+from peft_fuzz.methods.elementwise import C3A, FOURIERFT, HIRA, SHIRA, VERA
 from peft_fuzz.methods.ia3 import IA3
 from peft_fuzz.methods.lora import DORA, LORA
 from peft_fuzz.methods.lycoris import LOHA, LOKR
@@ -17,7 +17,7 @@ from peft_fuzz.methods.without_formula import OTHERS
 __all__ = ["METHODS", "LayerAdapter", "Method"]
 
 _SHEETS: Final = (
-    *(LORA, DORA, LOHA, LOKR, IA3, ADALORA, HRA, BOFT, OFT, VERA, FOURIERFT, HIRA),
+    *(LORA, DORA, LOHA, LOKR, IA3, ADALORA, HRA, BOFT, OFT, VERA, FOURIERFT, HIRA, C3A, SHIRA),
     *OTHERS,
 )
 METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _SHEETS}

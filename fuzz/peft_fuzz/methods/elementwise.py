@@ -1,4 +1,4 @@
-"""VeRA, FourierFT and HiRA: an update made of shared, sparse or multiplied entries."""
+"""VeRA, FourierFT, HiRA, C3A and SHiRA: an update made of shared, sparse or multiplied entries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, pattern, projected, values
+from peft_fuzz.methods.fields import (
+    RANKS,
+    Fields,
+    by_pattern,
+    common,
+    off,
+    on,
+    pattern,
+    projected,
+    values,
+)
 from peft_fuzz.methods.method import (
     CONFIGS,
     DENSE,
@@ -20,6 +30,7 @@ from peft_fuzz.methods.method import (
     as_rows,
     no_groups,
     rows_of,
+    starts_true,
 )
 from peft_fuzz.networks.network import Layer
 
@@ -76,6 +87,31 @@ def hira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Map
     return {"weight": as_rows(total, layer.kind)}
 
 
+def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
+    """Return W with numbers added at fixed places; Bhardwaj et al., SHiRA, arXiv:2406.13175."""
+    weight = as_rows(base.weight, layer.kind).clone()  # type: ignore[arg-type]
+    for adapter in adapters:
+        rows, columns = adapter.tensors["shira_indices"].long()
+        values = adapter.scale * adapter.tensors["shira_weight"]
+        weight.index_put_((rows, columns), values, accumulate=True)
+    return {"weight": as_rows(weight, layer.kind)}
+
+
+def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
+    """Return W + C / inputs, C of circulant blocks: entry (i, j) of a block is c[(j - i) mod b].
+
+    Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
+    """
+    weight: Tensor = base.weight  # type: ignore[assignment]
+    for adapter in adapters:
+        kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
+        places = torch.arange(kernel.shape[-1])
+        blocks = kernel[..., (places - places[:, None]) % kernel.shape[-1]]
+        matrix = blocks.permute(0, 2, 1, 3).reshape(weight.shape)
+        weight = weight + matrix / layer.inputs
+    return {"weight": weight}
+
+
 def vera_flops(layer: Layer, settings: Settings, positions: int) -> int:
     """Count two thin products."""
     return int(2 * settings["r"] * (layer.inputs + layer.outputs) * positions)
@@ -124,6 +160,24 @@ def draw_hira(layers: Sequence[Layer]) -> Fields:
     )
 
 
+def _c3a(layers: Sequence[Layer]) -> Fields:
+    sizes = st.sampled_from(common(layers))
+    starts = values("xavier_uniform", "gaussian", "kaiming_uniform")
+    return Fields(
+        always={"block_size": sizes, "init_weights": on()},
+        sometimes={"init_weights": starts, "block_size_pattern": pattern(layers, sizes)},
+        bias="c3a_only",
+    )
+
+
+def _shira(layers: Sequence[Layer]) -> Fields:
+    most = min(layer.inputs * layer.outputs // (layer.inputs + layer.outputs) for layer in layers)
+    return Fields(
+        always={"r": st.sampled_from([rank for rank in (1, 2) if rank <= most] or [1])},
+        sometimes={"random_seed": values(1), "init_weights": off()},
+    )
+
+
 VERA: Final = Method(
     "vera",
     "VeraConfig",
@@ -168,4 +222,23 @@ HIRA: Final = Method(
     by_hand="multiplied",
     trains=("hira_",),
     limits=(no_groups("HiRA", "hira"),),
+)
+C3A: Final = Method(
+    "c3a",
+    "C3AConfig",
+    "arXiv:2407.19342",
+    _c3a,
+    formula=c3a,
+    by_hand="added",
+    trains=("c3a_kernel",),
+    identity=starts_true,
+)
+SHIRA: Final = Method(
+    "shira",
+    "ShiraConfig",
+    "arXiv:2406.13175",
+    _shira,
+    formula=shira,
+    by_hand="added",
+    trains=("shira_weight",),
 )

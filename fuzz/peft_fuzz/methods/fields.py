@@ -110,18 +110,6 @@ def within(layers: Sequence[Layer]) -> list[int]:
     return [rank for rank in (2, 1, 3, 4) if rank <= smallest]
 
 
-def ranked(*, bias: str | None = None, **sometimes: Any) -> Drawing:
-    """Draw a rank up to the layers' size, and now and then these fields."""
-    return lambda layers: Fields(
-        always={"r": st.sampled_from(within(layers))}, sometimes=sometimes, bias=bias
-    )
-
-
-def plain(**sometimes: Any) -> Drawing:
-    """Draw these fields now and then."""
-    return lambda _layers: Fields(sometimes=sometimes)
-
-
 def projected(dropout: str, bias: str, **more: Any) -> Drawing:
     """Draw the rank, and the projections that all adapters share."""
     return lambda _layers: Fields(

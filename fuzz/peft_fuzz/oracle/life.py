@@ -44,6 +44,8 @@ class Life:
         self.folder = folder
         self.autocast = autocast
         self.saves = 0
+        if not build.runs(on.network):
+            raise AbsentError("the network does not run without an adapter")
         self.origin: nn.Module = build.build(on.network)
         self.reference: nn.Module = deepcopy(self.origin)
         self.x = build.make_input(on.network)

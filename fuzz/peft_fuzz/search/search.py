@@ -18,8 +18,8 @@ import msgspec
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_fuzz.search.findings import size_of
-from peft_fuzz.search.messages import Counts, Found, Sought
 from peft_fuzz.search.shrink import shrink
+from peft_fuzz.search.worker import Counts, Found, Sought
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -42,14 +42,12 @@ class Search:
     Attributes:
         run: Carries out an example.
         known: The causes that are no finding any more.
-        fits: Returns whether an edited example's network takes its input, without adapters.
         clock: Returns seconds.
 
     """
 
     run: Callable[[Example], Outcome]
     known: Sequence[Cause] = ()
-    fits: Callable[[Example], bool] = lambda _: True
     clock: Callable[[], float] = time.monotonic
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {name: Counter() for name in Counts.__struct_fields__}
@@ -139,7 +137,7 @@ class Search:
         return outcome
 
     def _still_fails(self, example: Example) -> bool:
-        return self.clock() <= self._end and self.fits(example) and self._fails(example)
+        return self.clock() <= self._end and self._fails(example)
 
     def _confirmed(self, example: Example, cause: Cause) -> Found | None:
         """Return the smallest example as a finding if it fails once more, in the same way."""

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import control
-import msgspec
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,24 +40,6 @@ def test_the_reference_is_not_put_in_place_of_a_peft_that_is_in_use():
     pytest.importorskip("peft")
     with pytest.raises(RuntimeError, match="imported already"):
         control.use_reference()
-
-
-def test_the_page_has_the_result(monkeypatch, tmp_path):
-    page, results = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text(control.PAGE.read_text())
-    monkeypatch.setattr(control, "PAGE", page)
-    made = control.Controlled(
-        minutes=60, jobs=2, lives={"lora": 1200, "ia3": 34}, refused={"lora": 5}, findings=[]
-    )
-    results.write_bytes(msgspec.json.encode(made))
-    options = ["--results", str(results)]
-    assert control.main(["--write", *options]) == 0
-    assert control.main(["--check", *options]) == 0
-    assert "In 1,234 lives (ia3 34, lora 1,200) it found nothing; 5 of them" in page.read_text()
-    results.write_bytes(msgspec.json.encode(msgspec.structs.replace(made, findings=["lora-1"])))
-    assert control.main(["--check", *options]) == 1
-    with pytest.raises(SystemExit, match="Make it with"):
-        control.main(["--check", "--results", str(tmp_path / "none.json")])
 
 
 @pytest.mark.slow
@@ -96,7 +77,6 @@ def test_a_defect_of_the_reference_is_found(tmp_path):
 
 
 @pytest.mark.nightly
-def test_the_command_counts_the_lives(capsys, tmp_path):
-    options = ["--minutes", "0.1", "--jobs", "1", "--results", str(tmp_path / "results.json")]
-    assert control.main(options) == 0
+def test_the_command_counts_the_lives(capsys):
+    assert control.main(["--minutes", "0.1", "--jobs", "1"]) == 0
     assert "it found nothing; " in capsys.readouterr().out

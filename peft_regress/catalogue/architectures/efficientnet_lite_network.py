@@ -11,31 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import sqrt
-from typing import Final, NamedTuple
+from typing import Final
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
-
-class _Stage(NamedTuple):
-    """Several blocks in a row; only the first has the stride."""
-
-    blocks: int
-    kernel: int
-    stride: int
-    expansion: int
-    out_channels: int
-
-
+# Several blocks in a row, of which only the first has the stride:
+# blocks, kernel, stride, expansion, channels out.
 _STAGES: Final = (
-    _Stage(blocks=1, kernel=3, stride=1, expansion=1, out_channels=16),
-    _Stage(blocks=2, kernel=3, stride=2, expansion=6, out_channels=24),
-    _Stage(blocks=2, kernel=5, stride=2, expansion=6, out_channels=40),
-    _Stage(blocks=3, kernel=3, stride=2, expansion=6, out_channels=80),
-    _Stage(blocks=3, kernel=5, stride=1, expansion=6, out_channels=112),
-    _Stage(blocks=4, kernel=5, stride=2, expansion=6, out_channels=192),
-    _Stage(blocks=1, kernel=3, stride=1, expansion=6, out_channels=320),
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS: Final = 32
 _TOP_CHANNELS: Final = 1280
@@ -55,24 +46,16 @@ class EfficientNetLiteNetwork(nn.Module):
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
         self.stem = _ConvolutionNorm(3, _STEM_CHANNELS, kernel=3, stride=2)
-        total = sum(stage.blocks for stage in _STAGES)
+        total = sum(stage[0] for stage in _STAGES)
         blocks: list[nn.Module] = []
-        channels = _STEM_CHANNELS
-        for stage in _STAGES:
-            for position in range(stage.blocks):
-                blocks.append(
-                    _InvertedResidual(
-                        channels,
-                        stage.out_channels,
-                        kernel=stage.kernel,
-                        stride=stage.stride if position == 0 else 1,
-                        expansion=stage.expansion,
-                        drop=_DROP_BLOCK * len(blocks) / total,
-                    )
-                )
-                channels = stage.out_channels
+        width = _STEM_CHANNELS
+        for count, kernel, first_stride, expansion, out in _STAGES:
+            for stride in (first_stride, *[1] * (count - 1)):
+                drop = _DROP_BLOCK * len(blocks) / total
+                blocks.append(_InvertedResidual(width, out, kernel, stride, expansion, drop))
+                width = out
         self.blocks = nn.Sequential(*blocks)
-        self.top = _ConvolutionNorm(channels, _TOP_CHANNELS, kernel=1)
+        self.top = _ConvolutionNorm(width, _TOP_CHANNELS, kernel=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(_DROPOUT)
         self.classifier = nn.Linear(_TOP_CHANNELS, num_classes)
@@ -109,10 +92,6 @@ class SamePadding(nn.Module):
         top, bottom = self._border(images.shape[2])
         left, right = self._border(images.shape[3])
         return functional.pad(images, (left, right, top, bottom))
-
-    def extra_repr(self) -> str:
-        """Show kernel and stride of the convolution."""
-        return f"kernel={self.kernel}, stride={self.stride}"
 
     def _border(self, size: int) -> tuple[int, int]:
         positions = -(-size // self.stride)
@@ -154,11 +133,10 @@ class _ConvolutionNorm(nn.Sequential):
 class _InvertedResidual(nn.Module):
     """Widen by a 1x1 convolution, filter by a depthwise one, narrow; add the input if it fits."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         in_channels: int,
         out_channels: int,
-        *,
         kernel: int,
         stride: int,
         expansion: int,
@@ -186,19 +164,17 @@ class _InvertedResidual(nn.Module):
 
 # Published names of weights -> names here. A published block numbers its norms from 0 if it has an
 # expansion, otherwise from 1.
-_PUBLISHED: Final = (
-    (r"_conv_stem\.", "stem.conv."),
-    (r"_bn0\.", "stem.norm."),
-    (r"_conv_head\.", "top.conv."),
-    (r"_bn1\.", "top.norm."),
-    (r"_fc\.", "classifier."),
-    (r"_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.conv."),
-    (r"_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.norm."),
-    (r"_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.conv."),
-    (r"_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.norm."),
-    (r"_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.conv."),
-    (r"_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.norm."),
-)
+_PUBLISHED: Final = {
+    r"^_conv_stem\.": "stem.conv.",
+    r"^_bn0\.": "stem.norm.",
+    r"^_conv_head\.": "top.conv.",
+    r"^_bn1\.": "top.norm.",
+    r"^_fc\.": "classifier.",
+    r"^_blocks\.(\d+)\._(expand|depthwise|project)_conv\.": r"blocks.\1.\2.conv.",
+    r"^_blocks\.(\d+)\._bn0\.": r"blocks.\1.expand.norm.",
+    r"^_blocks\.(\d+)\._bn1\.": r"blocks.\1.depthwise.norm.",
+    r"^_blocks\.(\d+)\._bn2\.": r"blocks.\1.project.norm.",
+}
 
 
 def renamed_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,8 +183,6 @@ def renamed_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str) -> str:
-    for pattern, ours in _PUBLISHED:
-        renamed, count = re.subn(f"^{pattern}", ours, name)
-        if count:
-            return renamed
+    for pattern, ours in _PUBLISHED.items():
+        name = re.sub(pattern, ours, name)
     return name

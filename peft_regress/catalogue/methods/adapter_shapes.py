@@ -10,10 +10,10 @@ from __future__ import annotations
 from math import isqrt, prod
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.catalogue.methods.method import Shapes
+
 if TYPE_CHECKING:
     from torch import nn
-
-Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER: Final = "default"
 """The adapter's name in peft, part of the names of its parameters."""

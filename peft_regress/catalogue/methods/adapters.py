@@ -7,30 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import BFLOAT16_SUFFIX, Json
-from peft_regress.catalogue.methods.adapter_shapes import (
-    BLOCK_SIZE,
-    adalora_shapes,
-    boft_shapes,
-    dora_shapes,
-    factored_shapes,
-    hira_shapes,
-    hra_shapes,
-    ia3_shapes,
-    loha_shapes,
-    loha_tucker_shapes,
-    lokr_shapes,
-    lora_fa_shapes,
-    lora_shapes,
-    norm_shapes,
-    oft_shapes,
-)
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS
+from peft_regress.catalogue.methods import adapter_shapes as shapes
+from peft_regress.catalogue.methods.adapter_shapes import BLOCK_SIZE
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Shapes
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
@@ -40,37 +26,30 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+# HRA and BOFT multiply matrices of inputs x inputs at every step. A step of batch 32 on all layers
+# of resnet18 takes HRA 20 seconds and BOFT 46, on layers of at most this size less than one.
+_MOST_INPUTS: Final = 1024
+_OF_BLOCKS: Final = f"a block of {BLOCK_SIZE} divides, the head excluded"
+_NARROW_LAYERS: Final = f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs,"
 _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
 _GROUPED_ALONE: Final = Targets(
     description="Conv2d with groups > 1, the head excluded", grouped=True, ungrouped=False
 )
 _LINEAR_FIRST: Final = Targets(
-    description="Linear besides the head, or without one Conv2d with groups == 1",
-    linear_first=True,
+    description="Linear besides the head, or without one Conv2d with groups == 1", linear_first=True
 )
 _IN_BLOCKS: Final = Targets(
-    description=f"Conv2d with groups == 1 and Linear whose inputs a block of {BLOCK_SIZE} divides, "
-    "the head excluded",
+    description=f"Conv2d with groups == 1 and Linear whose inputs {_OF_BLOCKS}",
     block_size=BLOCK_SIZE,
 )
-# HRA and BOFT multiply matrices of inputs x inputs at every step. A step of batch 32 on all layers
-# of resnet18 takes HRA 20 seconds and BOFT 46, on layers of at most this size less than one.
-_MOST_INPUTS: Final = 1024
 _NARROW: Final = Targets(
-    description=f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs, the head "
-    "excluded",
-    most_inputs=_MOST_INPUTS,
+    description=f"{_NARROW_LAYERS} the head excluded", most_inputs=_MOST_INPUTS
 )
 _NARROW_IN_BLOCKS: Final = Targets(
-    description=f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs, which a "
-    f"block of {BLOCK_SIZE} divides, the head excluded",
+    description=f"{_NARROW_LAYERS} which {_OF_BLOCKS}",
     block_size=BLOCK_SIZE,
     most_inputs=_MOST_INPUTS,
 )
-_NORMALIZATION: Final = Targets(
-    description="normalization layers with a weight", normalization=True
-)
-
 _LORA_PLUS_RATIO: Final = 4
 # The budget falls from the initial to the target rank between these of the 22 steps of a run. That
 # is after the first losses, so they are a fingerprint of the method and not of its masks.
@@ -84,20 +63,9 @@ _ADALORA_SCHEDULE: Final[dict[str, Json]] = {
 }
 
 
-def _lora(rank: int | None, **more: Json) -> dict[str, Json]:
-    """Return LoRA's settings; alpha equals the rank, so the scaling is 1."""
-    return {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, **more}
-
-
 def _adalora(rank: int | None) -> dict[str, Json]:
-    target = rank or 0
-    return {
-        "init_r": _adalora_initial_rank(target),
-        "target_r": target,
-        "lora_alpha": target,
-        "lora_dropout": 0.0,
-        **_ADALORA_SCHEDULE,
-    }
+    ranks = {"init_r": _adalora_initial_rank(rank or 0), "target_r": rank}
+    return {**ranks, "lora_alpha": rank, "lora_dropout": 0.0, **_ADALORA_SCHEDULE}
 
 
 def _adalora_initial_rank(target: int) -> int:
@@ -105,31 +73,19 @@ def _adalora_initial_rank(target: int) -> int:
     return target + (target + 1) // 2
 
 
-def _loha(rank: int | None, **more: Json) -> dict[str, Json]:
-    return {"r": rank, "alpha": rank, **more}
-
-
-def _lokr(rank: int | None, **more: Json) -> dict[str, Json]:
-    """Return LoKr's settings; the scaling is 2, so a release that forgets to scale is noticed.
-
-    peft before 0.14 forgot it; alpha equal to the rank would have hidden that.
-    """
-    return {"r": rank, "alpha": 2 * (rank or 0), **more}
-
-
-def _optimizer_function(name: str) -> Callable[..., Any]:
-    optimizers = import_module("peft.optimizers")
-    function = getattr(optimizers, name, None)
-    if function is None:
+def _peft_optimizer(name: str, *args: Any, **settings: Any) -> Optimizer:
+    make = getattr(import_module("peft.optimizers"), name, None)
+    if make is None:
         version = import_module("peft").__version__
         raise UnsupportedCaseError(f"peft {version} has no {name} in peft.optimizers")
-    return cast("Callable[..., Any]", function)
+    return cast("Optimizer", make(*args, **settings))
 
 
 def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
     import torch  # listing names must not cost the import
 
-    optimizer = _optimizer_function("create_loraplus_optimizer")(
+    return _peft_optimizer(
+        "create_loraplus_optimizer",
         model,
         torch.optim.AdamW,
         lr=method.learning_rate,
@@ -139,14 +95,11 @@ def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | Non
         foreach=False,
         fused=False,
     )
-    return cast("Optimizer", optimizer)
 
 
 def _lora_fa_optimizer(method: PeftAdapter, model: nn.Module, rank: int | None) -> Optimizer:
-    optimizer = _optimizer_function("create_lorafa_optimizer")(
-        model, r=rank, lora_alpha=rank, lr=method.learning_rate, weight_decay=0.0
-    )
-    return cast("Optimizer", optimizer)
+    settings = {"lr": method.learning_rate, "weight_decay": 0.0}
+    return _peft_optimizer("create_lorafa_optimizer", model, r=rank, lora_alpha=rank, **settings)
 
 
 def _adalora_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
@@ -177,158 +130,172 @@ def _without_cuda_extension() -> Iterator[None]:
         layer._FBD_CUDA = before  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-LORA: Final = PeftAdapter(
-    name="lora",
-    learning_rate=4e-3,
-    config="LoraConfig",
-    settings=lambda rank: _lora(rank, use_dora=False),
-    shapes=lora_shapes,
-    ranks=(1, 4, 16),
-    matrices=("default",),
-)
-DORA: Final = replace(
-    LORA,
-    name="dora",
-    settings=lambda rank: _lora(rank, use_dora=True),
-    shapes=dora_shapes,
+def _sheet(
+    name: str,
+    learning_rate: float,
+    config: str,
+    of_layer: Callable[[nn.Module, int], Shapes],
+    settings: Callable[[int | None], Mapping[str, Json]],
+    **more: Any,
+) -> PeftAdapter:
+    columns = {"learning_rate": learning_rate, "shapes": of_layer, "settings": settings}
+    return PeftAdapter(name=name, config=config, **columns, **more)
+
+
+def _of_lora(
+    name: str,
+    learning_rate: float,
+    of_layer: Callable[[nn.Module, int], Shapes],
+    settings: Mapping[str, Json],
+    **more: Any,
+) -> PeftAdapter:
+    """Return a method of LoRA's class; alpha equals the rank, so the scaling is 1."""
+
+    def all_settings(rank: int | None) -> Mapping[str, Json]:
+        return {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, **settings}
+
+    return _sheet(name, learning_rate, "LoraConfig", of_layer, all_settings, **more)
+
+
+_DEFAULT: Final[dict[str, Any]] = {"ranks": (1, 4, 16), "matrices": ("default",)}
+LORA: Final = _of_lora("lora", 4e-3, shapes.lora_shapes, {"use_dora": False}, **_DEFAULT)
+DORA: Final = _of_lora(
+    "dora",
+    4e-3,
+    shapes.dora_shapes,
+    {"use_dora": True},
     scales=(".lora_magnitude_vector.",),
+    **_DEFAULT,
 )
-_RSLORA: Final = replace(
-    LORA,
-    name="rslora",
-    settings=lambda rank: _lora(rank, use_rslora=True),
-    ranks=(4,),
-    matrices=("extended",),
-)
-_PISSA: Final = replace(
-    _RSLORA,
-    name="pissa",
-    learning_rate=1e-2,
-    settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
-    shapes=factored_shapes,
-    targets=_LINEAR_FIRST,
-)
-_LOHA: Final = PeftAdapter(
-    name="loha",
-    learning_rate=1e-2,
-    config="LoHaConfig",
-    settings=_loha,
-    shapes=loha_shapes,
+_LOHA: Final = _sheet(
+    "loha",
+    1e-2,
+    "LoHaConfig",
+    shapes.loha_shapes,
+    lambda rank: {"r": rank, "alpha": rank},
     targets=_WITH_GROUPED,
 )
-_LOKR: Final = replace(
-    _LOHA, name="lokr", learning_rate=5e-3, config="LoKrConfig", settings=_lokr, shapes=lokr_shapes
+_LOKR: Final = _sheet(
+    "lokr",
+    5e-3,
+    "LoKrConfig",
+    shapes.lokr_shapes,
+    # The scaling is 2, so a release that forgets to scale is noticed: peft before 0.14 forgot it,
+    # and alpha equal to the rank would have hidden that.
+    lambda rank: {"r": rank, "alpha": 2 * (rank or 0)},
+    targets=_WITH_GROUPED,
 )
 
 _FLOAT32: Final = (
     LORA,
     DORA,
-    _RSLORA,
-    replace(
-        _RSLORA,
-        name="loraplus",
-        learning_rate=2e-3,
-        settings=_lora,
+    _of_lora("rslora", 4e-3, shapes.lora_shapes, {"use_rslora": True}),
+    _of_lora(
+        "loraplus",
+        2e-3,
+        shapes.lora_shapes,
+        {},
         optimizer=_lora_plus_optimizer,
         optimizer_settings={**ADAMW_SETTINGS, "loraplus_lr_ratio": _LORA_PLUS_RATIO},
     ),
-    replace(
-        _RSLORA,
-        name="lorafa",
-        learning_rate=1e-2,
-        settings=_lora,
-        shapes=lora_fa_shapes,
+    _of_lora(
+        "lorafa",
+        1e-2,
+        shapes.lora_fa_shapes,
+        {},
         targets=_LINEAR_FIRST,
         optimizer=_lora_fa_optimizer,
         optimizer_settings={**ADAMW_SETTINGS, "optimizer": "LoraFAOptimizer"},
         frozen=".lora_A.",
     ),
-    _PISSA,
-    replace(_PISSA, name="olora", settings=lambda rank: _lora(rank, init_lora_weights="olora")),
-    PeftAdapter(
-        name="adalora",
-        learning_rate=1e-2,
-        config="AdaLoraConfig",
-        settings=_adalora,
-        shapes=lambda layer, rank: adalora_shapes(layer, _adalora_initial_rank(rank)),
+    *(
+        _of_lora(
+            start, 1e-2, shapes.factored_shapes, {"init_lora_weights": start}, targets=_LINEAR_FIRST
+        )
+        for start in ("pissa", "olora")
+    ),
+    _sheet(
+        "adalora",
+        1e-2,
+        "AdaLoraConfig",
+        lambda layer, rank: shapes.adalora_shapes(layer, _adalora_initial_rank(rank)),
+        _adalora,
         optimizer=_adalora_optimizer,
         prunes=(".lora_E.",),
     ),
     _LOHA,
     _LOKR,
-    PeftAdapter(
-        name="hira",
-        learning_rate=1e-2,
-        config="HiraConfig",
-        settings=lambda rank: {"r": rank, "hira_dropout": 0.0},
-        shapes=hira_shapes,
+    _sheet(
+        "hira",
+        1e-2,
+        "HiraConfig",
+        shapes.hira_shapes,
+        lambda rank: {"r": rank, "hira_dropout": 0.0},
     ),
-    PeftAdapter(
-        name="hra",
-        learning_rate=4e-3,
-        config="HRAConfig",
-        settings=lambda rank: {"r": rank},
-        shapes=hra_shapes,
+    _sheet(
+        "hra",
+        4e-3,
+        "HRAConfig",
+        shapes.hra_shapes,
+        lambda rank: {"r": rank},
         targets=_NARROW,
         float32_numerics="hra",
     ),
-    PeftAdapter(
-        name="oft",
-        learning_rate=4e-3,
-        config="OFTConfig",
-        settings=lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
-        shapes=oft_shapes,
+    _sheet(
+        "oft",
+        4e-3,
+        "OFTConfig",
+        shapes.oft_shapes,
+        lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
         targets=_IN_BLOCKS,
         ranks=(),
     ),
-    PeftAdapter(
-        name="boft",
-        learning_rate=4e-3,
-        config="BOFTConfig",
-        settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
-        shapes=boft_shapes,
+    _sheet(
+        "boft",
+        4e-3,
+        "BOFTConfig",
+        shapes.boft_shapes,
+        lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         scales=(".boft_s.",),
         targets=_NARROW_IN_BLOCKS,
         ranks=(),
         wrapping=_without_cuda_extension,
     ),
-    PeftAdapter(
-        name="ia3",
-        learning_rate=5e-3,
-        config="IA3Config",
-        settings=lambda _rank: {"feedforward_modules": []},
-        shapes=ia3_shapes,
+    _sheet(
+        "ia3",
+        5e-3,
+        "IA3Config",
+        shapes.ia3_shapes,
+        lambda _rank: {"feedforward_modules": []},
         scales=(".ia3_l.",),
         targets=_WITH_GROUPED,
         ranks=(),
     ),
-    PeftAdapter(
-        name="ln_tuning",
-        learning_rate=4e-3,
-        config="LNTuningConfig",
-        settings=lambda _rank: {},
-        shapes=norm_shapes,
+    _sheet(
+        "ln_tuning",
+        4e-3,
+        "LNTuningConfig",
+        shapes.norm_shapes,
+        lambda _rank: {},
         scales=(".ln_tuning_layers.",),
-        targets=_NORMALIZATION,
+        targets=Targets(description="normalization layers with a weight", normalization=True),
         ranks=(),
     ),
 )
 
 
-# An optional product of LoHa and LoKr for convolutions.
+def _by_tucker(method: PeftAdapter, of_layer: Callable[[nn.Module, int], Shapes]) -> PeftAdapter:
+    """Return the method with its optional product for convolutions."""
+
+    def settings(rank: int | None) -> Mapping[str, Json]:
+        return {**method.settings(rank), "use_effective_conv2d": True}
+
+    return replace(method, name=f"{method.name}-tucker", settings=settings, shapes=of_layer)
+
+
 _TUCKER: Final = (
-    replace(
-        _LOHA,
-        name="loha-tucker",
-        settings=lambda rank: _loha(rank, use_effective_conv2d=True),
-        shapes=loha_tucker_shapes,
-    ),
-    replace(
-        _LOKR,
-        name="lokr-tucker",
-        settings=lambda rank: _lokr(rank, use_effective_conv2d=True),
-        shapes=lambda layer, rank: lokr_shapes(layer, rank, tucker=True),
-    ),
+    _by_tucker(_LOHA, shapes.loha_tucker_shapes),
+    _by_tucker(_LOKR, partial(shapes.lokr_shapes, tucker=True)),
 )
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Method
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
 from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import UnsupportedCaseError
 
@@ -36,16 +36,21 @@ class GaLore(Method):
     clones_projection: bool = False
     """Whether to keep only the singular vectors in use; the library keeps all."""
 
+    def _settings(self, rank: int | None) -> dict[str, Json]:
+        return {
+            "rank": rank,
+            "update_proj_gap": self.update_proj_gap,
+            "scale": self.scale,
+            "proj_type": self.proj_type,
+        }
+
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all settings; betas, eps and no weight decay are the library's defaults."""
         return {
             **ADAMW_SETTINGS,
             "optimizer": "GaLoreAdamW",
             "learning_rate": self.learning_rate,
-            "rank": rank,
-            "update_proj_gap": self.update_proj_gap,
-            "scale": self.scale,
-            "proj_type": self.proj_type,
+            **self._settings(rank),
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
             # Only here, so that the definition of the stock method stays the same.
             **({"clones_projection": True} if self.clones_projection else {}),
@@ -57,14 +62,7 @@ class GaLore(Method):
         """Return True: the optimizer is the method."""
         return True
 
-    def adapt(
-        self,
-        model: nn.Module,
-        *,
-        heads: tuple[str, ...],
-        rank: int | None,  # noqa: ARG002  (protocol)
-        seed: int,  # noqa: ARG002
-    ) -> nn.Module:
+    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:  # noqa: ARG002
         """Let everything train, in place; the optimizer does the rest."""
         find_heads(model, heads)
         # Here, since its import makes tensors, which are no cost of a training step.
@@ -72,13 +70,7 @@ class GaLore(Method):
         model.requires_grad_(requires_grad=True)
         return model
 
-    def expected_trainable(
-        self,
-        base: nn.Module,
-        *,
-        heads: tuple[str, ...],  # noqa: ARG002
-        rank: int | None,  # noqa: ARG002
-    ) -> dict[str, tuple[int, ...]]:
+    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:  # noqa: ARG002
         """Return name and shape of every parameter."""
         return {name: tuple(parameter.shape) for name, parameter in base.named_parameters()}
 
@@ -88,12 +80,9 @@ class GaLore(Method):
         Raises `UnsupportedCaseError` if there are none.
         """
         galore_torch = import_module("galore_torch")
-        from peft_regress.catalogue.methods.galore_projector import (
-            CloningProjector,
-            FlatteningProjector,
-        )
+        from peft_regress.catalogue.methods import galore_projector as own
 
-        make_projector = CloningProjector if self.clones_projection else FlatteningProjector
+        project = own.CloningProjector if self.clones_projection else own.FlatteningProjector
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         projected = [parameter for parameter in trained if parameter.ndim in _MATRIX_DIMENSIONS]
         plain = [parameter for parameter in trained if parameter.ndim not in _MATRIX_DIMENSIONS]
@@ -101,15 +90,9 @@ class GaLore(Method):
             raise UnsupportedCaseError(
                 f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
             )
-        settings = {
-            "rank": rank,
-            "update_proj_gap": self.update_proj_gap,
-            "scale": self.scale,
-            "proj_type": self.proj_type,
-        }
+        settings = self._settings(rank)
         groups: list[dict[str, Any]] = [{"params": projected, **settings}]
-        if plain:
-            groups.append({"params": plain})
+        groups += [{"params": plain}] if plain else []
         optimizer = galore_torch.GaLoreAdamW(
             groups,
             lr=self.learning_rate,
@@ -120,7 +103,7 @@ class GaLore(Method):
         )
         for parameter in projected:
             # The optimizer keeps a projector that it finds; otherwise it makes a stock one.
-            optimizer.state[parameter]["projector"] = make_projector(**settings)
+            optimizer.state[parameter]["projector"] = project(**settings)
         return cast("Optimizer", optimizer)
 
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:

@@ -42,6 +42,5 @@ class CloningProjector(FlatteningProjector):
     """
 
     def get_orthogonal_matrix(self, weights: Tensor, rank: int, type: str) -> Any:  # noqa: A002
-        """Return the first `rank` singular vectors of one or both sides, in their own storage."""
-        found = super().get_orthogonal_matrix(weights, rank, type)
-        return [side.clone() for side in found] if isinstance(found, list) else found.clone()
+        """Return the first `rank` singular vectors of a side, in their own storage."""
+        return super().get_orthogonal_matrix(weights, rank, type).clone()

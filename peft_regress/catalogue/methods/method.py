@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 
 BaseDtype = Literal["float32", "bfloat16"]
+Heads = tuple[str, ...]
+"""The qualified names of modules that train in full, such as the last layer."""
+Shapes = dict[str, tuple[int, ...]]
+"""By parameter name."""
 
 # eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
@@ -97,22 +101,17 @@ class Method(ABC):
         return {} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}
 
     @abstractmethod
-    def adapt(
-        self, model: nn.Module, *, heads: tuple[str, ...], rank: int | None, seed: int
-    ) -> nn.Module:
+    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:
         """Wrap the model and set what trains; `heads` train in full and are never adapted.
 
-        heads: qualified names of modules, such as the last layer; a module may hold several layers,
-        and there may be none. Raises `UnsupportedCaseError` if no module is eligible or a head does
-        not exist, and passes on the library's own ValueError and NotImplementedError. Uses only
-        generators seeded with `seed`. May change the given model in place; do not use that model
-        afterwards.
+        A head may hold several layers, and there may be none. Raises `UnsupportedCaseError` if no
+        module is eligible or a head does not exist, and passes on the library's own ValueError and
+        NotImplementedError. Uses only generators seeded with `seed`. May change the given model in
+        place; do not use that model afterwards.
         """
 
     @abstractmethod
-    def expected_trainable(
-        self, base: nn.Module, *, heads: tuple[str, ...], rank: int | None
-    ) -> Mapping[str, tuple[int, ...]]:
+    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:
         """Return name and shape of each parameter that must train after `base` is adapted.
 
         They follow from the unadapted model by the method's rule, without the library that wraps
@@ -152,9 +151,7 @@ class Method(ABC):
         """Write what is shipped into an existing folder, as the method's library does."""
         save_tensors(self.shipped_tensors(model), folder / _MODEL_FILE)
 
-    def load(
-        self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
-    ) -> nn.Module:
+    def load(self, base: nn.Module, folder: Path, *, heads: Heads, trainable: bool) -> nn.Module:
         """Adapt a fresh base model from a folder that `save` wrote, as the method's library does.
 
         With `trainable` the result can be trained further, otherwise nothing in it trains. May
@@ -180,20 +177,22 @@ def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
     return model.to(getattr(torch, dtype))
 
 
-def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise `InputError` unless the names of shipped and expected tensors are equal."""
-    absent, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if absent or surplus:
-        raise InputError(
-            "these shipped tensors belong to another model: "
-            f"{len(absent)} absent {absent[:3]}, {len(surplus)} unknown {surplus[:3]}"
-        )
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors in place with those of the same names and shapes. Raises `InputError`."""
+def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
+    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes.
+
+    Raises `InputError` for others.
+    """
     import torch
+    from safetensors.torch import load_file
 
+    tensors = load_file(path)
     check_names(tensors, targets)
     with torch.no_grad():
         for name, target in targets.items():
@@ -204,15 +203,11 @@ def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
             target.copy_(tensors[name])
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name, as safetensors."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
-    """Overwrite tensors in place with those of a safetensors file. Raises `InputError`."""
-    from safetensors.torch import load_file
-
-    copy_into(targets, load_file(path))
+def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless the names of shipped and expected tensors are equal."""
+    absent, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if absent or surplus:
+        raise InputError(
+            "these shipped tensors belong to another model: "
+            f"{len(absent)} absent {absent[:3]}, {len(surplus)} unknown {surplus[:3]}"
+        )

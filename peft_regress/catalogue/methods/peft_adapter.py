@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,15 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
-from peft_regress.catalogue.methods.method import (
-    ADAMW_SETTINGS,
-    Method,
-    check_names,
-    load_tensors,
-    save_tensors,
-)
-from peft_regress.catalogue.methods.peft_config import alters_base
+from peft_regress.catalogue.methods import method as methods
+from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
 from peft_regress.catalogue.methods.targets import (
     ALL_BUT_GROUPED,
     Targets,
@@ -39,6 +34,36 @@ _WRAPPED: Final = "base_model.model."
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _HEAD_FILE: Final = "head.safetensors"
 _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+_STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
+# By design of the method; C3A starts as the identity only on request.
+_RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
+
+
+def config_defaults(config: type) -> dict[str, Any]:
+    """Return the fields of a configuration class with their defaults; None for one without."""
+    missing = dataclasses.MISSING
+    return {
+        field.name: field.default_factory()
+        if field.default_factory is not missing
+        else (None if field.default is missing else field.default)
+        for field in dataclasses.fields(config)
+    }
+
+
+def random_start(config: str, settings: Mapping[str, Any]) -> str:
+    """Return why an adapter starts with random numbers; '' if it starts as the base's function."""
+    for name in _STARTS:
+        if settings.get(name, True) is False:
+            return f"{name}=False starts the adapter with random numbers"
+    if config in _RANDOM_STARTS and settings.get("init_weights") is not True:
+        return f"{config} starts the adapter with random numbers"
+    return ""
+
+
+def alters_base(settings: Mapping[str, Any]) -> bool:
+    """Return whether the start takes a part of the base's weights, as PiSSA's does."""
+    start = settings.get("init_lora_weights", True)
+    return isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +126,8 @@ class PeftAdapter(Method):
         """Return whether the method brings an optimizer, or a schedule that hangs on one."""
         return self.optimizer is not None
 
-    def adapt(
-        self, model: nn.Module, *, heads: tuple[str, ...], rank: int | None, seed: int
-    ) -> nn.Module:
-        """Wrap the model with peft under `seed`.
-
-        Raises `InputError` without a rank, `UnsupportedCaseError` if the model has none of the
-        targets or not such a head, or peft has no such method.
-        """
+    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:
+        """Wrap the model with peft under `seed`; `UnsupportedCaseError` also without the method."""
         self._check_rank(rank)
         of_heads = head_parameters(model, heads)
         layers = self.targets.find(model, heads=heads)
@@ -128,10 +147,7 @@ class PeftAdapter(Method):
         seed: int,
         **options: Any,
     ) -> nn.Module:
-        """Put a fresh adapter on layers by name; `options` are those of peft's `get_peft_model`.
-
-        Raises `UnsupportedCaseError` if peft has no such method, and what peft raises.
-        """
+        """Put a fresh adapter on layers by name; `options` are those of peft's `get_peft_model`."""
         peft = import_module("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
@@ -143,10 +159,7 @@ class PeftAdapter(Method):
         return self._with_frozen(adapted)
 
     def read(self, base: nn.Module, folder: Path, *, seed: int = 0, **options: Any) -> nn.Module:
-        """Put the adapter that a folder has on a model; `options` are those of `from_pretrained`.
-
-        Raises what peft raises.
-        """
+        """Put the adapter of a folder on a model; `options` are those of `from_pretrained`."""
         peft = import_module("peft")
         with self._seeded(seed):
             adapted = peft.PeftModel.from_pretrained(base, folder, adapter_name=ADAPTER, **options)
@@ -170,9 +183,7 @@ class PeftAdapter(Method):
                 parameter.requires_grad = False
         return cast("nn.Module", adapted)
 
-    def expected_trainable(
-        self, base: nn.Module, *, heads: tuple[str, ...], rank: int | None
-    ) -> dict[str, tuple[int, ...]]:
+    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:
         """Return name and shape of each adapter parameter and of the heads'."""
         self._check_rank(rank)
         expected = {
@@ -205,21 +216,20 @@ class PeftAdapter(Method):
             folder, selected_adapters=[ADAPTER], save_embedding_layers=False
         )
         (folder / "README.md").unlink(missing_ok=True)  # a model card without content
-        save_tensors(_head_state(model), folder / _HEAD_FILE)
+        methods.save_tensors(_head_state(model), folder / _HEAD_FILE)
 
-    def load(
-        self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
-    ) -> nn.Module:
+    def load(self, base: nn.Module, folder: Path, *, heads: Heads, trainable: bool) -> nn.Module:
         """Load the adapter as peft does, and the heads beside it."""
         from safetensors.torch import load_file
 
         of_heads = head_parameters(base, heads)
         adapted = self.read(base, folder, is_trainable=trainable)
         # peft does not report surplus or absent tensors.
-        check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
+        methods.check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
         for parameter in of_heads.values():
             parameter.requires_grad = trainable
-        load_tensors({name: p.detach() for name, p in of_heads.items()}, folder / _HEAD_FILE)
+        tensors = {name: p.detach() for name, p in of_heads.items()}
+        methods.load_tensors(tensors, folder / _HEAD_FILE)
         return adapted
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Method
+from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
 from peft_regress.catalogue.methods.targets import head_parameters, no_targets, normalization_layers
 from peft_regress.errors import UnsupportedCaseError
 
@@ -36,79 +36,54 @@ class Selective(Method):
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
         """Return all settings, for the definition."""
+        momentum = _BATCH_NORM_MOMENTUM if self.trains_batch_norm_statistics else None
         return {
             **ADAMW_SETTINGS,
             "learning_rate": self.learning_rate,
             "trains": self.trains,
-            "batch_norm_momentum": _BATCH_NORM_MOMENTUM
-            if self.trains_batch_norm_statistics
-            else None,
+            "batch_norm_momentum": momentum,
             **self.base_settings(),
         }
 
-    def adapt(
-        self,
-        model: nn.Module,
-        *,
-        heads: tuple[str, ...],
-        rank: int | None,  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> nn.Module:
+    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:  # noqa: ARG002
         """Set what trains, in place; nothing is drawn at random.
 
         Raises `UnsupportedCaseError` if only the heads would train, since that is another method,
         or nothing at all.
         """
-        of_heads = head_parameters(model, heads)
-        if self.trains == "all":
-            model.requires_grad_(requires_grad=True)
-        else:
-            more = self._trained_with_the_heads(model, heads)
-            if self.trains in _TARGETS and not more:
-                raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
-            if not (of_heads or more):
-                raise UnsupportedCaseError(
-                    f"{self.name} trains only a head, and no head with parameters is named"
-                )
-            _train_only(model, [*of_heads.values(), *more.values()])
+        trained = self._trained(model, heads)
+        if not trained:
+            raise UnsupportedCaseError(
+                f"{self.name} trains only a head, and no head with parameters is named"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name in trained
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
         return model
 
-    def expected_trainable(
-        self,
-        base: nn.Module,
-        *,
-        heads: tuple[str, ...],
-        rank: int | None,  # noqa: ARG002
-    ) -> dict[str, tuple[int, ...]]:
+    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:  # noqa: ARG002
         """Return name and shape of each parameter that must train."""
-        trained = {**head_parameters(base, heads), **self._trained_with_the_heads(base, heads)}
-        return {
-            name: tuple(parameter.shape)
-            for name, parameter in base.named_parameters()
-            if self.trains == "all" or name in trained
-        }
+        trained = self._trained(base, heads)
+        return {n: tuple(p.shape) for n, p in base.named_parameters() if n in trained}
 
-    def _trained_with_the_heads(
-        self, model: nn.Module, heads: tuple[str, ...]
-    ) -> dict[str, nn.Parameter]:
-        """Return the parameters that train, by name, without the heads'."""
+    def _trained(self, model: nn.Module, heads: Heads) -> set[str]:
+        """Return the names of the parameters that train. Raises `UnsupportedCaseError`."""
+        of_heads = head_parameters(model, heads).keys()
+        names = {name for name, _ in model.named_parameters()}
+        if self.trains == "all":
+            return names
+        if self.trains == "head":
+            return {*of_heads}
         if self.trains == "biases":
-            of_heads = head_parameters(model, heads)
             # Also `in_proj_bias` of an attention, but not Swin's table of relative positions.
-            return {
-                name: parameter
-                for name, parameter in model.named_parameters()
-                if name.rpartition(".")[2].endswith("bias") and name not in of_heads
-            }
-        if self.trains == "normalization":
-            return {
-                f"{name}.{parameter_name}": parameter
-                for name, layer in normalization_layers(model, heads=heads).items()
-                for parameter_name, parameter in layer.named_parameters(recurse=False)
-            }
-        return {}
+            found = {name for name in names if name.rpartition(".")[2].endswith("bias")}
+        else:
+            layers = normalization_layers(model, heads=heads)
+            found = {name for name in names if name.rpartition(".")[0] in layers}
+        if not found - of_heads:
+            raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
+        return found | of_heads
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers, or what trains and, if they change, the statistics."""
@@ -127,13 +102,6 @@ class Selective(Method):
                 if name.endswith((".running_mean", ".running_var"))
             }
         return shipped
-
-
-def _train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Freeze the whole model except some of its parameters."""
-    model.requires_grad_(requires_grad=False)
-    for parameter in parameters:
-        parameter.requires_grad = True
 
 
 def set_batch_norm_momentum(model: nn.Module, momentum: float | None) -> None:

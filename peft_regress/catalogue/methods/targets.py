@@ -26,15 +26,13 @@ _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
 
 def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
     """Return the heads by their qualified names. Raises `UnsupportedCaseError`."""
-    found = []
+    modules = dict(model.named_modules(remove_duplicate=False))
     for head in heads:
-        try:
-            found.append(model.get_submodule(head))
-        except AttributeError:
+        if head not in modules:
             raise UnsupportedCaseError(
                 f"{type(model).__name__} has no module {head!r} to train as its head"
-            ) from None
-    return found
+            )
+    return [modules[head] for head in heads]
 
 
 def head_parameters(model: nn.Module, heads: tuple[str, ...]) -> dict[str, nn.Parameter]:
@@ -45,34 +43,6 @@ def head_parameters(model: nn.Module, heads: tuple[str, ...]) -> dict[str, nn.Pa
     """
     of_heads = {id(p) for head in find_heads(model, heads) for p in head.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) in of_heads}
-
-
-def eligible_layers(
-    model: nn.Module,
-    *,
-    heads: tuple[str, ...],
-    grouped: bool = False,
-    ungrouped: bool = True,
-) -> dict[str, nn.Module]:
-    """Return the layers that adapters can wrap, by qualified name, in the model's order.
-
-    These are Conv2d and Linear modules, except those in a head, convolutions with groups unless
-    `grouped`, all others unless `ungrouped`, and modules that are never called
-    (`bypassed_modules`). A shared layer has one name.
-    Raises `UnsupportedCaseError` if the model has no such head.
-    """
-    from torch import nn  # listing names must not cost the import
-
-    bypassed = bypassed_modules(model)
-    in_heads = _modules_in(model, heads)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-        and id(module) not in in_heads
-        and name not in bypassed
-        and (ungrouped if getattr(module, "groups", 1) == 1 else grouped)
-    }
 
 
 def bypassed_modules(model: nn.Module) -> frozenset[str]:
@@ -118,16 +88,15 @@ def no_targets(
     method: str, model: nn.Module, *, targets: str, heads: tuple[str, ...]
 ) -> UnsupportedCaseError:
     """Return the error for a model that has none of a method's targets."""
-    owner = type(model).__name__
     named = ", ".join(map(repr, heads)) or "none"
     return UnsupportedCaseError(
-        f"{method}: {owner} has none of its targets, {targets} (head: {named})"
+        f"{method}: {type(model).__name__} has none of its targets, {targets} (head: {named})"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The rule by which a method chooses its layers."""
+    """The rule by which a method chooses its layers: Conv2d and Linear modules that are called."""
 
     description: str
     """Part of definitions."""
@@ -148,27 +117,30 @@ class Targets:
     def find(self, model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
         """Return the layers by qualified name, in the model's order, without those in a head.
 
-        Raises `UnsupportedCaseError` if the model has no such head.
+        A shared layer has one name. Raises `UnsupportedCaseError` if the model has no such head.
         """
         if self.normalization:
             return normalization_layers(model, heads=heads)
         from torch import nn  # listing names must not cost the import
 
-        layers = eligible_layers(model, heads=heads, grouped=self.grouped, ungrouped=self.ungrouped)
+        bypassed, in_heads = bypassed_modules(model), _modules_in(model, heads)
+        layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+            and id(module) not in in_heads
+            and name not in bypassed
+            and (self.ungrouped if getattr(module, "groups", 1) == 1 else self.grouped)
+        }
         if self.linear_first:
-            linear = [n for n, layer in layers.items() if isinstance(layer, nn.Linear)]
-            layers = {n: layers[n] for n in linear or layers}
-        return {name: layer for name, layer in layers.items() if self._fits(_inputs(layer))}
+            linear = {n: layer for n, layer in layers.items() if isinstance(layer, nn.Linear)}
+            layers = linear or layers
+        return {name: layer for name, layer in layers.items() if self._fits(layer.weight)}
 
-    def _fits(self, inputs: int) -> bool:
+    def _fits(self, weight: Any) -> bool:
+        inputs = prod(weight.shape[1:])  # that one output sums
         in_blocks = inputs % self.block_size == 0
         return in_blocks and (self.most_inputs is None or inputs <= self.most_inputs)
-
-
-def _inputs(layer: nn.Module) -> int:
-    """Return how many inputs one output sums."""
-    weight: Any = layer.weight
-    return prod(weight.shape[1:])
 
 
 ALL_BUT_GROUPED: Final = Targets(

@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ DIGITS_SHA256: Final = "0a92c1b0dd1ba4b8371dac51309f992bb137f6ffa445622292ee211a
 """Of the file: other bytes are refused."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rendering:
+class _Rendering(NamedTuple):
     """How to bring a scanner's digits to `IMAGE_SIZE`, and which split gets which."""
 
     side: int
@@ -48,23 +46,12 @@ class _Rendering:
 
 
 _RENDERINGS: Final[dict[Scanner, _Rendering]] = {
-    "mnist": _Rendering(
-        side=28,
-        full_ink=255,
-        resized=28,
-        turn=("source", "train", "source", "test", "source"),
-    ),
-    "sklearn": _Rendering(
-        side=8,
-        full_ink=16,
-        resized=22,
-        turn=("train", "test", "train"),
-    ),
+    "mnist": _Rendering(28, 255, 28, ("source", "train", "source", "test", "source")),
+    "sklearn": _Rendering(8, 16, 22, ("train", "test", "train")),
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DigitSet:
+class DigitSet(NamedTuple):
     """All digits of one scanner."""
 
     pixels: NDArray[np.uint8]
@@ -79,31 +66,23 @@ class DigitSet:
 def read_digits(scanner: Scanner) -> DigitSet:
     """Return a scanner's digits, read once per process.
 
-    Raises `InputError` if the file is missing or is not the one that this release came with.
+    Raises `InputError` if the file is not the one that this release came with.
     """
-    pixels, labels = (_arrays()[f"{scanner}_{part}"] for part in ("pixels", "labels"))
+    content = DIGITS_FILE.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != DIGITS_SHA256:
+        raise InputError(
+            f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. Install peft-regress "
+            "again; in a checkout: `git checkout -- peft_regress`"
+        )
     digest = hashlib.sha256()
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        pixels, labels = (file[f"{scanner}_{part}"] for part in ("pixels", "labels"))
     for array in (pixels, labels):
         digest.update(repr(array.shape).encode())
         digest.update(array.tobytes())
         array.setflags(write=False)
-    return DigitSet(pixels=pixels, labels=labels, sha256=digest.hexdigest())
-
-
-@functools.cache
-def _arrays() -> dict[str, NDArray[np.uint8]]:
-    remedy = "Install peft-regress again; in a checkout: `git checkout -- peft_regress`"
-    try:
-        content = DIGITS_FILE.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
-        ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != DIGITS_SHA256:
-        raise InputError(f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return dict(file)
+    return DigitSet(pixels, labels, digest.hexdigest())
 
 
 def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np.int64]:
@@ -115,10 +94,8 @@ def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np
     labels = read_digits(scanner).labels
     chosen: list[int] = []
     for digit in range(classes):
-        members = np.flatnonzero(labels == digit)
-        chosen += [
-            int(index) for number, index in enumerate(members) if turn[number % len(turn)] == split
-        ]
+        members = np.flatnonzero(labels == digit).tolist()
+        chosen += [i for number, i in enumerate(members) if turn[number % len(turn)] == split]
     return np.array(sorted(chosen), dtype=np.int64)
 
 
@@ -171,14 +148,12 @@ def _grain(scanner: Scanner, indices: NDArray[np.int64]) -> NDArray[np.float64]:
 
     It comes from a hash, since a release of numpy may change its generators.
     """
-    side = IMAGE_SIZE
-    noise = [
-        np.frombuffer(
-            hashlib.shake_256(f"{scanner} {index}".encode()).digest(side * side), dtype=np.uint8
-        )
-        for index in indices.tolist()
-    ]
-    return np.array(noise).reshape(len(noise), side, side) / 127.5 - 1
+    size = IMAGE_SIZE * IMAGE_SIZE
+    drawn = b"".join(
+        hashlib.shake_256(f"{scanner} {index}".encode()).digest(size) for index in indices.tolist()
+    )
+    noise = np.frombuffer(drawn, dtype=np.uint8).reshape(len(indices), IMAGE_SIZE, IMAGE_SIZE)
+    return noise / 127.5 - 1
 
 
 def _bilinear(old: int, new: int) -> NDArray[np.float64]:

@@ -75,24 +75,11 @@ def _pairs(methods: Iterable[str], architectures: Iterable[str]) -> tuple[Adapta
 # LoHa, HiRA and DoRA keep a weight of the layer's size alive for the backward pass, which a plan
 # shows; bn_head has no program until statistics can be exported, and is here so that this is seen.
 _METHODS: Final = (
-    "full",
-    "head",
-    "bn_head",
-    "bitfit",
-    "ia3",
-    "lora-r4",
-    "dora-r4",
-    "loha-r4",
-    "hira-r4",
-)
-_ARCHITECTURES: Final = (
-    "efficientnet_lite0",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "resnet18",
-    "shufflenet_v2_x0_5",
+    *("full", "head", "bn_head", "bitfit", "ia3"),
+    *("lora-r4", "dora-r4", "loha-r4", "hira-r4"),
 )
 _SMALL: Final = ("mobilenet_v2", "mobilenet_v3_small")
+_ARCHITECTURES: Final = ("efficientnet_lite0", *_SMALL, "resnet18", "shufflenet_v2_x0_5")
 
 EDGE: Final = EdgeTask(
     name="edge",

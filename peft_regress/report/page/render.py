@@ -18,29 +18,11 @@ STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "verdict.c
 """The style sheets, in the order of joining."""
 
 SCRIPTS: tuple[str, ...] = (
-    "model.js",
-    "format.js",
-    "dom.js",
-    "controls.js",
-    "palette.js",
-    "figure.js",
-    "glance.js",
-    "amounts.js",
-    "history_plot.js",
-    "memory_plot.js",
-    "tradeoffs_plot.js",
-    "view_tradeoffs.js",
-    "view_changes.js",
-    "view_history.js",
-    "view_memory.js",
-    "view_ranks.js",
-    "view_table.js",
-    "view_case.js",
-    "view_fit.js",
-    "view_overview.js",
-    "theme.js",
-    "router.js",
-)
+    "model.js", "format.js", "dom.js", "controls.js", "palette.js", "figure.js", "glance.js",
+    "amounts.js", "history_plot.js", "memory_plot.js", "tradeoffs_plot.js", "view_tradeoffs.js",
+    "view_changes.js", "view_history.js", "view_memory.js", "view_ranks.js", "view_table.js",
+    "view_case.js", "view_fit.js", "view_overview.js", "theme.js", "router.js",
+)  # fmt: skip
 """The page's own scripts, in the order of joining: each uses only those before it."""
 
 

@@ -5,30 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 
+from peft_regress.gate import verdicts
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.fronts import LostFront
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    UNACCEPTED,
-    BudgetUse,
-    CaseVerdict,
-    Reason,
-    Remark,
-)
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
+from peft_regress.report import sentences
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
-from peft_regress.report.layout import PLAIN, Layout
-from peft_regress.report.sentences import (
-    against,
-    environment_lines,
-    reason_cells,
-    remark_line,
-    short_verdict,
-    with_note,
-)
-from peft_regress.report.table import Row, Table
+from peft_regress.report.layout import PLAIN, Layout, Row, Table
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
 from peft_regress.text import clean, count_of
 
@@ -37,12 +21,12 @@ _MOST_MODULES = 3
 _MOST_LINES = 8
 
 
-def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
+def case_text(case: verdicts.CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
     """Explain one case's verdict: each reason with its modules, the environment, what to type."""
     return as_text([case_section(case, comparison)], layout)
 
 
-def case_section(case: CaseVerdict, comparison: Comparison) -> Section:
+def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
     """Return one case's verdict, as its test and its page show it."""
     old, new = comparison.references.get(case.id), comparison.observed.get(case.id)
     body: list[str | Section] = []
@@ -54,25 +38,28 @@ def case_section(case: CaseVerdict, comparison: Comparison) -> Section:
     if case.verdict == "missing":
         body.append("it was expected but has no record: it did not run, or it was renamed")
     body += _reasons(case, comparison)
-    body += [remark_line(one) for one in case.remarks if not one.fails_strictly]
+    body += [sentences.remark_line(one) for one in case.remarks if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
     body += [f"{strictly}{line}" for line in strict_lines(comparison, {case.id})]
     if old is not None and new is not None:
         if case.reasons:
-            changes = environment_lines(old.environment, new.environment)
+            changes = sentences.environment_lines(old.environment, new.environment)
             body.append("environment: " + ("; ".join(changes) or "as in the baseline"))
         body.append(f"baseline: {clean(old.run_name)}")
     if case.verdict == "over_budget":
         body.append("accepting does not change this: reduce the cost, or change the budget")
-    elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
+    elif (
+        case.verdict in verdicts.FAILING | verdicts.INCOMPLETE | verdicts.UNACCEPTED
+        and case.verdict != "missing"
+    ):
         body.append(f"if the new numbers are right: {accept_hint(comparison)}")
     return Section(
-        title=f"{clean(case.id)}: {short_verdict(case.verdict)}",
+        title=f"{clean(case.id)}: {sentences.short_verdict(case.verdict)}",
         body=tuple(Line(one, _MOST_LINES) if isinstance(one, str) else one for one in body),
     )
 
 
-def _reasons(case: CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
+def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
     """Yield each reason with the modules behind it."""
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
     metrics = {reason.metric for reason in shown}
@@ -88,28 +75,17 @@ def _reasons(case: CaseVerdict, comparison: Comparison) -> Iterator[str | Sectio
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
-    yield from new_metric_lines(shown, comparison)
 
 
-def _reason_line(reason: Reason) -> str:
-    metric, old, new, change, _ = reason_cells(reason)
+def _reason_line(reason: verdicts.Reason) -> str:
+    metric, old, new, change, _ = sentences.reason_cells(reason)
     if reason.metric.startswith("invariant "):
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
-        return with_note(what, [reason.note])
-    return f"{metric}: {old} -> {new}  {change}{against(reason)}".rstrip()
+        return sentences.with_note(what, [reason.note])
+    return f"{metric}: {old} -> {new}  {change}{sentences.against(reason)}".rstrip()
 
 
-def new_metric_lines(reasons: Iterable[Reason], comparison: Comparison) -> list[str]:
-    """Say which of the metrics are new: added to the measuring code, not a cost that grew."""
-    new = {reason.metric for reason in reasons if reason.metric in comparison.new_metrics}
-    return [
-        f"{clean(metric)} is a new metric: the baseline does not have it; accept a run that "
-        "measures it"
-        for metric in sorted(new)
-    ]
-
-
-def module_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
     """Name the modules behind a change of a case, the largest first."""
     old, new = comparison.references.get(case), comparison.observed.get(case)
     spec = METRICS.get(reason.metric)
@@ -126,13 +102,13 @@ def module_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]
     return lines
 
 
-def _drift_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+def _drift_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
     """Say why the newest baseline did not show a drift, and which command shows its steps."""
     options = [
         f"--case {shlex.quote(clean(case))}",
         f"--metric {shlex.quote(clean(reason.metric))}",
     ]
-    words = ["peft-regress", "history", *options, "--all", *storage_words(comparison.invocation)]
+    words = ["peft-regress", "history", *options, *storage_words(comparison.invocation)]
     return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]
 
 
@@ -151,7 +127,7 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
         what = _in_many_cases(remark)
         found.setdefault(what, []).append(case)
         notes.setdefault(what, []).append(remark.text if remark.kind == "new metric" else "")
-    return {with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
+    return {sentences.with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
 
 
 def front_line(lost: LostFront) -> str:
@@ -164,7 +140,7 @@ def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
     failing = [
         *(front_line(lost) for lost in comparison.fronts if lost.case in cases),
         *(
-            remark_line(one)
+            sentences.remark_line(one)
             for case, one in _all(comparison)
             if case in cases and one.fails_strictly
         ),
@@ -172,7 +148,7 @@ def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
     return list(dict.fromkeys(failing))
 
 
-def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
+def _all(comparison: Comparison) -> list[tuple[str, verdicts.Remark]]:
     """Return the remarks by case, but those on how trainings were judged: they stand elsewhere."""
     return [
         (case.id, remark)
@@ -182,7 +158,7 @@ def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
     ]
 
 
-def _in_many_cases(remark: Remark) -> str:
+def _in_many_cases(remark: verdicts.Remark) -> str:
     subject = clean(remark.subject)
     if remark.kind == "new metric":
         state = "new and false" if remark.new is False else "new"
@@ -191,33 +167,25 @@ def _in_many_cases(remark: Remark) -> str:
         return f"{subject} is not judged: {clean(remark.text)}"
     if remark.kind == "within own bound":
         return f"{subject} changed within a bound of its own ({clean(remark.text)})"
-    return remark_line(remark)
+    return sentences.remark_line(remark)
 
 
-def budget_table(
-    comparison: Comparison, *, over_alone: bool = False, most: int | None = None
+def budgets_of(
+    uses: Iterable[tuple[str, verdicts.BudgetUse]],
+    *,
+    most: int | None = None,
+    most_rows: int | None = None,
 ) -> Table:
-    """Return a row for each part of each budget, of every case or of those that are over.
+    """Return a row for each part of the budgets of cases.
 
     most: the number of rows; if there are more, those of which most is used.
     """
-    uses = [
-        (case.id, use)
-        for case in comparison.cases
-        if not over_alone or case.verdict == "over_budget"
-        for use in case.budgets
-    ]
-    if most is not None and len(uses) > most:
-        uses = sorted(uses, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
-    rows = tuple(budget_row(CaseId(clean(name), name), use) for name, use in uses)
-    return budgets_of(rows)
-
-
-def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
-    """Return a table of budgets."""
+    shown = list(uses)
+    if most is not None and len(shown) > most:
+        shown = sorted(shown, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]
     return Table(
         headings=("case", "budget of", "this run", "limit", "used", "", "margin"),
-        rows=tuple(rows),
+        rows=tuple(_budget_row(name, use) for name, use in shown),
         numbers=(2, 3, 4, 6),
         not_in_text=(6,),
         caption="Budgets",
@@ -225,26 +193,27 @@ def budgets_of(rows: Iterable[Row], *, most_rows: int | None = None) -> Table:
     )
 
 
-def budget_row(case: str, use: BudgetUse) -> Row:
-    """Return what a case uses of one budget."""
-
+def _budget_row(case: str, use: verdicts.BudgetUse) -> Row:
     def shown(value: float | None) -> str:
         return "-" if value is None else format_value(value, use.spec.unit)
 
-    state = (
-        Badge("over", "bad")
-        if use.is_over
-        else ""
-        if use.is_judged
-        else Badge("not judged", "plain")
-    )
+    state = Badge("over", "bad") if use.is_over else Badge("not judged", "plain")
     share = "-" if use.share is None else f"{100 * use.share:.0f} %"
     limit = f"at least {shown(use.limit)}" if use.is_least else shown(use.limit)
-    cells = (case, clean(use.name), shown(use.value), limit, share, state, _margin(use))
-    return Row(cells=cells)
+    return Row(
+        cells=(
+            CaseId(clean(case), case),
+            clean(use.name),
+            shown(use.value),
+            limit,
+            share,
+            "" if use.is_judged and not use.is_over else state,
+            _margin(use),
+        )
+    )
 
 
-def _margin(use: BudgetUse) -> str:
+def _margin(use: verdicts.BudgetUse) -> str:
     """Return the room that is left, or by how much the value is over."""
     if use.over_by is None:
         return ""

@@ -10,32 +10,14 @@ from typing import Final
 
 from peft_regress.gate.attribution import COSTS, explain_metric
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.finding_order import leading_reason, sort_findings
-from peft_regress.gate.findings import NOT_MEASURED, Finding
+from peft_regress.gate.findings import NOT_MEASURED, Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Observation, Reason
 from peft_regress.metrics import METRICS, format_value
-from peft_regress.report.document import (
-    CaseId,
-    Cases,
-    Code,
-    Command,
-    Line,
-    Listing,
-    Section,
-    as_text,
-)
-from peft_regress.report.layout import PLAIN, Layout, Style
+from peft_regress.report import document as doc
+from peft_regress.report import sentences
+from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
 from peft_regress.report.markdown import MOST_CASES
-from peft_regress.report.sentences import (
-    environment_lines,
-    known_defects,
-    outcome_line,
-    reason_cells,
-    short_names,
-    times_lines,
-)
-from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.cases import budget_table, remarks
+from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
@@ -48,6 +30,7 @@ from peft_regress.text import clean, count_of
 
 _LONGEST_LINE: Final = 400
 _LONGEST_VALUE: Final = 60
+_LONGEST_NAME: Final = 160
 _MOST_BUDGETS: Final = 40
 _MOST_ENVIRONMENT_LINES: Final = 8
 _MOST_NAME_LINES: Final = 2
@@ -100,18 +83,18 @@ def verdict_text(
     `verbose`: name every case that is otherwise folded. `notes`: sentences before the outcome.
     `problems`: sentences after it on what else fails the run.
     """
-    more = [Section(title="", body=tuple(notes))] if notes else []
+    more = [doc.Section(title="", body=tuple(notes))] if notes else []
     outcome = outcome_section(comparison, problems)
     sections = verdict_sections(comparison, VERBOSE if verbose else TERMINAL)
-    return as_text([*sections, *more, outcome], layout)
+    return doc.as_text([*sections, *more, outcome], layout)
 
 
-def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> Section:
+def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc.Section:
     """Return the headline: what the exit code means, with the counts, and what else fails."""
     failures = (*strictness(comparison), *problems)
-    return Section(
-        title=outcome_line(comparison),
-        body=tuple(Line(sentence, style="bad") for sentence in failures),
+    return doc.Section(
+        title=sentences.outcome_line(comparison),
+        body=tuple(doc.Line(sentence, style="bad") for sentence in failures),
         level=2,
         style=style_of(comparison),
     )
@@ -125,9 +108,9 @@ def style_of(comparison: Comparison) -> Style:
     return styles.get(comparison.lenient_exit_code, "open")
 
 
-def verdict_sections(comparison: Comparison, extent: Extent) -> list[Section]:
+def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return all but the outcome: findings, what is folded, what was compared, what to type."""
-    failing, incomplete, better = sort_findings(comparison)
+    failing, incomplete, better = sort_findings(comparison.findings, comparison.failing_verdicts)
     page = _Findings(comparison, extent)
     return [
         *(page.failing(number, finding) for number, finding in enumerate(failing, start=1)),
@@ -141,11 +124,13 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[Section]:
     ]
 
 
-def beside_sections(comparison: Comparison, extent: Extent) -> list[Section]:
+def beside_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return what stands beside the findings: known defects, budgets, remarks."""
     page = _Findings(comparison, extent)
     return [
-        *page.folded("known defects, in the baseline too", _with_counts(known_defects(comparison))),
+        *page.folded(
+            "known defects, in the baseline too", _with_counts(sentences.known_defects(comparison))
+        ),
         *_budgets(comparison, extent),
         *page.folded("besides", _with_counts(remarks(comparison))),
     ]
@@ -157,10 +142,10 @@ class _Findings:
     def __init__(self, comparison: Comparison, extent: Extent) -> None:
         self._comparison = comparison
         self._extent = extent
-        shown = short_names(case.id for case in comparison.cases)
-        self._names = {name: CaseId(text, name) for name, text in shown.items()}
+        ids = (case.id for case in comparison.cases)
+        self._names = {name: doc.CaseId(clean(name, longest=_LONGEST_NAME), name) for name in ids}
 
-    def failing(self, number: int, finding: Finding) -> Section:
+    def failing(self, number: int, finding: Finding) -> doc.Section:
         """Return a finding that fails the run, with a row for each of its cases."""
         why = suspected_packages(finding, self._comparison)
         leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
@@ -170,7 +155,7 @@ class _Findings:
             *_without_ratio(finding, {reason.title for _, reason in leading}),
             *([f"why: {why}"] if why else []),
         ]
-        return Section(
+        return doc.Section(
             title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
             body=(
                 *(clean(line, longest=_LONGEST_LINE) for line in lines),
@@ -181,7 +166,7 @@ class _Findings:
             style="bad" if finding.is_failing else "open",
         )
 
-    def incomplete(self, finding: Finding) -> Section:
+    def incomplete(self, finding: Finding) -> doc.Section:
         """Return a finding on cases that were not compared, with its remedy."""
         remedy = _REMEDIES[finding.verdict]
         if finding.cause.strand == "invariant":
@@ -192,31 +177,33 @@ class _Findings:
             remedy = _MEASURE_AGAIN
         remedies = [] if self._extent.is_accepted else [remedy]
         lines = (*finding_details(finding, self._comparison), *remedies)
-        return Section(
+        return doc.Section(
             title=clean(finding_headline(finding), longest=_LONGEST_LINE),
             body=(
-                Cases(tuple(self._names[case] for case in finding.cases)),
+                doc.Cases(tuple(self._names[case] for case in finding.cases)),
                 *(clean(line, longest=_LONGEST_LINE) for line in lines),
             ),
             level=3,
             style="open",
         )
 
-    def folded(self, title: str, found: Mapping[str, Sequence[str]]) -> Iterator[Section]:
+    def folded(self, title: str, found: Mapping[str, Sequence[str]]) -> Iterator[doc.Section]:
         """Yield sentences with the cases that each is about."""
         if not found:
             return
         most_lines = None if self._extent.all_names else _MOST_NAME_LINES
-        lines: list[Line] = []
+        lines: list[doc.Line] = []
         for what, ids in list(found.items())[: self._extent.most]:
-            names = tuple(self._names.get(one) or CaseId(clean(one), one) for one in ids)
-            lines.append(Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
+            names = tuple(self._names.get(one) or doc.CaseId(clean(one), one) for one in ids)
+            lines.append(doc.Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
         if len(found) > len(lines):
-            lines.append(Line(f"and {len(found) - len(lines)} more"))
+            lines.append(doc.Line(f"and {len(found) - len(lines)} more"))
         count = len({one for ids in found.values() for one in ids})
-        yield Section(title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True)
+        yield doc.Section(
+            title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True
+        )
 
-    def _folds(self, finding: Finding) -> Iterator[Section]:
+    def _folds(self, finding: Finding) -> Iterator[doc.Section]:
         """Yield an example with the modules behind it, and the other metrics of every case."""
         if not self._extent.details:
             return
@@ -224,7 +211,7 @@ class _Findings:
         if lines:
             text = "\n".join([self._names[finding.example.case], *lines])
             title = "An example, with the modules behind it"
-            yield Section(title=title, body=(Listing(text),), folded=True, in_text=False)
+            yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
         others = [
             (member.case, reason)
             for member in finding.members
@@ -235,7 +222,7 @@ class _Findings:
             metrics = len({reason.title for _, reason in others})
             title = f"{count_of(metrics, 'more metric')} of these cases"
             table = self._table(others, caption=title, most_rows=None)
-            yield Section(title=title, body=(table,), folded=True, in_text=False)
+            yield doc.Section(title=title, body=(table,), folded=True, in_text=False)
 
     def _table(
         self,
@@ -249,10 +236,12 @@ class _Findings:
         shared = titles.pop() if len(titles) == 1 else ""
         rows = []
         for case, reason in reasons:
-            metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
+            metric, *values = (
+                clean(text, longest=_LONGEST_VALUE) for text in sentences.reason_cells(reason)
+            )
             why = self._module_behind(case, reason.metric) if self._extent.modules else ""
             rows.append(
-                Row(cells=(self._names[case], "" if shared else Code(metric), *values, why))
+                Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values, why))
             )
         return Table(
             headings=(
@@ -309,37 +298,40 @@ def _with_counts(found: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]
     return {f"{what} in {count_of(len(ids), 'case')}": ids for what, ids in found.items()}
 
 
-def _budgets(comparison: Comparison, extent: Extent) -> Iterator[Section]:
+def _budgets(comparison: Comparison, extent: Extent) -> Iterator[doc.Section]:
     """Yield the budgets of cases that are over one; folded, or if asked for, all of them."""
-    over = budget_table(comparison, over_alone=True, most=_MOST_BUDGETS)
-    if over.rows and not extent.all_names:
-        yield Section(title="over budget:", body=(over,), level=3)
-    every = budget_table(comparison, most=None if extent.all_names else _MOST_BUDGETS)
-    left = sum(len(case.budgets) for case in comparison.cases) - len(every.rows)
+    every = [(case.id, use) for case in comparison.cases for use in case.budgets]
+    over = {case.id for case in comparison.cases if case.verdict == "over_budget"}
+    if over and not extent.all_names:
+        table = budgets_of((one for one in every if one[0] in over), most=_MOST_BUDGETS)
+        yield doc.Section(title="over budget:", body=(table,), level=3)
+    table = budgets_of(every, most=None if extent.all_names else _MOST_BUDGETS)
+    left = len(every) - len(table.rows)
     more = [f"and {left} more, of which less is used"] if left else []
-    if every.rows:
+    if every:
         title = "budgets: how much of each is used"
-        yield Section(title=title, body=(every, *more), folded=True, in_text=extent.all_names)
+        yield doc.Section(title=title, body=(table, *more), folded=True, in_text=extent.all_names)
 
 
-def _setting(comparison: Comparison) -> Iterator[Section]:
+def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     """Yield what was compared with what: entries, environments, and why times were not judged."""
     references = comparison.references
     pairs = [
         (references[name], new) for name, new in comparison.observed.items() if name in references
     ]
-    lines: list[Line] = []
+    lines: list[doc.Line] = []
     if pairs:
         run_names = Counter(clean(_named(old), longest=_LONGEST_LINE) for old, _ in pairs)
         environments = Counter(
-            "; ".join(environment_lines(old.environment, new.environment)) or "as in the baseline"
+            "; ".join(sentences.environment_lines(old.environment, new.environment))
+            or "as in the baseline"
             for old, new in pairs
         )
         lines += _counted("baseline", run_names)
         lines += _counted("environment", environments)
-    lines += map(Line, (*_trainings(comparison), *times_lines(comparison)))
+    lines += map(doc.Line, (*_trainings(comparison), *sentences.times_lines(comparison)))
     if lines:
-        yield Section(title="", body=tuple(lines))
+        yield doc.Section(title="", body=tuple(lines))
 
 
 def _named(old: Observation) -> str:
@@ -357,12 +349,13 @@ def _trainings(comparison: Comparison) -> Iterator[str]:
         yield f"training of {count_of(count, 'case')}: judged by bounds, {why}"
 
 
-def _counted(title: str, found: Mapping[str, int]) -> list[Line]:
+def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:
     most = _MOST_ENVIRONMENT_LINES
     if len(found) == 1:
-        return [Line(f"{title}: {text}", most) for text in found]
+        return [doc.Line(f"{title}: {text}", most) for text in found]
     return [
-        Line(f"{title} of {count_of(count, 'case')}: {text}", most) for text, count in found.items()
+        doc.Line(f"{title} of {count_of(count, 'case')}: {text}", most)
+        for text, count in found.items()
     ]
 
 
@@ -371,10 +364,10 @@ def _steps(
     failing: Sequence[Finding],
     incomplete: Sequence[Finding],
     extent: Extent,
-) -> Iterator[Section]:
+) -> Iterator[doc.Section]:
     if extent.is_accepted:
         return
     steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
-    commands = tuple(Command(purpose, words) for purpose, words in steps)
+    commands = tuple(doc.Command(purpose, words) for purpose, words in steps)
     if commands:
-        yield Section(title="what to type:", body=commands, level=3)
+        yield doc.Section(title="what to type:", body=commands, level=3)

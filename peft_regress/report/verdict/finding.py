@@ -9,18 +9,8 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
-from peft_regress.report.sentences import (
-    against,
-    definition_words,
-    reason_cells,
-    remark_line,
-    short_verdict,
-    shown_change,
-    shown_value,
-    version_changes,
-    where_false,
-)
-from peft_regress.report.verdict.cases import module_lines, new_metric_lines
+from peft_regress.report import sentences
+from peft_regress.report.verdict.cases import module_lines
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
@@ -41,7 +31,7 @@ _IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
 def finding_headline(finding: Finding) -> str:
     """Return the verdict, the number of cases and the title, as one line."""
     count = count_of(len(finding.members), "case")
-    return f"{short_verdict(finding.verdict)} in {count}: {finding_title(finding)}"
+    return f"{sentences.short_verdict(finding.verdict)} in {count}: {finding_title(finding)}"
 
 
 def finding_title(finding: Finding) -> str:
@@ -102,14 +92,13 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     ]
     if others:
         lines.append(f"also changed: {', '.join(others)}")
-    reasons = (reason for member in finding.members for reason in member.reasons)
-    return lines + new_metric_lines(reasons, comparison)
+    return lines
 
 
 def _notes(finding: Finding) -> list[str]:
     """Say where an invariant is false."""
     notes = [reason.note for member in finding.members for reason in member.reasons]
-    return [f"where: {where_false(notes)}"] if any(notes) else []
+    return [f"where: {sentences.where_false(notes)}"] if any(notes) else []
 
 
 def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list[str]:
@@ -117,7 +106,7 @@ def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list
     if finding.cause.strand not in {"costs", "trained"}:
         return []
     model = {
-        remark_line(remark)
+        sentences.remark_line(remark)
         for name in finding.cases
         for remark in comparison.verdict_of(name).remarks
         if remark.kind == "model"
@@ -147,8 +136,8 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
         if reason.metric.removesuffix(BATCH_SUFFIX) not in at_one - {reason.metric}
     ]
     for reason in shown[:_MOST_REASONS]:
-        metric, before, after, change, _ = reason_cells(reason)
-        lines.append(f"{metric}: {before} -> {after}  {change}{against(reason)}".rstrip())
+        metric, before, after, change, _ = sentences.reason_cells(reason)
+        lines.append(f"{metric}: {before} -> {after}  {change}{sentences.against(reason)}".rstrip())
         lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
     left = len(member.reasons) - min(len(shown), _MOST_REASONS)
     if left > 0:
@@ -164,7 +153,9 @@ def package_changes(comparison: Comparison, cases: Iterable[str]) -> list[str]:
         if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
     }
     # A dict keeps their order.
-    return list(dict.fromkeys(line for pair in pairs.values() for line in version_changes(*pair)))
+    return list(
+        dict.fromkeys(line for pair in pairs.values() for line in sentences.version_changes(*pair))
+    )
 
 
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
@@ -213,7 +204,7 @@ def _without_ratio(reason: Reason) -> str:
 
 
 def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
-    low, high = (shown_change(value, spec) for value in pair)
+    low, high = (sentences.shown_change(value, spec) for value in pair)
     return low if low == high else f"{low} to {high}"
 
 
@@ -222,7 +213,7 @@ def _invariant_title(finding: Finding) -> str:
     if finding.verdict == "new":
         return f"{clean(reason.metric)} is false"
     old, new = (
-        shown_value(value, None) if value is not None else "unchecked"
+        sentences.shown_value(value, None) if value is not None else "unchecked"
         for value in (reason.old, reason.new)
     )
     return f"{clean(reason.metric)}: {old} -> {new}"
@@ -231,8 +222,8 @@ def _invariant_title(finding: Finding) -> str:
 def _limit_title(finding: Finding) -> str:
     """Return a budget or a device with the example's value and its limit."""
     reason = finding.example.reasons[0]
-    metric, _, new, _, _ = reason_cells(reason)
-    return f"{metric}: {new}{against(reason)}"
+    metric, _, new, _, _ = sentences.reason_cells(reason)
+    return f"{metric}: {new}{sentences.against(reason)}"
 
 
 def _coverage_title(finding: Finding) -> str:
@@ -243,7 +234,7 @@ def _coverage_title(finding: Finding) -> str:
         return f"the version of peft_regress that made this run does not measure {listed}"
     if what == "definition":
         costs = _changes_title(finding)
-        settings = definition_words(finding.example.reasons)
+        settings = sentences.definition_words(finding.example.reasons)
         return f"definition changed: {settings}{'; ' if costs else ''}{costs}"
     words = _NOT_COMPARED.get(what)
     if words is None:

@@ -13,7 +13,7 @@ from typing import Final
 from peft_regress.gate.comparison import Comparison
 from peft_regress.report.document import Code, Listing, Section
 from peft_regress.report.markdown import as_markdown
-from peft_regress.report.sentences import short_names, short_verdict
+from peft_regress.report.sentences import short_verdict
 from peft_regress.report.verdict.document import Extent, outcome_section, verdict_sections
 from peft_regress.report.verdict.next_steps import compare_command
 from peft_regress.text import clean, count_of
@@ -25,41 +25,34 @@ LONGEST_BYTES: Final = 60_000
 
 _MOST_LINES: Final = 12
 _EXTENTS: Final = (Extent(most=_MOST_LINES), Extent(details=False, modules=False, most=_MOST_LINES))
-_NAME_LENGTHS: Final = (160, 80, 40, 24)
+_LONGEST_NAME: Final = 80
 
 
 def verdict_markdown(comparison: Comparison) -> str:
     """Return marker, headline, the findings with their rows, what is folded, and what to type."""
-    texts = _shorter_and_shorter(comparison)
-    return next(text for text in texts if len(text.encode()) <= LONGEST_BYTES)
-
-
-def _shorter_and_shorter(comparison: Comparison) -> Iterator[str]:
     outcome = outcome_section(comparison)
-    outcome = Section(title=f"peft_regress: {outcome.title}", body=outcome.body, level=2)
-    shortened: list[Section] = []
+    head = [Section(title=f"peft_regress: {outcome.title}", body=outcome.body, level=2)]
     for extent in _EXTENTS:
         sections = verdict_sections(comparison, extent)
-        yield _written([outcome, *shortened, *sections])
+        text = _written([*head, *sections])
+        if _fits(text):
+            return text
         command = clean(compare_command(comparison.invocation), longest=400)
         words = ("Shortened to the length that GitHub accepts:", Code(command), "shows everything.")
-        shortened = [Section(title=words)]
+        head = [head[0], Section(title=words)]
     steps = [section for section in sections if section.title == "what to type:"]
     verdicts = list(comparison.counts)
     red = sorted(comparison.red, key=lambda case: verdicts.index(case.verdict))
-    for longest in _NAME_LENGTHS:
-        names = short_names((case.id for case in comparison.cases), longest=longest)
-        lines = [(short_verdict(case.verdict), names[case.id]) for case in red]
-        yield _written([outcome, *shortened, *_ids_alone(lines, len(lines)), *steps])
-    shown = len(lines)
-    while shown:
-        shown = shown * 9 // 10
-        yield _written([outcome, *shortened, *_ids_alone(lines, shown), *steps])
+    ids = [(short_verdict(case.verdict), clean(case.id, longest=_LONGEST_NAME)) for case in red]
+    most = len(ids)
+    while not _fits(text := _written([*head, *_ids_alone(ids, most), *steps])) and most:
+        most = most * 9 // 10
+    return text
 
 
-def _ids_alone(lines: list[tuple[str, str]], most: int) -> Iterator[Section]:
+def _ids_alone(ids: list[tuple[str, str]], most: int) -> Iterator[Section]:
     """Yield the first ids by verdict, and the number of the others."""
-    for verdict, group in groupby(enumerate(lines), key=lambda one: one[1][0]):
+    for verdict, group in groupby(enumerate(ids), key=lambda one: one[1][0]):
         names = [(at, name) for at, (_, name) in group]
         shown = [name for at, name in names if at < most]
         left = len(names) - len(shown)
@@ -69,6 +62,10 @@ def _ids_alone(lines: list[tuple[str, str]], most: int) -> Iterator[Section]:
             body=(*([Listing("\n".join(shown))] if shown else []), *([more] if left else [])),
             level=3,
         )
+
+
+def _fits(text: str) -> bool:
+    return len(text.encode()) <= LONGEST_BYTES
 
 
 def _written(sections: list[Section]) -> str:

@@ -163,7 +163,7 @@ def _drifts(failing: Sequence[Finding], storage: Sequence[str]) -> Iterator[Step
         reason = next((one for one in finding.example.reasons if one.since is not None), None)
         if reason is not None:
             case, metric = quoted(finding.example.case), quoted(reason.metric)
-            words = ["peft-regress", "history", f"--case {case}", f"--metric {metric}", "--all"]
+            words = ["peft-regress", "history", f"--case {case}", f"--metric {metric}"]
             yield "the steps that add up, each within its bound", [*words, *storage]
             return
 

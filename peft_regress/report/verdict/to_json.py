@@ -9,9 +9,10 @@ from peft_regress.gate.attribution import Breakdown, MetricChange
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.facts import changed_settings
 from peft_regress.gate.findings import Finding
-from peft_regress.gate.verdicts import BudgetUse, CaseVerdict, Observation, Reason, Remark
+from peft_regress.gate.verdicts import BudgetUse, CaseVerdict, Observation, Reason
 from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.finding import finding_title
+from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 
@@ -36,32 +37,24 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
 
 def encode_case(case: CaseVerdict) -> dict[str, Any]:
     """Return `{id, verdict, reasons}`, with `remarks` and `budgets` if there are any."""
-    encoded = {
-        "id": case.id,
-        "verdict": case.verdict,
-        "reasons": [encode_reason(reason) for reason in case.reasons],
-    }
+    encoded = _fields(case, "id", "verdict")
+    encoded["reasons"] = [_encode_reason(reason) for reason in case.reasons]
     if case.remarks:
-        encoded["remarks"] = [encode_remark(remark) for remark in case.remarks]
+        names = ("kind", "subject", "old", "new", "text")
+        encoded["remarks"] = [_fields(remark, *names) for remark in case.remarks]
     if case.budgets:
         encoded["budgets"] = [encode_budget(use) for use in case.budgets]
     return encoded
 
 
-def encode_reason(reason: Reason) -> dict[str, Any]:
+def _encode_reason(reason: Reason) -> dict[str, Any]:
     """Return `{metric, old, new, relative_change, bound, verdict}`.
 
     With `bound_reason` for a bound of the author's, `limit` for a budget or a device, and `note`
     for an invariant: where it is false.
     """
-    encoded = {
-        "metric": reason.title,
-        "old": reason.old,
-        "new": reason.new,
-        "relative_change": reason.relative_change,
-        "bound": reason.bound,
-        "verdict": reason.verdict,
-    }
+    encoded = {"metric": reason.title}
+    encoded |= _fields(reason, "old", "new", "relative_change", "bound", "verdict")
     if reason.bound_reason:
         encoded["bound_reason"] = reason.bound_reason
     if reason.limit is not None:
@@ -86,62 +79,38 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
             name: {"smallest": low, "largest": high}
             for name, (low, high) in finding.ranges().items()
         },
-        "reasons": [encode_reason(reason) for reason in finding.example.reasons],
+        "reasons": [_encode_reason(reason) for reason in finding.example.reasons],
     }
 
 
 def encode_budget(use: BudgetUse) -> dict[str, Any]:
     """Return `{budget, value, limit, used, over}`."""
-    return {
-        "budget": use.name,
-        "value": use.value,
-        "limit": use.limit,
-        "used": use.share,
-        "over": use.is_over if use.is_judged else None,
-    }
-
-
-def encode_remark(remark: Remark) -> dict[str, Any]:
-    """Return `{kind, subject, old, new, text}`."""
-    return {
-        "kind": remark.kind,
-        "subject": remark.subject,
-        "old": remark.old,
-        "new": remark.new,
-        "text": remark.text,
-    }
+    over = use.is_over if use.is_judged else None
+    return {"budget": use.name, **_fields(use, "value", "limit"), "used": use.share, "over": over}
 
 
 def encode_fronts(comparison: Comparison) -> dict[str, Any]:
     """Return `{lost_fronts: [{case, cost, beaten_by}]}`."""
-    return {
-        "lost_fronts": [
-            {"case": lost.case, "cost": lost.cost, "beaten_by": lost.beaten_by}
-            for lost in comparison.fronts
-        ]
-    }
+    names = ("case", "cost", "beaten_by")
+    return {"lost_fronts": [_fields(lost, *names) for lost in comparison.fronts]}
 
 
 def encode_explanation(
     old: Observation, new: Observation, changes: Sequence[MetricChange]
 ) -> dict[str, Any]:
     """Return all rows, and each invariant that is false on a side, with where."""
-    packages = sorted(old.environment.keys() | new.environment.keys())
+
+    def sides(key: str, pairs: dict[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
+        return [{key: name, "old": was, "new": now} for name, (was, now) in pairs.items()]
+
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "case": new.record.case.id,
         "old": _encode_side(old),
         "new": _encode_side(new),
-        "environment": [
-            {"package": name, "old": old.environment.get(name), "new": new.environment.get(name)}
-            for name in packages
-            if old.environment.get(name) != new.environment.get(name)
-        ],
+        "environment": sides("package", changed_packages(old.environment, new.environment)),
         "same_definition": old.record.definition == new.record.definition,
-        "settings": [
-            {"setting": name, "old": was, "new": now}
-            for name, (was, now) in changed_settings(old.record, new.record).items()
-        ],
+        "settings": sides("setting", changed_settings(old.record, new.record)),
         "invariants": [
             {"invariant": name, "old": was, "new": now, "note": note}
             for name, was, now, note in false_on_a_side(old.record, new.record)
@@ -155,19 +124,14 @@ def _encode_side(side: Observation) -> dict[str, Any]:
     return {
         "run": side.run_name,
         "status": side.record.status,
-        "error": None if error is None else {"type": error.type, "message": error.message},
+        "error": None if error is None else _fields(error, "type", "message"),
     }
 
 
 def _encode_change(change: MetricChange) -> dict[str, Any]:
     phases = change.peak_phases
     return {
-        "metric": change.metric,
-        "unit": change.unit,
-        "old": change.old,
-        "new": change.new,
-        "change": change.change,
-        "relative_change": change.relative_change,
+        **_fields(change, "metric", "unit", "old", "new", "change", "relative_change"),
         "peak_phase": None if phases is None else {"old": phases[0], "new": phases[1]},
         "not_held_by": list(change.not_held_by),
         "breakdowns": [_encode_breakdown(split) for split in change.breakdowns],
@@ -175,33 +139,20 @@ def _encode_change(change: MetricChange) -> dict[str, Any]:
 
 
 def _encode_breakdown(split: Breakdown) -> dict[str, Any]:
+    missing = split.unattributed
+    of_layer = ("layer", "what", "old", "new", "change", "base_runs")
+    of_row = ("module", "what", "old", "new", "change", "only_in")
     return {
         "by": split.by,
         "layers": [
-            {
-                "layer": layer.layer,
-                "what": layer.what,
-                "old": layer.old,
-                "new": layer.new,
-                "change": layer.change,
-                "base_runs": layer.base_runs,
-                "rows": [
-                    {
-                        "module": row.module,
-                        "what": row.what,
-                        "old": row.old,
-                        "new": row.new,
-                        "change": row.change,
-                        "only_in": row.only_in,
-                    }
-                    for row in layer.rows
-                ],
-            }
+            {**_fields(layer, *of_layer), "rows": [_fields(row, *of_row) for row in layer.rows]}
             for layer in split.layers
         ],
         "unmoved": split.unmoved,
-        "unattributed": {"old": split.unattributed[0], "new": split.unattributed[1]},
-        "sum": sum(row.change for row in split.rows)
-        + split.unattributed[1]
-        - split.unattributed[0],
+        "unattributed": {"old": missing[0], "new": missing[1]},
+        "sum": sum(row.change for row in split.rows) + missing[1] - missing[0],
     }
+
+
+def _fields(value: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from peft_regress.text import printable
 CONFIGURATION: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _PICKLED: Final = "adapter_model.bin"
-_CHUNK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +26,6 @@ class SavedAdapter:
 
     folder: Path
     configuration: Mapping[str, Any]
-    keys: tuple[str, ...]
-    """The names of its tensors."""
-    files: Mapping[str, str]
-    """The SHA-256 of each file."""
 
     @property
     def kind(self) -> str:
@@ -58,12 +52,11 @@ def read_adapter(folder: Path) -> SavedAdapter:
         if not is_file(folder / name):
             raise InputError(printable(_absent(folder, name)))
     try:
-        return SavedAdapter(
-            folder=folder,
-            configuration=_configuration(folder / CONFIGURATION),
-            keys=_keys(folder / WEIGHTS),
-            files={name: _digest(folder / name) for name in (CONFIGURATION, WEIGHTS)},
-        )
+        with safe_open(folder / WEIGHTS, framework="numpy"):
+            return SavedAdapter(folder=folder, configuration=_configuration(folder / CONFIGURATION))
+    except SafetensorError as error:
+        msg = f"{folder / WEIGHTS}: is no whole safetensors file ({error}); save the adapter again"
+        raise InputError(printable(msg)) from error
     except OSError as error:
         msg = f"{folder}: cannot be read ({error.strerror or error})"
         raise InputError(printable(msg)) from error
@@ -75,9 +68,7 @@ def _absent(folder: Path, name: str) -> str:
             f"{folder}: has {_PICKLED}, a pickle, which is not opened here; load the adapter where "
             "you trust it and save it again: model.save_pretrained(folder, safe_serialization=True)"
         )
-    below = sorted(one.parent.name for one in folder.glob(f"*/{CONFIGURATION}"))
-    hint = f"name one of the folders in it: {', '.join(below)}" if below else ""
-    return f"{folder}: has no {name}; {hint or 'name the folder that `save_pretrained` wrote'}"
+    return f"{folder}: has no {name}; name the folder that `save_pretrained` wrote"
 
 
 def _configuration(file: Path) -> dict[str, Any]:
@@ -110,20 +101,3 @@ def _foreign_code(configuration: dict[str, Any]) -> str:
     if '"trust_remote_code"' in json.dumps(configuration):
         return "trust_remote_code asks for code of a hub"
     return ""
-
-
-def _keys(file: Path) -> tuple[str, ...]:
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            return tuple(sorted(opened.keys()))
-    except SafetensorError as error:
-        msg = f"{file}: is no whole safetensors file ({error}); copy or save the adapter again"
-        raise InputError(printable(msg)) from error
-
-
-def _digest(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()

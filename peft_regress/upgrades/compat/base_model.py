@@ -19,58 +19,76 @@ from peft_regress.imports import import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.training import seed_all
 from peft_regress.measure.user_code import calling
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel
-from peft_regress.upgrades.compat.numbers import is_finite, numbers_of, outputs_of
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)
-"""How far the seeds of the runs that must agree with the first one are from its own."""
-_BATCH: Final = 4
+"""The seeds of the runs that must agree with the first one."""
 _CLASSES: Final = 10
-_IMAGE: Final = (_BATCH, 3, 32, 32)
+_IMAGES: Final = (4, 3, 32, 32)
+_MOST_NUMBERS: Final = 500_000
+"""The most numbers of an output: each is sent as text and kept for each release."""
+
+
+def is_finite(outputs: Outputs) -> bool:
+    """Return whether no number is NaN or infinite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in outputs)
+
+
+def numbers_of(outputs: Outputs) -> list[list[float]]:
+    """Return the numbers of each tensor. JSON has no infinities."""
+    return [torch.nan_to_num(tensor).tolist() for tensor in outputs]
 
 
 class Base:
     """A base model that can be made again and again, and a batch for it."""
 
-    def __init__(self, base: BaseModel, *, folder: Path) -> None:
-        """Make both, and see that they are the same each time.
+    def __init__(self, base: BaseModel) -> None:
+        """Make both, and see that the model is the same each time.
 
-        Raises `InputError` if a callable fails or returns something else, if it gives another model
-        or batch when it is called again, or if the model computes something else when it runs
-        again.
+        Raises `InputError` if a callable fails or returns something else, or if the model differs
+        when it is made, or computes something else when it runs, again.
         """
         self._base = base
-        self._make = _maker(base, folder)
+        self._make = _maker(base)
         self._name = f"the base {base.name}"
-        first, second = self._new(), self._new()
-        self._batch = self._inputs(first, folder)
+        first = self._new()
+        self._batch = self._inputs(first)
         with calling(self._name):  # such as a lazy layer, which has no weights yet
             weights = _digest(_tensors(first))
-        self._require_apart(first, second)
-        inputs = self._digest_of_inputs()
-        self._batch = self._inputs(first, folder)
-        if self._digest_of_inputs() != inputs:
+        outputs = self._checked_outputs(first)
+        if not self.is_steady(first, outputs):
             raise InputError(
-                f"{self._name}: its inputs are others each time they are made; seed what they are"
+                f"{self._name} computes something else when it runs again on the same inputs: it "
+                "draws random numbers (is a dropout left on in eval mode?) or keeps state between "
+                "calls, so that no release can be compared"
             )
-        outputs = self._steady_outputs(first)
+        inputs = _digest(named_tensors(self._batch))
         self.made = BaseMade(weights=weights, inputs=inputs, outputs=numbers_of(outputs))
-        self._require_same(second)
+        self.model()
 
     def model(self) -> nn.Module:
         """Return a fresh base model, in float32 and eval mode.
 
-        Raises `InputError` if it is not the one that was made first.
+        Raises `InputError` if it is not the one that was made first, by weights and outputs.
         """
         model = self._new()
-        self._require_same(model)
-        return model
+        if _digest(_tensors(model)) != self.made.weights:
+            what = "has other weights"
+        elif numbers_of(self._checked_outputs(model)) != self.made.outputs:
+            what = "computes something else"
+        else:
+            return model
+        raise InputError(
+            f"{self._name} {what} each time it is called: let it return the same model, a new one "
+            "each time (torch, numpy and random are seeded before each call)"
+        )
 
     def outputs(self, model: nn.Module, *, seed: int = _SEED) -> Outputs:
         """Return what the model computes for the batch, in eval mode, with its generators seeded.
 
-        The model gets copies: it may write into them.
+        Every floating-point tensor, flat and in float32; of whole numbers a rounding decides. The
+        model gets copies: it may write into them.
         """
         model.eval()
         batch = copy.deepcopy(self._batch)
@@ -82,11 +100,18 @@ class Base:
                 returned = model(*batch)
             else:
                 returned = model(batch)
-            return outputs_of(returned)
+        return tuple(
+            tensor.detach().float().flatten().clone()
+            for _, tensor in named_tensors(returned)
+            if tensor.is_floating_point()
+        )
 
     def is_steady(self, model: nn.Module, outputs: Outputs) -> bool:
         """Return whether a model computes these outputs again, with other seeds."""
-        return all(_agree(self.outputs(model, seed=_SEED + run), outputs) for run in _AGAIN)
+        return all(
+            agree(self.outputs(model, seed=seed), outputs, tolerance=RELOAD_TOLERANCE)
+            for seed in _AGAIN
+        )
 
     def _new(self) -> nn.Module:
         seed_all(_SEED)
@@ -98,41 +123,15 @@ class Base:
             raise InputError(f"{self._name} has an adapter already: return the model without one")
         return model.float().eval()
 
-    def _require_apart(self, first: nn.Module, second: nn.Module) -> None:
-        """Raise `InputError` if two models share a tensor, into which an adapter may be merged."""
-        known = {_place(tensor) for _, tensor in _tensors(first) if tensor.numel()}
-        for name, tensor in _tensors(second):
-            if first is second or (tensor.numel() and _place(tensor) in known):
-                what = "model" if first is second else f"tensor {name}"
-                raise InputError(
-                    f"{self._name} returns the same {what} in each call: make a new one each time"
-                )
-
-    def _require_same(self, model: nn.Module) -> None:
-        """Raise `InputError` if a model is not the first one, by its weights and its outputs."""
-        if _digest(_tensors(model)) != self.made.weights:
-            what = "has other weights"
-        elif numbers_of(self._checked_outputs(model)) != self.made.outputs:
-            what = "computes something else"
-        else:
-            return
-        raise InputError(
-            f"{self._name} {what} each time it is called: let it return the same model (torch, "
-            "numpy and random are seeded before each call)"
-        )
-
-    def _inputs(self, model: nn.Module, folder: Path) -> Any:
+    def _inputs(self, model: nn.Module) -> Any:
         base = self._base
         seed_all(_SEED)
         if base.inputs is not None:
-            function = import_object(base.inputs, folder=folder, is_wanted=callable)
+            function = import_object(base.inputs, folder=Path(base.folder), is_wanted=callable)
             with calling(f"the inputs {base.inputs}"), torch.no_grad():
                 return _in_float32(function())
-        shape = base.shape
-        if shape is None and not base.is_own:
-            shape = list(_IMAGE)
-        if shape is not None:
-            return torch.randn(*shape)
+        if base.shape is not None or not base.is_own:
+            return torch.randn(*(base.shape or _IMAGES))
         with calling(f"{self._name}: its dummy_inputs"):
             given = getattr(model, "dummy_inputs", None)
         if given is None:
@@ -142,36 +141,30 @@ class Base:
             )
         return _in_float32(given)
 
-    def _digest_of_inputs(self) -> str:
-        return _digest(named_tensors(self._batch))
-
-    def _steady_outputs(self, model: nn.Module) -> Outputs:
-        outputs = self._checked_outputs(model)
-        if not self.is_steady(model, outputs):
-            raise InputError(
-                f"{self._name} computes something else when it runs again on the same inputs: it "
-                "draws random numbers (is a dropout left on in eval mode?) or keeps state between "
-                "calls, so that no release can be compared"
-            )
-        return outputs
-
     def _checked_outputs(self, model: nn.Module) -> Outputs:
         with calling(f"{self._name} with its inputs"):
             outputs = self.outputs(model)
-        if not sum(tensor.numel() for tensor in outputs):
+        count = sum(tensor.numel() for tensor in outputs)
+        if not count:
             raise InputError(f"{self._name} returns no floating-point tensor")
+        if count > _MOST_NUMBERS:
+            raise InputError(
+                f"{self._name} returns {count:,} numbers, and {_MOST_NUMBERS:,} are compared at "
+                "most: name smaller inputs by --shape or --inputs"
+            )
         if not is_finite(outputs):
             raise InputError(f"{self._name} returns numbers that are NaN or infinite")
         return outputs
 
 
-def _maker(base: BaseModel, folder: Path) -> Callable[[], Any]:
+def _maker(base: BaseModel) -> Callable[[], Any]:
     if base.is_own:
-        function: Callable[[], Any] = import_object(base.name, folder=folder, is_wanted=callable)
+        function: Callable[[], Any] = import_object(
+            base.name, folder=Path(base.folder), is_wanted=callable
+        )
         return function
     architecture = registry.get("architecture", base.name)
-    classes = _CLASSES if base.classes is None else base.classes
-    return lambda: architecture.build(num_classes=classes, seed=_SEED)
+    return lambda: architecture.build(num_classes=base.classes or _CLASSES, seed=_SEED)
 
 
 def _in_float32(batch: Any) -> Any:
@@ -182,14 +175,6 @@ def _in_float32(batch: Any) -> Any:
 
     # What a tokenizer returns is a mapping, and no tree to torch.
     return tree_map(cast, dict(batch) if isinstance(batch, Mapping) else batch)
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _agree(one: Outputs, other: Outputs) -> bool:
-    return agree(one, other, tolerance=RELOAD_TOLERANCE)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

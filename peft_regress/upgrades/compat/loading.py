@@ -8,12 +8,10 @@ import enum
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -23,31 +21,23 @@ from peft_regress.imports import told
 from peft_regress.measure.training import seed_all
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
-from peft_regress.upgrades.compat.base_model import Base
-from peft_regress.upgrades.compat.messages import Loaded
-from peft_regress.upgrades.compat.numbers import is_finite, numbers_of
+from peft_regress.upgrades.compat.base_model import Base, is_finite, numbers_of
+from peft_regress.upgrades.compat.releases import Loaded
 
 _SEED: Final = 0
-_LONGEST_WORDS: Final = 300
-_MOST_WARNINGS: Final = 20
 # They say how the adapter was loaded and by whom, not what it is.
 _OF_LOADING: Final = frozenset({"auto_mapping", "inference_mode", "peft_version"})
 
 
-def load_adapter(base: Base, folder: Path, leave_out: Sequence[str]) -> Loaded:
+def load_adapter(base: Base, folder: Path, *, leave_out: Sequence[str] = ()) -> Loaded:
     """Load a saved adapter for inference, merge it, and load it once more to train on.
 
-    Raises `InputError` if the base model is not the same each time.
+    leave_out: fields of the configuration that are not handed to the library. Raises `InputError`
+    if the base model is not the same each time.
     """
     written: dict[str, Any] = json.loads((folder / CONFIGURATION).read_bytes())
-    with (
-        _without(folder, written, leave_out) as chosen,
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("always")
-        found = _Loading(base, chosen, written).run()
-    said = dict.fromkeys(clean(str(one.message), longest=_LONGEST_WORDS) for one in caught)
-    return msgspec.structs.replace(found, warnings=list(said)[:_MOST_WARNINGS])
+    with _without(folder, written, leave_out) as chosen:
+        return _Loading(base, chosen, written).run()
 
 
 @contextlib.contextmanager

@@ -11,20 +11,8 @@ import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import printable
-from peft_regress.upgrades.compat.messages import (
-    BaseMade,
-    BaseModel,
-    LoadAdapter,
-    Loaded,
-    MakeBase,
-)
+from peft_regress.workers import process
 from peft_regress.workers.pool import Environment, Pool, Seat, UnusableEnvironmentError
-from peft_regress.workers.process import (
-    RequestRefusedError,
-    WorkerError,
-    WorkerProcess,
-    WorkerTimeoutError,
-)
 
 if TYPE_CHECKING:
     from peft_regress.upgrades.compat.base_model import Base
@@ -40,29 +28,103 @@ class BaseModelError(PeftRegressError):
     """A base model, or its inputs, that cannot be made in a release."""
 
 
-class TryRelease(msgspec.Struct, frozen=True, kw_only=True):
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that an adapter is loaded on, and its inputs: names alone, which travel."""
+
+    name: str
+    """`pkg.mod:callable`, or an architecture of the catalogue."""
+    inputs: str | None = None
+    """`pkg.mod:callable`, which returns a batch; None for a drawn one."""
+    shape: list[int] | None = None
+    """Of the drawn batch; None for what the model or the catalogue says."""
+    classes: int | None = None
+    """Of an architecture of the catalogue."""
+    folder: str
+    """Import paths are looked up there."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the name is an import path."""
+        return ":" in self.name
+
+
+class BaseMade(msgspec.Struct, frozen=True, kw_only=True):
+    """The base model was made, and computes."""
+
+    weights: str
+    """A digest of its parameters and buffers."""
+    inputs: str
+    """A digest of the batch."""
+    outputs: list[list[float]]
+    """What it computes without an adapter: a row for each tensor, see `numbers_of`."""
+
+
+class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """Load a saved adapter on a base model."""
 
     base: BaseModel
-    folder: str
-    """Import paths of the base model are looked up there."""
     adapter: str
     """Its folder."""
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the adapter."""
+
+    refusal: str = ""
+    """Why it does not load or compute; the other values are then those known so far."""
+    unknown_fields: list[str] = []
+    """Fields of the file that the library's configuration does not have."""
+    default_fields: list[str] = []
+    """Fields of the file that have the library's default value."""
+    changed_fields: dict[str, tuple[str, str]] = {}
+    """(value in the file, value after loading) of each field that differs."""
+    missing_keys: list[str] = []
+    """Tensors of the adapter that the file does not have."""
+    unexpected_keys: list[str] = []
+    """Tensors of the file that are in no parameter or buffer."""
+    foreign_keys: list[str] = []
+    """Tensors of the file that this release would not save of the same adapter.
+
+    Before 0.21 VeRA saves its projections and draws them again: unexpected, and not foreign.
+    """
+    altered_keys: list[str] = []
+    """Tensors whose numbers differ after loading."""
+    trainable: list[str] = []
+    """The parameters that train if the adapter is loaded to train on."""
+    trainable_for_inference: list[str] = []
+    """The parameters that train although it is loaded for inference."""
+    outputs: list[list[float]] | None = None
+    """With the adapter on, in float32."""
+    is_finite: bool = True
+    is_steady: bool = True
+    """Whether it computes the same when it runs again, with other seeds."""
+    merged: list[list[float]] | None = None
+    """With the adapter merged."""
+    is_merged_finite: bool = True
+    merge_problem: str = ""
+    """Why it does not merge."""
+    training_problem: str = ""
+    """Why it does not load to train on."""
+
+
+class AllLoaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an adapter, and of the same without the fields that are not known."""
+
+    adapter: Loaded
+    without: Loaded | None = None
+    """Before 0.14 peft refuses a configuration with a field that it does not know."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What one release made of one adapter."""
 
     packages: dict[str, str]
     base: BaseMade
     adapter: Loaded
-    left_out: tuple[str, ...] = ()
-    """The fields without which the adapter was tried once more, after it was refused."""
-    without: Loaded | None = None
-    """What became of it then."""
+    without: Loaded | None
 
 
-def try_release(seat: Seat, environment: Environment, request: TryRelease) -> Seen:
+def try_release(seat: Seat, environment: Environment, request: LoadAdapter) -> Seen:
     """Load an adapter; a process that ends meanwhile has refused it.
 
     Raises `UnusableEnvironmentError` for a release in which nothing can be loaded, `BaseModelError`
@@ -74,61 +136,42 @@ def try_release(seat: Seat, environment: Environment, request: TryRelease) -> Se
         problem = error.problem.removeprefix(f"{environment.python.absolute()}: ")
         raise UnusableEnvironmentError(f"does not import: {problem}") from None
     try:
-        asked = MakeBase(base=request.base, folder=request.folder)
-        base = worker.ask(f"{_LOADER}.make_base", asked, BaseMade)
-    except WorkerError as error:
+        base = worker.ask(f"{_LOADER}.make_base", request.base, BaseMade)
+    except process.WorkerError as error:
         raise BaseModelError(_told(error, worker)) from None
-    found = _loaded(worker, request.adapter)
-    # Before 0.14 peft refuses a configuration with a field that it does not know.
-    left_out = tuple(found.unknown_fields) if found.refusal else ()
-    again = left_out and worker.is_alive
-    return Seen(
-        packages=worker.packages,
-        base=base,
-        adapter=found,
-        left_out=left_out,
-        without=_loaded(worker, request.adapter, left_out) if again else None,
-    )
-
-
-def _loaded(worker: WorkerProcess, adapter: str, leave_out: Sequence[str] = ()) -> Loaded:
-    asked = LoadAdapter(folder=adapter, leave_out=list(leave_out))
     try:
-        return worker.ask(f"{_LOADER}.load", asked, Loaded)
-    except WorkerTimeoutError as error:
+        found = worker.ask(f"{_LOADER}.load", request, AllLoaded)
+    except process.WorkerTimeoutError as error:
         worker.kill()
         raise UnusableEnvironmentError(_told(error, worker)) from None
-    except RequestRefusedError as error:
+    except process.RequestRefusedError as error:
         # Not by the library, whose refusal is an answer: the base is not the same each time.
         raise BaseModelError(_told(error, worker)) from None
-    except WorkerError as error:
+    except process.WorkerError as error:
         # The library took the process with it.
-        return Loaded(refusal=_told(error, worker))
+        found = AllLoaded(adapter=Loaded(refusal=_told(error, worker)))
+    return Seen(packages=worker.packages, base=base, adapter=found.adapter, without=found.without)
 
 
 def try_adapters(
-    pool: Pool, python: Path, base: BaseModel, *, folder: Path, adapters: Sequence[Path]
+    pool: Pool, python: Path, base: BaseModel, adapters: Sequence[Path]
 ) -> list[Future[Seen]]:
     """Let a worker of an interpreter load adapters, one after another.
 
-    folder: import paths of the base model are looked up there. Raises `InputError` if an adapter
-    lies in the folder of the modules.
+    Raises `InputError` if an adapter lies in the folder of the base model's modules.
     """
-    if base.is_own and folder.resolve() in [one.resolve() for one in adapters]:
+    if base.is_own and Path(base.folder).resolve() in [one.resolve() for one in adapters]:
         msg = (
-            f"{folder}: the adapter lies beside the modules of {base.name}, and a library could "
-            "import a file of it: start in another folder, with your modules"
+            f"{base.folder}: the adapter lies beside the modules of {base.name}, and a library "
+            "could import a file of it: start in another folder, with your modules"
         )
         raise InputError(printable(msg))
     environment = Environment(python=python, libraries=_LIBRARIES)
-    requests = [
-        TryRelease(base=base, folder=str(folder.absolute()), adapter=str(adapter.absolute()))
-        for adapter in adapters
-    ]
+    requests = [LoadAdapter(base=base, adapter=str(adapter.absolute())) for adapter in adapters]
     return pool.submit(environment, f"{__name__}:{try_release.__name__}", requests, Seen)
 
 
-def _told(error: WorkerError, worker: WorkerProcess) -> str:
+def _told(error: process.WorkerError, worker: process.WorkerProcess) -> str:
     said = str(error).removeprefix(f"{worker.interpreter}: ")
     # Errors of this package are sentences already.
     for kind in ("CaseError", "InputError", "UnknownNameError"):
@@ -144,23 +187,28 @@ class Loader:
 
     def __init__(self) -> None:
         self._base: Base
-        self._request: MakeBase | None = None
+        self._request: BaseModel | None = None
 
-    def make_base(self, request: MakeBase) -> BaseMade:
+    def make_base(self, request: BaseModel) -> BaseMade:
         """Make the base model, unless the last one was the same."""
         from peft_regress.measure.training import single_thread
         from peft_regress.upgrades.compat.base_model import Base
 
         if request != self._request:
             with single_thread():
-                self._base = Base(request.base, folder=Path(request.folder))
+                self._base = Base(request)
             self._request = request
         return self._base.made
 
-    def load(self, request: LoadAdapter) -> Loaded:
-        """Load a saved adapter on it."""
+    def load(self, request: LoadAdapter) -> AllLoaded:
+        """Load a saved adapter on it; if it is refused, once more without unknown fields."""
         from peft_regress.measure.training import single_thread
         from peft_regress.upgrades.compat.loading import load_adapter
 
+        folder = Path(request.adapter)
         with single_thread():
-            return load_adapter(self._base, Path(request.folder), request.leave_out)
+            found = load_adapter(self._base, folder)
+            without = None
+            if found.refusal and found.unknown_fields:
+                without = load_adapter(self._base, folder, leave_out=found.unknown_fields)
+        return AllLoaded(adapter=found, without=without)

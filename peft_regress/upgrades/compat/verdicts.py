@@ -5,44 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.compat.messages import BaseMade, Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded
 
 Verdict = Literal[
     "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"
 ]
 
-EXIT_CODES: Final[dict[Verdict, int]] = {
-    "same": 0,
-    "loads_otherwise": 0,
-    "other_output": 1,
-    "no_merge": 1,
-    "refused": 1,
-    "incomparable": 3,
-    "unusable": 3,
-}
+_BREAKS: Final = {"other_output", "no_merge", "refused"}
+_UNKNOWN: Final = {"incomparable", "unusable"}
 
 WORDS: Final[dict[Verdict, str]] = {
-    "same": "same",
-    "loads_otherwise": "loads otherwise",
-    "other_output": "other output",
-    "no_merge": "does not merge",
-    "refused": "refused",
-    "incomparable": "incomparable",
-    "unusable": "unusable",
-}
+    verdict: verdict.replace("_", " ") for verdict in get_args(Verdict)
+} | {"no_merge": "does not merge"}
 """What a table calls each verdict."""
 
 TOLERANCE: Final = 3e-5
 """The largest difference of two outputs that count as the same, relative to the largest number.
 
-It is `STORED_TOLERANCE` of the invariants: a certificate may be checked on another machine. Over
-releases on one machine, docs/upgrading.md has the largest difference of an adapter that computes
-the same, and the smallest of one that computes something else.
+It is `STORED_TOLERANCE` of the invariants. docs/upgrading.md has the largest difference of an
+adapter that computes the same, and the smallest of one that computes something else.
 """
 
 VISIBLE: Final = 10 * TOLERANCE
@@ -91,7 +77,7 @@ class Judgement:
     @property
     def exit_code(self) -> int:
         """1 if the release breaks the adapter, 3 if it is not known, else 0."""
-        return EXIT_CODES[self.verdict]
+        return 1 if self.verdict in _BREAKS else 3 if self.verdict in _UNKNOWN else 0
 
 
 def problem_of_reference(adapter: Loaded) -> str:

@@ -14,8 +14,7 @@ from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use, sou
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
 from peft_regress.text import clean
-from peft_regress.upgrades.reproduction.script import facts_for, reproduction_script
-from peft_regress.upgrades.reproduction.sections import fill_in, source
+from peft_regress.upgrades.reproduction.script import facts_for, rendered, reproduction_script
 from peft_regress.workers.process import variables
 
 _MOST: Final = 3
@@ -90,30 +89,6 @@ def _output(python: Path, script: str, *, project: Path | None) -> str:
     return "\n".join(lines)[:LONGEST_OUTPUT]
 
 
-_SCRIPT: Final = '''\
-"""$CASE, as the project defines it.
-
-Run it in the folder of pyproject.toml: PYTHONPATH=. python reproduction.py
-"""
-
-from pathlib import Path
-
-from $MODULE import $NAME
-from peft_regress import FineTune
-from peft_regress.measure import ProfileCache, Recipe, measure
-
-found = [$NAME] if isinstance($NAME, FineTune) else $NAME
-case = next(case for case in found if case.id == $ID)
-record = measure(Recipe.of(case, Path("baselines")), profiles=ProfileCache(), timed=False).record
-print("status:", record.status_text)
-for name in $FACTS:
-    if name in record.metrics:
-        print(f"{name}: {record.metrics[name].value:.6g}")
-    elif name in record.invariants:
-        print(f"{name}: {record.invariants[name]}")
-'''
-
-
 def own_script(case: Case, facts: Iterable[str]) -> str | None:
     """Return a script that measures a case and prints metrics and invariants by name.
 
@@ -124,13 +99,8 @@ def own_script(case: Case, facts: Iterable[str]) -> str | None:
     if path is None:
         return None
     module, _, name = path.partition(":")
-    return fill_in(
-        _SCRIPT,
-        CASE=case.id,
-        MODULE=module,
-        NAME=name,
-        ID=source(case.id),
-        FACTS=source(tuple(sorted(facts))),
+    return rendered(
+        "own_case.py.jinja", case=case.id, module=module, name=name, facts=tuple(sorted(facts))
     )
 
 

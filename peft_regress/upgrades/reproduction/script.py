@@ -6,27 +6,19 @@ per line, so that a plain diff compares two releases. No torch at import.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from textwrap import indent
-from typing import Final
+from collections.abc import Collection, Iterable
+from contextlib import nullcontext
+from functools import cache
+from typing import Any, Final
+
+import jinja2
 
 from peft_regress import registry
-from peft_regress.cases import Case
+from peft_regress.cases import BFLOAT16_SUFFIX, Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
-from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter
-from peft_regress.catalogue.methods.method import BaseDtype
-from peft_regress.errors import UnknownNameError
+from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
+from peft_regress.errors import UnknownNameError, UnsupportedCaseError
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.upgrades.reproduction import sections
-from peft_regress.upgrades.reproduction.methods import (
-    Network,
-    adapting,
-    filling,
-    optimizing,
-    package_of,
-)
-from peft_regress.upgrades.reproduction.sections import fill_in, source
 
 FACTS: Final = (
     "trainable_params",
@@ -50,14 +42,13 @@ of noise; the logits of a filled adapter are divided by the largest logit of the
 
 _OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
 _OF_AN_UPDATE: Final = frozenset(FACTS[8:])
-_OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
 
 # Relative to the largest logit. Wider than the invariant's: untrained networks amplify rounding
 # more than sources do, up to 1.1e-5 (HRA), and to 0.12 on bfloat16 (DoRA's rounded magnitude).
-_IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-4, "bfloat16": 0.2}
+_IDENTITY_TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 0.2}
 
-_LINE_LENGTH: Final = 100
-_DEFINITION: Final = ("def ", "class ", "@")
+# The methods with an optimizer of their own that the template knows.
+_OPTIMIZERS: Final = frozenset({"adalora", "loraplus", "lorafa"})
 
 # Facts that show why a metric or an invariant changed.
 _FUNCTION: Final = ("identity_at_start", "filled_loss", "loss_after_step")
@@ -87,26 +78,6 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "merge_equals_unmerged": ("merged_equals_unmerged",),
 }
 
-# By the text that needs them; those of the standard library come first.
-_IMPORTS: Final[tuple[dict[str, str], ...]] = (
-    {
-        "contextlib.": "import contextlib",
-        "copy.": "import copy",
-        "math.": "import math",
-        "re.escape(": "import re",
-        "metadata.": "from importlib import metadata",
-    },
-    {
-        "torch.": "import torch",
-        "torchvision.": "import torchvision",
-        "nn.": "from torch import nn",
-        "saved_tensors_hooks(": "from torch.autograd.graph import saved_tensors_hooks",
-        "functional.": "from torch.nn import functional",
-        "TorchDispatchMode": "from torch.utils._python_dispatch import TorchDispatchMode",
-        "FlopCounterMode": "from torch.utils.flop_counter import FlopCounterMode",
-    },
-)
-
 
 def facts_for(changed: Iterable[str]) -> frozenset[str]:
     """Return the facts that show a change of these metrics and invariants, for any method."""
@@ -115,13 +86,37 @@ def facts_for(changed: Iterable[str]) -> frozenset[str]:
     )
 
 
-def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> str | None:
-    """Return a script that adapts the model of a case and prints `FACTS`; None if there is none.
+def source(value: object) -> str:
+    """Return a literal with double quotes, as formatters write it."""
+    literal = repr(value)
+    # With one of them in a text, the quotes around it may differ: then Python's own are right.
+    return literal if '"' in literal else literal.replace("'", '"')
 
-    With `facts` it prints only those, as far as they apply to the method; with an empty collection
-    it only adapts the model. If the library raises, the script prints
-    `error: <type>: <first line> (<phase>)` and ends; phases are wrap, forward, backward, step and
-    merge. It shows no update if the method's optimizer or learning rate is not built in.
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a script from a template of this folder."""
+    return f"{_templates().get_template(template).render(values).strip()}\n"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    found = jinja2.Environment(  # noqa: S701  (Python, not HTML)
+        loader=jinja2.PackageLoader("peft_regress.upgrades.reproduction", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["source"] = source
+    return found
+
+
+def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | None:
+    """Return a script that adapts the model of a case and prints facts; None if there is none.
+
+    It prints those of `facts` that apply to the method; without any it only adapts the model. If
+    the library raises, the script prints `error: <type>: <first line> (<phase>)` and ends; phases
+    are wrap, forward, backward, step and merge. It shows no update if the method's optimizer is not
+    built in.
 
     There is no script if the architecture is not torchvision's, if the method is not exactly a
     `PeftAdapter`, `Selective` or `GaLore` or wraps in a context of its own, or if the architecture
@@ -130,156 +125,100 @@ def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> 
     """
     method: Method = registry.get("method", case.method)
     architecture = registry.get("architecture", case.architecture)
-    wanted = set(FACTS if facts is None else facts)
-    for unknown in sorted(wanted.difference(FACTS)):
+    for unknown in sorted(set(facts).difference(FACTS)):
         kind = "fact"
         raise UnknownNameError(kind, unknown, FACTS)
     if type(architecture) is not TorchvisionModel:
         return None
-    network = Network.of(architecture)
-    code = adapting(method, case.rank, network)
-    if code is None:
+    adapting = _adapting(method, case.rank, architecture)
+    if adapting is None:
         return None
+    optimizer = _optimizer(method)
+    wanted = set(facts)
     if not isinstance(method, PeftAdapter):
         wanted -= _OF_AN_ADAPTER
-    if not isinstance(method, GaLore) and optimizing(method, case.rank) is None:
+    if optimizer is None:
         wanted -= _OF_AN_UPDATE
-    script = _Script(method, case.rank, network, code, frozenset(wanted))
-    body = _joined(script.parts())
+    updates = not wanted.isdisjoint(_OF_AN_UPDATE)
     ranked = case.method if case.rank is None else f"{case.method}-r{case.rank}"
-    header = fill_in(sections.HEADER, TITLE=f"{ranked} on {case.architecture}")
-    return "\n".join([header, *_imports(body), body])
+    return rendered(
+        "script.py.jinja",
+        title=f"{ranked} on {case.architecture}",
+        facts=wanted,
+        architecture=architecture.name,
+        options=dict(architecture.options),
+        head=architecture.head,
+        bfloat16=method.base_dtype == "bfloat16",
+        follows_statistics=method.trains_batch_norm_statistics,
+        identity_tolerance=_IDENTITY_TOLERANCE[method.base_dtype],
+        computes=not wanted.isdisjoint({*_OF_AN_ADAPTER, "loss_after_step"}),
+        fills=not wanted.isdisjoint({"filled_loss", "merged_equals_unmerged"}),
+        steps=updates or not wanted.isdisjoint({"forward_flops", "backward_flops", "aten_ops"}),
+        updates=updates,
+        optimizer=optimizer,
+        rate=method.learning_rate,
+        rank=case.rank,
+        **adapting,
+    )
 
 
-@dataclass(frozen=True)
-class _Script:
-    """The body of a script below its imports: the parts that the wanted facts need."""
+def _adapting(
+    method: Method, rank: int | None, architecture: TorchvisionModel
+) -> dict[str, Any] | None:
+    """Return what the template says of a method; None for a method or layers that it cannot say."""
+    from torch import nn
 
-    method: Method
-    rank: int | None
-    network: Network
-    adapting: str
-    wanted: frozenset[str]
+    from peft_regress.catalogue.architectures.output_layer import without_weights
 
-    def wants(self, *facts: str) -> bool:
-        return not self.wanted.isdisjoint(facts)
-
-    def parts(self) -> Iterator[str]:
-        """Yield parts, which blank lines separate."""
-        yield from self._model()
-        yield self.adapting
-        yield from self._function()
-        yield from self._step()
-        yield from self._update()
-        if self.wants("merged_equals_unmerged"):
-            in_float32 = ".float()" if self.method.base_dtype == "bfloat16" else ""
-            yield fill_in(sections.MERGED_EQUALS_UNMERGED, FLOAT=in_float32)
-
-    def _model(self) -> Iterator[str]:
-        architecture = self.network.architecture
-        packages = (*filter(None, [package_of(self.method)]), "torch", "torchvision")
-        yield fill_in(sections.VERSIONS, PACKAGES=source(packages))
-        options = (f", {name}={source(value)}" for name, value in architecture.options.items())
-        yield fill_in(sections.BUILD, ARCHITECTURE=architecture.name, OPTIONS="".join(options))
-        if self.network.has_batch_norm and self.wants(*_OF_VALUES):
-            yield sections.STATISTICS
-        if self.method.base_dtype == "bfloat16":
-            yield sections.BFLOAT16
-        if self.wants(*_OF_VALUES):
-            yield fill_in(sections.LOGITS, CALL=self._call())
-        if self.wants("identity_at_start", "filled_loss"):
-            yield sections.OF_BASE
-
-    def _call(self) -> str:
-        if self.method.base_dtype == "bfloat16":
-            return sections.CALL_IN_FLOAT32
-        if self.method.trains_batch_norm_statistics:
-            return sections.CALL_IN_EVAL_MODE
-        return sections.CALL
-
-    def _function(self) -> Iterator[str]:
-        """Yield what describes the adapter and its output, at its start and filled."""
-        if self.wants("trainable_params"):
-            yield sections.TRAINABLE_PARAMS
-        if self.wants("identity_at_start"):
-            tolerance = _IDENTITY_TOLERANCE[self.method.base_dtype]
-            yield fill_in(sections.IDENTITY_AT_START, TOLERANCE=repr(tolerance))
-        if self.wants("filled_loss", "merged_equals_unmerged"):
-            assert isinstance(self.method, PeftAdapter)  # noqa: S101  (these facts exist only for adapters)
-            yield filling(self.method, self.rank, self.network)
-        if self.wants("filled_loss"):
-            yield sections.FILLED_LOSS
-
-    def _step(self) -> Iterator[str]:
-        """Yield a forward and a backward pass, inside the counters of the wanted facts."""
-        if self.wants("saved_for_backward_bytes"):
-            # In a pass of its own: hooks on saved tensors run operators that a step does not have.
-            yield sections.SAVED
-            hooks = "saved_tensors_hooks(keep, lambda tensor: tensor)"
-            kept = _under("forward", [hooks], sections.FORWARD)
-            yield kept + sections.SAVED_FOR_BACKWARD_BYTES
-        if self.wants("aten_ops"):
-            yield sections.OPERATORS
-        if self.wants("forward_flops", "backward_flops", "aten_ops", *_OF_AN_UPDATE):
-            forward = _under("forward", self._counters("forward"), sections.FORWARD)
-            if self.wants("forward_flops"):
-                forward += sections.FORWARD_FLOPS
-            yield forward
-        if self.wants("backward_flops", "aten_ops", *_OF_AN_UPDATE):
-            backward = _under("backward", self._counters("backward"), sections.BACKWARD)
-            if self.wants("backward_flops"):
-                note = sections.GROUPED if self.network.has_grouped else ""
-                backward += note + sections.BACKWARD_FLOPS
-            if self.wants("aten_ops"):
-                backward += sections.ATEN_OPS
-            yield backward
-
-    def _counters(self, phase: str) -> Iterator[str]:
-        # The operator counter comes last, so it sees operators first: the FLOP counter decomposes
-        # some of them.
-        if self.wants(f"{phase}_flops"):
-            yield f"FlopCounterMode(display=False) as {phase}"
-        if self.wants("aten_ops"):
-            yield "operators"
-
-    def _update(self) -> Iterator[str]:
-        """Yield an update, the size of the optimizer's state, and the loss after it."""
-        if not self.wants(*_OF_AN_UPDATE):
-            return
-        projects = isinstance(self.method, GaLore)  # `adapting` has made its optimizer
-        if not projects:
-            yield optimizing(self.method, self.rank) or ""
-        yield _under("step", (), sections.STEP)
-        if self.wants("optimizer_state_bytes"):
-            held = sections.HELD_AND_PROJECTION if projects else sections.HELD
-            yield fill_in(sections.OPTIMIZER_STATE_BYTES, HELD=held)
-        if self.wants("loss_after_step"):
-            yield sections.LOSS_AFTER_STEP
+    with without_weights():
+        model = architecture.build(num_classes=10, seed=0)
+    modules = list(model.modules())
+    found: dict[str, Any] = {
+        "packages": ("torch", "torchvision"),
+        "config": None,
+        "selects": None,
+        "batch_norm": any(isinstance(module, nn.BatchNorm2d) for module in modules),
+        "grouped": any(getattr(module, "groups", 1) > 1 for module in modules),
+    }
+    # By exact class: what a derived class does is not known here.
+    if type(method) is Selective:
+        try:
+            method.adapt(model, heads=(architecture.head,), rank=None, seed=0)
+        except UnsupportedCaseError:
+            return None
+        return {**found, "selects": method.trains}
+    if type(method) is GaLore:
+        names = ("update_proj_gap", "scale", "proj_type")
+        return {
+            **found,
+            "packages": ("galore-torch", *found["packages"]),
+            "clones_projection": method.clones_projection,
+            "settings": {"rank": rank, **{name: getattr(method, name) for name in names}},
+        }
+    if type(method) is not PeftAdapter:
+        return None
+    layers = method.targets.find(model, heads=(architecture.head,))
+    # The template has what BOFT's context does.
+    if not layers or (method.wrapping is not nullcontext and method.config != "BOFTConfig"):
+        return None
+    names = {name for layer in layers.values() for name in method.shapes(layer, rank or 0)}
+    return {
+        **found,
+        "packages": ("peft", *found["packages"]),
+        "config": method.config,
+        "settings": method.settings(rank),
+        "targets": list(layers),
+        "frozen": method.frozen,
+        "parts": tuple(sorted({f".{name.partition('.')[0]}." for name in names})),
+        "scales": method.scales,
+    }
 
 
-def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
-    """Return a statement inside a phase and other contexts, on one line if they fit."""
-    managers = [f'phase("{phase}")', *contexts]
-    line = f"with {', '.join(managers)}:\n"
-    if len(line) > _LINE_LENGTH:
-        line = "with (\n" + "".join(f"    {manager},\n" for manager in managers) + "):\n"
-    return line + indent(statement, "    ")
-
-
-def _joined(parts: Iterable[str]) -> str:
-    """Join the parts, with two blank lines before and after a definition."""
-    text = ""
-    after_definition = False
-    for part in parts:
-        statements = [line for line in part.splitlines() if line and line[0] not in " )#"]
-        before_definition = statements[0].startswith(_DEFINITION)
-        blank_lines = 2 if before_definition or after_definition else 1
-        text += "\n" * (blank_lines if text else 0) + part
-        after_definition = statements[-1].startswith(_DEFINITION)
-    return text
-
-
-def _imports(body: str) -> Iterator[str]:
-    """Yield the imports that a body needs, a block each."""
-    for block in _IMPORTS:
-        yield "".join(f"{line}\n" for mark, line in block.items() if mark in body)
+def _optimizer(method: Method) -> str | None:
+    """Return what the template calls the optimizer of a method; None for an unknown one."""
+    if isinstance(method, GaLore):
+        return ""  # it is made where the method is
+    if getattr(method, "optimizer", None) is None:
+        return "adamw"
+    name = method.name.removesuffix(BFLOAT16_SUFFIX)
+    return name if name in _OPTIMIZERS else None

@@ -67,7 +67,7 @@ def frees_missed(_original, self, holding):
     self._holdings.pop(holding.key, None)
 
 
-@fault("counting", at="peft_regress.cost.profile:mark", case=_FULL)
+@fault("counting", at=f"{_RECORDER}.mark", case=_FULL)
 def first_step_counted_too(original, recorder):
     """The reported step includes the step before it."""
     found = original(recorder)

@@ -13,8 +13,8 @@ from peft_fuzz.networks.network import DIMENSIONS, DType, Kind, Layer, Network
 
 ORDER: Final[tuple[Kind, ...]] = (
     "linear",
-    "conv2d",
     "conv1d",
+    "conv2d",
     "conv3d",
     "embedding",
     "transposed_linear",

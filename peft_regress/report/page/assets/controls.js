@@ -135,14 +135,6 @@ function architectureField(all = "all, side by side") {
   };
 }
 
-function orderField() {
-  return {
-    label: "In the order of",
-    options: DATA.orders.map(({ by, label }) => ({ value: by, label: shorten(label, 40) })),
-    initial: DATA.orders[0].by,
-  };
-}
-
 // A view with choices: its heading, a note, the choices, and what they show.
 function choiceView(main, route, { title, about, fields, show, below = [] }) {
   const settings = readSettings(route, fields);

@@ -16,7 +16,6 @@ function glanceSection(route) {
   const fields = {
     task: taskField(),
     architecture: { ...architectureField(null), initial: mostMoved() },
-    by: orderField(),
   };
   const settings = readSettings(route, fields);
   const output = h("div");
@@ -40,13 +39,12 @@ function mostMoved() {
   const moves = (name) =>
     d3.sum(
       DATA.cases.filter((item) => item.architecture === name && item.task === TASKS[0]),
-      (item) => 1 + 1000 * (item.marks[DATA.orders[0].by] ?? []).length * isStandard(item),
+      (item) => 1 + 1000 * item.marks.length * isStandard(item),
     );
   return d3.greatest(ARCHITECTURES, moves);
 }
 
-function glanceTables({ task, architecture, by }) {
-  const order = orderBy(by);
+function glanceTables({ task, architecture }) {
   const items = d3.sort(
     DATA.cases.filter((item) => item.task === task && item.architecture === architecture),
     (a, b) => compareText(a.name, b.name),
@@ -55,16 +53,16 @@ function glanceTables({ task, architecture, by }) {
   const first = standard.length > 0 ? standard : others;
   if (first.length === 0) return [note("No case of these choices.")];
   return [
-    glanceTable(first, order),
+    glanceTable(first),
     standard.length > 0 && others.length > 0
       ? fold(`${plural(others.length, "case")} of other methods`, () =>
-          h("div", { class: "greyed" }, glanceTable(others, order)),
+          h("div", { class: "greyed" }, glanceTable(others)),
         )
       : null,
   ];
 }
 
-function glanceTable(items, order) {
+function glanceTable(items) {
   const known = GLANCE_METRICS.filter((name) => items.some((item) => lineOf(item, name)));
   return dataTable(
     "Each metric of each case over the entries",
@@ -72,21 +70,20 @@ function glanceTable(items, order) {
       { label: "method", cell: (item) => caseLink(item, item.name) },
       ...known.map((name) => ({
         label: DATA.metrics[METRIC_INDEX.get(name)].label,
-        cell: (item) => sparkCell(item, name, order),
+        cell: (item) => sparkCell(item, name),
       })),
     ],
     items,
   );
 }
 
-function sparkCell(item, name, order) {
-  const points = seriesOf(item, name, order);
+function sparkCell(item, name) {
+  const points = seriesOf(item, name);
   if (points.length === 0) return ABSENT;
   const metric = DATA.metrics[METRIC_INDEX.get(name)];
   const params = new URLSearchParams({
     case: item.id.toWellFormed(),
     metric: name,
-    by: order.by.toWellFormed(),
   });
   const moves = points.filter((point) => point.mark !== null);
   const value = lineOf(item, name).text;
@@ -99,7 +96,7 @@ function sparkCell(item, name, order) {
       "aria-label": `${metric.label} of ${shorten(item.id, 60)}: ${value}; ${moved ?? "moved nowhere"}`,
       title: moved,
     },
-    sparkLine(points, moves, order, leastSpan(item, metric, points)),
+    sparkLine(points, moves, leastSpan(item, metric, points)),
     h("span", { class: "spark-value" }, value),
   );
 }
@@ -119,10 +116,9 @@ function leastSpan(item, metric, points) {
   return scale * Math.max(LEAST_SPAN, 2 * (lineOf(item, metric.name)?.bound ?? 0));
 }
 
-function sparkLine(points, moves, order, least) {
+function sparkLine(points, moves, least) {
   const { width, height, pad } = SPARK;
-  const place = new Map(order.entries.map((entry, index) => [entry, index]));
-  const x = d3.scaleLinear([0, Math.max(1, order.entries.length - 1)], [pad, width - pad]);
+  const x = d3.scaleLinear([0, Math.max(1, DATA.entries.length - 1)], [pad, width - pad]);
   const [low, high] = d3.extent(points, (point) => point.value);
   const middle = (low + high) / 2;
   const span = Math.max(high - low, least);
@@ -133,7 +129,7 @@ function sparkLine(points, moves, order, least) {
     .attr("viewBox", `0 0 ${width} ${height}`)
     .attr("aria-hidden", "true");
   const line = d3
-    .line((point) => x(place.get(point.entry)), (point) => y(point.value))
+    .line((point) => x(point.entry), (point) => y(point.value))
     .curve(d3.curveStepAfter);
   for (const [, segment] of d3.groups(points, (point) => point.segment))
     svg.append("path").attr("class", "spark-path").attr("d", line(segment));
@@ -143,7 +139,7 @@ function sparkLine(points, moves, order, least) {
       .append("path")
       .attr("class", "spark-mark")
       .attr("d", d3.symbol(shape, 34)())
-      .attr("transform", `translate(${x(place.get(entry))},${y(value)})`);
+      .attr("transform", `translate(${x(entry)},${y(value)})`);
     if (shape === d3.symbolTimes) path.style("fill", "none").style("stroke", colour);
     else path.style("fill", colour);
   }

@@ -5,9 +5,9 @@ const MOST_DOTS = 60;
 const MOST_ROWS = 500;
 
 // The plot of some cases' metric with its legend, transitions and points.
-function historySection(cases, metricName, order, scale = "auto") {
+function historySection(cases, metricName, scale = "auto") {
   const metric = DATA.metrics[METRIC_INDEX.get(metricName)];
-  const series = cases.map((item) => seriesOf(item, metricName, order));
+  const series = cases.map((item) => seriesOf(item, metricName));
   const drawn = series.filter((points) => points.length > 0);
   const points = drawn.flat();
   if (points.length === 0) return [note(`No entry has ${metric.label} of ${whichCases(cases)}.`)];
@@ -18,8 +18,8 @@ function historySection(cases, metricName, order, scale = "auto") {
     metric.about ? note(h("span", { class: "mono" }, metric.label), `: ${metric.about}`) : null,
     drawn.length > 1 ? caseLegend(drawn) : null,
     figure({
-      label: historyLabel(metric, drawn, marked, order),
-      draw: (width) => drawHistory(width, { metric, series: drawn, order, scale }),
+      label: historyLabel(metric, drawn, marked),
+      draw: (width) => drawHistory(width, { metric, series: drawn, scale }),
     }),
     boundNote(metric, drawn),
     scale === "log" && points.some((point) => point.value <= 0)
@@ -30,8 +30,8 @@ function historySection(cases, metricName, order, scale = "auto") {
     h("h2", {}, "Where it changed"),
     marked.length === 0
       ? note("Nowhere: every change is within the metric's bound.")
-      : markTable(marked, order),
-    fold(`All ${plural(points.length, "point")}`, () => pointTable(points, order)),
+      : markTable(marked),
+    fold(`All ${plural(points.length, "point")}`, () => pointTable(points)),
   ];
 }
 
@@ -39,31 +39,27 @@ function whichCases(cases) {
   return cases.length === 1 ? shorten(cases[0].id) : plural(cases.length, "case");
 }
 
-function historyLabel(metric, series, marked, order) {
+function historyLabel(metric, series, marked) {
   const last = series[0].at(-1);
   return (
-    `${metric.label} of ${whichCases(series.map((points) => points[0].item))} by ${order.label}: ` +
+    `${metric.label} of ${whichCases(series.map((points) => points[0].item))}: ` +
     `${plural(series[0].length, "point")}, now ${last.text}, ${plural(marked.length, "transition")}.`
   );
 }
 
 // The rows are written; the newest stands first.
-function markTable(marked, order) {
-  const place = new Map(order.entries.map((entry, index) => [entry, index]));
-  const rows = d3.sort(marked, (point) => -place.get(point.entry)).slice(0, MOST_ROWS);
+function markTable(marked) {
+  const rows = d3.sort(marked, (point) => -point.entry).slice(0, MOST_ROWS);
   const table = written(DATA.marks);
   const html = rows.map((point) => point.mark.row).join("");
   table.querySelector("tbody").replaceChildren(written(html));
   return table;
 }
 
-function pointTable(points, order) {
+function pointTable(points) {
   const columns = [
     { label: "entry", cell: (point) => DATA.entries[point.entry].label },
-    {
-      label: order.by === "date" ? "date" : order.by,
-      cell: (point) => order.names[point.entry],
-    },
+    { label: "date", cell: (point) => DATA.entries[point.entry].day },
     { label: "case", cell: (point) => caseLink(point.item) },
     { label: "value", number: true, cell: (point) => point.text },
   ];
@@ -108,7 +104,6 @@ function boundBands(points, metric, position) {
 }
 
 function boundAround(value, bound, metric) {
-  if (metric.kind === "seconds") return [value / (1 + bound), value * (1 + bound)];
   const size = isDifference(metric) ? bound : bound * Math.abs(value);
   return [value - size, value + size];
 }
@@ -135,12 +130,12 @@ function caseLegend(series) {
   );
 }
 
-function drawHistory(width, { metric, series, order, scale: wanted }) {
+function drawHistory(width, { metric, series, scale: wanted }) {
   const all = series.flatMap((points, index) =>
     points.map((point) => ({ ...point, style: seriesMark(index) })),
   );
   const held = new Set(all.map((point) => point.entry));
-  const shown = order.entries.filter((entry) => held.has(entry));
+  const shown = [...DATA.entries.keys()].filter((entry) => held.has(entry));
   const position = new Map(shown.map((entry, index) => [entry, index]));
   const unit = axisUnit(
     all.map((point) => point.value),
@@ -160,7 +155,7 @@ function drawHistory(width, { metric, series, order, scale: wanted }) {
     marginRight: all.some((point) => isLastFall(point, shown)) ? 78 : 34,
     marginTop: 30,
     marginBottom: 52,
-    x: entryAxis(shown, order, width),
+    x: entryAxis(shown, width),
     y: axisOptions(scale, { label, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
@@ -190,18 +185,18 @@ function drawHistory(width, { metric, series, order, scale: wanted }) {
         all.filter((point) => point.mark),
         place,
       ),
-      Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point, order) })),
+      Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point) })),
     ],
   });
 }
 
-function entryAxis(shown, order, width) {
-  const ticks = new Map(entryTicks(shown, order, width).map(({ at, label }) => [at, label]));
+function entryAxis(shown, width) {
+  const ticks = new Map(entryTicks(shown, width).map(({ at, label }) => [at, label]));
   return {
     domain: [-0.25, Math.max(shown.length - 0.75, 0.25)],
     ticks: [...ticks.keys()],
     tickFormat: (at) => ticks.get(at) ?? "",
-    label: `${order.label} →`,
+    label: "order of acceptance →",
   };
 }
 
@@ -246,13 +241,13 @@ function labelled(marked) {
   return d3.sort(marked, (point) => -Math.abs(point.mark.change ?? Infinity)).slice(0, MOST_LABELS);
 }
 
-// Names every entry if there is room, else the first of each release or day, as far as they do not
-// overlap. Where a release or a day repeats, the number of the entry tells them apart.
-function entryTicks(shown, order, width) {
+// Names every entry if there is room, else the first of each day, as far as they do not
+// overlap. Where a day repeats, the number of the entry tells them apart.
+function entryTicks(shown, width) {
   const room = Math.max(2, Math.floor(width / 82));
   const ticks = shown.map((entry, at) => ({
     at,
-    label: shorten(order.names[entry], 12),
+    label: shorten(DATA.entries[entry].day, 12),
     entry,
   }));
   if (ticks.length <= room) {
@@ -284,10 +279,9 @@ function entryNumber(entry) {
   return number ? `#${number[1]}` : endOfName(name, 12);
 }
 
-function pointTip(point, order) {
+function pointTip(point) {
   const entry = DATA.entries[point.entry];
   const lines = [shorten(point.item.id, 60), `${entry.label}, ${entry.day}`, point.text];
-  if (order.by !== "date") lines.push(`${order.by} ${order.names[point.entry]}`);
   if (point.mark) lines.push(`${MARK_KINDS[point.mark.what].label} ${point.mark.text}`);
   return lines.join("\n");
 }

@@ -47,23 +47,17 @@ function lineOf(item, metricName) {
   return item.lines.find((line) => line.metric === metric) ?? null;
 }
 
-function orderBy(name) {
-  return DATA.orders.find((order) => order.by === name) ?? DATA.orders[0];
-}
-
 // One point an entry that has a value; a new segment after a gap and after a break of definition,
 // a new definition after the latter alone.
-function seriesOf(item, metricName, order) {
+function seriesOf(item, metricName) {
   const line = lineOf(item, metricName);
   if (line === null) return [];
   const marks = new Map(
-    (item.marks[order.by] ?? [])
-      .filter((mark) => mark.metric === line.metric)
-      .map((mark) => [mark.entry, mark]),
+    item.marks.filter((mark) => mark.metric === line.metric).map((mark) => [mark.entry, mark]),
   );
   const points = [];
   let [segment, definition] = [0, 0];
-  for (const entry of order.entries) {
+  for (const entry of DATA.entries.keys()) {
     const value = heldAt(line, entry);
     const mark = marks.get(entry) ?? null;
     const lost = value === null && heldAt(item.status, entry) !== null;

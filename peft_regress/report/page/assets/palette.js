@@ -64,6 +64,5 @@ function methodChannels() {
 const MARK_KINDS = {
   worse: { label: "worse", shape: d3.symbolTriangle2, colour: "var(--bad)" },
   better: { label: "better", shape: d3.symbolSquare2, colour: "var(--good)" },
-  moved: { label: "moved", shape: d3.symbolDiamond2, colour: "var(--moved)" },
   break: { label: "definition changed", shape: d3.symbolTimes, colour: "var(--text)" },
 };

@@ -73,7 +73,7 @@ function start() {
   startTheme();
   addMemoryPatterns();
   document.getElementById("about").append(
-    `Made by peft_regress ${shorten(DATA.version, 40)}. `,
+    `Made by peft_regress ${shorten(DATA.peft_regress, 40)}. `,
     written(PAGE.html.about),
   );
   document

@@ -16,7 +16,6 @@ function showCase(main, route) {
   const [head, body] = PAGE.html.cases[item.id];
   const fields = {
     metric: caseMetricField(item),
-    by: orderField(),
     scale: { label: "Scale", options: SCALES, initial: "auto" },
   };
   const settings = readSettings(route, fields);
@@ -45,10 +44,7 @@ function decodeId(text) {
 
 function caseMetricField(item) {
   const metrics = item.lines.map((line) => DATA.metrics[line.metric]);
-  const [order] = DATA.orders;
-  const newest = d3.greatest(item.marks[order.by] ?? [], (mark) =>
-    order.entries.indexOf(mark.entry),
-  );
+  const newest = d3.greatest(item.marks, (mark) => mark.entry);
   const moved = newest && DATA.metrics[newest.metric].name;
   const usual = metrics.find(({ name }) => name === "peak_bytes") ?? metrics[0];
   return {
@@ -58,9 +54,9 @@ function caseMetricField(item) {
   };
 }
 
-function caseHistory(item, { metric, by, scale }) {
+function caseHistory(item, { metric, scale }) {
   if (item.lines.length === 0) return [note("No entry has a metric of this case.")];
-  return historySection([item], metric, orderBy(by), scale);
+  return historySection([item], metric, scale);
 }
 
 function memoryOfCase(item) {

@@ -113,7 +113,7 @@ function fitRow(item, limits, batch) {
 
 function rankFits(rows) {
   const flops = (row) => row.needs.find((need) => need.name === "flops").used.value;
-  const gain = (row) => row.item.gain?.value ?? -Infinity;
+  const gain = (row) => row.item.gain?.now ?? -Infinity;
   return rows.toSorted(
     (a, b) =>
       (gain(b) === gain(a) ? 0 : gain(b) - gain(a)) ||

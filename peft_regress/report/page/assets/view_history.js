@@ -9,8 +9,7 @@ const SCALES = [
 ];
 
 function historyFields() {
-  const [first] = DATA.orders;
-  const moved = new Set(DATA.cases.filter((item) => (item.marks[first.by] ?? []).length > 0));
+  const moved = new Set(DATA.cases.filter((item) => item.marks.length > 0));
   return {
     case: {
       label: "Cases: an id, or a pattern like */lora-*/resnet18",
@@ -21,7 +20,6 @@ function historyFields() {
       wide: true,
     },
     metric: { label: "Metric", options: metricOptions(), initial: DATA.initial?.metric },
-    by: orderField(),
     only: {
       label: "Show",
       options: [
@@ -48,7 +46,7 @@ function showHistory(main, route) {
   choiceView(main, route, {
     title: "History",
     about: [
-      "Marked: a change beyond the metric's bound from the point before, or a new level of a noisy metric.",
+      "Marked: a change beyond the metric's bound from the point before.",
     ],
     fields: historyFields(),
     show: historyOf,
@@ -60,17 +58,16 @@ function showHistory(main, route) {
   });
 }
 
-function historyOf({ case: pattern, metric, by, only, scale }) {
+function historyOf({ case: pattern, metric, only, scale }) {
   if (metric === undefined) return [note("No case has a metric.")];
   const found = casesLike(pattern);
   if (found.length === 0) {
     const ids = "Ids are <task>/<method>-r<rank>/<architecture>; * stands for anything.";
     return [note(`No case is like "${shorten(pattern)}". ${ids}`)];
   }
-  const order = orderBy(by);
   const index = METRIC_INDEX.get(metric);
   const moved = found.filter((item) =>
-    (item.marks[order.by] ?? []).some((mark) => mark.metric === index),
+    item.marks.some((mark) => mark.metric === index),
   );
   const chosen = only === "all" || moved.length === 0 ? found : moved;
   const shown = chosen.slice(0, MOST_CASES);
@@ -78,7 +75,7 @@ function historyOf({ case: pattern, metric, by, only, scale }) {
     found.length > shown.length
       ? note(chosenWords({ found, moved, shown, isNarrowed: chosen === moved }))
       : null,
-    ...historySection(shown, metric, order, scale),
+    ...historySection(shown, metric, scale),
   ];
 }
 

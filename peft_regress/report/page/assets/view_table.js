@@ -1,4 +1,4 @@
-// Every case in one table, to be sorted and filtered. Its rows and its lines of CSV are written.
+// Every case in one table, to be sorted and filtered. Its rows are written.
 
 function tableFields() {
   const verdicts = distinct(DATA.cases.flatMap((item) => item.verdict ?? []));
@@ -50,7 +50,6 @@ function showTable(main, route) {
     headers.forEach((header, index) => markSorted(header, index === column, settings.down === "yes"));
     count.textContent = `${shown.length} of ${plural(rows.length, "case")}${failedWords(shown)}`;
     none.hidden = shown.length > 0;
-    csv.disabled = shown.length === 0;
   };
   headers.forEach((header, index) => {
     const sort = () => {
@@ -70,15 +69,10 @@ function showTable(main, route) {
       ),
     );
   });
-  const csv = h(
-    "button",
-    { type: "button", id: "csv", onclick: () => download("cases.csv", csvOf(shown)) },
-    "Download as CSV",
-  );
   main.append(
     h("h1", {}, "All cases"),
     controlRow(route, fields, settings, update),
-    h("div", { class: "above-table" }, count, csv),
+    h("div", { class: "above-table" }, count),
     none,
     table,
   );
@@ -120,16 +114,6 @@ function failedWords(rows) {
   );
   const words = [...counts].map(([failure, count]) => `${count} ${failure}`);
   return words.length > 0 ? `: ${words.join(", ")}` : "";
-}
-
-function csvOf(rows) {
-  return [PAGE.html.csv.header, ...rows.map(({ item }) => PAGE.html.csv.lines[item.id])].join("");
-}
-
-function download(name, text) {
-  const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
-  h("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
 function matches(item, { text, task, method, architecture, rank, status }) {

@@ -1,0 +1,285 @@
+"""What an upgrade or a bisection found: the report, an issue for maintainers, and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.findings import Finding
+from peft_regress.report import document as documents
+from peft_regress.report.document import Code, Line, Listing, Section
+from peft_regress.report.layout import Row, Table
+from peft_regress.report.sentences import environment_lines, outcome_line
+from peft_regress.report.verdict import document as verdicts
+from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
+from peft_regress.report.verdict.next_steps import bisection, quoted
+from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
+from peft_regress.runs.environment import SUSPECTS
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
+from peft_regress.text import clean, count_of
+from peft_regress.upgrades.bisect import Bisection, Transition
+from peft_regress.upgrades.reproduction.reproduce import Reproduction
+from peft_regress.upgrades.upgrade import Upgrade
+
+Advice = tuple[str, ...]
+"""Words and commands alternate, words first."""
+
+
+# --- A finding ------------------------------------------------------------------------------------
+
+
+def _finding_section(
+    head: str, finding: Finding, comparison: Comparison, package: str | None
+) -> Section:
+    """Return what changed, where, by which package, in which cases, and an example's numbers."""
+    details = finding_details(finding, comparison)
+    body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
+    if package:
+        body.append(Line(f"which package: {package}"))
+    body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
+    numbers = example_lines(finding, comparison)
+    if numbers:
+        body.append(Line(f"for example {clean(finding.example.case)}:"))
+        body.append(Listing("\n".join(numbers)))
+    title = f"{head}: {finding_title(finding)}"
+    return Section(title=title, body=tuple(body), level=3, style="strong")
+
+
+def _script_sections(made: Reproduction) -> Iterator[Section]:
+    """Yield the script, then what it prints on each side."""
+    script = Listing(made.script.rstrip(), "python")
+    yield Section(title=f"A script that needs only {clean(made.needs)}:", body=(script,))
+    for side, output in made.outputs.items():
+        yield Section(title=f"It prints, with {clean(side)}:", body=(Listing(output.rstrip()),))
+
+
+def _encode_changed(changed: Mapping[str, tuple[str | None, str | None]]) -> list[dict[str, Any]]:
+    return [{"package": name, "old": old, "new": new} for name, (old, new) in changed.items()]
+
+
+# --- An upgrade -----------------------------------------------------------------------------------
+
+
+def upgrade_document(
+    upgrade: Upgrade, scripts: Sequence[Reproduction] | None = None
+) -> list[Section]:
+    """Return the outcome, the environment, each finding, and what to do.
+
+    With `scripts` it is an issue for a library's maintainers: scripts that show the findings, and
+    the versions of all packages that matter.
+    """
+    comparison = upgrade.comparison
+    return [
+        _heading(upgrade, for_issue=scripts is not None),
+        *_findings(upgrade, scripts or ()),
+        *verdicts.beside_sections(comparison, verdicts.TERMINAL),
+        Section(title="what to do:", body=_advice(upgrade), level=3),
+        dataclasses.replace(verdicts.outcome_section(comparison), level=0),
+    ]
+
+
+def _heading(upgrade: Upgrade, *, for_issue: bool) -> Section:
+    ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
+    changes = []
+    for name in ordered:
+        old, new = (one or "not recorded" for one in upgrade.changed[name])
+        changes.append(clean(f"{name} {old} -> {new}"))
+    environment = "; ".join(changes) or "the same packages on both sides"
+    asked = " ".join(map(clean, upgrade.requirements))
+    return Section(
+        title=f"upgrade {asked}: {outcome_line(upgrade.comparison)}",
+        body=(
+            f"compared with: {clean(upgrade.compared_with, longest=400)}",
+            _versions(upgrade) if for_issue else f"environment: {environment}",
+            *(f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks),
+        ),
+        level=2,
+        style=verdicts.style_of(upgrade.comparison),
+    )
+
+
+def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
+        verdict = finding.verdict.replace("_", " ")
+        head = f"{number}. {verdict} in {count_of(len(finding.members), 'case')}"
+        yield _finding_section(head, finding, upgrade.comparison, _culprit(finding, upgrade))
+        for made in scripts:
+            if made.finding is finding:
+                yield from _script_sections(made)
+
+
+def _versions(upgrade: Upgrade) -> Table:
+    first = next(iter(upgrade.comparison.references.values()), None)
+    before = {} if first is None else first.environment
+    after = upgrade.candidate.environment
+    names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
+    rows = []
+    for name in dict.fromkeys([*names, *upgrade.changed]):
+        cells = (name, before.get(name, "not recorded"), after.get(name, "not recorded"))
+        rows.append(Row(cells=tuple(map(clean, cells))))
+    return Table(headings=("package", "before", "after"), rows=tuple(rows))
+
+
+def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
+    """Return which package caused a finding, as far as that is known."""
+    if finding not in upgrade.suspected:
+        return None
+    if upgrade.edited:
+        return f"unknown, since {clean(upgrade.edited)}"
+    if upgrade.responsible:
+        return upgrade.responsible[upgrade.suspected.index(finding)].sentence
+    names = upgrade.installed or tuple(upgrade.changed)
+    return f"{names[0]}, the only one that changed" if len(names) == 1 else None
+
+
+def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
+    """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
+    comparison = upgrade.comparison
+    return {
+        "schema_version": OUTPUT_SCHEMA_VERSION,
+        "exit_code": comparison.exit_code,
+        "requirements": list(upgrade.requirements),
+        "compared_with": upgrade.compared_with,
+        "environment": _encode_changed(upgrade.changed),
+        "remarks": list(upgrade.remarks),
+        "counts": comparison.counts,
+        "repeats": len(comparison.repeating),
+        "findings": [
+            {**encode_finding(finding), "which_package": _culprit(finding, upgrade)}
+            for finding in comparison.findings
+        ],
+        "cases": [encode_case(case) for case in comparison.cases],
+        **encode_fronts(comparison),
+        "what_to_do": [documents.plain(words) for words in _advice(upgrade)],
+    }
+
+
+def _advice(upgrade: Upgrade) -> tuple[Advice, ...]:
+    return tuple(
+        tuple(Code(part) if index % 2 else part for index, part in enumerate(parts))
+        for parts in advice_on(upgrade)
+    )
+
+
+def advice_on(upgrade: Upgrade) -> list[Advice]:
+    """Return what a user can do about the findings."""
+    findings = upgrade.comparison.findings
+    failing = [finding for finding in findings if finding.is_failing]
+    advice = [*_about_failing(failing[0], upgrade)] if failing else []
+    if failing or any(finding.is_better for finding in findings):
+        which = "if the new numbers are right" if failing else "it got better"
+        if upgrade.saved is None:
+            command = 'peft-regress accept run.json --reason "..."'
+            words: Advice = (f"accept, {which}: add", "--save run.json", "and then", command)
+        else:
+            command = f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."'
+            words = (f"accept, {which}:", command)
+        advice.append(words)
+    if any(finding.cause.strand == "coverage" for finding in findings):
+        advice.append(("compare what was not compared: add", "--base run"))
+    return advice or [("nothing: no number changed beyond its bound",)]
+
+
+def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:
+    if upgrade.edited:
+        yield ("compare the packages alone, with the code of today: add", "--base run")
+        return
+    changed = [name for name in SUSPECTS if name in upgrade.changed]
+    pins = [f"{name}=={upgrade.changed[name][0]}" for name in changed if upgrade.changed[name][0]]
+    if pins:
+        yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
+    yield (
+        "report: add",
+        "--summary issue.md",
+        "to write an issue for the maintainers, with a script that runs without this project",
+    )
+    words = bisection(finding, upgrade.changed)
+    if words:
+        yield ("find the release:", " ".join(words))
+
+
+# --- A bisection ----------------------------------------------------------------------------------
+
+
+def bisection_document(
+    found: Bisection, scripts: Mapping[int, Sequence[Reproduction]] | None = None
+) -> list[Section]:
+    """Return each transition with what changes in it, then what was tried.
+
+    `scripts` show the findings of a transition, by its number, in an issue for maintainers.
+    """
+    sections: list[Section] = []
+    for number, transition in enumerate(found.transitions):
+        sections += _transition(found, transition)
+        for made in (scripts or {}).get(number, ()):
+            sections += _script_sections(made)
+    settings = found.settings
+    if not sections:
+        nothing = (
+            f"no boundary between {settings.package} {settings.good} and {settings.bad}: "
+            f"{settings.metric or 'everything'} of {documents.case_set(found.cases)} is the same "
+            "within its bound in the two ends"
+        )
+        sections.append(Section(title=nothing))
+    tried = ", ".join(map(str, found.tried))
+    how = "by fine-tuning" if found.trained else "by costs only, without training"
+    releases = count_of(len(found.versions), "release")
+    title = f"tried {len(found.tried)} of {releases}, {how}: {tried}"
+    skipped = (f"skipped {one}: {clean(why, longest=300)}" for one, why in found.skipped.items())
+    return [*sections, Section(title=title, body=tuple(skipped))]
+
+
+def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
+    first, old = f"{found.settings.package} {transition.new}", transition.old
+    title = f"{first} is the first release that changes what {old} does"
+    if transition.between:
+        maybe = ", ".join(map(str, transition.between))
+        title = f"{first}, or one of {maybe} before it, changes what {old} does"
+    changed = []
+    if len(transition.changed) > 1:
+        sides = (transition.comparison.references, transition.comparison.observed)
+        before, after = (next(iter(side.values())).environment for side in sides)
+        changed = [f"environment: {'; '.join(environment_lines(before, after))}"]
+    yield Section(title=title, body=tuple(changed), level=2, style="strong")
+    for finding, culprit in _with_culprits(transition):
+        head = finding.verdict.replace("_", " ")
+        yield _finding_section(head, finding, transition.comparison, culprit)
+
+
+def _with_culprits(transition: Transition) -> Iterator[tuple[Finding, str | None]]:
+    """Yield each finding with the package that causes it."""
+    for index, finding in enumerate(transition.comparison.findings):
+        known = transition.responsible
+        yield finding, known[index].sentence if known else None
+
+
+def encode_bisection(found: Bisection) -> dict[str, Any]:
+    """Return `{schema_version, package, good, bad, releases, transitions, ...}`."""
+    settings = found.settings
+    return {
+        "schema_version": OUTPUT_SCHEMA_VERSION,
+        "package": settings.package,
+        "good": settings.good,
+        "bad": settings.bad,
+        "metric": settings.metric,
+        "cases": list(found.cases),
+        "evidence": "fine-tuning" if found.trained else "costs",
+        "releases": [str(version) for version in found.versions],
+        "tried": [str(version) for version in found.tried],
+        "skipped": {str(version): why for version, why in found.skipped.items()},
+        "transitions": [
+            {
+                "last_good": str(one.old),
+                "first_bad": str(one.new),
+                "untried_between": [str(version) for version in one.between],
+                "environment": _encode_changed(one.changed),
+                "findings": [
+                    {**encode_finding(finding), "which_package": culprit}
+                    for finding, culprit in _with_culprits(one)
+                ],
+            }
+            for one in found.transitions
+        ],
+    }

@@ -1,0 +1,473 @@
+"""The nodes of a Dask cluster measure what this machine would, whatever happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import dask
+import msgspec
+import pytest
+from builders import MACHINE, make_record
+from dask_clusters import kill, local_cluster, processes
+from fake_interpreters import logged, wait_until, write_worker
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.cli import measure as measure_module
+from peft_regress.cli import options
+from peft_regress.errors import InputError
+from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.settings import Settings, read_settings
+from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
+from peft_regress.workers import cluster as cluster_module
+from peft_regress.workers.cluster import DaskPool
+from peft_regress.workers.node import digest_of, pack_own_code
+from peft_regress.workers.pool import NodeError
+
+ROOT = Path(__file__).parents[2]
+GLOB = "*/lora-*/resnet18"
+FIRST, SECOND = "shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"
+
+
+class Cluster:
+    """A cluster whose nodes measure by a program, which each test writes anew."""
+
+    def __init__(self, folder: Path, cluster) -> None:
+        self.python = folder / "python"
+        self.dask = cluster
+        self.address = cluster.scheduler_address
+
+    def write(self, **how) -> str:
+        """Write the program; return its path."""
+        Path(f"{self.python}.log").unlink(missing_ok=True)
+        return write_worker(self.python, **how)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Two workers, for all tests that do not harm them."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with local_cluster(folder, python=str(folder / "python")) as cluster:
+        yield Cluster(folder, cluster)
+
+
+@pytest.fixture
+def own_cluster(tmp_path):
+    """Start workers for one test."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    started = []
+
+    def start(**how) -> Cluster:
+        made = local_cluster(folder, python=str(folder / "python"), **how)
+        started.append(made)
+        return Cluster(folder, made.__enter__())
+
+    yield start
+    for made in reversed(started):
+        made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def measure(command, tmp_path, monkeypatch):
+    """Call the command and return (exit code, stdout, stderr)."""
+    monkeypatch.setattr(cluster_module, "_CONNECT_SECONDS", 2.0)
+
+    def call(on: str, *words, cases=GLOB, save=tmp_path / "run.json", python: str | None = None):
+        """`python` stands for the interpreter of this machine."""
+        base = ["--cases", cases, "--save", save, "--baselines", str(ROOT / "baselines")]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", python or sys.executable)
+            code, out, err = command("measure", "--on", on, *base, *words)
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+# --- the work ------------------------------------------------------------------------------------
+
+
+def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
+    python = shared.write()
+    code, out, err = measure(shared.address)
+    assert (code, out) == (0, f"{tmp_path}/run.json: 6 cases\n")
+    first, *lines = err.splitlines()
+    assert first.startswith(f"{shared.address}: 2 workers, dashboard http://")
+    assert [line.partition(" ")[0] for line in lines] == [f"[{n}/6]" for n in range(1, 7)]
+    assert all(line.endswith(" running)") for line in lines)
+    assert len(logged(python, "measure")) == 6
+    assert {started["gpus"] for _, started in logged(python, "started")} == {""}
+    assert not journal_of(tmp_path / "run.json").exists()
+    here = tmp_path / "here.json"
+    assert measure("local", save=here, python=python)[0] == 0
+    assert read_run_file(tmp_path / "run.json").run == read_run_file(here).run
+
+
+def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp_path):
+    python = shared.write(how={FIRST: "kill", SECOND: "other"})
+    code, out, _ = measure(shared.address, cases="*/lora-r4/resnet18")
+    assert (code, out) == (0, f"{tmp_path}/run.json: 2 cases, 2 in error\n")
+    assert len(logged(python, "measure")) == 2
+    run = read_run_file(tmp_path / "run.json").run
+    assert {record.error.type for record in run} == {"WorkerLost"}
+
+
+def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure, tmp_path):
+    python = shared.write(how={"before unseen/lora-r16/resnet18": "refuse"})
+    code, _, err = measure(shared.address)
+    assert code == 2
+    assert re.search(r"error: node [01] \(tcp://127\.0\.0\.1:\d+\): unseen/lora-r16/.*HybridC", err)
+    kept = read_journal(journal_of(tmp_path / "run.json")).cases
+    assert kept == read_run_file(tmp_path / "run.json").run.cases.keys()
+    python = shared.write()
+    code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
+    assert code == 0
+    assert f"{len(kept)} record" in err
+    ids = {case.id for case in matrix_cases("default") if case.architecture == "resnet18"}
+    wanted = {name for name in ids if "/lora-r" in name}
+    assert {request["case"] for _, request in logged(python, "measure")} == wanted - kept
+    assert read_run_file(tmp_path / "run.json").run.cases.keys() == wanted
+
+
+def test_an_interrupt_keeps_what_came_back(shared, measure, tmp_path, monkeypatch):
+    python = shared.write(pause=0.3)
+
+    def interrupting(*_):
+        def on_record(*_):
+            raise KeyboardInterrupt
+
+        return on_record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_module, "record_printer", interrupting)
+        code, _, err = measure(shared.address)
+    assert code == 130
+    assert "--resume" in err
+    kept = read_run_file(tmp_path / "run.json").run.cases.keys()
+    assert 0 < len(kept) < 6
+    wait_until(lambda: not shared.dask.scheduler.tasks)
+    python = shared.write()
+    code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
+    assert code == 0
+    assert f"taken, {6 - len(kept)} measured" in err
+    assert len(logged(python, "measure")) == 6 - len(kept)
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measure, tmp_path):
+    cluster = own_cluster()
+    python = cluster.write(pause=0.5)
+
+    def strike():
+        wait_until(lambda: logged(python, "measure"))
+        kill(processes(cluster.dask)[0])
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    code, _, err = measure(cluster.address)
+    thread.join()
+    assert code == 0, err
+    assert len(read_run_file(tmp_path / "run.json").run.cases) == 6
+
+
+@pytest.mark.slow
+def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, measure, tmp_path):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        cluster = own_cluster()
+    python = cluster.write(how={FIRST: "hang"})
+
+    def strike():
+        wait_until(lambda: logged(python, "child"))
+        # The one that hangs has a child; its parent is Dask's worker.
+        ((hanging, _),) = logged(python, "child")
+        kill(int(Path(f"/proc/{hanging}/stat").read_text().split()[3]))
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
+    thread.join()
+    assert (code, out) == (3, f"{tmp_path}/run.json: 3 cases\n")
+    assert f"{FIRST}: given up after losing 1 node, tcp://127.0.0.1:" in err
+    run = read_run_file(tmp_path / "run.json").run
+    assert [record.status for record in run] == ["ok"] * 3
+    assert not run.selection.complete
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_loses_nothing_that_came_back(own_cluster, measure, tmp_path):
+    cluster = own_cluster()
+    cluster.write(pause=0.2)
+    printer = measure_module.record_printer
+
+    def closing(*given):
+        shown = printer(*given)
+
+        def on_record(*arguments):
+            shown(*arguments)
+            cluster.dask.close(timeout=20)
+
+        return on_record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_module, "record_printer", closing)
+        code, _, err = measure(cluster.address)
+    assert code == 3, err
+    assert f"error: {cluster.address}: the Dask scheduler has gone" in err
+    assert "--resume" in err
+    kept = read_journal(journal_of(tmp_path / "run.json")).cases
+    assert kept
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+MEASURED = MeasuredCase(
+    source=Source(where="n", machine=MACHINE, environment={"peft": "1"}),
+    record=make_record(FIRST),
+    imported={},
+    adapter={},
+)
+
+
+def taken(result):
+    """Return what comes of a task that Dask has done."""
+    pool = DaskPool("tcp://a:1", SimpleNamespace(status="running"), uses_gpus=False, say=print)
+    work = cluster_module._Work("", FIRST, "key", MeasuredCase)
+    pool._take(work, SimpleNamespace(result=result))
+    return work.future.result(timeout=0)
+
+
+def test_an_answer_that_is_no_result_names_the_task():
+    answer = msgspec.json.encode(MEASURED).decode()
+    assert taken(lambda timeout: answer) == MEASURED
+    wrong = answer.replace('{"peft":"1"}', '{"../x":"1"}')
+    for text, problem in (("text", "malformed"), (wrong, "regex"), (None, "bytes-like")):
+        with pytest.raises(NodeError, match=rf"^node key: its answer is no result.*{problem}"):
+            taken(lambda timeout, text=text: text)
+
+
+def test_the_record_of_another_case_is_an_error_of_the_case(shared, measure, tmp_path):
+    shared.write(how={FIRST: "other"})
+    assert measure(shared.address, cases=FIRST)[0] == 0
+    (record,) = read_run_file(tmp_path / "run.json").run
+    assert "answered with the record of another/" in record.error.message
+
+
+class _Pickled:
+    """A result that would run code here."""
+
+    def __reduce__(self):
+        return (_unpickled, ())
+
+
+def _unpickled():
+    pytest.fail("a result was unpickled")
+
+
+def test_a_result_is_not_unpickled(shared):
+    with contextlib.closing(cluster_module._client(shared.address)) as client:
+        future = client.submit(_Pickled, pure=False)
+        with pytest.raises(NodeError, match="only able to deserialize"):
+            taken(future.result)
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "problem"),
+    [
+        ("node:8786", 2, "is neither `local` nor the address of a Dask scheduler"),
+        ("tcp://10.0.0.5", 2, "such as tcp://10.0.0.5:8786"),
+        ("tcp://127.0.0.1:9", 3, "no Dask scheduler answers there"),
+    ],
+)
+def test_an_address_without_a_scheduler_is_one_line(measure, address, code, problem):
+    found, out, err = measure(address)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert problem in err
+
+
+def test_gpus_are_for_clusters(measure):
+    code, _, err = measure("local", "--gpu")
+    assert code == 2
+    assert "--gpu goes with --on ADDRESS" in err
+
+
+def test_without_a_worker_that_has_the_resource_it_says_how_to_start_one(shared, measure):
+    shared.write()
+    code, _, err = measure(shared.address, "--gpu")
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"{shared.address}: no worker has the resources slot=1 gpu=1. Start some" in err
+    assert f'`dask worker {shared.address} --nthreads 1 --resources "slot=1 gpu=1"`' in err
+
+
+@pytest.mark.slow
+def test_a_case_sees_the_gpu_of_its_worker_if_it_may(own_cluster, measure, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    cluster = own_cluster(workers=1, resources={"slot": 1, "gpu": 1})
+    for words, seen in ((["--gpu"], "3"), ([], "")):
+        python = cluster.write()
+        assert measure(cluster.address, *words, cases=FIRST)[0] == 0
+        assert {started["gpus"] for _, started in logged(python, "started")} == {seen}
+
+
+def test_without_dask_it_names_the_extra(measure, monkeypatch):
+    monkeypatch.setattr(options, "find_spec", lambda _: None)
+    code, _, err = measure("tcp://127.0.0.1:9")
+    assert code == 2
+    assert "pip install 'peft-regress[cluster]'" in err
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "problem"),
+    [
+        (
+            "package peft",
+            "0.1",
+            rf"package peft is {version('peft')} there and 0\.1 here; make both",
+        ),
+        ("package more", "1", "package more is absent there and 1 here"),
+        ("code peft_regress/__init__.py", "ab", "code peft_regress/__init__.py is .* and ab here"),
+        ("module gates", "ab", "module gates is absent there and ab here"),
+        ("file sources/new", "ab", "file sources/new is absent there"),
+    ],
+)
+def test_a_node_that_lacks_something_is_refused_by_name(shared, measure, fact, value, problem):
+    shared.write()
+    here = cluster_module.facts_here
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module, "facts_here", lambda *of: {**here(*of), fact: value})
+        code, _, err = measure(shared.address)
+    assert (code, err.count("\n")) == (2, 1)
+    assert re.search(rf"error: node [01] \(tcp://127\.0\.0\.1:\d+\): {problem}", err), err
+
+
+# --- its parts -----------------------------------------------------------------------------------
+
+
+def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
+    other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
+    results = Results(environment={"peft": "1"})
+    for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other)):
+        results.records[name] = make_record(name, {"forward_flops": 1})
+        results.machines[name] = machine
+    run = results.run(matrix="default", narrowed_by=[])
+    assert run.machine == other
+    assert run.cases["a/b/c"].machine == MACHINE
+    assert run.cases["a/b/d"].machine is msgspec.UNSET
+
+
+# --- a project's own cases -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_modules_forgotten():
+    """Take modules of `gates` out of this process afterwards: other tests write their own."""
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "gates"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("own_modules_forgotten")
+def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean_registry, command):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
+    (tmp_path / "gates" / "notes.txt").write_text("not declared")
+    (tmp_path / "elsewhere.py").write_text("not imported")
+    (tmp_path / "boards.toml").write_text("")
+    with (tmp_path / "pyproject.toml").open("a") as settings:
+        settings.write('devices = "boards.toml"\ndata = ["gates/*.bin"]\n')
+    for hidden in (".env", ".git/config"):
+        (tmp_path / "gates" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "gates" / hidden).write_text("secret")
+    packed = pack_own_code(read_settings(tmp_path))
+    packed.unpack(tmp_path / "node")
+    found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
+    assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
+    assert not {"elsewhere.py", "gates/notes.txt"} & found
+    assert not any("pycache" in name for name in found)
+    assert not list((tmp_path / "node" / "gates").glob(".*"))
+    assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ('devices = "../boards.toml"', "is hidden or not below .* is not sent to nodes; move"),
+        ('devices = ".boards/mine.toml"', "is hidden or not below"),
+        ('data = [".env"]', "is hidden or not below"),
+        ('data = ["images/*.png"]', "matches no file there"),
+        ('data = ["/etc/passwd"]', "matches no file there"),
+    ],
+)
+def test_what_is_hidden_or_elsewhere_is_not_sent(tmp_path, declared, message):
+    (tmp_path / ".env").write_text("secret")
+    (tmp_path / "pyproject.toml").write_text(f"[tool.peft_regress]\n{declared}\n")
+    with pytest.raises(InputError, match=message):
+        pack_own_code(read_settings(tmp_path))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotten):
+    """A project whose cases import a package of the user's own below `src`."""
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    (tmp_path / "src" / "ours").mkdir(parents=True)
+    (tmp_path / "src" / "ours" / "__init__.py").write_text("WIDTH = 32\n")
+    cases = tmp_path / "gates" / "cases.py"
+    cases.write_text(cases.read_text().replace("import torch\n", "import ours\nimport torch\n"))
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    yield tmp_path
+    sys.modules.pop("ours", None)
+
+
+def test_a_package_below_src_travels_and_comes_before_an_installed_one(project, monkeypatch):
+    packed = pack_own_code(read_settings(project))
+    assert (packed.search, packed.modules) == (["src"], ["gates", "gates.cases", "ours"])
+    node = project / "node"
+    first = packed.unpack(node)
+    here = digest_of("ours", [])
+    other = project / "site-packages"
+    (other / "ours").mkdir(parents=True)
+    (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
+    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    sys.modules.pop("ours", None)
+    assert digest_of("ours", first) == here
+    (node / "src" / "ours" / "__init__.py").unlink()
+    assert digest_of("ours", first) != here
+
+
+def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):
+    python = shared.write()
+    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    assert code == 0, err
+    ((_, started),) = logged(python, "started")
+    assert "PYTHONPATH" in started["variables"]
+
+
+@pytest.mark.parametrize(("uses", "code"), [(version("pytest"), 0), ("0.1", 2)])
+def test_a_case_that_uses_another_version_on_a_node_is_refused(shared, measure, uses, code):
+    shared.write(uses={"pytest": uses})
+    found, _, err = measure(shared.address, cases=FIRST)
+    assert found == code, err
+    assert (f"uses pytest 0.1 there, and {version('pytest')} here" in err) == bool(code)
+
+
+@pytest.mark.usefixtures("own_modules_forgotten")
+def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
+    shared, command, tmp_path, monkeypatch, clean_registry
+):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    python = shared.write()
+    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    assert code == 0, err
+    ((_, request),) = logged(python, "prepare")
+    assert request["own"]["paths"] == ["gates.cases:GATES"]
+    assert "dask-scratch-space" in request["own"]["folder"]
