@@ -151,7 +151,7 @@ def test_a_model_that_its_function_keeps_is_copied_each_time():
         ({"metrics": {"identity_at_init": metric()}}, "measured anyway"),
         ({"metrics": {"a b": metric()}}, "not a name"),
         ({"bounds": {"accuracies": Bound(0.1, "noise")}}, "Did you mean 'accuracy'"),
-        ({"also_train": 3}, "not a list of module names"),
+        ({"also_train": "8"}, "is a text: give a list of modules"),
         ({"steps": 2.5}, "steps=2.5"),
         ({"id": "x"}, "not a case id"),
         ({"id": None}, "not a case id"),
