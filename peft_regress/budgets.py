@@ -1,9 +1,10 @@
-"""Budgets: what one update of a case may cost at most, also as a share of another case's cost."""
+"""What the author of a case allows: budgets for its costs, and bounds for its changes."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,16 +13,11 @@ from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
 
-UNITS: Final[dict[Quantity, dict[str, float]]] = {
-    "byte": {
-        "B": 1,
-        **{f"{prefix}B": 10**power for prefix, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-        **{f"{prefix}iB": 2**power for prefix, power in (("K", 10), ("M", 20), ("G", 30))},
-    },
-    "flop": {
-        "FLOP": 1,
-        **{f"{p}FLOP": 10**power for p, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
-    },
+_DECIMAL: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS: Final[dict[Quantity, Mapping[str, float]]] = {
+    "byte": {**{f"{prefix}B": size for prefix, size in _DECIMAL.items()}, **_BINARY},
+    "flop": {f"{prefix}FLOP": size for prefix, size in _DECIMAL.items()},
 }
 """The size of each unit of a quantity."""
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
@@ -29,8 +25,30 @@ _LONGEST_AMOUNT: Final = 40
 
 SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
 """The limits that are shares of another case's cost."""
+OWN_MATRIX: Final = "own"
+"""The matrix of own cases that name no other."""
 LEAST_SHARE: Final = 1e-6
 MOST_SHARE: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a metric may change before the gate reports it, in place of its usual bound.
+
+    Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
+    of the means over the seeds.
+    """
+
+    bound: float
+    reason: str
+    """The evidence for the bound; shown beside each verdict that it decides."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
+        if not 0 <= self.bound < float("inf"):
+            raise InputError(f"bound {self.bound!r} is not a number from 0 on")
+        if not self.reason.strip():
+            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +119,7 @@ def _is_finite(value: object) -> bool:
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:
-    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs.
-
-    Raises `InputError`, which names the units of the quantity.
-    """
+    """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs."""
     units = UNITS[quantity]
     shown = str(text)[:_LONGEST_AMOUNT]
     match = _AMOUNT.fullmatch(shown.strip()) if isinstance(text, str) else None

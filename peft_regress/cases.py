@@ -93,7 +93,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def id(self) -> str:
         """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` if there is no rank."""
-        return f"{self.task}/{self.adaptation}"
+        return f"{self.task}/{self.adapter_name}/{self.architecture}"
 
     def __str__(self) -> str:
         return self.id
@@ -147,10 +147,7 @@ def in_words(message: str) -> str:
 
 
 def split_case_id(text: str) -> list[str]:
-    """Return task, method with rank, and architecture of a case id; looks up no name.
-
-    Raises `InputError`.
-    """
+    """Return task, method with rank, and architecture of a case id; looks up no name."""
     given: Any = text
     parts = given.split("/") if isinstance(given, str) else []
     if len(parts) != 3 or not all(map(is_name, parts)):  # noqa: PLR2004  (the three parts of an id)

@@ -13,18 +13,6 @@ from pathlib import Path
 
 from peft_regress.text import clean, printable
 
-__all__ = [
-    "AbsentError",
-    "FilledLossError",
-    "InputError",
-    "NonFiniteLossError",
-    "PeftRegressError",
-    "RunFileError",
-    "SourceError",
-    "UnknownNameError",
-    "UnsupportedCaseError",
-]
-
 _LONGEST_PROBLEM = 400
 
 
@@ -55,16 +43,13 @@ class UnknownNameError(InputError):
         *,
         unlisted: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.what = what
-        self.name = name
-        self.known = tuple(sorted(known))
-        self.unlisted = {family: tuple(names) for family, names in (unlisted or {}).items()}
-        candidates = {*self.known, *chain.from_iterable(self.unlisted.values())}
+        known, families = sorted(known), unlisted or {}
         # Sorted, so that of two equally close names the hint is always the same.
-        close = difflib.get_close_matches(name, sorted(candidates), n=1)
+        candidates = sorted({*known, *chain.from_iterable(families.values())})
+        close = difflib.get_close_matches(name, candidates, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        listed = ", ".join(self.known) if self.known else "none is registered"
-        more = "".join(f", {len(n)} of {family}" for family, n in self.unlisted.items())
+        listed = ", ".join(known) or "none is registered"
+        more = "".join(f", {len(names)} of {family}" for family, names in families.items())
         super().__init__(f"unknown {what} {name!r}.{hint} Known: {listed}{more}.")
 
 
@@ -96,8 +81,6 @@ class FilledLossError(PeftRegressError):
     """An adapter filled with seeded numbers gives a loss that is NaN or infinite."""
 
     def __init__(self, *, loss: float, seed: int) -> None:
-        self.loss = loss
-        self.seed = seed
         super().__init__(f"the loss of the adapter filled by seed {seed} is {loss}")
 
 
@@ -105,7 +88,4 @@ class NonFiniteLossError(PeftRegressError):
     """Training produced a loss that is NaN or infinite."""
 
     def __init__(self, *, step: int, loss: float, seed: int) -> None:
-        self.step = step
-        self.loss = loss
-        self.seed = seed
         super().__init__(f"loss became {loss} at step {step} of seed {seed}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from peft_regress.budgets import Budget
+from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case, is_word
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
@@ -19,33 +19,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-OWN_MATRIX = "own"
-"""The matrix of cases that name no other."""
-
 Mode = Literal["train", "eval"]
 
 OWN_KINDS: Final = ("exact", "bytes", "accuracy", "score", "info")
 """The kinds that a metric of one's own can have; the others are this package's own metrics."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """How far a metric may change before the gate reports it, in place of its usual bound.
-
-    Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
-    of the means over the seeds.
-    """
-
-    bound: float
-    reason: str
-    """The evidence for the bound; shown beside each verdict that it decides."""
-
-    def __post_init__(self) -> None:
-        """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
-        if not 0 <= self.bound < float("inf"):
-            raise InputError(f"bound {self.bound!r} is not a number from 0 on")
-        if not self.reason.strip():
-            raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +125,12 @@ def _wrong_parts(given: FineTune) -> Iterator[str]:
         value = getattr(given, name)
         if not isinstance(value, int) or value < 1:
             yield f"{name}={value!r} is not a whole number from 1 on"
-    if isinstance(given.also_train, str):
-        yield f"also_train={given.also_train!r} is a text: give a list of modules"
+    also_train: Any = given.also_train
+    if isinstance(also_train, str) or not isinstance(also_train, Sequence):
+        yield f"also_train={also_train!r} is not a list of module names"
+    budget: Any = given.budget
+    if not isinstance(budget, Budget | None):
+        yield f"budget={budget!r} is not a Budget"
     if not given.matrix.isidentifier():
         yield f"matrix={given.matrix!r} is not the name of a matrix"
 

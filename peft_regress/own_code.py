@@ -29,10 +29,7 @@ _THIS_PROJECT: Final = "peft_regress"
 
 
 def code_of(case: Case) -> str | None:
-    """Return a digest of the user's own modules that an own case imports; None for any other case.
-
-    Raises `InputError` for own cases that cannot be imported.
-    """
+    """Return a digest of the user's own modules that an own case imports; None for another case."""
     source = source_of(case)
     if source is None:
         return None

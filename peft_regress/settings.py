@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
-from peft_regress.fine_tune import OWN_MATRIX, Bound
 from peft_regress.text import printable
 
 DEFAULT_MATRIX: Final = "default"
@@ -25,11 +25,14 @@ _BUDGETS: Final = "benchmarks/budgets.toml"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _BoundTable(msgspec.Struct, frozen=True, kw_only=True):
+class BoundRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A user's bound for the metrics of many cases."""
+
     cases: _Text
+    """A glob on case ids."""
     metric: _Text
-    bound: float
-    reason: str
+    bound: Annotated[float, msgspec.Meta(ge=0)]
+    reason: _Text
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,20 +41,10 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     cases: tuple[_Text, ...] = ()
     matrix: _Text | None = None
     baselines: _Text = _STORAGE
-    bounds: tuple[dict[str, Any], ...] = ()
+    bounds: tuple[BoundRule, ...] = ()
     devices: _Text | None = None
     budgets: _Text | None = None
     data: tuple[_Text, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoundRule:
-    """A user's bound for the metrics of many cases."""
-
-    cases: str
-    """A glob on case ids."""
-    metric: str
-    bound: Bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +71,8 @@ class Settings:
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
-        return {rule.metric: rule.bound for rule in self.bounds if fnmatchcase(case_id, rule.cases)}
+        rules = (rule for rule in self.bounds if fnmatchcase(case_id, rule.cases))
+        return {rule.metric: Bound(rule.bound, rule.reason) for rule in rules}
 
 
 def read_settings(start: Path, *, root: Path | None = None) -> Settings:
@@ -121,16 +115,8 @@ def _parsed(file: Path, table: Any) -> Settings:
         cases=found.cases,
         matrix=matrix,
         baselines=folder / found.baselines,
-        bounds=tuple(_bound_rule(f"{where}: bounds", rule) for rule in found.bounds),
+        bounds=found.bounds,
         devices=None if found.devices is None else folder / found.devices,
         budgets=_usual_budgets(folder) if found.budgets is None else folder / found.budgets,
         data=found.data,
     )
-
-
-def _bound_rule(where: str, table: dict[str, Any]) -> BoundRule:
-    rule = read_table(table, _BoundTable, where)
-    try:
-        return BoundRule(cases=rule.cases, metric=rule.metric, bound=Bound(rule.bound, rule.reason))
-    except InputError as error:
-        raise InputError(printable(f"{where}: {error}")) from None

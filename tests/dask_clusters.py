@@ -9,19 +9,9 @@ import signal
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Self
 
 from distributed import Client, LocalCluster
 from fake_interpreters import wait_until
-
-from peft_regress.overlay.overlay import opened_part
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from peft_regress.overlay.pip import Planned
 
 _PYTHON = sys.executable  # tests let another program stand for it
 _PRELOAD = """
@@ -33,13 +23,13 @@ node.sys = SimpleNamespace(executable={python!r})
 
 @contextlib.contextmanager
 def local_cluster(
-    folder: Path,
+    folder,
     *,
-    workers: int = 2,
-    python: str | None = None,
-    resources: dict[str, float] | None = None,
-    **settings: Any,
-) -> Iterator[LocalCluster]:
+    workers=2,
+    python=None,
+    resources=None,
+    **settings,
+):
     """Start a scheduler and workers, each a process; `python` measures in place of this one."""
     preload = [] if python is None else [preload_file(folder, python)]
     with warnings.catch_warnings():
@@ -60,29 +50,14 @@ def local_cluster(
             cluster.close(timeout=20)
 
 
-def preload_file(folder: Path, python: str) -> str:
+def preload_file(folder, python):
     """Write what lets the workers of a cluster measure by another program; return its path."""
     file = folder / "preload.py"
     file.write_text(_PRELOAD.format(python=python))
     return str(file)
 
 
-def overlays_built(cluster: LocalCluster, parts: list[list[Planned]]) -> list[int]:
-    """Let every worker open every overlay, all at once; return how often each was built."""
-    with Client(cluster, set_as_default=False) as client:
-        futures = [
-            [client.submit(_is_built, part, workers=[worker], pure=False) for part in parts]
-            for worker in cluster.scheduler.workers
-        ]
-        return [sum(one) for one in zip(*map(client.gather, futures), strict=True)]
-
-
-def _is_built(part: list[Planned]) -> bool:
-    with opened_part(part) as overlay:
-        return not overlay.was_cached
-
-
-def processes(cluster: LocalCluster) -> list[int]:
+def processes(cluster):
     """Return the process of each worker that lives."""
     return [nanny.process.pid for nanny in cluster.workers.values() if nanny.process]
 
@@ -90,7 +65,7 @@ def processes(cluster: LocalCluster) -> list[int]:
 class StartedCluster:
     """A scheduler and workers as a user starts them, whose processes a test may kill."""
 
-    def __init__(self, folder: Path, python: str, *, workers: int) -> None:
+    def __init__(self, folder, python, *, workers):
         folder.mkdir()
         self._folder = folder
         self._file = folder / "scheduler.json"
@@ -101,15 +76,15 @@ class StartedCluster:
         self.address = json.loads(self._file.read_text())["address"]
         self.workers = [self._worker() for _ in range(workers)]
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         for process in (self.scheduler, *self.workers):
             process.kill()
             process.wait()
 
-    def replace_worker(self, draw: random.Random) -> None:
+    def replace_worker(self, draw):
         """Kill a worker, whatever it does, and start another one; return when it works."""
         worker = self.workers.pop(draw.randrange(len(self.workers)))
         worker.kill()
@@ -118,12 +93,12 @@ class StartedCluster:
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(len(self.workers), timeout=120)
 
-    def _worker(self) -> subprocess.Popen[bytes]:
+    def _worker(self):
         words = ["worker", "--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny"]
         words += ["--no-dashboard", "--resources", "slot=1", "--preload", self._preload]
         return self._dask(*words)
 
-    def _dask(self, *words: str) -> subprocess.Popen[bytes]:
+    def _dask(self, *words):
         return subprocess.Popen(
             [_PYTHON, "-m", "dask", *words],
             cwd=self._folder,
@@ -133,7 +108,7 @@ class StartedCluster:
         )
 
 
-def kill(process: int) -> None:
+def kill(process):
     """Kill a process, if it lives."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)

@@ -77,7 +77,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
-    "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--full|--write)",
+    "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -127,61 +125,6 @@ def differences(shown, printed, *, some=False):
     return None
 
 
-def renewed(shown, printed, *, some=False):
-    """Return what a page shall show now: the printed lines, cut where it cuts them today.
-
-    Each shown line is paired with the printed line that it is most like. Lines between two pairs
-    stay hidden if the page cuts there, or with `some`.
-    """
-    kept = [(line, line.strip() == CUT) for line in shown]
-    pairs = _paired([line for line, is_cut in kept if not is_cut], printed)
-    result: list[str] = []
-    position, index, cut = 0, 0, None
-    for line, is_cut in kept:
-        if is_cut:
-            cut = line
-            continue
-        partner, index = pairs[index], index + 1
-        if partner is None:  # no longer printed
-            continue
-        if cut is None and not some:
-            result += printed[position:partner]
-        elif cut is not None and partner > position:
-            result.append(cut)
-        result.append(line if _fits(line, printed[partner]) else printed[partner])
-        position, cut = partner + 1, None
-    if cut is not None:
-        result.append(cut)
-    elif not some:
-        result += printed[position:]
-    return result
-
-
-@cache
-def _likeness(one, other):
-    if one == other or _fits(one, other):
-        return 1.0
-    found = difflib.SequenceMatcher(None, one, other).ratio()
-    return found if found >= _ALIKE else 0.0
-
-
-def _paired(shown, printed):
-    """Pair lines in their order so that the sum of their likeness is as large as can be."""
-    best = [[0.0] * (len(printed) + 1) for _ in range(len(shown) + 1)]
-    for row in range(len(shown) - 1, -1, -1):
-        for column in range(len(printed) - 1, -1, -1):
-            likeness = _likeness(shown[row], printed[column])
-            together = likeness + best[row + 1][column + 1] if likeness else 0.0
-            best[row][column] = max(together, best[row + 1][column], best[row][column + 1])
-    pairs: list[int | None] = []
-    column = 0
-    for row in range(len(shown)):
-        partner = None
-        for candidate in range(column, len(printed)):
-            likeness = _likeness(shown[row], printed[candidate])
-            if likeness and likeness + best[row + 1][candidate + 1] >= best[row][column]:
-                partner = candidate
-                break
-        pairs.append(partner)
-        column = column if partner is None else partner + 1
-    return pairs
+def renewed(shown, printed):
+    """Return what a page shall show now; what it cuts must be renewed by hand."""
+    return shown if any(CUT in line for line in shown) else printed

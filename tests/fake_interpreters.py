@@ -50,8 +50,6 @@ def misbehave(how):
         print("Epoch 1", flush=True)
     elif how == "null":
         send(record=None)
-    elif how == "other":
-        send(record=dict(script["record"], case=dict(case, task="another")))
     else:
         return False
     return True
@@ -92,6 +90,9 @@ for line in sys.stdin:
                 record["metrics"]["forward_flops"]["value"] = os.getpid()
             send(record=record, packages=script["uses"])
         misbehave(how.get("after " + name))
+    elif kind in script["answers"]:
+        log(kind, request)
+        send(**script["answers"][kind])
     elif kind == "restart":
         send()
     elif kind == "time_steps":
@@ -111,16 +112,18 @@ def write_worker(
     protocol: int = PROTOCOL,
     packages: dict[str, str] | None = None,
     uses: dict[str, str] | None = None,
+    answers: dict[str, Any] | None = None,
     file: str = "/nowhere.py",
     pause: float = 0,
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
     What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
-    libraries come from `file`, and each case uses the packages of `uses` besides. `how` maps a
+    libraries come from `file`, and each case uses the packages of `uses` besides. Functions of
+    `answers` are answered with that. `how` maps a
     request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
-    kill, exit, hang, refuse, babble, null (no record) or other (the record of another case); and
-    `numbers` to own (each process has its own).
+    kill, exit, hang, refuse, babble or null (no record); and `numbers` to own (each process has its
+    own).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {
@@ -131,6 +134,7 @@ def write_worker(
         "protocol": protocol,
         "packages": packages or {"peft-regress": "0.1.0", "peft": "0.18.1", "torch": "2.13.0"},
         "uses": uses or {},
+        "answers": answers or {},
         "file": file,
         "pause": pause,
     }

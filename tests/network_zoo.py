@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 import torch
@@ -65,8 +65,6 @@ NETWORKS = {
         Network("swin_t", "head"),
     )
 }
-Oracle = Literal["closed forms", "real steps", "MemTracker", "the allocator"]
-ORACLES: tuple[Oracle, ...] = get_args(Oracle)
 CORE = (
     ("resnet18", "full"),
     ("resnet18", "lora"),
@@ -74,34 +72,22 @@ CORE = (
     ("mobilenet_v3_small", "full"),
     ("shufflenet_v2_x0_5", "lora"),
     ("convnext_tiny", "lora"),
+    ("vit_b_16", "lora"),
+    ("swin_t", "lora"),
 )
-"""Pairings that every oracle checks: every method, and every kind of layer but attention."""
+"""Pairings of every method, and of every kind of layer; the rest of the product is nightly."""
 _QUICK_TO_TRACE = {"resnet18", "squeezenet1_1"}
 """Networks that the profiler of the allocator traces in a second or two."""
-_LIGHT = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"}
-_ATTENTION = {("vit_b_16", "lora"), ("swin_t", "lora")}
 
 
 def pairings(oracle):
-    """List the parameters (name, method) for a test against an oracle.
-
-    Every oracle checks the core pairings and a fourth of the others, so that each of these is
-    checked once. What takes long among them is nightly, like the rest of the product.
-    """
-    others = [
-        pair for method in METHODS for name in NETWORKS if (pair := (name, method)) not in CORE
+    """List the parameters (name, method) for a test against an oracle."""
+    is_slow = oracle == "the allocator"
+    quick = {pair for pair in CORE if not is_slow or pair[0] in _QUICK_TO_TRACE}
+    return [
+        pytest.param(*pair, id="-".join(pair), marks=() if pair in quick else pytest.mark.nightly)
+        for pair in ((name, method) for method in METHODS for name in NETWORKS)
     ]
-    turn = {pair: ORACLES[number % len(ORACLES)] for number, pair in enumerate(others)}
-
-    def marks(pair):
-        if pair not in CORE and turn[pair] != oracle:
-            return pytest.mark.nightly
-        if oracle == "the allocator":
-            return () if pair[0] in _QUICK_TO_TRACE else pytest.mark.nightly
-        is_fast = pair in CORE or pair[0] in _LIGHT or pair in _ATTENTION
-        return () if is_fast else pytest.mark.nightly
-
-    return [pytest.param(*pair, id="-".join(pair), marks=marks(pair)) for pair in (*CORE, *others)]
 
 
 class Applying(nn.Module):

@@ -6,7 +6,7 @@ import contextlib
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from builders import MACHINE, make_record, repeating
 from packaging.requirements import Requirement
@@ -22,15 +22,6 @@ from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import UnusableEnvironmentError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    import pytest
-
-    from peft_regress.errors import InputError
-    from peft_regress.gate.repeats import KnownCurve
-    from peft_regress.runs.schema import Record
 
 SETUP = MeasuringSetup(baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}
@@ -51,14 +42,14 @@ class World:
 
     installed: dict[str, str]
     index: dict[str, list[str]]
-    moved: Callable[[Mapping[str, Version], str], dict[str, Any]] = lambda *_: {}
+    moved: Any = lambda *_: {}
     """What a case measures besides `FLAT`, by the packages and the case's id: values, `invariants`,
     a `status` with its `error`, or `fails_in_training`."""
-    broken: Callable[[Mapping[str, Version]], InputError | None] = lambda _: None
+    broken: Any = lambda _: None
     """Why an environment cannot be installed (`PipError`) or imported, by its packages."""
     extra: dict[str, list[str]] = field(default_factory=dict)
     """The requirements that a requirement brings."""
-    computes: Callable[[Mapping[str, Version], str], str | None] = lambda *_: None
+    computes: Any = lambda *_: None
     """What a case computes, by the packages and the case's id: as a text; None if it is unknown."""
     yanked: set[str] = field(default_factory=set)
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
@@ -70,20 +61,18 @@ class World:
     kept: list[Path | None] = field(default_factory=list)
     replaces_torch: bool = False
 
-    def versions_tried(self, package: str = "peft") -> list[str]:
+    def versions_tried(self, package="peft"):
         """Return the version of a package in each run, in order."""
         return [packages[package] for packages, _, _ in self.runs]
 
-    def released_versions(self, package: str, *, pre: bool, seconds: float) -> list[Version]:
+    def released_versions(self, package, *, pre, seconds):
         if package not in self.index:
             raise PipError(package, "the index has no such package")
         found = sorted(map(Version, self.index[package]))
         return [version for version in found if pre or not version.is_prerelease]
 
     @contextlib.contextmanager
-    def opened_overlay(
-        self, requirements: Sequence[str], *, replace_torch: bool = False, **_: Any
-    ) -> Iterator[Overlay]:
+    def opened_overlay(self, requirements, *, replace_torch=False, **_):
         if self.replaces_torch and not replace_torch:
             raise ReplacesTorchError(" ".join(requirements), "2.0", "2.1")
         texts = [line for one in requirements for line in (one, *self.extra.get(one, ()))]
@@ -97,12 +86,10 @@ class World:
         yield from self._open(wanted, requested=requirements)
 
     @contextlib.contextmanager
-    def opened_part(self, planned: Sequence[Planned], **_: Any) -> Iterator[Overlay]:
+    def opened_part(self, planned, **_):
         yield from self._open({one.name: one.version for one in planned})
 
-    def _open(
-        self, wanted: Mapping[str, str], *, requested: Sequence[str] = ()
-    ) -> Iterator[Overlay]:
+    def _open(self, wanted, *, requested=()):
         changed = {n: v for n, v in wanted.items() if self.installed.get(n) != v}
         packages = {**self.installed, **changed}
         problem = self.broken(versions_of(packages))
@@ -136,17 +123,16 @@ class World:
 
     def measure_cases(
         self,
-        cases: Sequence[Case],
+        cases,
         *,
-        python: Path,
-        setup: MeasuringSetup,
-        trains: bool = True,
-        known: Mapping[str, list[KnownCurve]] | None = None,
-        on_record: Callable[[Record], None] = lambda _: None,
-        narrowed_by: Sequence[str] = (),
-        keep_adapters: Path | None = None,
-        **_: Any,
-    ) -> Run:
+        python,
+        trains=True,
+        known=None,
+        on_record=lambda _: None,
+        narrowed_by=(),
+        keep_adapters=None,
+        **_,
+    ):
         self.kept.append(keep_adapters)
         packages = self.environments.get(python, self.installed)
         problem = self.broken(versions_of(packages))
@@ -169,7 +155,7 @@ class World:
             cases={record.case.id: record for record in records},
         )
 
-    def record(self, packages: Mapping[str, str], name: str, *, trains: bool = True) -> Record:
+    def record(self, packages, name, *, trains=True):
         moved = dict(self.moved(versions_of(packages), name))
         fails_in_training = moved.pop("fails_in_training", False)
         budget = moved.pop("budget", None)
@@ -188,22 +174,22 @@ class World:
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod
-    def _repeated(record: Record, known: Sequence[KnownCurve]) -> Record:
+    def _repeated(record, known):
         """Return a record as a worker makes it, of one seed alone if it repeats what is known."""
         same = next((one for one in known if one.curve == record.curve), None)
         return record if same is None else repeating(record, by=same.run_name)
 
 
-def _curve_of(computed: str) -> Curve:
+def _curve_of(computed):
     """Return a curve of two losses of its own for each text."""
     return Curve(losses=[1.0 + zlib.crc32(computed.encode()), 1.0], scores={})
 
 
-def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
+def versions_of(packages):
     return {name: Version(version) for name, version in packages.items()}
 
 
-def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
+def set_world(monkeypatch, world):
     """Let upgrades and bisections work in this world."""
     monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
     for module in (bisect, responsible, upgrading):

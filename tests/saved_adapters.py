@@ -41,9 +41,6 @@ class Endless(Asking):
     def forward(self, x):
         return self.lin(x) / 0
 
-def lazy():
-    return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4))
-
 calls = {}
 
 def counted(name="counted", same=0):
@@ -55,11 +52,6 @@ def counted(name="counted", same=0):
 
 def counted_late():
     return counted("late", same=2)
-
-def drawn():
-    net = make()
-    net[0].weight.data.add_(torch.randn(8, 6, generator=UNSEEDED))
-    return net
 
 UNSEEDED = torch.Generator()
 KEPT = make()
@@ -75,21 +67,12 @@ class Drawing(nn.Sequential):
     def forward(self, x):
         return super().forward(nn.functional.dropout(x, 0.5, training=True))
 
-class Remembering(nn.Sequential):
-    seen = 0
-    def forward(self, x):
-        self.seen = self.seen + 1
-        return super().forward(x) * self.seen
-
 class Writing(nn.Sequential):
     def forward(self, x):
         return super().forward(x.mul_(2))
 
 def drawing():
     return Drawing(*make())
-
-def remembering():
-    return Remembering(*make())
 
 def writing():
     return Writing(*make())

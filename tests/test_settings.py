@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import Bound
 from peft_regress.settings import BoundRule, Settings, read_settings
 
 
@@ -36,9 +35,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path):
         cases=("pkg.gates:GATES", "pkg.more:CASE"),
         matrix="edge",
         baselines=tmp_path / "data" / "accepted",
-        bounds=(
-            BoundRule(cases="photos/*", metric="peak_bytes", bound=Bound(0.02, reason="allocator")),
-        ),
+        bounds=(BoundRule(cases="photos/*", metric="peak_bytes", bound=0.02, reason="allocator"),),
         devices=tmp_path / "devices.toml",
         budgets=tmp_path / "limits.toml",
     )
@@ -93,15 +90,16 @@ def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path):
         ("matrix = 'my matrix'", "matrix = 'my matrix' is not the name of a matrix"),
         ("baselines = 3", "Expected `str`, got `int` - at `$.baselines`"),
         ("devices = ''", "Expected `str` of length >= 1 - at `$.devices`"),
+        ("bounds = [{metrics = 'x'}]", "unknown field `metrics` - at `$.bounds[0]`"),
         ("bounds = ['x']", "Expected `object`, got `str` - at `$.bounds[0]`"),
         ("bounds = [{cases = '*', metric = 'loss', bound = 1}]", "field `reason`"),
         (
             "bounds = [{cases = '*', metric = 'loss', bound = '1', reason = 'r'}]",
-            "Expected `float`, got `str` - at `$.bound`",
+            "Expected `float`, got `str` - at `$.bounds[0].bound`",
         ),
         (
             "bounds = [{cases = '*', metric = 'loss', bound = -1, reason = 'r'}]",
-            "bound -1.0 is not a number from 0 on",
+            "Expected `float` >= 0.0 - at `$.bounds[0].bound`",
         ),
     ],
 )
@@ -114,16 +112,9 @@ def test_a_value_of_another_type_is_refused_in_one_line(tmp_path, table, message
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("table", "closest"),
-    [
-        ("[tool.peft_regress]\ncase = []", "cases"),
-        ("[tool.peft_regress]\nbounds = [{metrics = 'x'}]", "metric"),
-    ],
-)
-def test_an_unknown_key_hints_at_the_closest_one(tmp_path, table, closest):
-    _write(tmp_path, table)
-    with pytest.raises(UnknownNameError, match=f"Did you mean '{closest}'"):
+def test_an_unknown_key_hints_at_the_closest_one(tmp_path):
+    _write(tmp_path, "[tool.peft_regress]\ncase = []")
+    with pytest.raises(UnknownNameError, match="Did you mean 'cases'"):
         read_settings(tmp_path)
 
 

@@ -6,22 +6,11 @@ import functools
 import pytest
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
+from torch import nn
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
 from peft_regress.catalogue.methods.method import cast_base
-
-__all__ = [
-    "ALL",
-    "RANK",
-    "adapted",
-    "each",
-    "loaded",
-    "method_named",
-    "rank_of",
-    "trainable",
-    "trained",
-]
 
 RANK = 2
 # Those of this package, in the order of their names; other packages may register more.
@@ -30,6 +19,15 @@ ALL: tuple[Method, ...] = tuple(
     for method in registry.items("method")
     if type(method).__module__.startswith("peft_regress.")
 )
+
+
+class One(nn.Module):
+    """A layer to adapt and a head."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(2, 2)
 
 
 def each(*methods):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from peft_regress.catalogue.tasks import TaskData
+from peft_regress.catalogue.tasks.digits import TaskData
 
 
 class TinyNetwork(nn.Module):

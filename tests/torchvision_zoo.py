@@ -2,7 +2,7 @@
 
 import pytest
 
-from peft_regress.catalogue.architectures import TORCHVISION
+from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION
 
 __all__ = ["ONE_OF_A_KIND", "every_classifier"]
 

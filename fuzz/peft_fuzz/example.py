@@ -7,12 +7,7 @@ from peft_fuzz.networks.network import AdaptedNetwork, Value
 
 
 class Example(AdaptedNetwork, frozen=True, kw_only=True, omit_defaults=True):
-    """A network, the adapters of one method, and the acts of a life.
-
-    Attributes:
-        autocast: `autocast_adapter_dtype` of peft.
-
-    """
+    """A network, the adapters of one method, and the acts of a life."""
 
     acts: tuple[Act, ...] = ()
     autocast: bool = True
@@ -22,13 +17,10 @@ class Failure(Value, frozen=True, kw_only=True, omit_defaults=True):
     """What did not hold.
 
     Attributes:
-        check: A name of `peft_fuzz.oracle.checks.CHECKS`.
         act: The position of the act after which it did not hold; -1 for wrapping.
         error: The type of an exception.
         where: The innermost function of the library that an exception passed through, as
             `tuners.lora.layer:merge`.
-        message: One sentence: what was expected, what came, by how much.
-
     """
 
     check: str
@@ -42,11 +34,9 @@ class Outcome(Value, frozen=True, kw_only=True, omit_defaults=True):
     """How an example ended: a failure, a documented refusal, or neither.
 
     Attributes:
-        refused: What the library said when it clearly refused an act (a ValueError or
-            NotImplementedError at wrapping, or a limit that it documents): no failure.
+        refused: What the library said when it clearly refused an act: no failure.
         absent: The method or setting that this release does not have; nothing was tried.
         acts: How many acts were carried out.
-
     """
 
     failure: Failure | None = None

@@ -80,9 +80,8 @@ def _live(life: Life, example: Example) -> Outcome:  # noqa: C901
     except Exception as error:
         if _own(error):
             raise
-        source = life.method.refusal(error, "call")
-        if source:
-            refused = f"{_sentence(error)} ({source})"
+        if life.method.refuses(error, "call"):
+            refused = _sentence(error)
         else:
             failure = Failure(
                 check="exception",
@@ -103,8 +102,7 @@ def _wrap(life: Life) -> bool:
     except AbsentError:
         raise
     except Exception as error:
-        source = life.method.refusal(error, "wrap")
-        if source or isinstance(error, CLEAR) or _on_purpose(error):
+        if life.method.refuses(error, "wrap") or isinstance(error, CLEAR) or _on_purpose(error):
             raise RefusedError(_sentence(error)) from error
         raise
     network = life.on.network
@@ -116,7 +114,6 @@ def _wrap(life: Life) -> bool:
 
 
 def _act(life: Life, act: AnyAct) -> None:
-    """Carry out one act, let the plan follow, and check."""
     plan, reason = life.plan, act.refusal(life.plan)
     before, change = life.snapshot(), act.change(life.plan)
     torch.default_generator.manual_seed(life.on.network.seed)
@@ -138,9 +135,10 @@ def _carry_out(life: Life, act: AnyAct) -> None:
     except (AbsentError, NotHeldError):
         raise
     except Exception as error:
-        source = life.method.refusal(error, act.stage)
         own_fault = any(text in str(error).lower() for text in DEFECT)
-        if source or (act.may_refuse and _on_purpose(error) and not own_fault):
+        if life.method.refuses(error, act.stage) or (
+            act.may_refuse and _on_purpose(error) and not own_fault
+        ):
             raise RefusedError(_sentence(error)) from error
         raise
 
@@ -167,7 +165,6 @@ def _own(error: BaseException) -> bool:
 
 
 def _where(error: BaseException) -> str | None:
-    """Return the innermost function of peft that an exception passed through."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parts = Path(frame.filename).with_suffix("").parts
         if "peft" in parts:

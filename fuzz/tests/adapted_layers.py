@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,26 +14,23 @@ from peft_fuzz.networks.build import build_layer
 from peft_fuzz.networks.network import Layer
 from peft_fuzz.oracle.owned import adapter_tensors
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 SPACE = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
-def layer(kind: str = "linear", *, inputs: int = 4, outputs: int = 6, **fields: Any) -> Layer:
+def layer(kind="linear", *, inputs=4, outputs=6, **fields):
     """Return a layer named `net.part`; a convolution has kernels of 3."""
     if kind in SPACE:
         fields = {"kernel": (3,) * SPACE[kind], **fields}
     return Layer(name="net.part", kind=kind, inputs=inputs, outputs=outputs, **fields)
 
 
-def build(part: Layer) -> nn.Module:
+def build(part):
     """Return the layer as a module in float32, always with the same weights."""
     torch.manual_seed(0)
     return build_layer(part)
 
 
-def make_input(part: Layer) -> torch.Tensor:
+def make_input(part):
     """Return a batch of 3."""
     generator = torch.Generator().manual_seed(1)
     if part.kind == "embedding":
@@ -51,13 +47,13 @@ def make_input(part: Layer) -> torch.Tensor:
 class Net(nn.Module):
     """The layer at `net.part`."""
 
-    def __init__(self, part: Layer) -> None:
+    def __init__(self, part):
         super().__init__()
         self.net = nn.Module()
         self.net.part = build(part)
         self.attention = part.kind == "attention"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return self.net.part(x, x, x)[0] if self.attention else self.net.part(x)
 
 
@@ -71,18 +67,8 @@ class Results:
     merged: torch.Tensor | None
 
 
-def run(
-    method: str,
-    part: Layer,
-    *adapters: Mapping[str, Any],
-    fill: float = 0.3,
-    factor: float = 1.0,
-    merges: bool = True,
-) -> Results:
-    """Adapt the layer by one or two adapters with these settings, fill them, and compute it.
-
-    factor: what the scale of the first adapter is set to, by `set_scale`.
-    """
+def run(method, part, *adapters, fill=0.3, merges=True):
+    """Adapt the layer by one or two adapters with these settings, fill them, and compute it."""
     import peft
 
     chosen = METHODS[method]
@@ -105,8 +91,6 @@ def run(
             model.base_model.set_adapter(names)
         model.eval()
     adapted = model.base_model.model.net.part
-    if factor != 1.0:
-        adapted.set_scale("default", factor)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for _, parameter in model.named_parameters():
@@ -126,10 +110,7 @@ def run(
             part,
             [
                 LayerAdapter(
-                    settings=settings,
-                    layer_name="net.part",
-                    tensors=adapter_tensors(adapted, name),
-                    scale=factor if name == "default" else 1.0,
+                    settings=settings, layer_name="net.part", tensors=adapter_tensors(adapted, name)
                 )
                 for name, settings in zip(names, adapters, strict=True)
             ],
@@ -143,9 +124,7 @@ def run(
         return Results(by_formula, original(x), unmerged, merged)
 
 
-def reference(
-    base: nn.Module, part: Layer, parameters: Mapping[str, torch.Tensor], x: torch.Tensor
-) -> torch.Tensor:
+def reference(base, part, parameters, x):
     """Return what the layer computes with these parameters, in float64."""
     net = Net(part).double().eval()
     module = net.net.part = copy.deepcopy(base).eval()
@@ -158,7 +137,7 @@ def reference(
         return net(x if part.kind == "embedding" else x.double())
 
 
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+def apart(a, b):
     """Return the largest difference of two outputs, relative to the larger output."""
     assert a.shape == b.shape
     size = max(a.abs().max().item(), b.abs().max().item())

@@ -18,38 +18,38 @@ _MERGED = (Fill(), Merge())
 PACKAGES = {"peft": "0.21.2", "torch": "2.13.0"}
 
 
-def layer(kind: str = "linear", **fields: Any) -> Layer:
+def layer(kind="linear", **fields):
     if kind.startswith("conv"):
         size = int(kind[4])
         fields = {"kernel": (3,) * size, "padding": (1,) * size, **fields}
     return Layer(**{"name": "layer0", "kind": kind, "inputs": 4, "outputs": 4, **fields})
 
 
-def example(*layers: Layer, acts: Any = _MERGED, **fields: Any) -> Example:
+def example(*layers, acts=_MERGED, **fields):
     network = Network(layers=layers or (layer(),), **fields.pop("network", {}))
     settings = {"target_modules": ["layer0"], **fields.pop("settings", {})}
     adapters = fields.pop("adapters", (Adapter(name="default", settings=settings),))
     return Example(network=network, adapters=adapters, acts=acts, **{"method": "lora", **fields})
 
 
-def failure(check: str = "merged", act: int = 1, **fields: Any) -> Failure:
+def failure(check="merged", act=1, **fields):
     return Failure(check=check, act=act, message="The output differs by 1.0.", **fields)
 
 
-def finding(one: Example | None = None, failed: Failure | None = None, **fields: Any) -> Finding:
+def finding(one=None, failed=None, **fields):
     one, failed = one or example(), failed or failure()
     cause = cause_of(one, failed)
     return Finding(cause=cause, example=one, failure=failed, packages=PACKAGES, **fields)
 
 
-def script(*given: Any, **fields: Any) -> str:
+def script(*given, **fields):
     """Return the script of a finding."""
     made = given[0] if given and isinstance(given[0], Finding) else finding(*given, **fields)
     return script_of(made.example, made.failure, made.packages)
 
 
 @st.composite
-def drawn(draw: Any) -> Example:
+def drawn(draw):
     """Draw examples of one or two layers with a few acts."""
     kinds = st.sampled_from(["linear", "conv1d", "conv2d", "conv3d"])
     modes = st.sampled_from(["zeros", "reflect", "circular"])
@@ -75,7 +75,7 @@ class Library:
     defects: dict[str, Any] = field(default_factory=dict)
     lived: list[Example] = field(default_factory=list)
 
-    def run(self, one: Example) -> Outcome:
+    def run(self, one):
         self.lived.append(one)
         for position, act in enumerate(one.acts):
             for check, fails in self.defects.items():
@@ -84,13 +84,13 @@ class Library:
         return Outcome(acts=len(one.acts))
 
 
-def reflects(one: Example, act: Any) -> bool:
+def reflects(one, act):
     """Fail at a merge after a fill, where a convolution pads by reflection."""
     filled = any(isinstance(before, Fill) for before in one.acts[: one.acts.index(act)])
     modes = {each.padding_mode for each in one.network.layers if each.kind != "linear"}
     return isinstance(act, Merge) and filled and bool(modes & {"reflect", "circular"})
 
 
-def loses_bias(one: Example, act: Any) -> bool:
+def loses_bias(one, act):
     """Fail at a merge with lora_bias."""
     return isinstance(act, Merge) and bool(one.adapters[0].settings.get("lora_bias"))

@@ -38,7 +38,6 @@ TRAITS = [
     ((example(layer("conv2d", dilation=(1, 2))), failure()), ("dilation",)),
     ((example(layer(bias=False)), failure()), ("no bias",)),
     ((example(layer("transposed_linear")), failure()), ("transposed linear",)),
-    ((example(layer("attention", by_keyword=True)), failure()), ("called by keyword",)),
     ((example(network={"dtype": "bfloat16"}), failure()), ("half precision",)),
     ((example(network={"dtype": "float16"}), failure()), ("half precision",)),
     ((example(autocast=False), failure()), ("autocast_adapter_dtype=False",)),
@@ -49,9 +48,7 @@ TRAITS = [
     ((example(acts=(Fill(), Delete(adapter="default"), Merge())), failure(act=2)),
      ("after delete",)),
     ((example(acts=(Mode(training=True), Merge())), failure()), ("training mode",)),
-    ((example(layer(name="net.weight")), failure()), ("nested name", "odd name")),
-    ((example(layer(name="head"), layer(name="head2")), failure()),
-     ("a name that begins another name",)),
+    ((example(layer(name="net.weight")), failure()), ("nested name",)),
     ((example(layer(name="a.b.c"), adapters=(Adapter(name="b", settings={}),)), failure()),
      ("adapter named as a layer", "nested name")),
     ((example(layer(name="b"), acts=(LoadBeside(adapter="default", name="b"),)), failure()),
@@ -60,7 +57,7 @@ TRAITS = [
 
 
 @pytest.mark.parametrize(("failing", "traits"), TRAITS)
-def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing, traits) -> None:
+def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing, traits):
     found = cause_of(*failing).traits
     assert set(traits) <= set(found)
     assert bool(traits) == bool(found)
@@ -159,12 +156,12 @@ APART = [
 
 
 @pytest.mark.parametrize(("known", "other"), EXPLAINED)
-def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(known, other) -> None:
+def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(known, other):
     assert is_known(other, [known])
 
 
 @pytest.mark.parametrize(("known", "other"), APART)
-def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, other) -> None:
+def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, other):
     assert not is_known(other, [known])
 
 
@@ -188,7 +185,7 @@ def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, othe
         ),
     ],
 )
-def test_acts_that_do_the_same_are_one_cause(one, other) -> None:
+def test_acts_that_do_the_same_are_one_cause(one, other):
     assert one == other
 
 
@@ -217,7 +214,7 @@ def test_acts_that_do_the_same_are_one_cause(one, other) -> None:
         ),
     ],
 )
-def test_groups_are_of_one_defect_in_all_methods(one, other, are_one) -> None:
+def test_groups_are_of_one_defect_in_all_methods(one, other, are_one):
     assert (one.group == other.group) is are_one
 
 
@@ -240,7 +237,7 @@ IN_SHARED_CODE = failure("exception", error="KeyError", where="tuners.tuners_uti
          ("loha", "ia3"), False),
     ],
 )  # fmt: skip
-def test_a_failure_of_shared_code_is_known_by_two_other_methods(failed, methods, known) -> None:
+def test_a_failure_of_shared_code_is_known_by_two_other_methods(failed, methods, known):
     others = [
         cause_of(example(method=method, settings={f"of_{number}": 1}), failed)
         for number, method in enumerate(methods)
@@ -248,7 +245,7 @@ def test_a_failure_of_shared_code_is_known_by_two_other_methods(failed, methods,
     assert is_known(cause_of(example(), failed), others) is known
 
 
-def test_a_failure_of_shared_code_is_not_known_without_what_it_needs() -> None:
+def test_a_failure_of_shared_code_is_not_known_without_what_it_needs():
     half = {"dtype": "bfloat16"}
     others = [
         cause_of(example(method=method, network=dict(half)), IN_SHARED_CODE)
@@ -259,12 +256,12 @@ def test_a_failure_of_shared_code_is_not_known_without_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("shared", [{"modules_to_save": ["layer1"]}, {"bias": "all"}])
-def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared) -> None:
+def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared):
     failed = failure("loaded")
     others = [cause_of(example(method=m, settings=shared), failed) for m in ("loha", "ia3")]
     assert is_known(cause_of(example(settings=shared), failed), others)
     assert not is_known(cause_of(example(), failed), others)
 
 
-def test_the_name_of_a_cause_can_be_a_file_name_and_does_not_change() -> None:
+def test_the_name_of_a_cause_can_be_a_file_name_and_does_not_change():
     assert cause_of(example(CONV), failure()).name == "lora-merged-55108fc8"

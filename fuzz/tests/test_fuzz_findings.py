@@ -10,8 +10,14 @@ from msgspec.structs import replace
 
 from peft_fuzz.cli import main
 from peft_fuzz.example import Outcome
-from peft_fuzz.search.corpus import accept_findings, read_corpus
-from peft_fuzz.search.findings import Range, read_finding, read_findings, write_finding
+from peft_fuzz.search.findings import (
+    Range,
+    accept_findings,
+    read_corpus,
+    read_finding,
+    read_findings,
+    write_finding,
+)
 from peft_fuzz.search.replay import judged
 from peft_regress.errors import InputError, RunFileError
 

@@ -10,8 +10,7 @@ from fuzz_examples import Library, drawn, example, failure, layer, loses_bias, r
 from peft_fuzz.acts import Disable, Enable, Fill, Merge
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.causes import cause_of
-from peft_fuzz.search.search import Search
-from peft_fuzz.search.shrink import shrink
+from peft_fuzz.search.search import Search, shrink
 
 
 def sought(library: Library, known=(), *, seconds: float = 20.0, run=None, **options):

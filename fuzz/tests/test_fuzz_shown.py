@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "fuzz.md"
 )
 
 
-def test_the_finding_of_the_page_is_what_the_installed_peft_does(tmp_path) -> None:
+def test_the_finding_of_the_page_is_what_the_installed_peft_does(tmp_path):
     dilated = layer(
         "conv1d", inputs=2, outputs=2, stride=(), padding=(), dilation=(2,), kernel=(3,)
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 from msgspec.structs import replace
@@ -15,14 +13,11 @@ from peft_fuzz.example import Example
 from peft_fuzz.networks.network import Adapter, Layer, Network
 from peft_fuzz.run import run
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 LINEAR = Layer(name="layer0", kind="linear", inputs=6, outputs=4)
 CONVOLUTION = Layer(name="layer0", kind="conv2d", inputs=4, outputs=6, kernel=(3, 3))
 
 
-def filled(method: str, layer: Layer = LINEAR, **settings: Any) -> Example:
+def filled(method, layer=LINEAR, **settings):
     sizes = (4, 4) if layer is CONVOLUTION else ()
     return Example(
         network=Network(layers=(layer,), sizes=sizes),
@@ -34,25 +29,23 @@ def filled(method: str, layer: Layer = LINEAR, **settings: Any) -> Example:
 
 @pytest.mark.parametrize("layer", [LINEAR, CONVOLUTION], ids=["linear", "convolution"])
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "ia3", "hra", "oft"])
-def test_right_gradients_pass(method: str, layer: Layer, tmp_path: Path) -> None:
+def test_right_gradients_pass(method, layer, tmp_path):
     settings = {"r": 2} if method not in {"ia3", "oft"} else {}
     outcome = run(filled(method, layer, **settings), tmp_path)
     if outcome.failure is not None:  # docs/findings has some of these methods on convolutions
         assert outcome.failure.check != "gradient"
 
 
-def test_a_gradient_through_the_norm_of_dora_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_through_the_norm_of_dora_is_seen(tmp_path, monkeypatch):
     class Kept(torch.Tensor):
         """Stays in the graph, and so does what is computed from it."""
 
-        def detach(self) -> torch.Tensor:
+        def detach(self):
             return self
 
     own = dora.DoraLinearLayer.get_lora_weight
 
-    def kept(self: Any, *args: Any, **keywords: Any) -> torch.Tensor:
+    def kept(self, *args, **keywords):
         return own(self, *args, **keywords).as_subclass(Kept)
 
     one = filled("dora", r=2)
@@ -63,12 +56,10 @@ def test_a_gradient_through_the_norm_of_dora_is_seen(
     assert failure.check == "gradient"
 
 
-def test_swapped_gradients_of_loha_are_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_swapped_gradients_of_loha_are_seen(tmp_path, monkeypatch):
     own = loha.HadaWeight.backward
 
-    def swapped(ctx: Any, grad: torch.Tensor) -> Any:
+    def swapped(ctx, grad):
         w1a, w1b, w2a, w2b, scale = own(ctx, grad)
         return w2a, w2b, w1a, w1b, scale
 
@@ -82,7 +73,7 @@ def test_swapped_gradients_of_loha_are_seen(
     assert "The gradient of layer0.hada_w1_a of adapter a differs" in failure.message
 
 
-def test_a_life_is_as_before_after_the_comparison(tmp_path: Path) -> None:
+def test_a_life_is_as_before_after_the_comparison(tmp_path):
     """It leaves no gradient, and modes as they were."""
     acts = (Mode(training=True), Fill(), Train(), Merge(), Unmerge())
     one = replace(filled("lora", r=2), acts=acts)

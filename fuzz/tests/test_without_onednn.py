@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -12,9 +11,6 @@ import torch
 from peft_fuzz.example import Example
 from peft_fuzz.networks import build
 from peft_fuzz.run import run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LAYERS = {
     # With torch 2.13 on a CPU with AVX512-BF16: memory instead of an output, a gradient of 1e33,
@@ -28,7 +24,7 @@ LAYERS = {
 }  # fmt: skip
 
 
-def example(name: str) -> Example:
+def example(name):
     kind, sizes, fields = LAYERS[name]
     content = {
         "network": {
@@ -45,15 +41,13 @@ def example(name: str) -> Example:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_network_that_onednn_gets_wrong_is_sound(name: str, tmp_path: Path) -> None:
+def test_a_network_that_onednn_gets_wrong_is_sound(name, tmp_path):
     outcome = run(example(name), tmp_path)
     assert (outcome.failure, outcome.absent) == (None, None)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_drawing_and_shrinking_compute_without_it(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_and_shrinking_compute_without_it(name, monkeypatch):
     on: list[bool] = []
     monkeypatch.setattr(
         build.Sequence, "forward", lambda _, x: on.append(torch.backends.mkldnn.enabled)
@@ -62,7 +56,7 @@ def test_drawing_and_shrinking_compute_without_it(
     assert on == [False]
 
 
-def test_it_is_on_again_afterwards(tmp_path: Path) -> None:
+def test_it_is_on_again_afterwards(tmp_path):
     assert torch.backends.mkldnn.enabled
     run(example("gradient"), tmp_path)
     assert torch.backends.mkldnn.enabled

@@ -26,7 +26,6 @@ from peft_regress.baselines.storage import (
     Newest,
     acceptance_of,
     check_adapter,
-    check_inside,
     check_order,
     check_parts,
     digest_of_names,
@@ -41,7 +40,6 @@ from peft_regress.baselines.storage import (
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gate.changes import next_origins
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import Confirmation, Observation, Origin, observations_of
 from peft_regress.metrics import metric_order
 from peft_regress.runs.run_file import RunFile, with_stored_ledgers
@@ -75,7 +73,6 @@ class Judge(NamedTuple):
 class Contents:
     """The entries of a storage in order, as far as they were added, and what follows from them."""
 
-    policy: Policy = DEFAULT_POLICY
     links: list[Link] = field(default_factory=list)
     ledgers: Names = field(default_factory=dict)
     adapters: Names = field(default_factory=dict)
@@ -114,7 +111,6 @@ class Contents:
                 {} if old is None else old.drift_origins,
                 None if old is None else (old.run_name, old.record),
                 (new.run_name, new.record),
-                policy=self.policy,
             )
             curves = {**({} if old is None else old.curves), **new.curves}
             judging = dataclasses.replace(new, drift_origins=origins, curves=curves)
@@ -270,7 +266,7 @@ def _newest(contents: Contents, texts: Mapping[str, str]) -> Newest:
 def _check_current(root: Path, contents: Contents) -> None:
     """Raise `RunFileError` for a file that does not say what the entries say."""
     newest = read_newest(root)
-    if newest is None or newest.digest != contents.links[-1].digest:
+    if newest is None or not contents.links or newest.digest != contents.links[-1].digest:
         return  # an accept has not ended
     texts = current_texts(contents)
     for folder, text in texts.items():
@@ -281,9 +277,9 @@ def _check_current(root: Path, contents: Contents) -> None:
 
 
 def _text_of(root: Path, folder: str) -> bytes:
-    """Return the content of a `current.txt`, whatever line ends git gave it; empty without one."""
+    """Return the content of a `current.txt`; empty without one."""
     try:
-        return read_bytes(root / folder / CURRENT).replace(b"\r\n", b"\n")
+        return read_bytes(root / folder / CURRENT)
     except OSError:
         return b""
 
@@ -303,7 +299,6 @@ def write_current(root: Path, contents: Contents) -> list[Path]:
     texts = current_texts(contents)
     for folder, text in texts.items():
         path = root / folder / CURRENT
-        check_inside(root, path)
         if _text_of(root, folder) != text.encode():
             write_atomic(path, text.encode())
             written.append(path)

@@ -146,7 +146,7 @@ def check_output(
     It must not lie in a storage, nor be what the command reads, or a new shard of it, under
     whatever name. option: what named the file.
     """
-    problem = path_problem(path)
+    problem = "the name is empty" if path == Path() else path_problem(path)
     if problem is not None:
         raise InputError(f"{option} {clean(str(path))}: {problem}. Choose another path.")
     written = Path(os.path.realpath(path))  # unlike `Path.resolve`, it takes a loop of links

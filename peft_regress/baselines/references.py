@@ -17,22 +17,19 @@ from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.gate.facts import is_known
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import Record, Run, Selection
 
 
-def references_with_drift(
-    stored: Iterable[RunFile], *, policy: Policy = DEFAULT_POLICY
-) -> dict[str, Observation]:
+def references_with_drift(stored: Iterable[RunFile]) -> dict[str, Observation]:
     """Return each case of the newest entry of role `baseline` that holds it, by id.
 
     stored: oldest first. Each case has the older entries that its drift counts from. A case that an
     entry retires is left out, unless a later entry holds it again.
     """
-    contents = Contents(policy=policy)
+    contents = Contents()
     for entry in stored:
         contents.add(entry)
     return contents.references

@@ -7,7 +7,6 @@ those of a storage. This module imports no torch.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import shutil
 import tempfile
@@ -81,63 +80,58 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
 
     If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
     """
-    target = folder / own_folder(case)
-    # First of all, so that files of an earlier run never pass for this one's.
-    shutil.rmtree(target, ignore_errors=True)
-    with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary)
-        save(made)
-        contents = {path.name: path.read_bytes() for path in made.iterdir()}
+    files: dict[str, bytes] = {}
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as temporary:
+        save(Path(temporary))
+        contents = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
         is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
         if is_small and all(map(is_data_file, contents)):
-            files = {name: _sha256(content) for name, content in sorted(contents.items())}
             stored = StoredAdapter(
                 case=case.id,
                 definition=definition,
                 output=output,
-                files=files,
+                files={name: _sha256(content) for name, content in contents.items()},
                 made_with=made_with,
             )
-            _replace(target, contents, stored)
+            files = {**contents, MANIFEST: manifest_content(stored)}
+    place_adapter(folder, case, files)
 
 
 def adapter_files(folder: Path, case: Case) -> dict[str, bytes]:
     """Return the files that a case kept below a folder, by name; empty if it kept none."""
-    kept = folder / own_folder(case)
-    return {path.name: path.read_bytes() for path in sorted(kept.glob("*"))}
+    return {path.name: path.read_bytes() for path in (folder / _own_folder(case)).glob("*")}
 
 
 def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
-    """Write what `adapter_files` returned on another machine; without files remove older ones.
+    """Replace what a case kept by these files, which `adapter_files` may return elsewhere.
 
     If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
     """
-    target = folder / own_folder(case)
+    target = folder / _own_folder(case)
+    # First of all, so that files of an earlier run never pass for this one's.
     shutil.rmtree(target, ignore_errors=True)
-    contents = {name: content for name, content in files.items() if is_data_file(name)}
-    if MANIFEST not in files:
-        return
-    with contextlib.suppress(OSError, InputError, msgspec.DecodeError):
-        contents.pop(MANIFEST, None)
-        _replace(target, contents, msgspec.json.decode(files[MANIFEST], type=StoredAdapter))
+    with contextlib.suppress(InputError):
+        write_adapter(target, files)
+
+
+def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of an adapter. The manifest comes last, so that an interruption is noticed.
+
+    Raises `InputError`.
+    """
+    for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
+        write_atomic(target / name, files[name])
 
 
 def gather_adapters(source: Path, run_file: Path) -> None:
     """Replace the adapters beside a run file by those of another run, or of all its shards.
 
-    Raises `InputError` if they cannot be copied; then the older ones are still there.
+    Raises `InputError` if they cannot be copied.
     """
     target = adapters_of_run(run_file)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".peft-regress-") as scratch:
-            made = Path(scratch) / target.name
-            for folder in _kept_beside(source):
-                shutil.copytree(folder, made, dirs_exist_ok=True, ignore=_links)
-            shutil.rmtree(target, ignore_errors=True)
-            if made.exists():
-                made.rename(target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
+    if resolved(target) not in map(resolved, _kept_beside(source)):
+        shutil.rmtree(target, ignore_errors=True)
+    add_adapters(source, run_file)
 
 
 def add_adapters(source: Path, run_file: Path) -> None:
@@ -150,13 +144,9 @@ def add_adapters(source: Path, run_file: Path) -> None:
     try:
         for folder in _kept_beside(source):
             if resolved(folder) != resolved(target):
-                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
+                shutil.copytree(folder, target, dirs_exist_ok=True, symlinks=True)
     except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Path, error: OSError) -> InputError:
-    return InputError(f"{target}: cannot be written ({error.strerror or error})")
+        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 def _kept_beside(source: Path) -> list[Path]:
@@ -164,12 +154,7 @@ def _kept_beside(source: Path) -> list[Path]:
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
-    return [folder for folder in folders if is_folder(folder) and not folder.is_symlink()]
-
-
-def _links(folder: str, names: list[str]) -> list[str]:
-    """Return the links in a folder: they could lead to a secret of whoever copies it."""
-    return [name for name in names if (Path(folder) / name).is_symlink()]
+    return [folder for folder in folders if is_folder(folder)]
 
 
 def kept_adapters(source: Path) -> Iterator[tuple[Path, StoredAdapter]]:
@@ -182,7 +167,7 @@ def kept_adapters(source: Path) -> Iterator[tuple[Path, StoredAdapter]]:
             yield path, read_checked(path)
 
 
-def own_folder(case: Case) -> str:
+def _own_folder(case: Case) -> str:
     """Return the folder of a case of one's own, which shares its adapter with no other."""
     return case.id.replace("/", "--")
 
@@ -196,7 +181,9 @@ def read_checked(folder: Path) -> StoredAdapter:
     )
     try:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
-        found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
+        found = {
+            path.name: _sha256(read_bytes(path)) for path in folder.iterdir() if path != manifest
+        }
     except OSError as error:
         raise InputError(
             f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
@@ -211,22 +198,6 @@ def read_checked(folder: Path) -> StoredAdapter:
                 f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
             )
     return stored
-
-
-def _digest_of(path: Path) -> str:
-    """Return the digest of a file; a link would bring what lies outside into a storage."""
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, "is a link", str(path))
-    return _sha256(read_bytes(path))
-
-
-def _replace(target: Path, contents: Mapping[str, bytes], stored: StoredAdapter) -> None:
-    """Replace a folder. The manifest comes last, so that an interrupted write is noticed."""
-    if is_folder(target):
-        shutil.rmtree(target)
-    for name, content in contents.items():
-        write_atomic(target / name, content)
-    write_atomic(target / MANIFEST, manifest_content(stored))
 
 
 def manifest_content(stored: StoredAdapter) -> bytes:

@@ -7,7 +7,6 @@ after the entry and may be one entry behind.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +24,6 @@ from peft_regress.runs.schema import Acceptance, digest_of
 _T = TypeVar("_T")
 
 _ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
-
-_MOST_READS: Final = 20
-"""How often to read a storage again in which others accept meanwhile."""
 
 _OTHER_FOLDERS = frozenset({"adapters", "ledgers", "sources"})
 
@@ -56,11 +52,6 @@ def baseline_files(root: Path) -> list[Path]:
         raise InputError(
             f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
         ) from error
-    for path in found:
-        if path.name == newest_file(root).name:
-            raise InputError(
-                f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
-            )
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
         if not _ENTRY_NAME.match(path.name):
@@ -86,12 +77,6 @@ def entry_name(path: Path) -> str:
 def adapter_folder(root: Path, digest: str) -> Path:
     """Return where a storage keeps an adapter."""
     return root / "adapters" / digest.removeprefix("sha256:")
-
-
-def check_inside(root: Path, path: Path) -> None:
-    """Raise `InputError` if a path leads out of a storage, through a link for instance."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{path}: leads out of {root}, to {path.resolve()}. Remove the link.")
 
 
 # --- reading entries ------------------------------------------------------------------------------
@@ -127,17 +112,13 @@ def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator
 
 def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
     """Read the entries of a storage; once more if one was accepted meanwhile."""
-    for _ in range(_MOST_READS):
+    while True:
         paths = baseline_files(root)
         try:
             return read(paths)
         except RunFileError:
             if baseline_files(root) == paths:
                 raise
-            # An entry was accepted meanwhile.
-    raise InputError(
-        f"{root}: entries are accepted faster than they are read. Wait until that has ended."
-    )
 
 
 def acceptance_of(entry: RunFile) -> Acceptance:
@@ -170,11 +151,6 @@ class Link(NamedTuple):
         """The name of the folder of its machine."""
         return self.name.rpartition("/")[0]
 
-    @property
-    def moment(self) -> dt.datetime:
-        """When it was accepted, by the clock of then."""
-        return dt.datetime.fromisoformat(self.accepted.date)
-
     def path(self, root: Path) -> Path:
         """Return its file in a storage."""
         return root / f"{self.name}.json"
@@ -196,7 +172,7 @@ class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def digest_of_names(names: Iterable[str]) -> str:
     """Return a digest of the names of all entries, in their order."""
-    return digest_of("\n".join(names).encode("utf-8", "surrogateescape"))
+    return digest_of("\n".join(names).encode())
 
 
 def newest_file(root: Path) -> Path:

@@ -8,12 +8,9 @@ naming an older adapter while that loads. This module imports no torch.
 from __future__ import annotations
 
 import functools
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +21,7 @@ from peft_regress.baselines.run_adapters import (
     kept_adapters,
     manifest_content,
     read_checked,
+    write_adapter,
 )
 from peft_regress.baselines.storage import (
     adapter_folder,
@@ -33,10 +31,8 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
-from peft_regress.files import make_folder, read_bytes, sync_folder, temporary_name
+from peft_regress.files import read_bytes
 from peft_regress.runs.schema import Run, digest_of
-
-ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Adapter(NamedTuple):
@@ -162,58 +158,24 @@ def _current(root: Path, _newest: bytes) -> Current:
 
 
 def _read_named(root: Path, entry: Path, case: str, digest: str) -> Adapter:
+    """Read an adapter; its folder has the manifest's digest as its name."""
     folder = check_adapter(root, entry, case, digest)
-    return Adapter(digest, folder, read_stored(folder))
-
-
-def read_stored(folder: Path, *, address: str = "") -> StoredAdapter:
-    """Return the manifest of a stored adapter; its folder has the manifest's digest as its name.
-
-    Raises `InputError` if a file was altered.
-    """
     stored = read_checked(folder)
-    found = digest_of(read_bytes(folder / MANIFEST)).removeprefix("sha256:")
-    if found != (address or folder.name):
+    found = digest_of(read_bytes(folder / MANIFEST))
+    if found != digest:
         raise InputError(
-            f"{folder / MANIFEST}: was altered (sha256 {found}). "
+            f"{folder / MANIFEST}: was altered ({found}). "
             f"Restore it with `git checkout -- {folder}`."
         )
-    return stored
+    return Adapter(digest, folder, stored)
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-def store_adapter(root: Path, adapter: Adapter) -> bool:
-    """Write an adapter unless the storage has it; return whether it was written.
-
-    Its folder is filled under another name and renamed once it is whole. Raises `OSError`, and
-    `InputError` if it was altered.
-    """
+def store_adapter(root: Path, adapter: Adapter) -> None:
+    """Write an adapter unless the storage has it. Raises `InputError`."""
     target = adapter_folder(root, adapter.digest)
-    if target.exists():
-        read_stored(target)
-        return False
-    make_folder(target.parent)
-    scratch = target.parent / temporary_name()
-    scratch.mkdir()
-    contents = {name: read_bytes(adapter.folder / name) for name in sorted(adapter.stored.files)}
-    try:
-        for name, content in {**contents, MANIFEST: manifest_content(adapter.stored)}.items():
-            _write_new(scratch / name, content)
-        sync_folder(scratch)
-        read_stored(scratch, address=target.name)
-        scratch.rename(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    sync_folder(target.parent)
-    return True
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    if not (target / MANIFEST).exists():
+        files = {name: read_bytes(adapter.folder / name) for name in adapter.stored.files}
+        write_adapter(target, {**files, MANIFEST: manifest_content(adapter.stored)})

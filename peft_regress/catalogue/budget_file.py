@@ -54,20 +54,13 @@ class BudgetFile:
 
 
 def stated_budgets() -> BudgetFile:
-    """Return the budgets of the project's file; none without a file.
-
-    Raises `InputError` for a file that cannot be used.
-    """
+    """Return the budgets of the project's file; none without a file."""
     file = settings_in_use().budgets
     return BudgetFile() if file is None else read_budgets(file)
 
 
 def read_budgets(file: Path) -> BudgetFile:
-    """Read a file of budgets.
-
-    Raises `InputError` for what is no TOML, an unknown key, a wrong limit, a group without a
-    reason, and a glob that matches no case.
-    """
+    """Read a file of budgets."""
     groups = read_toml(file, remedy="check `budgets` in [tool.peft_regress] of pyproject.toml")
     names = [case.id for case in all_cases()]
     rows = (_rows(group, names, f"{file}: group {name!r}") for name, group in groups.items())

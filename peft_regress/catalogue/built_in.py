@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
 from peft_regress.cases import Case, Json
-from peft_regress.catalogue.architectures.protocol import Architecture, BringsWeights
+from peft_regress.catalogue.architectures import Architecture, BringsWeights
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.own_cases import own_fine_tune

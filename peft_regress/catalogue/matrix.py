@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from peft_regress import registry
+from peft_regress.budgets import OWN_MATRIX
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.own_cases import (
     add_own_cases,
@@ -24,7 +25,7 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.registry import RegistryName
 from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of
@@ -81,10 +82,7 @@ def _is_for(method: Any, architecture: str) -> bool:
 
 
 def check_matrix(matrix: str) -> None:
-    """Raise `UnknownNameError` for a matrix that no method, architecture, task or own case names.
-
-    Raises `InputError` for own cases that cannot be imported.
-    """
+    """Raise `UnknownNameError` for a matrix that no method, task and so on, or own case names."""
     known = _matrices()
     if matrix == OWN_MATRIX and matrix not in known:
         raise InputError(
@@ -107,10 +105,7 @@ def _matrices() -> set[str]:
 
 
 def matrices_of(case: Case) -> frozenset[str]:
-    """Return the matrices that a case belongs to; none if one of its names is not registered.
-
-    Raises `InputError` for own cases that cannot be imported.
-    """
+    """Return the matrices that a case belongs to; none if one of its names is not registered."""
     own = own_fine_tune(case)
     return built_in_matrices(case) if own is None else frozenset({own.matrix})
 
@@ -163,10 +158,7 @@ def case_params(
 
 
 def parse_case_id(text: str) -> Case:
-    """Parse a case id such as `shift/lora-r4/resnet18`; an own case comes before the registry.
-
-    Raises `InputError`, or `UnknownNameError` for a name that is not registered.
-    """
+    """Parse a case id such as `shift/lora-r4/resnet18`; an own case comes before the registry."""
     case = Case.parse(text)
     if own_fine_tune(case) is None:
         registry.get("task", case.task)
@@ -187,11 +179,7 @@ def check_rank(method: str, rank: int | None) -> None:
 
 
 def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:
-    """Return the cases of a matrix whose id matches a glob.
-
-    Raises `UnknownNameError` with a few existing ids if there is none, `InputError` if there is one
-    in another matrix.
-    """
+    """Return the cases of a matrix whose id matches a glob."""
     cases = matrix_cases(matrix)
     if pattern is None:
         return cases

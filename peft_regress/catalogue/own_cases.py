@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress import registry
+from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.cases import Case
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import OWN_MATRIX, Bound, FineTune
+from peft_regress.fine_tune import FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
@@ -49,10 +50,7 @@ def use_settings(settings: Settings) -> None:
 
 
 def settings_in_use() -> Settings:
-    """Return the settings of this process, or else of the working folder.
-
-    Raises `InputError` for a pyproject.toml that cannot be used.
-    """
+    """Return the settings of this process, or else of the working folder."""
     if _registry.settings is not None:
         return _registry.settings
     folder = Path.cwd()
@@ -78,18 +76,12 @@ def usual_storage() -> Path:
 
 
 def device_classes() -> tuple[DeviceClass, ...]:
-    """Return the device classes of the package and of the settings' table.
-
-    Raises `InputError` for a table that cannot be used.
-    """
+    """Return the device classes of the package and of the settings' table."""
     return load_devices(settings_in_use().devices)
 
 
 def own_fine_tunes() -> Mapping[str, FineTune]:
-    """Return the project's own cases by id, in the order of the settings.
-
-    Raises `InputError` for an import path that gives none, or for an id that is taken.
-    """
+    """Return the project's own cases by id, in the order of the settings."""
     settings = settings_in_use()
     for path in settings.cases:
         if (settings.folder, path) not in _registry.imported:
@@ -105,20 +97,14 @@ def own_fine_tune(case: Case) -> FineTune | None:
 
 
 def source_of(case: Case) -> str | None:
-    """Return the import path of an own case; None for any other and for one that a suite gave.
-
-    Raises `InputError` for own cases that cannot be imported.
-    """
+    """Return the import path of an own case; None for any other and for one that a suite gave."""
     own_fine_tunes()
     own = _registry.cases.get(case.id)
     return None if own is None or own.source == GIVEN else own.source
 
 
 def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
-    """Return a case's own bounds by metric: those of the settings, and over them its own.
-
-    Raises `UnknownNameError` for a rule of the settings whose metric the case cannot have.
-    """
+    """Return a case's own bounds by metric: those of the settings, and over them its own."""
     known = METRICS.keys() | (fine_tune.metrics or {}).keys()
     found = settings_in_use().bounds_of(fine_tune.id)
     for metric in found.keys() - known:

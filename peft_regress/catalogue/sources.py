@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
@@ -64,10 +64,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def build_source(root: Path, architecture: Architecture) -> nn.Module:
-    """Return the stored source model in single precision and eval mode, after checking its bytes.
-
-    Raises `SourceError` if the file or its entry is missing, or the digest differs.
-    """
+    """Return the stored source model in single precision and eval mode; checks its bytes."""
     import safetensors.torch  # checking bytes must not cost the import
 
     state = safetensors.torch.load(read_source(root, architecture.name))

@@ -106,28 +106,16 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
         yield "it judges nothing: its role is history"
     elif done.run.cases:
         yield f"it judges {done.judges} of {count_of(done.expected, 'expected case')} from now on"
-    if done.later_predecessor:
-        yield (
-            f"note: its date, {accepted.date}, is before that of the entry before it "
-            f"({done.later_predecessor}): a clock is or was wrong. Numbers decide, not dates."
-        )
     if accepted.repeats:
         entries = ", ".join(dict.fromkeys(accepted.repeats.values()))
         cases = count_of(len(accepted.repeats), "case")
         yield f"it confirms {entries} in {cases}, without anything new"
-    yield from _adapter_lines(done, source)
-    if accepted.retired:
-        yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"
-
-
-def _adapter_lines(done: Accepted, source: Path) -> Iterator[str]:
     new, older = list(done.adapters.new.values()), done.adapters.older
     if older:
         yield f"{count_of(len(older), 'older adapter')} kept"
-    for what, is_written in (("stored", True), ("stored already", False)):
-        cases = [one.stored.case for one in new if (one.digest in done.written) == is_written]
-        if cases:
-            yield f"adapters {what}: {' '.join(cases)}"
-    judges = done.run.accepted is not None and done.run.accepted.role == "baseline"
-    if judges and not new and not older:
+    if new:
+        yield f"adapters stored: {' '.join(one.stored.case for one in new)}"
+    if accepted.role == "baseline" and not new and not older:
         yield f"no adapters stored: there are none beside {source}"
+    if accepted.retired:
+        yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

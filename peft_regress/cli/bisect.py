@@ -127,7 +127,6 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python
-            made[number] = reproduce(
-                transition.comparison.findings, transition.comparison.observed, pythons
-            )
+            found_there = transition.comparison
+            made[number] = tuple(reproduce(found_there.findings, found_there.observed, pythons))
     return made

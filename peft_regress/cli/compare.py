@@ -15,17 +15,7 @@ from peft_regress.baselines.references import expected_cases, is_complete, read_
 from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
-from peft_regress.cli.options import (
-    SectionedCommand,
-    baselines_option,
-    cases_option,
-    examples,
-    format_option,
-    matrix_option_with,
-    output_file,
-    print_json,
-    strict_option,
-)
+from peft_regress.cli import options
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.comparison import Invocation, narrow
 from peft_regress.gate.judge import judge
@@ -38,17 +28,17 @@ from peft_regress.text import printable
 
 @click.command(
     "compare",
-    cls=SectionedCommand,
+    cls=options.SectionedCommand,
     sections={"Cases": ("only", "cases", "matrix", "stored_only")},
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress compare baselines runs/bench.json",
         "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
     ),
 )
 @click.argument("old")
 @click.argument("new")
-@matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
-@cases_option(
+@options.matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
+@options.cases_option(
     "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
 )
 @click.option(
@@ -56,20 +46,20 @@ from peft_regress.text import printable
     metavar="GLOB",
     help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
 )
-@strict_option
+@options.strict_option
 @click.option(
     "--save",
-    type=output_file,
+    type=options.output_file,
     metavar="FILE",
     help="Write NEW to this file; the shards of a folder become one run.",
 )
-@format_option
+@options.format_option
 @click.option(
     "--stored-only",
     is_flag=True,
     help="Expect only what OLD holds, and import no case of the project: for a judge in CI.",
 )
-@baselines_option
+@options.baselines_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -130,7 +120,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         complete = is_complete(after.run.selection, [cases, only], expected)
         comparison = narrow(comparison, only, complete=complete)
     if output == "json":
-        print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
+        options.print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:

@@ -15,13 +15,12 @@ from peft_regress.cli.options import (
     format_option,
     jobs_option,
     limit_option,
-    output_file,
     pip_limit_option,
     print_json,
 )
 from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.report.terminal import show
 from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
@@ -51,7 +50,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
         "Base": ("base", "inputs", "shape", "classes"),
         "Releases": ("releases", "saved_by", "also_install"),
         "Environments": ("replace_torch", "jobs", "time_limit", "pip_time_limit"),
-        "Files": ("summary",),
     },
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
@@ -102,15 +100,10 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     metavar="REQUIREMENT",
     help="Install this requirement with each release; may be repeated.",
 )
-@click.option(
-    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch without asking."
-)
+@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @jobs_option("Try this many releases at once (default: one per core).")
 @limit_option("--time-limit", "How long the model or the adapter may take to load.")
 @pip_limit_option
-@click.option(
-    "--summary", type=output_file, metavar="FILE", help="Write the report there, as Markdown."
-)
 @format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
@@ -124,7 +117,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     classes: int | None,
     jobs: int | None,
     pip_time_limit: int,
-    summary: Path | None,
     output: str,
     **options: Any,
 ) -> None:
@@ -157,13 +149,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     )
     with ending_signals_interrupt():
         found = compat(saved, settings, progress=print_sentence)
-    document = compat_report.compat_document(found)
-    # Before the file: a full disk must not cost what was found.
     if output == "json":
         print_json(compat_report.encode_compat(found))
     else:
-        show(document, output)
-    if summary is not None:
-        write_markdown(summary, document)
-        print_progress(f"summary: {summary}")
+        show(compat_report.compat_document(found), output)
     context.exit(found.exit_code)

@@ -29,7 +29,7 @@ from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
-_WHOLE: Final = click.IntRange(1, 1_000_000)
+_WHOLE: Final = click.IntRange(1, 65536)
 
 
 def _counted(name: str, metavar: str, usual: int, text: str) -> Any:
@@ -43,14 +43,8 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Any:
     cls=SectionedCommand,
     sections={
         "A method on an architecture": (
-            "architecture",
-            "method",
-            "rank",
-            "batch",
-            "resolution",
-            "classes",
-            "bn",
-            "freeze_head",
+            *("architecture", "method", "rank", "batch", "resolution"),
+            *("classes", "bn", "freeze_head"),
         ),
         "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
     },

@@ -14,26 +14,14 @@ from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
-from peft_regress.cli.options import (
-    SectionedCommand,
-    baselines_option,
-    cases_option,
-    engine_options,
-    examples,
-    jobs_option,
-    limit_option,
-    matrix_option,
-    opened_pool,
-    output_file,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import default_jobs
 
@@ -42,23 +30,23 @@ _INCOMPLETE_EXIT = 3
 
 @click.command(
     "measure",
-    cls=SectionedCommand,
+    cls=options.SectionedCommand,
     sections={
         "Cases": ("cases", "matrix"),
         "Work": ("on", "uses_gpus", "jobs", "time_limit"),
         "Files": ("save", "resume"),
     },
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress measure --save runs/new.json",
         "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",
         "peft-regress measure --on tcp://10.0.0.5:8786 --save runs/new.json",
     ),
 )
-@cases_option()
-@matrix_option
+@options.cases_option()
+@options.matrix_option
 @click.option(
     "--save",
-    type=output_file,
+    type=options.output_file,
     metavar="FILE",
     required=True,
     help="Write the run to this file; a journal beside it keeps each record as it is made.",
@@ -70,10 +58,10 @@ _INCOMPLETE_EXIT = 3
     help="Take what an earlier try measured in the same packages and commit, by its run file or "
     "journal.",
 )
-@engine_options
-@jobs_option("Measure this many cases at once (default: one per core).")
-@limit_option("--time-limit", "How long one case may take.")
-@baselines_option
+@options.engine_options
+@options.jobs_option("Measure this many cases at once (default: one per core).")
+@options.limit_option("--time-limit", "How long one case may take.")
+@options.baselines_option
 @click.pass_context
 def command(  # noqa: PLR0913  (options)
     context: click.Context,
@@ -100,7 +88,7 @@ def command(  # noqa: PLR0913  (options)
     setup = MeasuringSetup(baselines=baselines, jobs=jobs or default_jobs(), time_limit=time_limit)
     with (
         ending_signals_interrupt(),
-        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
+        options.opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
         if resume is not None:

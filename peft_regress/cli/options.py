@@ -236,7 +236,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             "--yes",
             "replace_torch",
             is_flag=True,
-            help="Allow another build of torch without asking.",
+            help="Allow another build of torch.",
         ),
         click.option(
             "--resume",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 
 import click
@@ -63,6 +63,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     turns on this machine. The exit code is 1 if a case is slower, 3 if a case stays undecided.
     """
     chosen = select_cases(cases, matrix=matrix)
+    done = itertools.count(1)
+
+    def print_case(case: CaseTimes) -> None:
+        print_progress(f"[{next(done)}/{len(chosen)}] {case.id}: {case.verdict}")
+
     run = time_cases(
         chosen,
         base=base,
@@ -70,22 +75,10 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=baselines,
         pairs=pairs,
         time_limit=time_limit,
-        on_result=_progress_printer(len(chosen)),
+        on_result=print_case,
     )
     if output == "json":
         print_json(report.encode_times(run))
     else:
         show(report.times_document(run), output)
     context.exit(run.exit_code)
-
-
-def _progress_printer(count: int) -> Callable[[CaseTimes], None]:
-    """Return a function that prints a line on standard error for each of `count` cases."""
-    done = 0
-
-    def print_case(case: CaseTimes) -> None:
-        nonlocal done
-        done += 1
-        print_progress(f"[{done}/{count}] {case.id}: {case.verdict}")
-
-    return print_case

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -29,7 +28,7 @@ from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.folder import Overlay
-from peft_regress.overlay.overlay import ReplacesTorchError, clean_overlays
+from peft_regress.overlay.overlay import clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
@@ -114,73 +113,42 @@ def command(  # noqa: PLR0913  (arguments and options)
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_output(path, option, storage=setup.baselines)
-    wants_scripts = summary is not None or output == "markdown"
+    scripts: tuple[Reproduction, ...] = ()
+
+    def finish(result: Upgrade, overlay: Overlay) -> None:
+        """Write the scripts while the candidate's environment exists."""
+        nonlocal scripts
+        if summary is not None or output == "markdown":
+            # A stored run may be of other packages than the installed ones.
+            references = result.comparison.references.values()
+            is_here = all(is_installed_here(side.environment) for side in references)
+            before = "the packages before" if is_here else "the packages installed here"
+            pythons = {before: Path(sys.executable), "those after": overlay.python}
+            failing = [finding for finding in result.comparison.findings if finding.is_failing]
+            scripts = tuple(reproduce(failing, result.comparison.observed, pythons))
+
     with (
         ending_signals_interrupt(),
         opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
-        chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
-        done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
-    issue = reports.upgrade_document(done.result, done.scripts)
+        result = upgrade(
+            requirements,
+            UpgradeSettings(setup=setup, pattern=cases, **settings),
+            progress=print_sentence,
+            on_record=record_printer(pool),
+            finish=finish,
+        )
+    issue = reports.upgrade_document(result, scripts)
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(reports.encode_upgrade(done.result))
-    elif output == "text":
-        show(reports.upgrade_document(done.result), output)
+        print_json(reports.encode_upgrade(result))
     else:
-        show(issue, output)
-    context.exit(done.result.comparison.exit_code)
-
-
-class _Done(NamedTuple):
-    """An upgrade, and the scripts that show its findings."""
-
-    result: Upgrade
-    scripts: tuple[Reproduction, ...]
-
-
-def with_consent(act: Callable[[UpgradeSettings], _Done], settings: UpgradeSettings) -> _Done:
-    """Call a function of settings. If it would replace torch, ask first if somebody can answer."""
-    try:
-        return act(settings)
-    except ReplacesTorchError as error:
-        if not sys.stdin.isatty():
-            raise
-        question = f"This replaces torch {error.old} by {error.new}. Go on?"
-        if not click.confirm(question, err=True):
-            raise
-    return act(dataclasses.replace(settings, replace_torch=True))
-
-
-def _upgraded(
-    requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
-) -> _Done:
-    """Run the upgrade, and write its scripts while its environment exists."""
-    scripts: tuple[Reproduction, ...] = ()
-
-    def finish(result: Upgrade, overlay: Overlay) -> None:
-        nonlocal scripts
-        if wants_scripts:
-            failing = [finding for finding in result.comparison.findings if finding.is_failing]
-            # A stored run may be of other packages than the installed ones.
-            references = result.comparison.references.values()
-            is_here = all(is_installed_here(side.environment) for side in references)
-            before = "the packages before" if is_here else "the packages installed here"
-            pythons = {before: Path(sys.executable), "those after": overlay.python}
-            scripts = reproduce(failing, result.comparison.observed, pythons)
-
-    def upgraded(settings: UpgradeSettings) -> _Done:
-        on_record = record_printer(settings.setup.pool)
-        result = upgrade(
-            requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
-        )
-        return _Done(result, scripts)
-
-    return with_consent(upgraded, settings)
+        show(reports.upgrade_document(result) if output == "text" else issue, output)
+    context.exit(result.comparison.exit_code)
 
 
 def _clean() -> None:

@@ -92,7 +92,7 @@ def stand_in_batch(
     return map_batch(batch, once), list(stand_ins.values())
 
 
-def _cut_off(leaf: Tensor) -> Tensor:
+def _cut_off(leaf: Any) -> Any:
     """Return a tensor of the batch without what it was made of: a graph, a larger storage."""
     if isinstance(leaf, FakeTensor) or is_traceable_wrapper_subclass(leaf):
         return leaf

@@ -79,6 +79,10 @@ def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
 # --- Convolutions ---------------------------------------------------------------------------------
 
 
+def _convolution(x: Tensor, weight: Tensor, out: Tensor, *, transposed: bool) -> int:
+    return conv_flop_count([*x.shape], [*weight.shape], [*out.shape], transposed=transposed)
+
+
 # Every product x[i] * w[j] of the forward pass that adds to y[k] returns once in the gradient of
 # x[i], as w[j] * dy[k], and once in that of w[j], as x[i] * dy[k]: each costs one forward pass.
 
@@ -87,7 +91,7 @@ def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
     wanted = int(output_mask[0]) + int(output_mask[1])  # the third entry is the bias
-    return wanted * conv_flop_count(x.shape, weight.shape, grad.shape, transposed=transposed)
+    return wanted * _convolution(x, weight, grad, transposed=transposed)
 
 
 # torch 2.6 to 2.13 counts the weight gradient as a convolution of all input channels with all
@@ -100,7 +104,7 @@ def _paper_convolution_backward(
 ) -> int:
     transposed, groups, output_mask = args[4], args[6], args[7]
     wanted = int(output_mask[0]) + int(groups) * int(output_mask[1])
-    return wanted * conv_flop_count(x.shape, weight.shape, grad.shape, transposed=transposed)
+    return wanted * _convolution(x, weight, grad, transposed=transposed)
 
 
 # --- Attention ------------------------------------------------------------------------------------

@@ -51,8 +51,6 @@ def loss_of_output(model: nn.Module, batch: Any) -> Tensor:
 
     transformers' models return a `loss` if the batch has labels. Else it is the sum of all
     floating-point tensors of the output, in float32 at least: every output gets a gradient.
-
-    Raises `InputError` if the output has no floating-point tensor.
     """
     output = call_model(model, batch)
     own = getattr(output, "loss", None)
@@ -147,10 +145,7 @@ def _makes_a_model(value: object) -> bool:
 
 
 def parse_inputs(texts: Sequence[str]) -> Call:
-    """Return the inputs of a model: `8x3x32x32`, `8x128:int64`, or `mask=8x128:bool` by name.
-
-    Raises `InputError` for another text.
-    """
+    """Return the inputs of a model: `8x3x32x32`, `8x128:int64`, or `mask=8x128:bool` by name."""
     args: list[RandomTensor] = []
     kwargs: dict[str, RandomTensor] = {}
     for text in texts:
@@ -175,9 +170,6 @@ def price_typed(path: str, inputs: Sequence[str]) -> TrainingCost:
     Args:
         path: as for `load_model`.
         inputs: as for `parse_inputs`. Their values are random; whole numbers are 0.
-
-    Raises `InputError` for what `load_model` and `parse_inputs` refuse, and for a model that cannot
-    take the inputs.
     """
     batch, model = parse_inputs(inputs), load_model(path)
     try:

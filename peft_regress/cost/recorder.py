@@ -260,15 +260,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return holding.module
         return ""
 
-    def generator_state(self) -> Tensor:
-        """Return the state of torch's generator, which checkpointing keeps, and account for it.
-
-        It is made by no operator, so the step must call this in place of `torch.get_rng_state`.
-        """
-        state = torch.random.get_rng_state()
-        self._hold_result(state, self._module(()), "torch.get_rng_state")
-        return state
-
     # --- The log ---
 
     def _add(

@@ -29,10 +29,7 @@ class NeedsValuesError(UnprofilableModelError):
 def checked_logits(
     output: object, model: nn.Module, *, num_classes: int, labels: Tensor | None
 ) -> Tensor:
-    """Return the logits of an output: (batch, num_classes, ...).
-
-    Raises `UnprofilableModelError` if they have no loss.
-    """
+    """Return the logits of an output: (batch, num_classes, ...)."""
     owner = type(model).__name__
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
@@ -56,11 +53,7 @@ def checked_logits(
 
 
 def check_objective(objective: object, model: nn.Module) -> None:
-    """Refuse what no backward pass can start from.
-
-    Raises `InputError` for what is no scalar, `NothingToTrainError` if the backward pass would give
-    no parameter a gradient.
-    """
+    """Refuse what no backward pass can start from."""
     owner = type(model).__name__
     if not isinstance(objective, Tensor) or objective.numel() != 1:
         found = tuple(objective.shape) if isinstance(objective, Tensor) else type(objective)
@@ -102,11 +95,7 @@ def cannot_be_fake(
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse a model whose training step cannot be recorded.
-
-    Raises `UnprofilableModelError` for sparse gradients, `NothingToTrainError` if no parameter
-    requires a gradient.
-    """
+    """Refuse a model whose training step cannot be recorded."""
     owner = type(model).__name__
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:

@@ -7,9 +7,9 @@ swap of weights and initializers that read values, and a deep copy costs its who
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest import mock
@@ -31,15 +31,15 @@ Measured = TypeVar("Measured")
 # What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
-_CONTAINERS = (OrderedDict, dict, list, deque, set)
+_CONTAINERS = (OrderedDict, dict, list)
 
 
 @contextmanager
 def swapped_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Replace every tensor of a model by `convert(tensor)`, and restore it at the end.
 
-    Covers parameters, buffers and plain attributes of modules, also in lists, tuples, dicts, sets
-    and queues. A tensor that occurs twice is converted once, so tied weights stay tied, and its
+    Covers parameters, buffers and plain attributes of modules, also in lists, tuples and dicts. A
+    tensor that occurs twice is converted once, so tied weights stay tied, and its
     stand-in gets its hooks. Gradients, attributes, submodules and container items that are set
     meanwhile are dropped. Tensors in objects of other classes stay as they are.
     """
@@ -136,8 +136,6 @@ def _refill(container: Any, contents: list[Any]) -> None:
     if isinstance(container, dict):
         half = len(contents) // 2
         built_in.update(container, zip(contents[:half], contents[half:], strict=True))
-    elif isinstance(container, set):
-        built_in.update(container, contents)
     else:
         built_in.extend(container, contents)
 
@@ -187,10 +185,7 @@ class Stage:
 
 @contextmanager
 def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
-    """Put stand-ins under a model and a batch, to be recorded inside; restore the model after.
-
-    Raises `NeedsValuesError` for what fake tensors cannot do.
-    """
+    """Put stand-ins under a model and a batch, to be recorded inside; restore the model after."""
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)
@@ -207,7 +202,7 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(mode=False),
         swapped_tensors(model, convert),
-        _as_a_step_needs_torch(recorder),
+        _as_a_step_needs_torch(),
     ):
         try:
             stand_in, tensors = stand_in_batch(batch, convert, draw)
@@ -239,14 +234,14 @@ def tensors_used(*, fake: bool) -> Tensors:
 
 
 @contextmanager
-def _as_a_step_needs_torch(recorder: StepRecorder) -> Iterator[None]:
-    with ExitStack() as stack:
-        # Frozen attention layers use operators that fake tensors and formulas know.
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
-        # Fake tensors log the traceback of an error that they raise anyway.
-        log = logging.getLogger(fake_tensor.__name__)
-        stack.enter_context(mock.patch.object(log, "disabled", new=True))
-        stack.enter_context(mock.patch.object(torch, "get_rng_state", recorder.generator_state))
-        yield
+def _as_a_step_needs_torch() -> Iterator[None]:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # Frozen attention layers use operators that fake tensors and formulas know.
+    torch.backends.mha.set_fastpath_enabled(False)
+    # Fake tensors log the traceback of an error that they raise anyway.
+    log = logging.getLogger(fake_tensor.__name__)
+    try:
+        with mock.patch.object(log, "disabled", new=True):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -25,11 +25,13 @@ Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
-class FlopSite(NamedTuple):
-    """FLOPs of one operator in one module and phase of the step; module '' is outside any.
+# A log has these too: a `FlopSite` for each call, and a `ByteSite` for each allocation or, with
+# negative bytes, each free. A change of category is two of them, the free first, so that the total
+# never counts a tensor twice.
 
-    In a log, those of one call.
-    """
+
+class FlopSite(NamedTuple):
+    """FLOPs of one operator in one module and phase of the step; module '' is outside any."""
 
     phase: Phase
     module: str
@@ -44,9 +46,7 @@ class ByteSite(NamedTuple):
 
     Module '' is outside any; operator '' is what existed before the step. The category tells the
     phase of the allocation: activations in the forward pass, temporaries and gradients in the
-    backward pass, the optimizer's in `step()`. In a log, one allocation or, with negative bytes,
-    one free. A change of category is two of them, the free first, so that the total never counts a
-    tensor twice.
+    backward pass, the optimizer's in `step()`.
     """
 
     category: Category

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from peft_regress.gc_pause import paused_gc
 
 Result = TypeVar("Result")
 
-_CONTAINERS = (list, tuple, dict, set, deque)
+_CONTAINERS = (list, tuple, dict)
 _TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
 
 # Nearly every tensor of a step is of one of these, so they are told apart first.
@@ -55,9 +54,10 @@ def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
     if type(tensor) in _OF_ONE_STORAGE:
         return (tensor.untyped_storage(),)
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
-        return [s for name in names for s in storages_of(getattr(tensor, name))]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [s for name in names for s in storages_of(getattr(wrapper, name))]
     return (tensor.untyped_storage(),)
 
 

@@ -126,16 +126,6 @@ class Policy:
     same code differ as much after a hundred entries as after one. Seen between two processors, as
     shares of the bounds: accuracy 0.62, test loss 0.51, first losses 0.46, bytes 0."""
 
-    accuracy_noise: float = 0.007
-    """Standard deviation of a case's accuracy, a fraction, over machines: `history` counts it as
-    noise. Seen between two processors: 0.0066, for GaLore, which varies most."""
-
-    loss_noise: float = 0.011
-    """The same for the test loss, relative. Seen 0.011, for GaLore."""
-
-    seconds_noise: float = 0.1
-    """The same for the seconds of the fastest seed on one machine, relative."""
-
     time_effect: float = 0.10
     """`peft-regress time` must find a step that is slower by this: it calls a case the same only if
     the whole interval lies below, so such a step passes in at most one run of 40."""

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.built_in import BuiltIn, fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.methods.method import Method

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from peft_regress.catalogue import sources
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, load_images
 from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic

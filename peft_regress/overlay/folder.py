@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import site
 import sys
@@ -20,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.overlay.pip import PipError, Planned, conflicts, install
+from peft_regress.overlay.pip import PipError, Planned, install
 
 SCHEMA: Final = 4
 """Raised when the layout of an overlay changes: it is part of the folder's name."""
@@ -35,7 +34,6 @@ class _Marker(msgspec.Struct, frozen=True, kw_only=True):
 
     packages: dict[str, str]
     """Versions by name."""
-    conflicts: list[str]
     size_bytes: int
 
 
@@ -49,9 +47,9 @@ class Overlay:
     """Versions installed in it, by name; empty if the running environment has all of them."""
     planned: tuple[Planned, ...]
     """The same packages with their sources."""
-    remarks: tuple[str, ...]
-    """Sentences about added requirements and about conflicts."""
     size_bytes: int
+    remarks: tuple[str, ...] = ()
+    """Sentences about added requirements and yanked releases."""
     was_cached: bool = True
     """Whether it existed already."""
     requested: tuple[str, ...] = ()
@@ -69,7 +67,6 @@ def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
         python=folder / "bin" / "python",
         packages=marker.packages,
         planned=tuple(planned),
-        remarks=tuple(marker.conflicts),
         size_bytes=marker.size_bytes,
     )
 
@@ -89,18 +86,15 @@ def build_folder(
         # packages stay in front.
         lines = [f"import site; site.addsitedir({path!r})\n" for path in site_folders()]
         (_packages_folder(folder) / _PATH_FILE).write_text("".join(lines))
-        python = folder / "bin" / "python"
-        found = []
         if planned:
-            install(python, planned, seconds=seconds, keep_open=keep_open)
-            found = _new_conflicts(python, planned, seconds=seconds)
+            install(folder / "bin" / "python", planned, seconds=seconds, keep_open=keep_open)
         packages = _versions_in(folder)
         missing = {one.name for one in planned} - packages.keys()
         if missing:
             what = " ".join(sorted(missing))
             raise PipError(what, f"pip installed nothing of that name into {folder}")  # noqa: TRY301  (cleaned up below)
         size = sum(file.stat().st_size for file in folder.rglob("*") if not file.is_symlink())
-        marker = _Marker(packages=packages, conflicts=found, size_bytes=size)
+        marker = _Marker(packages=packages, size_bytes=size)
         write_atomic(folder / _MARKER, msgspec.json.encode(marker))
     except BaseException as error:
         # An interrupt leaves no incomplete folder either.
@@ -135,16 +129,6 @@ def remove_folder(folder: Path) -> None:
     (folder / _MARKER).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _new_conflicts(python: Path, planned: Sequence[Planned], *, seconds: float) -> list[str]:
-    """Return the lines of `pip check` about the planned packages: other conflicts are not new."""
-    names = {one.name for one in planned}
-    return [
-        f"pip check: {line}"
-        for line in conflicts(python, seconds=seconds)
-        if names & {canonicalize_name(word) for word in re.findall(r"[\w.-]*\w", line)}
-    ]
 
 
 def _packages_folder(folder: Path) -> Path:

@@ -74,7 +74,7 @@ def opened_overlay(
         with opened_part(planned, seconds=seconds) as overlay:
             yield dataclasses.replace(
                 overlay,
-                remarks=(*remarks, *overlay.remarks),
+                remarks=tuple(remarks),
                 requested=tuple(one.name for one in wanted),
             )
 

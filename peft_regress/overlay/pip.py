@@ -171,13 +171,6 @@ def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Pa
     return wheel
 
 
-def conflicts(python: Path, *, seconds: float = PIP_SECONDS) -> tuple[str, ...]:
-    """Return the conflicts of an environment, one line of `pip check` each."""
-    done = _call(python, ["check"], seconds=seconds, what="pip check")
-    lines = done.stdout.splitlines() if done.returncode else []
-    return tuple(clean(line) for line in lines if line.strip())
-
-
 def released_versions(
     package: str, *, pre: bool = False, seconds: float = PIP_SECONDS
 ) -> list[Version]:

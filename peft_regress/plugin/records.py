@@ -72,7 +72,6 @@ class RunRecords:
         if kept.is_taken:
             self.taken[name] = kept
         if self._keeper.writer is not None:
-            self._earlier()  # the journal begins with it
             self._keeper.keep(self._header(), kept)
 
     def add_unreached(self, selected: Collection[str]) -> None:

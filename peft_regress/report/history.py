@@ -8,7 +8,7 @@ from typing import Any
 
 from peft_regress.baselines.history import Entry, Move, Moves
 from peft_regress.gate.changes import value_of
-from peft_regress.metrics import format_value
+from peft_regress.metrics import Metric, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.layout import Row, Table
@@ -152,14 +152,14 @@ def _values(moves: Moves) -> Iterator[Section]:
     for case, records in moves.cases.items():
         rows = []
         for name in moves.metrics[case]:
-            before = None
+            before: Metric | None = None
             for at, record in records.items():
                 metric, entry = record.metrics.get(name), moves.entries[at]
                 if metric is None or metric == before:
                     continue
                 value, spec = value_of(metric), metric.spec
-                old = None if before is None else value_of(before)
-                change = "" if old is None else sentences.change_words(old, value, spec)
+                old = value if before is None else value_of(before)
+                change = "" if before is None else sentences.change_words(old, value, spec)
                 shown = format_value(value, metric.unit)
                 cells = (clean(name), clean(entry.name), clean(entry.date[:_DAY]), shown, change)
                 rows.append(Row(cells=cells))

@@ -69,11 +69,8 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 
     Dependencies of dependencies are included, since they can change a number too.
     """
-    versions = {
-        "python": _as_version(platform.python_version()),
-        **packages_with([root], without=_SHOWN_WITH),
-    }
-    return dict(sorted(versions.items()))
+    python = _as_version(platform.python_version())
+    return dict(sorted({"python": python, **packages_with([root], without=_SHOWN_WITH)}.items()))
 
 
 def installed_version(name: str) -> str | None:
@@ -174,27 +171,22 @@ def changed_packages(
     old: Mapping[str, str], new: Mapping[str, str]
 ) -> dict[str, tuple[str | None, str | None]]:
     """Return the old and new version of every package that differs; None if it is absent."""
-    if old == new:
-        return {}
-    pairs = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    }
 
 
 def describe_machine() -> Machine:
     """Return CPU model, cores, threads and instruction set with a digest over them."""
-    description: dict[str, str | int] = {
+    found: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 0,
         "threads": TRAINING_THREADS,
         "instruction_set": _instruction_set(),
     }
-    return Machine(
-        digest=canonical_digest(description),
-        cpu=str(description["cpu"]),
-        cores=int(description["cores"]),
-        threads=TRAINING_THREADS,
-        instruction_set=str(description["instruction_set"]),
-    )
+    return Machine(digest=canonical_digest(found), **found)
 
 
 def _instruction_set() -> str:
@@ -215,9 +207,6 @@ def usable_cores() -> int:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -7,8 +7,6 @@ ignored: the process died while it wrote.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -305,14 +303,10 @@ class JournalWriter:
         self._header = header
 
     def _begun(self) -> IO[bytes]:
-        if is_being_written(self.path):
-            raise OSError("another run writes to it")
         lines = [line for part in self._earlier() for line in (part.header, *part.records)]
         content = b"".join(map(_line_of, lines))
         write_atomic(self.path, content)
         self._file, self._length = self.path.open("r+b", buffering=0), len(content)
-        # For as long as it is open.
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self._file
 
     def remove(self) -> None:
@@ -325,16 +319,6 @@ class JournalWriter:
         """Close the file, and leave it."""
         if self._file is not None:
             self._file.close()
-
-
-def is_being_written(path: Path) -> bool:
-    """Return whether a process that lives writes to a journal."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _line_of(content: Header | KeptRecord) -> bytes:

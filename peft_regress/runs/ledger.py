@@ -90,14 +90,13 @@ def pack(rows: Mapping[str, Rows], *, peak_phase: Mapping[str, str]) -> Ledger:
         for (module, what), number in numbers.items():
             found = by_module.setdefault(module, {}).setdefault(metric, Counter())
             found[single or what] += number
-    operators = {
-        suffix: _by_operator(rows.get("optimizer_flops" + suffix, {}))
-        for suffix in ("", BATCH_SUFFIX)
-    }
+    operators, operators_b32 = (
+        _by_operator(rows.get("optimizer_flops" + suffix, {})) for suffix in ("", BATCH_SUFFIX)
+    )
     return Ledger(
         modules={name: _pack_module(by_module[name]) for name in sorted(by_module)},
-        optimizer_flops=_differing(operators[""], {}),
-        optimizer_flops_b32=_differing(operators[BATCH_SUFFIX], operators[""]),
+        optimizer_flops=_differing(operators, {}),
+        optimizer_flops_b32=_differing(operators_b32, operators),
         peak_phase=dict(peak_phase),
     )
 
@@ -108,9 +107,14 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
     Those of `optimizer_flops` are by module only; `operator_rows_of` has them by operator.
     """
     if metric in _PLANNED:
-        return _planned(ledger, metric)
+        modules = ledger.planned.get(metric)
+        if modules is None:
+            return None
+        return {(module, what): n for module, rows in modules.items() for what, n in rows.items()}
     if metric == _UPDATE:
-        return _of_update(ledger)
+        plan = rows_of(ledger, "edge_train_planned_bytes")
+        state = rows_of(ledger, "optimizer_state_bytes") or {}
+        return None if plan is None else {**plan, **state}
     if metric not in LEDGER_METRICS or not ledger.modules:
         return None
     if metric.startswith("category_sum_bytes"):
@@ -129,32 +133,16 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
 
 def with_plans(ledger: Ledger, plans: Mapping[str, Rows]) -> Ledger:
     """Return a ledger that also explains plans of memory, by the name of their metric."""
-    planned: dict[str, dict[str, dict[str, int]]] = {}
-    for metric, rows in sorted(plans.items()):
-        modules = planned.setdefault(metric, {})
-        for (module, what), size in sorted(rows.items()):
+    planned: dict[str, dict[str, dict[str, int]]] = {metric: {} for metric in sorted(plans)}
+    for metric, modules in planned.items():
+        for (module, what), size in sorted(plans[metric].items()):
             modules.setdefault(module, {})[what] = size
     return msgspec.structs.replace(ledger, planned=planned)
 
 
-def _planned(ledger: Ledger, metric: str) -> Rows | None:
-    modules = ledger.planned.get(metric)
-    if modules is None:
-        return None
-    return {(module, what): size for module, rows in modules.items() for what, size in rows.items()}
-
-
-def _of_update(ledger: Ledger) -> Rows | None:
-    plan = _planned(ledger, "edge_train_planned_bytes")
-    state = rows_of(ledger, "optimizer_state_bytes")
-    return None if plan is None else {**plan, **(state or {})}
-
-
 def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     """Return `optimizer_flops` by operator, over all modules; None for another metric."""
-    if metric.removesuffix(BATCH_SUFFIX) != "optimizer_flops":
-        return None
-    if not ledger.modules:
+    if metric.removesuffix(BATCH_SUFFIX) != "optimizer_flops" or not ledger.modules:
         return None
     numbers = ledger.optimizer_flops
     if metric.endswith(BATCH_SUFFIX):
@@ -170,19 +158,14 @@ def check_sums(records: Iterable[Record], where: str) -> None:
         for name, metric in record.metrics.items():
             key = id(ledger), name  # most records of a run share a few ledgers
             if key not in totals:
-                totals[key] = _totals(ledger, name)
+                views = (rows_of(ledger, name), operator_rows_of(ledger, name))
+                totals[key] = [sum(rows.values()) for rows in views if rows is not None]
             for total in totals[key]:
                 if total != metric.value:
                     raise InputError(
                         f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
                         f"ledger adds up to {total:,}. Make the run again."
                     )
-
-
-def _totals(ledger: Ledger, metric: str) -> list[int]:
-    """Return what the rows of a metric add up to, in each view that the ledger has of it."""
-    views = (rows_of(ledger, metric), operator_rows_of(ledger, metric))
-    return [sum(rows.values()) for rows in views if rows is not None]
 
 
 def _pack_module(full: Mapping[str, Mapping[str, int]]) -> ModuleCosts:

@@ -190,11 +190,12 @@ def _parse(path: Path) -> dict[str, Any]:
 def _check_schema(path: Path, version: object) -> None:
     if version == SCHEMA_VERSION:
         return
-    problem, remedy = "older than", "Make the run again and `peft-regress accept` it."
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        problem, remedy = "newer than", "Upgrade with `pip install -U peft-regress`."
     shown = f"has schema_version {clean(repr(version), longest=40)}"
-    problem = f"{shown}, {problem} {SCHEMA_VERSION}, which this version reads"
+    problem = f"{shown}, older than {SCHEMA_VERSION}, which this version reads"
+    remedy = "Make the run again and `peft-regress accept` it."
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        problem = f"{shown}, newer than {SCHEMA_VERSION}, which this version reads"
+        remedy = "Upgrade with `pip install -U peft-regress`."
     raise RunFileError(path, problem, remedy)
 
 

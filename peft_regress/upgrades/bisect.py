@@ -24,7 +24,6 @@ from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
-from peft_regress.upgrades.boundary import find_boundary
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
@@ -125,11 +124,9 @@ class _Search:
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return the first release of each change between the ends, and whether cases trained."""
         metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
-        if metric in {None, "status"}:
-            evidence = (False, True)  # a case may fail after its first step
-        else:
-            evidence = (False,) if metric in COSTS else (True,)
-        for trains in evidence:
+        # A case may fail after its first step.
+        may_be_either = metric in {None, "status"}
+        for trains in [False, True] if may_be_either else [metric not in COSTS]:
             old, new = (self._end(version, cases, trains=trains) for version in ends)
             self._check_absent((*old.values(), *new.values()))
             findings = self._compared(old, new).findings
@@ -355,3 +352,28 @@ def _chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
         of_task = [case for case in group if case.task == group[0].task]
         chosen.append(of_task[len(of_task) // 2])
     return chosen
+
+
+def find_boundary(count: int, changed: Callable[[int], bool | None]) -> tuple[int, int]:
+    """Bisect `count` positions; the last one is known to differ from the first one.
+
+    `changed` returns whether a position differs from the first one, or None if it cannot be tested;
+    then the positions next to it are tested, the nearest first. Each position is tested at most
+    once: with n positions between the ends, at most log2(n) + 1 tests if all can be tested.
+
+    Returns the last position that is like the first one, and the first that is not. Positions
+    between them could not be tested: one of them may be the first to change.
+    """
+    low, high = 0, count - 1
+    untested: set[int] = set()
+    while candidates := [index for index in range(low + 1, high) if index not in untested]:
+        middle = (low + high) / 2
+        index = min(candidates, key=lambda one: (abs(one - middle), one))
+        verdict = changed(index)
+        if verdict is None:
+            untested.add(index)
+        elif verdict:
+            high = index
+        else:
+            low = index
+    return low, high

@@ -6,6 +6,7 @@ cases go on.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import queue
 import re
@@ -23,7 +24,12 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.baselines.run_adapters import adapter_files, place_adapter
+from peft_regress.baselines.run_adapters import (
+    adapter_files,
+    adapters_of_run,
+    place_adapter,
+    prune_adapters,
+)
 from peft_regress.cases import Case, Name, Version
 from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -32,7 +38,8 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
 from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.journal import Header, KeptRecord, check_kept
+from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Failure,
@@ -175,13 +182,6 @@ def _source(seat: Seat, worker: WorkerProcess) -> Source:
     )
 
 
-def _answered(worker: WorkerProcess, asked: Measure, case: Case) -> Measured:
-    answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
-    if answer.record.case != case:
-        raise WorkerError(f"its worker answered with the record of {answer.record.case.id}")
-    return answer
-
-
 def _measured(
     seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
 ) -> MeasuredCase:
@@ -193,7 +193,7 @@ def _measured(
             known=request.known if request.trains else [],
         )
         try:
-            answer = _answered(worker, asked, case)
+            answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
             record, packages = answer.record, answer.packages
             files = adapter_files(Path(folder), case)
         except RequestRefusedError:
@@ -213,32 +213,33 @@ def _measured(
     return MeasuredCase(source=source, record=record, imported=packages, adapter=files)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Results:
     """What was measured so far."""
 
-    records: dict[str, Record] = field(default_factory=dict)
-    machines: dict[str, Machine] = field(default_factory=dict)
-    """Where each case was measured, by case."""
+    measured: dict[str, tuple[Record, Machine, dict[str, str]]] = field(default_factory=dict)
+    """By case: its record, where it was measured, and the packages that it uses beyond the
+    requirements of this package."""
     direct: Mapping[str, str] = field(default_factory=dict)
     """The digests of packages that came from no index."""
     environment: dict[str, str] = field(default_factory=dict)
     """The packages of every case."""
-    imported: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The packages that a case uses beyond the requirements of this package, by case."""
     budgets: BudgetFile = field(default_factory=BudgetFile)
     """Those of cases that state none themselves."""
 
     def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
         """Return the run, of the machine that measured most; other machines stand with records."""
-        machines = Counter(self.machines.values())
+        machines = Counter(machine for _, machine, _ in self.measured.values())
         most = max(machines, key=lambda machine: (machines[machine], machine.digest))
-        imported = {name: used for each in self.imported.values() for name, used in each.items()}
-        records = {
-            name: with_budget(record, self.budgets.budget_of)
-            for name, record in sorted(self.records.items())
-        }
-        left_out = {case.id for case in matrix_cases(matrix)} - self.records.keys()
+        imported: dict[str, str] = {}
+        cases = {}
+        for name, (record, machine, used) in sorted(self.measured.items()):
+            elsewhere = UNSET if machine == most else machine
+            cases[name] = with_budget(
+                msgspec.structs.replace(record, machine=elsewhere), self.budgets.budget_of
+            )
+            imported |= used
+        left_out = {case.id for case in matrix_cases(matrix)} - cases.keys()
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=dict(sorted({**imported, **self.environment}.items())),
@@ -249,18 +250,9 @@ class Results:
                 narrowed_by=list(narrowed_by) if left_out else [],
                 not_selected=sorted(left_out),
             ),
-            cases={
-                name: _on_machine(record, self.machines[name], most)
-                for name, record in records.items()
-            },
+            cases=cases,
             metrics_known=sorted(KNOWN),
         )
-
-
-def _on_machine(record: Record, machine: Machine, usual: Machine) -> Record:
-    """Return a record that says where it was measured, unless that is where most were."""
-    here = UNSET if machine == usual else machine
-    return record if record.machine == here else msgspec.structs.replace(record, machine=here)
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -305,10 +297,10 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             )
             work.measure(cases)
     except BaseException:
-        if results.records:
+        if results.measured:
             on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
         raise
-    if not results.machines:
+    if not results.measured:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
     return results.run(matrix=matrix, narrowed_by=narrowed_by)
 
@@ -325,50 +317,47 @@ class _Work:
     keep_adapters: Path | None
     known: Mapping[str, list[KnownCurve]]
     on_record: Callable[[Record], None]
-    futures: list[Future[MeasuredCase]] = field(default_factory=list)
-    ended: queue.SimpleQueue[BaseException | None] = field(default_factory=queue.SimpleQueue)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def measure(self, cases: Sequence[Case]) -> None:
         """Take what an earlier run measured, and let the pool measure the rest."""
         taken = self._taken(cases)
         function = f"{__name__}:{measure_case.__name__}"
-        groups = groups_of([case for case in cases if case.id not in taken])
-        left = [case for group in groups for case in group]
+        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        submitted: list[Future[MeasuredCase]] = []
         try:
-            for group in groups:
+            for group in groups_of([case for case in cases if case.id not in taken]):
                 requests = [self._request(case) for case in group]
-                self.futures.extend(
-                    self.pool.submit(self.environment, function, requests, MeasuredCase)
-                )
-            for case, future in zip(left, self.futures, strict=True):
-                future.add_done_callback(functools.partial(self._take, case))
-            for _ in self.futures:
-                error = self.ended.get()
+                futures = self.pool.submit(self.environment, function, requests, MeasuredCase)
+                submitted += futures
+                for case, future in zip(group, futures, strict=True):
+                    future.add_done_callback(functools.partial(self._take, ended, case))
+            for _ in submitted:
+                error = ended.get()
                 if error is not None:
                     raise error
         except CancelledError:
             raise InputError("interrupted") from None
         finally:
-            self._cancel()
+            for future in submitted:
+                future.cancel()
 
-    def _cancel(self) -> None:
-        for future in self.futures:
-            future.cancel()
-
-    def _take(self, case: Case, future: Future[MeasuredCase]) -> None:
+    def _take(
+        self,
+        ended: queue.SimpleQueue[BaseException | None],
+        case: Case,
+        future: Future[MeasuredCase],
+    ) -> None:
         """Keep a record, in the thread that measured it: no interrupt ends that half-way."""
-        error: BaseException | None = None
         try:
             with self.lock:
                 self._keep(case, future.result())
         except GivenUpError:
-            pass  # the pool has said so
-        except BaseException as problem:  # noqa: BLE001  (the thread that waits raises it)
-            error = problem
-        self.ended.put(error)
-        if error is not None:
-            self._cancel()
+            ended.put(None)  # the pool has said so
+        except BaseException as error:  # noqa: BLE001  (the thread that waits raises it)
+            ended.put(error)
+        else:
+            ended.put(None)
 
     def _request(self, case: Case) -> CaseRequest:
         return CaseRequest(
@@ -381,15 +370,15 @@ class _Work:
 
     def _taken(self, cases: Sequence[Case]) -> set[str]:
         """Take what an earlier run measured in an equal environment; return the cases."""
-        keeper = self.setup.keeper
-        chosen = [case for case in cases if keeper is not None and keeper.has(case.id)]
+        keeper, taken = self.setup.keeper, set[str]()
+        if keeper is None:
+            return taken
+        chosen = [case for case in cases if keeper.has(case.id)]
         requests = [self._request(case) for case in chosen]
         function = f"{__name__}:{define_case.__name__}"
         futures = self.pool.submit(self.environment, function, requests, DefinedCase)
-        taken = set()
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
-            assert keeper is not None  # noqa: S101  (it has the case)
             header = self._header(defined.source)
             earlier = keeper.earlier(
                 header,
@@ -403,12 +392,10 @@ class _Work:
                 known=self.known.get(case.id, ()),
             )
             if kept is not None:
-                keeper.keep(header, kept)
                 taken.add(case.id)
                 found = kept.record.machine
                 machine = defined.source.machine if found is UNSET else found
-                self._add(kept.record, machine, kept.imported, defined.source.environment)
-                self.on_record(kept.record)
+                self._add(header, kept, machine)
         return taken
 
     def _header(self, source: Source) -> Header:
@@ -420,25 +407,19 @@ class _Work:
         self._check(case, measured)
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, record.case, measured.adapter)
-        self._add(record, source.machine, measured.imported, source.environment)
+        kept = KeptRecord(record=record, trains=self.trains, imported=measured.imported)
+        self._add(self._header(source), kept, source.machine)
+
+    def _add(self, header: Header, kept: KeptRecord, machine: Machine) -> None:
+        record = kept.record
         if self.setup.keeper is not None:
-            kept = KeptRecord(record=record, trains=self.trains, imported=measured.imported)
-            self.setup.keeper.keep(self._header(source), kept)
+            self.setup.keeper.keep(header, kept)
+        self.results.environment = dict(header.environment)
+        self.results.measured[record.case.id] = (record, machine, kept.imported)
         self.on_record(record)
 
-    def _add(
-        self,
-        record: Record,
-        machine: Machine,
-        imported: dict[str, str],
-        environment: dict[str, str],
-    ) -> None:
-        results, name = self.results, record.case.id
-        results.records[name], results.machines[name] = record, machine
-        results.imported[name], results.environment = imported, environment
-
     def _check(self, case: Case, measured: MeasuredCase) -> None:
-        """Raise an error if a record is not of the case and the environment that were asked for."""
+        """Raise an error if a record is not of the environment that was asked for."""
         source = measured.source
         known = self.results.environment or source.environment
         for name, (one, other) in changed_packages(known, source.environment).items():
@@ -447,20 +428,11 @@ class _Work:
                 f"{source.where}: its packages changed during the run ({name} "
                 f"{one or 'not installed'}, then {other or 'not installed'}); run it again{there}"
             )
-        if not self.pool.is_remote:
-            return
-        problem = f"{source.where}: its answer is no result"
-        if measured.record.case != case:
-            raise NodeError(f"{problem}: {measured.record.case.id} in place of {case.id}")
-        try:
-            check_kept(measured.record)
-        except InputError as error:
-            raise NodeError(f"{problem}: {error}") from None
         find = version_in(self.environment.python)
-        for name, version in measured.imported.items():
+        for name, version in measured.imported.items() if self.pool.is_remote else ():
             if find(name) != version:
                 raise NodeError(
-                    f"{source.where}: {measured.record.case.id} uses {name} {version} there, and "
+                    f"{source.where}: {case.id} uses {name} {version} there, and "
                     f"{find(name) or 'none'} here; install the same on both"
                 )
 
@@ -472,3 +444,24 @@ def groups_of(cases: Sequence[Case]) -> list[list[Case]]:
         return case.architecture, case.method, case.rank or 0
 
     return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
+
+
+def save_run(path: Path, run: Run) -> None:
+    """Write a run file, and remove the adapters beside it that are not this run's.
+
+    It has what pytest-benchmark writes besides the cases: the machine, and no times. Raises
+    `InputError` if it cannot be written.
+    """
+    import pytest_benchmark
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+    from pytest_benchmark.utils import get_commit_info
+
+    document = {
+        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
+        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
+        "benchmarks": [],
+        "datetime": dt.datetime.now(dt.UTC).isoformat(),
+        "version": pytest_benchmark.__version__,
+    }
+    write_run_file(path, run, document)
+    prune_adapters(adapters_of_run(path), run)

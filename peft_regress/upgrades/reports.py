@@ -50,7 +50,9 @@ def _finding_section(
 def _script_sections(made: Reproduction) -> Iterator[Section]:
     """Yield the script, then what it prints on each side."""
     script = Listing(made.script.rstrip(), "python")
-    yield Section(title=f"A script that needs only {clean(made.needs)}:", body=(script,))
+    yield Section(
+        title="A script that needs only torch, torchvision and the library:", body=(script,)
+    )
     for side, output in made.outputs.items():
         yield Section(title=f"It prints, with {clean(side)}:", body=(Listing(output.rstrip()),))
 

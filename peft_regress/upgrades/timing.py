@@ -22,7 +22,7 @@ from peft_regress.gate.paired_times import (
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.upgrades.worker import Restart, Restarted, Timed, TimeSteps, prepare
 from peft_regress.workers.pair import Pair
 from peft_regress.workers.pool import Environment
@@ -54,7 +54,6 @@ class _Plan:
     pairs: int
     time_limit: float
     confidence: float
-    policy: Policy
 
 
 def time_cases(  # noqa: PLR0913  (each is one setting)
@@ -65,7 +64,6 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     baselines: Path,
     pairs: int | None = None,
     time_limit: float = TIME_LIMIT_SECONDS,
-    policy: Policy = DEFAULT_POLICY,
     on_result: Callable[[CaseTimes], None] = lambda _: None,
 ) -> TimingRun:
     """Time each case in both interpreters.
@@ -81,10 +79,9 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
-        pairs=policy.time_pairs if pairs is None else pairs,
+        pairs=DEFAULT_POLICY.time_pairs if pairs is None else pairs,
         time_limit=time_limit,
-        confidence=confidence_of_each(len(cases), policy=policy),
-        policy=policy,
+        confidence=confidence_of_each(len(cases)),
     )
     fewest = fewest_pairs(plan.confidence)
     if plan.pairs < fewest:
@@ -140,7 +137,7 @@ def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
         return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
     except (WorkerError, InputError) as error:
         return CaseTimes(id=case.id, verdict="failed", problem=str(error))
-    verdict = judge_ratio(estimate, policy=plan.policy)
+    verdict = judge_ratio(estimate)
     return CaseTimes(id=case.id, verdict=verdict, pairs=tuple(times), estimate=estimate)
 
 
@@ -183,12 +180,5 @@ def _median(worker: WorkerProcess) -> float:
 def time_block(
     worker: WorkerProcess, steps: int = BLOCK_STEPS, *, stepper: str = _STEPPER
 ) -> list[float]:
-    """Let a worker take a block of steps, and return the seconds of each.
-
-    Raises `WorkerError`, also if it times another number of steps.
-    """
-    asked = TimeSteps(steps=steps)
-    seconds = worker.ask(f"{stepper}.time_steps", asked, Timed).step_seconds
-    if len(seconds) != steps:
-        raise WorkerError(f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}")
-    return seconds
+    """Let a worker take a block of steps, and return the seconds of each."""
+    return worker.ask(f"{stepper}.time_steps", TimeSteps(steps=steps), Timed).step_seconds

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from peft_regress.measure.recipe import Recipe
 
 
-class OwnCases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a project's own cases are: names alone, since no object can travel."""
-
-    folder: str
-    """That of pyproject.toml; it comes first on `sys.path`."""
-    paths: list[str]
-    """Import paths `pkg.mod:NAME`."""
-
-
 class Prepare(msgspec.Struct, frozen=True, kw_only=True):
     """Look up a case; the requests that follow are about it."""
 
@@ -40,8 +31,10 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True):
     """Its id."""
     baselines: str
     """The folder with `sources/`."""
-    own: OwnCases | None = None
-    """The project's own cases and bounds, if it has settings."""
+    folder: str | None = None
+    """That of pyproject.toml, if there are settings; it comes first on `sys.path`."""
+    own_cases: list[str] = []
+    """Import paths `pkg.mod:NAME` of the project's own: no object can travel."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,10 +89,12 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def prepare(worker: WorkerProcess, kept_by: str, case: Case, *, baselines: Path) -> str:
     """Let `Measurer` or `Stepper` look up a case; return its definition or raise `WorkerError`."""
     settings = settings_in_use()
-    own = None
-    if settings.file is not None:
-        own = OwnCases(folder=str(settings.folder.absolute()), paths=list(settings.cases))
-    request = Prepare(case=case.id, baselines=str(baselines.absolute()), own=own)
+    request = Prepare(
+        case=case.id,
+        baselines=str(baselines.absolute()),
+        folder=None if settings.file is None else str(settings.folder.absolute()),
+        own_cases=list(settings.cases),
+    )
     return worker.ask(f"{__name__}:{kept_by}.prepare", request, Prepared).definition
 
 
@@ -121,11 +116,11 @@ class _OneCase:
         from peft_regress.measure.recipe import Recipe
         from peft_regress.settings import Settings, read_settings
 
-        if request.own is None:
+        if request.folder is None:
             use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
         else:
-            settings = read_settings(Path(request.own.folder))
-            use_settings(dataclasses.replace(settings, cases=tuple(request.own.paths)))
+            settings = read_settings(Path(request.folder))
+            use_settings(dataclasses.replace(settings, cases=tuple(request.own_cases)))
         self._recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
         return Prepared(definition=self._definition)

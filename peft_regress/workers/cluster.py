@@ -37,6 +37,8 @@ _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
+_WORKER_SECONDS: Final = 30.0
+"""How long to wait for the first worker."""
 _RESULT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.5
 
@@ -202,6 +204,8 @@ class DaskPool:
 
         Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
         """
+        with contextlib.suppress(TimeoutError):
+            self._client.wait_for_workers(1, timeout=_WORKER_SECONDS)
         workers = self._workers()
         if not workers:
             wanted = " ".join(f"{name}={amount}" for name, amount in self._resources.items())

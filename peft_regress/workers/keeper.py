@@ -12,7 +12,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Final
 
-from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
@@ -78,16 +77,12 @@ class Keeper:
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
 
-        Raises `InputError` if there is nothing to resume, or if another run writes there now.
+        Raises `InputError` if there is nothing to resume.
         """
         self.parts()
         if self.writer is None:
             return []
         path = self.writer.path
-        if journal.is_being_written(path):
-            raise InputError(
-                f"{self.shown(path)}: another run writes to it now. Choose another path."
-            )
         aside = path.with_name(f"{path.name}.1")
         if path.exists() and not self._is_resumed(path):
             path.replace(aside)
@@ -98,10 +93,8 @@ class Keeper:
         return [f"{said} it measured, `rm {shown}` forgets it"]
 
     def _is_resumed(self, path: Path) -> bool:
-        return self.resume is not None and path in {
-            self.resume,
-            journal.resumed_journal(self.resume),
-        }
+        resume = self.resume
+        return resume is not None and path in (resume, journal.resumed_journal(resume))
 
     def has(self, case: str) -> bool:
         """Return whether an earlier run has a record of a case, usable or not."""

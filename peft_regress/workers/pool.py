@@ -68,6 +68,7 @@ class Seat:
         time_limit: The seconds that one answer may take.
         name: How messages name it, if it is on another machine.
         machine: What the last worker says of its machine.
+        is_stopped: Whether `stop` was called.
 
     """
 
@@ -78,12 +79,7 @@ class Seat:
         self.machine: Machine | None = None
         self._environment: Environment | None = None
         self._worker: WorkerProcess | None = None
-        self._is_stopped = threading.Event()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._is_stopped.is_set()
+        self.is_stopped = False
 
     def is_fresh(self, environment: Environment) -> bool:
         """Return whether `worker` would start a worker."""
@@ -104,7 +100,7 @@ class Seat:
 
     def stop(self) -> None:
         """End the worker, also while another thread waits for its answer; none starts again."""
-        self._is_stopped.set()
+        self.is_stopped = True
         worker = self._worker
         if worker is not None:
             worker.kill()
@@ -128,14 +124,13 @@ class Seat:
             )
             imported = worker.ask(_IMPORT, Import(modules=list(environment.libraries)), Imported)
             _check_files(environment, imported)
-        except (InterpreterError, WorkerError) as error:
+        except BaseException as error:
             self.close()
+            if not isinstance(error, InterpreterError | WorkerError):
+                raise
             if self.is_stopped:
                 raise WorkerError("interrupted") from None
             raise UnusableEnvironmentError(str(error)) from None
-        except BaseException:
-            self.close()
-            raise
         self.machine = imported.machine
 
     def _started(self, worker: WorkerProcess) -> None:

@@ -29,7 +29,6 @@ _LONGEST_ERROR_LINE: Final = 400
 _DYING_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.5
 _MODULE: Final = "peft_regress.workers.serve"
-_REMEDY: Final = "Name a Python interpreter, such as .venv/bin/python"
 
 
 # They are for a test runner or a shell, not for the libraries.
@@ -48,9 +47,11 @@ def variables() -> dict[str, str]:
 class InterpreterError(InputError):
     """An interpreter that cannot be used: it is absent, or has no peft_regress of this protocol."""
 
-    def __init__(self, interpreter: str, problem: str, remedy: str) -> None:
-        self.interpreter = interpreter
-        self.problem = problem
+    def __init__(self, interpreter: str, problem: str) -> None:
+        remedy = (
+            "Name a Python interpreter with this peft_regress; "
+            f"`{shlex.quote(interpreter)} -m pip install .` installs it, from its checkout"
+        )
         super().__init__(printable(f"{interpreter or repr('')}: {problem}. {remedy}"))
 
 
@@ -123,7 +124,7 @@ class WorkerProcess(Closing):
         except (OSError, ValueError) as error:
             self._errors.close()
             problem = f"cannot be started: {getattr(error, 'strerror', None) or error}"
-            raise InterpreterError(interpreter, problem, _REMEDY) from None
+            raise InterpreterError(interpreter, problem) from None
         try:
             on_start(self)
             self.packages = self._greeting().packages
@@ -171,22 +172,14 @@ class WorkerProcess(Closing):
             except (ValueError, RecursionError):  # also for an invalid byte
                 continue
             if hello.protocol != PROTOCOL:
-                version = hello.packages.get("peft-regress", "unknown")
-                problem = (
-                    f"its peft-regress {version} has protocol {hello.protocol}, this one has "
-                    f"{PROTOCOL}"
-                )
-                raise InterpreterError(self.interpreter, problem, self._install())
+                its = f"its peft-regress {hello.packages.get('peft-regress', 'unknown')}"
+                problem = f"{its} has protocol {hello.protocol}, this one has {PROTOCOL}"
+                raise InterpreterError(self.interpreter, problem)
             return hello
+        problem = f"cannot run `-m {_MODULE}`: {self._last_error_line()}"
         if self._process.poll() is None:
             problem = f"no greeting of `-m {_MODULE}` within {self.time_limit:g} s"
-            raise InterpreterError(self.interpreter, problem, _REMEDY)
-        problem = f"cannot run `-m {_MODULE}`: {self._last_error_line()}"
-        raise InterpreterError(self.interpreter, problem, self._install())
-
-    def _install(self) -> str:
-        command = f"{shlex.quote(self.interpreter)} -m pip install ."
-        return f"Install this peft_regress there, from its checkout: `{command}`"
+        raise InterpreterError(self.interpreter, problem)
 
     def ask(self, function: str, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
         """Let the worker call a function of one argument, and return what that returns.

@@ -240,7 +240,6 @@ def test_a_ledger_that_was_altered_is_refused_where_it_is_read(
     for use in (
         lambda: load_references(root, None),
         lambda: load_references(root, "0004"),
-        lambda: store(root, 7),
     ):
         with pytest.raises(InputError, match=r"\.json\.gz was altered.*git checkout -- ") as error:
             use()

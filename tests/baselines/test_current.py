@@ -160,12 +160,6 @@ def test_one_of_an_older_entry_is_refused(root: Path) -> None:
         load_references(root, None)
 
 
-def test_git_may_have_written_other_line_ends(root: Path) -> None:
-    path = root / LINUX / "current.txt"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    load_references(root, None)
-
-
 def test_while_an_accept_has_not_ended_it_may_be_behind(root: Path) -> None:
     """The name of the newest entry comes last."""
     kept = {path: path.read_bytes() for path in (root / LINUX / "current.txt", newest_file(root))}
@@ -297,7 +291,7 @@ def test_an_entry_that_confirms_is_accepted_once_and_from_its_storage_alone(root
     other = root.with_name("other")
     store(other, trained(LORA))
     entry = store(other, repeating(trained(LORA)), reason="again")
-    how = {"root": root, "reason": "r", "date": "2026-01-01T00:00:00+00:00"}
+    how = {"root": root, "reason": "theirs", "date": "2026-01-01T00:00:00+00:00"}
     alone = Path(shutil.copy(entry, root.parent / "copied.json"))
     with pytest.raises(InputError, match=r"copied.json: .* the entry 0001_.*is not there"):
         accept(alone, **how)

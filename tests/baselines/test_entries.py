@@ -184,17 +184,6 @@ def test_a_strange_version_stays_inside_the_storage(
     assert stored.name == f"0001_{title}.json"
 
 
-@pytest.mark.parametrize("name", [LINUX, "ledgers", "adapters"])
-def test_a_link_that_leads_out_of_the_storage_is_refused(tmp_path: Path, name: str) -> None:
-    root, outside = tmp_path / "b", tmp_path / "outside"
-    root.mkdir()
-    outside.mkdir()
-    (root / name).symlink_to(outside)
-    with pytest.raises(InputError, match=r"leads out of .*Remove the link"):
-        store(root, rich_run())
-    assert not list(outside.iterdir())
-
-
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(
     tmp_path: Path, executor: str

@@ -1,14 +1,10 @@
 """Where adapters go and what they are: layers, shapes at any rank, and the product they add."""
 
-import copy
-from typing import Any
-
 import pytest
-import torch
-from tiny_methods import each, method_named, trainable
+from tiny_methods import One, each, method_named, trainable
 from torch import nn
 
-from peft_regress.catalogue.methods import ADAPTERS, LORA
+from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 
 FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
@@ -23,18 +19,9 @@ pytestmark = [
 ]
 
 
-class _One(nn.Module):
-    """A layer to adapt and a head."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        self.head = nn.Linear(2, 2)
-
-
 def _added(method, rank, layer):
     """Adapt a layer and return what trains in it, by the names below its own."""
-    model = method.adapt(_One(layer), heads=("head",), rank=rank, seed=0)
+    model = method.adapt(One(layer), heads=("head",), rank=rank, seed=0)
     stem = f"{STEM}layer."
     return {n.removeprefix(stem): s for n, s in trainable(model).items() if n.startswith(stem)}
 
@@ -146,7 +133,7 @@ def test_of_a_grouped_convolution_a_has_no_groups_and_b_has_those_of_the_layer()
 @pytest.mark.parametrize(("groups", "rank"), [(4, 6), (12, 4), (2, 1)])
 def test_a_rank_that_the_groups_do_not_divide_is_refused(method, groups, rank):
     """A release that takes it shows as a case that is no longer unsupported."""
-    model = _One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
+    model = One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
     with pytest.raises(ValueError, match=f"groups={groups} and rank {rank}"):
         method.adapt(model, heads=("head",), rank=rank, seed=0)
 
@@ -170,7 +157,7 @@ RANKED = tuple(m for m in FLOAT32 if m.ranks and m not in GROUPED)
 def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
     """Each method meets each of four ranks at least twice, and so does each layer."""
     rank = (1, 3, 8, 40)[(RANKED.index(method) + list(LAYERS).index(layer)) % 4]
-    model = _One(LAYERS[layer]())
+    model = One(LAYERS[layer]())
     if not method.targets.find(model, heads=("head",)):
         assert layer in {"grouped", "depthwise"}
         return
@@ -185,68 +172,7 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
 @pytest.mark.parametrize("layer", LAYERS)
 @each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
 def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
-    model = _One(LAYERS[layer]())
+    model = One(LAYERS[layer]())
     if method.targets.find(model, heads=("head",)):
         expected = method.expected_trainable(model, heads=("head",), rank=None)
         assert trainable(method.adapt(model, heads=("head",), rank=None, seed=0)) == expected
-
-
-# Products
-
-
-def _delta(method, layer, **known):
-    """Fill an adapter with noise; return the change of the weight, and its parameters by name."""
-    model = method.adapt(_One(copy.deepcopy(layer)), heads=("head",), rank=2, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    wrapped: Any = model.get_submodule(f"{STEM}layer")
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-                known[name.partition(".")[0]] = parameter.detach().clone()
-    merged: Any = method.merge(model).get_submodule("layer")
-    return merged.weight.detach() - layer.weight.detach(), known
-
-
-@pytest.mark.parametrize("layer", [nn.Conv2d(12, 8, 3), nn.Linear(8, 12)], ids=["conv", "linear"])
-def test_products_are_those_of_the_papers(layer):
-    """The change of the weight, from the factors, by the formula and without the library."""
-    weight = layer.weight.detach()
-    matrix = weight.flatten(start_dim=1)
-    kernel = weight.shape[2:]
-
-    delta, f = _delta(LORA, layer)
-    low_rank = f["lora_B"].flatten(1) @ f["lora_A"].flatten(1)
-    torch.testing.assert_close(delta.flatten(1), low_rank, rtol=1e-4, atol=1e-5)
-
-    delta, f = _delta(method_named("hira"), layer)
-    low_rank = f["hira_B"].flatten(1) @ f["hira_A"].flatten(1)
-    torch.testing.assert_close(delta.flatten(1), matrix * low_rank, rtol=1e-4, atol=1e-5)
-
-    delta, f = _delta(method_named("loha"), layer)
-    product = (f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])
-    torch.testing.assert_close(delta.flatten(1), product, rtol=1e-4, atol=1e-4)
-
-    delta, f = _delta(method_named("lokr"), layer)
-    w1 = f["lokr_w1"].reshape(*f["lokr_w1"].shape, *(1 for _ in kernel))
-    # Alpha is twice the rank.
-    torch.testing.assert_close(delta, 2 * torch.kron(w1, f["lokr_w2"]), rtol=1e-4, atol=1e-5)
-
-    if kernel:
-        delta, f = _delta(method_named("loha-tucker"), layer)
-        one, other = (
-            torch.einsum("ijkl,jr,ip->prkl", f[f"hada_t{n}"], f[f"hada_w{n}_b"], f[f"hada_w{n}_a"])
-            for n in (1, 2)
-        )
-        torch.testing.assert_close(delta, one * other, rtol=1e-4, atol=1e-4)
-
-    delta, f = _delta(method_named("ia3"), layer)
-    factors = f["ia3_l"].flatten()[:, None]
-    torch.testing.assert_close(delta.flatten(1), matrix * (factors - 1), rtol=1e-4, atol=1e-5)
-
-    delta, f = _delta(HRA, layer)
-    reflected = matrix
-    for vector in f["hra_u"].T:
-        unit = vector / vector.norm()
-        reflected = reflected - 2 * torch.outer(reflected @ unit, unit)
-    torch.testing.assert_close(delta.flatten(1), reflected - matrix, rtol=1e-4, atol=1e-5)

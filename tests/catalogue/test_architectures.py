@@ -12,14 +12,14 @@ from torchvision_zoo import every_classifier
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures import (
+from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
+from peft_regress.catalogue.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
     TORCHVISION,
 )
-from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.measure.costs import (
     CostSettings,
@@ -91,15 +91,6 @@ def test_the_rule_finds_the_heads_that_are_written_down(architecture):
     assert (found.head, found.matrices) == (architecture.head, ())
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name):
-    with without_weights():
-        model = registry.get("architecture", name).build(num_classes=10, seed=0).train()
-    logits = model.to("meta")(torch.empty(2, 3, 224, 224, device="meta"))
-    assert logits.shape == (2, 10)
-    assert not [module for module in model.modules() if "Aux" in type(module).__name__]
-
-
 def test_unknown_names_are_refused_with_the_closest_of_torchvision():
     assert TORCHVISION.find("fcn_resnet50") is None
     with pytest.raises(UnknownNameError, match="unknown architecture 'fcn_resnet50'"):
@@ -149,15 +140,6 @@ def _lora_size(model, images, head, rank=4):
             module.register_forward_hook(lambda module, *_: called.append(module))
     model(images)
     return sum(rank * (layer.weight.shape[0] + layer.weight[0].numel()) for layer in set(called))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["googlenet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("inception_v3", "maxvit_t"))],
-)
-def test_models_with_special_needs_can_be_profiled(name):
-    report = adaptation_cost(Adaptation(method="head", architecture=name), CostSettings())
-    assert report.step.peak_grad_bytes == 4 * report.trainable_params
 
 
 @pytest.mark.slow

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures import EFFICIENTNET_LITE0
+from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0
 from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     SamePadding,
     renamed_weights,
@@ -78,21 +77,6 @@ def test_flops_are_those_of_the_published_table_of_blocks(resolution, multiply_a
     assert _multiply_adds(resolution=resolution, classes=1000) == multiply_adds
 
 
-def test_it_is_efficientnet_b0_without_squeeze_and_excitation():
-    """The authors' change: FLOPs and parameters are those that torchvision's B0 has besides."""
-    lite, b0 = _head_cost("efficientnet_lite0"), _head_cost("efficientnet_b0")
-    kept = [site for site in b0.step.flops_by_site if not site.module.endswith((".fc1", ".fc2"))]
-    assert len(kept) < len(b0.step.flops_by_site)
-    assert lite.step.forward_flops == sum(s.flops for s in kept if s.phase == "forward")
-    model = registry.get("architecture", "efficientnet_b0").build(num_classes=1000, seed=0)
-    excitation = sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if ".fc1." in name or ".fc2." in name
-    )
-    assert lite.total_params == b0.total_params - excitation == 4_652_008
-
-
 def test_blocks_are_dropped_in_train_mode_alone_and_the_later_the_more_often():
     model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
     rates = [block.drop.p for block in model.blocks]
@@ -107,32 +91,6 @@ def test_blocks_are_dropped_in_train_mode_alone_and_the_later_the_more_often():
     assert len({model(images).sum().item() for _ in range(8)}) > 1
 
 
-def test_seed_alone_fixes_the_weights_and_the_global_generator_stays():
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = EFFICIENTNET_LITE0.build(num_classes=10, seed=5).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    again = EFFICIENTNET_LITE0.build(num_classes=10, seed=5).state_dict()
-    other = EFFICIENTNET_LITE0.build(num_classes=10, seed=6).state_dict()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
-    assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
-
-
-def test_lora_adapts_every_ungrouped_convolution_and_every_adapter_gets_a_gradient():
-    adaptation = Adaptation(method="lora", architecture="efficientnet_lite0", rank=4)
-    report = adaptation_cost(adaptation, CostSettings(resolution=64))
-    model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
-    adapters = sum(
-        4 * (module.weight[0].numel() + module.out_channels)
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    )
-    assert report.trainable_params == adapters + 1280 * 10 + 10
-    assert report.step.peak_grad_bytes == 4 * report.trainable_params
-
-
 # --- SAME padding ---------------------------------------------------------------------------------
 
 
@@ -144,13 +102,6 @@ def test_stride_two_pads_as_tensorflow_does(kernel, size, before, after):
     """Even sizes take one zero more at the end; which end it is moves every output."""
     padded = SamePadding(kernel, 2)(torch.ones(1, 1, size, size))[0, 0].amax(dim=1)
     assert padded.tolist() == [0.0] * before + [1.0] * size + [0.0] * after
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_stride_one_pads_as_torch_itself_does(kernel):
-    images, weight = _waves(9, 10), torch.ones(1, 3, kernel, kernel)
-    ours = nn.functional.conv2d(SamePadding(kernel, 1)(images), weight)
-    assert torch.equal(ours, nn.functional.conv2d(images, weight, padding="same"))
 
 
 # --- The published weights ------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 from tiny_methods import ALL, each, method_named, rank_of
 
 from peft_regress import registry
-from peft_regress.catalogue.methods import ADAPTERS, DORA, GALORE, LORA
+from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
+from peft_regress.catalogue.methods.galore import GALORE
 
 
 @each(*ALL)

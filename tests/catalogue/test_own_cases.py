@@ -21,13 +21,11 @@ from peft_regress.catalogue.own_cases import (
     own_fine_tune,
     own_fine_tunes,
     source_of,
-    use_settings,
     usual_matrix,
     usual_storage,
 )
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
-from peft_regress.settings import read_settings
 
 GATES = """\
 from peft_regress import FineTune
@@ -110,15 +108,6 @@ def test_the_storage_is_that_of_the_settings_from_any_folder(project, tmp_path, 
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
     assert usual_storage() == tmp_path / "data"
-
-
-def test_settings_of_the_process_win_over_those_of_the_working_folder(project, tmp_path):
-    project("gates:GATES")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "pyproject.toml").write_text('[tool.peft_regress]\nbaselines = "x"\n')
-    use_settings(read_settings(tmp_path / "other"))
-    assert own_fine_tunes() == {}
-    assert str(usual_storage()) == "other/x"
 
 
 def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):

@@ -7,7 +7,7 @@ from tiny_network import tiny_network
 from torch import nn
 from torchvision.models import swin_t
 
-from peft_regress.catalogue.methods import (
+from peft_regress.catalogue.methods.selective import (
     BITFIT,
     BITFIT_BF16,
     BN_HEAD,

@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models import get_model_builder
 from torchvision_zoo import ONE_OF_A_KIND, every_classifier
 
-from peft_regress.catalogue.architectures import TORCHVISION
 from peft_regress.catalogue.architectures.output_layer import without_weights
+from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION
 from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets, bypassed_modules
 
 WITH_GROUPED = Targets(description="", grouped=True)

@@ -11,9 +11,16 @@ from torch.nn import functional
 
 import peft_regress
 from peft_regress import registry
-from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, digit_images
+from peft_regress.catalogue.tasks import digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
+from peft_regress.catalogue.tasks.digits import (
+    NUM_CLASSES,
+    SHIFT,
+    SOURCE_CLASSES,
+    UNSEEN,
+    load_images,
+)
+from peft_regress.catalogue.tasks.edge import EDGE_BATCH
 from peft_regress.errors import InputError
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
@@ -127,22 +134,6 @@ def test_each_image_carries_its_own_label(task):
         torch.testing.assert_close(images, expected, rtol=0, atol=grain + 1e-6)
 
 
-def test_mnist_is_padded_and_not_resampled():
-    raw = read_digits("mnist").pixels[[0, 4999]].astype(np.float64) / 255
-    image = render("mnist", np.array([0, 4999]))
-    assert image.shape == (2, 1, 32, 32)
-    np.testing.assert_allclose(image[:, 0, 2:30, 2:30], (raw - 0.1307) / 0.3081, atol=1e-6)
-    assert np.all(image[:, :, :2] == np.float32(-0.1307 / 0.3081))
-
-
-def test_paper_and_ink_are_the_levels_of_background_and_full_ink():
-    grey = render("sklearn", np.arange(20), paper=0.3, ink=0.7) * 0.3081 + 0.1307
-    assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
-    assert grey.min() == pytest.approx(0.3, abs=1e-6)
-    assert grey.max() == pytest.approx(0.7, abs=1e-6)
-    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
-
-
 def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it():
     plain = render("sklearn", np.arange(20), paper=0.4, ink=0.7)
     grained = render("sklearn", np.arange(20), paper=0.4, ink=0.7, grain=0.05)
@@ -154,28 +145,11 @@ def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it
     assert not np.array_equal(difference[0], difference[1])
 
 
-@each_task
-def test_loading_twice_gives_the_same_tensors(task):
-    first = task.load()
-    load_images.cache_clear()
-    read_digits.cache_clear()
-    again = task.load()
-    assert torch.equal(first.train_images, again.train_images)
-    assert torch.equal(first.test_labels, again.test_labels)
-
-
 # Head
 
 
 def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def test_shift_leaves_the_model_as_it_is():
-    model = tiny_network(num_classes=10)
-    before = _state(model)
-    SHIFT.prepare(model, head="head", seed=0)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
@@ -218,10 +192,3 @@ def test_images_of_the_edge_matrix_are_drawn_and_always_the_same():
     assert set(data.train_labels.tolist()) <= set(range(NUM_CLASSES))
     assert torch.equal(data.train_images, EDGE_BATCH.load().train_images)
     assert torch.equal(data.test_images, data.train_images[:8])
-
-
-def test_tasks_of_the_edge_matrix_are_defined_by_their_shape():
-    definition = EDGE.definition()
-    assert json.loads(json.dumps(definition)) == definition
-    assert definition["shape"] == [1, 3, 224, 224]
-    assert definition != EDGE_BATCH.definition()

@@ -24,13 +24,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_folder_that_one_is_in_is_accepted(command, here, monkeypatch):
-    monkeypatch.chdir(here / "shards")
-    code, out, err = command("accept", ".", "--reason", "r", "--baselines", here / "baselines")
-    assert (code, err) == (0, "")
-    assert f"adapters stored: {LORA}" in out
-
-
 LONG = "x" * 10_000
 REFUSED = [
     ("accept", LONG, "--reason", "r"),
@@ -57,11 +50,6 @@ def test_a_path_that_the_system_refuses_is_one_line(command, here, words):
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-
-
-@pytest.mark.usefixtures("here")
-def test_a_page_replaces_a_link_to_itself(command):
-    assert command("report", "run.json", "--html", "loop")[0] == 0
 
 
 @pytest.mark.parametrize("content", [b'{"case": "\xff"}', b'{"\xff": 1}', b"[" * 100_000])

@@ -121,16 +121,6 @@ def test_the_refusal_of_a_library_is_one_line(run, arguments, said, warnings_as_
     assert f" on resnet18 cannot be profiled with these settings: {said}. See docs/methods" in err
 
 
-def test_the_warning_of_a_library_is_a_line_without_its_path(run, warnings_as_printed):
-    pairing = ("--architecture", "resnet18", "--method", "hra", "--rank", "3")
-    code, out, err = run("cost", *pairing, "--resolution", "32")
-    assert code == 0
-    assert out.startswith("resnet18, hra r=3")
-    (line,) = err.splitlines()
-    assert line.startswith("warning: ")
-    assert "site-packages" not in line
-
-
 @pytest.fixture
 def warnings_as_printed():
     """Warnings as they are outside of pytest, which makes errors of them."""

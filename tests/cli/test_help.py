@@ -12,7 +12,7 @@ import pytest
 
 from peft_regress.cli.main import COMMANDS, cli
 
-HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "ruptures", "pytest"}
+HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "pytest"}
 
 
 def command_of(name):

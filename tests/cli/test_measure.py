@@ -88,13 +88,13 @@ def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
     worker, measure, tmp_path, monkeypatch
 ):
     from peft_regress.errors import InputError
-    from peft_regress.upgrades import saving
+    from peft_regress.upgrades import measuring
 
     def full(*_):
         raise InputError("run.json: cannot be written (No space left on device)")
 
     worker()
-    monkeypatch.setattr(saving, "write_run_file", full)
+    monkeypatch.setattr(measuring, "write_run_file", full)
     code, _, err = measure()
     assert code == 2
     assert "No space left on device" in err

@@ -18,7 +18,6 @@ from builders import LORA, make_record, make_run, write_run
 from screen import Terminal
 
 from peft_regress.cli.main import main
-from peft_regress.report.terminal import print_progress
 from peft_regress.runs.schema import Failure
 
 ROOT = Path(__file__).parents[2]
@@ -106,18 +105,6 @@ def test_a_full_disk_is_one_message_and_no_verdict(words, errors):
 def test_without_an_output_there_is_one_message_and_no_verdict(words, errors):
     assert exit_code(*words, stdout=None, stderr=errors) == 2
     assert read(errors) == "error: output: closed\n"
-
-
-@pytest.mark.parametrize("arguments", [("compare", "no such.json", "x"), ("compare", "--nothing")])
-def test_an_error_that_cannot_be_written_is_no_verdict(arguments, errors):
-    with Path("/dev/full").open("w") as full:
-        assert exit_code(*arguments, stdout=errors, stderr=full) == 2
-
-
-def test_progress_that_cannot_be_written_does_not_end_the_work():
-    with Path("/dev/full").open("w") as full, mock.patch.object(sys, "stderr", full):
-        print_progress("one")
-        print_progress("two")
 
 
 # --- processes ------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import os
 import shutil
@@ -156,14 +154,6 @@ def test_what_only_some_cases_use_need_only_be_installed(world, storage, upgrade
     assert world.versions_tried() == ["0.20.0", "0.18.1", "0.20.0"]
 
 
-def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, upgrade):
-    store(world, storage, environment={**OLD, "pytest": version("pytest")})
-    world.moved = newer(forward_flops=2000)
-    code, out, _ = upgrade()
-    assert code == 1
-    assert "which package: peft, the only one that changed" in out
-
-
 def test_an_accepted_run_of_a_checkout_does_not_stand_for_the_installed_release(
     world, storage, upgrade, tmp_path
 ):
@@ -248,7 +238,7 @@ def test_with_a_named_base_an_edit_is_not_blamed_on_a_package(world, storage, up
     assert "maintainers" not in out
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, name):
     def ended(_, settings, **__):
         assert settings.setup.keeper is not None
@@ -256,13 +246,10 @@ def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, nam
 
     monkeypatch.setattr(upgrade_module, "upgrade", ended)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Whoever runs the tests may ignore it, as `nohup` does.
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         code, out, err = upgrade("--save", str(tmp_path / "run.json"))
     finally:
         signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGHUP, hangup)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -273,12 +260,6 @@ def test_nothing_is_written_into_the_storage(world, upgrade, storage, option):
     code, out, err = upgrade(option, str(storage / "run.json"))
     assert (code, out, world.runs) == (2, "", [])
     assert f"{option} {storage / 'run.json'}: lies in the baseline storage" in err
-
-
-def test_an_absent_base_is_refused_before_the_work(world, upgrade):
-    code, out, err = upgrade("--base", "0007_peft-9")
-    assert (code, out, world.runs) == (3, "", [])
-    assert "'0007_peft-9' is no file and no entry" in err
 
 
 def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
@@ -316,23 +297,15 @@ def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
 BETTER = "FAILED by strictness: 2 cases better than the baseline, not accepted"
 
 
-@pytest.mark.parametrize("output", ["text", "markdown"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_something_better_passes_unless_it_is_strict(world, storage, upgrade, strict, output):
+def test_something_better_passes_unless_it_is_strict(world, storage, upgrade, strict):
     store(world, storage)
+    assert upgrade(*["--strict"] * strict)[0] == 0
     world.moved = newer(forward_flops=500)
-    code, out, _ = upgrade(*["--strict"] * strict, "--format", output)
+    code, out, _ = upgrade(*["--strict"] * strict)
     assert code == int(strict)
     assert (BETTER in out) == strict
     assert "it got better" in out
-
-
-def test_strict_passes_what_is_the_same_and_json_has_its_exit_code(world, storage, upgrade):
-    store(world, storage)
-    assert upgrade("--strict")[0] == 0
-    world.moved = newer(status="ok", forward_flops=500)
-    code, out, _ = upgrade("--strict", "--format", "json")
-    assert code == json.loads(out)["exit_code"] == 1
 
 
 def test_a_case_that_the_candidate_crashes_in_is_exit_1(world, storage, upgrade):
@@ -379,43 +352,20 @@ def test_wrong_use_is_exit_2_before_the_work(world, upgrade, words, message):
     assert message in " ".join(err.split())
 
 
-def test_a_glob_that_fits_nothing_is_exit_2(world, upgrade):
-    code, _, err = upgrade(cases="nothing/*")
-    assert (code, world.runs) == (2, [])
-    assert "nothing/*" in err
-
-
-def test_no_requirement_is_exit_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["upgrade"])
-    assert stopped.value.code == 2
-    assert "name a requirement" in capsys.readouterr().err
+def test_no_requirement_is_exit_2(command):
+    code, _, err = command("upgrade")
+    assert (code, "name a requirement" in err) == (2, True)
 
 
 # --- torch ---------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_without_a_terminal_torch_is_not_replaced(world, upgrade):
+def test_torch_is_not_replaced_unasked(world, upgrade):
     world.replaces_torch = True
     code, _, err = upgrade()
     assert (code, world.runs) == (2, [])
     assert "Add --yes" in err
     assert upgrade("--yes")[0] == 0
-
-
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 130)])
-def test_a_user_at_a_terminal_is_asked(world, upgrade, monkeypatch, answer, code):
-    world.replaces_torch = True
-    monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    ended, _, err = upgrade()
-    assert ended == code
-    assert "This replaces torch 2.0 by 2.1. Go on?" in err
-    assert bool(world.runs) == (code == 0)
 
 
 # --- several packages ----------------------------------------------------------------------------
@@ -463,11 +413,6 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
         printed = capsys.readouterr()
         assert (stopped.value.code or 0) == ended, printed
     assert "+100 %" in printed.out
-
-
-def test_only_the_candidate_s_adapters_are_kept(world, upgrade, tmp_path):
-    upgrade("--save", str(tmp_path / "run.json"))
-    assert world.kept == [None, tmp_path / "run.adapters"]
 
 
 def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
@@ -525,16 +470,6 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
     assert "/dev/full: cannot be written (No space left on device)" in err
 
 
-@pytest.mark.parametrize("name", ["upgrade", "bisect"])
-def test_the_command_s_limits_are_those_of_the_library(name):
-    from peft_regress.overlay.pip import PIP_SECONDS
-    from peft_regress.upgrades.measuring import CASE_SECONDS
-
-    params = importlib.import_module(f"peft_regress.cli.{name}").command.params
-    defaults = {option.name: option.default for option in params}
-    assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)
-
-
 # --- trainings that repeat those of the base ------------------------------------------------------
 
 
@@ -574,17 +509,3 @@ def test_a_base_that_repeats_an_older_entry_has_its_scores(world, storage, upgra
     assert (code, "accuracy" in out) == (1, True)
     assert "measuring the current environment" not in err
     assert "0001_peft-0.14.0" in out
-
-
-def test_a_package_that_is_tried_alone_repeats_the_base_if_it_changes_nothing(
-    world, storage, upgrade
-):
-    world.computes = lambda packages, _: str(packages["peft"])
-    world.moved = newer(accuracy=[0.1] * 3)
-    store(world, storage)
-    code, out, _ = upgrade(*BOTH)
-    assert code == 1
-    assert "peft alone does it" in out
-    # The candidate, and peft alone; transformers alone repeats the base.
-    assert [version for version, _ in world.trained].count("0.18.1") == 0
-    assert len(world.runs) == 3

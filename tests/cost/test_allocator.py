@@ -24,7 +24,6 @@ from network_zoo import (
     step,
 )
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 FLOAT = 4
 NUMBER = 8
@@ -87,18 +86,16 @@ LAYERS = {
         nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
     ],
 }
-SINGLE = [layer for layers in LAYERS.values() for layer in layers]
 
 
 @pytest.mark.parametrize(
     "layer",
     [
         *(pytest.param(nn.Sequential(*layers), id=kind) for kind, layers in LAYERS.items()),
-        *(pytest.param(layer, id=repr(layer), marks=pytest.mark.nightly) for layer in SINGLE),
     ],
 )
 def test_a_layer_s_peak_is_the_allocator_s(layer):
-    """In a row, layers keep what each of them saves; the nightly tests take them one by one."""
+    """In a row, layers keep what each of them saves."""
     shape = (16, 8, 6, 6)
 
     def make_model():
@@ -106,37 +103,6 @@ def test_a_layer_s_peak_is_the_allocator_s(layer):
 
     cost = step(make_model(), shape, classes=CLASSES, optimizer=adamw)
     assert cost.peak_phase != "optimizer"
-    assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
-
-
-class Checkpointed(nn.Module):
-    """Layers that compute their activations again, and keep the generator's state for it."""
-
-    def __init__(self, *, reentrant):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.5), nn.Linear(64, 8)) for _ in range(2)
-        )
-        self.reentrant = reentrant
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=self.reentrant)
-        return x
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        pytest.param(Checkpointed(reentrant=False), (16, 8), id="checkpointing"),
-        pytest.param(Checkpointed(reentrant=True), (16, 8), id="reentrant checkpointing"),
-    ],
-)
-def test_what_a_layer_keeps_beside_its_results_counts(layer, shape):
-    def make_model():
-        return Between(copy.deepcopy(layer))
-
-    cost = step(make_model(), shape, classes=CLASSES, optimizer=adamw)
     assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
 

@@ -176,16 +176,6 @@ def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake):
     assert cost.optimizer_flops == 0
 
 
-@BOTH
-def test_the_caller_s_grad_mode_does_not_matter(fake):
-    model = nn.Linear(4, 2)
-    cost = cost_of(model)
-    with torch.no_grad():
-        assert cost_of(model, fake=fake) == cost
-    with torch.inference_mode():
-        assert cost_of(model, fake=fake) == cost
-
-
 # --- Optimizers -----------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """The profile as a whole: attribution, the model left alone, refusals, published numbers."""
 
 import warnings
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from typing import NamedTuple
 
 import pytest
@@ -97,34 +97,6 @@ def test_a_layer_keeps_its_name_when_peft_wraps_it():
     assert names["conv1.base_layer"][1] == 0
 
 
-def test_what_runs_between_modules_is_the_parent_s():
-    class Parent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3, 3))
-            self.fc = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.fc(x @ self.weight)
-
-    class Root(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.parent = Parent()
-
-        def forward(self, x):
-            return self.parent(x) @ torch.ones(2, 2)
-
-    cost = step(Root(), (1, 3), optimizer=adamw, loss="sum")
-    product = 2 * 3 * 3
-    linear = 2 * 3 * 2
-    assert by_module(cost) == {
-        "parent": (product, product),
-        "parent.fc": (linear, 2 * linear),
-        "": (2 * 2 * 2, 2 * 2 * 2),
-    }
-
-
 def test_a_checkpointed_layer_s_second_forward_pass_is_its_own_and_in_the_backward():
     class Checkpointed(nn.Module):
         def __init__(self):
@@ -213,16 +185,12 @@ class Remembering(nn.Module):
         self.fc = nn.Linear(3, 2)
         self.seen = []
         self.cache = {"inner": {}}
-        self.queue = deque([torch.ones(3)], 2)
-        self.shapes = set()
         self.alias = (self.seen, self.cache)
 
     def forward(self, x):
         self.seen.append(x)
         self.cache["inner"][tuple(x.shape)] = x
         self.cache["x"] = x
-        self.queue.append(x)
-        self.shapes.add(tuple(x.shape))
         if not hasattr(self, "late"):
             self.late = nn.Linear(3, 3)
         return self.fc(x + self.alias[0][0])
@@ -231,14 +199,11 @@ class Remembering(nn.Module):
 @BOTH
 def test_nothing_of_the_step_is_left_in_the_model_s_containers(fake):
     model = Remembering()
-    containers = (model.seen, model.cache, model.cache["inner"], model.queue, model.shapes)
-    (queued,) = model.queue
+    containers = (model.seen, model.cache, model.cache["inner"])
     step(model, (1, 3), optimizer=adamw, fake=fake)
-    after = (model.seen, model.cache, model.cache["inner"], model.queue, model.shapes)
+    after = (model.seen, model.cache, model.cache["inner"])
     assert all(new is old for new, old in zip(after, containers, strict=True))
-    assert (model.seen, model.shapes, model.cache) == ([], set(), {"inner": {}})
-    assert len(model.queue) == 1
-    assert model.queue[0] is queued
+    assert (model.seen, model.cache) == ([], {"inner": {}})
     assert not hasattr(model, "late")
     assert type(model(torch.ones(1, 3))) is Tensor
 
@@ -255,8 +220,6 @@ CONTAINERS = {
     "dict": lambda weight: {"weight": weight},
     "ordered": lambda weight: OrderedDict(weight=weight),
     "default": lambda weight: defaultdict(list, weight=[weight]),
-    "deque": lambda weight: deque([weight]),
-    "set": lambda weight: {weight},
 }
 
 

@@ -40,13 +40,6 @@ def test_a_stored_entry_fits(entry):
     assert problems(json.loads(entry.read_text())) == []
 
 
-def test_a_run_file_with_its_ledgers_fits():
-    file = read_run_file(OF_EXAMPLES[-1])
-    document = run_document(file.run, file.document)
-    assert document["peft_regress"]["ledgers"]
-    assert problems(document) == []
-
-
 @fuzz(runs(), examples=80)
 def test_a_run_that_the_reader_takes_fits(run):
     assert problems(json.loads(json.dumps(run_document(run, {"benchmarks": []})))) == []

@@ -70,13 +70,6 @@ def test_no_page_asks_another_server_for_anything(site):
     assert 'data-md-component="source"' not in (site / "index.html").read_text()
 
 
-def test_the_search_has_every_page(site):
-    index = (site / "search" / "search_index.js").read_text()
-    for page in PAGES:
-        location = str(page).replace("README.md", "index.md").replace(".md", ".html")
-        assert f'"location": "{location}' in index or f'"location":"{location}' in index, page
-
-
 def test_pictures_show(site):
     shown = {}
     for page in site.rglob("*.html"):
@@ -93,12 +86,6 @@ def test_links_out_of_docs_lead_to_the_repository(site):
     links = tags_of(site / "contributing.html").links
     assert "https://github.com/Team/gate/blob/main/.ci/run" in links
     assert "architecture.html" in links
-
-
-def test_the_schema_of_the_run_file_is_published(site):
-    assert "run-file.schema.json" in tags_of(site / "run-file.html").links
-    published, file = site / "run-file.schema.json", ROOT / "docs" / "run-file.schema.json"
-    assert published.read_bytes() == file.read_bytes()
 
 
 def test_the_addresses_are_those_of_the_repository_that_builds(site, monkeypatch):

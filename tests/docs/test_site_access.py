@@ -43,16 +43,3 @@ def test_the_search_works_from_a_disk_and_asks_no_server(page, site):
     page.locator(".md-search-result__item a[href*='commands.html']").first.wait_for()
     assert complaints == []
     assert [url for url in requests if not url.startswith("file:")] == []
-
-
-def test_what_is_copied_is_what_is_typed(page, site):
-    page.goto((site / "usage.html").as_uri())
-    copied = page.evaluate(
-        """() => {
-          const block = [...document.querySelectorAll("pre > code")].find(
-            code => code.innerText.includes("$ peft-regress compare 0010 0011"));
-          block.setAttribute("data-md-copying", "");
-          return block.innerText.trim();
-        }"""
-    )
-    assert copied == "peft-regress compare 0010 0011"

@@ -16,7 +16,8 @@ from tiny_methods import method_named, rank_of
 from tiny_network import tiny_data, tiny_network
 from torch import nn
 
-from peft_regress.catalogue.methods import HEAD, LORA
+from peft_regress.catalogue.methods import LORA
+from peft_regress.catalogue.methods.selective import HEAD
 from peft_regress.measure.adapters.adapter import MethodAdapter
 from peft_regress.measure.adapters.tuner import SECOND
 from peft_regress.measure.invariants.facts import Fact
@@ -324,7 +325,7 @@ def test_a_base_of_half_precision_is_judged_in_float32():
 
 
 def test_boft_merges_a_nan_into_a_convolution():
-    """See docs/findings/peft-boft-safe-merge.md; its Linear layers refuse."""
+    """See docs/findings/peft-boft-safe-merge.py; its Linear layers refuse."""
     base = convolutional()
     base[0] = nn.Conv2d(4, 8, 1)
     config = peft.BOFTConfig(

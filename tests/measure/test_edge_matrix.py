@@ -10,7 +10,7 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.tasks import EdgeTask
+from peft_regress.catalogue.tasks.edge import EdgeTask
 from peft_regress.errors import InputError
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache

@@ -18,15 +18,11 @@ from tiny_training import finetune
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.catalogue.architectures import MOBILENET_V3_SMALL
-from peft_regress.catalogue.methods import (
-    BN_HEAD,
-    GALORE,
-    HEAD,
-    LORA,
-    PeftAdapter,
-)
+from peft_regress.catalogue.architectures.torchvision_models import MOBILENET_V3_SMALL
+from peft_regress.catalogue.methods import LORA, PeftAdapter
+from peft_regress.catalogue.methods.galore import GALORE
 from peft_regress.catalogue.methods.method import cast_base
+from peft_regress.catalogue.methods.selective import BN_HEAD, HEAD
 from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY

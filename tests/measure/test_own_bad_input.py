@@ -9,8 +9,9 @@ from own_training import convolutional, fine_tune, image_data, images, measured
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from peft_regress.budgets import Bound
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import Bound, OwnMetric
+from peft_regress.fine_tune import OwnMetric
 
 X, Y = images(22)
 TRAIN, TEST = image_data()
@@ -151,7 +152,8 @@ def test_a_model_that_its_function_keeps_is_copied_each_time():
         ({"metrics": {"identity_at_init": metric()}}, "measured anyway"),
         ({"metrics": {"a b": metric()}}, "not a name"),
         ({"bounds": {"accuracies": Bound(0.1, "noise")}}, "Did you mean 'accuracy'"),
-        ({"also_train": "8"}, "is a text: give a list of modules"),
+        ({"also_train": 3}, "not a list of module names"),
+        ({"budget": "1 MB"}, "not a Budget"),
         ({"steps": 2.5}, "steps=2.5"),
         ({"id": "x"}, "not a case id"),
         ({"id": None}, "not a case id"),

@@ -73,7 +73,7 @@ def test_invariants_hold_or_say_why_they_do_not_apply(name):
 
 
 def test_a_second_adapter_of_tied_tokens_breaks_the_model():
-    # docs/findings/peft-tied-tokens-second-adapter.md
+    # docs/findings/peft-tied-tokens-second-adapter.py
     tokens = peft.TrainableTokensConfig(token_indices=[1], target_modules=["wte"])
     found = false_facts(measured(fine_tune(tokens, **LM)))
     assert set(found) == {"adapters_do_not_leak", "delete_leaves_nothing"}

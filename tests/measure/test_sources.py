@@ -10,7 +10,7 @@ from tiny_training import evaluate
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.architectures.torchvision_models import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.sources import (
     SOURCE_TRAINING,
     SourceTraining,

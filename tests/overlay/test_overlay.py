@@ -266,7 +266,6 @@ def installing(monkeypatch):
             (info / "METADATA").write_text(f"Name: {one.name}\nVersion: {one.version}\n")
 
     monkeypatch.setattr(overlay_folder, "install", install)
-    monkeypatch.setattr(overlay_folder, "conflicts", lambda *_, **__: ())
 
 
 def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monkeypatch, tmp_path):
@@ -464,17 +463,3 @@ def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own" / "peft-regress"
-
-
-def test_only_conflicts_of_changed_packages_are_reported(monkeypatch):
-    lines = (
-        "peft-regress 0.1.0 requires tqdm, which is not installed.",
-        "Galore_Torch 1.0 has requirement numpy<2, but you have numpy 2.4.6.",
-        "accelerate 1.0 has requirement peft>=0.20, but you have peft 0.14.0.",
-    )
-    monkeypatch.setattr(overlay_folder, "conflicts", lambda *_, **__: lines)
-    planned = [Planned(name=name, version="1", source=name) for name in ("peft", "galore-torch")]
-
-    found = overlay_folder._new_conflicts(Path("python"), planned, seconds=1)
-
-    assert found == [f"pip check: {line}" for line in lines[1:]]

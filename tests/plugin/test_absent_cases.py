@@ -42,13 +42,6 @@ def test_a_run_of_a_folder_without_a_case_fails_beside_baselines(project, asked)
     assert SAID in out
 
 
-def test_a_run_that_collects_nothing_at_all_says_so_too(project):
-    (project.path / "benchmarks" / "test_paper.py").unlink()
-    code, out = run(project, "benchmarks")
-    assert code == pytest.ExitCode.NO_TESTS_COLLECTED
-    assert SAID in out
-
-
 @pytest.mark.parametrize(
     "asked",
     [

@@ -229,11 +229,6 @@ def properties_in(junit):
     return [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
 
 
-def test_the_numbers_of_each_case_are_printed_where_it_is_asked(accepted):
-    verbose = accepted.run(*SELECT, "-v").stdout.partition("= peft_regress =")[2]
-    assert re.search(r"^shift/head/tiny +130 ", verbose, re.MULTILINE)
-
-
 def test_a_terminal_shows_the_verdict_in_colour_and_at_its_width(project):
     terminal = Terminal(columns=40)
     terminal.run(sys.executable, "-m", "pytest", "--regress-save=run.json", cwd=project.root)
@@ -284,10 +279,7 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
     assert entry["extra_info"]["peft_regress"]["case_id"] == "shift/lora-r4/tiny"
     assert entry["stats"]["rounds"] == 3
     assert document["machine_info"]["node"] == ""
-
-
-def test_every_invariant_of_lora_holds(accepted):
-    invariants = accepted.saved().cases["shift/lora-r4/tiny"].invariants
+    invariants = dict(record.invariants)
     assert invariants.pop("stored_adapter_loads") is None
     assert invariants.pop("projections_renewed") is None
     assert invariants
@@ -479,11 +471,6 @@ def test_wrong_use_is_refused_before_anything_is_measured(accepted, option, mess
     assert "Traceback" not in done.stderr
 
 
-def test_a_named_baseline_judges(accepted):
-    assert accepted.run(*SELECT, "--regress-baseline=0001").returncode == 0
-    assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
-
-
 def accept_with_other_bytes(project, *, factor):
     """Store the accepted run once more, its peak moved, and without the ledger that explains it."""
     (first,) = (project.root / "baselines").glob("*/0001_*.json")
@@ -511,6 +498,7 @@ def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(a
     assert "baseline: 0003_peft-" in done.stdout
     assert "--case shift/head/tiny --metric peak_bytes --all" in done.stdout
     assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
+    assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "newer", "conflict"])
@@ -663,21 +651,6 @@ def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
     assert (accepted.root / "other.md").read_text() == mine
 
 
-def test_a_warning_of_a_library_is_no_error_of_a_case(project):
-    extra = METHOD.format(name="odd", where="adapt", error="RuntimeError", message="").replace(
-        'raise RuntimeError("")',
-        "import warnings\n        warnings.warn('soon gone', FutureWarning)\n"
-        "        return super().adapt(*args, **kwargs)",
-    )
-    project.configure(methods=("odd",), extra=extra)
-    (project.root / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    done = project.run("--regress-save=run.json")
-    record = project.saved().cases["shift/odd-r4/tiny"]
-    # Its learning rate is not in the table: what fails is that, after the warning.
-    assert record.error is None or "FutureWarning" not in record.error.type, record.error
-    assert "soon gone" in done.stdout
-
-
 PLAIN = """
 import pytest
 from peft_regress import Case
@@ -739,11 +712,11 @@ def test_collecting_imports_no_torch(project):
 
 OTHER_MATRIX = """
 import dataclasses
-from peft_regress.catalogue.methods import HEAD
+from peft_regress.catalogue.methods.selective import HEAD
 registry.add("method", dataclasses.replace(HEAD, name="head", matrices=("default",)))
 registry.add("method", dataclasses.replace(HEAD, name="bn_head", matrices=("other",)))
 registry.remove("task", "shift")
-from peft_regress.catalogue.tasks import SHIFT
+from peft_regress.catalogue.tasks.digits import SHIFT
 registry.add("task", dataclasses.replace(SHIFT, matrices=("default", "other")))
 for name in {architectures!r}:
     registry.add("architecture", Architecture(name=name, matrices=("default", "other")))
@@ -768,19 +741,6 @@ def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, worke
     saved = two_matrices.saved()
     assert list(saved.cases) == ["shift/head/tiny"]
     assert saved.selection.complete
-
-
-@pytest.mark.nightly
-def test_each_matrix_is_judged_by_its_own_cases_in_one_storage(two_matrices):
-    two_matrices.run("--regress-save=run.json")
-    two_matrices.accept()
-    two_matrices.run("--regress-save=run.json", "--regress-matrix=other")
-    assert list(two_matrices.saved().cases) == ["shift/bn_head/tiny"]
-    two_matrices.accept()
-    for options in ((), ("--regress-matrix=other",)):
-        done = two_matrices.run(*options)
-        assert done.returncode == 0, done.stdout
-        assert "1 unchanged" in done.stdout
 
 
 # --- On GitHub ------------------------------------------------------------------------------------

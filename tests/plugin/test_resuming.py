@@ -151,46 +151,32 @@ def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
     assert read_journal(project.journal).cases == set(IDS)
 
 
-def test_an_interrupt_before_the_timer_starts_loses_nothing_where_warnings_are_errors(project):
-    text = "    if 'lora-r4' in case.id:\n        raise KeyboardInterrupt\n"
-    (project.root / "test_suite.py").write_text(SUITE.replace("    peft", text + "    peft"))
-    code, out = project.run(SAVE, "-W", "error")
-    assert code == pytest.ExitCode.INTERRUPTED, out
-    assert project.kept == set(project.log) != set()
-    assert "Traceback" not in out
-
-
 # --- signals -------------------------------------------------------------------------------------
 
-ENDING = ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"]
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_signal_loses_no_case_that_was_measured(project, name):
-    _signalled(project, name, at=3)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
-@pytest.mark.parametrize("whom", ["process", "group"])
-@pytest.mark.parametrize("name", ENDING)
-def test_a_signal_at_a_random_moment_loses_no_case(project, name, whom, workers):
-    moment = random.Random(f"{name} {whom} {len(workers)}")
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        pytest.param("SIGTERM", (), marks=pytest.mark.slow),
+        pytest.param("SIGKILL", (), marks=pytest.mark.slow),
+        *(
+            pytest.param(name, ("-n", "2"), marks=pytest.mark.nightly)
+            for name in ("SIGTERM", "SIGHUP", "SIGINT", "SIGKILL")
+        ),
+    ],
+)
+def test_a_signal_at_a_random_moment_loses_no_case(project, name, workers):
+    """It comes while a case is measured; the run is resumed, and each case is measured once."""
+    moment = random.Random(f"{name} {len(workers)}")
     at, later = moment.randrange(1, 9), moment.uniform(0, 0.3)
-    _signalled(project, name, *workers, at=at, later=later, to_group=whom == "group")
-
-
-def _signalled(project, name, *arguments, at, later=0.0, to_group=False):
-    """End a run while its case number `at` is measured; resume it; each case is measured once."""
-    process = project.start(SAVE, *arguments, seconds=0.2)
+    process = project.start(SAVE, *workers, seconds=0.2)
     wait_until(lambda: len(project.log) >= at)
     time.sleep(later)
-    (os.killpg if to_group else os.kill)(process.pid, signal.Signals[name])
+    os.kill(process.pid, signal.Signals[name])
     out, _ = process.communicate(timeout=60)
     ended = {"SIGKILL": -signal.SIGKILL}.get(name, pytest.ExitCode.INTERRUPTED)
     assert process.returncode in {ended, 1}, out  # 1: it had just finished
-    running = 2 if arguments else 1
+    running = 2 if workers else 1
     if not (project.save.exists() or project.journal.exists()):
         assert len(project.log) <= running
         assert "no test with a case" not in out

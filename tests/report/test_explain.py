@@ -15,7 +15,6 @@ from builders import (
     make_record,
     make_run,
     observe,
-    rich_run,
     write_entry,
     write_run,
 )
@@ -352,18 +351,6 @@ def test_explain_takes_run_files_folders_storages_and_entries(explain, tmp_path)
     assert tables == {as_text(document).partition("  environment:")[2] + "\n"}
 
 
-def test_explain_names_what_was_compared(explain):
-    code, out, _ = explain("0001", "0002", LORA)
-    assert code == 0
-    assert out.startswith(f"{LORA}: 0001_peft-0.18.1 -> 0002_peft-0.14.0\n")
-
-
-def test_explain_exits_0_where_nothing_changed(explain):
-    code, out, err = explain("0001", "0001", LORA)
-    assert (code, err) == (0, "")
-    assert "no cost differs" in out
-
-
 def test_explain_takes_chosen_metrics_and_a_top(explain):
     _, out, _ = explain("0001", "0002", LORA, "--metric", "forward_flops", "--top", "1")
     assert "2 more" in out
@@ -372,12 +359,6 @@ def test_explain_takes_chosen_metrics_and_a_top(explain):
         "0001", "0002", LORA, "--metric", "aten_ops", "--metric", "peak_bytes", "--format", "json"
     )
     assert [metric["metric"] for metric in json.loads(out)["metrics"]] == ["peak_bytes", "aten_ops"]
-
-
-def test_explain_prints_markdown(explain):
-    code, out, _ = explain("0001", "0002", LORA, "--format", "markdown")
-    assert code == 0
-    assert out.startswith("## shift/lora-r4/resnet18: ")
 
 
 @pytest.mark.parametrize(
@@ -404,35 +385,3 @@ def test_explain_of_what_is_not_there_or_not_right_is_an_exit_code_and_a_message
     found, out, err = explain(*arguments)
     assert (found, out) == (code, "")
     assert message in err
-
-
-def test_a_case_of_the_old_run_alone_is_absent_from_the_new(explain, tmp_path):
-    path = write_run(tmp_path / "rich.json", rich_run())
-    code, _, err = explain(path, "0002", FULL)
-    assert code == 3
-    assert f"0002 holds no case '{FULL}'" in err
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: text[:-30],
-        lambda text: text.replace("1290", "1291"),
-        lambda text: text.replace('"high_bytes"', '"low_bytes"'),
-        lambda _: "{}",
-        lambda _: "",
-    ],
-)
-def test_explain_of_a_damaged_file_is_exit_2_and_names_it(explain, tmp_path, damage):
-    path = write_run(tmp_path / "run.json", make_run(OLD))
-    path.write_text(damage(path.read_text()))
-    code, out, err = explain(path, "0002", LORA)
-    assert (code, out) == (2, "")
-    assert str(path) in err
-
-
-def test_explain_of_an_empty_folder_is_exit_2(explain, tmp_path):
-    (tmp_path / "empty").mkdir()
-    code, _, err = explain(tmp_path / "empty", "0002", LORA)
-    assert code == 2
-    assert "has no run file" in err

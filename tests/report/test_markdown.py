@@ -298,17 +298,6 @@ def test_nothing_breaks_out_of_table_code_details_or_marker(text):
     assert len(cells(made)) > 3
 
 
-@pytest.mark.parametrize("name", ["new", "missing"])
-def test_a_metric_named_like_a_verdict_is_shown_as_a_metric(name):
-    """Both findings are of the strand coverage, one with reasons and one without."""
-    old = [make_record(LORA, {name: make_metric("aten_ops", 1)}), make_record(FULL)]
-    new = [make_record(LORA, {name: make_metric("peak_bytes", 1)}), make_record(GALORE)]
-    text = page(old, new)
-    check(text)
-    for case in (LORA, FULL, GALORE):
-        assert case in text
-
-
 @hostile
 def test_the_invocation_does_not_become_markdown(text):
     check(hostile_page(text, old=text, new=text or None, suite=clean(text), baselines=text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import get_args
 
 import msgspec
 import pytest
@@ -15,7 +14,6 @@ from builders import (
     LORA,
     compare,
     forward_ledger,
-    make_metric,
     make_record,
     make_run,
     observe,
@@ -25,7 +23,7 @@ from hypothesis import strategies as st
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
-from peft_regress.gate.verdicts import CaseVerdict, Reason, Verdict
+from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
 from peft_regress.report import (
     case_text,
@@ -41,20 +39,6 @@ from peft_regress.text import clean
 
 HINT = accept_hint(judge({}, {}, invocation=Invocation(new="run.json")))
 TYPED = Invocation(new="run.json")
-LONG = "x" * 10_000
-HOSTILE = {
-    "ansi": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
-    "controls": "a\x00b\rc\x08d\x7fe\x85f\u2028g\u202eh",
-    "lines": "one\ntwo\n\nINJECTED: no regression",
-    "html": "<script>alert(1)</script><img src=x onerror=y>&amp;",
-    "markdown": "| a | b |\n# head **bold** [x](javascript:y) ![i](z) `code` ~~s~~ \\| <!--",
-    "rich": "[bold red]text[/bold red] [link=http://x]y[/link]",
-    "long": LONG,
-    "surrogate": "\ud800",
-    "empty": "",
-}
-hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-
 BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_000_000_000}, "fc": {"mm": 5}})
 AFTER = forward_ledger(
     {
@@ -181,14 +165,6 @@ def test_a_metric_that_vanished_is_absent():
     assert "forward_flops: 3.638 GFLOP -> absent" in text
 
 
-def test_reasons_beyond_the_first_are_named():
-    old, new = observe(make_record()), observe(make_record(metrics={}))
-    case = judge_case(LORA, old, new)
-    text = text_of(old, new)
-    for reason in case.reasons:
-        assert reason.metric in text
-
-
 def test_a_known_defect_is_not_repeated():
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
@@ -286,41 +262,6 @@ def test_the_line_of_every_metric_fits(name):
     assert widest(text_of(old, new)) <= 100
 
 
-# --- hostile strings ------------------------------------------------------------------------
-
-
-def hostile_run(text):
-    """Return a run that carries a text wherever a file can carry one."""
-    ledger = forward_ledger({text: {text: 5}})
-    metrics = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
-    return make_run(
-        make_record(LORA, metrics, definition="d", invariants={text: False}, ledger=ledger),
-        make_record(FULL, status="error", error=Failure(type=text, message=text)),
-        make_record(f"{text.replace('/', '')}/head/resnet18"),
-        environment={"peft": text, text: "1"},
-    )
-
-
-def hostile_references(text):
-    metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
-    return [make_record(LORA, metrics, definition="d"), make_record(FULL)]
-
-
-@hostile
-def test_a_string_from_a_file_stays_one_short_printable_text(text):
-    plain, markdown, table, encoded = reports(hostile_references(text), hostile_run(text))
-    for report in (plain, table):
-        assert all(line.isprintable() for line in report.split("\n"))
-        report.encode()
-    for report in (plain, markdown, table):
-        assert not re.search(r"^INJECTED", report, re.MULTILINE)
-    assert max(map(widest, (plain, table))) <= 500
-    assert widest(markdown) <= 3000
-    assert len(plain) < 5000
-    decoded = json.loads(encoded)
-    assert text in {reason["metric"] for case in decoded["cases"] for reason in case["reasons"]}
-
-
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.text(st.characters()), st.integers(3, 200))
 def test_clean_is_one_printable_line_of_a_limited_length(text, longest):
@@ -329,10 +270,6 @@ def test_clean_is_one_printable_line_of_a_limited_length(text, longest):
     assert len(cleaned) <= longest
     assert cleaned == cleaned.strip()
     cleaned.encode()
-
-
-def test_clean_leaves_ordinary_text_alone():
-    assert clean("peft 0.18.1 -> 0.19.1 (é, 漢)") == "peft 0.18.1 -> 0.19.1 (é, 漢)"
 
 
 # --- JSON -----------------------------------------------------------------------------------
@@ -368,14 +305,6 @@ def test_json_has_the_shape_of_the_contract():
     }
 
 
-def test_verdicts_are_those_of_the_contract():
-    design = {
-        "regressed", "improved", "unchanged", "fixed", "known_defect", "newly_failing",
-        "incomparable", "missing", "new", "over_budget",
-    }  # fmt: skip
-    assert set(get_args(Verdict)) == design
-
-
 @pytest.mark.parametrize("old", [0, 1])
 def test_json_has_no_infinity_where_something_came_from_nothing(old):
     record = make_record(LORA, {"forward_flops": old})
@@ -384,10 +313,3 @@ def test_json_has_no_infinity_where_something_came_from_nothing(old):
     )
     (reason,) = decoded["cases"][0]["reasons"]
     assert reason["relative_change"] == (None if old == 0 else pytest.approx(1e50))
-
-
-def test_json_has_no_infinity_where_a_ratio_overflows():
-    old = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 5e-324)})
-    new = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 1e99)})
-    decoded = json.loads(reports([old], make_run(new))[3])
-    assert decoded["cases"][0]["verdict"] == "regressed"

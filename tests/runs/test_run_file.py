@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -34,15 +32,9 @@ from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run, read_run_file
 from peft_regress.runs.schema import (
     MIXED_MACHINES,
-    Run,
     Selection,
     canonical_digest,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Change = Callable[[dict[str, Any]], object]
 
 ACCEPTED = {
     "reason": "r",
@@ -53,11 +45,11 @@ ACCEPTED = {
 
 
 @pytest.fixture
-def run_file(tmp_path: Path) -> Path:
+def run_file(tmp_path):
     return write_run(tmp_path / "run.json", rich_run())
 
 
-def signed(ours: dict[str, Any]) -> dict[str, Any]:
+def signed(ours):
     """Return a run's object with a digest that fits its content, whatever that is."""
     content = {
         key: value for key, value in ours.items() if key not in {"content_digest", "ledgers"}
@@ -68,7 +60,7 @@ def signed(ours: dict[str, Any]) -> dict[str, Any]:
 # --- round trip -----------------------------------------------------------------------------
 
 
-def test_what_was_written_is_read_back(run_file: Path) -> None:
+def test_what_was_written_is_read_back(run_file):
     read = read_run_file(run_file)
     assert msgspec.structs.replace(read.run, content_digest="") == rich_run()
     assert read.document == make_document(rich_run())
@@ -77,23 +69,15 @@ def test_what_was_written_is_read_back(run_file: Path) -> None:
     assert again.stat().st_mode & 0o777 == 0o644, "others may read it"
 
 
-def test_samples_that_are_whole_numbers_are_read_back(tmp_path: Path) -> None:
+def test_samples_that_are_whole_numbers_are_read_back(tmp_path):
     """They are read as floats; the digest must be that of what is read."""
     metric = Metric(value=1.5, unit="nat", direction="lower", kind="accuracy", samples=[1, [2, 3]])
     path = write_run(tmp_path / "run.json", make_run(make_record(LORA, {"loss": metric})))
     assert read_run_file(path).run.cases[LORA].metrics["loss"] == metric
 
 
-def test_the_file_says_what_it_is_at_its_top_level(run_file: Path) -> None:
-    ours = json.loads(run_file.read_text())["peft_regress"]
-    assert ours["schema_version"] == 2
-    assert ours["cases"].keys() == rich_run().cases.keys()
-    assert "accepted" not in ours
-    assert signed(ours) == ours
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
-def test_a_number_that_could_not_be_read_is_not_written(tmp_path: Path, value: float) -> None:
+def test_a_number_that_could_not_be_read_is_not_written(tmp_path, value):
     with pytest.raises(InputError, match="forward_flops"):
         write_run(tmp_path / "run.json", make_run(make_record(LORA, {"forward_flops": value})))
     assert list(tmp_path.iterdir()) == []
@@ -108,15 +92,13 @@ def test_a_number_that_could_not_be_read_is_not_written(tmp_path: Path, value: f
     ],
     ids=["line ends", "indent", "order"],
 )
-def test_the_same_content_in_another_form_is_the_same_run(
-    run_file: Path, change: Callable[[str], str]
-) -> None:
+def test_the_same_content_in_another_form_is_the_same_run(run_file, change):
     before = read_run_file(run_file).run
     run_file.write_bytes(change(run_file.read_text()).encode())
     assert read_run_file(run_file).run == before
 
 
-def reversed_keys(value: Any) -> Any:
+def reversed_keys(value):
     if isinstance(value, dict):
         return {key: reversed_keys(value[key]) for key in reversed(value)}
     return [reversed_keys(item) for item in value] if isinstance(value, list) else value
@@ -125,7 +107,7 @@ def reversed_keys(value: Any) -> Any:
 # --- ledgers --------------------------------------------------------------------------------
 
 
-def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(run_file: Path) -> None:
+def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(run_file):
     ours = json.loads(run_file.read_text())["peft_regress"]
     digest = ours["cases"][LORA]["ledger"]
     assert digest == ours["cases"][UNSEEN_LORA]["ledger"]
@@ -137,7 +119,7 @@ def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(run_f
     assert (bare.ledger, bare.metrics) == (digest, rich_run().cases[LORA].metrics)
 
 
-def test_ledgers_that_differ_are_both_kept_and_empty_ones_are_not(tmp_path: Path) -> None:
+def test_ledgers_that_differ_are_both_kept_and_empty_ones_are_not(tmp_path):
     other = msgspec.structs.replace(LEDGER, peak_phase={})
     run = make_run(
         make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=other), make_record(FULL)
@@ -147,7 +129,7 @@ def test_ledgers_that_differ_are_both_kept_and_empty_ones_are_not(tmp_path: Path
     assert json.loads(path.read_text())["peft_regress"]["cases"][FULL]["ledger"] == {}
 
 
-def test_a_module_of_a_ledger_is_a_line_of_the_file(run_file: Path) -> None:
+def test_a_module_of_a_ledger_is_a_line_of_the_file(run_file):
     lines = run_file.read_text().splitlines()
     (line,) = [line for line in lines if "conv1.base_layer" in line]
     assert json.loads("{" + line.strip().rstrip(",") + "}")["conv1.base_layer"]["high_bytes"]
@@ -156,7 +138,7 @@ def test_a_module_of_a_ledger_is_a_line_of_the_file(run_file: Path) -> None:
 # --- damage ---------------------------------------------------------------------------------
 
 
-def refused(path: Path, match: str) -> RunFileError:
+def refused(path, match):
     """Check that a file is refused, in a short line that names the file, with a remedy."""
     with pytest.raises(RunFileError, match=match) as caught:
         read_run_file(path)
@@ -168,7 +150,7 @@ def refused(path: Path, match: str) -> RunFileError:
     return caught.value
 
 
-def changed(path: Path, change: Change, *, sign: bool = True) -> Path:
+def changed(path, change, *, sign=True):
     """Change the object `peft_regress` of a file, by default with a digest that fits again."""
     document = json.loads(path.read_text())
     change(document["peft_regress"])
@@ -178,115 +160,86 @@ def changed(path: Path, change: Change, *, sign: bool = True) -> Path:
     return path
 
 
-def ledger_of(ours: dict[str, Any], case: str = LORA) -> dict[str, Any]:
+def ledger_of(ours, case=LORA):
     """Return the ledger of a case in the object of a file."""
-    found: dict[str, Any] = ours["ledgers"][ours["cases"][case]["ledger"]]
-    return found
+    return ours["ledgers"][ours["cases"][case]["ledger"]]
+
+
+def put(value):
+    """Put something in the place of a number of FLOPs."""
+    return lambda text: text.replace(b"3638000000", value, 1)
 
 
 TEXT = [
-    (lambda _: b"", "not valid JSON"),
-    (lambda _: b" \n", "not valid JSON"),
-    (lambda _: b"null", "not a JSON object"),
-    (lambda _: b"[]", "not a JSON object"),
-    (lambda _: b"\x00\xff\xfe\x80", "not valid JSON"),
-    (lambda _: b"{}x", "not valid JSON"),
-    (lambda _: random.Random(0).randbytes(10_000), "not valid JSON"),
-    (lambda text: text[: len(text) // 2], "not valid JSON"),
+    *(
+        (lambda _, text=text: text, "not valid JSON")
+        for text in (b"", b"null", b"[]", b"\0\xff", b"{}x")
+    ),
     (lambda text: text[:-3], "not valid JSON"),
-    (lambda text: text.decode().encode("utf-16"), "not valid JSON"),
-    (lambda text: text.replace(b"3638000000", b"NaN"), "not valid JSON"),
-    (lambda text: text.replace(b"3638000000", b"-Infinity"), "not valid JSON"),
-    (lambda text: text.replace(b"3638000000", b"1" * 5000), "not valid JSON"),
-    (lambda text: text.replace(b"0.05", b"1e999", 1), "not valid JSON .*out of range"),
-    (lambda text: text.replace(b'"Example CPU"', b'"\\ud800"'), "not valid JSON"),
-    (lambda text: text.replace(b"3638000000", 10**5 * b"[" + 10**5 * b"]"), "not valid JSON"),
-    (lambda text: text.replace(b"3638000000", 500 * b"[" + 500 * b"]"), "valid JSON|the schema"),
-    (lambda text: text.replace(b"3638000000", b"3638000001", 1), "was altered .*content_digest"),
-    (lambda text: text.replace(b"3638000000", b"-1", 1), f"{LORA}: metric 'forward_flops' is -1"),
-    (lambda text: text.replace(b'"accuracy"', b'"loss"', 1), "was altered|mean of its samples"),
+    *((put(value), "not valid JSON") for value in (b"NaN", b"-Infinity", b"1e999", b"1" * 5000)),
+    (put(10**5 * b"[" + 10**5 * b"]"), "not valid JSON"),
+    (put(b"3638000001"), "was altered .*content_digest"),
+    (put(b"-1"), f"{LORA}: metric 'forward_flops' is -1"),
     (lambda _: b'{"peft_regress": []}', "no object 'peft_regress'"),
     (lambda _: json.dumps(make_document(make_run())).encode(), "not a run file of this tool"),
     (lambda text: text.replace(b'"benchmarks": [', b'"benchmarks": {}, "x": ['), "'benchmarks' is"),
-    *(
-        (
-            lambda text, marker=marker: text.replace(b"\n", b"\n" + marker + b"\n", 5),
-            r"conflict markers \(line 2\).*git checkout --ours.*peft-regress accept",
-        )
-        for marker in (b"<<<<<<< HEAD", b"||||||| 4b5c", b"=======", b">>>>>>> theirs")
+    (
+        lambda text: text.replace(b"\n", b"\n<<<<<<< HEAD\n", 5),
+        "conflict markers.*git checkout --ours.*peft-regress accept",
     ),
 ]
 """What happens to the text of a file, and the refusal."""
 
 
 @pytest.mark.parametrize(("damage", "message"), TEXT)
-def test_a_file_whose_text_was_damaged_is_refused(
-    run_file: Path, damage: Callable[[bytes], bytes], message: str
-) -> None:
+def test_a_file_whose_text_was_damaged_is_refused(run_file, damage, message):
     run_file.write_bytes(damage(run_file.read_bytes()))
     refused(run_file, message)
 
 
-def case(name: str = LORA, **keys: Any) -> Change:
+def case(name=LORA, **keys):
     return lambda ours: ours["cases"][name].update(keys)
 
 
-def flops(value: Any) -> Change:
+def flops(value):
     return lambda ours: ours["cases"][LORA]["metrics"]["forward_flops"].update(value=value)
 
 
-def samples(value: Any) -> Change:
+def samples(value):
     return lambda ours: ours["cases"][LORA]["metrics"]["loss"].update(samples=value)
 
 
-def accept(**keys: Any) -> Change:
+def schema(version):
+    return lambda ours: ours.update(schema_version=version)
+
+
+def accept(**keys):
     return lambda ours: ours.update(accepted={**ACCEPTED, **keys})
 
 
-def add_ledger(ours: dict[str, Any]) -> None:
+def add_ledger(ours):
     ours["ledgers"][canonical_digest({"peak_phase": {"a": "b"}})] = {"peak_phase": {"a": "b"}}
 
 
-def rename(ours: dict[str, Any]) -> None:
+def rename(ours):
     ours["cases"]["shift/lora-r8/resnet18"] = ours["cases"].pop(LORA)
 
 
-AT_LORA = rf"at \$.peft_regress.cases\[\"{LORA}\"\]"
 OF_SCHEMA = "does not fit the schema"
-SIGNED: list[tuple[Change, str]] = [
+SIGNED = [
     # numbers
-    *((flops(value), f"{AT_LORA}.metrics.forward_flops.value") for value in ("1", None, [1], True)),
+    *((flops(value), r"at `\$.cases\[...\].metrics\[...\].value") for value in ("1", None, True)),
     *((flops(value), "not a finite number|never negative") for value in (1e101, 10**400, -1)),
     *((samples(value), OF_SCHEMA) for value in ([True], ["x"], {"a": 1})),
     *((samples(value), "not a finite|out of range") for value in ([10**400], [[1e200]])),
     *(
-        (
-            lambda ours, number=number: ledger_of(ours)["modules"][""].update(
-                optimizer_flops=number
-            ),
-            OF_SCHEMA,
-        )
-        for number in (-1, 2**63, 1.5, "1", None, True)
-    ),
-    # the place of what does not fit, to the last key
-    (case(GALORE, status=1), rf'at \$.peft_regress.cases\["{GALORE}"\].status\.'),
-    (lambda ours: ours["environment"].update(peft=1), r"at \$.peft_regress.environment.peft\."),
-    (lambda ours: ours["environment"].update({"a-b": 1}), r'\.environment\["a-b"\]\.'),
-    (
-        lambda ours: ours["cases"][LORA]["metrics"]["first_losses"]["samples"][1].append("x"),
-        rf"{AT_LORA}.metrics.first_losses.samples\[1\]\[4\]\.",
-    ),
-    (
-        lambda ours: ledger_of(ours)["modules"]["conv1.base_layer"].update(a=1),
-        r'ledgers\["sha256:\w+"\].modules\["conv1.base_layer"\]\.',
+        (lambda ours, n=n: ledger_of(ours)["modules"][""].update(optimizer_flops=n), OF_SCHEMA)
+        for n in (-1, 2**63, 1.5)
     ),
     # unknown and missing keys
     (lambda ours: ours.update(surprise=1), "unknown field `surprise`"),
     (lambda ours: ours["machine"].update(host="mine"), "unknown field `host`"),
-    (lambda ours: ours["selection"].update(surprise=1), "unknown field `surprise`"),
     (case(surprise=1), "unknown field `surprise`"),
-    (case(computation={}), "unknown field `computation`"),
-    (lambda ours: ours["cases"][LORA]["case"].update(surprise=1), "unknown field `surprise`"),
     (lambda ours: ledger_of(ours).update(surprise={}), "unknown field `surprise`"),
     (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "unknown field `surprise`"),
     (accept(surprise=1), "unknown field `surprise`"),
@@ -294,25 +247,9 @@ SIGNED: list[tuple[Change, str]] = [
         (lambda ours, key=key: ours.pop(key), f"missing required field `{key}`")
         for key in ("environment", "machine", "selection", "cases", "metrics_known")
     ),
-    (
-        lambda ours: ours.update(accepted={"reason": "r", "date": "d", "role": "history"}),
-        "missing required field `entry`",
-    ),
     # schemas
-    *(
-        (lambda ours, version=version: ours.update(schema_version=version), message)
-        for version, message in (
-            (3, "newer than 2, .*Upgrade"),
-            (10**30, "newer than 2, .*Upgrade"),
-            (1, "older than 2, .*peft-regress accept"),
-            (-1, "older than 2, .*peft-regress accept"),
-            (None, "has no schema_version.*again"),
-            ("1", "has schema_version '1'.*again"),
-            (1.0, r"has schema_version 1\.0.*again"),
-            (True, "has schema_version True.*again"),
-        )
-    ),
-    (lambda ours: ours.pop("schema_version"), "no schema_version"),
+    *((schema(version), "newer than 2, .*Upgrade") for version in (3, 10**30)),
+    *((schema(version), "older than 2, .*accept") for version in (1, -1, None, "1", True)),
     (lambda ours: ours.update(schema_version=3, surprise=1), "newer"),
     # ledgers
     (
@@ -321,11 +258,7 @@ SIGNED: list[tuple[Change, str]] = [
     ),
     (add_ledger, "the ledger sha256:.* belongs to no case"),
     (case(UNSEEN_LORA, ledger={"peak_phase": {"a": "b"}}), "is in its record"),
-    (case(UNSEEN_LORA, ledger={"same_as": LORA}), "unknown field `same_as`"),
-    *(
-        (case(ledger=name), OF_SCHEMA)
-        for name in ("", "sha256:", "../../x", f"sha256:{'A' * 64}", f"sha256:{'0' * 64}\n")
-    ),
+    (case(ledger="../../x"), OF_SCHEMA),
     # contradictions
     (rename, f"has the record of '{LORA}'"),
     (case(GALORE, status="ok"), f"{GALORE}: status 'ok' with error"),
@@ -335,24 +268,20 @@ SIGNED: list[tuple[Change, str]] = [
         lambda ours: ours["cases"][LORA]["metrics"]["accuracy"].update(value=0.1),
         f"{LORA}: metric 'accuracy' is 0.1, but the mean of its samples",
     ),
-    *((accept(date=date), "ISO 8601") for date in ("", "yesterday", "2026-01-02T03:04:05")),
+    (accept(date="2026-01-02T03:04:05"), "ISO 8601"),
     (accept(retired=[LORA]), f"{LORA} cannot be retired by a run that has it"),
     (accept(role="history", retired=["a/b/c"]), "cannot retire"),
     # whatever a file holds, the message is a short line
     (lambda ours: ours.update({"\n\x1b[31m" * 1000: 1}), "."),
     (lambda ours: ours.update(schema_version=[["x\n"]] * 1000), "."),
-    (lambda ours: ours["cases"].update({"x\n" * 1000: ours["cases"].pop(LORA)}), "."),
     (lambda ours: ours["cases"][LORA]["metrics"].update({"\n" * 1000: "no metric"}), "."),
-    (case(GALORE, error=None, status="ok\n" * 1000), "."),
     (accept(date="\n" * 1000), "."),
 ]
 """Changes under a digest that fits, and the refusal."""
 
 
 @pytest.mark.parametrize(("change", "message"), SIGNED)
-def test_what_does_not_fit_is_refused_although_the_digest_does(
-    run_file: Path, change: Change, message: str
-) -> None:
+def test_what_does_not_fit_is_refused_although_the_digest_does(run_file, change, message):
     path = changed(run_file, change)
     path.write_text(path.read_text().replace("Infinity", "1e999"))
     refused(path, message)
@@ -378,16 +307,16 @@ def test_what_does_not_fit_is_refused_although_the_digest_does(
         lambda ours: ours.update(content_digest="\x1b" + "x\n" * 1000),
     ],
 )
-def test_anything_altered_is_refused(run_file: Path, change: Change) -> None:
+def test_anything_altered_is_refused(run_file, change):
     refused(changed(run_file, change, sign=False), "was altered|belongs to no case")
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(InputError, match=r"no such run file.*--regress-save"):
         read_run_file(tmp_path / "run.json")
 
 
-def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
+def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path):
     for name in ("my run;\n.json", "my run.json"):
         path = tmp_path / name
         path.write_text("{")
@@ -395,14 +324,7 @@ def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> 
     refused(path, re.escape(f"`git checkout -- '{path}'`"))
 
 
-def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "run.json")
-    refused(tmp_path / "run.json", "not valid JSON")
-    with pytest.raises(RunFileError, match="not valid JSON"):
-        read_run(tmp_path)
-
-
-def test_what_a_command_writes_into_a_fifo_is_read(run_file: Path) -> None:
+def test_what_a_command_writes_into_a_fifo_is_read(run_file):
     """As in `peft-regress compare <(git show HEAD:run.json) run.json`."""
     reader, writer = os.pipe()
     content = run_file.read_bytes()
@@ -416,11 +338,13 @@ def test_what_a_command_writes_into_a_fifo_is_read(run_file: Path) -> None:
         os.close(reader)
 
 
-def test_what_cannot_be_read_is_refused(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_refused(run_file, monkeypatch):
     refused(Path("/dev/zero"), "larger than")
+    os.mkfifo(run_file.with_name("fifo"))  # that nobody writes to
+    refused(run_file.with_name("fifo"), "not valid JSON")
     refused(run_file.parent, "cannot be read")
 
-    def denied(*_: Any, **__: Any) -> None:
+    def denied(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     # By a patch, since the permissions of a file mean nothing to root.
@@ -431,7 +355,7 @@ def test_what_cannot_be_read_is_refused(run_file: Path, monkeypatch: pytest.Monk
 # --- shards ---------------------------------------------------------------------------------
 
 
-def write_shards(folder: Path, *runs: Run) -> Path:
+def write_shards(folder, *runs):
     for index, run in enumerate(runs, start=1):
         write_run(folder / f"{index}.json", run)
     return folder
@@ -442,11 +366,13 @@ PARTIAL = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL]
 INTERRUPTED = Selection(complete=False)
 
 
-def test_shards_in_a_folder_are_one_complete_run(tmp_path: Path) -> None:
-    run = read_run(write_shards(tmp_path, SECOND, FIRST)).run
+def test_shards_in_a_folder_are_one_complete_run(tmp_path):
+    run = read_run(write_shards(tmp_path, FIRST, SECOND)).run
     assert list(run.cases) == sorted(BOTH)
     assert run.selection == Selection(complete=True)
     assert run.machine.digest == "sha256:here"
+    other = write_run(tmp_path / "2.json", shard(2, make_record(FULL), machine=OTHER_MACHINE))
+    assert read_run(other.parent).run.machine.digest == MIXED_MACHINES
 
 
 @pytest.mark.parametrize(
@@ -463,21 +389,13 @@ def test_shards_in_a_folder_are_one_complete_run(tmp_path: Path) -> None:
     ],
     ids=["one shard", "narrowed", "interrupted", "one interrupted", "shard interrupted"],
 )
-def test_what_is_incomplete_stays_so_in_a_folder(
-    tmp_path: Path, runs: list[Run], selection: Selection | None
-) -> None:
+def test_what_is_incomplete_stays_so_in_a_folder(tmp_path, runs, selection):
     found = read_run(write_shards(tmp_path, *runs)).run.selection
     assert not found.complete
     assert selection is None or found == selection
 
 
-def test_a_single_run_in_a_folder_is_that_run(run_file: Path) -> None:
-    single, union = read_run(run_file).run, read_run(run_file.parent).run
-    assert dict(union.cases) == dict(single.cases)
-    assert union.selection == single.selection
-
-
-def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path: Path) -> None:
+def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path):
     whole = make_run(make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=LEDGER))
     union = read_run(write_shards(tmp_path / "shards", *(make_run(one) for one in whole))).run
     assert [record.ledger for record in union] == [LEDGER, LEDGER]
@@ -486,12 +404,7 @@ def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path: Path) -> No
     assert stored.read_text().count("conv1.base_layer") == 1
 
 
-def test_shards_of_two_machines_are_a_run_whose_times_are_not_judged(tmp_path: Path) -> None:
-    other = shard(2, make_record(FULL), machine=OTHER_MACHINE)
-    assert read_run(write_shards(tmp_path, FIRST, other)).run.machine.digest == MIXED_MACHINES
-
-
-def test_what_is_no_union_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_union_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no run file"):
         read_run(tmp_path)
     write_shards(tmp_path, make_run(), make_run())

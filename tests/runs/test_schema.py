@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,12 +17,10 @@ from peft_regress.metrics import Metric
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import (
     Acceptance,
-    Failure,
     Limits,
     Record,
     Run,
     Selection,
-    canonical_digest,
     check_acceptance,
     check_consistent,
     check_finite,
@@ -34,12 +31,12 @@ from peft_regress.runs.schema import (
 DATE = "2026-01-01T00:00:00+00:00"
 
 
-def accepted(**keys: Any) -> Acceptance:
+def accepted(**keys):
     given = {"reason": "r", "date": DATE, "role": "baseline", "entry": "Linux/0001_x", **keys}
     return Acceptance(**given)
 
 
-def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task() -> None:
+def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task():
     case = Case(task="shift", method="lora", architecture="resnet18", rank=4)
     assert case.id == "shift/lora-r4/resnet18"
     assert Case(task="shift", method="full", architecture="resnet18").id == "shift/full/resnet18"
@@ -47,13 +44,7 @@ def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task() -
     assert case.adaptation == Adaptation(method="lora", architecture="resnet18", rank=4)
 
 
-@pytest.mark.parametrize("kind", [Case, Metric, Failure, Record, Run, Selection, Acceptance])
-def test_records_cannot_be_changed(kind: type[msgspec.Struct]) -> None:
-    assert kind.__struct_config__.frozen
-    assert kind.__struct_config__.forbid_unknown_fields
-
-
-def test_a_run_survives_the_round_trip() -> None:
+def test_a_run_survives_the_round_trip():
     run = make_run(
         make_record(invariants={"identity": True, "merge": None}),
         make_record("shift/head/resnet18", status="error"),
@@ -89,9 +80,7 @@ RECORD = msgspec.to_builtins(make_record())
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(
-    kind: type[Any], whole: dict[str, Any], wrong: dict[str, Any]
-) -> None:
+def test_what_does_not_fit_is_refused(kind, whole, wrong):
     msgspec.convert(whole, kind)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({**whole, **wrong}, kind)
@@ -100,24 +89,11 @@ def test_what_does_not_fit_is_refused(
 # --- digests --------------------------------------------------------------------------------
 
 
-def test_a_digest_depends_on_the_order_of_a_list_and_not_of_keys() -> None:
-    first, second = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
-    assert canonical_digest(first) == canonical_digest(second)
-    assert canonical_digest([1, 2]) != canonical_digest([2, 1])
-
-
-def test_a_content_digest_covers_the_acceptance_and_not_itself() -> None:
+def test_a_content_digest_covers_the_acceptance_and_not_itself():
     run = make_run()
     assert content_digest(msgspec.structs.replace(run, content_digest="x")) == content_digest(run)
     promoted = msgspec.structs.replace(run, accepted=accepted())
     assert content_digest(promoted) != content_digest(run)
-
-
-@settings(deadline=None, derandomize=True)
-@given(st.integers(min_value=0, max_value=2**62), st.integers(min_value=0, max_value=2**62))
-def test_a_content_digest_tells_any_two_numbers_apart(one: int, other: int) -> None:
-    runs = [make_run(make_record(metrics={"forward_flops": value})) for value in (one, other)]
-    assert len(set(map(content_digest, runs))) == len({one, other})
 
 
 # --- numbers --------------------------------------------------------------------------------
@@ -128,7 +104,7 @@ def test_a_content_digest_tells_any_two_numbers_apart(one: int, other: int) -> N
     [float("nan"), float("inf"), float("-inf"), 1e101, 10**101, 10**400, -(10**400)],
     ids=["nan", "inf", "-inf", "1e101", "10**101", "10**400", "-10**400"],
 )
-def test_what_is_no_finite_number_is_refused(value: float) -> None:
+def test_what_is_no_finite_number_is_refused(value):
     metric = Metric(value=value, unit="nat", direction="lower", kind="accuracy")
     with pytest.raises(InputError, match=r"here: metric 'loss' is .*, not a finite number"):
         check_finite({"loss": metric}, "here")
@@ -138,7 +114,7 @@ def test_what_is_no_finite_number_is_refused(value: float) -> None:
             check_finite({"loss": of_seeds}, "here")
 
 
-def test_a_negative_amount_is_refused_and_a_loss_may_be_negative() -> None:
+def test_a_negative_amount_is_refused_and_a_loss_may_be_negative():
     check_finite({"loss": make_metric("loss", [-0.5])}, "here")
     for name in ("forward_flops", "peak_bytes", "aten_ops", "step_seconds"):
         with pytest.raises(InputError, match="never negative"):
@@ -148,7 +124,7 @@ def test_a_negative_amount_is_refused_and_a_loss_may_be_negative() -> None:
 # --- repeats and acceptances ----------------------------------------------------------------
 
 
-def test_a_case_that_repeats_another_run_has_a_curve() -> None:
+def test_a_case_that_repeats_another_run_has_a_curve():
     check_consistent(repeating(trained()), "here")
     with pytest.raises(InputError, match="here: repeats '0001' without a curve"):
         check_consistent(repeating(make_record(), by="0001"), "here")
@@ -168,9 +144,7 @@ def test_a_case_that_repeats_another_run_has_a_curve() -> None:
         ),
     ],
 )
-def test_an_entry_judges_and_confirms_what_all_seeds_trained(
-    record: Record, keys: dict[str, Any], problem: str | None
-) -> None:
+def test_an_entry_judges_and_confirms_what_all_seeds_trained(record, keys, problem):
     run = make_run(record, accepted=accepted(**keys))
     if problem is None:
         check_acceptance(run)
@@ -197,7 +171,7 @@ def test_an_entry_judges_and_confirms_what_all_seeds_trained(
         ({}, {}),
     ],
 )
-def test_a_budget_becomes_numbers(budget: dict[str, Any], limits: dict[str, Any]) -> None:
+def test_a_budget_becomes_numbers(budget, limits):
     assert limits_of(Budget(**budget)) == Limits(**limits)
 
 
@@ -213,7 +187,7 @@ def test_a_budget_becomes_numbers(budget: dict[str, Any], limits: dict[str, Any]
         ({"of": 3, "peak_of": 0.85}, "budget of=3 is not a case id"),
     ],
 )
-def test_a_share_that_is_none_or_of_no_case_is_refused(parts: dict[str, Any], message: str) -> None:
+def test_a_share_that_is_none_or_of_no_case_is_refused(parts, message):
     with pytest.raises(InputError) as raised:
         Budget(**parts)
     assert message in str(raised.value)
@@ -231,14 +205,14 @@ json_values = st.recursive(
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(json_values, st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5))
-def test_formatted_json_is_the_same_json(value: Any, numbered: dict[int, str]) -> None:
+def test_formatted_json_is_the_same_json(value, numbered):
     """pytest-benchmark's part may hold a user's `extra_info` with whole numbers as keys."""
     assert json.loads(dump_json(value)) == value
     assert dump_json(value).isascii()
     assert json.loads(dump_json(numbered)) == {str(key): text for key, text in numbered.items()}
 
 
-def test_formatted_json_breaks_what_is_long_and_only_that() -> None:
+def test_formatted_json_breaks_what_is_long_and_only_that():
     text = dump_json({"short": [1, 2, 3], "long": list(range(100))})
     assert '"short": [1, 2, 3],\n' in text
     assert max(map(len, text.splitlines())) <= 140

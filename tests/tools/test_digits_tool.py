@@ -17,18 +17,6 @@ def test_the_packages_give_the_shipped_file_byte_for_byte(tmp_path):
     assert len(file.read_bytes()) < 1_000_000
 
 
-def test_a_file_that_has_the_images_is_left_alone_but_must_be_the_one_of_the_package(
-    tmp_path, capsys
-):
-    file = tmp_path / "digits.npz"
-    with np.load(DIGITS_FILE) as stored:
-        np.savez(file, **stored)
-    before = file.read_bytes()
-    assert digits.main(["--write"], file=file) == 1
-    assert file.read_bytes() == before
-    assert "digit_images.py refuses it" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("content", ["one other pixel", b"", b"PK\x03\x04 broken"])
 def test_a_file_that_is_broken_or_differs_by_a_pixel_is_reported(tmp_path, capsys, content):
     file = tmp_path / "digits.npz"

@@ -59,13 +59,6 @@ def test_savings_are_shares_of_full_fine_tuning_beside_what_the_paper_prints(rec
     assert "`edge-b8`, over full fine-tuning, which takes: mobilenet_v2 50.0 MiB" in text
 
 
-def test_without_full_fine_tuning_there_is_no_saving(records: Any) -> None:
-    name = "edge/full/resnet18"
-    others = {**records, name: make_record(name, status="error")}
-    assert "resnet18" not in tool.savings(others)
-    assert "mobilenet_v2" in tool.savings(others)
-
-
 def test_a_method_fits_by_memory_and_by_the_storage_of_its_file(records: Any) -> None:
     table = tool.devices(records)
     small, board = table.splitlines()[2:4]

@@ -296,27 +296,22 @@ def judged(sandbox, *, lost=(), metrics=None):
     return ended, comment
 
 
-def test_shards_without_a_regression_pass_and_become_one_run_file(sandbox):
-    ended, comment = judged(sandbox)
-    assert ended.code == 0, ended.errors
-    assert "no regression (96 unchanged)" in comment
-    assert len(read_run_file(sandbox.workspace / "run.json").run.cases) == 96
-
-
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
+        ({}, 0, "no regression (96 unchanged)"),
         ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (96 regressed)"),
         ({"metrics": {**VALUES, "forward_flops": 1}}, 1, "not accepted"),
         ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
     ],
 )
-def test_a_red_verdict_fails_the_step_and_has_its_run_its_comment_and_its_page(
-    sandbox, change, code, words
-):
+def test_a_verdict_of_any_colour_has_its_run_its_comment_and_its_page(sandbox, change, code, words):
     ended, comment = judged(sandbox, **change)
     assert (ended.code, ended.outputs) == (code, {"saved": "true"}), ended.errors
     assert words in comment
+    assert len(read_run_file(sandbox.workspace / "run.json").run.cases) == 96 - len(
+        change.get("lost", ())
+    )
     assert publish.main(["comment", str(sandbox.workspace / "verdict"), "--dry-run"]) == 0
     assert sandbox.run(SCRIPTS["bench/verdict/Make the page"]).code == 0
     assert "<html" in (sandbox.workspace / "peft-regress.html").read_text()
@@ -361,9 +356,3 @@ def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
     assert sorted(failing.lines) == sorted(passing.lines)
     assert failing.code == 1
     assert failing.output.endswith("failed: docs types fuzz verdict storage\n")
-
-
-def test_the_local_run_ends_where_tox_cannot_be_installed(sandbox):
-    ended = local_run(sandbox, "python -m pip install")
-    assert ended.code == 1
-    assert len(ended.calls) == 1

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 
 import publish
 import pytest
-import yaml
-from packaging.requirements import Requirement
 from workflow_files import ACTION, ROOT, WORKFLOWS, jobs, read, steps, tox, workflow
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
@@ -69,12 +66,6 @@ def test_an_action_has_the_same_commit_everywhere_in_the_pages_too():
     assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", line) for line in used)
 
 
-def test_the_action_uses_no_path_of_its_own_repository():
-    """In a composite action `$/` is not this repository."""
-    used = [step.get("uses", "") for step in read(ACTION)["runs"]["steps"]]
-    assert not [name for name in used if name.startswith(("$/", "./"))]
-
-
 WRITERS = {
     ("comment", "comment"): 'comment "$RUNNER_TEMP/verdict"',
     ("upgrade", "issue"): 'issue "$RUNNER_TEMP/results" --candidate "$CANDIDATE"',
@@ -120,30 +111,6 @@ def test_a_pull_request_is_judged_by_the_code_of_its_base():
     judge, baselines, *_ = workflow("bench")["jobs"]["verdict"]["steps"]
     assert judge["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
     assert baselines["with"]["sparse-checkout"] == "baselines"
-
-
-@pytest.mark.parametrize(
-    ("workflow_name", "job"),
-    [("bench", "verdict"), ("pages", "build"), ("release", "build")],
-)
-def test_a_job_that_judges_or_publishes_takes_no_cache(workflow_name, job):
-    """The code of others may have written it."""
-    (python,) = (
-        step["with"]
-        for step in workflow(workflow_name)["jobs"][job]["steps"]
-        if step.get("uses", "").startswith("actions/setup-python@")
-    )
-    assert "cache" not in python
-
-
-def test_what_is_published_is_what_a_job_without_a_secret_built_and_tried():
-    build, publishing = workflow("release")["jobs"].values()
-    assert not writes(build)
-    assert actions(build)[-1] == "actions/upload-artifact"
-    assert publishing["needs"] == "build"
-    assert actions(publishing) == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
-    assert not scripts_of(publishing)
-    assert publishing["steps"][-1]["with"] == {"attestations": True}  # and no password
 
 
 # --- What belongs together ------------------------------------------------------------------------
@@ -195,26 +162,6 @@ def test_every_environment_that_a_workflow_runs_exists():
     assert named | {*re.findall(r"tox run -e ([\w-]+)", text)} <= environments
 
 
-def test_the_lowest_torch_is_the_one_that_the_package_admits():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    admitted = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
-    lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
-    for pin in [Requirement(line) for line in lines if not line.startswith("#")]:
-        (version,) = re.findall(r"^==([\d.]+)$", str(pin.specifier))
-        (bound,) = re.findall(r">=([\d.]+)", str(admitted[pin.name]))
-        assert version.startswith(f"{bound}.")
-    assert "tests/lowest.txt" in tox()["testenv:lowest"]["set_env"]
-
-
-def test_pre_commit_runs_the_commands_of_tox():
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    for stage, environment in (("pre-commit", "lint"), ("pre-push", "types")):
-        entries = [hook["entry"] for hook in hooks if hook.get("stages", ["pre-commit"]) == [stage]]
-        commands = re.sub(r"\{posargs:(.*?)\}", r"\1", tox()[f"testenv:{environment}"]["commands"])
-        # pre-commit passes the workflows itself.
-        assert entries == re.sub(r" \{\[lint\]\w+\}", "", commands.strip()).splitlines()
-
-
 def test_there_is_one_shard_per_architecture():
     job = workflow("bench")["jobs"]["shard"]
     shards = job["strategy"]["matrix"]["shard"]
@@ -223,18 +170,3 @@ def test_there_is_one_shard_per_architecture():
     cases = matrix_cases("default")
     assert len({case.architecture for case in cases}) == len(shards)
     assert set(shard_of(cases, count=len(shards), weights={}).values()) == set(shards)
-
-
-def test_dependabot_updates_every_pin_and_a_workflow_gates_the_new_ones():
-    bump = workflow("bump")
-    gated = bump["jobs"]["gate"]["with"]["requirements-file"]
-    assert bump["on"]["pull_request"]["paths"] == [gated] == [".github/gated/requirements.txt"]
-    updates = read(ROOT / ".github" / "dependabot.yml")["updates"]
-    folders = {one for update in updates for one in update.get("directories", [])}
-    assert folders | {update.get("directory") for update in updates} >= {
-        *("/", "/.github/gated", "/.github/actions/gate"),
-    }
-    lines = (ROOT / gated).read_text().splitlines()
-    pins = [Requirement(line) for line in lines if not line.startswith("#")]
-    assert {pin.name for pin in pins} == {"peft", "galore-torch", "torch", "torchvision"}
-    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)

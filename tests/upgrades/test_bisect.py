@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from package_world import SETUP, World, set_world
 from packaging.version import Version
@@ -15,7 +18,13 @@ from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
 from peft_regress.runs.schema import Limits
-from peft_regress.upgrades.bisect import BisectSettings, bisect
+from peft_regress.upgrades import bisect as bisecting
+from peft_regress.upgrades.bisect import (
+    BisectSettings,
+    bisect,
+    find_boundary,
+    releases_between,
+)
 from peft_regress.upgrades.reports import bisection_document, encode_bisection
 from peft_regress.upgrades.reproduction import reproduce as reproduce_module
 
@@ -88,33 +97,27 @@ def test_a_cost_never_trains(world, metric):
     assert [trains for _, _, trains in world.runs] == [False, False]
 
 
-def test_a_metric_of_training_is_not_preceded_by_costs(world):
-    world.moved = since("0.21.0", accuracy=[0.2] * 3, forward_flops=2000)
-    assert boundaries(found(metric="accuracy")) == [("0.20.0", "0.21.0")]
-    assert all(trains for _, _, trains in world.runs)
-
-
-def test_a_metric_is_found_among_others_that_change(world):
-    early, late = Version("0.15.0"), Version("0.30.0")
-    world.moved = lambda packages, _: {
-        "peak_bytes": 2 * 10**6 if packages["peft"] >= early else 10**6,
-        "backward_flops": 4000 if packages["peft"] >= late else 2000,
-    }
-    assert boundaries(found(metric="backward_flops")) == [("0.29.0", "0.30.0")]
-    assert boundaries(found(metric="peak_bytes")) == [("0.14.0", "0.15.0")]
-
-
-def test_an_invariant_and_a_state_can_be_asked_for(world):
-    world.moved = since("0.21.0", invariants={"frozen_unchanged": False})
-    assert boundaries(found(metric="frozen_unchanged")) == [("0.20.0", "0.21.0")]
-    world.moved = since("0.22.0", status="error")
-    assert boundaries(found(metric="status")) == [("0.21.0", "0.22.0")]
-
-
-def test_a_state_that_only_training_shows_is_found(world):
-    world.moved = since("0.22.0", fails_in_training=True)
-    assert boundaries(found(metric="status")) == [("0.21.0", "0.22.0")]
-    assert boundaries(found()) == [("0.21.0", "0.22.0")]
+@pytest.mark.parametrize(
+    ("metric", "moves"),
+    [
+        ("accuracy", {"accuracy": [0.2] * 3, "forward_flops": 2000}),
+        ("frozen_unchanged", {"invariants": {"frozen_unchanged": False}}),
+        ("status", {"status": "error"}),
+        ("status", {"fails_in_training": True}),
+        (None, {"fails_in_training": True}),
+        ("backward_flops", {"backward_flops": 4000}),
+    ],
+)
+def test_a_metric_an_invariant_or_a_state_is_found_among_others_that_change(world, metric, moves):
+    other, late = since("0.15.0", peak_bytes=2 * 10**6), since("0.30.0", **moves)
+    if metric is None:
+        other = late
+    world.moved = lambda packages, name: {**other(packages, name), **late(packages, name)}
+    assert boundaries(found(metric=metric)) == [("0.29.0", "0.30.0")]
+    # Costs come first only where they may show it.
+    assert all(trains for _, _, trains in world.runs) == (
+        metric in {"accuracy", "frozen_unchanged"}
+    )
 
 
 def test_good_may_be_newer_than_bad(world):
@@ -122,12 +125,6 @@ def test_good_may_be_newer_than_bad(world):
     result = found(good=BAD, bad=GOOD)
     assert boundaries(result) == [("0.21.0", "0.20.0")]
     assert result.transitions[0].comparison.findings[0].verdict == "regressed"
-
-
-def test_neighbouring_releases_need_two_runs(world):
-    world.moved = since("0.11.0", forward_flops=2000)
-    assert boundaries(found(bad="0.11.0")) == [("0.10.0", "0.11.0")]
-    assert len(world.runs) == 2
 
 
 def test_the_same_at_both_ends_is_no_boundary(world):
@@ -370,25 +367,60 @@ def test_the_summary_is_an_issue_with_a_script(world, command, tmp_path):
     assert world.open_overlays == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (("--metric", "nothing"), 2, "unknown metric or invariant 'nothing'"),
-        (("--metric", "projection_flops"), 3, "no case has it"),
-        (("--summary", ""), 2, "the name is empty"),
-        (("--summary", "tests"), 2, "is a directory"),
-        (("--jobs", "0"), 2, "1<=x"),
-    ],
-)
-def test_wrong_use_is_one_message(command, options, code, message):
-    ended, out, err = command(*options)
-    assert (ended, out) == (code, "")
-    assert message in " ".join(err.split())
-    assert "Traceback" not in err
+# --- which releases lie between two ---------------------------------------------------------------
+
+FINAL = ["0.9.0", "0.10.0", "0.10.1", "1.0"]
+WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
 
 
-def test_a_disk_that_is_full_is_exit_2(world, command):
-    world.moved = since("0.21.0", forward_flops=2000)
-    code, _, err = command("--summary", "/dev/full")
-    assert code == 2
-    assert "/dev/full: cannot be written" in err
+@pytest.fixture
+def between(monkeypatch):
+    def released(package, *, pre, seconds):
+        return [bisecting._version(text) for text in (WITH_PRE if pre else FINAL)]
+
+    monkeypatch.setattr(bisecting, "released_versions", released)
+
+    def call(good, bad):
+        settings = BisectSettings(package="candy", good=good, bad=bad, setup=SETUP)
+        return [str(one) for one in releases_between(settings)]
+
+    return call
+
+
+def test_releases_are_ordered_from_the_good_one_to_the_bad_one(between):
+    assert between("0.9.0", "0.10.1") == ["0.9.0", "0.10.0", "0.10.1"]
+    assert between("0.10.1", "0.9.0") == ["0.10.1", "0.10.0", "0.9.0"]
+    assert between(" v0.10 ", "1") == ["0.10.0", "0.10.1", "1.0"]
+
+
+def test_a_pre_release_is_included_as_an_end(between):
+    assert between("0.10.0rc1", "1.0") == ["0.10.0rc1", "0.10.0", "0.10.1", "1.0"]
+
+
+# --- where a sequence changes ---------------------------------------------------------------------
+
+
+def check(count, first_changed, untriable):
+    """Search a sequence that changes at one index, and check all promises of `find_boundary`."""
+    tried = []
+
+    def changed(index):
+        assert 0 < index < count - 1, "an end is known"
+        tried.append(index)
+        return None if index in untriable else index >= first_changed
+
+    low, high = find_boundary(count, changed)
+    assert low < first_changed <= high
+    assert set(range(low + 1, high)) <= untriable
+    assert not {low, high} & untriable
+    assert len(tried) == len(set(tried))
+    met = len(untriable.intersection(tried))
+    # The neighbour of a release that cannot be tested is not quite the middle.
+    assert len(tried) <= math.ceil(math.log2(count if met else count - 1)) + met
+
+
+@given(data=st.data(), count=st.integers(2, 300))
+def test_long_sequences(data, count):
+    first_changed = data.draw(st.integers(1, count - 1))
+    inner = st.integers(1, count - 2) if count > 2 else st.nothing()
+    check(count, first_changed, data.draw(st.frozensets(inner)))

@@ -47,7 +47,7 @@ def load_all(loader):
 @pytest.fixture
 def load(make, load_all):
     base = make()
-    return lambda folder: (base, load_all(folder).adapter)
+    return lambda folder: (base, load_all(folder))
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +99,14 @@ def test_inputs_are_drawn_by_shape_or_given_by_the_model_or_the_catalogue(make):
         ("small_nets:broken", {}, r"small_nets:broken raised RuntimeError: no weights here"),
         ("small_nets:wrong", {}, "returned int, not a module"),
         ("small_nets:absent", {}, "unknown name in module small_nets 'absent'"),
-        ("absent_module:make", {}, "there is no module 'absent_module'"),
         ("small_nets:make", {"shape": [3, 5]}, "with its inputs raised RuntimeError"),
         ("small_nets:make", {"inputs": "small_nets:broken"}, "the inputs small_nets:broken raised"),
         ("small_nets:Endless", {"inputs": None}, "numbers that are NaN or infinite"),
         ("resnet17", {"inputs": None}, "unknown architecture 'resnet17'"),
         ("small_nets:counted", {}, "has other weights each time it is called"),
-        ("small_nets:drawn", {}, "has other weights each time it is called"),
         ("small_nets:scaled", {}, "computes something else each time it is called"),
-        ("small_nets:lazy", {}, "the base small_nets:lazy raised RuntimeError: .*uninitialized"),
         ("small_nets:adapted", {}, "has an adapter already"),
         ("small_nets:drawing", {}, "something else when it runs again.*random numbers"),
-        ("small_nets:remembering", {}, "something else when it runs again.*keeps state"),
     ],
 )
 def test_a_base_that_cannot_be_made_is_one_line(make, name, inputs, message):
@@ -122,7 +118,7 @@ def test_a_model_that_writes_into_its_inputs_gets_copies(make, load_all, lora):
     plain = make()
     made = make("small_nets:writing")
     assert (made.weights, made.inputs) == (plain.weights, plain.inputs)
-    adapter = load_all(lora).adapter
+    adapter = load_all(lora)
     assert adapter.merged == [pytest.approx(adapter.outputs[0], rel=1e-4)]
 
 
@@ -172,11 +168,6 @@ def test_a_method_that_the_library_lacks_is_named(load, copy):
     assert adapter.refusal.endswith("has no method FUTURE")
 
 
-def test_a_base_without_the_target_modules_is_refused_in_the_library_s_words(load, copy):
-    edit_configuration(copy, target_modules=["q_proj"])
-    assert "q_proj" in load(copy)[1].refusal
-
-
 def test_a_field_that_the_library_does_not_know_is_found(load, lora, copy):
     edit_configuration(copy, future=3, old=None)
     assert load(copy)[1].unknown_fields == ["future"]
@@ -200,8 +191,8 @@ def test_what_is_refused_is_loaded_without_unknown_fields(make, load_all, lora, 
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     make()
     found = load_all(copy)
-    assert "keyword argument 'future'" in found.adapter.refusal
-    assert found.without.outputs == load_all(lora).adapter.outputs
+    assert "keyword argument 'future'" in found.refusal
+    assert found.without.outputs == load_all(lora).outputs
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
 
 
@@ -255,14 +246,6 @@ def test_numbers_that_do_not_arrive_are_named(load, lora, monkeypatch):
     assert peft.PeftModel.load_adapter is rounding  # the library is left as it was
 
 
-def test_an_adapter_that_does_nothing_is_incomparable_even_if_it_is_dropped(load, copy, tmp_path):
-    tensors = load_file(copy / WEIGHTS)
-    save_file({name: one * 1e-3 for name, one in tensors.items()}, copy / WEIGHTS)
-    found = verdict_on(load, copy, copy)
-    assert (found.verdict, found.exit_code) == ("incomparable", 3)
-    assert "a release that drops it computes the same" in found.details[0]
-
-
 def test_an_adapter_that_computes_something_else_each_time_is_another_output(
     load, lora, monkeypatch
 ):
@@ -298,11 +281,3 @@ def test_a_method_that_cannot_merge_says_why(load, tmp_path):
     assert adapter.merged is None
     assert adapter.merge_problem
     assert verdict_on(load, folder, folder).verdict == "same"
-
-
-def test_an_adapter_that_computes_nothing_finite_says_so(load, copy):
-    tensors = load_file(copy / WEIGHTS)
-    save_file({name: one / 0 for name, one in tensors.items()}, copy / WEIGHTS)
-    _, adapter = load(copy)
-    assert not adapter.is_finite
-    assert json.dumps(adapter.outputs, allow_nan=False)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_interpreters import all_gone, logged, processes_of, wait_until, write_program
+from fake_interpreters import all_gone, logged, processes_of, wait_until, write_worker
 from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError
@@ -21,44 +19,8 @@ from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
 from peft_regress.upgrades.compat.releases import BaseModel
-from peft_regress.workers.serve import PROTOCOL
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]
-CPU = {"python": "3.11", "platform": "p", "processor": "p", "cores": 1}
-
-_WORKER = """#!{python} -IS
-import json, os, signal, sys, time
-how = json.loads({how!r})
-def say(**line):
-    print(json.dumps(line), flush=True)
-def send(**answer):
-    say(answer=answer)
-def log(kind, what):
-    with open({log!r}, "a") as file:
-        print(json.dumps([kind, os.getpid(), what]), file=file)
-log("started", sys.argv)
-say(type="hello", protocol={protocol}, packages={{"peft": {release!r}}})
-for line in sys.stdin:
-    question = json.loads(line)
-    request, kind = question["request"], question["function"].rpartition(":")[2]
-    log(kind, request)
-    done = how.get(kind)
-    if done == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif done == "hang":
-        time.sleep(600)
-    elif done == "refuse":
-        say(refused="ImportError: no HybridCache")
-    elif kind == "import_modules":
-        send(machine={machine}, files={{}})
-    elif kind == "Loader.make_base":
-        send(weights=how.get("weights", "w"), inputs="i", outputs=[[0.5]])
-    else:
-        loaded = dict(outputs=[[how.get("output", 1.0)]], merged=[[how.get("output", 1.0)]])
-        if done is not None:
-            loaded = done
-        send(adapter=loaded, without=how.get("without"))
-"""
 
 
 @pytest.fixture
@@ -82,19 +44,18 @@ def world(tmp_path, monkeypatch):
         yield SimpleNamespace(python=Path(python(release)))
 
     def python(release):
-        from builders import MACHINE
-        from msgspec import to_builtins
-
-        path = tmp_path / release
-        text = _WORKER.format(
-            python=sys.executable,
-            how=json.dumps(how.get(release, {})),
-            log=f"{path}.log",
-            protocol=PROTOCOL,
-            release=release,
-            machine=to_builtins(MACHINE),
+        chosen = how.get(release, {})
+        outputs = [[chosen.get("output", 1.0)]]
+        return write_worker(
+            tmp_path / release,
+            how={kind: done for kind, done in chosen.items() if isinstance(done, str)},
+            packages={"peft": release},
+            answers={
+                "make_base": {"weights": "w", "inputs": "i", "outputs": [[0.5]]}
+                | chosen.get("base", {}),
+                "load": chosen.get("loaded", {"outputs": outputs, "merged": outputs}),
+            },
         )
-        return write_program(path, text)
 
     def released_versions(package, *, pre, seconds):
         return [Version(text) for text in KNOWN]
@@ -159,13 +120,17 @@ def test_a_release_that_nobody_names_is_asked_for(world, written):
     ("how", "verdict", "words"),
     [
         ("absent", "unusable", "the index does not have it"),
-        ({"import_modules": "refuse"}, "unusable", "does not import: ImportError: no HybridCache"),
+        (
+            {"import_modules": "refuse"},
+            "unusable",
+            "does not import: ImportError: cannot import name 'HybridCache'",
+        ),
         ({"import_modules": "kill"}, "unusable", "killed by SIGKILL"),
-        ({"Loader.make_base": "refuse"}, "unusable", "no HybridCache"),
-        ({"Loader.load": "refuse"}, "unusable", "no HybridCache"),
-        ({"weights": "x"}, "incomparable", "other weights"),
-        ({"Loader.load": "kill"}, "refused", "killed by SIGKILL"),
-        ({"Loader.load": {"refusal": "ValueError: too old"}}, "refused", "ValueError: too old"),
+        ({"make_base": "refuse"}, "unusable", "HybridCache"),
+        ({"load": "refuse"}, "unusable", "HybridCache"),
+        ({"base": {"weights": "x"}}, "incomparable", "other weights"),
+        ({"load": "kill"}, "refused", "killed by SIGKILL"),
+        ({"loaded": {"refusal": "ValueError: too old"}}, "refused", "ValueError: too old"),
     ],
 )
 def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdict, words):
@@ -177,7 +142,7 @@ def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdi
 
 
 def test_a_release_that_does_not_answer_in_time_is_unusable(world):
-    world.how["0.11.0"] = {"Loader.load": "hang"}
+    world.how["0.11.0"] = {"load": "hang"}
     found = world.call(releases="0.11.0", time_limit=2.0)
     assert verdicts(found) == {"0.11.0": "unusable"}
     assert "no answer within 2 s" in found.results[0].judgement.details[0]
@@ -185,28 +150,28 @@ def test_a_release_that_does_not_answer_in_time_is_unusable(world):
 
 def test_an_adapter_with_unknown_fields_that_is_refused_is_tried_without_them(world):
     refusal = {"refusal": "TypeError: unexpected", "unknown_fields": ["use_x"]}
-    world.how["0.11.0"] = {"Loader.load": refusal, "without": loaded()["Loader.load"]}
+    world.how["0.11.0"] = loaded(**refusal, without=loaded()["loaded"])
     (result,) = world.call(releases="0.11.0").results
     assert (result.judgement.verdict, result.left_out) == ("refused", ("use_x",))
     assert result.without.verdict == "same"
 
 
 def loaded(**values):
-    return {"Loader.load": {"outputs": [[1.0]], "merged": [[1.0]], **values}}
+    return {"loaded": {"outputs": [[1.0]], "merged": [[1.0]], **values}}
 
 
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [
         (
-            {"Loader.load": {"refusal": "ValueError: no"}},
+            {"loaded": {"refusal": "ValueError: no"}},
             InputError,
             r"refuses it: ValueError: no",
         ),
-        ({"Loader.load": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
+        ({"loaded": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
         ({"import_modules": "refuse"}, AbsentError, "does not import.*--saved-by VERSION"),
-        ({"Loader.make_base": "refuse"}, InputError, "no HybridCache"),
-        ({"Loader.load": "refuse"}, InputError, "no HybridCache"),
+        ({"make_base": "refuse"}, InputError, "HybridCache"),
+        ({"load": "refuse"}, InputError, "HybridCache"),
         ("absent", AbsentError, "cannot be used.*does not have it.*--saved-by VERSION"),
         (loaded(is_steady=False), InputError, "another one each time it runs"),
         (loaded(missing_keys=["a"]), InputError, "does not find in the file 1 tensor: a"),
@@ -222,11 +187,11 @@ def test_without_a_reference_nothing_is_tried(world, how, error, words):
 
 
 def test_an_interrupt_ends_every_process(world):
-    world.how["0.11.0"] = {"Loader.load": "hang"}
+    world.how["0.11.0"] = {"load": "hang"}
     log = str(world.folder / "0.11.0")
 
     def interrupt():
-        wait_until(lambda: logged(log, "Loader.load"))
+        wait_until(lambda: logged(log, "child"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

@@ -10,7 +10,6 @@ from peft_regress.upgrades.compat.verdicts import (
     TOLERANCE,
     Reference,
     judge,
-    named,
 )
 
 BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])
@@ -87,14 +86,6 @@ def test_another_base_is_incomparable_even_if_the_outputs_agree(base, problem):
     assert problem in found.details[0]
 
 
-def test_a_refusal_has_the_words_of_the_library():
-    found = verdict(Loaded(refusal="ValueError: too old"))
-    assert (found.verdict, found.details, found.exit_code) == (
-        *("refused", ("ValueError: too old",)),
-        1,
-    )
-
-
 # --- adapters that do nothing ---------------------------------------------------------------------
 
 
@@ -114,13 +105,6 @@ def test_an_adapter_whose_change_cannot_be_seen_is_incomparable(change, expected
     assert verdict(moved, reference=reference).verdict == "other_output"
 
 
-def test_an_output_that_is_another_one_each_time_is_another_output():
-    found = verdict(changed(is_steady=False))
-    assert (found.verdict, found.details) == (
-        *("other_output", ("its output is another one each time it runs",)),
-    )
-
-
 # --- merging --------------------------------------------------------------------------------------
 
 OFF = [[1.0, -2.2], [0.01]]
@@ -130,7 +114,7 @@ def test_a_merge_must_give_what_the_reference_computes_before_it():
     found = verdict(changed(merged=OFF))
     assert (found.verdict, found.merged_difference) == ("other_output", pytest.approx(0.1))
     assert found.details == ("merged, it computes something else, by 0.1 of the largest output",)
-    assert verdict(changed(is_merged_finite=False)).verdict == "other_output"
+    assert verdict(changed(merged=[])).verdict == "other_output"
 
 
 def test_a_merge_that_is_wrong_in_the_reference_too_is_not_held_against_a_release():
@@ -179,15 +163,10 @@ def test_a_difference_without_another_output_is_told_and_breaks_nothing(values, 
     [
         {"unknown_fields": ["known", "usual", "peft_version"]},
         {"missing_keys": []},
-        {"trainable": ["a.weight", "b"]},
     ],
 )
 def test_what_the_reference_does_too_and_fields_at_their_default_are_no_difference(values):
     assert verdict(changed(**values)).verdict == "same"
-
-
-def test_few_names_are_shown():
-    assert named(["a\nb", "c", "d", "e", "f"]) == "a b, c, d and 2 more"
 
 
 def test_the_tolerance_is_that_of_stored_outputs():

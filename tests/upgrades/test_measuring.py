@@ -9,13 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgspec
 import pytest
-from builders import CURVE, MACHINE, make_record, make_run
+from builders import CURVE, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -32,18 +30,16 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
-from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits, with_budget
-from peft_regress.upgrades.measuring import MeasuredCase, MeasuringSetup, Source, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
-from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
+from peft_regress.workers.pool import UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -67,8 +63,8 @@ def worker(tmp_path, monkeypatch):
     return write
 
 
-def measured(python: str, *, cases=CASES, jobs: int = 1, pool=None, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs, pool=pool)
+def measured(python, *, cases=CASES, jobs=1, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -99,7 +95,9 @@ def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_pa
     assert set(budgets.values()) == {UNSET}
 
 
-def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
+def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
+    monkeypatch.setenv("HF_HOME", "/somewhere")
     python = worker()
     cases = matrix_cases("default")
     run = measured(python, cases=cases, jobs=3)
@@ -111,43 +109,15 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
         by_adaptation.setdefault(request["case"].partition("/")[2:], set()).add(process)
     assert all(len(found) == 1 for found in by_adaptation.values())
     assert len(logged(python, "measure")) == len(cases)
-    assert len(processes_of(python)) <= 3
-    assert all_gone(processes_of(python))
-
-
-def test_no_case_is_wrong_use():
-    with pytest.raises(InputError, match="no case to measure"):
-        measured("python", cases=[])
-
-
-def test_what_is_asked_reaches_the_worker(worker, tmp_path):
-    python = worker()
-    measured(python, cases=CASES[:1], trains=False, keep_adapters=tmp_path / "kept")
-    ((_, request),) = logged(python, "measure")
-    assert request["trains"] is False
-    assert request["keep_adapters"] is not None
-    ((_, prepared),) = logged(python, "prepare")
-    assert Path(prepared["baselines"]).is_absolute()
-
-
-def test_a_worker_s_folder_is_its_own_and_is_removed(worker):
-    python = worker()
-    measured(python)
-    ((_, started),) = logged(python, "started")
-    folder = Path(started["folder"])
-    assert folder.name.startswith("peft-regress-")
-    assert not folder.exists()
+    started = [one for _, one in logged(python, "started")]
+    assert len(started) <= 3
+    for one in started:
+        # A folder of its own, which is removed; no variables of the test runner.
+        assert not Path(one["folder"]).exists()
+        assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(one["variables"])
+        assert not [name for name in one["variables"] if name.startswith("PYTEST_")]
     assert not Path("litter").exists()
-
-
-def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
-    monkeypatch.setenv("HF_HOME", "/somewhere")
-    python = worker()
-    measured(python, cases=CASES[:1])
-    ((_, started),) = logged(python, "started")
-    assert not [name for name in started["variables"] if name.startswith("PYTEST_")]
-    assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(started["variables"])
+    assert all_gone(processes_of(python))
 
 
 # --- cases that go wrong -------------------------------------------------------------------------
@@ -165,7 +135,6 @@ def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
         ("hang", "TimeoutError", "no result within 120 s"),
         ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
         ("null", "WorkerLost", "its worker answered"),
-        ("other", "WorkerLost", "its worker answered with the record of another/lora-r4/resnet18"),
     ],
 )
 def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
@@ -186,13 +155,6 @@ def test_a_worker_lost_between_cases_is_replaced(worker):
     assert {record.status for record in run} == {"ok"}
     # No case was measured twice.
     assert len(logged(python, "measure")) == len(IDS)
-
-
-def test_a_worker_that_an_earlier_case_left_unfit_is_replaced(worker):
-    python = worker(how={f"after {OTHER}": "babble"})
-    run = measured(python)
-    assert {record.status for record in run} == {"ok"}
-    assert len(processes_of(python)) == 2
 
 
 @pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
@@ -267,41 +229,6 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
         measured(str(tmp_path / "bin" / "python"))
 
 
-# --- answers of other machines --------------------------------------------------------------------
-
-
-class Elsewhere:
-    """A pool of other machines that answers each request with one record."""
-
-    is_remote = True
-
-    def __init__(self, record) -> None:
-        source = Source(where="node 1", machine=MACHINE, environment={"peft": "0.14.0"})
-        self.measured = MeasuredCase(source=source, record=record, imported={}, adapter={})
-
-    def submit(self, environment, function, requests, answer) -> list[Future]:
-        futures = [Future() for _ in requests]
-        for future in futures:
-            future.set_result(self.measured)
-        return futures
-
-
-@pytest.mark.parametrize(
-    ("record", "problem"),
-    [
-        (make_record(SECOND), f"{SECOND} in place of {BAD}"),
-        (
-            msgspec.structs.replace(make_record(BAD), status="error"),
-            "status 'error' with error None",
-        ),
-    ],
-)
-def test_an_answer_of_a_node_that_is_no_result_of_the_case_is_refused(record, problem):
-    with pytest.raises(NodeError, match=r"node 1: its answer is no result: ") as raised:
-        measured("python", cases=CASES[:1], pool=Elsewhere(record))
-    assert problem in str(raised.value)
-
-
 # --- interruptions -------------------------------------------------------------------------------
 
 
@@ -369,23 +296,19 @@ main(sys.argv[1:])
 """
 
 
-def start_upgrade(python: str, *options: str, **streams) -> subprocess.Popen[bytes]:
+def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
+    python = write_worker(tmp_path / "python", how={SECOND: "hang"})
+    save = tmp_path / "run.json"
     command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
-    base = ["--cases", "*/lora-r4/resnet18", "--base", "run", "--jobs", "1"]
-    return subprocess.Popen(
-        [*command, *base, *options],
+    # A stored base: the current environment would be measured for real.
+    options = ["--cases", "*/lora-r4/resnet18", "--base", "0003", "--jobs", "1", "--save", save]
+    process = subprocess.Popen(
+        [*command, *map(str, options)],
         stderr=subprocess.PIPE,
         cwd=ROOT,
         # A run in the background ignores Ctrl-C, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        **streams,
     )
-
-
-def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
-    python = write_worker(tmp_path / "python", how={SECOND: "hang"})
-    save = tmp_path / "run.json"
-    process = start_upgrade(python, "--save", str(save))
     try:
         wait_until(lambda: logged(python, "child"))
         process.send_signal(signal.SIGINT)
@@ -397,18 +320,6 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_pa
     assert errors.endswith(b"interrupted\n")
     assert list(read_run_file(save).run.cases) == [BAD]
     assert all_gone(processes_of(python))
-
-
-def test_a_reader_that_has_gone_is_exit_141(tmp_path):
-    read, write = os.pipe()
-    os.close(read)
-    # A stored base: the current environment would be measured for real.
-    process = start_upgrade(write_worker(tmp_path / "python"), "--base", "0003", stdout=write)
-    os.close(write)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 141
-    assert b"Traceback" not in errors
-    assert b"[2/2] candidate" in errors
 
 
 # --- the worker itself ---------------------------------------------------------------------------

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.reproduction.reproduce import _output, own_script
-from peft_regress.upgrades.worker import OwnCases, Prepare, Restart, Stepper, TimeSteps
+from peft_regress.upgrades.worker import Prepare, Restart, Stepper, TimeSteps
 from peft_regress.workers.pool import UnusableEnvironmentError
-
-if TYPE_CHECKING:
-    from peft_regress.runs.schema import Run
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> Path:
+def project(tmp_path, monkeypatch, clean_registry):
     """A first suite in the working folder, with a file that its data function reads."""
     monkeypatch.chdir(tmp_path)
     cli.main(args=["init"], standalone_mode=False)
@@ -31,13 +25,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: Non
         del sys.modules[name]
 
 
-def _measured(folder: Path) -> Run:
+def _measured(folder):
     setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
     cases = matrix_cases("own")
     return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
 
 
-def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     below = project / "below"
     below.mkdir()
     (project / ".git").mkdir()
@@ -51,7 +45,7 @@ def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.nightly
-def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project: Path) -> None:
+def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project):
     cases = project / "gates" / "cases.py"
     text = cases.read_text()
     matrix_cases("own")  # here they import
@@ -63,9 +57,13 @@ def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project: Path)
     assert "\n" not in str(raised.value)
 
 
-def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
-    own = OwnCases(folder=str(project), paths=["gates.cases:GATES"])
-    request = Prepare(case="digits/lora-r4/small", baselines=str(project / "baselines"), own=own)
+def test_the_worker_that_times_takes_own_cases(project):
+    request = Prepare(
+        case="digits/lora-r4/small",
+        baselines=str(project / "baselines"),
+        folder=str(project),
+        own_cases=["gates.cases:GATES"],
+    )
     stepper = Stepper()
     assert stepper.prepare(request).definition.startswith("sha256:")
     stepper.restart(Restart(seed=0))
@@ -73,23 +71,9 @@ def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_real_worker_takes_the_bounds_of_the_settings(project: Path) -> None:
+def test_a_real_worker_takes_the_bounds_of_the_settings(project):
     table = project / "pyproject.toml"
     rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
     table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
     record = _measured(project).cases["digits/lora-r4/small"]
     assert record.bounds["peak_bytes"].reason == "allocator"
-
-
-@pytest.mark.nightly
-def test_the_script_of_an_own_case_measures_it(project: Path) -> None:
-    case = matrix_cases("own")[0]
-    script = own_script(case, {"trainable_params", "identity_at_init", "status"})
-    assert script is not None
-    assert str(project) not in script
-    assert _output(Path(sys.executable), script, project=project).splitlines() == [
-        "status: ok",
-        "identity_at_init: True",
-        "trainable_params: 1162",
-    ]
-    assert own_script(Case.parse("shift/full/resnet18"), {"loss"}) is None

@@ -24,7 +24,6 @@ from tiny_architecture import TinyArchitecture
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
-from peft_regress.errors import UnknownNameError
 from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
 from peft_regress.upgrades.reproduction.script import (
@@ -185,34 +184,11 @@ def test_what_the_optimizer_of_a_method_raises_is_an_error_in_the_step():
     assert facts["error"].endswith("(step)")
 
 
-@pytest.mark.parametrize("fact", ["backward_flops", "filled_loss", "loss_after_step"])
-def test_one_fact_alone_is_what_it_is_among_all(fact, everything):
-    alone = run(script_of(f"lora-r4/{SMALL}", [fact]))
-    assert set(alone) == {"peft", "torch", "torchvision", fact}
-    if fact == "loss_after_step":
-        # The adapter was not filled before the step.
-        assert alone[fact] != everything[fact]
-    else:
-        assert alone[fact] == everything[fact]
-
-
 def test_a_script_for_a_cost_has_no_more_than_that():
     script = script_of("dora-r4/resnet18", ["trainable_params", "forward_flops", "backward_flops"])
     assert "import copy" not in script
     assert "AdamW" not in script
     assert "logits_of" not in script
-
-
-def test_no_facts_adapt_the_model_and_no_more():
-    script = script_of(f"lora-r4/{SMALL}", [])
-    assert "get_peft_model" in script
-    assert "backward" not in script
-    assert set(run(script)) == {"peft", "torch", "torchvision"}
-
-
-def test_an_unknown_fact_is_refused():
-    with pytest.raises(UnknownNameError, match="forward_flops"):
-        script_of("lora-r4/resnet18", ["forward_flop"])
 
 
 def test_facts_for_a_metric_show_what_moves_it():

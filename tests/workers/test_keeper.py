@@ -18,8 +18,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.journal import journal_of, read_journal
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.saving import save_run
+from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.workers import keeper
 from peft_regress.workers.keeper import kept_records
 
@@ -32,7 +31,7 @@ CASES = [parse_case_id(name) for name in IDS]
 class Search:
     """Measures three cases in a fake environment, and keeps them beside a run file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.save = folder / "run.json"
         self.said: list[str] = []
@@ -83,7 +82,7 @@ class Search:
 
 
 @pytest.fixture
-def search(tmp_path) -> Search:
+def search(tmp_path):
     return Search(tmp_path)
 
 
@@ -189,7 +188,7 @@ def test_a_file_that_is_no_run_file_is_refused(search):
         search.run(resume=search.save)
 
 
-def known(name: str, *, departs: int | None = None) -> dict[str, list[KnownCurve]]:
+def known(name, *, departs=None):
     of = {"definition": make_record().definition, "machine": MACHINE.digest}
     return {name: [KnownCurve(curve=curve(departs), run_name="peft 0.13.0", **of)]}
 

@@ -39,8 +39,8 @@ class SeenIn(msgspec.Struct, frozen=True, kw_only=True):
 
     packages: dict[str, str]
     base: BaseMade
-    adapters: dict[str, tuple[Loaded, Loaded | None]]
-    """By `RELEASE/VARIANT`: as it is, and without the fields that the release does not know."""
+    adapters: dict[str, Loaded]
+    """By `RELEASE/VARIANT`."""
 
 
 def make_adapters() -> Iterator[tuple[str, Path]]:
@@ -68,9 +68,7 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
         seen = SeenIn(
             packages=dict(found[0].packages),
             base=found[0].base,
-            adapters={
-                name: (one.adapter, one.without) for name, one in zip(adapters, found, strict=True)
-            },
+            adapters={name: one.adapter for name, one in zip(adapters, found, strict=True)},
         )
         file.write_bytes(msgspec.json.encode(seen))
     return msgspec.json.decode(file.read_bytes(), type=SeenIn)
@@ -87,10 +85,11 @@ def main() -> None:
         saved, _, variant = name.partition("/")
         here = seen[saved]
         reference = Reference(
-            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name][0]
+            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name]
         )
         for release, there in seen.items():
-            loaded, without = there.adapters[name]
+            loaded = there.adapters[name]
+            without = loaded.without
             found = judge(there.base, loaded if without is None else without, reference)
             if any("has no method" in detail for detail in found.details):
                 continue

@@ -15,8 +15,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from field_docs import documented_fields, one_line
-from page_tables import write_or_check
+from page_tables import documented_fields, one_line, write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

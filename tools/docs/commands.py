@@ -55,8 +55,7 @@ _VARIABLES: Final = """\
 - `NO_COLOR`: print without colours, if it is set to anything.
 - `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has
   no pip, uv's settings of indexes hold too ([environments](upgrading.md#environments)).
-- `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`: in a job of GitHub Actions, failing tests are annotated;
-  `--regress-summary` appends to the summary of the job.
+- `GITHUB_STEP_SUMMARY`: in a job of GitHub Actions, `--regress-summary` appends to this summary.
 """
 
 

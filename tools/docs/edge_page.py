@@ -3,7 +3,6 @@
     python tools/docs/edge_page.py                  print every table
     python tools/docs/edge_page.py --write          put them into docs/devices.md
     python tools/docs/edge_page.py --check          exit 1 if the page differs
-    python tools/docs/edge_page.py --run RUN        from a run file, such as runs/bench-edge.json
 
 A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
 """
@@ -176,10 +175,8 @@ def _architectures(task: str = "edge") -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the tables; return the exit code."""
-    parser = option_parser(__doc__, TABLES)
-    parser.add_argument("--run", help="a run file instead of the accepted records")
-    chosen = parser.parse_args(arguments)
-    records = recorded(chosen.run)
+    chosen = option_parser(__doc__, TABLES).parse_args(arguments)
+    records = recorded()
     require(matrix_cases("edge"), records, matrix="edge")
     tables = {name: partial(make, records) for name, make in TABLES.items()}
     return finish(PAGE, "edge", tables, chosen)

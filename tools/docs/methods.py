@@ -4,7 +4,6 @@
     python tools/docs/methods.py --write           put them into docs/methods.md
     python tools/docs/methods.py --check           exit 1 if the page differs
     python tools/docs/methods.py --only costs      one table; may name several
-    python tools/docs/methods.py --run RUN         take the states from a run file
 
 The text of the page is written by hand. A table is between the comments `<!-- methods:NAME -->` and
 `<!-- /methods:NAME -->`. The costs take two minutes on one core; the rest is quick.
@@ -118,15 +117,11 @@ def costs() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the chosen tables; return the exit code."""
-    parser = option_parser(__doc__, TABLES)
-    parser.add_argument("--run", help="the run file, or folder, with the states")
-    chosen = parser.parse_args(arguments)
-    tables = {**TABLES, "states": lambda: states(recorded(chosen.run))}
-    return finish(PAGE, "methods", tables, chosen)
+    return finish(PAGE, "methods", TABLES, option_parser(__doc__, TABLES).parse_args(arguments))
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "states": lambda: states(recorded(None)),
+    "states": lambda: states(recorded()),
     "costs": costs,
 }
 

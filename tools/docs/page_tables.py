@@ -7,15 +7,17 @@ with `--check` it exits with 1 if something is out of date; one of tables alone 
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
+import inspect
 import re
 import sys
+import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.cases import Case
 from peft_regress.runs.schema import Record
@@ -95,9 +97,9 @@ def finish(
 # --- States of cases ------------------------------------------------------------------------------
 
 
-def recorded(run: str | None) -> dict[str, Record]:
-    """Return the records of a run, or the newest accepted records."""
-    found = read_references(ROOT / "baselines") if run is None else named_cases(ROOT, run)
+def recorded() -> dict[str, Record]:
+    """Return the newest accepted records."""
+    found = read_references(ROOT / "baselines")
     return {name: observation.record for name, observation in found.items()}
 
 
@@ -107,7 +109,7 @@ def require(cases: Sequence[Case], records: Mapping[str, Record], *, matrix: str
     if absent:
         sys.exit(
             f"{len(absent)} of {len(cases)} cases have no record, such as {absent[0]}. Make them "
-            f"with `tox run -e bench-{matrix}`, and accept the run or name it with --run."
+            f"with `tox run -e bench-{matrix}`, and accept the run."
         )
 
 
@@ -137,3 +139,25 @@ def _state(record: Record, messages: dict[str, int]) -> str:
         return f"{record.status} ({number})"
     false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
     return f"false: {', '.join(false)}" if false else "ok"
+
+
+# --- Documentation of fields ---------------------------------------------------------------------
+
+
+def documented_fields(kind: type) -> Iterator[tuple[ast.AnnAssign, str]]:
+    """Yield each field's statement and its text on one line, empty if there is none."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
+    following: list[ast.stmt | None] = [*body.body[1:], None]
+    for statement, below in zip(body.body, following, strict=True):
+        if not isinstance(statement, ast.AnnAssign):
+            continue
+        text = ""
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            text = one_line(str(below.value.value))
+        yield statement, text
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks."""
+    return " ".join(text.split())

@@ -26,24 +26,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods import Method, PeftAdapter
     from peft_regress.measure.costs import CostReport
 
-__all__ = [
-    "CATEGORIES",
-    "FLOP_FIGURES",
-    "GIGA",
-    "MEMORY_FIGURES",
-    "MIB",
-    "PAPER_ARCHITECTURES",
-    "PAPER_RANK",
-    "ROWS",
-    "Figure",
-    "Row",
-    "adapted",
-    "counted",
-    "measured",
-    "memory_bytes",
-    "row",
-]
-
 MIB: Final = 2**20
 GIGA: Final = 10**9
 PAPER_RANK: Final = 4

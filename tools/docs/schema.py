@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from field_docs import documented_fields, one_line
-from page_tables import write_or_check
+from page_tables import documented_fields, one_line, write_or_check
 
 from peft_regress.metrics import Metric
 from peft_regress.runs import schema as runs_schema

@@ -2,14 +2,13 @@
 
     python tools/faults/faults.py                    every fault, and the same cases without any
     python tools/faults/faults.py --only 'dora-*'    the faults that match a glob
-    python tools/faults/faults.py --full             and compare with runs that train all seeds
     python tools/faults/faults.py --list             their names, and what is wrong
     python tools/faults/faults.py --write            write the table into docs/evidence.md
 
 First the cases are measured without a fault, in full: they are the references. Then each fault
 replaces a function in a separate process, which measures the fault's case as users do. Exit code 1
-if no signal sees a fault, if a fault no longer fits the code, if a case does not repeat its
-reference without a fault, or if a full run sees what this one does not. More in docs/evidence.md.
+if no signal sees a fault, if a fault no longer fits the code, or if a case does not repeat its
+reference without a fault. More in docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -68,30 +67,14 @@ def judge_of(cases: Sequence[str]) -> tuple[Judge, list[str]]:
     return judge, list(filter(None, noise))
 
 
-def tried(faults: Iterable[Fault], judge: Judge, *, full: bool = False) -> list[Outcome]:
-    """Measure faults, all seeds in full if asked for; print one line for each."""
-    faults, outcomes = list(faults), []
-    jobs = [
-        Job(case=one.case, fault=one.name, known=() if full else judge.known(one.case))
-        for one in faults
-    ]
+def tried(faults: Sequence[Fault], judge: Judge) -> list[Outcome]:
+    """Measure faults; print one line for each."""
+    outcomes = []
+    jobs = [Job(case=one.case, fault=one.name, known=judge.known(one.case)) for one in faults]
     for fault, run in zip(faults, measure_all(jobs), strict=True):
         outcomes.append(judged(fault, run, judge))
         print(line(outcomes[-1]), flush=True)
     return outcomes
-
-
-def missed_by_repeating(outcomes: Iterable[Outcome], judge: Judge) -> list[str]:
-    """Train in full under the faults whose run did not; return those that only this shows."""
-    print("\nall seeds in full:")
-    short = {one.fault.name: one.state for one in outcomes if one.repeats}
-    full = tried((FAULTS[name] for name in short), judge, full=True)
-    grave = ("uncaught", "strict", "caught")
-    return [
-        one.fault.name
-        for one in full
-        if one.state in grave and grave.index(one.state) > grave.index(short[one.fault.name])
-    ]
 
 
 # --- Showing --------------------------------------------------------------------------------------
@@ -195,7 +178,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, try none")
     mode.add_argument("--write", action="store_true", help="write the table into docs/evidence.md")
-    parser.add_argument("--full", action="store_true", help="compare with training all seeds")
     chosen = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)
     if chosen.list:
@@ -210,9 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     outcomes = tried(faults, judge)
     wrong = [f"{one.fault.name} is {one.state}" for one in outcomes if one.state not in _SEEN]
-    if chosen.full:
-        missed = missed_by_repeating(outcomes, judge)
-        wrong += [f"{name} is caught in full alone" for name in missed]
     print(f"\n{counts(outcomes)}")
     if wrong:
         print(f"not as it should be: {', '.join(wrong)}")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 ARCHITECTURES: Final = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5")
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
@@ -26,7 +26,6 @@ BATCHES: Final = (1, 32)
 FIXED_BYTES: Final = 4 * 2**20
 """What a process gets beside the factor: Python's own objects, and the allocator's book-keeping."""
 
-_RESOLUTION: Final = 224
 _CLASSES: Final = 10
 _STEPS: Final = 3
 _HIGHEST: Final = 6.0
@@ -38,50 +37,32 @@ _NO_MEMORY: Final = ("memory", "could not create a primitive")
 _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
-class Setting(NamedTuple):
-    """A case: what trains, on what, in batches of what size."""
-
-    architecture: str
-    method: str
-    batch: int
-
-
-def needed_factor(setting: Setting) -> float:
+def needed_factor(*setting: str) -> float:
     """Return the smallest factor under which the steps run, to `_ACCURACY`."""
-    predicted = predicted_peak(setting)
+    predicted = predicted_peak(*setting)
     low, high = 0.0, _HIGHEST
     while high - low > _ACCURACY:
         # Most need little more than what is predicted, so the search starts there.
         middle = 1.1 if high == _HIGHEST and low < 1.1 else (low + high) / 2
-        if runs(setting, middle, predicted=predicted):
-            high = middle
-        else:
-            low = middle
+        done = subprocess.run(
+            [sys.executable, __file__, "--limited", *setting, str(middle), str(predicted)],
+            env={**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        if done.returncode not in {0, _MEMORY_ERROR}:
+            raise SystemExit(f"{setting}: exit code {done.returncode}")
+        low, high = (middle, high) if done.returncode else (low, middle)
     return high
 
 
-def runs(setting: Setting, factor: float, *, predicted: int) -> bool:
-    """Return whether three steps run in a process that is limited so."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--limited", *map(str, (*setting, factor, predicted))],
-        env={**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode not in {0, _MEMORY_ERROR}:
-        raise SystemExit(f"{setting}: {done.stderr.strip().splitlines()[-1:]}")
-    return done.returncode == 0
-
-
-def limited(setting: Setting, factor: float, *, predicted: int) -> int:
+def limited(architecture: str, method: str, size: int, factor: float, predicted: int) -> int:
     """Take the steps in this process; return 3 if its memory does not suffice."""
     import torch
 
     torch.set_num_threads(1)
-    model, step = _prepared(setting)
-    batch = _batch(setting.batch, _RESOLUTION)
-    step(_batch(1, _RESOLUTION // 4))
+    model, step = _prepared(architecture, method)
+    batch = torch.randn(size, 3, 224, 224), torch.zeros(size, dtype=torch.int64)
+    step((torch.randn(1, 3, 56, 56), torch.zeros(1, dtype=torch.int64)))
     model.zero_grad(set_to_none=True)
     held = sum(t.nbytes for t in (*model.parameters(), *model.buffers(), *batch))
     # The optimizer's state is held since the small step, and is in the predicted peak.
@@ -97,16 +78,16 @@ def limited(setting: Setting, factor: float, *, predicted: int) -> int:
     return 0
 
 
-def _prepared(setting: Setting) -> tuple[Any, Any]:
+def _prepared(architecture: str, adapter: str) -> tuple[Any, Any]:
     """Return the adapted model, and a function that takes a step on a batch."""
     from peft_regress import registry
     from peft_regress.cases import split_adapter_name
     from peft_regress.catalogue.built_in import set_modes
     from peft_regress.measure.objective import Objective
 
-    name, rank = split_adapter_name(setting.method)
+    name, rank = split_adapter_name(adapter)
     method = registry.get("method", name)
-    network = registry.get("architecture", setting.architecture)
+    network = registry.get("architecture", architecture)
     base = network.build(num_classes=_CLASSES, seed=0)
     model = method.adapt(base, heads=(network.head,), rank=rank, seed=0)
     set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
@@ -120,19 +101,14 @@ def _prepared(setting: Setting) -> tuple[Any, Any]:
     return model, step
 
 
-def _batch(size: int, resolution: int) -> tuple[Any, Any]:
-    import torch
-
-    return torch.randn(size, 3, resolution, resolution), torch.zeros(size, dtype=torch.int64)
-
-
-def predicted_peak(setting: Setting) -> int:
+def predicted_peak(architecture: str, method: str, batch: str) -> int:
     """Ask another process once, since profiling leaves memory behind."""
-    name, _, rank = setting.method.partition("-r")
+    name, _, rank = method.partition("-r")
     command = [*(sys.executable, "-m", "peft_regress", "cost", "--format", "json")]
-    command += ["--architecture", setting.architecture, "--batch", str(setting.batch)]
-    command += ["--method", name, *(["--rank", rank] if rank else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command += ["--architecture", architecture, "--batch", batch, "--method", name]
+    done = subprocess.run(
+        [*command, *(["--rank", rank] if rank else [])], stdout=subprocess.PIPE, check=True
+    )
     return int(json.loads(done.stdout)["metrics"]["peak_bytes"]["value"])
 
 
@@ -148,12 +124,11 @@ def main() -> None:
     """Print the table, or be one of the limited processes."""
     if sys.argv[1:2] == ["--limited"]:
         architecture, method, batch, factor, predicted = sys.argv[2:]
-        setting = Setting(architecture, method, int(batch))
-        sys.exit(limited(setting, float(factor), predicted=int(predicted)))
+        sys.exit(limited(architecture, method, int(batch), float(factor), int(predicted)))
     print("| method | architecture |", *(f"batch {size} |" for size in BATCHES))
     print("|---|---|" + "---:|" * len(BATCHES))
     for architecture, method in product(ARCHITECTURES, METHODS):
-        cells = (needed_factor(Setting(architecture, method, size)) for size in BATCHES)
+        cells = (needed_factor(architecture, method, str(size)) for size in BATCHES)
         print(f"| {method} | {architecture} |", *(f"{one:.2f} |" for one in cells), flush=True)
 
 

@@ -2,7 +2,6 @@
 
     python tools/studies/own_networks.py             whether rounding shows in the first losses
     python tools/studies/own_networks.py --bounds    what the bounds say of rounding and of a fault
-    python tools/studies/own_networks.py --updates   how far rounding moves an optimizer's updates
 
 The first trains each under several instruction sets, in processes of their own, and prints by which
 loss the curves depart from that of this machine's own instructions.
@@ -10,8 +9,6 @@ loss the curves depart from that of this machine's own instructions.
 The second measures each in the same way, also with two threads, and judges it as on another kind of
 machine, where no curve is known: by bounds. Then every update of its optimizer is 0.9 times as
 large.
-
-The third runs optimizers of torch, and GaLore at its ranks, by themselves.
 """
 
 from __future__ import annotations
@@ -29,11 +26,10 @@ import torch
 from torch import Tensor, nn
 from variants import VARIANTS
 
-from peft_regress import FineTune, load_digits, registry
+from peft_regress import FineTune, load_digits
 from peft_regress.gate import Observation, judge_case
 from peft_regress.gate.policy import Bounds
 from peft_regress.measure import ProfileCache, Recipe, measure
-from peft_regress.measure.inputs import optimizer_updates
 from peft_regress.runs.schema import Machine, Record
 
 if TYPE_CHECKING:
@@ -192,41 +188,6 @@ def records() -> dict[str, Record]:
     }
 
 
-def _optimizer_of(
-    kind: Callable[..., torch.optim.Optimizer], model: nn.Module
-) -> torch.optim.Optimizer:
-    return kind(model.parameters())
-
-
-def updates() -> dict[str, list[list[float]] | None]:
-    """Return the fingerprint of optimizers of different kinds."""
-    kinds: dict[str, Any] = {
-        "adadelta": torch.optim.Adadelta,
-        "adafactor": torch.optim.Adafactor,
-        "adagrad": functools.partial(torch.optim.Adagrad, lr=1e-2),
-        "adamw": functools.partial(torch.optim.AdamW, lr=1e-2),
-        "adamw 1e-5": functools.partial(torch.optim.AdamW, lr=1e-5),
-        "adamw amsgrad": functools.partial(torch.optim.AdamW, amsgrad=True),
-        "nadam": torch.optim.NAdam,
-        "radam": torch.optim.RAdam,
-        "rmsprop": torch.optim.RMSprop,
-        "sgd": functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-    }
-    galore = registry.get("method", "galore")
-    made: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-        **{name: functools.partial(_optimizer_of, kind) for name, kind in kinds.items()},
-        **{
-            f"galore-r{rank}": functools.partial(galore.make_optimizer, rank=rank)
-            for rank in galore.ranks
-        },
-    }
-    cpu = torch.device("cpu")
-    return {
-        name: optimizer_updates(make, dtype=torch.float32, device=cpu)
-        for name, make in made.items()
-    }
-
-
 def elsewhere(what: str, environment: dict[str, str], kind: type[_T]) -> _T:
     """Return what one of the functions above returns in a process of its own."""
     done = subprocess.run(
@@ -294,25 +255,8 @@ def judged(old: Record, new: Record) -> list[str]:
     return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
 
 
-def print_updates() -> None:
-    """Print how far instruction sets move the fingerprint of each optimizer."""
-    environments: tuple[dict[str, str], ...] = ({}, *INSTRUCTIONS.values())
-    here, *others = (
-        elsewhere("updates", environment, dict[str, list[list[float]]])
-        for environment in environments
-    )
-    for name, fingerprint in here.items():
-        moved = (
-            abs(b - a) / a
-            for other in others
-            for rows in zip(fingerprint, other[name], strict=True)
-            for a, b in zip(*rows, strict=True)
-        )
-        print(f"{name:15} {max(moved):.1e}")
-
-
-_COMPUTED: Final = {"curves": curves, "records": records, "updates": updates}
-_PRINTED: Final = {"--bounds": print_bounds, "--updates": print_updates}
+_COMPUTED: Final = {"curves": curves, "records": records}
+_PRINTED: Final = {"--bounds": print_bounds}
 
 if __name__ == "__main__":
     asked = sys.argv[1] if len(sys.argv) > 1 else ""

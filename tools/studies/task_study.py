@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.catalogue.architectures import Architecture
-    from peft_regress.catalogue.tasks import Task
+    from peft_regress.catalogue.tasks.digits import Task
 
 BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
 COLUMNS: Final = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")

@@ -7,13 +7,12 @@
 Prints Markdown: how many comparisons the gate makes and how many fail; how close to its bound each
 metric came; for each method the largest relative change of each first loss and of the losses of a
 filled adapter, over all cases and seeds; then the largest change of the means of accuracy and test
-loss, and how many costs differ at all.
+loss.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +21,6 @@ from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
-from peft_regress.metrics import METRICS
 from peft_regress.runs.run_file import read_run
 
 if TYPE_CHECKING:
@@ -55,14 +53,13 @@ def main() -> None:
     _print_shares(pairs)
     pairs = [(old, new) for old, new in pairs if old.status == new.status == "ok"]
     _print_losses(pairs)
-    _print_costs(pairs, reference)
 
 
 def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
     """Judge each run by the reference, as the gate does."""
     references = observations_of(reference, "the reference")
-    print("| run | cases | comparisons | regressed | improved | accuracy, sd in points | which |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    print("| run | cases | comparisons | regressed | improved | which |")
+    print("| --- | ---: | ---: | ---: | ---: | --- |")
     total = failed = 0
     for name, other in others.items():
         expected = references.keys() & other.cases.keys()
@@ -78,15 +75,8 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
         worse = sum(reason.verdict not in UNACCEPTED for _, reason in reasons)
         which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons[:_MOST_NAMED])
-        metrics = [(kept[case].record.metrics, other.cases[case].metrics) for case in expected]
-        apart = [
-            new["accuracy"].value - old["accuracy"].value
-            for old, new in metrics
-            if "accuracy" in old and "accuracy" in new
-        ]
-        spread = f"{100 * statistics.pstdev(apart):.2f}" if apart else "-"
         counts = (len(expected), compared, worse, len(reasons) - worse)
-        cells = (Path(name).stem, *counts, spread, which)
+        cells = (Path(name).stem, *counts, which)
         print("| " + " | ".join(f"{c:,}" if isinstance(c, int) else c for c in cells) + " |")
         total, failed = total + compared, failed + len(reasons)
     # If n independent comparisons give no alarm, the rate is below 3 / n with 95 %.
@@ -152,16 +142,6 @@ def _samples(metrics: Mapping[str, Metric], name: str) -> list[Any]:
 
 def _changes(old: list[float], new: list[float]) -> list[float]:
     return [abs(b - a) / abs(a) for a, b in zip(old, new, strict=False)]
-
-
-def _print_costs(pairs: list[tuple[Record, Record]], reference: Run) -> None:
-    compared = [
-        old.metrics[name].value != new.metrics[name].value
-        for old, new in pairs
-        for name in old.metrics.keys() & new.metrics.keys()
-        if METRICS[name].kind in {"exact", "bytes"}  # a cost is equal everywhere
-    ]
-    print(f"\n{sum(compared)} of {len(compared)} costs differ ({len(reference.cases)} cases a run)")
 
 
 if __name__ == "__main__":

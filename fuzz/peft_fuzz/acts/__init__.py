@@ -7,42 +7,16 @@ from typing import Final, TypeAlias, get_args
 
 from peft_fuzz.acts.act import Act as AnyAct
 from peft_fuzz.acts.act import Wrap
-from peft_fuzz.acts.adapters import Add, Delete, Scale
-from peft_fuzz.acts.combining import Weighted
-from peft_fuzz.acts.converting import Convert, Copy
+from peft_fuzz.acts.adapters import Add, Delete
 from peft_fuzz.acts.hot_swap import HotSwap
 from peft_fuzz.acts.merging import Merge, Unload, Unmerge
-from peft_fuzz.acts.mixed import Mixed
 from peft_fuzz.acts.saving import LoadBeside, SaveLoad
-from peft_fuzz.acts.switching import Activate, Disable, Enable, Mode
+from peft_fuzz.acts.switching import Activate, Convert, Copy, Disable, Enable, Mode
 from peft_fuzz.acts.training import Fill, Train
 
-__all__ = [
-    "ACTS",
-    "KINDS",
-    "Act",
-    "Activate",
-    "Add",
-    "AnyAct",
-    "Convert",
-    "Copy",
-    "Delete",
-    "Disable",
-    "Enable",
-    "Fill",
-    "HotSwap",
-    "LoadBeside",
-    "Merge",
-    "Mixed",
-    "Mode",
-    "SaveLoad",
-    "Scale",
-    "Train",
-    "Unload",
-    "Unmerge",
-    "Weighted",
-    "Wrap",
-]
+__all__ = ["ACTS", "KINDS", "Act", "Activate", "Add", "AnyAct", "Convert", "Copy", "Delete"]
+__all__ += ["Disable", "Enable", "Fill", "HotSwap", "LoadBeside", "Merge", "Mode", "SaveLoad"]
+__all__ += ["Train", "Unload", "Unmerge", "Wrap"]
 
 Act: TypeAlias = (
     Fill
@@ -58,9 +32,6 @@ Act: TypeAlias = (
     | LoadBeside
     | Delete
     | Unload
-    | Mixed
-    | Weighted
-    | Scale
     | Copy
     | Convert
     | HotSwap

@@ -16,10 +16,8 @@ from peft_fuzz.oracle.checks import fail
 from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 
-UNKNOWN: Final = "unknown"
 COPIED: Final = "copied"
-MIXTURE: Final = "mixture"
-"""Names that drawn acts have for no adapter, a loaded one and a combination."""
+"""The name that drawn acts have for a loaded adapter."""
 SWAP_RANK: Final = 16
 
 
@@ -151,18 +149,9 @@ def follow(plan: Plan, act: Act) -> Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the drawn lives of an adapted network depend on.
-
-    Attributes:
-        names: Of the adapters.
-        batch: How many items the input has.
-        with_copies: Whether an adapter has copies of layers (`modules_to_save`).
-        swap_rank: A rank that the groups of all layers divide, for swaps of another rank.
-
-    """
+    """What the drawn lives of an adapted network depend on."""
 
     names: tuple[str, ...]
-    batch: int
     abilities: frozenset[str]
     with_copies: bool
     swap_rank: int
@@ -175,7 +164,6 @@ class Choices:
         plan = Plan.start(on, method.abilities)
         return cls(
             names=tuple(dict.fromkeys(adapter.name for adapter in on.adapters)),
-            batch=on.network.batch,
             abilities=method.abilities,
             with_copies=bool(plan.copies(plan.active[0]))
             or any("modules_to_save" in adapter.settings for adapter in on.adapters),
@@ -184,14 +172,12 @@ class Choices:
 
     def field(self, name: str) -> st.SearchStrategy[Any]:
         """Draw a field of an act; most are options."""
-        every = st.sampled_from([*self.names, COPIED, MIXTURE])
+        every = st.sampled_from([*self.names, COPIED])
         drawn: dict[str, st.SearchStrategy[Any]] = {
             "adapter": every,
             "adapters": st.lists(every, min_size=1, max_size=2, unique=True).map(tuple),
             "name": st.just(COPIED),
-            "scale": st.sampled_from((1.0, 2.0, 0.5)),
             "seed": st.integers(0, 3),
-            "steps": st.integers(1, 2),
             "target_rank": st.sampled_from((None, None, SWAP_RANK // 2, self.swap_rank)),
         }
         return drawn.get(name, st.booleans())
@@ -205,13 +191,7 @@ def present(names: Sequence[str], plan: Plan) -> tuple[str, ...]:
 
 @dataclass(kw_only=True)
 class Lines:
-    """What the lines of a script depend on.
-
-    Attributes:
-        autocast: The argument `autocast_adapter_dtype`, with the comma before it; '' by default.
-        has_optimizer: Whether an earlier act has made an optimizer.
-
-    """
+    """What the lines of a script depend on."""
 
     on: AdaptedNetwork
     method: Method

@@ -1,4 +1,4 @@
-"""Add and delete adapters, and set their scale."""
+"""Add and delete adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from peft_fuzz.acts.act import Act, Lines
 from peft_fuzz.methods.method import moves_base
-from peft_fuzz.oracle import library, owned
+from peft_fuzz.oracle import library
 from peft_fuzz.oracle.checks import fail
 from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan, adapted, trains_bias
@@ -89,7 +89,8 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
     adapter: Name
 
     def is_legal(self, plan: Plan) -> bool:
-        if self.adapter not in plan.settings or not plan.enabled:
+        # What it has trained of the base's biases would stay, and no file would have that.
+        if self.adapter not in plan.settings or not plan.enabled or plan.has_bias:
             return False
         rest = [name for name in plan.active if name != self.adapter]
         return self.adapter in plan.merged or (not plan.merged and plan.copies_apart(rest))
@@ -108,13 +109,7 @@ class Delete(Act, frozen=True, kw_only=True, tag="delete"):
             trainable = frozenset(left)
         # A model without adapters is to be unloaded; its calls are not documented.
         return replace(
-            plan,
-            settings=settings,
-            active=left,
-            trainable=trainable,
-            scales=plan.unscaled(name),
-            biased=plan.has_bias,
-            ended=not settings,
+            plan, settings=settings, active=left, trainable=trainable, ended=not settings
         )
 
     def carry_out(self, life: Life) -> None:
@@ -156,34 +151,3 @@ def _names(value: object) -> set[object]:
     if isinstance(value, (Mapping, list, set, tuple, nn.ModuleDict, nn.ParameterDict)):
         return {each for each in value if isinstance(each, str)}
     return set()
-
-
-class Scale(Act, frozen=True, kw_only=True, tag="scale"):
-    """Set the scale of an adapter in each layer."""
-
-    title: ClassVar = "scaling"
-
-    adapter: Name
-    scale: float
-
-    def is_legal(self, plan: Plan) -> bool:
-        return (
-            "scale" in plan.abilities
-            and plan.settings.get(self.adapter) is not None
-            and not plan.merged
-            and not plan.padded
-        )
-
-    def after(self, plan: Plan) -> Plan:
-        return replace(plan, scales={**plan.scales, self.adapter: self.scale})
-
-    def carry_out(self, life: Life) -> None:
-        for _, module in life.holders():
-            if self.adapter in owned.adapters_of(module) and hasattr(module, "set_scale"):
-                module.set_scale(self.adapter, self.scale)  # type: ignore[operator]
-        life.forget(self.adapter)
-
-    def lines(self, script: Lines) -> Iterator[str]:
-        yield "for module in model.modules():"
-        yield "    if hasattr(module, 'set_scale'):"
-        yield f"        module.set_scale({self.adapter!r}, {self.scale!r})"

@@ -48,7 +48,7 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         if "hot_swap" not in plan.abilities or plan.active != (name,) or not plan.enabled:
             return False
         settings, targets = plan.settings[name], plan.targets(name)
-        if settings is None or targets is None or settings.get("use_dora") or plan.copies(name):
+        if settings.get("use_dora") or plan.copies(name):
             return False
         if len(plan.settings) > 1 and rank is not None:
             return False
@@ -63,8 +63,7 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         return f"adapter {self.adapter} is merged" if self.adapter in plan.merged else None
 
     def after(self, plan: Plan) -> Plan:
-        padded = plan.padded or self.target_rank is not None
-        return replace(plan, scales=plan.unscaled(self.adapter), padded=padded)
+        return replace(plan, padded=plan.padded or self.target_rank is not None)
 
     def carry_out(self, life: Life) -> None:
         try:
@@ -76,9 +75,7 @@ class HotSwap(Act, frozen=True, kw_only=True, tag="hot_swap"):
         tensors = [tensor for _, _, tensor in life.held(name)]
         own = [tensor.detach().clone() for tensor in tensors]
         life.fill(tensors, SEED)
-        plan, life.plan = life.plan, replace(life.plan, scales=life.plan.unscaled(name))
         new = life.parameters((name,))
-        life.plan = plan
         folder = library.saved_in(life.save([name]), name)
         with torch.no_grad():
             for tensor, value in zip(tensors, own, strict=True):

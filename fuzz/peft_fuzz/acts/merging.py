@@ -190,7 +190,6 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
     may_refuse: ClassVar = True
 
     merge: bool = False
-    safe: bool = False
 
     def is_legal(self, plan: Plan) -> bool:
         if not self.merge:
@@ -210,11 +209,7 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
         """Unload, and check that the base has its function and nothing of peft."""
         effect = life.plan.active if self.merge else ()
         expected = life.known.get(effect) if effect else life.output_with_copies()
-        if self.merge:
-            keywords = {"safe_merge": True} if self.safe else {}
-            base = life.model.merge_and_unload(**keywords)
-        else:
-            base = life.model.unload()
+        base = life.model.merge_and_unload() if self.merge else life.model.unload()
         for path, module in base.named_modules():
             if owned.is_tuner_layer(module) or owned.is_copy_holder(module):
                 fail("leftover", f"{path} is still adapted after unloading.")
@@ -237,10 +232,5 @@ class Unload(Act, frozen=True, kw_only=True, tag="unload"):
     def change(self, plan: Plan) -> Change:
         return Change(is_another_model=True)
 
-    def traits(self) -> Iterator[str]:
-        if self.safe:
-            yield "safe merge"
-
     def lines(self, script: Lines) -> Iterator[str]:
-        safe = "safe_merge=True" if self.safe else ""
-        yield f"model = model.{f'merge_and_unload({safe})' if self.merge else 'unload()'}"
+        yield f"model = model.{'merge_and_unload' if self.merge else 'unload'}()"

@@ -26,8 +26,7 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
     trainable: bool = False
 
     def is_legal(self, plan: Plan) -> bool:
-        # No file has the biases of the base that a deleted adapter has trained.
-        return bool(plan.active) and not (plan.merged or plan.padded or plan.biased)
+        return bool(plan.active) and not (plan.merged or plan.padded)
 
     def after(self, plan: Plan) -> Plan:
         first = (next(iter(plan.settings)),)
@@ -37,7 +36,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
             plan,
             enabled=True,
             training=False,
-            scales={},
             trainable=frozenset(plan.active) if trains else frozenset(),
         )
 
@@ -65,7 +63,6 @@ class SaveLoad(Act, frozen=True, kw_only=True, tag="save_load"):
         loaded.eval()
         _check_configuration(life, loaded)
         life.model, life.optimizer = loaded, None
-        life.forget(*life.plan.scales)
         life.give_back_weights()
 
     def change(self, plan: Plan) -> Change:
@@ -106,7 +103,7 @@ def _check_configuration(life: Life, loaded: Any) -> None:
     import peft
 
     for name, settings in life.plan.settings.items():
-        for key in settings or ():
+        for key in settings:
             saved = getattr(life.model.peft_config[name], key)
             found = getattr(loaded.peft_config[name], key)
             if found != saved and key != "inference_mode":
@@ -156,7 +153,7 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
 
     def is_legal(self, plan: Plan) -> bool:
         return (
-            plan.settings.get(self.adapter) is not None
+            self.adapter in plan.settings
             and self.name not in plan.settings
             and plan.is_open
             and not plan.has_bias
@@ -177,8 +174,7 @@ class LoadBeside(Act, frozen=True, kw_only=True, tag="load_beside"):
         library.load_beside(
             life.model, place, self.name, trainable=self.trainable, autocast=life.autocast
         )
-        # A file has the configured scale, whatever was set since.
-        if (self.adapter,) in life.known and self.adapter not in life.plan.scales:
+        if (self.adapter,) in life.known:
             life.known[self.name,] = life.known[self.adapter,]
 
     def change(self, plan: Plan) -> Change:

@@ -1,14 +1,19 @@
-"""Say which adapters act, and in which mode."""
+"""Say which adapters act, in which mode and type; copy the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from peft_fuzz.acts.act import Act, Lines, present
+from peft_fuzz.acts.act import Act, Choices, Lines, present
+from peft_fuzz.networks.build import DTYPES, lay_out
+from peft_fuzz.networks.network import DType
 from peft_fuzz.oracle.life import Life
 from peft_fuzz.oracle.plan import Change, Plan
 from peft_regress.cases import Name
@@ -22,8 +27,6 @@ class Activate(Act, frozen=True, kw_only=True, tag="activate"):
     takes_out: ClassVar = True
 
     adapters: tuple[Name, ...]
-    through_tuner: bool = False
-    """Call `set_adapter` of the tuner (`base_model`), not of the model."""
 
     def fitted(self, plan: Plan) -> Act:
         return changed(self, adapters=present(self.adapters, plan))
@@ -44,15 +47,16 @@ class Activate(Act, frozen=True, kw_only=True, tag="activate"):
 
     def carry_out(self, life: Life) -> None:
         names = self.adapters
-        if len(names) == 1 and not self.through_tuner:
+        if len(names) == 1:
             life.model.set_adapter(names[0])
         else:
-            life.model.base_model.set_adapter(names[0] if len(names) == 1 else [*names])
+            life.model.base_model.set_adapter([*names])
 
     def lines(self, script: Lines) -> Iterator[str]:
-        is_one = len(self.adapters) == 1
-        through = "model" if is_one and not self.through_tuner else "model.base_model"
-        yield f"{through}.set_adapter({self.adapters[0] if is_one else list(self.adapters)!r})"
+        if len(self.adapters) == 1:
+            yield f"model.set_adapter({self.adapters[0]!r})"
+        else:
+            yield f"model.base_model.set_adapter({list(self.adapters)!r})"
 
 
 class Disable(Act, frozen=True, kw_only=True, tag="disable"):
@@ -142,3 +146,76 @@ class Mode(Act, frozen=True, kw_only=True, tag="mode"):
 
     def lines(self, script: Lines) -> Iterator[str]:
         yield "model.train()" if self.training else "model.eval()"
+
+
+class Copy(Act, frozen=True, kw_only=True, tag="copy"):
+    """Go on with a deep copy of the model."""
+
+    title: ClassVar = "copying the model"
+
+    def is_legal(self, plan: Plan) -> bool:
+        return True
+
+    def carry_out(self, life: Life) -> None:
+        life.model = deepcopy(life.model)
+        life.optimizer = None
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        yield "model = copy.deepcopy(model)"
+
+
+class Convert(Act, frozen=True, kw_only=True, tag="convert"):
+    """Convert the model with `to(...)`."""
+
+    title: ClassVar = "converting the model"
+
+    dtype: DType | None = None
+    channels_last: bool | None = None
+
+    @classmethod
+    def drawn(cls, choices: Choices) -> Sequence[st.SearchStrategy[Any]]:
+        dtypes: tuple[DType, ...] = ("bfloat16", "float32", "float16")
+        layouts = [cls(channels_last=last) for last in (True, False)]
+        return [st.sampled_from([*(cls(dtype=dtype) for dtype in dtypes), *layouts])]
+
+    def is_legal(self, plan: Plan) -> bool:
+        # `to` knows channels last for weights of four dimensions alone.
+        is_flat = "conv3d" not in plan.kinds.values()
+        return (
+            (self.dtype is not None or self.channels_last is not None)
+            and not plan.merged
+            and (self.channels_last is None or is_flat)
+        )
+
+    def carry_out(self, life: Life) -> None:
+        life.known.clear()
+        for module in (life.model, life.origin, life.reference):
+            if self.dtype is not None:
+                module.to(DTYPES[self.dtype])
+            if self.channels_last is not None:
+                lay_out(
+                    module, torch.channels_last if self.channels_last else torch.contiguous_format
+                )
+        if self.dtype is not None and life.x.is_floating_point():
+            life.x = life.x.to(DTYPES[self.dtype])
+        life.renew_oracle()
+        life.check_base()
+
+    def change(self, plan: Plan) -> Change:
+        return Change(is_another_model=True)
+
+    def traits(self) -> Iterator[str]:
+        if self.dtype is not None:
+            yield "converted dtype"
+        if self.dtype not in {None, "float32"}:
+            yield "half precision"
+
+    def lines(self, script: Lines) -> Iterator[str]:
+        keywords = [] if self.dtype is None else [f"torch.{self.dtype}"]
+        if self.channels_last is not None:
+            layout = "channels_last" if self.channels_last else "contiguous_format"
+            keywords.append(f"memory_format=torch.{layout}")
+        yield f"model.to({', '.join(keywords)})"
+        yield f"original.to({', '.join(keywords)})"
+        if self.dtype is not None:
+            yield f"x = x.to(torch.{self.dtype}) if x.is_floating_point() else x"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
 from peft_fuzz.acts.act import Act, Lines
@@ -58,13 +57,12 @@ class Fill(Act, frozen=True, kw_only=True, tag="fill"):
 
 
 class Train(Act, frozen=True, kw_only=True, tag="train"):
-    """Take training steps, with the optimizer of the last `Train` or a new one."""
+    """Take a training step, with the optimizer of the last `Train` or a new one."""
 
     title: ClassVar = "training"
     is_usual: ClassVar = True
     computes_as_filled: ClassVar = True
 
-    steps: Annotated[int, Meta(ge=1, le=4)] = 1
     keep_optimizer: bool = False
 
     def fitted(self, plan: Plan) -> Act:
@@ -77,23 +75,22 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         if life.optimizer is None or not self.keep_optimizer:
             life.optimizer = torch.optim.SGD(life.trainable_tensors(), lr=1.0)
             life.optimized = frozenset(life.plan.active)
-        for _ in range(self.steps):
-            life.optimizer.zero_grad(set_to_none=True)
-            output = life.model(life.x).float()
-            if not output.requires_grad and life.draws():
-                continue  # dropout has left out all that trains
-            weights = torch.randn(
-                output.shape, generator=torch.Generator().manual_seed(life.on.network.seed)
-            )
-            (output * weights).sum().backward()
-            for group in life.optimizer.param_groups:
-                for tensor in group["params"]:
-                    if tensor.grad is not None and tensor.numel():
-                        gradient = tensor.grad.float()  # float16 does not hold 1 / small
-                        largest = gradient.abs().max()
-                        if largest > 0:
-                            tensor.grad.copy_(gradient * (STEP / largest))
-            life.optimizer.step()
+        life.optimizer.zero_grad(set_to_none=True)
+        output = life.model(life.x).float()
+        if not output.requires_grad and life.draws():
+            return  # dropout has left out all that trains
+        weights = torch.randn(
+            output.shape, generator=torch.Generator().manual_seed(life.on.network.seed)
+        )
+        (output * weights).sum().backward()
+        for group in life.optimizer.param_groups:
+            for tensor in group["params"]:
+                if tensor.grad is not None and tensor.numel():
+                    gradient = tensor.grad.float()  # float16 does not hold 1 / small
+                    largest = gradient.abs().max()
+                    if largest > 0:
+                        tensor.grad.copy_(gradient * (STEP / largest))
+        life.optimizer.step()
         life.forget(*life.plan.active)
         life.adopt_biases()
 
@@ -107,7 +104,7 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
         moved = {owners.get(id(tensor)) for _, tensor in life.changed_since(tensors)}
         for name in life.optimized.intersection(before.active):
             if name in before.trainable and name not in moved and life.weights_matter(name):
-                message = f"After {self.steps} training steps no parameter of adapter {name} has"
+                message = f"After a training step no parameter of adapter {name} has"
                 fail("trained", f"{message} moved.")
 
     def traits(self) -> Iterator[str]:
@@ -120,4 +117,4 @@ class Train(Act, frozen=True, kw_only=True, tag="train"):
             yield "optimizer = torch.optim.SGD("
             yield "    [p for p in model.parameters() if p.requires_grad], lr=1.0"
             yield ")"
-        yield f"train(model, x, optimizer, steps={self.steps}, seed={script.seed})"
+        yield f"train(model, x, optimizer, seed={script.seed})"

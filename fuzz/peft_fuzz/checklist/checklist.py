@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from peft_fuzz.checklist.judge import judge
-from peft_fuzz.checklist.rows import Judged
+from peft_fuzz.checklist.judge import Judged, judge
 from peft_fuzz.checklist.running import compare, inspect
 from peft_fuzz.checklist.situations import NETWORKS, find_method, situations
 from peft_regress.errors import InputError
@@ -27,13 +26,7 @@ INSTALLED: Final = "installed"
 
 @dataclass(frozen=True, kw_only=True)
 class ChecklistSettings:
-    """What is compared, with what, and where.
-
-    Attributes:
-        time_limit: Seconds for one situation on one side.
-        base: `installed` for the installed packages, else a requirement.
-
-    """
+    """What is compared, with what, and where."""
 
     method: str
     jobs: int
@@ -46,20 +39,12 @@ class ChecklistSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Checklist:
-    """The filled checklist.
-
-    Attributes:
-        base: As the user named it.
-        packages: All packages that a number can depend on, on both sides.
-        installed: What each side has over the current environment.
-
-    """
+    """The filled checklist."""
 
     method: str
     requirements: tuple[str, ...]
     base: str
     packages: tuple[Mapping[str, str], Mapping[str, str]]
-    installed: tuple[Mapping[str, str], Mapping[str, str]]
     remarks: tuple[str, ...]
     judged: Judged
     situations: int
@@ -93,7 +78,6 @@ def checklist(
     method = find_method(settings.method)
     start = time.monotonic()
     pythons = {"base": Path(sys.executable)}
-    installed: dict[str, Mapping[str, str]] = {"base": {}}
     remarks: list[str] = []
     wanted = {"branch": requirements}
     if settings.base != INSTALLED:
@@ -110,7 +94,7 @@ def checklist(
             )
             packages = ", ".join(f"{name} {version}" for name, version in overlay.packages.items())
             progress(f"{side}: {packages or 'nothing else'} over the current environment")
-            pythons[side], installed[side] = overlay.python, overlay.packages
+            pythons[side] = overlay.python
             remarks += overlay.remarks
         # What keeps peft from being imported there is named before anything is compared.
         sides = [
@@ -131,7 +115,6 @@ def checklist(
         requirements=tuple(requirements),
         base="the installed packages" if settings.base == INSTALLED else settings.base,
         packages=(inspected[0].packages, inspected[1].packages),
-        installed=(installed["base"], installed["branch"]),
         remarks=tuple(remarks),
         judged=judge(results, inspected),
         situations=len(chosen),

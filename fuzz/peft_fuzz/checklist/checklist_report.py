@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from peft_fuzz.checklist.checklist import Checklist
-from peft_fuzz.checklist.rows import About, Detail, Row, Verdict, grouped
+from peft_fuzz.checklist.judge import About, Detail, Row, Verdict, grouped
 from peft_fuzz.checklist.situations import find_method
 from peft_regress.report.document import Box, Code, Line, Section, Words
 from peft_regress.report.layout import Row as TableRow
@@ -15,12 +15,10 @@ from peft_regress.report.layout import Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
-_MOST_DETAILS: Final = 12
 _MOST_PLACES: Final = 3
 _TITLES: Final[dict[About, str]] = {
     "outputs": "outputs of a checkpoint of the base, unmerged, off, merged, off when unmerged, and "
     "saved and loaded again: the largest, difference",
-    "types": "number types of the adapter on a base in half precision, fresh and loaded",
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
     "training": "losses of a training from a fresh adapter: the last, relative difference",
@@ -56,12 +54,6 @@ def _heading(checklist: Checklist) -> Section:
         clean(f"{name} {before or 'absent'} -> {after or 'absent'}")
         for name, (before, after) in checklist.changed.items()
     )
-    # One package that is merely installed can break another.
-    installed = [
-        clean(f"installed for the {side}: {' '.join(map('=='.join, there.items()))}", longest=400)
-        for side, there in zip(("base", "branch"), checklist.installed, strict=True)
-        if there
-    ]
     verdicts = Counter(row.verdict for row in checklist.judged.rows)
     said = ", ".join(f"{verdicts[one]} {one}" for one in _COUNTED if verdicts[one])
     outcome, style = _OUTCOMES[checklist.judged.exit_code]
@@ -71,7 +63,6 @@ def _heading(checklist: Checklist) -> Section:
             f"base: peft {clean(old)} ({clean(checklist.base)})",
             f"branch: peft {clean(new)} ({asked})",
             f"environment: {changes or 'the same versions on both sides'}",
-            *installed,
             checklist.scope,
             *(f"note: {clean(remark, longest=400)}" for remark in checklist.remarks),
         ),
@@ -102,7 +93,6 @@ def boxes(checklist: Checklist) -> Iterator[Box]:
         ("benchmark, FLOPs and bytes: not done here;", Code("peft-regress upgrade")): (),
         "script, on this CPU and these networks: outputs unmerged and merged in all number types": (
             "outputs",
-            "types",
         ),
         "script, on CUDA with a real or tiny-random model: not done": (),
         "report: all results are in the pull request: yours to do": (),
@@ -133,15 +123,11 @@ def _table_section(about: About, rows: Sequence[Row]) -> Section:
 
 
 def _listed(title: str, found: Sequence[Detail]) -> Section:
-    """Return a section with each problem once, and where it is."""
     problems = grouped(found, lambda detail: detail.said)
-    lines = [
+    lines = (
         Line(clean(f"{said}: {_places(details)}", longest=400), most_lines=4)
-        for said, details in [*problems.items()][:_MOST_DETAILS]
-    ]
-    if len(problems) > _MOST_DETAILS:
-        more = count_of(len(problems) - _MOST_DETAILS, "more line")
-        lines.append(Line(f"and {more} in the JSON"))
+        for said, details in problems.items()
+    )
     return Section(title=title, body=tuple(lines), level=3)
 
 
@@ -153,31 +139,14 @@ def _places(details: Sequence[Detail]) -> str:
 
 
 def encode_checklist(checklist: Checklist) -> dict[str, Any]:
-    """Return `{schema_version, exit_code, method, rows, boxes, ...}`."""
+    """Return `{schema_version, exit_code, method, requirements, base, packages, rows, ...}`."""
     judged = checklist.judged
-    base, branch = (
-        {"packages": dict(packages), "installed": dict(installed)}
-        for packages, installed in zip(checklist.packages, checklist.installed, strict=True)
-    )
-
-    def encoded(details: Sequence[Detail]) -> list[dict[str, str]]:
-        return [detail._asdict() for detail in details]
-
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": judged.exit_code,
-        "method": checklist.method,
-        "requirements": list(checklist.requirements),
-        "base": {"name": checklist.base, **base},
-        "branch": branch,
-        "remarks": list(checklist.remarks),
-        "scope": checklist.scope,
-        "situations": checklist.situations,
-        "seconds": checklist.seconds,
-        "rows": [{**vars(row), "details": encoded(row.details)} for row in judged.rows],
-        "boxes": [
-            {"text": words if isinstance(words, str) else " ".join(words), "is_ticked": is_ticked}
-            for words, is_ticked in boxes(checklist)
+        **{name: value for name, value in vars(checklist).items() if name != "judged"},
+        "rows": [
+            {**vars(row), "details": [one._asdict() for one in row.details]} for row in judged.rows
         ],
-        "unsupported": encoded(judged.unsupported),
+        "unsupported": [one._asdict() for one in judged.unsupported],
     }

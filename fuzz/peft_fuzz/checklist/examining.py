@@ -14,17 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peft_fuzz.checklist.networks import batch, fill, loaded, network, type_name, types_of, wrapped
-from peft_fuzz.checklist.situations import (
-    OUTPUTS,
-    PARTS,
-    Examine,
-    Examined,
-    Inspect,
-    Inspected,
-    Situation,
-    find_method,
-)
+from peft_fuzz.checklist import situations
+from peft_fuzz.checklist.networks import batch, fill, loaded, network, wrapped
+from peft_fuzz.checklist.situations import Examine, Examined, Inspected, Situation
 from peft_regress.measure.training import single_thread
 from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.schema import Failure
@@ -45,7 +37,7 @@ _SEED: Final = 0
 # --- Beside the worker ----------------------------------------------------------------------------
 
 
-def inspect(seat: Seat, environment: Environment, request: Inspect) -> Inspected:
+def inspect(seat: Seat, environment: Environment, request: situations.Inspect) -> Inspected:
     """Ask for the fields of a method's configuration with their defaults."""
     return seat.worker(environment).ask(f"{__name__}:inspected", request, Inspected)
 
@@ -65,9 +57,9 @@ def examine(seat: Seat, environment: Environment, request: Examine) -> Examined:
 # --- In the worker --------------------------------------------------------------------------------
 
 
-def inspected(request: Inspect) -> Inspected:
+def inspected(request: situations.Inspect) -> Inspected:
     """Return the fields of a method's configuration with their defaults."""
-    config = getattr(import_module("peft"), find_method(request.method).config, None)
+    config = getattr(import_module("peft"), situations.find_method(request.method).config, None)
     fields = None
     if config is not None:
         fields = {one.name: _default(one) for one in dataclasses.fields(config)}
@@ -95,17 +87,14 @@ def examined(request: Examine) -> Examined:
 
 
 class _Side:
-    """What one side computes of a situation."""
-
     def __init__(self, request: Examine) -> None:
         self._situation = request.situation
         self._is_base = request.is_base
         self._folder = Path(request.folder)
-        self._method = find_method(request.situation.method)
+        self._method = situations.find_method(request.situation.method)
         self._outputs: dict[str, Tensor] = {}
         self._failures: dict[str, Failure] = {}
         self._found: dict[str, Any] = {}
-        self._types: dict[str, dict[str, str]] = {}
         self._batch = batch(request.situation)
 
     def examined(self) -> Examined:
@@ -118,11 +107,11 @@ class _Side:
         else:
             self._take_over()
         side = "base" if self._is_base else "branch"
-        save_file(self._outputs, self._folder / OUTPUTS.format(side))
+        save_file(self._outputs, self._folder / situations.OUTPUTS.format(side))
         if self._situation.trains and "adapting" not in self._failures:
             losses = self._try("training", lambda: losses_of(self._situation))
             self._found["losses"] = losses or []
-        return Examined(failures=self._failures, types=self._types, **self._found)
+        return Examined(failures=self._failures, **self._found)
 
     def _make(self) -> None:
         """Save a fresh adapter with numbers in it, and load it again, as the branch does."""
@@ -140,18 +129,12 @@ class _Side:
             again = self._try("reloading", lambda: self._loaded(is_base=False))
             if again is not None:
                 self._outputs["reloaded"] = self._output(again)
-        if self._situation.trains:
-            return  # which wraps a fresh one
-        fresh = self._try("adapting", lambda: wrapped(self._situation))
-        if fresh is not None:
-            self._types["fresh"] = types_of(fresh)
 
     def _filled(self) -> nn.Module:
         """Return an adapter that moves the outputs clearly, by the smallest numbers that do."""
         best: tuple[float, nn.Module] | None = None
         for times in _TIMES:
             adapted = wrapped(self._situation)
-            self._types["fresh"] = types_of(adapted)
             fill(adapted, self._situation, times=times)
             output = self._output(adapted)
             with cast("Any", adapted).disable_adapter():
@@ -167,17 +150,16 @@ class _Side:
         return best[1]
 
     def _save(self, adapted: nn.Module) -> bool:
-        """Save the adapter as peft does; keep what its tensors are."""
         folder = self._folder / _FOLDER[self._is_base]
         cast("Any", adapted).save_pretrained(folder, save_embedding_layers=False)
         tensors = load_file(folder / _ADAPTER_FILE)
         self._found["keys"] = {
-            name: f"{type_name(tensor)} {list(tensor.shape)}" for name, tensor in tensors.items()
+            name: f"{str(tensor.dtype)[6:]} {list(tensor.shape)}"
+            for name, tensor in tensors.items()
         }
         return True
 
     def _loaded(self, *, is_base: bool) -> nn.Module:
-        """Return the network with what the base, or else this side, has saved."""
         return loaded(self._situation, self._folder / _FOLDER[is_base])
 
     def _load(self, stage: str, *, is_base: bool) -> nn.Module | None:
@@ -185,12 +167,11 @@ class _Side:
         adapted: nn.Module | None = self._try(stage, lambda: self._loaded(is_base=is_base))
         if adapted is None:
             return None
-        self._types["loaded"] = types_of(adapted)
         self._outputs["unmerged"] = self._output(adapted)
         twin: Any = copy.deepcopy(adapted)
 
         def keep(name: str, act: Callable[[], Tensor]) -> bool:
-            output = self._try(PARTS[name], act)
+            output = self._try(situations.PARTS[name], act)
             if output is not None:
                 self._outputs[name] = output
             return output is not None
@@ -232,7 +213,7 @@ class _Side:
 
 def losses_of(situation: Situation) -> list[float]:
     """Return the losses of a short training from a fresh adapter."""
-    method, adapted = find_method(situation.method), wrapped(situation).train()
+    method, adapted = situations.find_method(situation.method), wrapped(situation).train()
     items = batch(situation)
     optimizer = method.make_optimizer(adapted, rank=situation.rank)
     torch.manual_seed(_SEED)

@@ -3,15 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
-from peft_fuzz.checklist.rows import Detail, Judged, Row, Verdict, grouped, short, worst_of
 from peft_fuzz.checklist.running import Difference, Result
 from peft_fuzz.checklist.situations import PARTS, Examined, Inspected, Situation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.text import count_of
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+Verdict = Literal["ok", "out of bounds", "not measured", "shown"]
+About = Literal["outputs", "checkpoint", "configuration", "training"]
+
+
+class Detail(NamedTuple):
+    """Why something is out of bounds, not measured, or supported by no side, and where."""
+
+    where: str
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table."""
+
+    about: About
+    what: str
+    configurations: int | None = None
+    base: str = ""
+    branch: str = ""
+    difference: str = ""
+    bound: str = ""
+    verdict: Verdict
+    details: tuple[Detail, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """All rows, and what the base cannot do."""
+
+    rows: tuple[Row, ...]
+    unsupported: tuple[Detail, ...] = ()
+
+    @property
+    def exit_code(self) -> Literal[0, 1, 3]:
+        """1 if a row is out of bounds; else 3 if one was not measured or there is none; else 0."""
+        verdict = worst_of({row.verdict for row in self.rows})
+        if verdict == "out of bounds":
+            return 1
+        compared = any(row.about == "outputs" and row.verdict == "ok" for row in self.rows)
+        return 0 if compared and verdict == "ok" else 3
+
+
+def worst_of(verdicts: Collection[str]) -> Verdict:
+    """Return the worst of some verdicts; `ok` if there is no bad one."""
+    if "out of bounds" in verdicts:
+        return "out of bounds"
+    return "not measured" if "not measured" in verdicts else "ok"
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by a key, in the order of their first ones."""
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
+def short(value: float) -> str:
+    """Show a number with two digits."""
+    return f"{value:.2g}"
+
 
 ATOL: Final = 1e-4
 """The protocol's bound on an output, which is of the order of 1 in every network here."""
@@ -36,7 +103,6 @@ def judge(results: Sequence[Result], inspected: Sequence[Inspected]) -> Judged:
     outputs = list(output_rows(parts))
     rows = (
         *outputs,
-        *type_rows(results),
         checkpoint_row(results, parts),
         *config_rows(inspected, outputs),
         *loss_rows(results),
@@ -53,12 +119,7 @@ def judge(results: Sequence[Result], inspected: Sequence[Inspected]) -> Judged:
 
 
 class Part(NamedTuple):
-    """One function of one situation: what was compared, or why not.
-
-    Attributes:
-        share: The difference in multiples of the bound.
-
-    """
+    """One function of one situation: what was compared, or why not."""
 
     situation: Situation
     name: str
@@ -169,54 +230,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
 
 
-# --- The adapter: types, checkpoint, configuration ------------------------------------------------
-
-
-def type_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Yield for each half, with and without `autocast_adapter_dtype`, the types of the adapter.
-
-    With it they are float32, else that of the base; where the base of the comparison has another
-    one, such as that of LN tuning, it is right as well.
-    """
-    typed = [
-        result
-        for result in results
-        if result.situation.dtype != "float32" and all(side.types for side in result.sides)
-    ]
-    for numbers, members in grouped(typed, lambda result: result.situation.numbers).items():
-        situation = members[0].situation
-        wanted = "float32" if situation.autocast else situation.dtype
-        wrong = [detail for result in members for detail in _wrong_types(result, wanted)]
-        base, branch = (_types(side) for side in zip(*(one.sides for one in members), strict=True))
-        yield Row(
-            about="types",
-            what=numbers,
-            configurations=len(members),
-            base=base,
-            branch=branch,
-            difference=f"in {count_of(len(wrong), 'place')}" if wrong else "none",
-            bound=f"{wanted}, or as the base",
-            verdict="out of bounds" if wrong else "ok",
-            details=tuple(wrong),
-        )
-
-
-def _types(sides: Sequence[Examined]) -> str:
-    stages = [types for side in sides for types in side.types.values()]
-    return ", ".join(sorted({found for types in stages for found in types.values()}))
-
-
-def _wrong_types(result: Result, wanted: str) -> Iterator[Detail]:
-    base, branch = result.sides
-    for stage, types in branch.types.items():
-        usual = base.types.get(stage, {})
-        names = [name for name, found in types.items() if found not in {wanted, usual.get(name)}]
-        if names:
-            said = (
-                f"{stage}: {count_of(len(names), 'parameter')} of the adapter in another type, "
-                f"such as {names[0]} in {types[names[0]]}"
-            )
-            yield Detail(str(result.situation), said)
+# --- The adapter: checkpoint, configuration -------------------------------------------------------
 
 
 def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
@@ -260,7 +274,6 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
 
 
 def _of_other_types(base: Mapping[str, str], branch: Mapping[str, str]) -> bool:
-    """Return whether a tensor that both sides write has another number type."""
     return any(
         base[name].partition(" ")[0] != branch[name].partition(" ")[0]
         for name in base.keys() & branch.keys()
@@ -304,12 +317,9 @@ def config_rows(inspected: Sequence[Inspected], outputs: Sequence[Row]) -> Itera
         verdict="ok" if not new or is_same else "shown",
     )
     for what, found in (("removed fields", gone), ("changed defaults", moved)):
+        difference, verdict = ", ".join(found) or "none", "out of bounds" if found else "ok"
         yield Row(
-            about="configuration",
-            what=what,
-            difference=", ".join(found) or "none",
-            bound="none",
-            verdict="out of bounds" if found else "ok",
+            about="configuration", what=what, difference=difference, bound="none", verdict=verdict
         )
 
 

@@ -54,8 +54,6 @@ class _Tokens(nn.Module):
 
 
 class _Multihead(nn.Module):
-    """torch's own attention layer."""
-
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(_WIDTH, 2, batch_first=True)
@@ -136,10 +134,7 @@ def network(situation: Situation) -> nn.Module:
 
 
 def wrapped(situation: Situation) -> nn.Module:
-    """Return a network with a fresh adapter.
-
-    Raises `UnsupportedCaseError` if peft lacks the method, and what peft raises.
-    """
+    """Return a network with a fresh adapter."""
     names = NETWORKS[situation.network].targets
     options = _autocast(import_module("peft").get_peft_model, situation)
     method = find_method(situation.method)
@@ -164,10 +159,7 @@ def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
 
 
 def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
-    """Fill what trains with seeded numbers: most adapters start as zero and would hide an error.
-
-    times: how much larger they are than usual.
-    """
+    """Fill what trains with seeded numbers: most adapters start as zero and would hide an error."""
     of_scales, scales = times * _SCALE_SPREAD, find_method(situation.method).scales
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
@@ -182,17 +174,3 @@ def fill(adapted: nn.Module, situation: Situation, *, times: float) -> None:
                 parameter.copy_(times * drawn / math.sqrt(fan_in))
             else:  # a bias of the base
                 parameter.add_((of_scales * drawn).to(parameter.dtype))
-
-
-def type_name(tensor: Tensor) -> str:
-    """Return the number type of a tensor."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def types_of(adapted: nn.Module) -> dict[str, str]:
-    """Return the number type of each parameter of the adapter, by name."""
-    return {
-        name: type_name(parameter)
-        for name, parameter in adapted.named_parameters()
-        if f".{ADAPTER}" in name and parameter.is_floating_point()
-    }

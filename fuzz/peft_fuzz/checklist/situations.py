@@ -168,11 +168,7 @@ def known_methods() -> dict[str, PeftAdapter]:
 
 
 def find_method(name: str) -> PeftAdapter:
-    """Return an adapter of peft by its name in the catalogue.
-
-    Raises `UnknownNameError`, and `InputError` for a method that is not an adapter of peft or
-    whose base type is part of its name.
-    """
+    """Return an adapter of peft by its name in the catalogue."""
     known = known_methods()
     if name in known:
         return known[name]
@@ -185,10 +181,7 @@ def find_method(name: str) -> PeftAdapter:
 
 
 def situations(method: PeftAdapter, fields: Collection[str]) -> Iterator[Situation]:
-    """Yield what to compare.
-
-    `fields` are those of the configuration on the base: configurations that it lacks are left out.
-    """
+    """Yield what to compare."""
     for name, network in NETWORKS.items():
         rank = _rank(method, network)
         usual = dict(method.settings(rank))
@@ -261,8 +254,6 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By what failed: adapting (or computing), a stage of `PARTS`, training."""
     keys: dict[str, str] = {}
     """Type and shape of each tensor of the checkpoint that this side writes."""
-    types: dict[str, dict[str, str]] = {}
-    """The number type of each parameter of the adapter, by name: `fresh` and `loaded`."""
     effect: float = 0.0
     """The largest difference that the adapter makes to an output."""
     losses: list[float] = []

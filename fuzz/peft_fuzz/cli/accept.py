@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from peft_fuzz.cli.options import corpus_option
-from peft_fuzz.search.corpus import accept_findings
+from peft_fuzz.search.findings import accept_findings
 from peft_regress.cli.options import examples
 from peft_regress.report.terminal import say
 

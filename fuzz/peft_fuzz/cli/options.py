@@ -9,15 +9,8 @@ from typing import Final
 
 import click
 
-from peft_fuzz.search.fuzz import INTERRUPTED, Fuzzed, FuzzSettings, fuzz
-from peft_fuzz.search.report import (
-    Shown,
-    encode_fuzzed,
-    fuzz_document,
-    grouped,
-    output_of,
-    script_unrun,
-)
+from peft_fuzz.search.fuzz import FuzzSettings, fuzz
+from peft_fuzz.search.report import encode_fuzzed, fuzz_document
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli import options
 from peft_regress.report.terminal import print_progress, show, write_markdown
@@ -87,37 +80,17 @@ def fuzz_and_show(
     summary: Path | None,
     output: str,
 ) -> int:
-    """Fuzz, print the result, write the summary, and return the exit code.
-
-    Raises `InputError` as `fuzz` does, for an output inside the corpus, and for a summary that
-    cannot be written.
-    """
+    """Fuzz, print the result, write the summary, and return the exit code."""
     for option, path in (("--save", settings.save), ("--summary", summary)):
         if path is not None:
             check_output(path, option, storage=settings.corpus, kind="corpus")
-    scripts: dict[str, Shown] = {}
-
-    def finish(result: Fuzzed) -> None:
-        """Run the scripts while the environment exists: some seconds each."""
-        if summary is None and output == "text":
-            return
-        smallest = [group[0] for group in grouped(result.found)]
-        scripts.update({one.name: script_unrun(one) for one in smallest})
-        if INTERRUPTED in result.problems:
-            return  # whoever ends it does not want to wait
-        try:
-            for number, (name, shown) in enumerate(list(scripts.items()), start=1):
-                say(f"[{number}/{len(scripts)}] running the script of {name}")
-                scripts[name] = output_of(shown.script, result.environment.python)
-        except KeyboardInterrupt:
-            result.problems.append(INTERRUPTED)
-
-    result = fuzz(requirements, settings, progress=say, finish=finish, cluster=cluster)
+    result = fuzz(requirements, settings, progress=say, cluster=cluster)
     if output == "json":
-        options.print_json(encode_fuzzed(result, scripts))
+        options.print_json(encode_fuzzed(result))
     else:
-        show(fuzz_document(result, scripts if output == "markdown" else None), output)
+        show(fuzz_document(result, with_scripts=output == "markdown"), output)
+    # Last, since it may fail: minutes of search are on the screen by then.
     if summary is not None:
-        write_markdown(summary, fuzz_document(result, scripts))
+        write_markdown(summary, fuzz_document(result, with_scripts=True))
         print_progress(f"summary: {summary}")
     return result.exit_code

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from peft_fuzz.methods.adalora import ADALORA
-from peft_fuzz.methods.elementwise import C3A, FOURIERFT, HIRA, SHIRA, VERA
-from peft_fuzz.methods.ia3 import IA3
-from peft_fuzz.methods.lora import DORA, LORA
+from peft_fuzz.methods.elementwise import C3A, FOURIERFT, HIRA, IA3, SHIRA, VERA
+from peft_fuzz.methods.lora import ADALORA, DORA, LORA
 from peft_fuzz.methods.lycoris import LOHA, LOKR
 from peft_fuzz.methods.method import LayerAdapter, Method
 from peft_fuzz.methods.rotations import BOFT, HRA, OFT

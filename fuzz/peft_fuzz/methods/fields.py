@@ -19,8 +19,6 @@ from peft_fuzz.networks.network import Layer
 Strategies: TypeAlias = "dict[str, SearchStrategy[Any]]"
 RANKS: Final = (2, 1, 3, 4, 9)
 """Also above the size of the drawn layers."""
-SHARED_PROJECTION: Final = ("projection_prng_key", "save_projection")
-"""Fields of methods whose adapters share their projections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +48,6 @@ Drawing: TypeAlias = Callable[[Sequence[Layer]], Fields]
 def values(*those: Any) -> SearchStrategy[Any]:
     """Draw one of these; the first is the simplest."""
     return st.sampled_from(those)
-
-
-def on() -> SearchStrategy[bool]:
-    """Draw an option that is off by default."""
-    return st.just(value=True)
-
-
-def off() -> SearchStrategy[bool]:
-    """Draw an option that is on by default."""
-    return st.just(value=False)
 
 
 @st.composite
@@ -108,22 +96,6 @@ def within(layers: Sequence[Layer]) -> list[int]:
     """Return ranks up to the smallest size."""
     smallest = min(sizes_of(layers))
     return [rank for rank in (2, 1, 3, 4) if rank <= smallest]
-
-
-def projected(dropout: str, bias: str, **more: Any) -> Drawing:
-    """Draw the rank, and the projections that all adapters share."""
-    return lambda _layers: Fields(
-        always={"r": values(*RANKS)},
-        sometimes={
-            dropout: values(0.5),
-            "save_projection": off(),
-            "projection_prng_key": values(1),
-            "init_weights": off(),
-            **more,
-        },
-        bias=bias,
-        shared=SHARED_PROJECTION,
-    )
 
 
 def rank_patterns(layers: Sequence[Layer], ranks: Sequence[int]) -> Strategies:

@@ -1,4 +1,4 @@
-"""LoRA with its options, and DoRA."""
+"""LoRA with its options, DoRA and AdaLoRA."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, on, rank_patterns, sizes_of, values
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    MERGES,
-    LayerAdapter,
-    Limit,
-    Method,
-    Settings,
-    as_rows,
-    dense,
-    moves_base,
-)
+from peft_fuzz.methods import method as m
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, rank_patterns, sizes_of, values
+from peft_fuzz.methods.method import LayerAdapter, Limit, Method, dense
 from peft_fuzz.networks.network import Kind, Layer
 
 _EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
@@ -39,7 +30,7 @@ def scaling(adapter: LayerAdapter) -> float:
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
     alpha = by_pattern(settings.get("alpha_pattern"), name, settings["lora_alpha"])
     stable = settings.get("use_rslora", False)
-    return float(adapter.scale * alpha / (sqrt(rank) if stable else rank))
+    return float(alpha / (sqrt(rank) if stable else rank))
 
 
 def low_rank_product(down: Tensor, up: Tensor, groups: int) -> Tensor:
@@ -70,7 +61,7 @@ def _layer(
     weight: Tensor, bias: Tensor | None, layer: Layer, adapters: Sequence[LayerAdapter]
 ) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a layer with adapters; the updates of several are added."""
-    base = as_rows(weight, layer.kind)
+    base = m.as_rows(weight, layer.kind)
     deltas = []
     for adapter in adapters:
         scale = scaling(adapter)
@@ -90,7 +81,7 @@ def _layer(
             extra = scale * adapter.tensors["lora_B.bias"]
             bias = extra if bias is None else bias + extra
     total = base + sum(deltas) if deltas else base
-    return as_rows(total, layer.kind), bias
+    return m.as_rows(total, layer.kind), bias
 
 
 def lora(
@@ -138,7 +129,7 @@ def _attention(
     return found
 
 
-def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def lora_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count A x and B (A x); for DoRA also the product B A, which the norm needs.
 
     peft makes B A by sending an identity through A and B (for FSDP, as its source says).
@@ -160,7 +151,7 @@ def lora_flops(layer: Layer, settings: Settings, positions: int) -> int:
     return thin + norm
 
 
-def _identity(settings: Settings) -> bool:
+def _identity(settings: m.Settings) -> bool:
     """LoRA's B is zero at the start for True, gaussian and orthogonal's pairs; not for False.
 
     PiSSA and OLoRA subtract what they start with from the base weight.
@@ -186,9 +177,9 @@ def draw_lora(layers: Sequence[Layer]) -> Fields:
         sometimes={
             "lora_alpha": values(1, 2, 4, 16, 32),
             "lora_dropout": values(0.5, 0.1),
-            "use_rslora": on(),
+            "use_rslora": values(True),
             "init_lora_weights": st.sampled_from(inits),
-            **({} if "embedding" in kinds else {"lora_bias": on()}),
+            **({} if "embedding" in kinds else {"lora_bias": values(True)}),
             **rank_patterns(layers, ranks),
         },
         bias="lora_only",
@@ -214,55 +205,100 @@ def _lora_together(settings: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 LIMITS: Final = (
-    Limit("rank is divisible by groups", "error text of peft.tuners.lora.layer._ConvNd"),
+    Limit("rank is divisible by groups"),
     Limit(
         "Merging is not supported for _ConvNd layers with groups",
-        "warning and error text of peft.tuners.lora.layer._ConvNd",
         error="NotImplementedError",
         stage="call",
     ),
-    Limit(
-        "base layer has no bias",
-        "warning of peft.tuners.lora.layer.LoraLayer.update_layer: no merge of lora_bias "
-        "without a base bias",
-        error="RuntimeError",
-        stage="call",
-    ),
-    Limit("lora_bias", "peft.LoraConfig.__post_init__ and peft.tuners.lora.layer.Embedding"),
-    Limit(
-        "Only same embed for query/key/value|does not support",
-        "error text of peft.tuners.lora.layer.MultiheadAttention",
-    ),
-    Limit(
-        "adapter_names.*(training|inference)|Cannot pass `adapter_names`",
-        "docs: mixed batches, in inference and unmerged only",
-        stage="call",
-    ),
+    Limit("base layer has no bias", error="RuntimeError", stage="call"),
+    Limit("lora_bias"),
+    Limit("Only same embed for query/key/value|does not support"),
 )
 
 LORA: Final = Method(
     "lora",
-    CONFIGS["lora"],
-    "Hu et al., arXiv:2106.09685, equation 3; rank-stabilised: arXiv:2312.03732",
+    m.CONFIGS["lora"],
     draw_lora,
     kinds=_KINDS,
-    abilities=MERGES | {"hot_swap", "mixed", "scale", "weighted"},
+    abilities=m.MERGES | {"hot_swap"},
     formula=lora,
     flops=lora_flops,
     by_hand="with_lora",
     trains=("lora_",),
     limits=LIMITS,
     identity=_identity,
-    same_base=lambda settings: not moves_base(settings),
+    same_base=lambda settings: not m.moves_base(settings),
 )
 DORA: Final = replace(
     LORA,
     name="dora",
-    config=CONFIGS["dora"],
-    source="Liu et al., arXiv:2402.09353, equation 5",
+    config=m.CONFIGS["dora"],
     kinds=_KINDS - {"attention"},
-    abilities=LORA.abilities - {"mixed"},
     by_hand="with_dora",
     fixed={"use_dora": True},
     runs="lora",
+)
+
+
+def adalora(
+    base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> Mapping[str, Tensor] | None:
+    """Return W + alpha / r P L Q; Zhang et al., AdaLoRA, arXiv:2303.10512, equation 3.
+
+    P is lora_B, L the diagonal lora_E, Q lora_A. None after pruning: whether r is then the first
+    rank or the one that is left is nowhere documented.
+    """
+    weight = m.rows_of(base, layer)
+    for adapter in adapters:
+        tensors, settings = adapter.tensors, adapter.settings
+        rank = settings["init_r"]
+        if tensors["lora_E"].shape[0] != rank:
+            return None
+        update = tensors["lora_B"] @ (tensors["lora_A"] * tensors["lora_E"])
+        factor = settings["lora_alpha"] / rank
+        weight = weight + factor * update.reshape(weight.shape)
+    return {"weight": m.as_rows(weight, layer.kind)}
+
+
+def adalora_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
+    """Count two thin products, or the product that makes the update in full size."""
+    rank = settings["init_r"]
+    inputs = layer.fan_in
+    thin = 2 * rank * (inputs + layer.outputs) * positions
+    return int(max(thin, 2 * rank * inputs * layer.outputs))
+
+
+def draw_adalora(_layers: Sequence[Layer]) -> Fields:
+    """Draw a schedule that prunes after the steps of a life, or rarely within them."""
+    return Fields(
+        always={
+            "init_r": values(*RANKS),
+            "target_r": st.just(1),
+            "tinit": st.just(50),
+            "tfinal": st.just(10),
+            "total_step": st.just(100),
+        },
+        sometimes={
+            "lora_alpha": values(1, 2, 4, 16, 32),
+            "lora_dropout": values(0.5),
+            "init_lora_weights": values(False),
+            "orth_reg_weight": values(0.1),
+        },
+        bias="lora_only",
+    )
+
+
+ADALORA: Final = Method(
+    "adalora",
+    m.CONFIGS["adalora"],
+    draw_adalora,
+    kinds=m.DENSE | {"conv2d"},
+    abilities=frozenset({"merge", "unmerge"}),
+    formula=adalora,
+    flops=adalora_flops,
+    by_hand="added",
+    trains=("lora_A", "lora_B", "lora_E"),
+    limits=(Limit("supports only 1 trainable adapter", stage=None),),
+    identity=lambda settings: bool(settings["init_lora_weights"]),
 )

@@ -11,8 +11,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, off, on, rank_patterns, values
-from peft_fuzz.methods.method import CONFIGS, MERGES, Formula, LayerAdapter, Method, Settings
+from peft_fuzz.methods.fields import RANKS, Fields, by_pattern, rank_patterns, values
+from peft_fuzz.methods.method import CONFIGS, Formula, LayerAdapter, Method, Settings
 from peft_fuzz.networks.network import Layer
 
 
@@ -21,7 +21,7 @@ def _scaling(adapter: LayerAdapter) -> float:
     settings, name = adapter.settings, adapter.layer_name
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
     alpha = by_pattern(settings.get("alpha_pattern"), name, settings["alpha"])
-    return float(adapter.scale * alpha / rank)
+    return float(alpha / rank)
 
 
 def core_product(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _second_operator(layer: Layer, positions: int) -> int:
     """Return what applying the update on its own costs.
 
     A linear layer may do so: the base layer is called for its hooks. A convolution that runs twice
-    is docs/findings/peft-second-convolution.md.
+    is docs/findings/peft-second-convolution.py.
     """
     return 0 if layer.is_convolution else layer.flops(positions)
 
@@ -126,8 +126,8 @@ def draw_loha(layers: Sequence[Layer]) -> Fields:
             "alpha": values(1, 2, 4, 16, 32),
             "rank_dropout": values(0.5),
             "module_dropout": values(0.5),
-            "use_effective_conv2d": on(),
-            "init_weights": off(),
+            "use_effective_conv2d": values(True),
+            "init_weights": values(False),
             **rank_patterns(layers, RANKS),
         },
     )
@@ -138,9 +138,9 @@ def draw_lokr(layers: Sequence[Layer]) -> Fields:
     fields = draw_loha(layers)
     more = {
         "init_weights": st.sampled_from(("lycoris", False)),
-        "decompose_both": on(),
+        "decompose_both": values(True),
         "decompose_factor": values(2, 3),
-        "rank_dropout_scale": on(),
+        "rank_dropout_scale": values(True),
     }
     return Fields(always=fields.always, sometimes={**fields.sometimes, **more})
 
@@ -148,10 +148,8 @@ def draw_lokr(layers: Sequence[Layer]) -> Fields:
 LOHA: Final = Method(
     "loha",
     CONFIGS["loha"],
-    "Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
     draw_loha,
     kinds=frozenset({"conv1d", "conv2d", "linear"}),
-    abilities=MERGES | {"scale"},
     formula=loha,
     flops=loha_flops,
     by_hand="added",
@@ -161,7 +159,6 @@ LOKR: Final = replace(
     LOHA,
     name="lokr",
     config=CONFIGS["lokr"],
-    source="Yeh et al., arXiv:2309.14859",
     draws=draw_lokr,
     formula=lokr,
     flops=lokr_flops,

@@ -15,9 +15,7 @@ from peft_fuzz.methods.fields import Drawing
 from peft_fuzz.networks.network import TRANSPOSED, Kind, Layer
 from peft_regress.catalogue.methods import ADAPTERS
 
-Ability: TypeAlias = Literal[
-    "hot_swap", "merge", "mixed", "scale", "several_active", "unmerge", "weighted"
-]
+Ability: TypeAlias = Literal["hot_swap", "merge", "several_active", "unmerge"]
 Settings: TypeAlias = "Mapping[str, Any]"
 Stage: TypeAlias = Literal["call", "wrap"]
 """`wrap`: while an adapter is put in (the first, a second, a loaded one); `call`: any other act."""
@@ -33,18 +31,13 @@ class LayerAdapter:
     """What one adapter has in one layer.
 
     Attributes:
-        settings: Of the adapter; `Method.parameters` fills in the defaults of the installed peft.
         layer_name: The dotted path in the base network, which rank and alpha patterns are about.
-        tensors: Its parameters and buffers there in float64, as `adapter_tensors` names them:
-            `lora_A.weight`, `hada_w1_a`, of an attention's output `out_proj.lora_A.weight`.
-        scale: The product of what `Scale` acts multiplied the configured scale by.
-
+        tensors: Its parameters and buffers there in float64, as `adapter_tensors` names them.
     """
 
     settings: Settings
     layer_name: str
     tensors: Mapping[str, Tensor]
-    scale: float = 1.0
 
 
 Formula: TypeAlias = "Callable[[nn.Module, Layer, Sequence[LayerAdapter]], Parameters | None]"
@@ -64,18 +57,9 @@ width) of a convolution's output.
 
 @dataclass(frozen=True)
 class Limit:
-    """A documented limit: the library refuses clearly, and that is right.
-
-    Attributes:
-        message: A regular expression found in what the library says.
-        source: Where the limit is documented.
-        error: The type of the exception.
-        stage: When it may come; None for any time.
-
-    """
+    """A documented limit: the library refuses clearly, and that is right."""
 
     message: str
-    source: str
     error: str = "ValueError"
     stage: Stage | None = "wrap"
 
@@ -125,31 +109,23 @@ class Method:
     """A method, for the fuzzer: all that it knows of it.
 
     Attributes:
-        name: As in the example, such as `lora`.
-        config: The name of its class in `peft`.
-        source: Paper and section of the formula.
         draws: Returns what is drawn for an adapter on some layers.
-        kinds: The layers that its documentation names.
-        abilities: What its documentation lets one do with an adapter.
+        kinds, abilities: The layers and acts that its documentation names.
         formula: None if the method's function is no new weight (then other checks remain).
         flops: None if no bound is derived.
-        by_hand: The function of `scripts.script_functions` that computes a weight with an adapter;
-            '' if a script computes none.
+        by_hand: The function of `scripts.script_functions` that computes a weight with an adapter.
         fixed: Settings that make the configuration one of this method.
-        trains: What the names of the parameters begin with that the paper trains, all of them; ()
-            if no formula tells.
+        trains: What the names of the parameters begin with that the paper trains; () if unknown.
         limits: Documented refusals; a silent wrong result is never a limit.
         identity: Whether the documentation promises the base's function for these settings.
         same_base: Whether wrapping leaves the base weights as they are.
         exchanges: Whether merging puts the adapter in the base's place, and the base in its own.
         random: Whether a call in training mode draws random numbers.
         runs: The method whose layers this one runs.
-
     """
 
     name: str
     config: str
-    source: str
     draws: Drawing
     _: KW_ONLY
     kinds: frozenset[Kind] = LINEAR
@@ -204,48 +180,30 @@ class Method:
             return None
         return self.flops(layer, self.settings(settings), positions)
 
-    def refusal(self, error: BaseException, stage: Stage) -> str | None:
-        """Return the source of the documented limit that an exception tells of; None if none.
+    def refuses(self, error: BaseException, stage: Stage) -> bool:
+        """Return whether an exception tells of a documented limit.
 
-        To be asked about an exception only. An example beyond a limit that raises nothing is
-        checked like any other.
+        An example beyond a limit that raises nothing is checked like any other.
         """
-        for limit in (*self.limits, *COMMON_LIMITS):
-            if limit.meets(error, stage):
-                return limit.source
-        return None
+        return any(limit.meets(error, stage) for limit in (*self.limits, *COMMON_LIMITS))
 
 
 COMMON_LIMITS: Final = (
-    Limit(
-        "Target modules .* not found in the base model|No modules were targeted",
-        "error text of peft.tuners.tuners_utils: nothing to adapt",
-    ),
-    Limit(
-        "not supported",
-        "error text of each tuner: the types of layers that it can adapt",
-        error="TypeError",
-    ),
-    Limit(
-        "supports only 1 adapter with bias|only 1 adapter with bias",
-        "peft.tuners.tuners_utils: one adapter with a bias other than none",
-    ),
+    Limit("Target modules .* not found in the base model|No modules were targeted"),
+    Limit("not supported", error="TypeError"),
+    Limit("supports only 1 adapter with bias|only 1 adapter with bias"),
     Limit(
         "Only one adapter can be set at a time for modules_to_save|"
         "more than one adapter.*modules_to_save|cannot.*modules_to_save",
-        "peft.utils.other: several adapters with modules_to_save on one module",
         stage=None,
     ),
 )
 
 
-def no_groups(method: str, module: str) -> Limit:
+def no_groups(method: str) -> Limit:
     """Return the limit of a method that adapts no grouped convolution."""
-    return Limit(
-        f"{method} does not support .* layers with groups > 1",
-        f"error text of peft.tuners.{module}.layer",
-        error="NotImplementedError",
-    )
+    message = f"{method} does not support .* layers with groups > 1"
+    return Limit(message, error="NotImplementedError")
 
 
 @cache

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import gcd, isqrt
-from typing import Any, Final
+from typing import Final
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from peft_fuzz.methods.fields import Fields, off, on, values
-from peft_fuzz.methods.method import (
-    CONFIGS,
-    LayerAdapter,
-    Limit,
-    Method,
-    Settings,
-    dense,
-    no_groups,
-)
+from peft_fuzz.methods import method as m
+from peft_fuzz.methods.fields import Fields, values
+from peft_fuzz.methods.method import LayerAdapter, Limit, Method
 from peft_fuzz.networks.network import Layer
 
 _MOST_HRA: Final = 4
@@ -96,7 +89,7 @@ def oft(
                 return None
             weight = weight @ rotation
         return {"weight": weight}
-    rows = dense(weight, layer.groups).flatten(1)
+    rows = m.dense(weight, layer.groups).flatten(1)
     # x R1 R2 W^T: the first adapter's rotation comes first, so it is nearest to x.
     for adapter in reversed(adapters):
         rotation = _oft_rotation(adapter, rows.shape[1])
@@ -127,7 +120,6 @@ def boft(
 
 
 def _orthonormal(vectors: Tensor) -> Tensor:
-    """Return the columns made orthonormal one after another (Gram-Schmidt)."""
     done: list[Tensor] = []
     for column in vectors.T:
         rest = column
@@ -162,7 +154,7 @@ def hra(
     return {"weight": rows.reshape(weight.shape)}
 
 
-def _block_size(layer: Layer, settings: Settings, size: str, count: str) -> int:
+def _block_size(layer: Layer, settings: m.Settings, size: str, count: str) -> int:
     """Return the inputs of a block, of which the settings have the size or the number."""
     inputs = layer.rotated_inputs
     if settings.get(size):
@@ -180,7 +172,7 @@ def _rotation_flops(layer: Layer, block: int, positions: int) -> int:
     return 2 * inputs * block * max(positions, layer.outputs) + making
 
 
-def oft_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def oft_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count a block-diagonal product."""
     block = _block_size(layer, settings, "oft_block_size", "r")
     if layer.kind == "embedding":
@@ -188,20 +180,20 @@ def oft_flops(layer: Layer, settings: Settings, positions: int) -> int:
     return _rotation_flops(layer, block, positions)
 
 
-def boft_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def boft_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count a block-diagonal product for each factor."""
     block = _block_size(layer, settings, "boft_block_size", "boft_block_num")
     factors = int(settings.get("boft_n_butterfly_factor", 1))
     return factors * _rotation_flops(layer, block, positions)
 
 
-def hra_flops(layer: Layer, settings: Settings, positions: int) -> int:
+def hra_flops(layer: Layer, settings: m.Settings, positions: int) -> int:
     """Count r reflections of the inputs or of the weight, and the orthonormal vectors."""
     rank, inputs = int(settings["r"]), layer.fan_in
     return 4 * rank * inputs * max(positions, layer.outputs) + 4 * rank * rank * inputs
 
 
-def _even(settings: Settings) -> bool:
+def _even(settings: m.Settings) -> bool:
     """HRA starts as pairs of equal reflections, which an odd rank does not have (a warning).
 
     Nor do vectors that are made orthonormal (the authors in huggingface/peft#1864).
@@ -218,40 +210,33 @@ def _blocks(layers: Sequence[Layer]) -> list[int]:
 
 def draw_hra(layers: Sequence[Layer]) -> Fields:
     """Draw reflections; an even number starts as the identity."""
+    smallest = min(each.rotated_inputs for each in layers)
     return Fields(
         always={"r": values(2, 4, 1, 3)},
         sometimes={
             # More vectors than inputs cannot be orthonormal.
-            **(
-                {"apply_GS": on()}
-                if min(each.rotated_inputs for each in layers) > _MOST_HRA
-                else {}
-            ),
-            "init_weights": off(),
+            **({"apply_GS": values(True)} if smallest > _MOST_HRA else {}),
+            "init_weights": values(False),
         },
         bias="hra_only",
     )
 
 
 def draw_boft(layers: Sequence[Layer]) -> Fields:
-    """Draw blocks by size or number."""
+    """Draw blocks of a size."""
     return Fields(
         always={"boft_block_size": st.sampled_from(_blocks(layers))},
         sometimes={
-            "boft_block_num": values(2, 1),
             "boft_dropout": values(0.5),
             "boft_n_butterfly_factor": values(2),
-            "init_weights": off(),
+            "init_weights": values(False),
         },
         bias="boft_only",
-        agree=lambda settings: _size_or_number(
-            settings, "boft_block_size", "boft_block_num", layers
-        ),
     )
 
 
 def draw_oft(layers: Sequence[Layer]) -> Fields:
-    """Draw OFT; before peft 0.14 the number of blocks is the only field.
+    """Draw blocks of a size; their number is 0 then.
 
     Not its constrained form (coft): each call moves its parameters, as its authors' code does, so
     that no act leaves them as they are.
@@ -259,69 +244,48 @@ def draw_oft(layers: Sequence[Layer]) -> Fields:
     return Fields(
         always={"oft_block_size": st.sampled_from(_blocks(layers)), "r": st.just(0)},
         sometimes={
-            "r": values(2, 1),
             "module_dropout": values(0.5),
-            "block_share": on(),
-            "init_weights": off(),
+            "block_share": values(True),
+            "init_weights": values(False),
             "use_cayley_neumann": values(True, False),
             "num_cayley_neumann_terms": values(6),
         },
         bias="oft_only",
-        agree=lambda settings: _size_or_number(settings, "oft_block_size", "r", layers),
     )
-
-
-def _size_or_number(
-    settings: dict[str, Any], size: str, number: str, layers: Sequence[Layer]
-) -> dict[str, Any]:
-    """Keep to the documentation: the size of blocks or their number, which divides the inputs."""
-    count = settings.get(number)
-    if size not in settings:
-        return {**settings, number: count or 2}
-    if count and all(layer.rotated_inputs % count == 0 for layer in layers):
-        return {**settings, size: 0}
-    settings.pop(number, None)
-    return settings
 
 
 OFT: Final = Method(
     "oft",
-    CONFIGS["oft"],
-    "Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
+    m.CONFIGS["oft"],
     draw_oft,
     kinds=frozenset({"conv2d", "embedding", "linear"}),
     formula=oft,
     flops=oft_flops,
     by_hand="rotated",
     trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
-    limits=(Limit("dilation > 1 is not supported", "error text of peft.tuners.oft.layer.Conv2d"),),
+    limits=(Limit("dilation > 1 is not supported"),),
 )
 BOFT: Final = Method(
     "boft",
-    CONFIGS["boft"],
-    "Liu et al., arXiv:2311.06243",
+    m.CONFIGS["boft"],
     draw_boft,
     kinds=frozenset({"conv2d", "linear"}),
     formula=boft,
     flops=boft_flops,
     trains=("boft_R", "boft_s"),
     limits=(
-        no_groups("BOFT", "boft"),
-        Limit(
-            "must be divisible by|Invalid combination of|must be an even number",
-            "error text of peft.tuners.boft.layer",
-        ),
+        m.no_groups("BOFT"),
+        Limit("must be divisible by|Invalid combination of|must be an even number"),
     ),
 )
 HRA: Final = Method(
     "hra",
-    CONFIGS["hra"],
-    "Yuan et al., arXiv:2405.17484",
+    m.CONFIGS["hra"],
     draw_hra,
     kinds=frozenset({"conv2d", "linear"}),
     formula=hra,
     flops=hra_flops,
     trains=("hra_u",),
-    limits=(no_groups("HRA", "hra"),),
+    limits=(m.no_groups("HRA"),),
     identity=_even,
 )

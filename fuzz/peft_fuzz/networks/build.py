@@ -41,7 +41,7 @@ class Sequence(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.steps = tuple((layer.name, layer.kind, layer.by_keyword) for layer in network.layers)
+        self.steps = tuple((layer.name, layer.kind) for layer in network.layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output of the last layer.
@@ -50,19 +50,14 @@ class Sequence(nn.Module):
         (batch, features).
         """
         in_space = False
-        for name, kind, by_keyword in self.steps:
+        for name, kind in self.steps:
             if in_space and kind not in CONVOLUTIONS:
                 x, in_space = x.flatten(2).mean(2), False
             in_space = in_space or kind in CONVOLUTIONS
             module: Any = self
             for part in name.split("."):
                 module = getattr(module, part)
-            if kind != "attention":
-                x = module(x)
-            elif by_keyword:
-                x = module(query=x, key=x, value=x, need_weights=False)[0]
-            else:
-                x = module(x, x, x, need_weights=False)[0]
+            x = module(x, x, x, need_weights=False)[0] if kind == "attention" else module(x)
         return x
 
 

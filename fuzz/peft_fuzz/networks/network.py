@@ -34,14 +34,9 @@ class Layer(Value, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         name: Its dotted path in the network; the parts before the last one are containers.
         inputs: Input features or channels; the number of embeddings; the width of an attention.
-        outputs: Output features or channels; the width of an embedding or attention.
-        kernel: One size for each spatial dimension of a convolution.
-        padding: One size for each dimension, or "same".
-        heads: Of an attention.
-        by_keyword: Call the layer with keyword arguments, as an attention allows.
+        kernel: One size for each spatial dimension of a convolution; so are the next three.
         same_as: The name of an earlier layer whose module this name has, too (the fields above must
             be equal); the module runs once for each name.
-
     """
 
     name: str
@@ -56,7 +51,6 @@ class Layer(Value, frozen=True, kw_only=True, omit_defaults=True):
     padding_mode: Literal["circular", "reflect", "replicate", "zeros"] = "zeros"
     bias: bool = True
     heads: Size = 1
-    by_keyword: bool = False
     same_as: str | None = None
 
     @property
@@ -85,13 +79,9 @@ class Network(Value, frozen=True, kw_only=True, omit_defaults=True):
     """A network of few layers with seeded weights.
 
     Attributes:
-        layers: In the order in which they run. Convolutions run first, on (batch, channels,
-            *sizes); before the first other layer the mean over positions is taken.
-        sizes: Spatial sizes of the input of a convolution; the number of tokens of a sequence; ()
-            for (batch, features).
-        batch: How many items the input has.
-        seed: Of weights and input.
-
+        layers: Convolutions run first, on (batch, channels, *sizes); before the first other layer
+            the mean over positions is taken.
+        sizes: Spatial sizes of a convolution's input; the number of tokens; () without either.
     """
 
     layers: tuple[Layer, ...]
@@ -122,13 +112,7 @@ class Adapter(Value, frozen=True, kw_only=True):
 
 
 class AdaptedNetwork(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """A network and adapters of one method.
-
-    Attributes:
-        method: A name of `peft_fuzz.methods`, such as `lora`.
-        adapters: The first one wraps the network; acts add the others.
-
-    """
+    """A network and adapters of one method."""
 
     network: Network
     method: str

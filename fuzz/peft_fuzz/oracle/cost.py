@@ -28,13 +28,12 @@ def check_cost(life: Life) -> None:
     positions, base = _count_base(life)
     allowed = base
     for name in () if plan.merged else plan.active:
-        settings, targets = plan.settings[name], plan.targets(name)
-        if settings is None or targets is None or plan.copies(name) or plan.padded:
+        if plan.copies(name) or plan.padded:
             return
         for layer in layers:
-            if layer.name not in targets:
+            if layer.name not in plan.targets(name):
                 continue
-            more = life.method.extra_flops(layer, settings, positions[layer.name])
+            more = life.method.extra_flops(layer, plan.settings[name], positions[layer.name])
             if more is None:
                 return
             allowed += more
@@ -48,7 +47,6 @@ def check_cost(life: Life) -> None:
 
 
 def _count_base(life: Life) -> tuple[dict[str, int], int]:
-    """Return the output positions of each layer and the FLOPs of the network without adapters."""
     positions: dict[str, int] = {}
     hooks = []
     for layer in life.on.network.layers:

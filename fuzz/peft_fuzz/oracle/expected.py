@@ -78,8 +78,6 @@ def parameters(
 
     None if a formula does not tell, and for a shared module, of which the library's documentation
     does not say whether each use of it is adapted.
-
-    Raises NotHeldError if an adapter is not on exactly the layers that its configuration names.
     """
     if plan.on.network.shares_a_module:
         return None
@@ -101,7 +99,7 @@ def parameters(
 
 
 def _check_left_out(plan: Plan, layer: Layer, name: str) -> None:
-    if layer.name in (plan.targets(name) or ()):
+    if layer.name in plan.targets(name):
         fail("function", f"Adapter {name} is not on {layer.name}, which it must adapt.")
 
 
@@ -116,15 +114,13 @@ def _adapted(  # noqa: PLR0913
 ) -> dict[str, Tensor] | None:
     adapters = []
     for name in effect:
-        targets, tensors = plan.targets(name), adapter_tensors(module, name)
+        tensors = adapter_tensors(module, name)
         if not tensors:
             if method.formula is not None:
                 _check_left_out(plan, layer, name)
             continue
-        if targets is not None and layer.name not in targets:
+        if layer.name not in plan.targets(name):
             fail("function", f"Adapter {name} is on {layer.name}, which it must not adapt.")
-        if plan.settings[name] is None:
-            return None
         adapters.append(layer_adapter(plan, layer, name, tensors))
     if not adapters:
         return {}
@@ -135,13 +131,8 @@ def _adapted(  # noqa: PLR0913
 def layer_adapter(
     plan: Plan, layer: Layer, name: str, tensors: Mapping[str, Tensor]
 ) -> LayerAdapter:
-    """Return what the formula needs of an adapter that is no combination."""
-    return LayerAdapter(
-        settings=plan.settings[name] or {},
-        layer_name=layer.name,
-        tensors=tensors,
-        scale=plan.scales.get(name, 1.0),
-    )
+    """Return what the formula needs of an adapter."""
+    return LayerAdapter(settings=plan.settings[name], layer_name=layer.name, tensors=tensors)
 
 
 def by_formula(

@@ -66,8 +66,6 @@ def _of_model(life: Life, trained: Mapping[tuple[str, str], Tensor]) -> Named:
 
 def _of_formula(life: Life, adapter: str) -> Named | None:
     """Return the gradients in each layer by the tensors' names; None if no formula tells."""
-    if life.plan.settings[adapter] is None:
-        return None
     leaves: Named = {}
     parameters: dict[str, Tensor] = {}
     adapted = life.model.get_base_model()
@@ -83,10 +81,7 @@ def _of_formula(life: Life, adapter: str) -> Named | None:
             if tensor.is_floating_point():
                 leaves[layer.name, name] = tensor.requires_grad_()
         new = by_formula(
-            life.oracle,
-            life.method,
-            layer,
-            [layer_adapter(life.plan, layer, adapter, tensors)],
+            life.oracle, life.method, layer, [layer_adapter(life.plan, layer, adapter, tensors)]
         )
         if new is None:
             return None

@@ -30,12 +30,8 @@ class Life:
         origin: The network without adapters, as it was, in its present dtype.
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
-        replaced: The weights of the reference for which what unmerging gave back was taken, as they
-            were before.
-        start: What the network returns without adapters.
-        optimized: The adapters that the optimizer was made for.
+        replaced: The reference's weights before what unmerging gave back was taken for them.
         known: What the model returned for adapters in effect since their parameters changed.
-
     """
 
     def __init__(self, on: AdaptedNetwork, method: Method, folder: Path, *, autocast: bool) -> None:
@@ -163,22 +159,22 @@ class Life:
         """Return whether dropout of an active adapter draws random numbers now."""
         settings = [self.plan.settings[name] for name in self.plan.active]
         return self.plan.training and any(
-            self.method.holds(self.method.random, each) for each in settings if each is not None
+            self.method.holds(self.method.random, each) for each in settings
         )
 
     # What it computes, and must compute.
 
-    def observe(self, **keywords: Any) -> Tensor:
+    def observe(self) -> Tensor:
         """Return the model's output in evaluation mode; the modes are as before afterwards."""
         with torch.no_grad():
-            return self.called(**keywords)
+            return self.called()
 
-    def called(self, **keywords: Any) -> Tensor:
+    def called(self) -> Tensor:
         """Return the same with the graph of its gradients."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            output: Tensor = self.model(self.x, **keywords)
+            output: Tensor = self.model(self.x)
         finally:
             for module, training in modes:
                 module.training = training
@@ -187,13 +183,6 @@ class Life:
     def parameters(self, effect: Sequence[str]) -> dict[str, Tensor] | None:
         """Return the base's parameters that adapters change, by the formula; None if unknown."""
         return expected.parameters(self.oracle, self.model, self.plan, self.method, effect)
-
-    def output_of(self, effect: tuple[str, ...]) -> Tensor | None:
-        """Return what the network computes with some adapters; None if nobody knows."""
-        if not effect:
-            return self.oracle.output()
-        parameters = self.parameters(effect)
-        return self.known.get(effect) if parameters is None else self.oracle.output(parameters)
 
     def output_with_copies(self) -> Tensor | None:
         """Return the output of the base with the active adapters' copies of whole layers.
@@ -212,7 +201,7 @@ class Life:
 
     def reweighted(self, adapters: Sequence[str]) -> dict[str, Tensor]:
         """Return other weights of the layers that adapters are on."""
-        layers = {layer for name in adapters for layer in self.plan.targets(name) or ()}
+        layers = {layer for name in adapters for layer in self.plan.targets(name)}
         return {
             name: value.detach() * 1.5
             for name, value in self.oracle.base.named_parameters()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from peft_fuzz.methods.method import Ability, Settings, moves_base
@@ -20,14 +20,9 @@ class Change:
         adapters: Whose tensors it changes.
         trains: Whether it changes what trains: with the biases of the base, if an adapter has them.
         fills: Whether the adapters must have an effect afterwards, and the formula's gradients.
-        base: Whether it may change weights of the base.
-        is_another_model: Whether no tensor is as before.
         is_start: Whether the adapter is new, so that the output may have to be the base's.
-        is_called_first: Whether it ends with a call: a disabled layer takes merged weights out
-            then.
-        puts_in: The adapters that are new.
-        through: What puts them in, or the name of that method of the model.
-
+        is_called_first: Whether it ends with a call, in which a disabled layer takes weights out.
+        through: What puts `puts_in` in, or the name of that method of the model.
     """
 
     known_by: str = "two_ways"
@@ -78,27 +73,21 @@ class Plan:
 
     Attributes:
         on: The network and the adapters that acts may add.
-        settings: Of the adapters that are there, in order of their addition; None for a weighted
-            combination.
+        settings: Of the adapters that are there, in order of their addition.
         trainable: The adapters whose parameters train; None where the documentation leaves it open.
-        scales: The factors that `Scale` acts have set.
         padded: Whether the adapters are prepared for swaps of another rank.
-        biased: Whether an adapter that trained biases of the base has been deleted.
         unmerged: How often weights have been merged and taken out again.
-
     """
 
     on: AdaptedNetwork
     abilities: Collection[Ability]
-    settings: Mapping[str, Settings | None]
+    settings: Mapping[str, Settings]
     active: tuple[str, ...]
     enabled: bool = True
     merged: tuple[str, ...] = ()
     training: bool = False
     trainable: frozenset[str] | None = frozenset()
-    scales: Mapping[str, float] = field(default_factory=dict)
     padded: bool = False
-    biased: bool = False
     unmerged: int = 0
     ended: bool = False
 
@@ -115,15 +104,13 @@ class Plan:
             trainable=frozenset() if frozen else frozenset({first.name}),
         )
 
-    def targets(self, adapter: str) -> frozenset[str] | None:
-        """Return the layers that an adapter adapts; None for a weighted combination."""
-        settings = self.settings[adapter]
-        return None if settings is None else adapted(settings, self.on.network)
+    def targets(self, adapter: str) -> frozenset[str]:
+        """Return the layers that an adapter adapts."""
+        return adapted(self.settings[adapter], self.on.network)
 
     def copies(self, adapter: str) -> frozenset[str]:
         """Return the layers that an adapter has a copy of (`modules_to_save`)."""
-        settings = self.settings[adapter] or {}
-        return matched(settings.get("modules_to_save"), self.on.network)
+        return matched(self.settings[adapter].get("modules_to_save"), self.on.network)
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -142,13 +129,13 @@ class Plan:
 
     @property
     def has_bias(self) -> bool:
-        """Return whether an adapter trains biases of the base, or has done so."""
-        return self.biased or any(trains_bias(one or {}) for one in self.settings.values())
+        """Return whether an adapter trains biases of the base."""
+        return any(trains_bias(one) for one in self.settings.values())
 
     @property
     def moved(self) -> bool:
         """Return whether an adapter's start has changed the base weights."""
-        return any(moves_base(settings or {}) for settings in self.settings.values())
+        return any(moves_base(settings) for settings in self.settings.values())
 
     def copies_apart(self, adapters: Sequence[str]) -> bool:
         """Return whether no two adapters have a copy of one layer."""
@@ -171,13 +158,9 @@ class Plan:
             return self.merged
         return None
 
-    def with_adapter(self, name: str, settings: Settings | None) -> Self:
+    def with_adapter(self, name: str, settings: Settings) -> Self:
         """Return the state with one more adapter."""
         return replace(self, settings={**self.settings, name: settings})
-
-    def unscaled(self, name: str) -> dict[str, float]:
-        """Return the factors that acts have set of all other adapters."""
-        return {key: value for key, value in self.scales.items() if key != name}
 
     def taken_out(self) -> Self:
         """Return the state with all merged weights taken out."""

@@ -33,10 +33,7 @@ def check_all(life: Life, change: Change) -> None:
 
 
 def check_untouched(life: Life, change: Change, before: Mapping[str, Tensor], plan: Plan) -> None:
-    """Raise NotHeldError if an act changed a tensor that it must leave as it is.
-
-    plan: of before the act.
-    """
+    """Raise NotHeldError if an act changed a tensor that it must leave as it is."""
     if change.is_another_model:
         return
     owners = life.owners()

@@ -19,11 +19,10 @@ from peft_fuzz.acts import AnyAct, Wrap
 from peft_fuzz.acts.act import Lines, folder_of, follow
 from peft_fuzz.example import Example, Failure
 from peft_fuzz.methods import METHODS
-from peft_fuzz.methods.ia3 import is_feedforward
-from peft_fuzz.networks.network import Network
+from peft_fuzz.methods.elementwise import is_feedforward
+from peft_fuzz.networks.network import Layer, Network
 from peft_fuzz.oracle.checks import CRASH
 from peft_fuzz.oracle.plan import Plan
-from peft_fuzz.scripts.network_code import network_code
 
 _RAISED: Final = frozenset({"accepted", "exception", CRASH})
 """Where what an act raises is what the script is about."""
@@ -79,7 +78,7 @@ def script_of(example: Example, failure: Failure, packages: Mapping[str, str]) -
     """Return the script of a failure that was seen with some packages."""
     body = _body(_Script(example, failure).lines())
     seen = ", ".join(f"{name} {version}" for name, version in packages.items())
-    parts = [*_called_functions(body), network_code(example.network)]
+    parts = [*_called_functions(body), _network_code(example.network)]
     text = "\n\n\n".join(parts) + f"\n\n\n{body}\n"
     header = f'"""{_wrapped(failure.message)}\n\nSeen with {seen}.\n"""'
     return f"{header}\n\n{_imports(text)}\n\n\n{text}"
@@ -87,7 +86,6 @@ def script_of(example: Example, failure: Failure, packages: Mapping[str, str]) -
 
 @cache
 def _functions() -> dict[str, str]:
-    """Return the source of each function that a script may call, by its name."""
     from peft_fuzz.scripts import script_functions as shown  # it loads torch
 
     return {
@@ -98,7 +96,6 @@ def _functions() -> dict[str, str]:
 
 
 def _called_functions(body: str) -> list[str]:
-    """Return the functions that a script calls, and those that they call."""
     called: dict[str, str] = {}
     text = body
     while True:
@@ -194,7 +191,7 @@ class _Script:
         if check in {"exception", CRASH}:
             yield "print('expected: no error')"
             # A forward pass may be what fails.
-            yield from _tried(code if kind == "mixed" else [*code, "output(model, x)"])
+            yield from _tried([*code, "output(model, x)"])
             return
         if check == "accepted":
             yield "print('expected: a clear error, for what the documentation refuses')"
@@ -202,7 +199,7 @@ class _Script:
             yield "print('came: no error')"
             yield "raise SystemExit(1)"
             return
-        if kind not in {"mixed", "wrap"} and self._known_at() is None:
+        if kind != "wrap" and self._known_at() is None:
             keeps_adapters = kind != "unload" or "merge" in code[0]
             kept = "model" if keeps_adapters else "without_adapters(model)"
             yield f"before = output({kept}, x)"
@@ -210,9 +207,7 @@ class _Script:
         yield from code
         if kind == "disable":
             yield "output(model, x)  # a disabled layer takes merged weights out when it is called"
-        if kind == "mixed":
-            yield "compare('each item as by its adapter alone', alone, mixed)"
-        elif kind == "unload" and check in _OUTPUT_CHECKS:
+        if kind == "unload" and check in _OUTPUT_CHECKS:
             yield "leftovers(model, original)"
             yield "compare('as before unloading', before, output(model, x))"
         elif check == "function":
@@ -223,7 +218,6 @@ class _Script:
         yield "print('nothing differs')"
 
     def _comparison(self, check: str, code: Sequence[str]) -> Iterator[str]:
-        """Yield what shows that a check fails, after the act."""
         if check in {"identity", "disabled"}:
             came = "inside" if "    inside = output(model, x)" in code else "output(model, x)"
             yield f"compare('as the base computes', output(original, x), {came})"
@@ -298,7 +292,6 @@ class _Script:
         return same[-1] if same and same[-1] < position - 1 else None
 
     def _found(self, pattern: re.Pattern[str]) -> Sequence[str]:
-        """Return what the failure's message says."""
         found = pattern.search(self.failure.message)
         return found.groups() if found else ["0"] + ["?"] * (pattern.groups - 1)
 
@@ -357,3 +350,87 @@ def _input(network: Network) -> str:
     if network.channels_last and len(shape) == 4:  # noqa: PLR2004  (images)
         code += ".contiguous(memory_format=torch.channels_last)"
     return code
+
+
+_CLASSES: Final = {"conv1d": "nn.Conv1d", "conv2d": "nn.Conv2d", "conv3d": "nn.Conv3d"}
+
+
+def _network_code(network: Network) -> str:
+    lines = ["super().__init__()"]
+    made: set[str] = set()
+    for layer in network.layers:
+        *containers, _ = layer.name.split(".")
+        for depth in range(1, len(containers) + 1):
+            path = ".".join(containers[:depth])
+            if path not in made:
+                made.add(path)
+                lines.append(f"{_place(path)} = nn.Module()")
+        if layer.same_as is not None:
+            lines.append(f"{_place(layer.name)} = {_place(layer.same_as)}")
+        else:
+            lines += list(_layer_lines(layer))
+    init, forward = ("\n".join(part) for part in (lines, _forward(network)))
+    return (
+        "class Network(nn.Module):\n"
+        f"    def __init__(self):\n{textwrap.indent(init, ' ' * 8)}\n\n"
+        f"    def forward(self, x):\n{textwrap.indent(forward, ' ' * 8)}"
+    )
+
+
+def _place(path: str) -> str:
+    """Return the code of a path; a name that is no identifier needs another form."""
+    code = "self"
+    for part in path.split("."):
+        code += f".{part}" if part.isidentifier() else f"._modules[{part!r}]"
+    return code
+
+
+def _layer_lines(layer: Layer) -> Iterator[str]:
+    place = _place(layer.name)
+    if layer.kind == "transposed_linear":
+        yield f"{place} = Conv1D({layer.outputs}, {layer.inputs})"
+        yield f"nn.init.normal_({place}.weight, std={layer.inputs} ** -0.5)"
+        yield f"nn.init.normal_({place}.bias, std=0.1)"
+        return
+    yield f"{place} = {_layer_code(layer)}"
+
+
+def _layer_code(layer: Layer) -> str:
+    bias = "" if layer.bias else ", bias=False"
+    sizes = f"{layer.inputs}, {layer.outputs}"
+    if layer.kind in _CLASSES:
+        extra = "".join(
+            f", {name}={_size(getattr(layer, name))}"
+            for name in ("stride", "padding", "dilation")
+            if getattr(layer, name)
+        )
+        extra += f", groups={layer.groups}" if layer.groups > 1 else ""
+        mode = layer.padding_mode
+        extra += "" if mode == "zeros" else f", padding_mode={mode!r}"
+        return f"{_CLASSES[layer.kind]}({sizes}, {_size(layer.kernel)}{extra}{bias})"
+    if layer.kind == "embedding":
+        return f"nn.Embedding({sizes})"
+    if layer.kind == "attention":
+        width = f"{layer.inputs}, {layer.heads}"
+        return f"nn.MultiheadAttention({width}{bias}, batch_first=True)"
+    return f"nn.Linear({sizes}{bias})"
+
+
+def _size(value: tuple[int, ...] | str) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    return str(value[0]) if len(set(value)) == 1 else repr(tuple(value))
+
+
+def _forward(network: Network) -> Iterator[str]:
+    in_space = False
+    for layer in network.layers:
+        place, is_convolution = _place(layer.name), layer.kind in _CLASSES
+        if in_space and not is_convolution:
+            yield "x = x.flatten(2).mean(2)"
+        in_space = is_convolution
+        if layer.kind == "attention":
+            yield f"x = {place}(x, x, x, need_weights=False)[0]"
+        else:
+            yield f"x = {place}(x)"
+    yield "return x"

@@ -18,12 +18,12 @@ from peft_fuzz.methods.lycoris import core_product, kronecker
 from peft_fuzz.methods.method import dense
 
 
-def output(model, x, **keywords):
+def output(model, x):
     """Return what the model computes in evaluation mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.no_grad():
-        result = model(x, **keywords)
+        result = model(x)
     for module, training in modes:
         module.training = training
     return result
@@ -58,18 +58,17 @@ def fill(model, seed, adapter=None):
                 parameter.add_(noise.to(parameter.dtype))
 
 
-def train(model, x, optimizer, steps, seed):
-    """Take training steps whose largest change is 0.05."""
-    for _ in range(steps):
-        optimizer.zero_grad()
-        result = model(x).float()
-        generator = torch.Generator().manual_seed(seed)
-        (result * torch.randn(result.shape, generator=generator)).sum().backward()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.abs().max() > 0:
-                    parameter.grad.mul_(0.05 / parameter.grad.abs().max())
-        optimizer.step()
+def train(model, x, optimizer, seed):
+    """Take a training step whose largest change is 0.05."""
+    optimizer.zero_grad()
+    result = model(x).float()
+    generator = torch.Generator().manual_seed(seed)
+    (result * torch.randn(result.shape, generator=generator)).sum().backward()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.abs().max() > 0:
+                parameter.grad.mul_(0.05 / parameter.grad.abs().max())
+    optimizer.step()
 
 
 def compare(expected, before, after):
@@ -215,20 +214,6 @@ def spoil(model):
     ]
     with torch.no_grad():
         found[-1].fill_(float("nan"))
-
-
-def one_by_one(model, x, names):
-    """Return the output of each item by its adapter alone."""
-    outputs, active = [], model.active_adapters
-    for index, name in enumerate(names):
-        if name == "__base__":
-            with model.disable_adapter():
-                outputs.append(output(model, x)[index : index + 1])
-        else:
-            model.set_adapter(name)
-            outputs.append(output(model, x)[index : index + 1])
-    model.base_model.set_adapter(active)
-    return torch.cat(outputs)
 
 
 def merged_by_hand(model, original, x, new_weight):

@@ -21,17 +21,13 @@ Much of a library is shared by its methods, and so are the defects in it. A fail
 that two other methods are known to have is not sought again for each further method: with 30 of
 them, nothing else would be found. It counts as known if it is no promise of a method's own formula
 that fails, and no exception out of a method's own module.
-
-For people, one function's failures are one group, whatever the method; where no exception names a
-function, those that need the same network and acts are, unless it is a method's own formula that
-fails. Thus a defect in code that methods share, as in a base class, is told once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -41,10 +37,15 @@ from peft_fuzz.acts import KINDS, AnyAct, Wrap
 from peft_fuzz.acts.act import follow
 from peft_fuzz.example import Example, Failure
 from peft_fuzz.methods import METHODS
-from peft_fuzz.oracle.checks import CHECKS, CRASH
+from peft_fuzz.networks.network import DIMENSIONS, Adapter, Layer, Network
+from peft_fuzz.oracle.checks import CRASH, OF_FORMULA
 from peft_fuzz.oracle.plan import Plan
-from peft_fuzz.search.traits import COPIES, traits_of
 
+COPIES: Final = "modules_to_save"
+"""The setting that all methods share."""
+
+_SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "inference_mode"})
+"""Settings that nearly every adapter has: they tell no two causes apart."""
 _NAME: Final = r"^[a-z][a-z0-9_]{0,39}\Z"
 Name = Annotated[str, Meta(pattern=_NAME)]
 """The name of a method, a check or an act: it becomes part of a file's name."""
@@ -68,13 +69,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What makes a finding one of its own.
 
     Attributes:
-        method: As in the example.
-        check: What did not hold.
-        act: The kind of the act after which it did not hold: `wrap` for wrapping.
-        error: The type of an exception.
-        where: The innermost function of the library that it passed through.
+        act: The kind of the act after which the check failed: `wrap` for wrapping.
+        where: The innermost function of the library that an exception passed through.
         traits: What the smallest example needs, sorted.
-
     """
 
     method: Name
@@ -130,15 +127,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Return what groups causes for people: equal in the methods that share a defect."""
         if self.where is not None:
             return (self.check, self.error or "", self.where)
-        if self.check == "cost":  # asked at the end of a life, whatever was done in it
-            return (
-                self.check,
-                self.method,
-                *(t for t in self.traits if not t.startswith("after ")),
-            )
         # Each method has its own formula.
-        of_formula = self.check in {"function", "gradient"}
-        if of_formula and f"setting {COPIES}" not in self.traits:
+        if self.check in _COMPUTED and f"setting {COPIES}" not in self.traits:
             return (self.check, self._stage, self.method, *self.traits)
         return (self.check, self._stage, *_shared_traits(self))
 
@@ -161,7 +151,6 @@ def cause_of(example: Example, failure: Failure) -> Cause:
 
 
 def _must_be_refused(example: Example, position: int) -> bool:
-    """Return whether the library must refuse the act at `position`."""
     if not 0 <= position < len(example.acts):
         return False
     plan = Plan.start(example, ())
@@ -191,14 +180,12 @@ def is_known(cause: Cause, known: Sequence[Cause]) -> bool:
 
 def _is_shared(cause: Cause) -> bool:
     """Return whether a failure may be one of code that all methods share."""
-    check = CHECKS.get(cause.check)
-    if cause.check == CRASH or (check is not None and check.of_formula):
+    if cause.check == CRASH or cause.check in OF_FORMULA:
         return False
     return cause.where is None or _SHARED_MODULES.match(cause.where) is not None
 
 
 def _without_method(cause: Cause) -> Cause:
-    """Return a cause without its method and the settings of that method."""
     return msgspec.structs.replace(cause, method="any", traits=_shared_traits(cause))
 
 
@@ -207,3 +194,95 @@ def _shared_traits(cause: Cause) -> tuple[str, ...]:
     return tuple(
         one for one in cause.traits if one in _SHARED_SETTINGS or not one.startswith("setting ")
     )
+
+
+# --- Traits ---------------------------------------------------------------------------------------
+
+
+def traits_of(
+    example: Example, done: Sequence[AnyAct], *, is_refused: bool = False
+) -> tuple[str, ...]:
+    """Return the traits of an example, sorted, with the acts that were done."""
+    refused = {"a refused act"} if is_refused else set()
+    return tuple(sorted({*_traits(example, done)} | refused))
+
+
+def _traits(example: Example, done: Sequence[AnyAct]) -> Iterator[str]:
+    yield from _network_traits(example.network)
+    for adapter in example.adapters:
+        yield from _adapter_traits(adapter)
+    if not example.autocast:
+        yield "autocast_adapter_dtype=False"
+    if len(example.adapters) > 1 or any([*act.named()] for act in done):
+        yield "several adapters"
+    if _adapter_names(example, done) & _module_names(example.network):
+        yield "adapter named as a layer"
+    for act in done[:-1]:
+        if not act.is_usual:
+            yield f"after {act.kind}"
+    for act in done:
+        yield from act.traits()
+
+
+def _adapter_names(example: Example, acts: Sequence[AnyAct]) -> set[str]:
+    new = {name for act in acts for name in act.named()}
+    return new.union(adapter.name for adapter in example.adapters)
+
+
+def _module_names(network: Network) -> set[str]:
+    return {part for layer in network.layers for part in layer.name.split(".")}
+
+
+def _network_traits(network: Network) -> Iterator[str]:
+    if network.dtype != "float32":
+        yield "half precision"
+    if network.channels_last:
+        yield "channels_last"
+    for layer in network.layers:
+        yield from _layer_traits(layer)
+
+
+def _layer_traits(layer: Layer) -> Iterator[str]:
+    if layer.is_convolution:
+        # A defect of all convolutions shrinks to one dimension, and explains more of them.
+        yield from ("convolution", "over 2d", "over 3d")[: DIMENSIONS[layer.kind]]
+        yield from _convolution_traits(layer)
+    elif layer.kind != "linear":
+        yield layer.kind.replace("_", " ")
+    if not layer.bias and layer.kind != "embedding":
+        yield "no bias"
+    if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
+        yield "not square"
+    if layer.same_as is not None:
+        yield "shared module"
+    if "." in layer.name:
+        yield "nested name"
+
+
+def _convolution_traits(layer: Layer) -> Iterator[str]:
+    if layer.groups > 1:
+        yield "groups"
+    if layer.padding_mode != "zeros":
+        yield "padding mode"
+    if layer.padding == "same":
+        yield "same padding"
+    for name in ("stride", "dilation"):
+        if any(size > 1 for size in getattr(layer, name)):
+            yield name
+    if len(set(layer.kernel)) > 1:
+        yield "uneven kernel"
+    elif all(size == 1 for size in layer.kernel):
+        yield "kernel of one"
+
+
+def _adapter_traits(adapter: Adapter) -> Iterator[str]:
+    for name, value in adapter.settings.items():
+        if name in _SIZED:
+            if name == "target_modules" and isinstance(value, str):
+                yield "target pattern"
+        elif isinstance(value, str):
+            yield f"setting {name}={value}"
+        elif isinstance(value, bool):
+            yield f"setting {name}" if value else f"setting {name}=False"
+        else:
+            yield f"setting {name}"

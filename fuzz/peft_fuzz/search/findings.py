@@ -1,8 +1,15 @@
-"""A finding on disk: one JSON file, whether it was just found or stands in the corpus."""
+"""A finding on disk: one JSON file, whether it was just found or stands in the corpus.
+
+The corpus is a folder of accepted findings, which `peft-fuzz replay` runs again. An entry whose
+defect a release mends is accepted as mended: it stays, and from then on its failure is new again.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,18 +30,7 @@ _Package = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 
 
 class Range(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """In which releases of a package an entry of the corpus fails, as far as they were tried.
-
-    Attributes:
-        failing: The releases in which it fails, oldest first.
-        passing: Those in which it does not; also those that refuse it or lack the method.
-        first: The release since which it fails; None if it is not known.
-        last_good: The newest release before `first` in which it does not fail; None if there is
-            none, so that it fails since at least `first`.
-        between: Releases between the two of which nobody knows: each may be the first.
-        undecided: Why it is not known of some releases.
-
-    """
+    """In which releases of a package an entry of the corpus fails, as far as they were tried."""
 
     package: _Package
     failing: tuple[Version, ...]
@@ -56,18 +52,7 @@ class Accepted(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finding(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """What was found, with all that it takes to see it again.
-
-    Attributes:
-        cause: What tells it from other findings; `cause.name` is the name of its file.
-        example: The smallest one that shows it.
-        packages: The versions of what it was found with.
-        seed: Of the search.
-        releases: In which releases it fails, where that was looked for.
-        mended: The versions of what it no longer fails with; of the corpus, it must not come back.
-        accepted: Of an entry of the corpus.
-
-    """
+    """What was found, with all that it takes to see it again."""
 
     kind: Literal["finding of the fuzzer"] = KIND
     schema_version: Literal[1] = 1
@@ -117,10 +102,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def read_findings(path: Path) -> list[tuple[Path, Finding]]:
-    """Read a finding, or all those of a folder, sorted by name.
-
-    Raises `RunFileError` for a file that is none or that was altered.
-    """
+    """Read a finding, or all those of a folder, sorted by name."""
     if not is_folder(path):
         return [(path, read_finding(path))]
     try:
@@ -147,3 +129,74 @@ def read_finding(path: Path) -> Finding:
         problem = f"was altered after it was written (content_digest {found}, content {digest})"
         raise RunFileError(path, problem, restore)
     return finding
+
+
+# --- The corpus -----------------------------------------------------------------------------------
+
+_LONGEST_REASON: Final = 400
+_REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}", re.ASCII)
+"""What names an issue."""
+
+
+def read_corpus(folder: Path) -> list[Finding]:
+    """Read all entries, sorted by name; none if there is no corpus."""
+    entries = read_findings(folder) if folder.exists() else []
+    for path, finding in entries:
+        if finding.accepted is None:
+            remedy = f"Move it away and type `peft-fuzz accept {path.name} --reason TEXT`."
+            raise RunFileError(path, "is in the corpus but was never accepted", remedy)
+        if path.stem != finding.name:
+            problem = f"is the finding {finding.name}, by its content"
+            raise RunFileError(path, problem, f"Rename it to {finding.name}.json.")
+    return [finding for _, finding in entries]
+
+
+def accept_findings(
+    source: Path, *, corpus: Path, reason: str, reported: str | None = None
+) -> list[tuple[Path, Finding]]:
+    """Put a finding, or those of a folder, into the corpus, all of them or none; return them.
+
+    A file of a mended entry, as a replay writes it, marks that entry as mended. Raises
+    `InputError` if one is there already, if a mended one is not, or if one cannot be trusted.
+    """
+    if not reason.strip() or not reason.isprintable() or len(reason) > _LONGEST_REASON:
+        raise InputError(f"--reason {reason!a}: write plain text on one line")
+    if reported is not None and not _REPORT.fullmatch(reported):
+        raise InputError(
+            f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
+        )
+    findings = [finding for _, finding in read_findings(source)]
+    if not findings:
+        raise InputError(f"{source}: holds no finding, so there is nothing to accept")
+    date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    read_corpus(corpus)  # a corpus that cannot be trusted is not added to
+    _check_all(source, findings, corpus)
+    return [
+        _accept(one, corpus, Accepted(reason=reason, date=date, reported=reported))
+        for one in findings
+    ]
+
+
+def _check_all(source: Path, findings: Sequence[Finding], folder: Path) -> None:
+    """Raise `InputError` before anything is written, if one of them is refused."""
+    for finding in findings:
+        path = folder / f"{finding.name}.json"
+        if not path.exists():
+            if finding.mended is not None:
+                raise InputError(
+                    f"{source}: {finding.name} is mended, but the corpus {folder} has no such one"
+                )
+            continue
+        if (finding.mended is None) == (read_finding(path).mended is None):
+            state = "there already" if finding.mended is None else "known as mended already"
+            raise InputError(f"{source}: {finding.name} is {state}: {path}. Nothing was accepted.")
+
+
+def _accept(finding: Finding, folder: Path, accepted: Accepted) -> tuple[Path, Finding]:
+    path = folder / f"{finding.name}.json"
+    if path.exists() and accepted.reported is None:
+        before = read_finding(path).accepted
+        reported = None if before is None else before.reported
+        accepted = msgspec.structs.replace(accepted, reported=reported)
+    entry = msgspec.structs.replace(finding, accepted=accepted)
+    return write_finding(folder, entry), entry

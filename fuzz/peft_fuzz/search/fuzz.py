@@ -14,18 +14,10 @@ from typing import Final
 import msgspec
 
 from peft_fuzz.methods import METHODS
-from peft_fuzz.search.corpus import read_corpus
-from peft_fuzz.search.findings import Finding, read_finding, write_finding
+from peft_fuzz.search.findings import Finding, read_corpus, read_finding, write_finding
 from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.worker import (
-    LIBRARIES,
-    LIFE_SECONDS,
-    START_SECONDS,
-    Begun,
-    Counts,
-    Found,
-)
+from peft_fuzz.search.worker import LIBRARIES, LIFE_SECONDS, START_SECONDS, Begun, Counts, Found
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.files import make_folder
 from peft_regress.overlay.overlay import opened_overlay
@@ -41,16 +33,7 @@ INTERRUPTED: Final = "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class FuzzSettings:
-    """What to search, how long, and where to keep what is found.
-
-    Attributes:
-        corpus: The folder of the known findings.
-        save: The folder of the findings: one JSON file each.
-        minutes: How long to search; 0 to replay the corpus alone.
-        methods: A glob on the methods' names.
-        time_limit: How many seconds one life may take.
-
-    """
+    """What to search, how long, and where to keep what is found."""
 
     corpus: Path
     save: Path
@@ -74,18 +57,7 @@ def environment_of(
 
 @dataclass(kw_only=True)
 class Fuzzed:
-    """A fuzzing, and what it brought so far.
-
-    Attributes:
-        environment: Where examples run.
-        remarks: What the report tells besides.
-        problems: Why it is incomplete.
-        packages: The versions of what was fuzzed; empty if it did not come so far.
-        written: The files of the findings, by their names.
-        seconds: How long the search took.
-        unwritten: Why a finding could not be written; the search then stopped.
-
-    """
+    """A fuzzing, and what it brought so far; `problems` are why it is incomplete."""
 
     requirements: tuple[str, ...]
     settings: FuzzSettings
@@ -100,7 +72,6 @@ class Fuzzed:
     written: dict[str, Path] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     seconds: float = 0.0
-    unwritten: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -109,9 +80,7 @@ class Fuzzed:
 
     @property
     def exit_code(self) -> int:
-        """Return 2 if a finding was not written, 1 for new findings, 3 if incomplete, else 0."""
-        if self.unwritten:
-            return 2
+        """Return 1 for new findings, 3 if incomplete, else 0."""
         if self.found or self.replay.of("new"):
             return 1
         return 0 if self.is_complete else 3
@@ -119,11 +88,8 @@ class Fuzzed:
     def run(self, corpus: Sequence[Finding], cluster: Pool | None) -> None:
         """Replay the corpus, and search."""
         try:
-            if corpus:
-                self._replay(corpus)
-            else:
-                self._miss_corpus()
-            if self.settings.minutes <= 0 or self.unwritten:
+            self._replay(corpus)
+            if self.settings.minutes <= 0:
                 return
             if cluster is not None:
                 self._search(cluster, is_cluster=True)
@@ -134,7 +100,13 @@ class Fuzzed:
             self.problems.append(INTERRUPTED)
 
     def _replay(self, corpus: Sequence[Finding]) -> None:
-        """Run the corpus; what is still there is no news to the search."""
+        if not corpus:
+            missing = f"no known defects of {self.settings.methods!r} in {self.settings.corpus}"
+            if self.settings.minutes > 0:
+                self.remarks.append(f"{missing}: all that is found is new")
+            else:
+                self.problems.append(f"{missing}: nothing was replayed")
+            return
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
         self.replay = Replay(findings=corpus)
         try:
@@ -144,16 +116,7 @@ class Fuzzed:
         for one in self.replay.newly_mended:
             self._write(msgspec.structs.replace(one.finding, mended=self.packages, accepted=None))
 
-    def _miss_corpus(self) -> None:
-        """Say that nothing is known of these methods; then a replay alone has nothing to do."""
-        missing = f"no known defects of {self.settings.methods!r} in {self.settings.corpus}"
-        if self.settings.minutes > 0:
-            self.remarks.append(f"{missing}: all that is found is new")
-        else:
-            self.problems.append(f"{missing}: nothing was replayed")
-
     def _search(self, pool: Pool, *, is_cluster: bool = False) -> None:
-        """Search until the time is over."""
         run = ParallelSearch(
             pool=pool,
             environment=self.environment,
@@ -171,11 +134,9 @@ class Fuzzed:
         try:
             run.run()
         except PeftRegressError as error:
-            if not (self.unwritten or (is_cluster and run.has_begun)):
+            if not (is_cluster and run.has_begun):
                 raise
-            if not self.unwritten:
-                problem = clean(str(error), longest=300)
-                self.problems.append(f"the search ended early: {problem}")
+            self.problems.append(f"the search ended early: {clean(str(error), longest=300)}")
         finally:
             self.seconds = time.monotonic() - started
             self.counts = run.counts
@@ -214,15 +175,10 @@ class Fuzzed:
     def _write(self, finding: Finding) -> None:
         """Write a finding, unless a smaller one of the same cause is there."""
         path = self.settings.save / f"{finding.name}.json"
-        try:
-            with contextlib.suppress(InputError):  # an absent or unreadable one is replaced
-                if read_finding(path).size < finding.size:
-                    return
-            self.written[finding.name] = write_finding(self.settings.save, finding)
-        except InputError as error:
-            self.unwritten = self.unwritten or str(error)
-            self.say(f"{finding.name} cannot be written: {error}")
-            raise
+        with contextlib.suppress(InputError):  # an absent or unreadable one is replaced
+            if read_finding(path).size < finding.size:
+                return
+        self.written[finding.name] = write_finding(self.settings.save, finding)
 
 
 def fuzz(
@@ -230,15 +186,13 @@ def fuzz(
     settings: FuzzSettings,
     *,
     progress: Say = lambda _: None,
-    finish: Callable[[Fuzzed], None] = lambda _: None,
     cluster: Pool | None = None,
 ) -> Fuzzed:
     """Fuzz the installed packages, or an environment with some requirements over them.
 
-    With a cluster, its nodes search; the corpus is replayed on this machine. `finish` is called
-    with the result while the environment exists. An interrupt ends the search, and the result has
-    what was found until then. Raises `InputError` if the environment or the corpus cannot be used,
-    `UnknownNameError` for a glob without a method.
+    With a cluster, its nodes search; the corpus is replayed on this machine. An interrupt ends the
+    search, and the result has what was found until then. Raises `InputError` if the environment or
+    the corpus cannot be used, `UnknownNameError` for a glob without a method.
     """
     methods = [name for name in METHODS if fnmatchcase(name, settings.methods)]
     if not methods:
@@ -264,5 +218,4 @@ def fuzz(
             result.environment = environment_of(overlay.python, tuple(overlay.planned))
             result.remarks += overlay.remarks
         result.run(corpus, cluster)
-        finish(result)
     return result

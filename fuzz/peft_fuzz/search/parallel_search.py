@@ -29,20 +29,7 @@ _METHODS_AT_ONCE: Final = 3
 
 @dataclass(kw_only=True)
 class ParallelSearch:
-    """A search; `run` is called once.
-
-    Attributes:
-        methods: The methods that were asked for; then those of them that the release has.
-        jobs: How many slices run at once.
-        seed: Of all slices; each has a seed of its own, made from this one.
-        begun: Gets what the environment has; returns the methods to search.
-        take: Keeps a new finding.
-        say: Shows a line of progress.
-        known: The causes that are no finding any more; findings are added.
-        counts: How many lives ended how.
-        problems: Why the search is incomplete.
-
-    """
+    """A search; `run` is called once."""
 
     pool: Pool
     environment: Environment

@@ -23,10 +23,8 @@ class Replayed:
     """An entry of the corpus in one environment.
 
     Attributes:
-        state: `new` for an entry that was mended and fails again, or that fails by another check;
-            `absent` if the release lacks the method or a setting; `not replayed` if nobody knows.
+        state: `new` for an entry that was mended and fails again, or that fails by another check.
         remark: What it says now, or why it could not be replayed; '' if there is nothing to add.
-
     """
 
     finding: Finding
@@ -60,11 +58,7 @@ class Replay:
         return [one for one in self.of("mended") if one.finding.mended is None]
 
     def run(self, environment: Environment, *, life_seconds: float = LIFE_SECONDS) -> None:
-        """Run the example of each finding in an environment that has this package.
-
-        After an interrupt, which is raised, the rest is `not replayed`. Raises
-        `UnusableEnvironmentError` if the libraries cannot be imported there.
-        """
+        """Run the example of each finding in an environment that has this package."""
         self.entries = [
             Replayed(finding=one, state="not replayed", remark="interrupted")
             for one in self.findings
@@ -80,9 +74,7 @@ class Replay:
                     self.entries[number] = judged(finding, future.result())
                 except WorkerError as error:
                     self.entries[number] = Replayed(
-                        finding=finding,
-                        state="not replayed",
-                        remark=clean(str(error), longest=300),
+                        finding=finding, state="not replayed", remark=clean(str(error), longest=300)
                     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -19,9 +18,8 @@ from peft_regress.report.document import Code, Line, Listing, Section, Words
 from peft_regress.report.layout import Row, Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
-from peft_regress.upgrades.reproduction.reproduce import LONGEST_OUTPUT, run_script
 
-_STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 2: "bad", 3: "open"}
+_STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 STATES: Final[Mapping[State, str]] = {
     "new": "failing anew",
     "mended": "mended",
@@ -32,60 +30,14 @@ STATES: Final[Mapping[State, str]] = {
 """What a state is called in a report, in the order of the report."""
 _MOST_NAMED: Final = 4
 _PLAIN_KEYS: Final = frozenset({"name", "kind", "inputs", "outputs"})
-_SCRIPT_SECONDS: Final = 120
 
 
-# --- Scripts --------------------------------------------------------------------------------------
-
-
-class Shown(NamedTuple):
-    """A script, and what came of it.
-
-    Attributes:
-        exit_code: 1 if it shows the failure, 0 if not; None if it did not end, or was not run.
-
-    """
-
-    script: str
-    printed: str
-    exit_code: int | None
-
-
-def script_unrun(finding: Finding) -> Shown:
-    """Write the script of a finding."""
-    script = script_of(finding.example, finding.failure, finding.packages)
-    return Shown(script, "(not run: interrupted)", None)
-
-
-def output_of(script: str, python: Path) -> Shown:
-    """Run a script in an environment."""
-    done = run_script(python, script, seconds=_SCRIPT_SECONDS)
-    if done is None:
-        return Shown(script, f"(nothing within {_SCRIPT_SECONDS} s)", None)
-    lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
-    if done.returncode:
-        # What a library logs is no part of it, but an error that the script did not expect is.
-        if "Traceback" in done.stderr:
-            lines.append(clean(done.stderr.strip().splitlines()[-1]))
-        lines.append(f"exit code {done.returncode}")
-    return Shown(script, "\n".join(lines)[:LONGEST_OUTPUT], done.returncode)
-
-
-# --- The document ---------------------------------------------------------------------------------
-
-
-def fuzz_document(
-    fuzzed: Fuzzed, scripts: Mapping[str, Shown] | None = None
-) -> list[Section | Table]:
-    """Return the outcome, the corpus, each finding, and what to do.
-
-    With `scripts`, by name a script and what it prints, each finding is an issue for the library's
-    maintainers.
-    """
+def fuzz_document(fuzzed: Fuzzed, *, with_scripts: bool) -> list[Section | Table]:
+    """Return the outcome, the corpus, each finding, and what to do."""
     return [
         *_heading(fuzzed),
         *_corpus(fuzzed.replay, all_entries=fuzzed.settings.minutes <= 0),
-        *_findings(fuzzed, scripts or {}),
+        *_findings(fuzzed, with_scripts=with_scripts),
         *_what_to_do(fuzzed),
     ]
 
@@ -108,8 +60,6 @@ def _heading(fuzzed: Fuzzed) -> Iterator[Section]:
     parts += [] if fuzzed.is_complete else ["incomplete"]
     lines += [f"note: {clean(one, longest=400)}" for one in fuzzed.remarks]
     lines += [f"incomplete: {clean(one, longest=400)}" for one in dict.fromkeys(fuzzed.problems)]
-    if fuzzed.unwritten:
-        lines.append(f"stopped, a finding was not written: {clean(fuzzed.unwritten, longest=400)}")
     yield Section(
         title=f"fuzz {packages or 'nothing'}: {', '.join(parts)}",
         body=tuple(lines),
@@ -148,15 +98,16 @@ def _notes(one: Replayed) -> tuple[str, ...]:
     return tuple(clean(text, longest=300) for text in texts if text)
 
 
-def _findings(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> Iterator[Section]:
+def _findings(fuzzed: Fuzzed, *, with_scripts: bool) -> Iterator[Section]:
     for number, group in enumerate(grouped(fuzzed.found), start=1):
         yield finding_section(number, group[0], group)
-        shown = scripts.get(group[0].name)
-        if shown is not None:
+        if with_scripts:
             title = "script, which needs torch and the library alone:"
-            yield Section(title=title, body=(Listing(shown.script.rstrip(), language="python"),))
-            note = "" if shown.exit_code in {1, None} else "; by itself it does not show it"
-            yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
+            yield Section(title=title, body=(Listing(_script(group[0]), language="python"),))
+
+
+def _script(finding: Finding) -> str:
+    return script_of(finding.example, finding.failure, finding.packages).rstrip()
 
 
 def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
@@ -188,14 +139,10 @@ def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> 
 
 
 def title_of(finding: Finding, methods: Sequence[str] = ()) -> str:
-    """Return a finding's title, as of an issue.
-
-    methods: of the group that it stands for; more than four are counted.
-    """
+    """Return a finding's title, as of an issue."""
     position, acts = finding.failure.act, finding.example.acts
     act = acts[position] if 0 <= position < len(acts) else Wrap()
-    check = CHECKS.get(finding.failure.check)
-    what = finding.failure.check.replace("_", " ") if check is None else check.broken
+    what = CHECKS.get(finding.failure.check, finding.failure.check)
     what = what.format(clean(finding.failure.error or "an error"))
     layers = ", ".join(dict.fromkeys(one.kind for one in finding.example.network.layers))
     named = ", ".join(methods) or finding.example.method
@@ -239,7 +186,7 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
         yield Section(title="what to do:", body=tuple(lines), level=3)
 
 
-def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> dict[str, Any]:
+def encode_fuzzed(fuzzed: Fuzzed) -> dict[str, Any]:
     """Return `{schema_version, exit_code, packages, corpus, findings, counts, ...}`."""
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
@@ -257,18 +204,11 @@ def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> dict[str, Any
                 "name": one.name,
                 "title": title_of(one),
                 **msgspec.to_builtins(one),
-                **_encode_script(scripts.get(one.name)),
+                "script": _script(one),
             }
             for one in fuzzed.found
         ],
         "counts": msgspec.to_builtins(fuzzed.counts),
-        "problems": list(dict.fromkeys([*fuzzed.problems, *filter(None, [fuzzed.unwritten])])),
+        "problems": list(dict.fromkeys(fuzzed.problems)),
         "remarks": fuzzed.remarks,
     }
-
-
-def _encode_script(shown: Shown | None) -> dict[str, Any]:
-    if shown is None:
-        return {"script": None, "prints": None, "shows_failure": None}
-    shows = None if shown.exit_code is None else shown.exit_code == 1
-    return {"script": shown.script, "prints": shown.printed, "shows_failure": shows}

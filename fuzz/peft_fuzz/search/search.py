@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_fuzz.search.findings import size_of
-from peft_fuzz.search.shrink import shrink
 from peft_fuzz.search.worker import Counts, Found, Sought
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
+_Path = tuple[str | int, ...]
+_NEEDED: Final = frozenset({"kernel", "sizes", "target_modules"})
+"""Keys without which an example means something else."""
 _MOST_EXAMPLES: Final = 10**9
 """Time ends a search, not the number of its examples."""
 _SHARE_OF_HYPOTHESIS: Final = 0.5
@@ -37,14 +39,7 @@ class _OutOfTimeError(BaseException):
 
 @dataclass
 class Search:
-    """One search; `seek` is called once.
-
-    Attributes:
-        run: Carries out an example.
-        known: The causes that are no finding any more.
-        clock: Returns seconds.
-
-    """
+    """One search; `seek` is called once."""
 
     run: Callable[[Example], Outcome]
     known: Sequence[Cause] = ()
@@ -151,3 +146,46 @@ class Search:
 
     def _counted(self) -> Counts:
         return Counts(**{name: dict(counter) for name, counter in self.counts.items()})
+
+
+def shrink(example: Example, still_fails: Callable[[Example], bool]) -> Example:
+    """Leave out parts of an example's JSON, as long as it fails; what is absent has its default.
+
+    Hypothesis makes smaller what was drawn, by drawing again; it cannot leave out what each drawn
+    example has, such as a layer's stride.
+    """
+    best, is_smaller = example, True
+    while is_smaller:
+        is_smaller = False
+        for path in sorted(_paths(_as_json(best)), key=len):
+            smaller = _without(best, path)
+            if smaller is not None and smaller != best and still_fails(smaller):
+                best, is_smaller = smaller, True
+    return best
+
+
+def _as_json(example: Example) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(example))
+
+
+def _paths(value: Any, path: _Path = ()) -> Iterator[_Path]:
+    """Yield the paths of all parts, the last of a list first, so that the others keep theirs."""
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict | list):
+        items = [*(value.items() if isinstance(value, dict) else enumerate(value))]
+    for key, inner in reversed(items):
+        if key not in _NEEDED:
+            yield (*path, key)
+            yield from _paths(inner, (*path, key))
+
+
+def _without(example: Example, path: _Path) -> Example | None:
+    value = part = _as_json(example)
+    try:
+        for key in path[:-1]:
+            part = part[key]
+        del part[path[-1]]
+        made = msgspec.convert(value, Example)
+    except (LookupError, TypeError, ValueError):
+        return None
+    return made if made.adapters and made.network.layers else None

@@ -56,13 +56,7 @@ class Live(Value, frozen=True, kw_only=True):
 
 
 class Seek(Value, frozen=True, kw_only=True):
-    """Draw and run examples until one fails by a cause that is not known, or the time is over.
-
-    Attributes:
-        shrink_seconds: How long a failing example may be made smaller, beyond `seconds`.
-        folder: As in `Live`.
-
-    """
+    """Draw and run examples until one fails by a cause that is not known, or the time is over."""
 
     methods: tuple[str, ...]
     seed: int
@@ -77,11 +71,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many lives ended how, by method.
 
     Attributes:
-        lives: All of them, those included that were only lived to make an example smaller.
         known: Failures of known causes.
         unsteady: Failing examples that did not fail again.
         unjudged: Examples that the oracles cannot judge: a defect of this project.
-
     """
 
     lives: dict[str, int] = {}
@@ -146,10 +138,7 @@ def _life(seat: Seat, environment: Environment, request: Live) -> Outcome:
 
 
 def search(seat: Seat, environment: Environment, request: Seek) -> Sought:
-    """Search; an example that ends the process is a finding if it does so again.
-
-    Raises `RequestRefusedError` if the search itself failed, `WorkerError` if it was stopped.
-    """
+    """Search; an example that ends the process is a finding if it does so again."""
     with _scratch() as folder:
         process = seat.worker(environment)
         process.time_limit = request.seconds + request.shrink_seconds + request.life_seconds

@@ -201,19 +201,6 @@ def test_an_adapter_is_filled_until_every_number_type_shows_it(
     assert {row.verdict for row in rows if row.about == "outputs"} == {"ok"}
 
 
-def test_the_types_of_an_adapter_are_seen_fresh_and_loaded(tmp_path, monkeypatch):
-    situation = find("linear", dtype="bfloat16", autocast=True)
-    tuner = peft.tuners.tuners_utils.BaseTuner
-    base, branch, _ = both(
-        situation,
-        tmp_path,
-        lambda: replace(monkeypatch, tuner, "_cast_adapter_dtype", lambda *_, **__: None),
-    )
-    assert base.types.keys() == branch.types.keys() == {"fresh", "loaded"}
-    assert {one for types in base.types.values() for one in types.values()} == {"float32"}
-    assert {one for types in branch.types.values() for one in types.values()} == {"bfloat16"}
-
-
 def test_what_peft_refuses_is_a_part_of_the_answer_and_leaves_the_rest(tmp_path):
     folder = tmp_path / "refused"
     folder.mkdir()

@@ -14,7 +14,7 @@ import peft
 import pytest
 
 from peft_fuzz.checklist.checklist import Checklist
-from peft_fuzz.checklist.rows import Detail, Judged, Row
+from peft_fuzz.checklist.judge import Detail, Judged, Row
 from peft_fuzz.cli import checklist as checklist_module
 from peft_fuzz.cli import main
 
@@ -55,7 +55,6 @@ def fill(monkeypatch, capsys, tmp_path):
                 requirements=tuple(requirements),
                 base="the installed packages",
                 packages=({"peft": "0.21.2"}, {"peft": "0.22.0"}),
-                installed=({}, {"peft": "0.22.0", "torchao": "0.1"}),
                 remarks=("torchao 0.1 was yanked",),
                 judged=Judged(rows=tuple(rows), unsupported=(Detail("Conv3d (DoRA)", "refused"),)),
                 situations=442,
@@ -103,7 +102,6 @@ def test_only_what_was_measured_and_passed_is_ticked(fill):
     ]
     assert out.count("[ ] ") == 6
     assert "pytest tests -k lora" in out
-    assert "installed for the branch: peft==0.22.0 torchao==0.1" in out
     for row in (BAD, MISSING):
         _, out, _ = fill("lora", "peft==0.22.0", rows=(*ROWS, row))
         assert ticked(out) == ["[x] configuration", "[x] benchmark, what a CPU can show of it"]
@@ -125,16 +123,14 @@ def test_markdown_has_boxes_and_tables_and_escapes_what_libraries_say(fill, tmp_
     assert "torchao 0.1 was yanked" in out
 
 
-def test_json_has_every_row_and_box(fill):
+def test_json_has_every_row(fill):
     _, out, _ = fill("lora", "peft==0.22.0", "--format", "json", rows=(*ROWS, BAD))
     found = json.loads(out)
     assert found["exit_code"] == 1
     assert [row["verdict"] for row in found["rows"]][-1] == "out of bounds"
     assert found["rows"][-1]["details"] == [BAD.details[0]._asdict()]
-    assert len(found["boxes"]) == 10
     assert found["unsupported"] == [{"where": "Conv3d (DoRA)", "said": "refused"}]
-    assert found["branch"]["packages"] == {"peft": "0.22.0"}
-    assert found["branch"]["installed"] == {"peft": "0.22.0", "torchao": "0.1"}
+    assert found["packages"] == [{"peft": "0.21.2"}, {"peft": "0.22.0"}]
 
 
 def test_requirements_and_settings_reach_the_comparison(fill):

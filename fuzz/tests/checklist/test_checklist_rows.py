@@ -112,7 +112,9 @@ def test_an_adapter_must_change_an_output_by_twice_the_bound(effect, dtype, is_s
 
 def test_a_number_type_that_the_cpu_lacks_is_not_measured():
     base = Examined(unavailable="float16: not implemented for 'Half'")
-    found = judged(result(), Result(situation=situation(dtype="float16"), base=base, branch=None))
+    found = judged(
+        result(), Result(situation=situation(dtype="float16"), base=base, branch=Examined())
+    )
     assert row(found, "outputs", "float32").verdict == "ok"
     outputs = row(found, "outputs", "float16")
     assert (outputs.verdict, found.exit_code) == ("not measured", 3)
@@ -121,7 +123,7 @@ def test_a_number_type_that_the_cpu_lacks_is_not_measured():
 
 def test_a_base_that_gives_no_answer_is_not_measured_and_a_branch_fails():
     lost = Examined(lost="its worker was killed by SIGKILL")
-    of_base = judged(Result(situation=situation(), base=lost, branch=None), result(label="x"))
+    of_base = judged(Result(situation=situation(), base=lost, branch=Examined()), result(label="x"))
     assert row(of_base, "outputs").verdict == "not measured"
     assert of_base.exit_code == 3
     of_branch = judged(Result(situation=situation(), base=examined(), branch=lost))
@@ -166,43 +168,6 @@ def test_a_checkpoint_may_change_if_its_outputs_stay():
     unseen = row(judged(result(base=examined(effect=0.0), branch=branch)), "checkpoint")
     assert unseen.verdict == "not measured"
     assert "converted" not in unseen.difference
-
-
-# --- number types of the adapter ----------------------------------------------------------------
-
-
-def typed(fresh: str, loaded: str = "float32"):
-    return examined(types={"fresh": {"a.default": fresh}, "loaded": {"a.default": loaded}})
-
-
-@pytest.mark.parametrize(
-    ("autocast", "base", "branch", "verdict"),
-    [
-        (True, "float32", "float32", "ok"),
-        (True, "float32", "bfloat16", "out of bounds"),
-        (False, "bfloat16", "bfloat16", "ok"),
-        (False, "bfloat16", "float32", "out of bounds"),
-        # As LN tuning does, and as it could be mended.
-        (True, "bfloat16", "bfloat16", "ok"),
-        (True, "bfloat16", "float32", "ok"),
-    ],
-)
-@pytest.mark.parametrize("stage", ["fresh", "loaded"])
-def test_the_adapter_of_a_half_has_the_type_that_autocast_says(
-    stage, autocast, base, branch, verdict
-):
-    right = "float32" if autocast else "bfloat16"
-    sides = (typed(**{"fresh": right, "loaded": right, stage: found}) for found in (base, branch))
-    of_base, of_branch = sides
-    found = judged(
-        result(base=of_base, branch=of_branch, dtype="bfloat16", autocast=autocast), result()
-    )
-    types = row(found, "types")
-    assert types.verdict == verdict
-    assert branch in types.branch
-    assert found.exit_code == (1 if verdict == "out of bounds" else 0)
-    if types.details:
-        assert types.details[0].said.startswith(f"{stage}: 1 parameter of the adapter in another")
 
 
 @pytest.mark.parametrize("types", [("float32", "float16"), ("float16", "float32")])

@@ -1,4 +1,4 @@
-"""The issue texts of docs/findings: every script still prints the output in its text."""
+"""The findings: every script still prints the output that stands with it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from packaging.version import Version
 FOLDER = Path(__file__).parents[2] / "docs" / "findings"
 INDEX = (FOLDER / "README.md").read_text()
 TEXTS = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
-FRONT_LINE = re.compile(r"<!-- ([a-z-]+)==([0-9.]+) -->\n\n# (\S.*)\n")
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+FRONT_LINE = re.compile(r"^(?:<!--|#) ([a-z-]+)==([0-9.]+)(?: -->)?$", re.MULTILINE)
 SECONDS = 60
 
 each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+each = pytest.mark.parametrize("path", [*TEXTS, *SCRIPTS], ids=lambda path: path.stem)
 
 
 def _front(path):
     """Return the library and the release of a finding."""
-    found = FRONT_LINE.match(path.read_text())
-    assert found, f"{path.name} does not start with <!-- library==release --> and a title"
+    found = FRONT_LINE.search(path.read_text())
+    assert found, f"{path.name} does not say library==release"
     return found[1], found[2]
 
 
 def _block(path, language):
-    """Return the first block of code in this language: the script, or its output."""
+    """Return the script, or its output: the first block in this language, or the end."""
+    if path.suffix == ".py":
+        script, output = path.read_text().split("\n# It prints:\n")
+        lines = (line.removeprefix("#").removeprefix(" ") for line in output.splitlines())
+        return script if language == "python" else "".join(f"{line}\n" for line in lines)
     found = re.search(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
     assert found, f"{path.name} has no block of {language}"
     return found[1]
@@ -56,7 +62,7 @@ def libraries():
 
 
 @pytest.mark.slow
-@each_text
+@each
 def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
     """A fixed defect fails here: the finding is done, see docs/findings/README.md."""
     library, release = _front(path)
@@ -96,8 +102,9 @@ def test_a_text_can_be_filed_as_it_is(path):
 
 
 def test_the_index_lists_every_text_with_its_release():
-    rows = re.findall(r"^\| \[.*\]\(([\w-]+\.md)\) \| ([\w-]+) ([\d.]+) \|", INDEX, re.MULTILINE)
-    assert sorted(rows) == [(path.name, *_front(path)) for path in TEXTS]
+    row = r"^\| \[.*\]\(([\w-]+\.(?:md|py))\) \| ([\w-]+) ([\d.]+) \|"
+    rows = re.findall(row, INDEX, re.MULTILINE)
+    assert sorted(rows) == sorted((path.name, *_front(path)) for path in [*TEXTS, *SCRIPTS])
 
 
 def test_every_link_of_the_index_resolves():

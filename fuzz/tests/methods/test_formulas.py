@@ -176,15 +176,6 @@ def test_biases_have_the_scale_of_the_update_and_updates_of_groups_are_dense(
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("lora", {"r": 2, "use_rslora": True}), ("loha", {"r": 2}), ("lokr", {"r": 2})],
-)
-def test_a_factor_multiplies_the_scale(method, settings):
-    results = run(method, layer(), settings, factor=0.5)
-    assert apart(results.unmerged, results.by_formula) < CLOSE
-
-
-@pytest.mark.parametrize(
-    ("method", "settings"),
     [
         *(("lora", {"r": 2, "init_lora_weights": s}) for s in ("pissa", "olora", True, "gaussian")),
         ("oft", {"oft_block_size": 4}),
@@ -207,7 +198,7 @@ def test_a_start_that_is_not_drawn_is_no_identity():
 @pytest.mark.parametrize(
     ("method", "part", "settings", "how"),
     [
-        # docs/findings/peft-multihead-attention.md: the output's update twice.
+        # docs/findings/peft-multihead-attention.py: the output's update twice.
         ("lora", layer("attention", inputs=4, outputs=4, heads=2), {"r": 2}, {"merges": False}),
         # docs/findings/peft-oft-convolution.md: patches are rotated when merged alone.
         ("oft", CONVOLUTION, {"oft_block_size": 4}, {}),

@@ -15,7 +15,7 @@ PATHS = [str(path) for path in (ROOT / "tools", ROOT, ROOT.parent)]
 ONCE_FALSE = Path(__file__).with_name("once_false_findings.jsonl")
 
 
-def in_another_process(code: str, *, given: str = "", reference=control.REFERENCE) -> str:
+def in_another_process(code, *, given="", reference=control.REFERENCE):
     """Run code that has `control` and the `methods` of the reference; return what it prints."""
     start = (
         f"import sys, pathlib; sys.path[:0] = {PATHS}; import control; "
@@ -27,7 +27,7 @@ def in_another_process(code: str, *, given: str = "", reference=control.REFERENC
     ).stdout  # fmt: skip
 
 
-def search(seconds: int, **options) -> str:
+def search(seconds, **options):
     code = (
         f"found = list(control.searches(methods, seed=0, job=0, seconds={seconds})); "
         "print(sorted(methods), sum(sum(one.counts.lives.values()) for one in found)); "

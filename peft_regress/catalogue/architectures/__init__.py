@@ -1,30 +1,43 @@
-"""Networks to adapt: torchvision's, unmodified, and EfficientNet-Lite. No torch at import."""
+"""Networks to adapt, and what one must provide to be measured. No torch at import."""
 
-from peft_regress.catalogue.architectures.efficientnet_lite import (
-    EFFICIENTNET_LITE0,
-    EfficientNetLite0,
-)
-from peft_regress.catalogue.architectures.protocol import Architecture, BringsWeights
-from peft_regress.catalogue.architectures.torchvision_models import (
-    MOBILENET_V2,
-    MOBILENET_V3_SMALL,
-    RESNET18,
-    SHUFFLENET_V2_X0_5,
-    TORCHVISION,
-    TorchvisionFamily,
-    TorchvisionModel,
-)
+from __future__ import annotations
 
-__all__ = [
-    "EFFICIENTNET_LITE0",
-    "MOBILENET_V2",
-    "MOBILENET_V3_SMALL",
-    "RESNET18",
-    "SHUFFLENET_V2_X0_5",
-    "TORCHVISION",
-    "Architecture",
-    "BringsWeights",
-    "EfficientNetLite0",
-    "TorchvisionFamily",
-    "TorchvisionModel",
-]
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Architecture(Protocol):
+    """A network that can be built with any number of classes."""
+
+    @property
+    def name(self) -> str:
+        """The name in a case id."""
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`."""
+
+    @property
+    def head(self) -> str:
+        """The qualified name of the last layer, which `head` methods train."""
+
+    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+        """Build the model with weights drawn under `seed`; leave the global generators alone."""
+
+
+@runtime_checkable
+class BringsWeights(Protocol):
+    """An architecture whose source model a package brings; no storage needs to have it."""
+
+    @property
+    def source_sha256(self) -> str:
+        """The digest of the file with the weights, for a case's definition."""
+
+    def source(self, *, num_classes: int) -> nn.Module:
+        """Build the source model with a new head, in single precision and eval mode.
+
+        Raises `AbsentError` if the package is not installed, `SourceError` if it brings other
+        weights.
+        """

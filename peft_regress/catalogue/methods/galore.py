@@ -75,10 +75,7 @@ class GaLore(Method):
         return {name: tuple(parameter.shape) for name, parameter in base.named_parameters()}
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
-        """Return GaLoreAdamW, with weights of 2 and 4 dimensions in a group with a rank.
-
-        Raises `UnsupportedCaseError` if there are none.
-        """
+        """Return GaLoreAdamW, with weights of 2 and 4 dimensions in a group with a rank."""
         galore_torch = import_module("galore_torch")
         from peft_regress.catalogue.methods import galore_projector as own
 

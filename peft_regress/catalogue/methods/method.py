@@ -51,13 +51,9 @@ class Method(ABC):
     learning_rate: float
     """The peak of the cosine schedule in `finetune`, the same on every base.
 
-    `tools/studies/task_study.py --learning-rates` found the rates: a quarter of each to twice the
-    rate, two seeds, all architectures for LoRA and full fine-tuning and some of them for the
-    others; DoRA has LoRA's. One rate per method is a compromise between architectures: LoRA
-    improves up to 5e-3 and beyond on the mobile networks, while resnet18 already varies a lot; full
-    fine-tuning is best at 5e-4 on unseen classes and lower on mobilenet_v2 under shift; for the
-    head, with and without BatchNorm statistics, accuracy is flat around the rate. The rates shall
-    give stable measurements, not the best accuracy.
+    `tools/studies/task_study.py --learning-rates` found the rates; DoRA has LoRA's. One rate per
+    method is a compromise between architectures: the rates shall give stable measurements, not the
+    best accuracy.
     """
     ranks: tuple[int, ...] = ()
     """The ranks in a matrix; empty if the method has no rank."""
@@ -185,10 +181,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
-    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes.
-
-    Raises `InputError` for others.
-    """
+    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes."""
     import torch
     from safetensors.torch import load_file
 

@@ -23,7 +23,7 @@ from peft_regress.catalogue.methods.targets import (
     head_parameters,
     no_targets,
 )
-from peft_regress.errors import InputError, UnsupportedCaseError
+from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,7 +128,6 @@ class PeftAdapter(Method):
 
     def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:
         """Wrap the model with peft under `seed`; `UnsupportedCaseError` also without the method."""
-        self._check_rank(rank)
         of_heads = head_parameters(model, heads)
         layers = self.targets.find(model, heads=heads)
         if not layers:
@@ -185,7 +184,6 @@ class PeftAdapter(Method):
 
     def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:
         """Return name and shape of each adapter parameter and of the heads'."""
-        self._check_rank(rank)
         expected = {
             f"{_WRAPPED}{name}.{parameter}": shape
             for name, layer in self.targets.find(base, heads=heads).items()
@@ -194,10 +192,6 @@ class PeftAdapter(Method):
         for name, parameter in head_parameters(base, heads).items():
             expected[f"{_WRAPPED}{name}"] = tuple(parameter.shape)
         return expected
-
-    def _check_rank(self, rank: int | None) -> None:
-        if self.ranks and rank is None:
-            raise InputError(f"{self.name} needs a rank, for instance {self.ranks[0]}")
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the method's optimizer, or AdamW, over the adapters and the heads."""

@@ -68,10 +68,7 @@ def _modules_in(model: nn.Module, heads: tuple[str, ...]) -> set[int]:
 
 
 def normalization_layers(model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
-    """Return the normalization layers that have a weight and are in no head, by qualified name.
-
-    Raises `UnsupportedCaseError` if the model has no such head.
-    """
+    """Return the normalization layers that have a weight and are in no head, by qualified name."""
     from torch import nn  # listing names must not cost the import
     from torch.nn.modules.batchnorm import _NormBase
 
@@ -124,7 +121,7 @@ class Targets:
         from torch import nn  # listing names must not cost the import
 
         bypassed, in_heads = bypassed_modules(model), _modules_in(model, heads)
-        layers = {
+        layers: dict[str, Any] = {
             name: module
             for name, module in model.named_modules()
             if isinstance(module, nn.Conv2d | nn.Linear)

@@ -64,10 +64,7 @@ class DigitSet(NamedTuple):
 
 @functools.cache
 def read_digits(scanner: Scanner) -> DigitSet:
-    """Return a scanner's digits, read once per process.
-
-    Raises `InputError` if the file is not the one that this release came with.
-    """
+    """Return a scanner's digits, read once per process."""
     content = DIGITS_FILE.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != DIGITS_SHA256:

@@ -151,7 +151,7 @@ def _encode_line(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
     """Return the present value of a metric, what it may be, and its seeds."""
     metric = record.metrics.get(name)
     value = None if metric is None else value_of(metric)
-    found = {"now": value, "text": number(value, spec.unit)}
+    found: dict[str, Any] = {"now": value, "text": number(value, spec.unit)}
     if metric is None:
         return found
     found |= facts_of(name, record)

@@ -169,19 +169,20 @@ def _present(record: Record) -> Iterator[Section]:
         if metric is None or not rows:
             continue
         ordered = sorted(rows.items(), key=lambda row: (-row[1], row[0]))
-        shown = [(*map(clean, where), size) for where, size in ordered[:_MOST_ROWS]]
-        rest = metric.value - sum(size for _, size in ordered[:_MOST_ROWS])
+        shown: list[tuple[str, str, float]] = [
+            (clean(module), clean(what), size) for (module, what), size in ordered[:_MOST_ROWS]
+        ]
+        rest = metric.value - sum(size for *_, size in shown)
         if rest:
             left = max(len(ordered) - _MOST_ROWS, 0)
             shown.append((count_of(left, "smaller row"), "", rest))
         shown.append(("in all", "", metric.value))
-        rows = tuple(
-            Row(cells=(*names, number(size, metric.unit), _share(size, metric.value)))
-            for *names, size in shown
-        )
         table = Table(
             headings=("module", "operator", "value", "share"),
-            rows=rows,
+            rows=tuple(
+                Row(cells=(*names, number(size, metric.unit), _share(size, metric.value)))
+                for *names, size in shown
+            ),
             numbers=(2, 3),
             caption=f"{name} by module and operator",
         )

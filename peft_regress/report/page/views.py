@@ -63,7 +63,6 @@ def page_parts(content: Content, data: dict[str, Any]) -> dict[str, Any]:
         "tasks": content.in_order("task"),
         "architectures": content.in_order("architecture"),
         "standard": sorted(content.standard_methods),
-        "initial": _largest_move(content),
         "newest": len(content.entries) - 1 if content.newest is None else content.newest[0],
         "marks": frame,
         "tradeoffs": tradeoffs(content, writer),
@@ -297,20 +296,3 @@ def _mark_row(content: Content, name: str, metric: str, mark: Mark) -> Row:
             _reason(content, mark.entry),
         )
     )
-
-
-def _largest_move(content: Content) -> dict[str, str] | None:
-    """Return the case and metric that a history starts with: the largest change of a cost."""
-    moved = [
-        (content.specs[metric].kind == "exact", abs(mark.change or 0), name, metric)
-        for name, found in content.marks.items()
-        for metric, marks in found.items()
-        for mark in marks
-        if mark.what != "break" and not metric.endswith(BATCH_SUFFIX)
-    ]
-    usual = [(False, 0, name, "peak_bytes") for name, held in content.held.items() if held]
-    if not (moved or usual):
-        return None
-    *_, name, metric = max(moved or usual[:1])
-    held = content.held[name]
-    return {"case": name, "metric": metric if metric in held else next(iter(held))}

@@ -53,8 +53,8 @@ def _encode_reason(reason: Reason) -> dict[str, Any]:
     With `bound_reason` for a bound of the author's, `limit` for a budget or a device, and `note`
     for an invariant: where it is false.
     """
-    encoded = {"metric": reason.title}
-    encoded |= _fields(reason, "old", "new", "relative_change", "bound", "verdict")
+    names = ("old", "new", "relative_change", "bound", "verdict")
+    encoded = {"metric": reason.title, **_fields(reason, *names)}
     if reason.bound_reason:
         encoded["bound_reason"] = reason.bound_reason
     if reason.limit is not None:

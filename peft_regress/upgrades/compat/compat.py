@@ -29,7 +29,7 @@ from peft_regress.upgrades.compat.verdicts import (
     judge,
     problem_of_reference,
 )
-from peft_regress.workers.pool import LocalPool, Pool, UnusableEnvironmentError, default_jobs
+from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError, default_jobs
 
 _BY_DEFAULT: Final = "0.10.0.."
 
@@ -101,8 +101,19 @@ def compat(
     with ExitStack() as overlays, LocalPool(settings.jobs, settings.time_limit) as pool:
         saved_by, why = _saved_by(adapter, settings)
         progress(f"peft {saved_by}: the reference")
-        tried = _Trials(adapter, settings, pool, overlays)
-        reference = tried.reference(str(saved_by))
+
+        def tried(release: str) -> Future[Seen]:
+            opening = opened_overlay(
+                [f"peft=={release}", *settings.also_install],
+                replace_torch=settings.replace_torch,
+                seconds=settings.pip_seconds,
+            )
+            overlay = overlays.enter_context(opening)
+            adapters = [adapter.folder]
+            (future,) = try_adapters(pool, overlay.python, settings.base, adapters)
+            return future
+
+        reference = _reference(str(saved_by), tried, adapter)
 
         def keep(release: str, judged: ReleaseResult) -> None:
             found[release] = judged
@@ -112,7 +123,7 @@ def compat(
         for release in map(str, releases):
             # pip runs in this thread, so that an interrupt ends it.
             try:
-                running[release] = tried.of(release)
+                running[release] = tried(release)
             except ReplacesTorchError:
                 raise
             except InputError as error:
@@ -130,50 +141,29 @@ def compat(
     )
 
 
-@dataclass(frozen=True)
-class _Trials:
-    adapter: SavedAdapter
-    settings: CompatSettings
-    pool: Pool
-    overlays: ExitStack
-
-    def of(self, release: str) -> Future[Seen]:
-        """Let a release load the adapter."""
-        settings = self.settings
-        overlay = self.overlays.enter_context(
-            opened_overlay(
-                [f"peft=={release}", *settings.also_install],
-                replace_torch=settings.replace_torch,
-                seconds=settings.pip_seconds,
-            )
+def _reference(
+    release: str, tried: Callable[[str], Future[Seen]], adapter: SavedAdapter
+) -> Reference:
+    """Return what the release that saved the adapter makes of it."""
+    try:
+        seen = tried(release).result()
+    except ReplacesTorchError:
+        raise
+    except (PipError, UnusableEnvironmentError) as error:
+        raise AbsentError(
+            f"peft {release}, the release that saved the adapter, cannot be used: {error}. "
+            "Name another one that computes the same with --saved-by VERSION"
+        ) from None
+    except BaseModelError as error:
+        raise InputError(str(error)) from None
+    problem = problem_of_reference(seen.adapter)
+    if problem:
+        raise InputError(
+            f"{adapter.folder}: peft {release}, the release to compare with, {problem}. "
+            "Is --base the right model, and did that release save the adapter? Name another "
+            "with --saved-by VERSION"
         )
-        adapters = [self.adapter.folder]
-        (future,) = try_adapters(self.pool, overlay.python, settings.base, adapters)
-        return future
-
-    def reference(self, release: str) -> Reference:
-        """Return what the release that saved the adapter makes of it."""
-        try:
-            seen = self.of(release).result()
-        except ReplacesTorchError:
-            raise
-        except (PipError, UnusableEnvironmentError) as error:
-            raise AbsentError(
-                f"peft {release}, the release that saved the adapter, cannot be used: {error}. "
-                "Name another one that computes the same with --saved-by VERSION"
-            ) from None
-        except BaseModelError as error:
-            raise InputError(str(error)) from None
-        problem = problem_of_reference(seen.adapter)
-        if problem:
-            raise InputError(
-                f"{self.adapter.folder}: peft {release}, the release to compare with, {problem}. "
-                "Is --base the right model, and did that release save the adapter? Name another "
-                "with --saved-by VERSION"
-            )
-        return Reference(
-            release=release, packages=seen.packages, base=seen.base, adapter=seen.adapter
-        )
+    return Reference(release=release, packages=seen.packages, base=seen.base, adapter=seen.adapter)
 
 
 def _judged(release: str, future: Future[Seen], reference: Reference) -> ReleaseResult:
@@ -181,12 +171,13 @@ def _judged(release: str, future: Future[Seen], reference: Reference) -> Release
         seen = future.result()
     except (BaseModelError, UnusableEnvironmentError) as error:
         return unusable(release, str(error))
+    without = seen.adapter.without
     return ReleaseResult(
         release=release,
         judgement=judge(seen.base, seen.adapter, reference),
         packages=seen.packages,
-        left_out=() if seen.without is None else tuple(seen.adapter.unknown_fields),
-        without=None if seen.without is None else judge(seen.base, seen.without, reference),
+        left_out=() if without is None else tuple(seen.adapter.unknown_fields),
+        without=None if without is None else judge(seen.base, without, reference),
     )
 
 

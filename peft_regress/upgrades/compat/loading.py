@@ -104,7 +104,7 @@ class _Loading:
         }
         try:
             merged = self._base.outputs(model.merge_and_unload())
-            self._found |= {"merged": numbers_of(merged), "is_merged_finite": is_finite(merged)}
+            self._found["merged"] = numbers_of(merged) if is_finite(merged) else []
         except Exception as error:  # noqa: BLE001  (not every method can merge)
             self._found["merge_problem"] = told(error)
 
@@ -176,7 +176,8 @@ def _kept_results() -> Iterator[list[Any]]:
 
 
 def _trainable(model: nn.Module) -> list[str]:
-    return sorted(name for name, one in model.named_parameters() if one.requires_grad)
+    trained = (name for name, one in model.named_parameters() if one.requires_grad)
+    return sorted(name.removesuffix(".weight") for name in trained)
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

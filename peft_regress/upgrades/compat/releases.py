@@ -90,7 +90,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     altered_keys: list[str] = []
     """Tensors whose numbers differ after loading."""
     trainable: list[str] = []
-    """The parameters that train if the adapter is loaded to train on."""
+    """The parameters that train if the adapter is loaded to train on, without `.weight`: a release
+    may keep a tensor as `lora_magnitude_vector.default` or with that."""
     trainable_for_inference: list[str] = []
     """The parameters that train although it is loaded for inference."""
     outputs: list[list[float]] | None = None
@@ -99,20 +100,14 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     is_steady: bool = True
     """Whether it computes the same when it runs again, with other seeds."""
     merged: list[list[float]] | None = None
-    """With the adapter merged."""
-    is_merged_finite: bool = True
+    """With the adapter merged; empty if a number is NaN or infinite."""
     merge_problem: str = ""
     """Why it does not merge."""
     training_problem: str = ""
     """Why it does not load to train on."""
-
-
-class AllLoaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an adapter, and of the same without the fields that are not known."""
-
-    adapter: Loaded
     without: Loaded | None = None
-    """Before 0.14 peft refuses a configuration with a field that it does not know."""
+    """What becomes of a refused one without the fields that are not known: before 0.14 peft refuses
+    a configuration with one."""
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +116,6 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str]
     base: BaseMade
     adapter: Loaded
-    without: Loaded | None
 
 
 def try_release(seat: Seat, environment: Environment, request: LoadAdapter) -> Seen:
@@ -140,7 +134,7 @@ def try_release(seat: Seat, environment: Environment, request: LoadAdapter) -> S
     except process.WorkerError as error:
         raise BaseModelError(_told(error, worker)) from None
     try:
-        found = worker.ask(f"{_LOADER}.load", request, AllLoaded)
+        found = worker.ask(f"{_LOADER}.load", request, Loaded)
     except process.WorkerTimeoutError as error:
         worker.kill()
         raise UnusableEnvironmentError(_told(error, worker)) from None
@@ -149,8 +143,8 @@ def try_release(seat: Seat, environment: Environment, request: LoadAdapter) -> S
         raise BaseModelError(_told(error, worker)) from None
     except process.WorkerError as error:
         # The library took the process with it.
-        found = AllLoaded(adapter=Loaded(refusal=_told(error, worker)))
-    return Seen(packages=worker.packages, base=base, adapter=found.adapter, without=found.without)
+        found = Loaded(refusal=_told(error, worker))
+    return Seen(packages=worker.packages, base=base, adapter=found)
 
 
 def try_adapters(
@@ -200,7 +194,7 @@ class Loader:
             self._request = request
         return self._base.made
 
-    def load(self, request: LoadAdapter) -> AllLoaded:
+    def load(self, request: LoadAdapter) -> Loaded:
         """Load a saved adapter on it; if it is refused, once more without unknown fields."""
         from peft_regress.measure.training import single_thread
         from peft_regress.upgrades.compat.loading import load_adapter
@@ -208,7 +202,7 @@ class Loader:
         folder = Path(request.adapter)
         with single_thread():
             found = load_adapter(self._base, folder)
-            without = None
-            if found.refusal and found.unknown_fields:
-                without = load_adapter(self._base, folder, leave_out=found.unknown_fields)
-        return AllLoaded(adapter=found, without=without)
+            if not (found.refusal and found.unknown_fields):
+                return found
+            without = load_adapter(self._base, folder, leave_out=found.unknown_fields)
+        return msgspec.structs.replace(found, without=without)

@@ -185,7 +185,7 @@ def _merged(
         if of_reference is None:
             return None, None, ()
         return None, "no_merge", (f"does not merge: {adapter.merge_problem}",)
-    found = _difference(adapter.merged, wanted) if adapter.is_merged_finite else None
+    found = _difference(adapter.merged, wanted)
     if _agrees(found):
         return found, None, ()
     if of_reference is None:
@@ -220,27 +220,15 @@ def _training(adapter: Loaded, reference: Loaded) -> Iterator[str]:
     if adapter.training_problem and not reference.training_problem:
         yield f"does not load to train on: {adapter.training_problem}"
     elif not adapter.training_problem and not reference.training_problem:
-        here, there = map(_by_tensor, (adapter.trainable, reference.trainable))
-        more = sorted(here[tensor] for tensor in here.keys() - there.keys())
-        fewer = sorted(there[tensor] for tensor in there.keys() - here.keys())
+        more = sorted(set(adapter.trainable) - set(reference.trainable))
+        fewer = sorted(set(reference.trainable) - set(adapter.trainable))
         if more:
             yield f"trains {count_of(len(more), 'more parameter')}: {named(more)}"
         if fewer:
             yield f"does not train {count_of(len(fewer), 'parameter')}: {named(fewer)}"
-    thawed = _by_tensor(adapter.trainable_for_inference)
-    for tensor in _by_tensor(reference.trainable_for_inference):
-        thawed.pop(tensor, None)
+    thawed = set(adapter.trainable_for_inference) - set(reference.trainable_for_inference)
     if thawed:
-        yield f"loaded for inference, trains {named(sorted(thawed.values()))}"
-
-
-def _by_tensor(names: Iterable[str]) -> dict[str, str]:
-    """Return names of parameters by what they adapt.
-
-    A release may keep the same tensor as `lora_magnitude_vector.default` or as
-    `lora_magnitude_vector.default.weight`.
-    """
-    return {name.removesuffix(".weight"): name for name in names}
+        yield f"loaded for inference, trains {named(sorted(thawed))}"
 
 
 def named(names: Iterable[str]) -> str:

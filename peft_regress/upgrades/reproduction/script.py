@@ -93,13 +93,8 @@ def source(value: object) -> str:
     return literal if '"' in literal else literal.replace("'", '"')
 
 
-def rendered(template: str, **values: Any) -> str:
-    """Return a script from a template of this folder."""
-    return f"{_templates().get_template(template).render(values).strip()}\n"
-
-
 @cache
-def _templates() -> jinja2.Environment:
+def _template() -> jinja2.Template:
     found = jinja2.Environment(  # noqa: S701  (Python, not HTML)
         loader=jinja2.PackageLoader("peft_regress.upgrades.reproduction", "."),
         undefined=jinja2.StrictUndefined,
@@ -107,7 +102,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     found.filters["source"] = source
-    return found
+    return found.get_template("script.py.jinja")
 
 
 def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | None:
@@ -141,8 +136,7 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
         wanted -= _OF_AN_UPDATE
     updates = not wanted.isdisjoint(_OF_AN_UPDATE)
     ranked = case.method if case.rank is None else f"{case.method}-r{case.rank}"
-    return rendered(
-        "script.py.jinja",
+    text = _template().render(
         title=f"{ranked} on {case.architecture}",
         facts=wanted,
         architecture=architecture.name,
@@ -160,6 +154,7 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
         rank=case.rank,
         **adapting,
     )
+    return f"{text.strip()}\n"
 
 
 def _adapting(
@@ -201,7 +196,7 @@ def _adapting(
     # The template has what BOFT's context does.
     if not layers or (method.wrapping is not nullcontext and method.config != "BOFTConfig"):
         return None
-    names = {name for layer in layers.values() for name in method.shapes(layer, rank or 0)}
+    trained = {name for layer in layers.values() for name in method.shapes(layer, rank or 0)}
     return {
         **found,
         "packages": ("peft", *found["packages"]),
@@ -209,7 +204,7 @@ def _adapting(
         "settings": method.settings(rank),
         "targets": list(layers),
         "frozen": method.frozen,
-        "parts": tuple(sorted({f".{name.partition('.')[0]}." for name in names})),
+        "parts": tuple(sorted({f".{name.partition('.')[0]}." for name in trained})),
         "scales": method.scales,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import traceback
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -87,21 +88,13 @@ def _wrapper(
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         injection.calls[target] += 1
-        of_the_original: list[Exception] = []
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return original(*args, **kwargs)
-            except Exception as error:
-                # Without a frame further in, the call did not fit the function's parameters.
-                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                    of_the_original.append(error)
-                raise
-
         try:
-            return fault.replacement(watched, *args, **kwargs)
+            return fault.replacement(original, *args, **kwargs)
         except Exception as error:
-            if error not in of_the_original and not isinstance(error, InjectedError):
+            # Raised by a line of the fault, or by a call there that no longer fits.
+            last = traceback.extract_tb(error.__traceback__)[-1].filename
+            is_its_own = last == inspect.getfile(fault.replacement)
+            if is_its_own and not isinstance(error, InjectedError):
                 injection.failure = f"{type(error).__name__}: {error}"
             raise
 

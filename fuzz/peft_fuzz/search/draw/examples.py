@@ -15,34 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from msgspec.structs import replace
 
-from peft_fuzz.acts import (
-    ACTS,
-    Act,
-    Activate,
-    Add,
-    Delete,
-    Disable,
-    Enable,
-    Fill,
-    HotSwap,
-    LoadBeside,
-    Merge,
-    Mixed,
-    Mode,
-    SaveLoad,
-    Scale,
-    Train,
-    Unload,
-    Unmerge,
-    Weighted,
-)
-from peft_fuzz.acts.act import COPIED, MIXTURE, UNKNOWN, Choices, follow, is_legal
+from peft_fuzz import acts
+from peft_fuzz.acts.act import COPIED, Choices, follow, is_legal
 from peft_fuzz.acts.hot_swap import can_swap
-from peft_fuzz.acts.mixed import BASE
 from peft_fuzz.example import Example
 from peft_fuzz.methods import METHODS, Method
 from peft_fuzz.networks.build import runs
-from peft_fuzz.networks.network import AdaptedNetwork, Adapter, Kind
+from peft_fuzz.networks.network import AdaptedNetwork, Adapter
 from peft_fuzz.oracle.plan import Plan
 from peft_fuzz.search.draw.networks import networks
 from peft_fuzz.search.draw.settings import settings
@@ -55,27 +34,24 @@ FREE: Final = ("one", "two")
 """Names that no layer has, for adapters that copy one: a copy must not have the adapter's name, as
 peft says (`_set_trainable` in utils/other.py)."""
 TWO: Final = st.booleans()
-RARE: Final = st.integers(0, 19)
-STRAY, UNMEANT = 19, 18
-"""Draws of `RARE`: an adapter that matches no layer; one on layers it is not meant for."""
 AUTOCAST: Final = st.sampled_from((True, True, False))
 LONGEST: Final = 14
 SHORT: Final = 3
 _OFTEN: Final = 3
 
-Opening = tuple[Act, ...]
+Opening = tuple[acts.Act, ...]
 
 
-def lives(on: AdaptedNetwork, method: Method) -> SearchStrategy[tuple[Act, ...]]:
+def lives(on: AdaptedNetwork, method: Method) -> SearchStrategy[tuple[acts.Act, ...]]:
     """Draw a life of a network with adapters."""
-    return _drawn(Choices.of(on, method)).map(lambda acts: allowed(on, method, acts))
+    return _drawn(Choices.of(on, method)).map(lambda drawn: allowed(on, method, drawn))
 
 
-def allowed(on: AdaptedNetwork, method: Method, acts: Sequence[Act]) -> tuple[Act, ...]:
+def allowed(on: AdaptedNetwork, method: Method, drawn: Sequence[acts.Act]) -> tuple[acts.Act, ...]:
     """Return acts that make sense one after another, made of the given ones."""
     plan, kept = Plan.start(on, method.abilities), []
-    for drawn in acts:
-        act = drawn if plan.ended else drawn.fitted(plan)
+    for one in drawn:
+        act = one if plan.ended else one.fitted(plan)
         if is_legal(plan, act):
             kept.append(act)
             plan = follow(plan, act)
@@ -83,13 +59,15 @@ def allowed(on: AdaptedNetwork, method: Method, acts: Sequence[Act]) -> tuple[Ac
 
 
 @cache
-def _drawn(choices: Choices) -> SearchStrategy[list[Act]]:
+def _drawn(choices: Choices) -> SearchStrategy[list[acts.Act]]:
     """Draw an opening and acts; short lives come first, so that shrinking ends with them."""
-    act: SearchStrategy[Act] = st.one_of(*(one for each in ACTS for one in each.drawn(choices)))
+    act: SearchStrategy[acts.Act] = st.one_of(
+        *(one for each in acts.ACTS for one in each.drawn(choices))
+    )
     rest = st.one_of(
         st.lists(act, max_size=SHORT), st.lists(act, min_size=SHORT + 1, max_size=LONGEST)
     )
-    first = st.sampled_from([(), (Fill(),), (Fill(),), *openings(choices)])
+    first = st.sampled_from([(), (acts.Fill(),), (acts.Fill(),), *openings(choices)])
     return st.builds(lambda opening, more: [*opening, *more], first, rest)
 
 
@@ -99,33 +77,29 @@ def openings(choices: Choices) -> list[Opening]:
     Those with copies come only, and more often, where an adapter has some; those of an ability
     only where the method has it.
     """
-    found = [*_alone(choices.names[0], choices.batch), *_swaps(choices)]
+    found = [*_alone(choices.names[0]), *_swaps(choices)]
     if choices.with_copies:
-        found += _OFTEN * _copies_alone(choices)
+        found += _OFTEN * _copies_alone()
     if len(choices.names) > 1:
         found += _of_two(choices)
         if choices.with_copies:
             found += _OFTEN * _copies_of_two(choices)
-        if "weighted" in choices.abilities:
-            found += _combined(choices)
     return found
 
 
-def _alone(first: str, batch: int) -> list[Opening]:
-    fill, disable = Fill(), Disable()
+def _alone(first: str) -> list[Opening]:
+    fill, disable = acts.Fill(), acts.Disable()
     return [
-        (Train(),),
-        (fill, Merge(safe=True, broken=True)),
-        (fill, Merge(), Delete(adapter=first)),
-        (disable, Train()),
-        (fill, Scale(adapter=first, scale=1.0)),
-        (Train(), SaveLoad(), Train()),
-        (Train(), Merge(), Unmerge(), Train(keep_optimizer=True)),
-        (Train(), Merge(), Unmerge(), Fill(), Train(keep_optimizer=True)),
-        (Mode(training=True), fill, Merge(), Unmerge()),
-        (fill, LoadBeside(adapter=first, name=COPIED)),
-        (fill, Mixed(adapters=(UNKNOWN,) * batch)),
-        (fill, Add(adapter=first)),
+        (acts.Train(),),
+        (fill, acts.Merge(safe=True, broken=True)),
+        (fill, acts.Merge(), acts.Delete(adapter=first)),
+        (disable, acts.Train()),
+        (acts.Train(), acts.SaveLoad(), acts.Train()),
+        (acts.Train(), acts.Merge(), acts.Unmerge(), acts.Train(keep_optimizer=True)),
+        (acts.Train(), acts.Merge(), acts.Unmerge(), acts.Fill(), acts.Train(keep_optimizer=True)),
+        (acts.Mode(training=True), fill, acts.Merge(), acts.Unmerge()),
+        (fill, acts.LoadBeside(adapter=first, name=COPIED)),
+        (fill, acts.Add(adapter=first)),
     ]
 
 
@@ -134,86 +108,54 @@ def _swaps(choices: Choices) -> list[Opening]:
         return []
     first, rank = choices.names[0], choices.swap_rank
     return [
-        (Fill(), HotSwap(adapter=first, target_rank=rank)),
-        (Fill(), SaveLoad(), HotSwap(adapter=first, target_rank=rank)),
-        (Fill(), Merge(), HotSwap(adapter=first)),
+        (acts.Fill(), acts.HotSwap(adapter=first, target_rank=rank)),
+        (acts.Fill(), acts.SaveLoad(), acts.HotSwap(adapter=first, target_rank=rank)),
+        (acts.Fill(), acts.Merge(), acts.HotSwap(adapter=first)),
     ]
 
 
 def _both_filled(choices: Choices) -> Opening:
     """Return the acts after which both adapters are there and filled, and the second is active."""
     last = choices.names[-1]
-    return (Fill(), Add(adapter=last), Activate(adapters=(last,)), Fill())
+    return (acts.Fill(), acts.Add(adapter=last), acts.Activate(adapters=(last,)), acts.Fill())
 
 
 def _of_two(choices: Choices) -> list[Opening]:
     first, last = choices.names[0], choices.names[-1]
-    second, both = Add(adapter=last), Activate(adapters=(first, last))
-    there, turns = _both_filled(choices), (first, last) * choices.batch
+    second, both = acts.Add(adapter=last), acts.Activate(adapters=(first, last))
+    there = _both_filled(choices)
     return [
         (second,),
         there,
-        (second, both, Fill()),
-        (*there, both, Merge(adapters=(first,)), Merge(adapters=(last,))),
-        (*there, Activate(adapters=(first,))),
-        (*there, Mixed(adapters=turns[: choices.batch])),
-        (*there, Delete(adapter=last)),
+        (second, both, acts.Fill()),
+        (*there, both, acts.Merge(adapters=(first,)), acts.Merge(adapters=(last,))),
+        (*there, acts.Activate(adapters=(first,))),
+        (*there, acts.Delete(adapter=last)),
     ]
 
 
-def _copies_alone(choices: Choices) -> list[Opening]:
-    first, fill = choices.names[0], Fill()
-    found: list[Opening] = [
-        (fill, SaveLoad()),
-        (Train(), Disable(), Enable(), Train()),
-        (fill, Unload()),
+def _copies_alone() -> list[Opening]:
+    return [
+        (acts.Fill(), acts.SaveLoad()),
+        (acts.Train(), acts.Disable(), acts.Enable(), acts.Train()),
+        (acts.Fill(), acts.Unload()),
     ]
-    if "mixed" in choices.abilities:
-        found.append((fill, Mixed(adapters=(first, BASE) * (choices.batch // 2))))
-    return found
 
 
 def _copies_of_two(choices: Choices) -> list[Opening]:
     first, last = choices.names[0], choices.names[-1]
-    there, back = _both_filled(choices), Activate(adapters=(first,))
+    there, back = _both_filled(choices), acts.Activate(adapters=(first,))
     found: list[Opening] = [
-        (*there, back, Activate(adapters=(last,))),
-        (*there, Activate(adapters=(first,), through_tuner=True)),
-        (*there, Delete(adapter=first)),
-        (*there, Delete(adapter=last)),
-        (*there, Unload()),
-        (*there, back, Unload()),
-        (*there, SaveLoad()),
+        (*there, back, acts.Activate(adapters=(last,))),
+        (*there, acts.Delete(adapter=first)),
+        (*there, acts.Delete(adapter=last)),
+        (*there, acts.Unload()),
+        (*there, back, acts.Unload()),
+        (*there, acts.SaveLoad()),
     ]
     if "several_active" in choices.abilities:
-        found.append((*there, Activate(adapters=(first, last))))
+        found.append((*there, acts.Activate(adapters=(first, last))))
     return found
-
-
-def _combined(choices: Choices) -> list[Opening]:
-    first, last = choices.names[0], choices.names[-1]
-    there = _both_filled(choices)
-    kinds: list[tuple[str, tuple[float, float], float | None]] = [
-        ("cat", (1.0, -0.5), None),
-        ("cat", (0.5, 1.0), None),
-        ("linear", (-1.0, 0.5), None),
-        ("dare_linear", (1.0, 0.5), 0.5),
-        ("ties", (1.0, -0.5), 0.5),
-    ]
-    return [
-        (
-            *there,
-            Weighted(
-                adapters=(first, last),
-                weights=weights,
-                combination=kind,
-                name=MIXTURE,
-                density=density,
-            ),
-            Activate(adapters=(MIXTURE,)),
-        )
-        for kind, weights, density in kinds
-    ]
 
 
 @st.composite
@@ -226,17 +168,11 @@ def examples(draw: DrawFn, methods: Sequence[str]) -> Example:
     drawn = [draw(settings(method, network))]
     if draw(TWO):
         drawn.append(draw(settings(method, network, beside=drawn[0])))
-    first = drawn[0]
     names = adapter_names(wanted, drawn)
     adapters = [Adapter(name=name, settings=each) for name, each in zip(names, drawn, strict=False)]
-    rare = draw(RARE)
-    if rare == STRAY:
-        adapters.append(Adapter(name="stray", settings=_elsewhere(first, "nowhere")))
     example = Example(
         network=network, method=method.name, adapters=tuple(adapters), autocast=draw(AUTOCAST)
     )
-    if rare == UNMEANT:
-        return _unmeant(draw, example, method)
     return replace(example, acts=draw(lives(example, method)))
 
 
@@ -249,24 +185,3 @@ def adapter_names(wanted: tuple[str, str], drawn: Sequence[Mapping[str, Any]]) -
         for part in name.split(".")
     }
     return FREE if copied & {*wanted} else wanted
-
-
-def _elsewhere(settings: dict[str, object], name: str) -> dict[str, object]:
-    """Return settings with another target."""
-    left = {"exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"}
-    kept = {key: value for key, value in settings.items() if key not in left}
-    return {**kept, "target_modules": [name]}
-
-
-def _unmeant(draw: DrawFn, example: Example, method: Method) -> Example:
-    """Return an example that puts an adapter on a layer that its method does not name."""
-    kinds: tuple[Kind, ...] = ("conv2d", "conv3d", "embedding")
-    others = [kind for kind in kinds if kind not in method.kinds]
-    assume(others)
-    network = draw(networks(others))
-    assume(runs(network))
-    first = example.adapters[0]
-    settings = _elsewhere(dict(first.settings), network.layers[0].name)
-    return replace(
-        example, network=network, adapters=(Adapter(name=first.name, settings=settings),)
-    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
+from hypothesis.strategies import DrawFn
 
 from peft_fuzz.methods import Method
 from peft_fuzz.methods.method import config_defaults
@@ -29,74 +29,17 @@ def targetable(method: Method, network: Network) -> list[Layer]:
     ]
 
 
-def targeted(method: Method, network: Network, settings: Mapping[str, Any]) -> list[Layer]:
-    """Return the layers that drawn settings name; all that can be named if they name none."""
-    all_layers = targetable(method, network)
-    named = [
-        layer
-        for layer in all_layers
-        if _is_named(layer.name, settings["target_modules"])
-        and not _is_named(layer.name, settings.get("exclude_modules", []))
-    ]
-    return named or all_layers
-
-
 @st.composite
-def targets(
-    draw: DrawFn, method: Method, network: Network, *, has_field: Callable[[str], bool]
-) -> dict[str, Any]:
-    """Draw the fields that say what is adapted: at least one layer that the method can adapt."""
+def targets(draw: DrawFn, method: Method, network: Network) -> list[str] | str:
+    """Draw what is adapted: at least one layer, by name, by the last part, or by a pattern."""
     choice = targetable(method, network)
     chosen = [layer.name for layer in choice if len(choice) == 1 or not now_and_then(draw, 3)]
     names = chosen or [choice[0].name]
-    others = [layer.name for layer in network.layers if layer.name not in names]
-    settings: dict[str, Any] = {"target_modules": names}
-    if not now_and_then(draw, 3):
-        return settings
-    way = draw(st.sampled_from(("regex", "last", "exclude", "transform")))
-    if way == "regex":
-        settings["target_modules"] = draw(_regex(names))
-    elif way == "last":
-        last = sorted({name.rpartition(".")[2] for name in names})
-        if not any(other.rpartition(".")[2] in last for other in others):
-            settings["target_modules"] = last
-    elif way == "exclude" and has_field("exclude_modules") and len(names) > 1:
-        settings["exclude_modules"] = draw(_list_or_regex(names[1:]))
-    elif way == "transform" and has_field("layers_to_transform"):
-        settings.update(draw(_layers_to_transform(names)))
-    return settings
-
-
-def _regex(names: Sequence[str]) -> SearchStrategy[str]:
-    """Draw a regular expression that matches exactly these paths."""
-    escaped = [re.escape(name) for name in names]
-    return st.sampled_from(("|".join(escaped), f"(.*\\.)?({'|'.join(escaped)})"))
-
-
-def _list_or_regex(names: Sequence[str]) -> SearchStrategy[list[str] | str]:
-    return st.one_of(st.just(list(names)), _regex(names))
-
-
-@st.composite
-def _layers_to_transform(draw: DrawFn, names: Sequence[str]) -> dict[str, Any]:
-    """Draw an index of repeated blocks (`blocks.0.lin`), for names that have one.
-
-    `target_modules` is a list then: a regular expression excludes this field.
-    """
-    found = [re.fullmatch(r"(?:.*\.)?([A-Za-z_]+)\.(\d+)\.([^.]+)", name) for name in names]
-    matches = [match for match in found if match is not None]
-    if not matches or len(matches) != len(names):
-        return {}
-    indices = sorted({int(match.group(2)) for match in matches})
-    kept = draw(st.sampled_from(indices))
-    settings: dict[str, Any] = {
-        "target_modules": sorted({match.group(3) for match in matches}),
-        "layers_to_transform": draw(st.sampled_from((kept, [kept]))),
-    }
-    patterns = sorted({match.group(1) for match in matches})
-    if len(patterns) > 1 or draw(st.booleans()):
-        settings["layers_pattern"] = patterns[0] if len(patterns) == 1 else patterns
-    return settings
+    last = sorted({name.rpartition(".")[2] for name in names})
+    others = {layer.name.rpartition(".")[2] for layer in network.layers if layer.name not in names}
+    escaped = "|".join(re.escape(name) for name in names)
+    ways = [names, escaped, f"(.*\\.)?({escaped})", *([] if others & {*last} else [last])]
+    return draw(st.sampled_from(ways)) if now_and_then(draw, 3) else names
 
 
 @st.composite
@@ -135,9 +78,13 @@ def settings(
     adapter has: what the documentation wants equal in all adapters of a model is taken from there.
     """
     known = config_defaults(method.config)
-    drawn: dict[str, Any] = {**method.fixed}
-    drawn.update(draw(targets(method, network, has_field=known.__contains__)))
-    fields = method.draws(targeted(method, network, drawn))
+    drawn: dict[str, Any] = {**method.fixed, "target_modules": draw(targets(method, network))}
+    named = [
+        layer
+        for layer in targetable(method, network)
+        if _is_named(layer.name, drawn["target_modules"])
+    ]
+    fields = method.draws(named)
     for name, strategy in fields.always.items():
         if name in known:
             drawn[name] = draw(strategy)

@@ -13,13 +13,13 @@ function historyFields() {
   return {
     case: {
       label: "Cases: an id, or a pattern like */lora-*/resnet18",
-      initial: DATA.initial?.case ?? DATA.cases[0].id,
+      initial: "*",
       suggestions: [...moved, ...DATA.cases.filter((item) => !moved.has(item))].map(
         (item) => item.id,
       ),
       wide: true,
     },
-    metric: { label: "Metric", options: metricOptions(), initial: DATA.initial?.metric },
+    metric: { label: "Metric", options: metricOptions(), initial: mostMovedMetric() },
     only: {
       label: "Show",
       options: [
@@ -30,6 +30,10 @@ function historyFields() {
     },
     scale: { label: "Scale", options: SCALES, initial: "auto" },
   };
+}
+
+function mostMovedMetric() {
+  return d3.greatest(DATA.metrics, (metric) => metric.moved)?.name;
 }
 
 // Those that moved stand first.
