@@ -1,8 +1,6 @@
 """Programs in ExecuTorch's runtime: they compute what PyTorch computes, or it is said."""
 
 import dataclasses
-import os
-import signal
 from importlib.metadata import version
 
 import pytest
@@ -187,7 +185,7 @@ def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program(
     with Runtime() as one:
         assert one._worker is None  # no program, no process
         one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
-        os.killpg(one._worker.number, signal.SIGKILL)
+        one._worker.kill()
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         assert one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
