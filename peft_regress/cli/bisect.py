@@ -28,7 +28,7 @@ from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.measuring import MeasuringSetup
-from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
+from peft_regress.upgrades.reproduction import Reproduction, reproduce
 from peft_regress.workers.keeper import kept_records
 
 _ABSENT_EXIT = 3

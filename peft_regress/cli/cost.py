@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from peft_regress.report.terminal import say, show
 _WHOLE: Final = click.IntRange(1, 65536)
 
 
-def _counted(name: str, metavar: str, usual: int, text: str) -> Any:
+def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], Any]:
     return click.option(
         name, type=_WHOLE, metavar=metavar, default=usual, show_default=True, help=text
     )

@@ -36,8 +36,8 @@ class SectionedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each heading, all in columns of one width."""
         options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
-        records = ((one.name, one.get_help_record(ctx)) for one in options)
-        shown = {name: record for name, record in records if record is not None}
+        helped = ((one.name, one.get_help_record(ctx)) for one in options)
+        shown = {name: record for name, record in helped if record is not None}
         widest = max(len(option) for option, _ in shown.values())
         named = {name for names in self.sections.values() for name in names}
         others = [name for name in shown if name not in named]

@@ -32,7 +32,7 @@ from peft_regress.overlay.overlay import clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
-from peft_regress.upgrades.reproduction.reproduce import Reproduction, reproduce
+from peft_regress.upgrades.reproduction import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import (
     Upgrade,
     UpgradeSettings,

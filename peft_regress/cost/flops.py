@@ -62,6 +62,26 @@ def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.numel() * b.numel()
 
 
+# One direction of a layer of an LSTM, x (t, n, i): each step multiplies x by (4h, i) and the last
+# state, which is 0 at first, by (4h, h). The backward pass takes each product twice, for the
+# gradients of both factors: it has no way to leave one out. torch's counter does not know it.
+
+
+@register_flop_formula(aten.mkldnn_rnn_layer)
+def _recurrent_layer(
+    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
+) -> int:
+    steps, batch, _width = x.shape
+    return 2 * steps * batch * (input_weight.numel() + hidden_weight.numel())
+
+
+@register_flop_formula(aten.mkldnn_rnn_layer_backward)
+def _recurrent_layer_backward(
+    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
+) -> int:
+    return 2 * _recurrent_layer(x, input_weight, hidden_weight)
+
+
 # An affine grid: theta (n, d, d + 1) times each position of the grid, (x, y, .., 1). The result is
 # (n, *spatial, d), and each element sums d + 1 products. The gradient takes as many.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from peft_regress.cost import flops  # noqa: F401 - registers its formulas
 from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 
 aten = torch.ops.aten
+
+_PAGE_BYTES: Final = 4096
 
 Sizes = Iterator[tuple[Tensor, int]]
 
@@ -84,6 +86,36 @@ def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Si
             yield statistic, statistic.numel() * torch.float32.itemsize
 
 
+def _workspace(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
+    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass.
+
+    Each part begins a page: the gates and the new states of each step, then, for one step more and
+    before and after the layer, three tensors of states that inputs fit into, too, and two of cells.
+    """
+    x, width, trains = args[0], args[10], args[15]
+    if not trains or x.dtype != torch.float32:
+        return
+    steps, batch, inputs = x.shape
+    rows, rows_of_states = steps * batch, 2 * (steps + 1) * batch
+    counts = (
+        rows * _padded(4 * width),
+        rows * _padded(width),
+        *3 * (rows_of_states * _padded(max(inputs, width)),),
+        *2 * (rows_of_states * width,),
+    )
+    yield out[3], sum(_round_up(count * x.element_size(), _PAGE_BYTES) for count in counts)
+
+
+def _padded(width: int) -> int:
+    """Return the length of a row: whole lines of 64 bytes, and no multiple of 1 KiB."""
+    padded = _round_up(width, 16)
+    return padded if padded % 256 else padded + 16
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
 _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.im2col: _at_least_the_input,
     aten.col2im: _at_least_the_input,
@@ -91,4 +123,5 @@ _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.native_group_norm: _statistics_in_float32,
     aten.native_batch_norm: _statistics_in_float32,
     aten._native_batch_norm_legit: _statistics_in_float32,  # noqa: SLF001
+    aten.mkldnn_rnn_layer: _workspace,
 }

@@ -137,8 +137,8 @@ class CollectionHooks:
                 for name, old in self._references().items()
                 if "step_seconds" in old.record.metrics
             }
-            left = [case for item in items if (case := case_of(item))]
-            shards = shard_of(left, count=shard.count, weights=weights)
+            left = filter(None, map(case_of, items))
+            shards = shard_of(list(left), count=shard.count, weights=weights)
             _keep(config, items, lambda case: shards[case.id] == shard.index)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,10 @@ class RunRecords:
     def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
         found = self._earlier().get(case)
-        return self._keeper.take(found, definition(), known=self._known(case)) if found else None
+        return self._usable(case, found, definition()) if found else None
+
+    def _usable(self, case: str, found: list[KeptRecord], definition: str) -> KeptRecord | None:
+        return self._keeper.take(found, definition, known=self._known(case))
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once."""
@@ -74,16 +77,14 @@ class RunRecords:
         if self._keeper.writer is not None:
             self._keeper.keep(self._header(), kept)
 
-    def add_unreached(self, selected: Collection[str]) -> None:
+    def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
-        if self._resume is None or selected <= self.records.keys():
-            return
-        for name, found in self._earlier().items():
-            if name in selected and name not in self.records:
-                kept = self.take(name, lambda last=found[-1]: last.record.definition)
-                if kept is not None:
-                    self.records[name] = kept.record
-                    self.taken[name] = kept
+        for name in sorted(selected - self.records.keys()) if self._resume else ():
+            found = self._earlier().get(name)
+            kept = self._usable(name, found, found[-1].record.definition) if found else None
+            if kept is not None:
+                self.records[name] = kept.record
+                self.taken[name] = kept
 
     @property
     def times(self) -> list[dict[str, Any]]:

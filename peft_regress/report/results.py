@@ -151,17 +151,14 @@ def overview(
     package.
     """
     fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
+    batch = common_batch([record for record in run if record.status == "ok"])
+    title = _FRONT.format("" if batch is None else f" at batch {batch}")
     return [
         Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
         results(_sorted(run)),
-        *([Section(title=f"{_front_title(run)}:", body=fronts)] if fronts else []),
+        *([Section(title=f"{title}:", body=fronts)] if fronts else []),
         *_fits(run, load_devices() if devices is None else devices),
     ]
-
-
-def _front_title(run: Run) -> str:
-    batch = common_batch([record for record in run if record.status == "ok"])
-    return _FRONT.format("" if batch is None else f" at batch {batch}")
 
 
 def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:
@@ -199,37 +196,29 @@ def _device_row(device: DeviceClass, known: Sequence[Record]) -> Row:
 
 
 def pareto_front(
-    points: Iterable[Point],
-    cost: Callable[[Point], float | None],
-    gain: Callable[[Point], float | None],
+    points: Iterable[Point], cost: Callable[[Point], float], gain: Callable[[Point], float]
 ) -> list[Point]:
     """Return the points that no other point beats, the cheapest first.
 
     One beats another if it is at least as cheap and gains as much, and is better in one of the two.
-    Equal points are all returned; those without a cost or a gain are not.
+    Equal points are all returned.
     """
-    known = [
-        (price, found, point)
-        for point in points
-        if (price := cost(point)) is not None and (found := gain(point)) is not None
-    ]
-    front: list[tuple[float, float, Point]] = []
-    for one in sorted(known, key=lambda one: (one[0], -one[1])):
-        price, found, _ = one
-        if not front or found > front[-1][1] or (price, found) == front[-1][:2]:
+    front: list[Point] = []
+    for one in sorted(points, key=lambda one: (cost(one), -gain(one))):
+        last = front[-1] if front else one
+        is_equal = (cost(one), gain(one)) == (cost(last), gain(last))
+        if is_equal or gain(one) > gain(last):
             front.append(one)
-    return [point for *_, point in front]
+    return front
 
 
 def accuracy_front(records: Iterable[Record], cost: str) -> list[Record]:
     """Return the measured records that no other beats in accuracy and a cost."""
-
-    def value(record: Record, name: str) -> float | None:
-        metric = record.metrics.get(name) if record.status == "ok" else None
-        return None if metric is None else metric.value
-
+    known = [
+        one for one in records if one.status == "ok" and {cost, "accuracy"} <= one.metrics.keys()
+    ]
     return pareto_front(
-        records, lambda record: value(record, cost), lambda record: value(record, "accuracy")
+        known, lambda one: one.metrics[cost].value, lambda one: one.metrics["accuracy"].value
     )
 
 

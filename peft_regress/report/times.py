@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
+from peft_regress.gate.paired_times import CaseTimes, TimingRun
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
-from peft_regress.report.layout import Row, Table
+from peft_regress.report.layout import Row, Style, Table
 from peft_regress.report.sentences import environment_lines
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
-
-if TYPE_CHECKING:
-    from peft_regress.report.layout import Style
 
 _HEADINGS = ("case", "verdict", "base", "candidate", "change", "interval", "pairs")
 _STYLES: dict[int, Style] = {0: "good", 1: "bad", 3: "open"}
@@ -75,15 +72,12 @@ def _encode_case(case: CaseTimes) -> dict[str, Any]:
 
 def _cells(case: CaseTimes) -> tuple[str, str, str, str, str]:
     """Return (base, candidate, change, interval, pairs), each as text."""
-    if case.estimate is None or case.step_seconds is None:
+    found = case.estimate
+    if found is None or case.step_seconds is None:
         return ("",) * 5
     base, candidate = (format_value(seconds, "second") for seconds in case.step_seconds)
-    change = _percent(case.estimate.ratio)
-    return base, candidate, change, _interval(case.estimate), str(case.estimate.pairs)
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"[{_percent(estimate.interval.low)}, {_percent(estimate.interval.high)}]"
+    interval = f"[{_percent(found.interval.low)}, {_percent(found.interval.high)}]"
+    return base, candidate, _percent(found.ratio), interval, str(found.pairs)
 
 
 def _percent(ratio: float) -> str:
@@ -116,10 +110,6 @@ def _sides(run: TimingRun) -> Iterator[str]:
 
 
 def _outcome(run: TimingRun) -> str:
-    words = {
-        0: "no step is slower",
-        1: "SLOWER",
-        3: "INCOMPLETE: some cases have no verdict",
-    }[run.exit_code]
+    words = {0: "no step is slower", 1: "SLOWER", 3: "INCOMPLETE: some cases have no verdict"}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(run.counts.items()))
-    return f"{words} ({counted or 'nothing timed'})"
+    return f"{words[run.exit_code]} ({counted or 'nothing timed'})"

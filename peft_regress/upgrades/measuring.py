@@ -317,6 +317,7 @@ class _Work:
     keep_adapters: Path | None
     known: Mapping[str, list[KnownCurve]]
     on_record: Callable[[Record], None]
+    submitted: list[Future[MeasuredCase]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def measure(self, cases: Sequence[Case]) -> None:
@@ -324,23 +325,25 @@ class _Work:
         taken = self._taken(cases)
         function = f"{__name__}:{measure_case.__name__}"
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        submitted: list[Future[MeasuredCase]] = []
         try:
             for group in groups_of([case for case in cases if case.id not in taken]):
                 requests = [self._request(case) for case in group]
                 futures = self.pool.submit(self.environment, function, requests, MeasuredCase)
-                submitted += futures
+                self.submitted.extend(futures)
                 for case, future in zip(group, futures, strict=True):
                     future.add_done_callback(functools.partial(self._take, ended, case))
-            for _ in submitted:
+            for _ in self.submitted:
                 error = ended.get()
                 if error is not None:
                     raise error
         except CancelledError:
             raise InputError("interrupted") from None
         finally:
-            for future in submitted:
-                future.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        for future in self.submitted:
+            future.cancel()
 
     def _take(
         self,
@@ -354,8 +357,11 @@ class _Work:
                 self._keep(case, future.result())
         except GivenUpError:
             ended.put(None)  # the pool has said so
+        except CancelledError as error:
+            ended.put(error)
         except BaseException as error:  # noqa: BLE001  (the thread that waits raises it)
             ended.put(error)
+            self._cancel()  # before this thread goes on
         else:
             ended.put(None)
 

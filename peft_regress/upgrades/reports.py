@@ -10,7 +10,6 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
-from peft_regress.report.layout import Row, Table
 from peft_regress.report.sentences import environment_lines, outcome_line
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
@@ -20,7 +19,7 @@ from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition
-from peft_regress.upgrades.reproduction.reproduce import Reproduction
+from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
 Advice = tuple[str, ...]
@@ -64,25 +63,22 @@ def _encode_changed(changed: Mapping[str, tuple[str | None, str | None]]) -> lis
 # --- An upgrade -----------------------------------------------------------------------------------
 
 
-def upgrade_document(
-    upgrade: Upgrade, scripts: Sequence[Reproduction] | None = None
-) -> list[Section]:
+def upgrade_document(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> list[Section]:
     """Return the outcome, the environment, each finding, and what to do.
 
-    With `scripts` it is an issue for a library's maintainers: scripts that show the findings, and
-    the versions of all packages that matter.
+    With `scripts` that show the findings it is an issue for a library's maintainers.
     """
     comparison = upgrade.comparison
     return [
-        _heading(upgrade, for_issue=scripts is not None),
-        *_findings(upgrade, scripts or ()),
+        _heading(upgrade),
+        *_findings(upgrade, scripts),
         *verdicts.beside_sections(comparison, verdicts.TERMINAL),
         Section(title="what to do:", body=_advice(upgrade), level=3),
         dataclasses.replace(verdicts.outcome_section(comparison), level=0),
     ]
 
 
-def _heading(upgrade: Upgrade, *, for_issue: bool) -> Section:
+def _heading(upgrade: Upgrade) -> Section:
     ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
     changes = []
     for name in ordered:
@@ -94,7 +90,7 @@ def _heading(upgrade: Upgrade, *, for_issue: bool) -> Section:
         title=f"upgrade {asked}: {outcome_line(upgrade.comparison)}",
         body=(
             f"compared with: {clean(upgrade.compared_with, longest=400)}",
-            _versions(upgrade) if for_issue else f"environment: {environment}",
+            f"environment: {environment}",
             *(f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks),
         ),
         level=2,
@@ -110,18 +106,6 @@ def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Sec
         for made in scripts:
             if made.finding is finding:
                 yield from _script_sections(made)
-
-
-def _versions(upgrade: Upgrade) -> Table:
-    first = next(iter(upgrade.comparison.references.values()), None)
-    before = {} if first is None else first.environment
-    after = upgrade.candidate.environment
-    names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
-    rows = []
-    for name in dict.fromkeys([*names, *upgrade.changed]):
-        cells = (name, before.get(name, "not recorded"), after.get(name, "not recorded"))
-        rows.append(Row(cells=tuple(map(clean, cells))))
-    return Table(headings=("package", "before", "after"), rows=tuple(rows))
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:

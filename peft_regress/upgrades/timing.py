@@ -72,10 +72,8 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `baselines` is the folder with `sources/`; `time_limit` is the seconds that one block, or the
     start of a worker, may take; `on_result` gets each result when it is made. A case that cannot be
     timed is a result with a problem. Raises `InterpreterError` if an interpreter cannot be used,
-    `InputError` if there are no cases, or too few pairs to show anything.
+    `InputError` if there are too few pairs to show anything.
     """
-    if not cases:
-        raise InputError("there is no case to time")
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
@@ -160,7 +158,7 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
             )
         _restart(pair, seed=_SEEDS[0])
         for worker in pair.workers:
-            time_block(worker)  # to warm up
+            _time_block(worker)  # to warm up
         times: list[TimePair] = []
         while len(times) < len(order):
             _restart(pair, seed=_SEEDS[len(times) // _BLOCKS % len(_SEEDS)])
@@ -174,11 +172,9 @@ def _restart(pair: Pair, *, seed: int) -> None:
 
 
 def _median(worker: WorkerProcess) -> float:
-    return statistics.median(time_block(worker)[1:])
+    return statistics.median(_time_block(worker)[1:])
 
 
-def time_block(
-    worker: WorkerProcess, steps: int = BLOCK_STEPS, *, stepper: str = _STEPPER
-) -> list[float]:
+def _time_block(worker: WorkerProcess) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each."""
-    return worker.ask(f"{stepper}.time_steps", TimeSteps(steps=steps), Timed).step_seconds
+    return worker.ask(f"{_STEPPER}.time_steps", TimeSteps(steps=BLOCK_STEPS), Timed).step_seconds

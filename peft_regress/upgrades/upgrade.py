@@ -72,8 +72,6 @@ class Upgrade:
     """What was installed over the environment that it is compared with; empty if that is another
     one. A release may also need a package that is there already, or need it no more: that one
     differs in `changed` alone."""
-    suspected: tuple[Finding, ...]
-    """The findings that got worse or better."""
     responsible: tuple[ResponsiblePackages, ...]
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
     edited: str
@@ -81,6 +79,15 @@ class Upgrade:
     from there; else empty."""
     remarks: tuple[str, ...]
     saved: Path | None
+
+    @property
+    def suspected(self) -> tuple[Finding, ...]:
+        """The findings that got worse or better."""
+        return _suspected(self.comparison)
+
+
+def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
+    return tuple(one for one in comparison.findings if one.is_failing or one.is_better)
 
 
 def upgrade(
@@ -131,9 +138,6 @@ def upgrade(
             invocation=Invocation(strict=settings.strict),
             devices=devices,
         )
-        suspected = tuple(
-            found for found in comparison.findings if found.is_failing or found.is_better
-        )
         compared = next(iter(references.values()), None)
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
@@ -143,9 +147,8 @@ def upgrade(
             candidate=candidate,
             changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
             installed=tuple(overlay.packages) if is_installed_here(before) else (),
-            suspected=suspected,
             responsible=find_responsible(
-                () if edited else suspected,
+                () if edited else _suspected(comparison),
                 (),
                 overlay.planned,
                 references,

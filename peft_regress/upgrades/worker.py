@@ -183,13 +183,8 @@ class Stepper(_OneCase):
 
     def time_steps(self, request: TimeSteps) -> Timed:
         """Take the next steps."""
-        return timed(self._steps, request)
+        from peft_regress.measure.training import single_thread
 
-
-def timed(steps: Iterator[tuple[float, float]], request: TimeSteps) -> Timed:
-    """Take the next steps of a training, each (loss, seconds), and return their times."""
-    from peft_regress.measure.training import single_thread
-
-    with single_thread():
-        taken = list(islice(steps, request.steps))
-    return Timed(step_seconds=[seconds for _, seconds in taken])
+        with single_thread():
+            taken = list(islice(self._steps, request.steps))
+        return Timed(step_seconds=[seconds for _, seconds in taken])

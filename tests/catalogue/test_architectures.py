@@ -21,10 +21,7 @@ from peft_regress.catalogue.architectures.torchvision_models import (
     TORCHVISION,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.measure.costs import (
-    CostSettings,
-    adaptation_cost,
-)
+from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.measure.sources import train_source
 
 ALL = (RESNET18, MOBILENET_V2, MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5)
@@ -153,7 +150,7 @@ def _lora_size(model, images, head, rank=4):
 )
 def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(name, reason):
     adaptation = Adaptation(method="head", architecture=name)
-    with pytest.raises(InputError, match=f"on {name} cannot be profiled .*{reason}"):
+    with pytest.raises(InputError, match=f"{name} cannot be profiled .*{reason}"):
         adaptation_cost(adaptation, CostSettings(resolution=64))
 
 

@@ -106,6 +106,26 @@ def test_a_layer_s_peak_is_the_allocator_s(layer):
     assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
 
+class Lstm(nn.Module):
+    """Two layers in both directions: their workspaces are most of what is kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(8, 20, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+def test_what_a_layer_keeps_beside_its_results_counts():
+    def make_model():
+        return Between(Lstm())
+
+    shape = (16, 5, 8)
+    cost = step(make_model(), shape, classes=CLASSES, optimizer=adamw)
+    assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
+
+
 @pytest.mark.nightly
 def test_the_tool_s_table_is_of_the_networks_tested_here(monkeypatch, capsys):
     assert tuple(NETWORKS) == memory_check.ARCHITECTURES

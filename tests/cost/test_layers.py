@@ -99,6 +99,17 @@ def recurrent(kind, gates):
     )
 
 
+def lstm(directions, layers):
+    """In one kernel, which takes both gradients of each product; four gates, of input and state."""
+    steps, width, hidden = 4, 5, 6
+    inputs = [width, *[directions * hidden] * (layers - 1)]
+    forward = sum(2 * directions * BATCH * steps * 4 * hidden * (n + hidden) for n in inputs)
+    layer = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=directions == 2)
+    # Without oneDNN it is single products, of which the first input needs no gradient.
+    backward = 2 * forward if torch.backends.mkldnn.is_available() else None
+    return Layer(Recurrent(layer), (BATCH, steps, width), forward, backward)
+
+
 def solving_operations(n, columns):
     """Eliminate and substitute, counting: for the factors, and for all right-hand sides."""
     factors = substitutions = 0
@@ -198,6 +209,7 @@ LAYERS = {
     **{f"fused attention {causal}": fused_attention(causal=causal) for causal in YES_NO},
     "RNN": recurrent(nn.RNN, 1),
     "GRU": recurrent(nn.GRU, 3),
+    **{f"LSTM {d}x{n}": lstm(d, n) for d in (1, 2) for n in (1, 2)},
     **{f"system {n}x{k}": system(n, k) for n, k in ((1, 3), (2, 1), (5, 3), (5, 1))},
     "system of itself": system_of_itself(),
     "affine grid 2-D": affine_grid(5, 7),

@@ -119,10 +119,6 @@ def test_every_key_of_the_run_file_is_explained():
         assert f"| `{key}` |" in RUN_FILE_PAGE
 
 
-def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 150
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_and_a_heading(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -136,13 +132,6 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings]
             assert anchor in slugs, link
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_page_uses_plain_words(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    dialect = r"\b(whoever|forgive|innocent|culprit|crew|is told|defined otherwise)\b"
-    assert re.findall(dialect, text, re.IGNORECASE) == []
 
 
 def test_every_image_exists_and_is_described_in_words():

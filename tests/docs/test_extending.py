@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import sys
 from types import SimpleNamespace
@@ -13,8 +12,6 @@ import torch
 from builders import VALUES, make_record, observe
 from torch import nn
 
-from peft_regress import registry
-from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
@@ -71,16 +68,6 @@ def test_an_added_metric_is_information_until_a_run_that_has_it_is_accepted(held
     assert judge_case(CASE, new, lost).verdict == "regressed"
     # A version without the metric did not lose it.
     assert judge_case(CASE, new, old).verdict == "incomparable"
-
-
-def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_registry):
-    before = [case.id for case in matrix_cases("default")]
-    lora = registry.get("method", "lora")
-    registry.add("method", dataclasses.replace(lora, name="mylora", ranks=(2,)))
-    after = [case.id for case in matrix_cases("default")]
-    assert [name for name in after if name in before] == before
-    added = {name.split("/")[1] for name in after if name not in before}
-    assert added == {"mylora-r2"}
 
 
 def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):

@@ -187,10 +187,3 @@ def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
     assert lines[start + 1].startswith(message)
     assert lines[start + 2].startswith("=====")
     assert "Traceback" not in done.stdout.str()
-
-
-def test_a_run_without_a_case_imports_no_module_of_cases(suite):
-    (suite.root / "toy_gates.py").write_text("raise RuntimeError\n")
-    (suite.tests / "test_toy.py").write_text("def test_nothing():\n    pass\n")
-    options = ("-p", "no:cacheprovider")
-    assert suite.pytester.runpytest_inprocess(*options).ret == 0

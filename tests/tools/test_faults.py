@@ -1,4 +1,4 @@
-"""The faults that try the gate: the catalogue, the injection, and docs/evidence.md."""
+"""The faults that try the gate: the catalogue, the injection, and their table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from importlib import import_module
+from pathlib import Path
 
 import fault_catalogue
 import faults
@@ -169,7 +170,7 @@ def results(monkeypatch, tmp_path):
             found = usual if job.fault is None else worse
             yield added.get((job.fault, bool(job.known)), Run(record=found))
 
-    page = tmp_path / "evidence.md"
+    page = tmp_path / "caught.md"
     page.write_text(faults.PAGE.read_text())
     monkeypatch.setattr(faults, "PAGE", page)
     monkeypatch.setattr(faults, "measure_all", measure_all)
@@ -216,3 +217,5 @@ def test_the_page_has_one_row_per_fault():
     table = faults.PAGE.read_text().partition("<!-- faults -->")[2].partition("<!-- /faults -->")[0]
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \|$", table, re.MULTILINE)
     assert sorted(rows) == sorted(fault.name for fault in FAULTS.values())
+    total = re.search(rf"^{len(FAULTS)} faults, .*", table, re.MULTILINE)[0]
+    assert total in (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()

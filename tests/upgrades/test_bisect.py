@@ -19,6 +19,7 @@ from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
 from peft_regress.runs.schema import Limits
 from peft_regress.upgrades import bisect as bisecting
+from peft_regress.upgrades import reproduction
 from peft_regress.upgrades.bisect import (
     BisectSettings,
     bisect,
@@ -26,7 +27,6 @@ from peft_regress.upgrades.bisect import (
     releases_between,
 )
 from peft_regress.upgrades.reports import bisection_document, encode_bisection
-from peft_regress.upgrades.reproduction import reproduce as reproduce_module
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
@@ -316,7 +316,7 @@ def test_wrong_settings_are_refused(world, settings, error, message):
 
 @pytest.fixture
 def command(world, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "1 ``` 2")
+    monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "1 ``` 2")
 
     def call(*options: str, case: str = CASE) -> tuple[int, str, str]:
         words = ["bisect", "peft", "--good", GOOD, "--bad", BAD, "--case", case, *options]

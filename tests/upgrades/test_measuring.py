@@ -352,12 +352,10 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
 
 
 def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch):
-    from peft_regress.measure import costs as module
-
-    def broken(*_):
+    def broken(*_, **__):
         raise AttributeError("no scaling")
 
-    monkeypatch.setattr(module, "step_ledger", broken)
+    monkeypatch.setattr(measuring_code, "measure", broken)
     measurer = Measurer()
     measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
     record = measurer.measure(Measure(trains=False)).record

@@ -26,7 +26,7 @@ from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
 from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
-from peft_regress.upgrades.reproduction.script import (
+from peft_regress.upgrades.reproduction import (
     FACTS,
     facts_for,
     reproduction_script,

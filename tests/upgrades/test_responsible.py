@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from builders import make_record, make_run
-from package_index import served_index, use_index
 from package_world import SETUP, World, set_world
 from packaging.version import Version
 
@@ -14,9 +12,7 @@ from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.overlay.pip import Planned
-from peft_regress.upgrades import responsible as responsible_module
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
-from peft_regress.workers.keeper import version_in
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
@@ -156,47 +152,6 @@ def test_another_release_than_the_candidates_is_no_evidence(world):
         "peft cannot be tried alone: pip changes transformers to 6.0 with it"
     )
     assert "6.0" not in world.versions_tried("transformers")
-
-
-PINNED = [("rope", "1.0", "knot==1.0"), ("rope", "2.0", "knot==2.0"), ("rope", "3.0", "knot==2.0")]
-"""Releases with what each needs; each release of knot needs a rope of its age or younger."""
-
-
-def test_packages_that_pin_each_other_cannot_be_tried_alone(tmp_path, monkeypatch):
-    """With real environments, made by pip."""
-    with served_index() as index:
-        for name, release, needed in PINNED:
-            index.add(name, release, requires=[needed])
-        index.add("knot", "1.0", requires=["rope==1.0"]).add("knot", "2.0", requires=["rope>=2"])
-        use_index(monkeypatch, index.url, tmp_path)
-        tried = []
-
-        def measure_cases(cases, *, python, **_):
-            versions = {name: version_in(python)(name) for name in ("knot", "rope")}
-            if None in versions.values():
-                raise InputError("ImportError: knot and rope need each other")
-            tried.append(versions)
-            values = {"forward_flops": 2000}
-            return make_run(*(make_record(case.id, values) for case in cases))
-
-        monkeypatch.setattr(responsible_module, "measure_cases", measure_cases)
-        old = observations_of(make_run(make_record(IDS[0], {"forward_flops": 1000})), "old")
-        new = observations_of(make_run(make_record(IDS[0], {"forward_flops": 2000})), "new")
-        findings = find_causes([judge_case(IDS[0], old[IDS[0]], new[IDS[0]])], old, new)
-        (found,) = find_responsible(
-            findings,
-            (),
-            planned(knot="2.0", rope="2.0"),
-            old,
-            asked=["rope"],
-            setup=SETUP,
-            progress=lambda _: None,
-        )
-    assert tried == []
-    assert found.sentence == (
-        "rope cannot be tried alone: ImportError: knot and rope need each other; "
-        "knot cannot be tried alone: pip changes rope to 3.0 with it"
-    )
 
 
 def test_the_whole_candidate_shows_nothing_about_one_package(world):

@@ -436,5 +436,5 @@ def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
     code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
     assert code == 0, err
     ((_, request),) = logged(python, "prepare")
-    assert request["own"]["paths"] == ["gates.cases:GATES"]
-    assert "dask-scratch-space" in request["own"]["folder"]
+    assert request["own_cases"] == ["gates.cases:GATES"]
+    assert "dask-scratch-space" in request["folder"]

@@ -53,7 +53,7 @@ def main(arguments: list[str], *, file: Path = DIGITS_FILE) -> int:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
         write_atomic(file, stream.getvalue())
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
             is_same = stored.files == list(arrays) and all(
                 np.array_equal(stored[name], array) for name, array in arrays.items()
             )

@@ -3,7 +3,7 @@
     python tools/faults/faults.py                    every fault, and the same cases without any
     python tools/faults/faults.py --only 'dora-*'    the faults that match a glob
     python tools/faults/faults.py --list             their names, and what is wrong
-    python tools/faults/faults.py --write            write the table into docs/evidence.md
+    python tools/faults/faults.py --write            write the table into caught.md
 
 First the cases are measured without a fault, in full: they are the references. Then each fault
 replaces a function in a separate process, which measures the fault's case as users do. Exit code 1
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.verdicts import Reason
 
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
+PAGE: Final = Path(__file__).with_name("caught.md")
 _MOST_SIGNALS: Final = 2
 _SEEN: Final = ("caught", "strict")
 
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, try none")
-    mode.add_argument("--write", action="store_true", help="write the table into docs/evidence.md")
+    mode.add_argument("--write", action="store_true", help="write the table into caught.md")
     chosen = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)
     if chosen.list:

@@ -138,8 +138,8 @@ def _sheet(
     settings: Callable[[int | None], Mapping[str, Json]],
     **more: Any,
 ) -> PeftAdapter:
-    columns = {"learning_rate": learning_rate, "shapes": of_layer, "settings": settings}
-    return PeftAdapter(name=name, config=config, **columns, **more)
+    more |= {"learning_rate": learning_rate, "config": config}
+    return PeftAdapter(name=name, shapes=of_layer, settings=settings, **more)
 
 
 def _of_lora(

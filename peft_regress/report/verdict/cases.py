@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterable, Iterator
 
 from peft_regress.gate import verdicts
@@ -13,12 +12,13 @@ from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
 from peft_regress.report.layout import PLAIN, Layout, Row, Table
-from peft_regress.report.verdict.next_steps import accept_hint, storage_words
+from peft_regress.report.verdict.next_steps import accept_hint, history_of_drift
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_LINES = 8
+_DRIFT = "each step was within its bound, but they add up; this shows them:"
 
 
 def case_text(case: verdicts.CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
@@ -66,18 +66,20 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
     for reason in shown[:_MOST_REASONS]:
         below: list[str] = []
         if reason.since is not None:
-            below = _drift_lines(reason, case.id, comparison)
+            words = history_of_drift(case.id, reason.metric, comparison.invocation)
+            below = [_DRIFT, " ".join(words)]
         elif reason.metric.removesuffix(BATCH_SUFFIX) not in metrics - {reason.metric}:
             # At batch 32 the modules are the same as at batch 1.
             below = module_lines(reason, case.id, comparison)
-        line = _reason_line(reason)
+        line = reason_line(reason)
         yield Section(title=line, body=tuple(below)) if below else line
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
 
 
-def _reason_line(reason: verdicts.Reason) -> str:
+def reason_line(reason: verdicts.Reason) -> str:
+    """Return a reason as one line: what changed, from where to where, and its bound."""
     metric, old, new, change, _ = sentences.reason_cells(reason)
     if reason.metric.startswith("invariant "):
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
@@ -100,16 +102,6 @@ def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> 
     if len(found) > _MOST_MODULES:
         lines.append(f"and {count_of(len(found) - _MOST_MODULES, 'more module')}")
     return lines
-
-
-def _drift_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
-    """Say why the newest baseline did not show a drift, and which command shows its steps."""
-    options = [
-        f"--case {shlex.quote(clean(case))}",
-        f"--metric {shlex.quote(clean(reason.metric))}",
-    ]
-    words = ["peft-regress", "history", *options, *storage_words(comparison.invocation)]
-    return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]
 
 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
-from peft_regress.report.verdict.cases import module_lines
+from peft_regress.report.verdict.cases import module_lines, reason_line
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
@@ -136,8 +136,7 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
         if reason.metric.removesuffix(BATCH_SUFFIX) not in at_one - {reason.metric}
     ]
     for reason in shown[:_MOST_REASONS]:
-        metric, before, after, change, _ = sentences.reason_cells(reason)
-        lines.append(f"{metric}: {before} -> {after}  {change}{sentences.against(reason)}".rstrip())
+        lines.append(reason_line(reason))
         lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
     left = len(member.reasons) - min(len(shown), _MOST_REASONS)
     if left > 0:

@@ -43,7 +43,7 @@ def next_steps(
         yield "measure these cases again", measuring(comparison, findings)
         yield "all of this verdict", [compare_command(invocation)]
     yield from _explaining(comparison, failing, is_away=is_away)
-    yield from _drifts(failing, storage_words(invocation))
+    yield from _drifts(failing, invocation)
     yield from _bisecting(comparison, failing)
     if any(is_of_training(finding) for finding in incomplete):
         saved = f"--regress-save {quoted(invocation.run)}"
@@ -157,15 +157,20 @@ def _first_steps(comparison: Comparison) -> Iterator[Step]:
     yield "from then on, a case that gets worse fails", tests
 
 
-def _drifts(failing: Sequence[Finding], storage: Sequence[str]) -> Iterator[Step]:
+def _drifts(failing: Sequence[Finding], invocation: Invocation) -> Iterator[Step]:
     """Yield how to see the steps that add up to a drift, each within its bound."""
     for finding in failing:
         reason = next((one for one in finding.example.reasons if one.since is not None), None)
         if reason is not None:
-            case, metric = quoted(finding.example.case), quoted(reason.metric)
-            words = ["peft-regress", "history", f"--case {case}", f"--metric {metric}"]
-            yield "the steps that add up, each within its bound", [*words, *storage]
+            words = history_of_drift(finding.example.case, reason.metric, invocation)
+            yield "the steps that add up, each within its bound", words
             return
+
+
+def history_of_drift(case: str, metric: str, invocation: Invocation) -> list[str]:
+    """Return the command that shows every value of a metric."""
+    options = [f"--case {quoted(case)}", f"--metric {quoted(metric)}"]
+    return ["peft-regress", "history", *options, *storage_words(invocation)]
 
 
 def accepting(comparison: Comparison) -> Step:

@@ -19,8 +19,6 @@ from peft_regress.upgrades.compat.verdicts import WORDS, named
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300
 
-_SHOWN_PACKAGES: Final = ("python", "peft", "torch", "transformers")
-
 
 def compat_document(found: Compat) -> list[Section | Table]:
     """Return what was compared, a row for each release, and the outcome."""
@@ -77,17 +75,11 @@ def _encode_release(one: ReleaseResult) -> dict[str, Any]:
 def _about(found: Compat) -> tuple[str, ...]:
     reference, base = found.reference, found.base
     where = "its callable's weights" if base.is_own else "weights drawn by a seed"
-    packages = (
-        f"{name} {reference.packages[name]}"
-        for name in _SHOWN_PACKAGES
-        if name in reference.packages
-    )
     effect = reference.effect
     by = "" if effect is None else f" by {_number(effect)} of its largest number"
     return (
         clean(f"compared with peft {reference.release}: {found.why_reference}"),
         clean(f"base: {base.name}, {where}, sha256 {reference.base.weights[:12]}"),
-        clean(f"its packages: {', '.join(packages)}"),
         f"the adapter changes the output of the base{by}",
     )
 

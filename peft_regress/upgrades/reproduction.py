@@ -1,14 +1,18 @@
-"""Write a script that shows a change to a library's maintainers without this project.
+"""Write scripts that show findings to a library's maintainers, and run them on both sides.
 
-It needs only torch, torchvision and the library, runs with peft 0.10 to 0.21, and prints one fact
-per line, so that a plain diff compares two releases. No torch at import.
+A script needs only torch, torchvision and the library, runs with peft 0.10 to 0.21, and prints one
+fact per line, so that a plain diff compares two releases. No torch at import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import jinja2
@@ -17,8 +21,13 @@ from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import UnknownNameError, UnsupportedCaseError
+from peft_regress.gate.findings import Finding
+from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.text import clean
+from peft_regress.workers.process import variables
 
 FACTS: Final = (
     "trainable_params",
@@ -96,13 +105,13 @@ def source(value: object) -> str:
 @cache
 def _template() -> jinja2.Template:
     found = jinja2.Environment(  # noqa: S701  (Python, not HTML)
-        loader=jinja2.PackageLoader("peft_regress.upgrades.reproduction", "."),
+        loader=jinja2.PackageLoader("peft_regress.upgrades", "."),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     found.filters["source"] = source
-    return found.get_template("script.py.jinja")
+    return found.get_template("reproduction.py.jinja")
 
 
 def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | None:
@@ -217,3 +226,73 @@ def _optimizer(method: Method) -> str | None:
         return "adamw"
     name = method.name.removesuffix(BFLOAT16_SUFFIX)
     return name if name in _OPTIMIZERS else None
+
+
+# --- Both sides ---------------------------------------------------------------------------------
+
+_MOST: Final = 3
+_SECONDS: Final = 300
+_LONGEST_OUTPUT: Final = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A script that shows a finding, with torch, torchvision and the library alone."""
+
+    finding: Finding
+    script: str
+    outputs: Mapping[str, str]
+    """What the script prints, by the name of the side."""
+
+
+def reproduce(
+    findings: Sequence[Finding],
+    observed: Mapping[str, Observation],
+    pythons: Mapping[str, Path],
+) -> Iterator[Reproduction]:
+    """Write and run the scripts of the gravest findings that have one: own cases have none.
+
+    `observed` are observations of their cases, by id; `pythons` are the interpreters of the two
+    sides, by the name of the side.
+    """
+    for finding in findings[:_MOST]:
+        case = observed[finding.example.case].record.case
+        if own_fine_tune(case) is not None:
+            continue
+        script = reproduction_script(case, facts=facts_for(_shown(finding)))
+        if script is not None:
+            outputs = {side: _output(python, script) for side, python in pythons.items()}
+            yield Reproduction(finding=finding, script=script, outputs=outputs)
+
+
+def _shown(finding: Finding) -> set[str]:
+    """Return the metrics or the invariant to show, without costs that follow from other costs."""
+    metrics = {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
+    if finding.cause.strand != "costs":
+        return metrics
+    return {name for name in metrics if name.endswith("_flops")} | {finding.cause.what}
+
+
+def _output(python: Path, script: str) -> str:
+    """Return what a script prints, or why it printed nothing."""
+    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
+        file = Path(folder) / "reproduction.py"
+        file.write_text(script, encoding="utf-8")
+        try:
+            done = subprocess.run(  # noqa: S603  (a script of our own)
+                [str(python), "-W", "ignore", str(file)],
+                cwd=folder,
+                env=variables(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"(nothing within {_SECONDS} s)"
+    lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        lines.append(f"exit code {done.returncode}: {clean(errors[-1])}")
+    return "\n".join(lines)[:_LONGEST_OUTPUT]

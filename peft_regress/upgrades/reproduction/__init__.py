@@ -1,1 +1,0 @@
-"""Scripts that show a finding to a library's maintainers without this project."""
