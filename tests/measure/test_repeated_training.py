@@ -20,6 +20,7 @@ from peft_regress.measure import recipe as recipe_module
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.rounds import plain_rounds
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.run_file import read_run_file
 
@@ -186,7 +187,7 @@ def test_a_built_in_case_repeats_itself(clean_registry, tiny_sources, lengths, m
 
 def profiled_rounds(target, *, setup, teardown, rounds):
     """Run the rounds, then one more whose target runs twice, as with two loops of the profiler."""
-    rounds.plain_rounds(target, setup=setup, teardown=teardown, rounds=rounds)
+    plain_rounds(target, setup=setup, teardown=teardown, rounds=rounds)
     args, kwargs = setup()
     for _ in range(2):
         target(*args, **kwargs)
