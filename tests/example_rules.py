@@ -57,10 +57,7 @@ ELSEWHERE = {
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json"
     ),
     "tests/report/test_overview.py": r"peft-regress report --html .*",
-    "tests/cli/test_cost_runtime.py": (
-        r"python -m pip install '\.\[executorch\]'"
-        r"|peft-regress cost .*--runtime executorch"
-    ),
+    "tests/measure/test_edge_case.py": (r"python -m pip install '\.\[executorch\]'"),
     # The tool of the paper renews what its page shows of each.
     "tests/tools/test_paper_tool.py": (
         r"peft-regress cost .*--loss sum .*|python tools/docs/paper\.py --check"

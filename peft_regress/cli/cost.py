@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -47,7 +47,6 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
             *("classes", "bn", "freeze_head"),
         ),
         "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
-        "Runtime": ("runtime",),
     },
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
@@ -72,11 +71,6 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
     "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
-@click.option(
-    "--runtime",
-    type=click.Choice(["executorch"]),
-    help="Export the step to this runtime too, and show the memory that it plans.",
-)
 @click.option(
     "--model",
     metavar="MODULE:NAME",
@@ -120,24 +114,15 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
     check_rank(method, settings["rank"])
     registry.get("architecture", architecture)
     names = Adaptation(method=method, architecture=architecture, rank=settings.pop("rank"))
-    _show_adaptation(names, settings, output, runtime=settings.pop("runtime"))
+    _show_adaptation(names, settings, output)
 
 
-def _show_adaptation(
-    adaptation: Adaptation, settings: dict[str, Any], output: str, *, runtime: str | None
-) -> None:
+def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: str) -> None:
     from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics  # torch
 
     chosen = CostSettings(**settings)
-    missing: Sequence[str] = ()
     with _warnings_as_lines():
-        if runtime is None:
-            metrics = cost_metrics(adaptation_cost(adaptation, chosen))
-        else:
-            from peft_regress.measure.edge.case import adaptation_edge  # torch
-
-            metrics, missing = adaptation_edge(adaptation, chosen)
-    _warn_of_kernels(missing)
+        metrics = cost_metrics(adaptation_cost(adaptation, chosen))
     if output == "json":
         sides = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
         print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
@@ -183,11 +168,6 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
         for name, costs in found.items()
     ]
     show(sections, output)
-
-
-def _warn_of_kernels(missing: Iterable[str]) -> None:
-    for name in dict.fromkeys(missing):
-        say(f"warning: {name} has no portable kernel", err=True)
 
 
 def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -115,17 +115,6 @@ class _Swap:
         stand_ins = [self._stand_in(item) for item in before]
         if not _identical(stand_ins, before):
             _refill(container, stand_ins)
-
-
-@contextmanager
-def restored_containers(values: Iterable[Any]) -> Iterator[None]:
-    """Give the lists and dicts among some values their items back at the end."""
-    before = [(value, _contents(value)) for value in values if isinstance(value, _CONTAINERS)]
-    try:
-        yield
-    finally:
-        for container, contents in before:
-            _refill(container, contents)
 
 
 def without_graph(tensor: Tensor) -> Tensor:

@@ -38,16 +38,8 @@ from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
 from peft_regress.own_code import code_of
+from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
-from peft_regress.runs.schema import (
-    Failure,
-    Ledger,
-    OwnBound,
-    Record,
-    Status,
-    check_finite,
-    limits_of,
-)
 from peft_regress.script import Script
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
@@ -57,10 +49,10 @@ _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableMode
 class Measurement:
     """The result of measuring one case; the record is what reaches disk."""
 
-    record: Record
+    record: schema.Record
 
     @property
-    def status(self) -> Status:
+    def status(self) -> schema.Status:
         """Return `ok`, `unsupported` or `error`."""
         return self.record.status
 
@@ -219,7 +211,7 @@ class _Measuring:
             metrics |= rounds.metrics(timed=self.timed)
             facts = {**rounds.facts, **facts}
         try:
-            check_finite(metrics, recipe.case.id)
+            schema.check_finite(metrics, recipe.case.id)
         except InputError as error:  # no file could hold it
             return self.failed("error", error)
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
@@ -245,31 +237,38 @@ class _Measuring:
             **content,
         )
 
-    def failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
+    def failed(
+        self, status: schema.Status, error: Exception, *, after_steps: int = 0
+    ) -> Measurement:
         raised = error
         if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
             raised = error.__cause__
-        failure = Failure(
+        failure = schema.Failure(
             type=type(raised).__name__,
-            message=Failure.of(error).message,
+            message=schema.Failure.of(error).message,
             after_steps=after_steps if status == "error" else UNSET,
         )
         return self._record(status, error=failure)
 
-    def _record(self, status: Status, **content: Any) -> Measurement:
+    def _record(self, status: schema.Status, **content: Any) -> Measurement:
         fine_tune = self.recipe.fine_tune
-        blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
+        blank: dict[str, Any] = {
+            "error": None,
+            "metrics": {},
+            "invariants": {},
+            "ledger": schema.Ledger(),
+        }
         blank["numerics"] = self.recipe.adapter.traits.numerics
         if code := code_of(self.recipe.case):
             blank["own_code"] = code
         if bounds := bounds_of(fine_tune):
             blank["bounds"] = {
-                name: OwnBound(bound=each.bound, reason=each.reason)
+                name: schema.OwnBound(bound=each.bound, reason=each.reason)
                 for name, each in bounds.items()
             }
         if fine_tune.budget is not None:
-            blank["budget"] = limits_of(fine_tune.budget)
-        made = Record(
+            blank["budget"] = schema.limits_of(fine_tune.budget)
+        made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,
             status=status,

@@ -150,7 +150,7 @@ class Rounds:
             seed = recipe.seeds[0] if self._is_done else next(seeds)
             model, optimizer = self._made(seed)
             if seed == recipe.seeds[0] and not self._is_done:
-                self._watch.watch_first_step(model, optimizer)
+                self._watch.training.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
         try:
@@ -249,7 +249,7 @@ class Rounds:
             # A loss may have kept losses in the model, with their graphs.
             with swapped_tensors(model, without_graph):
                 self.facts = self._watch.after_training(model, optimizer)
-            self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
+            self._peaks["saving_peak_bytes"] = self._watch.saving.peak_bytes
             self._keep_adapter(model)
             self._updates = inputs.optimizer_updates(
                 recipe.make_optimizer,

@@ -11,17 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from peft_regress.catalogue import sources
 from peft_regress.catalogue.architectures import Architecture
-from peft_regress.catalogue.sources import (
-    SOURCE_TRAINING,
-    SourceEntry,
-    SourceTraining,
-    manifest_path,
-    read_manifest,
-    read_source,
-    source_model,
-    source_path,
-)
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, load_images
 from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic
@@ -33,7 +24,7 @@ _TEST_BATCH: Final = 200
 
 @single_thread()
 def train_source(
-    architecture: Architecture, *, settings: SourceTraining = SOURCE_TRAINING
+    architecture: Architecture, *, settings: sources.SourceTraining = sources.SOURCE_TRAINING
 ) -> dict[str, Tensor]:
     """Train a source model from random weights and return its state, floats in half precision.
 
@@ -112,27 +103,27 @@ def save_source(
     architecture: Architecture,
     state: Mapping[str, Tensor],
     *,
-    settings: SourceTraining = SOURCE_TRAINING,
-) -> SourceEntry:
+    settings: sources.SourceTraining = sources.SOURCE_TRAINING,
+) -> sources.SourceEntry:
     """Write a source file, then its manifest entry, each atomically; return the entry."""
-    model = source_model(architecture, state)
+    model = sources.source_model(architecture, state)
     images, labels = load_images("mnist", "test", classes=settings.classes)
     batches = list(zip(*(torch.split(each, _TEST_BATCH) for each in (images, labels)), strict=True))
     accuracy = Objective().scores(model, batches)["accuracy"]
     content = safetensors.torch.save(dict(state))
-    entry = SourceEntry(
+    entry = sources.SourceEntry(
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         accuracy=accuracy,
         settings=settings,
         packages={"torch": torch.__version__.partition("+")[0]},
     )
-    manifest = read_manifest(root) if manifest_path(root).exists() else {}
+    manifest = sources.read_manifest(root) if sources.manifest_path(root).exists() else {}
     manifest[architecture.name] = entry
     # The file comes first: after an interruption the digests differ, and reading refuses it.
-    write_atomic(source_path(root, architecture.name), content)
+    write_atomic(sources.source_path(root, architecture.name), content)
     encoded = msgspec.json.encode(dict(sorted(manifest.items())))
-    write_atomic(manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
+    write_atomic(sources.manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
     return entry
 
 
@@ -143,9 +134,9 @@ def ensure_source(root: Path, architecture: Architecture) -> bool:
     void every baseline made with it.
     """
     name = architecture.name
-    known = manifest_path(root).exists() and name in read_manifest(root)
-    if known or source_path(root, name).exists():
-        read_source(root, name)
+    known = sources.manifest_path(root).exists() and name in sources.read_manifest(root)
+    if known or sources.source_path(root, name).exists():
+        sources.read_source(root, name)
         return False
     save_source(root, architecture, train_source(architecture))
     return True

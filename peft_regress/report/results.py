@@ -240,16 +240,8 @@ def _point(record: Record) -> str:
     return f"{clean(method)} ({accuracy}, {format_value(record.metrics[_COST].value, 'byte')})"
 
 
-_LONGEST_PROBLEM: Final = 400
-
-
-def cost_section(
-    title: str, metrics: Mapping[str, Metric], problem: Exception | None = None
-) -> Section:
-    """Return what one training step costs: each metric with its unit, and exactly.
-
-    `problem` is why a case has no programs for a runtime.
-    """
+def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:
+    """Return what one training step costs: each metric with its unit, and exactly."""
     rows = tuple(
         Row(
             cells=(
@@ -261,5 +253,4 @@ def cost_section(
         for name, metric in metrics.items()
     )
     table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
-    why = clean(f"no program for ExecuTorch: {problem}", longest=_LONGEST_PROBLEM)
-    return Section(title=title, body=(table, *([why] if problem else [])), level=2)
+    return Section(title=title, body=(table,), level=2)

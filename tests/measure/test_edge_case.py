@@ -16,7 +16,6 @@ from peft_regress import Budget
 from peft_regress.errors import InputError
 from peft_regress.gate import judge_case
 from peft_regress.measure.edge import case as edge_case
-from peft_regress.measure.edge.package import ProgramError
 from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import PLAN_METRICS, rows_of
 
@@ -133,18 +132,6 @@ def test_what_draws_random_numbers_is_not_compared():
     assert drawing.invariants["edge_losses_equal_eager"] is None
     assert "random" in drawing.invariant_notes["edge_losses_equal_eager"]
     assert drawing.invariants["edge_outputs_equal_eager"] is True
-
-
-@pytest.mark.executorch
-def test_a_failing_runtime_is_a_false_fact(monkeypatch):
-    def fails(*_):
-        raise ProgramError("the runtime fails: it ended by SIGSEGV")
-
-    monkeypatch.setattr(edge_case, "run_programs", fails)
-    failed = measured(limited())
-    assert failed.status == "ok"
-    assert "SIGSEGV" in failed.invariant_notes["edge_programs_run"]
-    assert not EDGE_METRICS.keys() & failed.metrics.keys()
 
 
 def test_without_executorch_such_a_case_is_wrong_use(monkeypatch):

@@ -1,8 +1,6 @@
 """Programs in ExecuTorch's runtime: they compute what PyTorch computes, or it is said."""
 
 import dataclasses
-import os
-import signal
 from importlib.metadata import version
 
 import pytest
@@ -18,7 +16,6 @@ from peft_regress.measure.edge.package import ProgramError, UnsupportedProgramEr
 from peft_regress.measure.edge.program import inference_program, training_program
 from peft_regress.measure.edge.runtime import Runtime
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.workers.process import WorkerProcess
 
 pytestmark = pytest.mark.executorch
 
@@ -188,21 +185,7 @@ def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program(
     with Runtime() as one:
         assert one._worker is None  # no program, no process
         one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
-        os.killpg(one._worker.number, signal.SIGKILL)
+        one._worker.kill()
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         assert one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
-
-
-def test_an_answer_that_nobody_waited_for_is_not_the_next_one_s(started, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    broken = dataclasses.replace(tiny_training(), content=b"no program")
-    steps = [leaves_of(batch())]
-    started.run(tiny_training(), steps, learning_rate=0.1)
-    with monkeypatch.context() as patch:
-        patch.setattr(WorkerProcess, "_line", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            started.run(broken, steps, learning_rate=0.1)
-    assert started.run(tiny_training(), steps, learning_rate=0.1).losses

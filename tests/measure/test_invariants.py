@@ -108,7 +108,7 @@ def _watched(method, rank=2, *, training=_nothing, **more):
     adapted = method.adapt(base, heads=("head",), rank=rank, seed=0)
     watch.before_training(adapted)
     optimizer = method.make_optimizer(adapted, rank=rank)
-    watch.watch_first_step(adapted, optimizer)
+    watch.training.watch_first_step(adapted, optimizer)
     finetune(
         adapted,
         optimizer,
@@ -163,7 +163,7 @@ def test_watching_changes_neither_the_losses_nor_the_modes():
             assert all(module.training for module in adapted.modules())
         optimizer = LORA.make_optimizer(adapted, rank=2)
         if watched:
-            watch.watch_first_step(adapted, optimizer)
+            watch.training.watch_first_step(adapted, optimizer)
         return finetune(adapted, optimizer, data, steps=3, batch_size=8, seed=0).losses
 
     assert losses(watched=True) == losses(watched=False)

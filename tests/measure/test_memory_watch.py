@@ -87,13 +87,6 @@ def test_garbage_of_before_does_not_make_up_for_a_leak():
     assert not gc.get_freeze_count()
 
 
-def test_a_training_of_the_first_steps_alone_shows_nothing():
-    record = training(lambda *_: None, steps=FIRST_STEPS)
-    assert record.invariants[FACT] is None
-    assert not gc.get_freeze_count()
-    assert record.invariant_notes[FACT] == "only what is kept after step 3 counts"
-
-
 def test_without_a_count_of_memory_it_is_null(monkeypatch):
     monkeypatch.setattr(memory, "_allocated", lambda: None)
     watch = MemoryWatch(steps=5)

@@ -1,9 +1,7 @@
 """Which signal sees a fault of a library in a case of one's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peft
 import pytest
@@ -15,9 +13,6 @@ from peft.utils import save_and_load
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.adapters.peft_config import ConfigAdapter
 from peft_regress.runs.schema import Defect
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"], init_lora_weights="gaussian")
 B = "base_model.model.6.lora_B.default.weight"
@@ -105,7 +100,7 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
 
         return moving
 
-    kept: list[nn.Module] = []
+    kept: list[Any] = []
     monkeypatch.setattr(peft, "get_peft_model", after_wrapping(kept.append)(peft.get_peft_model))
     record = broken(monkeypatch, torch.optim.AdamW, "step", drift)
     named = false_facts(record)["frozen_unchanged"]
@@ -224,59 +219,50 @@ def test_what_trains_beside_an_adapter_and_is_not_loaded_is_seen(monkeypatch, na
     assert f"first in layer {module.partition('.modules_to_save')[0]}" in note
 
 
-def test_saving_that_keeps_what_is_in_the_folder(monkeypatch, sound):
-    del sound
+def keeping(save):
+    def saving(tensors, path, **more):
+        if not Path(path).exists():
+            save(tensors, path, **more)
 
-    def keeping(save):
-        def saving(tensors, path, **more):
-            if not Path(path).exists():
-                save(tensors, path, **more)
-
-        return saving
-
-    record = broken(monkeypatch, peft.peft_model, "safe_save_file", keeping)
-    assert set(false_facts(record)) == {"saved_adapter_reloads"}
+    return saving
 
 
-def test_loading_that_does_not_tell_of_an_absent_tensor(monkeypatch, sound):
-    del sound
+def silent(load):
+    def loading(*args, **settings):
+        result = load(*args, **settings)
+        result.missing_keys.clear()
+        return result
 
-    def silent(load):
-        def loading(*args, **settings):
-            result = load(*args, **settings)
-            result.missing_keys.clear()
-            return result
-
-        return loading
-
-    record = broken(monkeypatch, peft.PeftModel, "load_adapter", silent)
-    assert false_facts(record) == {
-        "saved_adapter_reloads": "it loads a file without base_model.model.6.lora_A.weight, "
-        "without a word"
-    }
+    return loading
 
 
-def test_loading_that_leaves_out_what_has_another_rank(monkeypatch, sound):
-    del sound
-
-    def ignoring(find):
-        return lambda model, state, **_: find(model, state, ignore_mismatched_sizes=True)
-
-    record = broken(monkeypatch, save_and_load, "_find_mismatched_keys", ignoring)
-    assert false_facts(record) == {
-        "saved_adapter_reloads": "it loads base_model.model.6.lora_A.weight of shape (4, 8), "
-        "without a word"
-    }
+def ignoring(find):
+    return lambda model, state, **_: find(model, state, ignore_mismatched_sizes=True)
 
 
-def test_a_rank_that_never_gets_higher(monkeypatch, sound):
-    del sound
+def clamped(update):
+    return lambda self, name, r, *args, **more: update(self, name, min(r, 2), *args, **more)
 
-    def clamped(update):
-        return lambda self, name, r, *args, **more: update(self, name, min(r, 2), *args, **more)
 
-    record = broken(monkeypatch, Linear, "update_layer", clamped)
-    assert set(false_facts(record)) == {"doubled_rank_not_smaller"}
+LOADS = "it loads base_model.model.6.lora_A.weight of shape (4, 8), without a word"
+ABSENT = "it loads a file without base_model.model.6.lora_A.weight, without a word"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fault", "fact", "note"),
+    [
+        (peft.peft_model, "safe_save_file", keeping, "saved_adapter_reloads", "the outputs differ"),
+        (peft.PeftModel, "load_adapter", silent, "saved_adapter_reloads", ABSENT),
+        (save_and_load, "_find_mismatched_keys", ignoring, "saved_adapter_reloads", LOADS),
+        (Linear, "update_layer", clamped, "doubled_rank_not_smaller", ""),
+    ],
+)
+def test_saving_loading_or_doubling_that_goes_wrong_unseen(  # noqa: PLR0917
+    monkeypatch, sound, owner, name, fault, fact, note
+):
+    found = false_facts(broken(monkeypatch, owner, name, fault))
+    assert found.keys() == {fact}
+    assert found[fact].startswith(note)
 
 
 def test_a_rank_at_which_whole_matrices_train_need_not_train_more():

@@ -1,7 +1,6 @@
 """A case whose first seed repeats a known training bit for bit trains the others no further."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import msgspec
 import peft
@@ -18,10 +17,10 @@ from peft_regress.gate import judge
 from peft_regress.gate.repeats import curves_of
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.measure import recipe as recipe_module
-from peft_regress.measure import rounds
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.rounds import plain_rounds
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.run_file import read_run_file
 
@@ -90,14 +89,6 @@ def test_a_training_in_full_has_the_curve_of_its_first_seed(trained):
     assert not trained.is_repeat
 
 
-def test_a_case_of_one_seed_keeps_its_scores(lengths):
-    of = case(seeds=1)
-    again = measured(of, known=known_of(measured(of)))
-    assert lengths == [STEPS, 4] * 2  # then from nearby weights
-    assert again.repeats is msgspec.UNSET
-    assert "accuracy" in again.metrics
-
-
 def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths):
     record = measured(case(), known=known_of(trained))
     assert (record.is_repeat, record.repeated_run) == (True, "0007_before")
@@ -159,22 +150,6 @@ def test_a_curve_of_another_definition_or_machine_is_repeated_by_nothing(trained
     assert lengths == IN_FULL
 
 
-def test_off_the_cpu_a_training_has_no_curve(trained, monkeypatch):
-    known = known_of(trained)
-    elsewhere = SimpleNamespace(type="cuda")
-    compare = rounds.Rounds._compare
-
-    def as_if_elsewhere(self, first):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rounds, "device_of", lambda _: elsewhere)
-            compare(self, first)
-
-    monkeypatch.setattr(rounds.Rounds, "_compare", as_if_elsewhere)
-    record = measured(case(), known=known)
-    assert (record.curve, record.repeats) == (msgspec.UNSET, msgspec.UNSET)
-    assert "accuracy" in record.metrics
-
-
 def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(trained, tmp_path):
     def read(name, record):
         run = make_run(record, machine=describe_machine())
@@ -212,7 +187,7 @@ def test_a_built_in_case_repeats_itself(clean_registry, tiny_sources, lengths, m
 
 def profiled_rounds(target, *, setup, teardown, rounds):
     """Run the rounds, then one more whose target runs twice, as with two loops of the profiler."""
-    rounds.plain_rounds(target, setup=setup, teardown=teardown, rounds=rounds)
+    plain_rounds(target, setup=setup, teardown=teardown, rounds=rounds)
     args, kwargs = setup()
     for _ in range(2):
         target(*args, **kwargs)

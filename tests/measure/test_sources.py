@@ -12,6 +12,7 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.architectures.torchvision_models import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.sources import (
+    SOURCE_TRAINING,
     SourceTraining,
     build_source,
     check_sources,
@@ -60,11 +61,6 @@ def test_training_twice_gives_the_same_bits(state):
     assert torch.equal(torch.get_rng_state(), before)
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
-
-
-def test_a_value_beyond_half_precision_is_refused():
-    with pytest.raises(SourceError, match=r"conv\.weight does not fit half precision"):
-        sources._halve("conv.weight", torch.tensor([1.0, 7e4]))
 
 
 # Storing
@@ -158,14 +154,11 @@ def test_a_part_that_is_missing_or_damaged_is_refused(root, name):
 # Training only where nothing is stored
 
 
-def test_only_an_absent_source_or_by_force_is_trained(root, tmp_path, monkeypatch, state):
+def test_only_an_absent_source_is_trained(root, tmp_path, monkeypatch, state):
     monkeypatch.setattr(sources, "train_source", _refuse)
     assert ensure_source(root, TINY) is False
     monkeypatch.setattr(sources, "train_source", lambda _: state)
     assert ensure_source(tmp_path / "empty", TINY) is True
-    _file(root).write_bytes(b"other")
-    assert ensure_source(root, TINY, force=True) is True
-    assert check_sources(root, ["tiny"]) == []
 
 
 @pytest.mark.parametrize("damage", ["altered", "deleted", "unrecorded"])
@@ -189,13 +182,5 @@ def test_the_stored_sources_are_sound_and_complete():
     assert check_sources(STORED, names) == []
     manifest = read_manifest(STORED)
     assert manifest.keys() >= {"resnet18", "mobilenet_v2", SHUFFLENET_V2_X0_5.name}
-    assert {entry.settings for entry in manifest.values()} == {sources.SOURCE_TRAINING}
+    assert {entry.settings for entry in manifest.values()} == {SOURCE_TRAINING}
     assert all(entry.accuracy > 0.85 for entry in manifest.values())
-
-
-def test_a_stored_source_reads_its_own_digits_as_well_as_recorded():
-    images, labels = load_images("mnist", "test", classes=SOURCE_CLASSES)
-    accuracy, _ = evaluate(build_source(STORED, SHUFFLENET_V2_X0_5), images, labels)
-    recorded = read_manifest(STORED)[SHUFFLENET_V2_X0_5.name].accuracy
-    # Another processor may round one image over the edge.
-    assert accuracy == pytest.approx(recorded, abs=1.5 / len(labels))

@@ -16,12 +16,8 @@ from torch import Tensor, nn
 
 from peft_regress import registry
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.peft_adapter import (
-    PeftAdapter,
-    alters_base,
-    config_defaults,
-    random_start,
-)
+from peft_regress.catalogue.methods import peft_adapter
+from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.measure.adapters import heads
 from peft_regress.measure.adapters.adapter import Adapter, Traits
 
@@ -59,7 +55,7 @@ class ConfigAdapter(Adapter):
             for method in registry.items("method")
             if isinstance(method, PeftAdapter) and method.config == kind
         ]
-        elsewhere, for_use_only = random_start(kind, fields), ""
+        elsewhere, for_use_only = peft_adapter.random_start(kind, fields), ""
         if self.config.is_prompt_learning:
             elsewhere = f"{kind} puts a prompt before the inputs"
             for_use_only = f"peft does not load a prompt to train on ({kind})"
@@ -67,7 +63,7 @@ class ConfigAdapter(Adapter):
             numerics="hra" if kind == "HRAConfig" else "usual",
             prunes={part for method in alike for part in method.prunes},
             scales={part for method in alike for part in method.scales},
-            alters_base=alters_base(fields),
+            alters_base=peft_adapter.alters_base(fields),
             starts_elsewhere=elsewhere,
             loads_for_use_only=for_use_only,
             grows_with_rank=kind not in _MAY_NOT_GROW,
@@ -86,7 +82,7 @@ class ConfigAdapter(Adapter):
         return {"class": self._kind, **fields}
 
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
-        for name, default in config_defaults(type(self.config)).items():
+        for name, default in peft_adapter.config_defaults(type(self.config)).items():
             if name not in _UNSAID:
                 value = _plain(getattr(self.config, name))
                 yield name, value, value == _plain(default)

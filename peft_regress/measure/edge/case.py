@@ -1,15 +1,10 @@
 """What a case, or a method on an architecture, costs in ExecuTorch's runtime."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
-from peft_regress.cases import Adaptation
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS
-from peft_regress.cost.profile import loss_of_images, random_images
-from peft_regress.errors import InputError
 from peft_regress.measure import costs
 from peft_regress.measure.data import Data
 from peft_regress.measure.edge.costs import EdgeModel, EdgePrograms, run_programs
@@ -20,13 +15,11 @@ from peft_regress.measure.edge.package import (
 )
 from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.recipe import ModelRecipe, Recipe
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import (
     device_of,
     on_device,
     seed_all,
-    single_thread,
-    undisturbed,
 )
 from peft_regress.metrics import Metric
 from peft_regress.runs.ledger import Rows
@@ -89,44 +82,4 @@ def _case_model(recipe: Recipe, data: Data) -> EdgeModel:
         merged=costs.merged_or_none(recipe.adapter.merge, model),
         inputs=costs.first_call(recipe, model, batches[0]),
         call=lambda model, call: model(*call[0], **call[1]),
-    )
-
-
-@single_thread()
-@undisturbed()
-def adaptation_edge(
-    names: Adaptation, settings: costs.CostSettings
-) -> tuple[dict[str, Metric], Sequence[str]]:
-    """Return the costs of a method on an architecture with what its programs ask of a device.
-
-    And the operators without a portable kernel. On random weights and images, which a plan does not
-    depend on; nothing is run. Raises `InputError` for wrong settings, without ExecuTorch, and if it
-    refuses or fails.
-    """
-    require_executorch(runs=False)
-    report = costs.adaptation_cost(names, settings)
-    state = report.step.optimizer_state_bytes
-    try:
-        programs = EdgePrograms.of(_adaptation_model(names, settings), optimizer_state_bytes=state)
-    except (UnsupportedProgramError, ProgramError) as error:
-        rank = "" if names.rank is None else f"-r{names.rank}"
-        raise InputError(
-            f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
-        ) from error
-    return {**costs.cost_metrics(report), **programs.metrics}, programs.without_kernel
-
-
-def _adaptation_model(names: Adaptation, settings: costs.CostSettings) -> EdgeModel:
-    recipe = ModelRecipe.of(names)
-    model = costs.adapted_model(recipe, settings)
-    dtype: torch.dtype = getattr(torch, recipe.method.base_dtype)
-    drawn = random_images(settings.input_shape, settings.classes, settings.loss, dtype)
-    batch = {name: tensor.draw(torch.device("cpu")) for name, tensor in drawn.items()}
-    return EdgeModel(
-        model=model,
-        batches=[batch],
-        loss=loss_of_images(settings.classes),
-        merged=costs.merged_or_none(recipe.method.merge, model),
-        inputs=batch["inputs"],
-        call=lambda model, images: model(images),
     )

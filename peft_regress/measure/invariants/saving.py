@@ -15,14 +15,8 @@ from torch import nn
 from peft_regress.cost.storages import peak_while
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.tuner import loads_unnoticed
-from peft_regress.measure.invariants.facts import (
-    Fact,
-    attempt,
-    listed,
-    moved,
-    named_tensors,
-    trainable,
-)
+from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.outputs import (
     RELOAD_TOLERANCE,
     STORED_TOLERANCE,
@@ -68,7 +62,7 @@ class SavingFacts:
     def _after_reloading(
         self, adapted: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, Fact]:
-        saved, worked = attempt(
+        saved, worked = facts.attempt(
             lambda: peak_while(lambda: self._adapter.save(adapted, folder), adapted)
         )
         if saved is None:
@@ -76,8 +70,8 @@ class SavingFacts:
         _, self.peak_bytes = saved
         with _shifted(adapted, kept=self._adapter.traits.prunes):
             # Into the same folder: nothing may stay of what was saved before.
-            _, resaved = attempt(lambda: self._adapter.save(adapted, folder))
-            used, worked = attempt(lambda: self._load(folder, trainable=False))
+            _, resaved = facts.attempt(lambda: self._adapter.save(adapted, folder))
+            used, worked = facts.attempt(lambda: self._load(folder, trainable=False))
             if used is None or not resaved.holds:
                 wrong = worked if resaved.holds else resaved
                 return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), wrong)
@@ -85,14 +79,14 @@ class SavingFacts:
         resumed = self._resumes(used, folder, expected)
         if same.holds:
             names = self._adapter.adapter_parameters(adapted)
-            unnoticed, worked = attempt(lambda: loads_unnoticed(used, folder, names))
+            unnoticed, worked = facts.attempt(lambda: loads_unnoticed(used, folder, names))
             same = worked
             if unnoticed:
                 same = Fact.false(f"it loads {unnoticed}, without a word", tensors=[unnoticed])
         return {"saved_adapter_reloads": same, "reload_keeps_trainable": resumed}
 
     def _same_as(self, adapted: nn.Module, used: nn.Module) -> Fact:
-        computed, worked = attempt(lambda: self._probe.outputs(used))
+        computed, worked = facts.attempt(lambda: self._probe.outputs(used))
         if computed is None:
             return worked
         same = self._probe.same(
@@ -104,33 +98,33 @@ class SavingFacts:
         # Of a prompt peft ships what its encoder computes, and not the encoder.
         if not same.holds or self._adapter.traits.loads_for_use_only:
             return same
-        return self._same_numbers(trainable(adapted), adapted, used)
+        return self._same_numbers(facts.trainable(adapted), adapted, used)
 
     def _same_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> Fact:
         """Return whether the very numbers were loaded: the probe may not show each of them."""
-        wanted, found = named_tensors(adapted), named_tensors(loaded)
+        wanted, found = facts.named_tensors(adapted), facts.named_tensors(loaded)
         prunes = self._adapter.traits.prunes
         wrong = [
             name
-            for name in moved({name: wanted[name] for name in names}, found)
+            for name in facts.moved({name: wanted[name] for name in names}, found)
             # What prunes ships the ranks that it kept.
             if not (prunes and name in found and found[name].shape != wanted[name].shape)
         ]
         if not wrong:
             return Fact(holds=True)
-        return Fact.false(f"loaded with other numbers: {listed(wrong)}", tensors=wrong)
+        return Fact.false(f"loaded with other numbers: {facts.listed(wrong)}", tensors=wrong)
 
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> Fact:
         if why := self._adapter.traits.loads_for_use_only:
             return Fact.null(why)
-        if left := sorted(trainable(used)):
-            return Fact.false(f"loaded for use, these train: {listed(left)}", tensors=left)
-        resumed, worked = attempt(lambda: self._load(folder, trainable=True))
+        if left := sorted(facts.trainable(used)):
+            return Fact.false(f"loaded for use, these train: {facts.listed(left)}", tensors=left)
+        resumed, worked = facts.attempt(lambda: self._load(folder, trainable=True))
         if resumed is None:
             return worked
-        others = sorted(trainable(resumed).keys() ^ expected.keys())
+        others = sorted(facts.trainable(resumed).keys() ^ expected.keys())
         # Whether both have the trained numbers is a matter of `saved_adapter_reloads`.
         return Fact.unless(others) if others else self._same_numbers(expected, resumed, used)
 
@@ -138,7 +132,7 @@ class SavingFacts:
         stored = self._stored
         if stored is None:
             return Fact.null("the baselines hold no adapter of this case")
-        computed, worked = attempt(
+        computed, worked = facts.attempt(
             lambda: self._probe.outputs_in_float32(self._load(stored.folder, trainable=False))
         )
         if computed is None:

@@ -9,13 +9,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.adapters.heads import base_name, base_prefix
-from peft_regress.measure.invariants.facts import (
-    Fact,
-    copies_of,
-    moved,
-    named_tensors,
-    trainable,
-)
+from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants.facts import Fact
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -39,7 +34,7 @@ class TrainingFacts:
 
     def take(self, adapted: nn.Module) -> None:
         """Copy the tensors of the adapted model, before its training."""
-        self._before = copies_of(adapted)
+        self._before = facts.copies_of(adapted)
 
     def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
         """Check again right after the first update."""
@@ -61,29 +56,40 @@ class TrainingFacts:
 
     def trainable_as_expected(self, model: nn.Module) -> Fact:
         """Return whether what must train does, at this moment."""
-        found = trainable(model)
+        found = facts.trainable(model)
         if found == self.expected:
             no_rule = "no rule says what must train; the reference's set judges it"
             return Fact(holds=True) if self.has_rule else Fact.null(no_rule)
         wrong = sorted(set(found.items()) ^ set(self.expected.items()))
         return Fact.unless(list(dict.fromkeys(name for name, _ in wrong)))
 
-    def expected_trainable(self, adapted: nn.Module, at_start: Fact) -> Fact:
-        """Return whether what must train does: at the start, after one step and now."""
-        now = self.trainable_as_expected(adapted)
-        return self._first_false("expected_trainable", at_start, now)
+    def after(self, adapted: nn.Module, optimizer: Optimizer, at_start: Fact) -> dict[str, Fact]:
+        """Check at the end, with what was seen after the first step and at the start."""
+        now = {
+            "expected_trainable": self.trainable_as_expected(adapted),
+            "frozen_unchanged": self._unchanged(adapted),
+        }
+        no_step = dict.fromkeys(now, Fact.false("the optimizer took no step"))
+        for seen in ({"expected_trainable": at_start}, self._after_first_step or no_step):
+            now |= {name: fact for name, fact in seen.items() if fact.holds is False}
+        return {
+            **now,
+            "trainable_changed": self._trainable_changed(adapted),
+            "projections_renewed": self._projections_renewed(optimizer),
+        }
 
-    def frozen_unchanged(self, adapted: nn.Module) -> Fact:
-        """Return whether all else is as before, after one step and now."""
-        return self._first_false("frozen_unchanged", self._unchanged(adapted))
-
-    def _first_false(self, name: str, *others: Fact) -> Fact:
-        """Return the first of the facts that is false: also that after the first step."""
-        first = self._after_first_step.get(name, Fact.false("the optimizer took no step"))
-        return next((fact for fact in (first, *others) if fact.holds is False), others[-1])
+    def _trainable_changed(self, adapted: nn.Module) -> Fact:
+        before, after = self._before, facts.named_tensors(adapted)
+        still = [
+            name
+            for name in self.expected
+            if name not in after or name not in before or torch.equal(before[name], after[name])
+        ]
+        prunes = self._adapter.traits.prunes
+        return Fact.unless([n for n in still if not any(part in n for part in prunes)])
 
     def _unchanged(self, adapted: nn.Module) -> Fact:
-        after = named_tensors(adapted)
+        after = facts.named_tensors(adapted)
         may_move = _STATISTICS if self._adapter.traits.trains_batch_norm_statistics else ()
         prefix = base_prefix(adapted, self._base)
         frozen = {
@@ -93,25 +99,11 @@ class TrainingFacts:
             and not name.endswith(may_move)
             and base_name(name, prefix) not in self._adapter.moving
         }
-        return Fact.unless([*moved(frozen, after), *sorted(after.keys() - self._before.keys())])
-
-    def trainable_changed(self, adapted: nn.Module) -> Fact:
-        """Return whether all that trains has moved."""
-        after = named_tensors(adapted)
         return Fact.unless(
-            [
-                name
-                for name in self.expected
-                if not any(part in name for part in self._adapter.traits.prunes)
-                and (
-                    name not in after
-                    or name not in self._before
-                    or torch.equal(self._before[name], after[name])
-                )
-            ]
+            [*facts.moved(frozen, after), *sorted(after.keys() - self._before.keys())]
         )
 
-    def projections_renewed(self, optimizer: Optimizer) -> Fact:
+    def _projections_renewed(self, optimizer: Optimizer) -> Fact:
         """Return whether the optimizer projects by other vectors than after the first step."""
         now = self._adapter.projections(optimizer)
         if not now:

@@ -74,8 +74,8 @@ class InvariantWatch:
         self._adapter = adapter
         self._base = base
         self._probe = Probe(base=base, objective=objective, batch=probe)
-        self._training = TrainingFacts(adapter=adapter, base=base, steps=steps)
-        self._saving = SavingFacts(adapter, self._probe, stored)
+        self.training = TrainingFacts(adapter=adapter, base=base, steps=steps)
+        self.saving = SavingFacts(adapter, self._probe, stored)
         self._wide_probe = probe if wide_probe is None else wide_probe
         self.memory = MemoryWatch(steps)
         self.at_start: dict[str, Fact] = {}
@@ -87,12 +87,12 @@ class InvariantWatch:
 
         Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
-        if not self._training.has_rule:
-            self._training.expected = trainable(adapted)
+        if not self.training.has_rule:
+            self.training.expected = trainable(adapted)
         of_base = self._probe.outputs_in_float32(self._base)
         self.at_start = {
             "identity_at_init": self._identity(adapted, of_base),
-            "expected_trainable": self._training.trainable_as_expected(adapted),
+            "expected_trainable": self.training.trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
             "dtypes_as_asked": _of_layers(
@@ -102,23 +102,15 @@ class InvariantWatch:
             ),
             "channels_last_kept": _of_layers(lambda: self._probe.not_channels_last(adapted)),
         }
-        self._training.take(adapted)
-
-    def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
-        """Check again right after the first update."""
-        self._training.watch_first_step(adapted, optimizer)
+        self.training.take(adapted)
 
     @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Check the trained model and return every invariant."""
-        start, training = self.at_start, self._training
-        saved = self._saving.of(adapted, training.expected)
+        saved = self.saving.of(adapted, self.training.expected)
         found = {
-            **start,
-            "expected_trainable": training.expected_trainable(adapted, start["expected_trainable"]),
-            "frozen_unchanged": training.frozen_unchanged(adapted),
-            "trainable_changed": training.trainable_changed(adapted),
-            "projections_renewed": training.projections_renewed(optimizer),
+            **self.at_start,
+            **self.training.after(adapted, optimizer, self.at_start["expected_trainable"]),
             "training_keeps_no_memory": self.memory.fact,
             "merge_equals_unmerged": merge_equals_unmerged(
                 adapted, adapter=self._adapter, probe=self._probe
@@ -126,11 +118,6 @@ class InvariantWatch:
             **saved,
         }
         return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
-
-    @property
-    def saving_peak_bytes(self) -> int | None:
-        """Return the most memory in use while the adapter was saved; None if that is not known."""
-        return self._saving.peak_bytes
 
     def rows(self, adapted: nn.Module) -> list[list[float]]:
         """Return the probe's outputs in float32, for a later release's check."""
@@ -158,7 +145,7 @@ class InvariantWatch:
         parameters = [
             name
             for name in adapter.adapter_parameters(adapted)
-            if name in self._training.expected and not self._is_of_base(adapted, name)
+            if name in self.training.expected and not self._is_of_base(adapted, name)
         ]
         filled = Filled(
             adapted,
@@ -166,7 +153,7 @@ class InvariantWatch:
             probe=self._probe,
             wide_probe=self._wide_probe,
             parameters=parameters,
-            copies=[name for name in self._training.expected if ".modules_to_save." in name],
+            copies=[name for name in self.training.expected if ".modules_to_save." in name],
         )
         self.filled_losses = filled.losses
         self.wide_filled_loss = filled.wide_loss
@@ -179,7 +166,7 @@ class InvariantWatch:
         }
 
     def _is_of_base(self, adapted: nn.Module, name: str) -> bool:
-        if self._training.has_rule:
+        if self.training.has_rule:
             return False
         plain = base_name(name, base_prefix(adapted, self._base))
         return plain in dict(self._base.named_parameters())
@@ -193,9 +180,9 @@ class InvariantWatch:
         doubled, worked = attempt(lambda: twice.adapt(base, seed=0))
         if doubled is None:
             # A rank may not exceed a layer's size.
-            has_rule = self._training.has_rule
+            has_rule = self.training.has_rule
             return worked if has_rule else Fact.null(f"at twice it, {worked.note}")
-        if self._training.has_rule:
+        if self.training.has_rule:
             # What else trains is a matter of `expected_trainable`.
             found, wanted = trainable(doubled), twice.expected_trainable(self._base) or {}
             return Fact.unless([name for name in wanted if found.get(name) != wanted[name]])
