@@ -17,6 +17,7 @@ from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.fine_tune import FineTune, OwnMetric
 from peft_regress.imports import drop_noise
+from peft_regress.script import Script
 
 __all__ = [
     "Bound",
@@ -25,6 +26,7 @@ __all__ = [
     "FineTune",
     "OwnMetric",
     "PeftRegressError",
+    "Script",
     "case_params",
     "load_digits",
     "matrix_cases",

@@ -169,6 +169,16 @@ METRICS: dict[str, MetricSpec] = {
     "first_losses": _fingerprint(
         "nat", "The losses of the first steps of each seed; shown is their mean at step 1."
     ),
+    "gradient_norms": _fingerprint(
+        "ratio",
+        "Of a script: the norm of all gradients in each step, as the optimizer gets them.",
+    ),
+    "micro_batches": MetricSpec(
+        unit="count",
+        direction="same",
+        kind="exact",
+        about="Of a script: the backward passes of its second step.",
+    ),
     "filled_losses": _fingerprint(
         "nat", "The loss of an adapter filled with seeded numbers: a fingerprint of its function."
     ),

@@ -20,10 +20,11 @@ from msgspec import UNSET
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import settings_in_use, source_of
+from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use, source_of
 from peft_regress.imports import INSTALLED
 from peft_regress.runs.environment import files_from_here, installed_packages
 from peft_regress.runs.schema import Record, canonical_digest
+from peft_regress.script import Script
 
 _THIS_PROJECT: Final = "peft_regress"
 
@@ -33,6 +34,9 @@ def code_of(case: Case) -> str | None:
     source = source_of(case)
     if source is None:
         return None
+    own = own_fine_tune(case)
+    if isinstance(own, Script):
+        return canonical_digest(_script_modules(settings_in_use().folder / own.script))
     return _digest_of(settings_in_use().folder, source.partition(":")[0])
 
 
@@ -41,12 +45,23 @@ def was_edited(record: Record) -> bool:
     return record.own_code is not UNSET and record.own_code != code_of(record.case)
 
 
+def _script_modules(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of a script and of each own module that it imports."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    found = {"__main__": hashlib.sha256(content).hexdigest()}
+    for name in _imported_by(ModuleSpec("__main__", None, origin=str(path)), content):
+        found |= own_modules(name, first=[str(path.parent)])
+    return found
+
+
 @functools.cache
 def _digest_of(folder: Path, module: str) -> str:  # noqa: ARG001  (decides what the name means)
     return canonical_digest(own_modules(module))
 
 
-def own_modules(root: str) -> dict[str, str]:
+def own_modules(root: str, first: Sequence[str] = ()) -> dict[str, str]:
     """Return the SHA-256 of each own module that a module imports, itself included, by name.
 
     Own is what lies in no `site-packages`, or was installed from a folder or a file of this
@@ -64,7 +79,7 @@ def own_modules(root: str) -> dict[str, str]:
         if name in seen or top in foreign or canonicalize_name(top) in with_version:
             continue
         seen.add(name)
-        spec = _spec_of(name)
+        spec = _spec_of(name, first)
         if spec is None:
             continue  # an attribute, or an optional package
         waiting += [name.rpartition(".")[0]] if "." in name else []

@@ -18,20 +18,17 @@ SPACE = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 def layer(kind="linear", *, inputs=4, outputs=6, **fields):
-    """Return a layer named `net.part`; a convolution has kernels of 3."""
     if kind in SPACE:
         fields = {"kernel": (3,) * SPACE[kind], **fields}
     return Layer(name="net.part", kind=kind, inputs=inputs, outputs=outputs, **fields)
 
 
 def build(part):
-    """Return the layer as a module in float32, always with the same weights."""
     torch.manual_seed(0)
     return build_layer(part)
 
 
 def make_input(part):
-    """Return a batch of 3."""
     generator = torch.Generator().manual_seed(1)
     if part.kind == "embedding":
         return torch.arange(part.inputs).repeat(3, 1)
@@ -68,7 +65,6 @@ class Results:
 
 
 def run(method, part, *adapters, fill=0.3, merges=True):
-    """Adapt the layer by one or two adapters with these settings, fill them, and compute it."""
     import peft
 
     chosen = METHODS[method]
@@ -125,7 +121,6 @@ def run(method, part, *adapters, fill=0.3, merges=True):
 
 
 def reference(base, part, parameters, x):
-    """Return what the layer computes with these parameters, in float64."""
     net = Net(part).double().eval()
     module = net.net.part = copy.deepcopy(base).eval()
     for name, value in parameters.items():
@@ -138,7 +133,6 @@ def reference(base, part, parameters, x):
 
 
 def apart(a, b):
-    """Return the largest difference of two outputs, relative to the larger output."""
     assert a.shape == b.shape
     size = max(a.abs().max().item(), b.abs().max().item())
     return ((a.double() - b.double()).abs().max() / size).item()

@@ -43,14 +43,12 @@ def finding(one=None, failed=None, **fields):
 
 
 def script(*given, **fields):
-    """Return the script of a finding."""
     made = given[0] if given and isinstance(given[0], Finding) else finding(*given, **fields)
     return script_of(made.example, made.failure, made.packages)
 
 
 @st.composite
 def drawn(draw):
-    """Draw examples of one or two layers with a few acts."""
     kinds = st.sampled_from(["linear", "conv1d", "conv2d", "conv3d"])
     modes = st.sampled_from(["zeros", "reflect", "circular"])
     layers = []
@@ -85,12 +83,10 @@ class Library:
 
 
 def reflects(one, act):
-    """Fail at a merge after a fill, where a convolution pads by reflection."""
     filled = any(isinstance(before, Fill) for before in one.acts[: one.acts.index(act)])
     modes = {each.padding_mode for each in one.network.layers if each.kind != "linear"}
     return isinstance(act, Merge) and filled and bool(modes & {"reflect", "circular"})
 
 
 def loses_bias(one, act):
-    """Fail at a merge with lora_bias."""
     return isinstance(act, Merge) and bool(one.adapters[0].settings.get("lora_bias"))

@@ -64,7 +64,6 @@ def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing,
 
 
 def last(*acts, check="frozen", **fields):
-    """Return the cause of an example that fails after its last act, or after wrapping."""
     error = fields.pop("error", {})
     return cause_of(example(acts=acts, **fields), failure(check, act=len(acts) - 1, **error))
 
@@ -87,7 +86,6 @@ def raised(act=None, error="TypeError", where="a:f"):
 
 
 def pair(settings):
-    """Return the cause of adding a second adapter with some settings."""
     both = (FIRST, Adapter(name="other", settings=settings))
     return last(Add(adapter="other"), adapters=both)
 

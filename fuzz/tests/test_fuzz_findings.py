@@ -15,7 +15,6 @@ from peft_fuzz.search.findings import (
     accept_findings,
     read_corpus,
     read_finding,
-    read_findings,
     write_finding,
 )
 from peft_fuzz.search.replay import judged
@@ -159,12 +158,6 @@ def test_what_is_refused_makes_no_corpus(corpus, one, how, problem):
     assert not corpus.folder.exists()
 
 
-@pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
-def test_an_issue_is_named_by_number_or_address(corpus, reported):
-    corpus.accept(finding(), reported=reported)
-    assert corpus.read()[0].accepted.reported == reported
-
-
 def with_what_nobody_accepted(corpus):
     write_finding(corpus.folder, finding())
 
@@ -214,12 +207,3 @@ def test_the_command_accepts_a_finding_once(corpus, capsys):
 )
 def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state):
     assert judged(one, ended).state == state
-
-
-def test_findings_of_a_folder_are_read_in_order_and_other_files_left_alone(tmp_path):
-    for one in (finding(), finding(example(layer(bias=False)))):
-        write_finding(tmp_path, one)
-    (tmp_path / "notes.md").write_text("mine")
-    names = [path.name for path, _ in read_findings(tmp_path)]
-    assert names == sorted(names)
-    assert len(names) == 2

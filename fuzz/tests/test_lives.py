@@ -467,16 +467,6 @@ def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path):
     assert "should be a positive integer" in str(outcome.refused)
 
 
-def test_no_file_has_the_biases_that_a_deleted_adapter_has_trained(tmp_path):
-    add = Add(adapter="b")
-    kept = example(FILL, add, SaveLoad(), bias="lora_only", second=PLAIN)
-    assert run(kept, tmp_path / "1").failure is None
-    saved = example(FILL, add, Delete(adapter="a"), SaveLoad(), bias="lora_only", second=PLAIN)
-    outcome = run(saved, tmp_path / "2")
-    assert outcome.failure is None
-    assert "act 2 has no meaning here" in str(outcome.refused)
-
-
 def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path):
     """AdaLoRA trains one adapter alone: two that were saved cannot be loaded to train."""
     two = msgspec.structs.replace(

@@ -19,6 +19,7 @@ from peft_regress.catalogue.sources import build_source, source_digest
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, Task
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
 from peft_regress.fine_tune import FineTune
+from peft_regress.script import OwnCase
 from peft_regress.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
                 module.train()
 
 
-def fine_tune_of(case: Case, baselines: Path) -> FineTune:
+def fine_tune_of(case: Case, baselines: Path) -> OwnCase:
     """Return what a case measures.
 
     baselines: the folder with the source checkpoints of built-in cases. Raises `UnknownNameError`

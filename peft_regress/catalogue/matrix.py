@@ -25,8 +25,8 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import FineTune
 from peft_regress.registry import RegistryName
+from peft_regress.script import OwnCase
 from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of
 
@@ -129,7 +129,7 @@ def built_in_matrices(case: Case) -> frozenset[str]:
 
 
 def case_params(
-    chosen: str | FineTune | Iterable[FineTune] | None = None, /, *, matrix: str | None = None
+    chosen: str | OwnCase | Iterable[OwnCase] | None = None, /, *, matrix: str | None = None
 ) -> list[Any]:
     """Return cases as `pytest.param`s, each with its id and its `case(...)` marker.
 

@@ -16,9 +16,9 @@ from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.cases import Case
 from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
+from peft_regress.script import OWN_CASES, OwnCase
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
@@ -27,7 +27,7 @@ GIVEN: Final = "case_params"
 
 
 class _Own(NamedTuple):
-    fine_tune: FineTune
+    fine_tune: OwnCase
     source: str
     """The import path that it comes from, or `GIVEN`."""
 
@@ -80,7 +80,7 @@ def device_classes() -> tuple[DeviceClass, ...]:
     return load_devices(settings_in_use().devices)
 
 
-def own_fine_tunes() -> Mapping[str, FineTune]:
+def own_fine_tunes() -> Mapping[str, OwnCase]:
     """Return the project's own cases by id, in the order of the settings."""
     settings = settings_in_use()
     for path in settings.cases:
@@ -91,7 +91,7 @@ def own_fine_tunes() -> Mapping[str, FineTune]:
     return {name: own.fine_tune for name, own in _registry.cases.items()}
 
 
-def own_fine_tune(case: Case) -> FineTune | None:
+def own_fine_tune(case: Case) -> OwnCase | None:
     """Return the fine-tuning of an own case; None for any other. Raises `InputError`."""
     return own_fine_tunes().get(case.id)
 
@@ -103,7 +103,7 @@ def source_of(case: Case) -> str | None:
     return None if own is None or own.source == GIVEN else own.source
 
 
-def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
+def bounds_of(fine_tune: OwnCase) -> dict[str, Bound]:
     """Return a case's own bounds by metric: those of the settings, and over them its own."""
     known = METRICS.keys() | (fine_tune.metrics or {}).keys()
     found = settings_in_use().bounds_of(fine_tune.id)
@@ -112,11 +112,11 @@ def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
     return {**found, **(fine_tune.bounds or {})}
 
 
-def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) -> list[FineTune]:
+def add_own_cases(given: OwnCase | Iterable[OwnCase], *, source: str = GIVEN) -> list[OwnCase]:
     """Register cases, all or none, and return them as a list.
 
-    source: where they come from, for messages. Raises `InputError` for what is no FineTune, for an
-    id that another case has, and for a budget of an unknown device.
+    source: where they come from, for messages. Raises `InputError` for what is no FineTune or
+    Script, for an id that another case has, and for a budget of an unknown device.
     """
     fine_tunes = _as_list(given, source)
     added: dict[str, _Own] = {}
@@ -142,19 +142,21 @@ def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) 
     return fine_tunes
 
 
-def _as_list(given: Any, source: str) -> list[FineTune]:
-    found = [given] if isinstance(given, FineTune) or not isinstance(given, Iterable) else [*given]
+def _as_list(given: Any, source: str) -> list[OwnCase]:
+    found = [given] if isinstance(given, OWN_CASES) or not isinstance(given, Iterable) else [*given]
     for item in found:
-        if not isinstance(item, FineTune):
-            raise InputError(printable(f"{source} has {item!r}, which is not a FineTune"))
+        if not isinstance(item, OWN_CASES):
+            raise InputError(
+                printable(f"{source} has {item!r}, which is no FineTune and no Script")
+            )
     if not found:
-        raise InputError(f"{source} holds no FineTune")
+        raise InputError(f"{source} holds no FineTune and no Script")
     return found
 
 
 def _holds_cases(value: Any) -> bool:
     items = value if isinstance(value, list | tuple) else [value]
-    return bool(items) and all(isinstance(item, FineTune) for item in items)
+    return bool(items) and all(isinstance(item, OWN_CASES) for item in items)
 
 
 def _is_built_in(case: Case) -> bool:

@@ -13,6 +13,7 @@ SECTIONS: Final = {
         "init": "Write a first suite that gates a fine-tuning of your own.",
         "list": "List the cases of a matrix.",
         "measure": "Measure cases and write their run, without pytest and without a verdict.",
+        "watch": "Run a training script, unchanged, and show what its first steps do.",
         "cost": "Show what one training step costs, without training and without a source model.",
     },
     "Judge": {

@@ -52,8 +52,7 @@ class ModuleTrail:
         for module, name in names.items():
 
             def enter(_module: nn.Module, _args: object, name: str = name) -> None:
-                self._stack.append(name)
-                self._note(name)
+                self.enter(name)
 
             def leave(_module: nn.Module, _args: object, _output: object) -> None:
                 self._stack.pop()
@@ -63,6 +62,11 @@ class ModuleTrail:
             # since checkpointing leaves a module by an exception once it has computed enough.
             self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
             self._handles.append(module.register_forward_hook(leave, always_call=True))
+
+    def enter(self, name: str) -> None:
+        """Note that a module runs from now on. Its own hook does this, once it has one."""
+        self._stack.append(name)
+        self._note(name)
 
     def current(self) -> str:
         """Return the name of the module whose forward pass is running; '' outside any."""

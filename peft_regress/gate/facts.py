@@ -5,6 +5,7 @@ Pure. What an old record could not say is no difference.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from msgspec import UNSET
 from peft_regress.gate.policy import numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark, Value, Verdict
 from peft_regress.metrics import INVARIANTS, Kind
-from peft_regress.runs.schema import Defect, Failure, Inputs, Record, TensorSummary
+from peft_regress.runs.schema import Defect, Failure, Inputs, Record, ScriptFacts, TensorSummary
 from peft_regress.text import count_of
 
 Shapes = Mapping[str, Sequence[int]]
@@ -128,11 +129,13 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
         words = _shape_changes(*models, "no longer has", "newly has")
         yield Remark(kind="model", subject="model", text=words)
     difference = first_difference(old, new)
-    if difference is None:
-        rate = _rate_difference(old, new)
-        if rate is not None:
-            yield _regressed("rates", rate.old, f"{rate.where}: {rate.new}")
-    elif any(one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()):
+    rate = _rate_difference(old, new)
+    # A schedule of one's own may follow the data; that of a script is its libraries'.
+    if rate is not None and (difference is None or new.script is not UNSET):
+        yield _regressed("rates", rate.old, f"{rate.where}: {rate.new}")
+    if difference is not None and any(
+        one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
+    ):
         was = f"{difference.where}: {difference.old}"
         yield Reason(metric="inputs", old=was, new=difference.new, verdict="incomparable")
     if old.trained is not UNSET:
@@ -146,6 +149,22 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
     if before != after:  # it decides the bounds
         words = f"the precision changed from {before} to {after}"
         yield _regressed("numerics", before, words)
+    yield from _script_reasons(old, new)
+
+
+def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare what the libraries of a script choose for it: its optimizers and its precision."""
+    if old.script is UNSET or new.script is UNSET:
+        return
+    before, after = (" ".join(record.optimizers) for record in (old.script, new.script))
+    if before != after:
+        yield _regressed("optimizer", before, after)
+    elif old.inputs is not UNSET and new.inputs is not UNSET:
+        for found in _optimizer_differences(old.inputs, new.inputs):
+            yield _regressed("optimizer", found.old, f"{found.where}: {found.new}")
+    before, after = (record.autocast or "off" for record in (old.script, new.script))
+    if before != after:
+        yield _regressed("autocast", before, after)
 
 
 def _regressed(metric: str, old: str, new: str | None) -> Reason:
@@ -168,7 +187,13 @@ def first_difference(old: Record, new: Record) -> Difference | None:
     """
     if old.inputs is UNSET or new.inputs is UNSET:
         return None
-    return next(_differences(old.inputs, new.inputs), None)
+    found = _differences(old.inputs, new.inputs)
+    if old.script is UNSET or new.script is UNSET:
+        found = itertools.chain(found, _optimizer_differences(old.inputs, new.inputs))
+    else:
+        # A script's optimizer is chosen by the libraries that it uses, and judged by itself.
+        found = itertools.chain(found, _batch_differences(old.script, new.script))
+    return next(found, None)
 
 
 def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
@@ -182,6 +207,9 @@ def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
             yield Difference(f"weights {name}", *sides)
     yield from _tensor_differences("training batches", old.train, new.train)
     yield from _tensor_differences("test batches", old.test, new.test)
+
+
+def _optimizer_differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
     if old.optimizer and new.optimizer and len(old.optimizer) != len(new.optimizer):
         yield Difference("optimizer groups", str(len(old.optimizer)), str(len(new.optimizer)))
     for number, (was, now) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):
@@ -189,6 +217,15 @@ def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
             if not math.isclose(was[name], now[name], rel_tol=_TOLERANCE):
                 where = f"optimizer group {number}, {name}"
                 yield Difference(where, f"{was[name]:g}", f"{now[name]:g}")
+
+
+def _batch_differences(old: ScriptFacts, new: ScriptFacts) -> Iterator[Difference]:
+    """Yield each argument whose whole numbers differ, with the first micro-batch that does."""
+    for name in sorted(old.batches.keys() & new.batches.keys()):
+        pairs = enumerate(zip(old.batches[name], new.batches[name], strict=False), 1)
+        first = next(((at, was, now) for at, (was, now) in pairs if was != now), None)
+        if first is not None:
+            yield Difference(f"{name} of micro-batch {first[0]}", *first[1:])
 
 
 def _tensor_differences(

@@ -77,6 +77,9 @@ class Policy:
     """The norm of an optimizer's update of three small tensors. Seen 9.0e-7, over GaLore's ranks
     and eight optimizers of torch, limited to AVX2 and to SSE4 (own_networks.py --updates)."""
 
+    gradient_bound: float = 1e-4
+    """The norm of a script's gradients in its first step, before rounding has trained on."""
+
     update_floor: float = 0.1
     """Smaller updates are compared as if they were this large, relative to the weights: float32
     rounds a weight to 6e-8 of it, a fifth of the bound on such an update."""
@@ -153,6 +156,8 @@ class Policy:
             return self.wide_filled_bound
         if metric == "optimizer_updates":
             return self.bfloat16_update_bound if numerics == "bfloat16" else self.update_bound
+        if metric == "gradient_norms" and step == 0:
+            return self.gradient_bound
         usual = (
             self.bfloat16_fingerprint_bound if numerics == "bfloat16" else self.fingerprint_bound
         )

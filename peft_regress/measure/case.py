@@ -16,7 +16,8 @@ from typing import Any, Final
 from msgspec import UNSET
 from torch import nn
 
-from peft_regress.catalogue.own_cases import bounds_of
+from peft_regress.cases import Case
+from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune
 from peft_regress.cost import (
     NothingToTrainError,
     UncountedOperatorError,
@@ -32,12 +33,14 @@ from peft_regress.measure.invariants.facts import trainable
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
+from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
 from peft_regress.own_code import code_of
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
+from peft_regress.script import Script
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 
@@ -61,10 +64,16 @@ class Measurement:
             raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
+def recipe_of(case: Case, baselines: Path) -> Recipe | ScriptRecipe:
+    """Look up a case; raises what `Recipe.of` raises."""
+    own = own_fine_tune(case)
+    return ScriptRecipe(own) if isinstance(own, Script) else Recipe.of(case, baselines)
+
+
 @single_thread()
 @undisturbed()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
-    recipe: Recipe,
+    recipe: Recipe | ScriptRecipe,
     *,
     profiles: ProfileCache,
     run_rounds: RoundRunner = plain_rounds,
@@ -86,6 +95,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
     """
+    if isinstance(recipe, ScriptRecipe):
+        return Measurement(record=recipe.measure(has_reference=has_reference))
     measuring = _Measuring(
         recipe=recipe,
         definition=define(recipe),

@@ -5,6 +5,7 @@ from typing import Any, Final
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.fine_tune import FineTune
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.runs.schema import canonical_digest, canonical_json
 
 PROTOCOL_VERSION: Final = 1
@@ -12,12 +13,14 @@ PROTOCOL_VERSION: Final = 1
 FIRST_LOSSES: Final = 4
 
 
-def define(recipe: Recipe) -> str:
+def define(recipe: Recipe | ScriptRecipe) -> str:
     """Return the digest of what defines a case.
 
     Of a case of one's own, weights, batches and the optimizer's numbers are inputs of the record.
     Raises `SourceError` if a built-in case has no source checkpoint.
     """
+    if isinstance(recipe, ScriptRecipe):
+        return recipe.definition
     fine_tune = recipe.fine_tune
     defined: dict[str, Any] = {"protocol_version": PROTOCOL_VERSION, "case": recipe.case.id}
     if isinstance(fine_tune, BuiltIn):

@@ -105,9 +105,9 @@ class RegressSession:
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
         with held_signals():
-            from peft_regress.measure import Recipe, define
+            from peft_regress.measure import define, recipe_of
 
-        return define(Recipe.of(case, self.options.baselines))
+        return define(recipe_of(case, self.options.baselines))
 
     def take_or_measure(self, case: Case, benchmark: Any) -> tuple[Measurement, KeptRecord]:
         """Measure a case unless an earlier run did; also return the record for the journal."""
@@ -150,9 +150,9 @@ class RegressSession:
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
         with held_signals():
-            from peft_regress.measure import Recipe, measure
+            from peft_regress.measure import measure, recipe_of
 
-        recipe = Recipe.of(case, self.options.baselines)
+        recipe = recipe_of(case, self.options.baselines)
         measured = measure(
             recipe,
             profiles=self._profiles(),

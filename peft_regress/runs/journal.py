@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -25,13 +25,14 @@ from peft_regress.runs.environment import commit_here, commit_of, installed_vers
 from peft_regress.runs.run_file import check_record, read_run
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record
 
+_Schema = Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 _NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="header"):
     """Where and by what the records after it were measured."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: _Schema = SCHEMA_VERSION
     environment: dict[Name, Version]
     """The packages of every case; what one case uses besides stands with its record."""
     direct: dict[Name, Digest] = {}
@@ -303,8 +304,10 @@ class JournalWriter:
         self._header = header
 
     def _begun(self) -> IO[bytes]:
-        lines = [line for part in self._earlier() for line in (part.header, *part.records)]
-        content = b"".join(map(_line_of, lines))
+        earlier = self._earlier()
+        content = b"".join(
+            _line_of(one) for part in earlier for one in (part.header, *part.records)
+        )
         write_atomic(self.path, content)
         self._file, self._length = self.path.open("r+b", buffering=0), len(content)
         return self._file
@@ -321,5 +324,5 @@ class JournalWriter:
             self._file.close()
 
 
-def _line_of(content: Header | KeptRecord) -> bytes:
+def _line_of(content: msgspec.Struct) -> bytes:
     return msgspec.json.encode(content) + b"\n"

@@ -152,6 +152,17 @@ class Inputs(_Sparse, frozen=True, kw_only=True):
     """The numbers of each parameter group at the start."""
 
 
+class ScriptFacts(_Strict, frozen=True, kw_only=True):
+    """What was seen of a training script beyond metrics."""
+
+    optimizers: list[str]
+    """Their classes, in the order in which they stepped first."""
+    autocast: str
+    """The dtype of autocast in the forward pass; '' without."""
+    batches: dict[str, list[str]]
+    """Digests of the whole numbers that the model got, by argument, one a micro-batch."""
+
+
 class MadeWith(_Strict, frozen=True, kw_only=True):
     """The model and the data that a stored adapter's output was computed with."""
 
@@ -276,6 +287,8 @@ class Record(_Strict, frozen=True, kw_only=True):
     """How many there are; each decides its share of an accuracy."""
     machine: Machine | UnsetType = UNSET
     """Where the case was measured, if not on the machine of the run."""
+    script: ScriptFacts | UnsetType = UNSET
+    """Of a training script that is watched as it is."""
 
     @property
     def is_own(self) -> bool:

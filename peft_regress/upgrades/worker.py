@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peft_regress.measure.costs import ProfileCache
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.scripts.script_case import ScriptRecipe
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +103,7 @@ class _OneCase:
     """The case that the requests are about; `prepare` imports torch."""
 
     def __init__(self) -> None:
-        self._recipe: Recipe
+        self._recipe: Recipe | ScriptRecipe
         self._definition: str
 
     def prepare(self, request: Prepare) -> Prepared:
@@ -112,8 +113,7 @@ class _OneCase:
         """
         from peft_regress.catalogue.matrix import parse_case_id
         from peft_regress.catalogue.own_cases import use_settings
-        from peft_regress.measure import define
-        from peft_regress.measure.recipe import Recipe
+        from peft_regress.measure import define, recipe_of
         from peft_regress.settings import Settings, read_settings
 
         if request.folder is None:
@@ -121,7 +121,7 @@ class _OneCase:
         else:
             settings = read_settings(Path(request.folder))
             use_settings(dataclasses.replace(settings, cases=tuple(request.own_cases)))
-        self._recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
+        self._recipe = recipe_of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
         return Prepared(definition=self._definition)
 

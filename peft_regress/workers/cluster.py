@@ -27,7 +27,7 @@ from distributed.versions import VersionMismatchWarning
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.settings import Settings
 from peft_regress.text import clean, count_of
-from peft_regress.workers.node import Node, NodeSetup, Task, check, do, facts_here, pack_own_code
+from peft_regress.workers.node import Node, Task, check, do, facts_here, pack_own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
-_WORKER_SECONDS: Final = 30.0
-"""How long to wait for the first worker."""
-_RESULT_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 30.0
+"""How long to wait for the first worker, and for a result that is there."""
 _POLL_SECONDS: Final = 0.5
 
 
@@ -52,13 +51,11 @@ class _Work:
     """A request, from its submission to its answer."""
 
     task: str
-    what: str
-    """How messages name it."""
+    what: str  # for messages
     key: str
     answer: type[msgspec.Struct]
     future: Future[Any] = field(default_factory=Future)
     there: DaskFuture[str] | None = None
-    """What Dask does for it."""
 
 
 class DaskPool:
@@ -72,14 +69,12 @@ class DaskPool:
         self._address = address
         self._client = client
         self._resources = {"slot": 1, "gpu": 1} if uses_gpus else {"slot": 1}
-        """What a task takes."""
         self._say = say
         self._name = f"peft-regress-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self._waiting: deque[_Work] = deque()
         self._running: set[_Work] = set()
-        self.slots = 0
-        """How many workers there are."""
+        self.slots = 0  # how many workers there are
         self._woken = threading.Event()
         self._is_over = False
 
@@ -161,14 +156,12 @@ class DaskPool:
 
     def _take(self, work: _Work, there: DaskFuture[str]) -> None:
         try:
-            answer = msgspec.json.decode(there.result(timeout=_RESULT_SECONDS), type=work.answer)
+            answer = msgspec.json.decode(there.result(timeout=_WAIT_SECONDS), type=work.answer)
         except KilledWorker as error:
             times = count_of(error.allowed_failures + 1, "node")
             last = getattr(error.last_worker, "address", "")
-            self._say(
-                f"{work.what}: given up after losing {times}, {last} last; such a case may take "
-                "all memory of a node"
-            )
+            lost = f"{work.what}: given up after losing {times}, {last} last"
+            self._say(f"{lost}; such a case may take all memory of a node")
             _end(work, GivenUpError(work.key))
         except PeftRegressError as error:  # of the node
             _end(work, error)
@@ -189,11 +182,8 @@ class DaskPool:
             known = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError):
             raise self._lost() from None
-        return [
-            address
-            for address, worker in known.items()
-            if self._resources.keys() <= (worker.get("resources") or {}).keys()
-        ]
+        needed = self._resources.keys()
+        return [name for name, one in known.items() if needed <= (one["resources"] or {}).keys()]
 
     def _lost(self) -> ClusterLostError:
         """Return the error of a scheduler that has gone."""
@@ -205,7 +195,7 @@ class DaskPool:
         Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
         """
         with contextlib.suppress(TimeoutError):
-            self._client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+            self._client.wait_for_workers(1, timeout=_WAIT_SECONDS)
         workers = self._workers()
         if not workers:
             wanted = " ".join(f"{name}={amount}" for name, amount in self._resources.items())
@@ -264,7 +254,7 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
             logging.getLogger(name).setLevel(logging.CRITICAL)
     baselines = baselines.absolute()
     packed = None if own is None else pack_own_code(own)
-    setup = NodeSetup(
+    node = Node(
         baselines=str(baselines),
         facts=facts_here(baselines, code, packed),
         code=list(code),
@@ -276,7 +266,7 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
     client = _client(address)
     try:
         pool = DaskPool(address, client, uses_gpus=uses_gpus, say=say)
-        pool.prepare(Node(setup))
+        pool.prepare(node)
         say(f"{address}: {count_of(pool.slots, 'worker')}, dashboard {client.dashboard_link}")
         following = threading.Thread(target=pool.follow, daemon=True)
         following.start()
@@ -305,7 +295,7 @@ def _client(address: str) -> Client:
                 deserializers=["dask", "msgpack"],
             )
     except Exception as error:  # noqa: BLE001  (whatever Dask raises of what it cannot read)
-        problem = clean(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        problem = clean(str(error) or type(error).__name__, longest=200)
         raise ClusterLostError(
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"

@@ -117,13 +117,17 @@ class Keeper:
             if known is not None:
                 return known
             found: dict[str, list[KeptRecord]] = {}
-            how = {"find": version_of, "any_machine": any_machine}
             for part in self.parts():
-                reasons = journal.differences(part, header, **how)
+                reasons = journal.differences(
+                    part, header, find=version_of, any_machine=any_machine
+                )
                 if reasons:
                     self.reasons.append((len(part.records), "; ".join(reasons[:3])))
                     continue
-                for name, kept in journal.usable_records(part, header, **how).items():
+                usable = journal.usable_records(
+                    part, header, find=version_of, any_machine=any_machine
+                )
+                for name, kept in usable.items():
                     found.setdefault(name, []).append(kept)
             self._earlier.append((header, found))
             return found

@@ -17,6 +17,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,8 +43,7 @@ from peft_regress.workers.serve import Functions
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""
 _GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
-_SHARED: Final = ("sources", "adapters")
-"""The folders of a storage that a case reads."""
+_SHARED: Final = ("sources", "adapters")  # of a storage, what a case reads
 
 
 class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,21 +61,6 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
         with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
             archive.extractall(folder)
         return [str(folder), *(str(folder / name) for name in self.search)]
-
-
-class NodeSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What all tasks of one command have in common."""
-
-    baselines: str
-    """The storage, at the same path on every node."""
-    facts: dict[str, str]
-    """What a node must have, see `facts_here`."""
-    code: list[str]
-    time_limit: float
-    """Seconds that one answer may take."""
-    pip_seconds: float
-    uses_gpus: bool
-    own: OwnCode | None = None
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,12 +142,8 @@ def _declared(settings: Settings) -> Iterator[Path]:
     for file in named:
         inside = file.relative_to(folder).parts if file.is_relative_to(folder) else (".",)
         if any(part.startswith(".") for part in inside):
-            raise InputError(
-                printable(
-                    f"{file}: what is hidden or not below {folder} is not sent to nodes; move it, "
-                    "and change [tool.peft_regress]"
-                )
-            )
+            why = f"what is hidden or not below {folder} is not sent to nodes"
+            raise InputError(printable(f"{file}: {why}; move it, and change [tool.peft_regress]"))
         yield file
 
 
@@ -200,29 +181,37 @@ def _node_of(name: str, worker: Worker) -> Node:
     return found
 
 
-def _kind(error: Exception) -> type[PeftRegressError]:
-    """Return the type of an error as Dask carries it: one that is made of its message."""
-    if isinstance(error, AbsentError):
-        return SourceError
-    if isinstance(error, InputError):
-        return UnusableEnvironmentError
-    return RequestRefusedError if isinstance(error, WorkerError) else NodeError
+_CARRIED: Final[dict[type[Exception], type[PeftRegressError]]] = {
+    AbsentError: SourceError,
+    InputError: UnusableEnvironmentError,
+    WorkerError: RequestRefusedError,
+    Exception: NodeError,
+}
+"""What Dask carries in place of an error: one that is made of its message alone."""
 
 
+@dataclass(kw_only=True)
 class Node(WorkerPlugin):
     """A Dask worker's part of one command; each worker that joins gets it from the scheduler."""
 
-    def __init__(self, setup: NodeSetup) -> None:
-        self._setup = setup
+    baselines: str
+    """The storage, at the same path on every node."""
+    facts: dict[str, str]
+    """What a node must have, see `facts_here`."""
+    code: list[str]
+    time_limit: float
+    """Seconds that one answer may take."""
+    pip_seconds: float
+    uses_gpus: bool
+    own: OwnCode | None = None
 
     def setup(self, worker: Worker) -> None:
         """Prepare to work; called on the worker."""
-        setup = self._setup
         self._folder = Path(tempfile.mkdtemp(prefix="peft-regress-", dir=worker.local_directory))
         (self._folder / "work").mkdir()
         self._name = f"node {worker.name} ({worker.address})"
-        self._seat = Seat(self._folder / "work", time_limit=setup.time_limit, name=self._name)
-        self._search = setup.own.unpack(self._folder / "own") if setup.own else []
+        self._seat = Seat(self._folder / "work", time_limit=self.time_limit, name=self._name)
+        self._search = self.own.unpack(self._folder / "own") if self.own else []
         self._lock = threading.Lock()
         self._opened = ExitStack()
         self._planned: list[Planned] | None = None
@@ -238,13 +227,12 @@ class Node(WorkerPlugin):
 
     def _lacking(self) -> str | None:
         """Return the first difference to the command's machine; None if there is none."""
-        setup = self._setup
         try:
-            found = facts_here(Path(setup.baselines), setup.code, setup.own, self._search)
+            found = facts_here(Path(self.baselines), self.code, self.own, self._search)
         except OSError as error:
             return f"{self._name}: {error.filename} cannot be read ({error.strerror})"
-        for name in sorted(setup.facts.keys() | found.keys()):
-            here, there = setup.facts.get(name, "absent"), found.get(name, "absent")
+        for name in sorted(self.facts.keys() | found.keys()):
+            here, there = self.facts.get(name, "absent"), found.get(name, "absent")
             if here != there:
                 return printable(
                     f"{self._name}: {name} is {there} there and {here} here; make both the same, "
@@ -265,7 +253,8 @@ class Node(WorkerPlugin):
             except (PeftRegressError, OSError) as error:
                 self._let_go()
                 problem = clean(str(error).removeprefix(f"{self._name}: "), longest=2000)
-                raise _kind(error)(f"{self._name}: {problem}") from None
+                carried = next(_CARRIED[kind] for kind in _CARRIED if isinstance(error, kind))
+                raise carried(f"{self._name}: {problem}") from None
             finally:
                 self._idle = threading.Timer(_IDLE_SECONDS, self._end_idle)
                 self._idle.daemon = True
@@ -273,9 +262,8 @@ class Node(WorkerPlugin):
 
     def _environment(self, task: Task) -> Environment:
         """Return the environment of a task, built if it is not there; it stays open."""
-        setup = self._setup
-        if setup.own is None:
-            use_settings(Settings(folder=self._folder, baselines=Path(setup.baselines)))
+        if self.own is None:
+            use_settings(Settings(folder=self._folder, baselines=Path(self.baselines)))
         else:
             use_settings(read_settings(self._folder / "own"))
         if self._planned != task.planned:
@@ -283,10 +271,10 @@ class Node(WorkerPlugin):
             self._planned, self._python = task.planned, Path(sys.executable)
             if task.planned:
                 # One of a node's workers builds it, and nobody removes it while it is open.
-                opened = opened_part(task.planned, seconds=setup.pip_seconds)
+                opened = opened_part(task.planned, seconds=self.pip_seconds)
                 self._python = self._opened.enter_context(opened).python
         # Whoever started this worker chooses its GPU, as dask-cuda does.
-        gpu = os.environ.get(_GPU_VARIABLE, "0") if setup.uses_gpus else ""
+        gpu = os.environ.get(_GPU_VARIABLE, "0") if self.uses_gpus else ""
         paths = [*self._search[1:], os.environ.get("PYTHONPATH")]
         return Environment(
             python=self._python,

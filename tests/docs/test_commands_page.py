@@ -49,7 +49,7 @@ def test_every_option_and_setting_of_pytest_is_there():
 
 def test_every_variable_of_the_page_is_read_by_the_package():
     names = re.findall(r"`([A-Z]+_[A-Z_]+)`", PAGE)
-    assert len(names) >= 4
+    assert len(names) >= 3
     sources = "".join(path.read_text() for path in (ROOT / "peft_regress").rglob("*.py"))
     for name in names:
         assert f'"{name}"' in sources, name

@@ -75,7 +75,7 @@ ELSEWHERE = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
     ("old", "new", "problem"),
     [
         (b'"method":"lora"', b'"method":"../../x"', "line 2: Expected"),
-        (b'"schema_version":2', b'"schema_version":3', "line 1: Invalid enum value 3"),
+        (b'"schema_version":2', b'"schema_version":3', "line 1: Expected `int` <= 2"),
         (b'"status":"ok"', b'"status":"error"', "line 2: .*status 'error' with error None"),
     ],
 )

@@ -70,11 +70,7 @@ def checklist(
     *,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Checklist:
-    """Examine a method on both sides and judge each row of the protocol.
-
-    `progress` gets a line per step. Raises `InputError` if the method or an environment cannot be
-    used, or a side does not have the method.
-    """
+    """Examine a method on both sides and judge each row of the protocol."""
     method = find_method(settings.method)
     start = time.monotonic()
     pythons = {"base": Path(sys.executable)}

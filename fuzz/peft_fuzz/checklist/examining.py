@@ -75,11 +75,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def examined(request: Examine) -> Examined:
-    """Compute what a situation gives on one side, and write the outputs into its folder.
-
-    The base fills a fresh adapter and saves it; the other side loads it and saves it again. Both
-    also load what they have saved themselves. Failures of peft are part of the answer.
-    """
+    """Compute what a situation gives on one side, and write the outputs into its folder."""
     with single_thread(), warnings.catch_warnings():
         # Nobody reads them here, and peft warns at each layer.
         warnings.simplefilter("ignore")
@@ -162,9 +158,9 @@ class _Side:
     def _loaded(self, *, is_base: bool) -> nn.Module:
         return loaded(self._situation, self._folder / _FOLDER[is_base])
 
-    def _load(self, stage: str, *, is_base: bool) -> nn.Module | None:
+    def _load(self, stage: str, *, is_base: bool) -> Any:
         """Compute what a saved adapter gives: on, off, merged, unmerged and off, merged and off."""
-        adapted: nn.Module | None = self._try(stage, lambda: self._loaded(is_base=is_base))
+        adapted: Any = self._try(stage, lambda: self._loaded(is_base=is_base))
         if adapted is None:
             return None
         self._outputs["unmerged"] = self._output(adapted)

@@ -317,10 +317,9 @@ def config_rows(inspected: Sequence[Inspected], outputs: Sequence[Row]) -> Itera
         verdict="ok" if not new or is_same else "shown",
     )
     for what, found in (("removed fields", gone), ("changed defaults", moved)):
-        difference, verdict = ", ".join(found) or "none", "out of bounds" if found else "ok"
-        yield Row(
-            about="configuration", what=what, difference=difference, bound="none", verdict=verdict
-        )
+        verdict: Verdict = "out of bounds" if found else "ok"
+        said = ", ".join(found) or "none"
+        yield Row(about="configuration", what=what, difference=said, bound="none", verdict=verdict)
 
 
 # --- Training -------------------------------------------------------------------------------------

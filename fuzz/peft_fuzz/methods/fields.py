@@ -26,8 +26,6 @@ class Fields:
     """What is drawn for an adapter.
 
     Attributes:
-        always: Fields that every adapter states.
-        sometimes: Fields that few adapters state; the others keep the default.
         bias: The value of `bias` that trains the adapted layers' biases, if there is the field.
         agree: Takes out what the documentation does not allow together.
         shared: Fields that all adapters of a model must have alike, by the documentation.

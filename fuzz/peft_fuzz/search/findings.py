@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from peft_fuzz.example import Example, Failure, Value
+from peft_fuzz.example import Example, Failure
+from peft_fuzz.networks.network import Value
 from peft_fuzz.search.causes import Cause
 from peft_regress.cases import Version
 from peft_regress.errors import InputError, RunFileError

@@ -80,7 +80,8 @@ class Replay:
 
 def judged(finding: Finding, outcome: Outcome) -> Replayed:
     """Return the state of an entry by the outcome of its example."""
-    failure, state, remark = outcome.failure, "still there", ""
+    state: State = "still there"
+    failure, remark = outcome.failure, ""
     if outcome.absent is not None:
         state, remark = "absent", f"this release lacks {clean(outcome.absent)}"
     elif failure is None:

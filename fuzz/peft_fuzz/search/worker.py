@@ -16,7 +16,8 @@ from typing import Final
 
 import msgspec
 
-from peft_fuzz.example import Example, Failure, Outcome, Value
+from peft_fuzz.example import Example, Failure, Outcome
+from peft_fuzz.networks.network import Value
 from peft_fuzz.oracle.checks import CRASH
 from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_regress.text import clean
@@ -27,7 +28,7 @@ LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""
 START_SECONDS: Final = 300.0
 _NAME: Final = __name__
-_PACKAGES: Final = ("peft", "torch", "transformers", "python")
+_PACKAGES: Final[tuple[str, ...]] = ("peft", "torch", "transformers", "python")
 LIBRARIES: Final = ("peft", "peft_fuzz.run")
 """What a worker imports before a life is timed."""
 _SIGNAL: Final = re.compile(r"was killed by (\w+)")

@@ -157,14 +157,6 @@ def test_a_fault_of_one_state_is_seen_there(tmp_path, monkeypatch, name, change,
     assert (base.losses != branch.losses) is (name == "update_layer")
 
 
-@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
-def test_patterns_are_other_numbers_than_the_usual_ones(method):
-    settings = find("linear", label="patterns", method=method).settings
-    alpha = settings.get("lora_alpha", settings.get("alpha"))
-    assert set(settings["rank_pattern"].values()).isdisjoint({settings["r"]})
-    assert set(settings["alpha_pattern"].values()).isdisjoint({alpha})
-
-
 def test_another_state_dict_is_seen(tmp_path, monkeypatch):
     def renamed(original, *arguments, **settings):
         found = original(*arguments, **settings)
@@ -221,17 +213,6 @@ def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, 
     assert examined(request) == Examined(
         unavailable="float16: \"addmm_impl_cpu_\" not implemented for 'Half'"
     )
-
-
-def test_autocast_decides_the_type_of_the_checkpoint(tmp_path):
-    kinds = []
-    for autocast in (False, True):
-        folder = tmp_path / str(autocast)
-        folder.mkdir()
-        situation = find("linear", dtype="bfloat16", autocast=autocast)
-        found = examined(Examine(situation=situation, folder=str(folder), is_base=True))
-        kinds.append({kind.partition(" ")[0] for kind in found.keys.values()})
-    assert kinds == [{"bfloat16"}, {"float32"}]
 
 
 # --- workers ------------------------------------------------------------------------------------

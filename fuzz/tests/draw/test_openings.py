@@ -21,7 +21,6 @@ HEAD = Layer(name="head", kind="linear", inputs=6, outputs=6)
 
 
 def lives(method="lora", *, copies=False):
-    """Return an example of two adapters with each of the openings, as far as it makes sense."""
     settings = {"target_modules": ["layer0"], "r": 6}
     saved = {"modules_to_save": ["head"]} if copies else {}
     one = Example(
@@ -45,7 +44,6 @@ def lives(method="lora", *, copies=False):
 
 
 def happens(one, wanted):
-    """Return whether an act of a life is wanted, in the state before it."""
     plan = Plan.start(one, METHODS[one.method].abilities)
     for act in one.acts:
         if wanted(plan, act):

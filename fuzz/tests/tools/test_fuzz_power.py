@@ -6,7 +6,7 @@ import msgspec
 import power
 import pytest
 from fault_catalogue import FAULTS
-from power import BEYOND, BY_CHANCE, Tried, chosen_faults, complaints, line, method_of, sentence
+from power import BEYOND, BY_CHANCE, Tried, chosen_faults, complaints, line, sentence
 
 FOUND = Tried(fault="lora-b-not-zero", state="found", seconds=1.5, check="identity", message="off")
 MISSED = Tried(fault="lora-a-gaussian", state="missed", seconds=60.0)
@@ -18,17 +18,6 @@ def test_faults_of_this_project_are_left_out():
     assert "head-not-saved" not in faults
     assert all(at.startswith("peft") for name in faults for at in FAULTS[name].at)
     assert BY_CHANCE <= {*BEYOND} <= {*faults}
-
-
-def test_the_method_of_a_fault_is_that_of_its_case():
-    methods = {
-        "rslora-scaling-left-out": "lora",
-        "dora-magnitude-frozen": "dora",
-        "adalora-budget-never-falls": "adalora",
-        "adapter-left-in-half-precision": "lora",
-        "loha-products-added": "loha",
-    }
-    assert {fault: method_of(fault) for fault in methods} == methods
 
 
 def test_only_what_is_expected_is_no_complaint():

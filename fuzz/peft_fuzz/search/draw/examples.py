@@ -72,11 +72,7 @@ def _drawn(choices: Choices) -> SearchStrategy[list[acts.Act]]:
 
 
 def openings(choices: Choices) -> list[Opening]:
-    """Return the openings of a life; the plainest come first.
-
-    Those with copies come only, and more often, where an adapter has some; those of an ability
-    only where the method has it.
-    """
+    """Return the openings of a life; the plainest come first."""
     found = [*_alone(choices.names[0]), *_swaps(choices)]
     if choices.with_copies:
         found += _OFTEN * _copies_alone()

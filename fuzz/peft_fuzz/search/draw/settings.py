@@ -38,7 +38,8 @@ def targets(draw: DrawFn, method: Method, network: Network) -> list[str] | str:
     last = sorted({name.rpartition(".")[2] for name in names})
     others = {layer.name.rpartition(".")[2] for layer in network.layers if layer.name not in names}
     escaped = "|".join(re.escape(name) for name in names)
-    ways = [names, escaped, f"(.*\\.)?({escaped})", *([] if others & {*last} else [last])]
+    ways: list[list[str] | str] = [names, escaped, f"(.*\\.)?({escaped})"]
+    ways += [] if others & {*last} else [last]
     return draw(st.sampled_from(ways)) if now_and_then(draw, 3) else names
 
 
@@ -72,11 +73,7 @@ def _is_named(name: str, named: list[str] | str) -> bool:
 def settings(
     draw: DrawFn, method: Method, network: Network, *, beside: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Draw one adapter's settings for a network with a layer that the method can adapt.
-
-    Only fields that the installed peft's configuration has are drawn. `beside` is what the first
-    adapter has: what the documentation wants equal in all adapters of a model is taken from there.
-    """
+    """Draw one adapter's settings for a network with a layer that the method can adapt."""
     known = config_defaults(method.config)
     drawn: dict[str, Any] = {**method.fixed, "target_modules": draw(targets(method, network))}
     named = [

@@ -1,0 +1,192 @@
+"""The command `peft-regress watch`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from peft_regress.cli.options import (
+    SectionedCommand,
+    examples,
+    format_option,
+    limit_option,
+    print_json,
+)
+from peft_regress.errors import InputError
+from peft_regress.metrics import format_value, make_metric
+from peft_regress.report.document import Document, Section
+from peft_regress.report.layout import Row, Table
+from peft_regress.report.results import cost_section
+from peft_regress.report.terminal import show
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from peft_regress.cost.step_cost import ByteSite
+    from peft_regress.measure.scripts.observation import Observation
+
+_MOST_ROWS: Final = 12
+
+
+@click.command(
+    "watch",
+    cls=SectionedCommand,
+    sections={"What to watch": ("is_module", "steps", "env", "time_limit")},
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog=examples(
+        "peft-regress watch train.py --epochs 1",
+        "peft-regress watch --steps 8 -m my_package.train --config small.yaml",
+    ),
+)
+@click.argument("script")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module, as `python -m` takes it.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="End the script after so many optimizer steps.",
+)
+@click.option(
+    "--env",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set this variable for the script, such as HF_HUB_OFFLINE=0; may be repeated.",
+)
+@limit_option("--time-limit", "How long the steps may take.")
+@format_option
+def command(  # noqa: PLR0913  (options)
+    script: str,
+    arguments: tuple[str, ...],
+    *,
+    is_module: bool,
+    steps: int,
+    env: tuple[str, ...],
+    time_limit: int,
+    output: str,
+) -> None:
+    """Run a training script, unchanged, and show what its first steps do.
+
+    What the script prints goes to standard error. It gets no network of Hugging Face and of wandb,
+    unless --env says otherwise, and ends after its steps: losses, gradient norms, learning rates,
+    what trains, FLOPs, and memory by category and module.
+    """
+    from peft_regress.measure.scripts.process import watch_script  # torch
+
+    found = watch_script(
+        script,
+        args=arguments,
+        is_module=is_module,
+        steps=steps,
+        env=dict(map(_variable, env)),
+        time_limit=time_limit,
+        shows=sys.stderr,
+    )
+    if output == "json":
+        print_json(msgspec.to_builtins(found))
+    else:
+        show(_document(" ".join((script, *arguments)), found), output)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InputError(f"--env {text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _document(shown: str, found: Observation) -> Document:
+    """Return the report; `shown` is the script as it was typed."""
+    names = " and ".join(dict.fromkeys(clean(one.name) for one in found.optimizers))
+    title = (
+        f"{clean(shown)}: {count_of(len(found.steps), 'optimizer step')} of {names}"
+        f" on {clean(found.model) or 'no module'}"
+    )
+    sections = [Section(title=title, body=(_steps(found), *_sentences(found)), level=2)]
+    sections.append(_trained(found))
+    if found.costs is not None:
+        metrics = {name: make_metric(name, value) for name, value in found.step_metrics().items()}
+        sections.append(cost_section("What the second step costs", metrics))
+        sections.append(_by_module("Memory at its peak, by module", found.costs.bytes_at_peak))
+        sections.append(_by_module("Activations saved for the backward pass", found.saved))
+    return sections
+
+
+def _steps(found: Observation) -> Table:
+    rows = tuple(
+        Row(
+            cells=(
+                str(at),
+                " ".join(_number(batch.loss) for batch in step.micro_batches),
+                _number(step.gradient_norm),
+                " ".join(dict.fromkeys(f"{rate:.3g}" for rate in step.rates)),
+                f"{step.seconds:.2f} s{' (recorded)' if step.is_recorded else ''}",
+            )
+        )
+        for at, step in enumerate(found.steps, 1)
+    )
+    headings = ("step", "losses", "gradient norm", "learning rate", "time")
+    return Table(headings=headings, rows=rows, numbers=(0, 2, 3))
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.5g}"
+
+
+def _sentences(found: Observation) -> Iterable[str]:
+    batches = {len(step.micro_batches) for step in found.steps}
+    yield f"micro-batches a step: {' or '.join(map(str, sorted(batches)))}"
+    dtypes = ", ".join(
+        f"{name} {format_value(held, 'byte')}" for name, held in found.param_bytes.items()
+    )
+    yield f"parameters: {dtypes}; autocast: {found.autocast or 'off'}"
+    for optimizer in found.optimizers:
+        for at, group in enumerate(optimizer.groups):
+            numbers = ", ".join(f"{clean(name)}={value:g}" for name, value in group.items())
+            where = f", group {at}" if optimizer.groups[1:] else ""
+            yield f"{clean(optimizer.name)}{where}: {numbers}"
+    if found.costs is None:
+        yield "costs are those of the second step: watch two steps at least"
+    for phase, names in found.uncounted.items():
+        yield f"no {phase}_flops: there is no formula for {', '.join(map(clean, names))}"
+    yield from map(clean, found.notes)
+    if found.ended:
+        yield f"the script ended before its steps were over: {clean(found.ended)}"
+
+
+def _trained(found: Observation) -> Section:
+    rows = [
+        Row(cells=(clean(name), "x".join(map(str, one.shape)) or "scalar", one.dtype))
+        for name, one in found.trained.items()
+    ]
+    total = sum(prod(one.shape) for one in found.trained.values())
+    title = f"What trains: {total:,} of {total + found.frozen_params:,} parameters"
+    table = Table(headings=("tensor", "shape", "dtype"), rows=tuple(rows[:_MOST_ROWS]))
+    return Section(title=title, body=(table, *_rest(len(rows), "tensor")), level=2)
+
+
+def _by_module(title: str, sites: Iterable[ByteSite]) -> Section:
+    held: Counter[tuple[str, str]] = Counter()
+    for site in sites:
+        held[site.module, site.category] += site.bytes
+    rows = [
+        Row(cells=(clean(module) or "(outside any)", category, format_value(size, "byte")))
+        for (module, category), size in held.most_common()
+    ]
+    table = Table(
+        headings=("module", "category", "bytes"), rows=tuple(rows[:_MOST_ROWS]), numbers=(2,)
+    )
+    shown = f"{title}: {format_value(sum(held.values()), 'byte')}"
+    return Section(title=shown, body=(table, *_rest(len(rows), "row")), level=2)
+
+
+def _rest(count: int, what: str) -> tuple[str, ...]:
+    left = count - _MOST_ROWS
+    return (f"and {count_of(left, f'more {what}')}: --format json has all",) if left > 0 else ()

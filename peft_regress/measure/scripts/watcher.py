@@ -1,0 +1,376 @@
+"""Watch whatever trains in this process, by torch's global hooks, and end it after some steps.
+
+A *step* is one of the optimizer that stepped first; other optimizers' steps and all `backward`
+calls since the step before belong to it. Operators are recorded from the first forward pass that
+can train until the end of the second step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+
+from peft_regress.cost.batches import named_tensors
+from peft_regress.cost.module_trail import module_names
+from peft_regress.cost.step_cost import (
+    Mark,
+    Phase,
+    StepMarks,
+    step_cost,
+    summarize_memory,
+)
+from peft_regress.imports import told
+from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
+from peft_regress.measure.scripts import observation as seen
+from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage
+from peft_regress.runs.environment import imported_packages
+
+RECORDED_STEPS: Final = 2
+_SECONDS_TO_END: Final = 5
+"""What a script that catches everything, or trains in a thread, has to end by itself."""
+
+
+class WatchEnded(BaseException):
+    """The steps are over. No `except Exception` catches it."""
+
+
+class Watcher:
+    """What has been seen so far; `start` installs the hooks."""
+
+    def __init__(self, request: seen.WatchRequest) -> None:
+        self._request = request
+        self._handles: list[Any] = []
+        self._depth = 0
+        """Of the calls of modules outside a backward pass."""
+        self._backward_depth = 0
+        self._modules: dict[nn.Module, dict[nn.Module, str]] = {}
+        """The outermost modules that can train, each with the names of its modules."""
+        self._recorder: ScriptRecorder | None = None
+        self._recorded_to = 0
+        """The steps that were recorded."""
+        self._marks: list[Mark] = []
+        """Where the first step begins, where each recorded one ends."""
+        self._backward_mark: Mark | None = None
+        self._optimizer_mark: Mark | None = None
+        self._optimizers: dict[int, seen.OptimizerSeen] = {}
+        self._main: Optimizer | None = None
+        """The optimizer whose steps count."""
+        self._inside: list[tuple[Optimizer, Phase]] = []
+        """The optimizers that step, with the phase before."""
+        self._inputs: dict[str, Tensor] = {}
+        self._micro_batches: list[seen.MicroBatch] = []
+        self._norm = 0.0
+        self._rates: tuple[float, ...] = ()
+        self._step_began = 0.0
+        self._steps: list[seen.Step] = []
+        self._facts: dict[str, Any] = {}
+        self._notes: list[str] = []
+        self._is_over = False
+
+    # --- The hooks ---
+
+    def start(self) -> None:
+        """Install the hooks, for the whole process."""
+        module_hooks = torch.nn.modules.module
+        self._handles = [
+            module_hooks.register_module_forward_pre_hook(self._enter_module),
+            module_hooks.register_module_forward_hook(self._leave_module, always_call=True),
+            register_optimizer_step_pre_hook(self._enter_optimizer),
+            register_optimizer_step_post_hook(self._leave_optimizer),
+        ]
+        backward, compiled = torch.autograd.backward, torch.compile
+
+        def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            with self._in_backward(tensors):
+                backward(tensors, *args, **kwargs)
+
+        def named_compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(model, nn.Module):  # libraries compile functions when they are imported
+                self._note("torch.compile is left out: the watched steps run in eager mode")
+            return compiled(model, *args, **kwargs)
+
+        # torch has no hook for these two. `Tensor.backward` calls the function.
+        torch.autograd.backward = watched_backward  # type: ignore[assignment]
+        torch.compile = named_compile  # type: ignore[assignment]
+
+    def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._is_over or self._backward_depth:
+            return
+        self._depth += 1
+        can_train = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        if self._depth > 1 or not can_train:
+            return
+        # A global hook gets no keyword arguments; they are in the frame that calls it.
+        kwargs = sys._getframe(1).f_locals.get("kwargs", {})  # noqa: SLF001
+        inputs = {**{str(at): value for at, value in enumerate(args)}, **kwargs}
+        tensors = [(n, one) for n, one in named_tensors(inputs) if has_one_storage(one)]
+        if module not in self._modules:
+            self._follow(module)
+        if self._recorder is not None:
+            self._recorder.hold_batch(tensor for _, tensor in tensors)
+        for name, tensor in tensors:
+            while name in self._inputs:
+                name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
+            with _unrecorded():
+                self._inputs[name] = tensor.detach()
+
+    def _leave_module(self, _module: nn.Module, _args: object, _output: object) -> None:
+        if not self._is_over and not self._backward_depth:
+            self._depth = max(self._depth - 1, 0)
+
+    def _follow(self, module: nn.Module) -> None:
+        """Begin to follow an outermost module; the first one begins the first step."""
+        self._modules[module] = module_names(module)
+        with _unrecorded():
+            self._facts.setdefault("weights", {}).update(summaries_of(module))
+        if torch.is_autocast_enabled("cpu"):
+            self._facts["autocast"] = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
+        if self._steps:
+            return
+        if self._recorder is None:
+            self._recorder = ScriptRecorder()
+            self._recorder.__enter__()
+            self._step_began = time.perf_counter()
+        self._recorder.follow(module)
+        self._recorder.enter_module("")
+        if not self._marks:
+            self._marks.append(self._recorder.mark())
+
+    @contextlib.contextmanager
+    def _in_backward(self, tensors: Any) -> Iterator[None]:
+        self._backward_depth += 1
+        is_outermost = self._backward_depth == 1
+        recorder, before = self._recorder, None
+        if is_outermost and not self._is_over:
+            loss = tensors if isinstance(tensors, Tensor) else None
+            with _unrecorded():
+                value = float(loss.detach()) if loss is not None and loss.numel() == 1 else None
+                sums = BatchSums()
+                sums.add(self._inputs)
+                digests = {
+                    name: digest_of(tensor)
+                    for name, tensor in self._inputs.items()
+                    if not tensor.is_floating_point() and not tensor.is_complex()
+                }
+            self._micro_batches.append(
+                seen.MicroBatch(loss=value, inputs=sums.summaries(), digests=digests)
+            )
+            self._inputs = {}
+            if recorder is not None:
+                before, recorder.phase = recorder.phase, "backward"
+                self._backward_mark = self._backward_mark or recorder.mark()
+        try:
+            yield
+        finally:
+            self._backward_depth -= 1
+            if before is not None and recorder is not None:
+                recorder.phase = before
+                recorder.is_fetching = True
+
+    def _enter_optimizer(self, optimizer: Optimizer, *_: object) -> None:
+        if self._is_over:
+            return
+        recorder = self._recorder
+        self._inside.append((optimizer, recorder.phase if recorder is not None else "forward"))
+        if len(self._inside) > 1:
+            return
+        self._main = self._main or optimizer
+        if id(optimizer) not in self._optimizers:
+            self._optimizers[id(optimizer)] = seen.OptimizerSeen(
+                name=type(optimizer).__name__, groups=tuple(numbers_of(optimizer))
+            )
+            self._note_trained(optimizer)
+        if optimizer is self._main:
+            with _unrecorded():
+                self._norm = _norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
+            self._rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        if recorder is not None:
+            recorder.phase = "optimizer"
+            recorder.is_fetching = False
+            if optimizer is self._main:
+                self._optimizer_mark = recorder.mark()
+
+    def _leave_optimizer(self, optimizer: Optimizer, *_: object) -> None:
+        if self._is_over or not self._inside:
+            return
+        _, before = self._inside.pop()
+        if self._inside:
+            return
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.hold_parameters()
+            recorder.phase = before
+            recorder.is_fetching = True
+        if optimizer is self._main:
+            self._end_step()
+
+    # --- The steps ---
+
+    def _end_step(self) -> None:
+        now = time.perf_counter()
+        recorder = self._recorder
+        self._steps.append(
+            seen.Step(
+                micro_batches=tuple(self._micro_batches),
+                gradient_norm=self._norm,
+                rates=self._rates,
+                seconds=now - self._step_began,
+                is_recorded=recorder is not None,
+            )
+        )
+        self._micro_batches = []
+        if len(self._steps) == 1 and self._request.nudge and self._main is not None:
+            self._nudge(self._main)
+        if recorder is not None:
+            self._marks.append(recorder.mark())
+            if len(self._steps) == RECORDED_STEPS:
+                self._keep_costs(recorder)
+            else:
+                recorder.start_step()
+                self._backward_mark = self._optimizer_mark = None
+        if len(self._steps) >= self._request.steps:
+            self._end()
+        self._step_began = time.perf_counter()
+
+    def _nudge(self, optimizer: Optimizer) -> None:
+        """Move what trains a little, each number by its own seeded share."""
+        with _unrecorded():
+            generator = torch.Generator().manual_seed(0)
+            for parameter in _parameters(optimizer):
+                if parameter.is_floating_point():
+                    shares = torch.randn(parameter.shape, generator=generator)
+                    shares = shares.to(parameter.device, parameter.dtype)
+                    parameter.mul_(1 + self._request.nudge * shares)
+
+    def _keep_costs(self, recorder: ScriptRecorder) -> None:
+        """Summarize the second step, and record no more."""
+        with _unrecorded():
+            first, start, end = self._marks
+            backward = self._backward_mark or start
+            marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
+            log = recorder.memory_log
+            step = step_cost(log, recorder.flop_log, marks, tensors="real tensors")
+            alive = summarize_memory(log[: backward.memory]).sites_at_end
+        self._facts["costs"] = step
+        self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
+        self._facts["uncounted"] = {
+            phase: tuple(sorted(name for where, name in recorder.uncounted if where == phase))
+            for phase in sorted({phase for phase, _ in recorder.uncounted})
+        }
+        if _get_current_dispatch_mode() is recorder:  # type: ignore[no-untyped-call]
+            recorder.__exit__(None, None, None)
+        recorder.close()
+        self._recorder = None
+
+    def _note_trained(self, optimizer: Optimizer) -> None:
+        """Keep which tensors train, by the names of the module that owns them."""
+        trained = {id(p): p for p in _parameters(optimizer) if p.requires_grad}
+        owners = sorted(
+            self._modules,
+            key=lambda module: -sum(id(p) in trained for p in module.parameters()),
+        )
+        found = self._facts.setdefault("trained", {})
+        for owner in owners:
+            for name, parameter in _named_parameters(owner):
+                if trained.pop(id(parameter), None) is not None:
+                    shown = name if owner is owners[0] else f"{type(owner).__name__}.{name}"
+                    found[shown] = _described(parameter)
+        for at, parameter in enumerate(trained.values()):
+            found[f"{type(optimizer).__name__}.{at}"] = _described(parameter)
+        if owners and "model" not in self._facts:
+            self._facts["model"] = type(owners[0]).__name__
+            parameters = list(owners[0].parameters())
+            dtypes: dict[str, int] = {}
+            for parameter in parameters:
+                name = str(parameter.dtype).removeprefix("torch.")
+                dtypes[name] = dtypes.get(name, 0) + parameter.numel() * parameter.element_size()
+            self._facts["param_bytes"] = dtypes
+            self._facts["frozen_params"] = sum(p.numel() for p in parameters if not p.requires_grad)
+
+    # --- The end ---
+
+    def _end(self) -> None:
+        self._is_over = True
+        self.write()
+        # A script may catch everything, or train in a thread: it has a moment to end by itself.
+        timer = threading.Timer(_SECONDS_TO_END, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+        raise WatchEnded
+
+    def write(self, ended: BaseException | None = None) -> None:
+        """Write what has been seen."""
+        found = seen.Observation(
+            steps=tuple(self._steps),
+            optimizers=tuple(self._optimizers.values()),
+            notes=tuple(self._notes),
+            ended="" if ended is None else told(ended),
+            packages=imported_packages(),
+            **self._facts,
+        )
+        Path(self._request.answer).write_bytes(msgspec.json.encode(found))
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+
+@contextlib.contextmanager
+def _unrecorded() -> Iterator[None]:
+    """Compute something that is not the script's."""
+    with torch.no_grad(), _disable_current_modes():
+        yield
+
+
+def digest_of(tensor: Tensor) -> str:
+    """Return a digest of dtype, shape and values."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield parameters by their name without peft's prefix, as costs are named."""
+    for owner, prefix in module_names(module).items():
+        for name, parameter in owner.named_parameters(recurse=False):
+            yield f"{prefix}.{name}" if prefix else name, parameter
+
+
+def _described(parameter: Tensor) -> seen.Parameter:
+    return seen.Parameter(
+        shape=tuple(parameter.shape),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        itemsize=parameter.element_size(),
+    )
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    """Return the norm of some tensors together."""
+    squares = 0.0
+    for tensor in tensors:
+        if has_one_storage(tensor) and tensor.numel():
+            values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            squares += float(torch.linalg.vector_norm(values.detach().double())) ** 2
+    return float(squares**0.5)

@@ -1,0 +1,48 @@
+"""A process that forks for each script to watch, and the script that most tests run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import msgspec
+import pytest
+from watched_scripts import START
+
+from peft_regress.measure.scripts.observation import Observation, WatchRequest
+
+
+@pytest.fixture(scope="module")
+def forks():
+    program = Path(__file__).with_name("watched_forks.py")
+    with subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TORCHDYNAMO_DISABLE": "1"},
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def watch(forks, tmp_path):
+    """Return a function that runs the text of a script, after `START`, and returns what is seen."""
+
+    def watched(text, *, start=START, args=(), **asked):
+        script, request = tmp_path / "train.py", tmp_path / "request.json"
+        answer = tmp_path / "answer.json"
+        answer.unlink(missing_ok=True)
+        script.write_text(dedent(start) + dedent(text))
+        made = WatchRequest(script=str(script), args=args, answer=str(answer), **asked)
+        request.write_bytes(msgspec.json.encode(made))
+        forks.stdin.write(f"{request}\n")
+        forks.stdin.flush()
+        watched.code = int(forks.stdout.readline())
+        return msgspec.json.decode(answer.read_bytes(), type=Observation)
+
+    return watched

@@ -1,0 +1,152 @@
+"""A script as a case: what its record holds, and which of its changes are told."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from builders import observe
+from watched_scripts import LOOP
+
+from peft_regress import Script
+from peft_regress.errors import InputError
+from peft_regress.gate.judge import judge
+from peft_regress.measure.scripts import script_case
+from peft_regress.measure.scripts.process import ScriptError
+from peft_regress.runs.schema import Record
+
+ID = "scripts/head/convnet"
+
+
+@pytest.fixture
+def measured(watch, monkeypatch):
+    """Return a function that measures a script from its text."""
+
+    def measure(text, *, has_reference=False):
+        monkeypatch.setattr(
+            script_case, "watch_script", lambda _, *, nudge, steps, **__: watch(
+                text, nudge=nudge, steps=steps
+            )
+        )  # fmt: skip
+        recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
+        return recipe.measure(has_reference=has_reference)
+
+    return measure
+
+
+@pytest.fixture
+def reasons(measured):
+    """Return a function that gives the reasons why a changed script is judged otherwise."""
+    known = measured(LOOP)
+
+    def judged(text):
+        sides = ({ID: observe(one)} for one in (known, measured(text, has_reference=True)))
+        (case,) = judge(*sides).cases
+        return case
+
+    return judged
+
+
+def test_the_record_of_a_script_survives_a_file(measured):
+    record = measured(LOOP)
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
+    assert (record.status, record.profiled_on) == ("ok", "real tensors")
+    assert record.metrics["micro_batches"].value == 1
+    assert len(record.metrics["first_losses"].samples[0]) == 4
+    assert record.metrics["gradient_norms"].samples[0][0] > 0
+    assert record.rates == [[0.01] * 4]
+    assert record.trained["4.weight"] == [10, 288]
+    assert record.script.optimizers == ["AdamW"]
+    assert "accuracy" not in record.metrics
+    assert record.invariants == {}
+
+
+def test_the_same_script_is_unchanged(reasons):
+    assert reasons(LOOP).verdict == "unchanged"
+
+
+OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics"),
+    [
+        pytest.param(
+            LOOP.replace("step(x, y)", "loss_of(x, y).backward(); step(x, y)"),
+            {"micro_batches", "forward_flops", "backward_flops"},
+            id="one more backward pass",
+        ),
+        pytest.param(
+            "opt = torch.optim.AdamW(trained, lr=0.02, foreach=False)\n" + LOOP,
+            {"rates", "optimizer"},
+            id="another rate",
+        ),
+        pytest.param(
+            "opt = torch.optim.AdamW(trained, lr=0.01, foreach=False, weight_decay=0.1)\n" + LOOP,
+            {"optimizer"},
+            id="another weight decay",
+        ),
+        pytest.param(
+            "opt = torch.optim.Adagrad(trained, lr=0.01, foreach=False)\n" + LOOP,
+            {"optimizer", "optimizer_flops"},
+            id="another optimizer",
+        ),
+        pytest.param(
+            "net[4].bias.requires_grad_(False)\n" + LOOP,
+            {"trained", "trainable_params"},
+            id="less trains",
+        ),
+        pytest.param(
+            "criterion = loss_of\n"
+            "def loss_of(x, y):\n    return 2 * criterion(x, y)\n" + LOOP,
+            {"first_losses", "gradient_norms"},
+            id="a scaled loss",
+        ),
+        pytest.param(
+            "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))\n" + LOOP,
+            {"forward_flops", "peak_bytes"},
+            id="more work",
+        ),
+    ],
+)  # fmt: skip
+def test_each_change_is_told_by_its_name(reasons, text, metrics):
+    case = reasons(text)
+    assert case.verdict == "regressed"
+    told = {reason.metric for reason in case.reasons if reason.verdict == "regressed"}
+    assert metrics <= told
+
+
+def test_other_data_is_no_other_computation(reasons):
+    case = reasons(OTHER_DATA + LOOP)
+    assert case.verdict == "incomparable"
+    (reason,) = case.reasons
+    assert reason.metric == "inputs"
+    assert reason.old.startswith("training batches 1 0: ")
+
+
+@pytest.mark.parametrize(
+    ("before", "named"),
+    [
+        ("torch.seed()\nnet[4].reset_parameters()", "the weights 4.weight before the first step"),
+        (f"torch.seed()\n{OTHER_DATA}", "the training batches (1 0)"),
+        ("torch.seed()\nnet[2] = nn.Sequential(nn.ReLU(), nn.Dropout())", "the loss of step 1"),
+    ],
+)  # fmt: skip
+def test_a_script_that_draws_without_a_seed_is_refused_by_what_differs(measured, before, named):
+    with pytest.raises(ScriptError, match="Seed it") as caught:
+        measured(f"{before}\n{LOOP}")
+    assert named in str(caught.value)
+
+
+def test_a_script_that_fails_with_a_reference_is_in_error(measured):
+    record = measured("x, y = data[:8]\nstep(x, y)\nraise ValueError('gone')", has_reference=True)
+    assert record.status == "error"
+    assert "one optimizer step" in record.error.message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 1}, {"args": "--lr 1"}, {"env": {"A": 1}}, {"time_limit": 0}, {"bounds": {"x": 1}}],
+)
+def test_values_that_no_script_can_have_are_refused(wrong):
+    with pytest.raises(InputError, match=rf"Script 'scripts/head/convnet': .*{next(iter(wrong))}"):
+        Script(ID, "train.py", **wrong)

@@ -1,0 +1,256 @@
+"""What is seen of scripts as people write them: each runs in a process of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from watched_scripts import LOOP
+
+from peft_regress.cost.profile import profile_training_step
+
+
+def plain_step():
+    """Return the cost of the step of `START`, measured as that of a fine-tuning is."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)
+    )
+    net[0].requires_grad_(requires_grad=False)
+    return profile_training_step(
+        net,
+        lambda net: torch.optim.AdamW(
+            [p for p in net.parameters() if p.requires_grad], lr=0.01, foreach=False
+        ),
+        batch=(torch.randn(8, 3, 8, 8), torch.randint(10, (8,))),
+        loss=lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1]),
+        fake=False,
+    )
+
+
+def test_a_plain_loop_costs_what_the_same_fine_tuning_costs_to_the_byte(watch):
+    seen, expected = watch(LOOP), plain_step()
+    # A loop makes its batches by operators of their own.
+    costs = {name: value for name, value in seen.step_metrics().items() if name != "aten_ops"}
+    assert len(costs) > 10
+    assert costs == {name: getattr(expected, name) for name in costs}
+    assert sum(site.bytes for site in seen.costs.bytes_at_peak) == costs["peak_bytes"]
+    assert {site.module for site in seen.costs.flops_by_site if site.phase != "optimizer"} == {
+        "0", "4",
+    }  # fmt: skip
+
+
+def test_what_trains_and_how_is_told(watch):
+    seen = watch(LOOP, steps=3)
+    assert len(seen.steps) == 3
+    assert list(seen.trained) == ["1.weight", "1.bias", "4.weight", "4.bias"]
+    assert seen.trained["4.weight"].shape == (10, 288)
+    assert (seen.model, seen.frozen_params, seen.autocast) == ("Sequential", 224, "")
+    (optimizer,) = seen.optimizers
+    assert (optimizer.name, optimizer.groups[0]["lr"]) == ("AdamW", 0.01)
+    assert optimizer.groups[0]["weight_decay"] == 0.01
+    for step in seen.steps:
+        assert step.rates == (0.01,)
+        assert step.gradient_norm > 0
+        assert len(step.micro_batches) == 1
+    assert [step.is_recorded for step in seen.steps] == [True, True, False]
+    losses = [step.micro_batches[0].loss for step in seen.steps]
+    assert losses[0] == pytest.approx(math.log(10), rel=0.5)
+    assert len(set(losses)) == 3
+
+
+def test_accumulation_clipping_and_a_schedule_show_in_the_steps(watch):
+    seen = watch(
+        """
+        schedule = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+        for at, (x, y) in enumerate(DataLoader(data, batch_size=8)):
+            (loss_of(x, y) / 2).backward()
+            if at % 2:
+                nn.utils.clip_grad_norm_(net.parameters(), 0.125)
+                opt.step()
+                schedule.step()
+                opt.zero_grad()
+        """
+    )
+    assert [len(step.micro_batches) for step in seen.steps] == [2] * 4
+    assert [step.rates for step in seen.steps] == [(0.01,), (0.005,), (0.0025,), (0.00125,)]
+    assert [step.gradient_norm for step in seen.steps] == pytest.approx([0.125] * 4, rel=1e-4)
+    one = plain_step()
+    assert seen.step_metrics()["forward_flops"] == 2 * one.forward_flops
+    assert seen.step_metrics()["optimizer_flops"] == one.optimizer_flops
+
+
+def test_equal_data_has_equal_digests_and_other_data_has_others(watch):
+    tokens = """
+        import torch
+        from torch import nn
+        net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 1))
+        opt = torch.optim.SGD(net.parameters(), lr=0.0)
+        for row in ([1, 2], [1, 2], [2, 1], [1, 2]):
+            net(torch.tensor([row])).sum().backward()
+            opt.step()
+        """
+    seen = watch(tokens, start="")
+    digests = [step.micro_batches[0].digests["0"] for step in seen.steps]
+    assert digests[0] == digests[1] == digests[3] != digests[2]
+
+
+def test_workers_of_a_data_loader_change_no_cost(watch):
+    usual, forked = watch(LOOP), watch(LOOP.replace("batch_size=8", "batch_size=8, num_workers=2"))
+    names = ("forward_flops", "backward_flops", "peak_bytes", "optimizer_flops")
+    assert [forked.step_metrics()[name] for name in names] == [
+        usual.step_metrics()[name] for name in names
+    ]
+    assert [step.micro_batches for step in forked.steps] == [
+        step.micro_batches for step in usual.steps
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "micro_batches"),
+    [
+        pytest.param(
+            """
+            opt = torch.optim.LBFGS(trained, lr=0.1, max_iter=3)
+            x, y = data[:8]
+            def closure():
+                opt.zero_grad()
+                loss = loss_of(x, y)
+                loss.backward()
+                return loss
+            for _ in range(9):
+                opt.step(closure)
+            """,
+            4,
+            {3},
+            id="a closure",
+        ),
+        pytest.param(
+            """
+            other = torch.optim.SGD(net[1].parameters(), lr=0.1)
+            for x, y in DataLoader(data, batch_size=8):
+                for one in (opt, other):
+                    one.zero_grad()
+                    loss_of(x, y).backward()
+                    one.step()
+            """,
+            4,
+            {1, 2},
+            id="two optimizers",
+        ),
+        pytest.param(
+            """
+            from torch.utils.checkpoint import checkpoint
+            for x, y in DataLoader(data, batch_size=8):
+                opt.zero_grad()
+                hidden = checkpoint(net[:3], x, use_reentrant=False)
+                nn.functional.cross_entropy(net[3:](hidden), y).backward()
+                opt.step()
+            """,
+            4,
+            {1},
+            id="checkpointing",
+        ),
+        pytest.param(
+            """
+            while True:
+                try:
+                    for x, y in DataLoader(data, batch_size=8):
+                        step(x, y)
+                except BaseException:
+                    pass
+            """,
+            4,
+            {1},
+            id="a script that catches everything",
+        ),
+        pytest.param(
+            """
+            thread = threading.Thread(
+                target=lambda: [step(x, y) for x, y in DataLoader(data, batch_size=8)]
+            )
+            thread.start()
+            thread.join()
+            """,
+            4,
+            {1},
+            id="a thread",
+        ),
+        pytest.param(
+            """
+            net = torch.compile(net)
+            for x, y in DataLoader(data, batch_size=8):
+                step(x, y)
+            """,
+            4,
+            {1},
+            id="torch.compile",
+        ),
+        pytest.param(
+            """
+            for x, y in DataLoader(data, batch_size=8):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = loss_of(x, y)
+                loss.backward()
+                opt.step()
+            """,
+            4,
+            {1},
+            id="autocast",
+        ),
+        pytest.param(
+            """
+            x, y = data[:8]
+            step(x, y)
+            sys.exit(0)
+            """,
+            1,
+            {1},
+            id="one step and an exit",
+        ),
+    ],
+)
+def test_scripts_of_all_kinds_are_followed(watch, request, text, steps, micro_batches):
+    seen = watch(text)
+    assert len(seen.steps) == steps
+    assert {len(step.micro_batches) for step in seen.steps} <= micro_batches
+    assert all(math.isfinite(step.gradient_norm) for step in seen.steps)
+    assert (seen.costs is not None) == (steps > 1)
+    if steps > 1:
+        assert seen.step_metrics()["peak_bytes"] > 0
+        assert seen.ended == ""
+    else:
+        assert seen.ended.startswith("SystemExit: 0")
+    name = request.node.callspec.id
+    assert seen.autocast == ("bfloat16" if name == "autocast" else "")
+    assert any("torch.compile" in note for note in seen.notes) == (name == "torch.compile")
+
+
+def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
+    seen = watch(
+        """
+        x, y = data[:8]
+        step(x, y)
+        raise ValueError("no more data")
+        """
+    )
+    assert len(seen.steps) == 1
+    assert "ValueError: no more data" in seen.ended
+    assert watch.code != 0
+
+
+def test_kernels_over_many_tensors_are_named_and_not_counted(watch):
+    seen = watch("opt = torch.optim.AdamW(trained, fused=True)\n" + LOOP)
+    assert "aten._fused_adamw_" in seen.uncounted["optimizer"]
+    assert "optimizer_flops" not in seen.step_metrics()
+    assert seen.step_metrics()["optimizer_state_bytes"] == plain_step().optimizer_state_bytes
+
+
+def test_a_nudge_moves_the_later_losses_a_little_and_the_first_not(watch):
+    plain, nudged = watch(LOOP), watch(LOOP, nudge=1e-4)
+    losses = [[step.micro_batches[0].loss for step in seen.steps] for seen in (plain, nudged)]
+    assert losses[0][0] == losses[1][0]
+    for was, now in zip(*(one[1:] for one in losses), strict=True):
+        assert was != now
+        assert now == pytest.approx(was, rel=0.05)
