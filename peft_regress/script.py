@@ -5,10 +5,10 @@ Imports no torch, so that listing and collecting cases stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case
@@ -51,31 +51,35 @@ class Script:
     def __post_init__(self) -> None:
         """Refuse values that no script can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
-        for problem in self._problems():
+        for problem in _wrong_values(self):
             raise InputError(f"Script {self.id!r}: {problem}")
 
-    def _problems(self) -> list[str]:
-        problems = []
-        if isinstance(self.args, str) or not all(isinstance(one, str) for one in self.args):
-            problems.append(f"args={self.args!r} is not a list of texts")
-        if not isinstance(self.steps, int) or self.steps < 2:  # noqa: PLR2004
-            problems.append(
-                f"steps={self.steps!r}: costs are those of the second step: give 2 at least"
-            )
-        if not all(isinstance(one, str) for pair in self.env.items() for one in pair):
-            problems.append(f"env={self.env!r} is not a mapping of texts")
-        if not isinstance(self.time_limit, int | float) or not self.time_limit > 0:
-            problems.append(f"time_limit={self.time_limit!r} is not a number of seconds")
-        if not (isinstance(self.matrix, str) and self.matrix.isidentifier()):
-            problems.append(f"matrix={self.matrix!r} is not the name of a matrix")
-        if self.budget is not None and not isinstance(self.budget, Budget):
-            problems.append(f"budget={self.budget!r} is not a Budget")
-        for name, bound in (self.bounds or {}).items():
-            if name not in METRICS:
-                problems.append(f"bounds: {UnknownNameError('metric', str(name), METRICS)}")
-            elif not isinstance(bound, Bound):
-                problems.append(f"bounds[{name!r}]={bound!r} is not a Bound")
-        return problems
+
+def _wrong_values(given: Script) -> Iterator[str]:
+    value: Any = given.args
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        yield f"args={value!r} is not a list of texts"
+    value = given.steps
+    if not isinstance(value, int) or value < 2:  # noqa: PLR2004
+        yield f"steps={value!r}: costs are those of the second step: give 2 at least"
+    value = given.env
+    if not all(isinstance(one, str) for pair in value.items() for one in pair):
+        yield f"env={value!r} is not a mapping of texts"
+    value = given.time_limit
+    if not isinstance(value, int | float) or not value > 0:
+        yield f"time_limit={value!r} is not a number of seconds"
+    value = given.matrix
+    if not (isinstance(value, str) and value.isidentifier()):
+        yield f"matrix={value!r} is not the name of a matrix"
+    value = given.budget
+    if not isinstance(value, Budget | None):
+        yield f"budget={value!r} is not a Budget"
+    for name, bound in (given.bounds or {}).items():
+        value = bound
+        if name not in METRICS:
+            yield f"bounds: {UnknownNameError('metric', str(name), METRICS)}"
+        elif not isinstance(value, Bound):
+            yield f"bounds[{name!r}]={value!r} is not a Bound"
 
 
 OwnCase = FineTune | Script

@@ -39,6 +39,7 @@ from peft_regress.measure.training import (
 )
 from peft_regress.measure.user_code import CaseError, calling
 from peft_regress.runs.environment import imported_packages, packages_with
+from peft_regress.script import Script
 
 _Made = TypeVar("_Made")
 
@@ -87,6 +88,11 @@ class Recipe:
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
         fine_tune = fine_tune_of(case, baselines) if isinstance(case, Case) else case
+        if isinstance(fine_tune, Script):
+            raise InputError(
+                f"Script {fine_tune.id!r} is no FineTune: `peft-regress watch {fine_tune.script}` "
+                "shows what a step of it costs and takes"
+            )
         try:
             adapter = adapter_of(fine_tune)
         except InputError as error:

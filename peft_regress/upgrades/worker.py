@@ -13,7 +13,7 @@ import msgspec
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.runs.schema import Failure, Record, error_record
 from peft_regress.workers.process import WorkerProcess
@@ -165,18 +165,24 @@ class Stepper(_OneCase):
 
     def __init__(self) -> None:
         super().__init__()
+        self._fine_tuning: Recipe
         self._data: Data
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def prepare(self, request: Prepare) -> Prepared:
         """Look up a case and load its data."""
         prepared = super().prepare(request)
+        from peft_regress.measure.recipe import Recipe
+
+        if not isinstance(self._recipe, Recipe):
+            raise InputError(f"{request.case} is a script, whose steps are not timed in pairs")
+        self._fine_tuning = self._recipe
         self._data = self._recipe.load_data()
         return prepared
 
     def restart(self, request: Restart) -> Restarted:
         """Begin again with a fresh model: training changes step times, as rates fall."""
-        self._steps = self._recipe.steps(self._data, seed=request.seed)
+        self._steps = self._fine_tuning.steps(self._data, seed=request.seed)
         # The model before this one is in reference cycles; do not collect them during a step.
         gc.collect()
         return Restarted()

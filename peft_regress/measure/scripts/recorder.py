@@ -19,7 +19,7 @@ def has_one_storage(tensor: Tensor) -> bool:
     return not tensor.is_nested and tensor.layout is torch.strided
 
 
-class ScriptRecorder(StepRecorder):
+class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]
     """A recorder that never ends the script that it watches."""
 
     def __init__(self) -> None:

@@ -107,8 +107,8 @@ class Watcher:
             return compiled(model, *args, **kwargs)
 
         # torch has no hook for these two. `Tensor.backward` calls the function.
-        torch.autograd.backward = watched_backward  # type: ignore[assignment]
-        torch.compile = named_compile  # type: ignore[assignment]
+        torch.autograd.backward = watched_backward
+        torch.compile = named_compile
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._is_over or self._backward_depth:
@@ -146,7 +146,7 @@ class Watcher:
             return
         if self._recorder is None:
             self._recorder = ScriptRecorder()
-            self._recorder.__enter__()
+            self._recorder.__enter__()  # type: ignore[no-untyped-call]
             self._step_began = time.perf_counter()
         self._recorder.follow(module)
         self._recorder.enter_module("")
@@ -210,7 +210,7 @@ class Watcher:
     def _leave_optimizer(self, optimizer: Optimizer, *_: object) -> None:
         if self._is_over or not self._inside:
             return
-        _, before = self._inside.pop()
+        before = self._inside.pop()[1]
         if self._inside:
             return
         recorder = self._recorder
@@ -274,8 +274,8 @@ class Watcher:
             phase: tuple(sorted(name for where, name in recorder.uncounted if where == phase))
             for phase in sorted({phase for phase, _ in recorder.uncounted})
         }
-        if _get_current_dispatch_mode() is recorder:  # type: ignore[no-untyped-call]
-            recorder.__exit__(None, None, None)
+        if _get_current_dispatch_mode() is recorder:
+            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         recorder.close()
         self._recorder = None
 
@@ -292,8 +292,8 @@ class Watcher:
                 if trained.pop(id(parameter), None) is not None:
                     shown = name if owner is owners[0] else f"{type(owner).__name__}.{name}"
                     found[shown] = _described(parameter)
-        for at, parameter in enumerate(trained.values()):
-            found[f"{type(optimizer).__name__}.{at}"] = _described(parameter)
+        for at, other in enumerate(trained.values()):
+            found[f"{type(optimizer).__name__}.{at}"] = _described(other)
         if owners and "model" not in self._facts:
             self._facts["model"] = type(owners[0]).__name__
             parameters = list(owners[0].parameters())
@@ -342,7 +342,7 @@ def _unrecorded() -> Iterator[None]:
 def digest_of(tensor: Tensor) -> str:
     """Return a digest of dtype, shape and values."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
