@@ -1,7 +1,5 @@
 """Build records, runs and run files for tests: small, valid, and without measuring."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -27,32 +25,20 @@ from peft_regress.metrics import (
     OF_ALL_SEEDS,
     Metric,
 )
+from peft_regress.runs import schema
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
 from peft_regress.runs.run_file import read_run_file, write_run_file
-from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
-    Acceptance,
-    BatchCosts,
-    Curve,
-    Failure,
-    Ledger,
-    Machine,
-    ModuleCosts,
-    Record,
-    Run,
-    Selection,
-)
 
 LORA = "shift/lora-r4/resnet18"
 UNSEEN_LORA = "unseen/lora-r4/resnet18"
 FULL = "shift/full/resnet18"
 GALORE = "unseen/galore-r4/mobilenet_v2"
 
-MACHINE = Machine(
+MACHINE = schema.Machine(
     digest="sha256:here", cpu="Example CPU", cores=2, threads=1, instruction_set="AVX2"
 )
-OTHER_MACHINE = Machine(
+OTHER_MACHINE = schema.Machine(
     digest="sha256:there", cpu="Another CPU", cores=8, threads=1, instruction_set="NEON"
 )
 ENVIRONMENT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -93,23 +79,23 @@ VALUES: dict[str, Any] = {
 """A value of each metric that matters; a list has one sample for each seed."""
 
 
-LEDGER = Ledger(
+LEDGER = schema.Ledger(
     modules={
-        "": ModuleCosts(optimizer_flops=9, high_bytes={"activation": 77}),
-        "conv1.base_layer": ModuleCosts(
+        "": schema.ModuleCosts(optimizer_flops=9, high_bytes={"activation": 77}),
+        "conv1.base_layer": schema.ModuleCosts(
             forward_flops={"aten.convolution": 3_638_000_000},
             backward_flops={"aten.convolution_backward": 456},
             high_bytes={"param": 400, "activation": 80},
             peak_bytes={"activation": 0},
-            b32=BatchCosts(peak_bytes={"activation": 80}),
+            b32=schema.BatchCosts(peak_bytes={"activation": 80}),
         ),
     },
     optimizer_flops={"aten.mul": 4, "aten.add": 5},
     peak_phase={"peak_bytes": "backward", "peak_bytes_b32": "forward"},
 )
-SMALL_LEDGER = Ledger(
+SMALL_LEDGER = schema.Ledger(
     modules={
-        "conv1": ModuleCosts(
+        "conv1": schema.ModuleCosts(
             forward_flops={"aten.convolution": 123}, high_bytes={"param": 456, "grad": 40}
         )
     }
@@ -155,8 +141,8 @@ def make_record(
     if metrics is None:
         metrics = VALUES if status == "ok" else {}
     if error is None and status != "ok":
-        error = Failure(type="ValueError", message="no eligible module")
-    return Record(
+        error = schema.Failure(type="ValueError", message="no eligible module")
+    return schema.Record(
         case=make_case(identifier),
         definition=definition,
         status=status,
@@ -166,12 +152,12 @@ def make_record(
             for name, value in metrics.items()
         },
         invariants=dict(invariants or {}),
-        ledger=ledger or Ledger(),
+        ledger=ledger or schema.Ledger(),
         **more,
     )
 
 
-CURVE = Curve(
+CURVE = schema.Curve(
     losses=[2.3 - 0.1 * step for step in range(12)], scores={"loss": 0.30, "accuracy": 0.90}
 )
 
@@ -179,7 +165,7 @@ CURVE = Curve(
 def curve(departs=None, *, by=0.0001, **scores):
     """Return the usual curve, with another loss at one position, or with other scores."""
     losses = [loss + (step == departs) * by for step, loss in enumerate(CURVE.losses)]
-    return Curve(losses=losses, scores={**CURVE.scores, **scores})
+    return schema.Curve(losses=losses, scores={**CURVE.scores, **scores})
 
 
 def trained(identifier=LORA, metrics=None, **more):
@@ -195,11 +181,11 @@ def repeating(record, *, by="0001_peft-0.18.1"):
 
 def make_run(*records, environment=None, machine=MACHINE, selection=None, accepted=None):
     """Return a run of these records, or of one default record."""
-    return Run(
-        schema_version=SCHEMA_VERSION,
+    return schema.Run(
+        schema_version=schema.SCHEMA_VERSION,
         environment=dict(ENVIRONMENT if environment is None else environment),
         machine=machine,
-        selection=selection or Selection(complete=True),
+        selection=selection or schema.Selection(complete=True),
         cases={record.case.id: record for record in records or (make_record(),)},
         metrics_known=sorted(KNOWN_BEFORE),
         accepted=accepted,
@@ -234,7 +220,9 @@ def _timed_entry(record):
         "fullname": f"benchmarks/test_{case.task}.py::test_case[{case.id}]",
         "params": {"case": str(case)},
         "param": case.id,
-        "extra_info": {"peft_regress": {"schema_version": SCHEMA_VERSION, "case_id": case.id}},
+        "extra_info": {
+            "peft_regress": {"schema_version": schema.SCHEMA_VERSION, "case_id": case.id}
+        },
         "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 5},
         "stats": {
             **stats,
@@ -291,7 +279,7 @@ def write_entry(
     """Write an accepted entry into a baseline storage, the newest, under a given number."""
     contents = read_contents(root, current=False)
     path = root / folder / f"{number:04d}_{title}.json"
-    accepted = Acceptance(
+    accepted = schema.Acceptance(
         reason="for a test",
         date=date,
         role=role,
@@ -333,14 +321,16 @@ def observe_all(records, **where):
 def compare(old, new, *, environment=None, **how):
     """Judge a run, or the records of one, by references, or by the records of one entry."""
     references = old if isinstance(old, dict) else observe_all(old)
-    run = new if isinstance(new, Run) else make_run(*new, environment=environment)
+    run = new if isinstance(new, schema.Run) else make_run(*new, environment=environment)
     observed = observations_of(run, "this run")
     return judge(references, observed, complete=run.selection.complete, **how)
 
 
 def forward_ledger(rows):
     """Return a ledger of forward FLOPs: module -> operator -> number."""
-    return Ledger(modules={name: ModuleCosts(forward_flops=costs) for name, costs in rows.items()})
+    return schema.Ledger(
+        modules={name: schema.ModuleCosts(forward_flops=costs) for name, costs in rows.items()}
+    )
 
 
 def find_origins(history):
@@ -371,8 +361,12 @@ def rich_run():
         ),
         make_record(UNSEEN_LORA, split_by(LEDGER), ledger=LEDGER),
         make_record(FULL, split_by(SMALL_LEDGER), ledger=SMALL_LEDGER),
-        make_record(GALORE, status="error", error=Failure(type="KeyError", message='"é\n\x1b[0m')),
-        selection=Selection(complete=False, narrowed_by=["-k 'x y'"], not_selected=["a/b/c"]),
+        make_record(
+            GALORE, status="error", error=schema.Failure(type="KeyError", message='"é\n\x1b[0m')
+        ),
+        selection=schema.Selection(
+            complete=False, narrowed_by=["-k 'x y'"], not_selected=["a/b/c"]
+        ),
     )
 
 
@@ -381,7 +375,7 @@ BOTH = {LORA, FULL}
 
 def shard(index, record, *, complete=False, **more):
     """Return a shard that measured one of two cases."""
-    selection = Selection(
+    selection = schema.Selection(
         complete=complete,
         narrowed_by=[f"--regress-shard {index}/2"],
         not_selected=sorted(BOTH - {record.case.id}),
@@ -397,7 +391,7 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
     cases = matrix_cases() if cases is None else cases
     shards = shard_of(cases, count=count, weights={})
     for index in sorted(set(range(1, count + 1)) - set(skipped)):
-        selection = Selection(
+        selection = schema.Selection(
             complete=False,
             narrowed_by=[f"--regress-shard {index}/{count}"],
             not_selected=sorted(name for name, shard in shards.items() if shard != index),

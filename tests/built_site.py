@@ -1,7 +1,5 @@
 """The site of docs/, built once."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

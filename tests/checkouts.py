@@ -1,7 +1,5 @@
 """Checkouts of tiny packages that build without an index: their build backend is in them."""
 
-from __future__ import annotations
-
 __all__ = ["write_checkout"]
 
 _PROJECT = """[build-system]

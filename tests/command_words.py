@@ -1,7 +1,5 @@
 """Parse the words of a command of peft-regress by its own parser."""
 
-from __future__ import annotations
-
 import click
 
 from peft_regress.cli.main import cli

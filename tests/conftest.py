@@ -1,7 +1,5 @@
 """Fixtures that several test modules share."""
 
-from __future__ import annotations
-
 import pytest
 
 pytest_plugins = ["pytester", "shared_fixtures", "built_site", "page_browser"]

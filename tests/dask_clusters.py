@@ -1,7 +1,5 @@
 """Dask clusters of this machine whose nodes measure by a program of the test."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -5,8 +5,6 @@
 measures what the nearest older one did.
 """
 
-from __future__ import annotations
-
 import contextlib
 from functools import cache
 from pathlib import Path

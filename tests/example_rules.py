@@ -1,7 +1,5 @@
 """How the test of the examples runs each command of the documents."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A copy of the repository in which the examples run, with the files that they name."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

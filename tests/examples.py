@@ -1,7 +1,5 @@
 """Read the examples of the documents: fenced blocks, their commands, and the output they show."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

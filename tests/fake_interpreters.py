@@ -1,22 +1,16 @@
 """Programs that stand in for an interpreter with a worker; each test chooses how they behave."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 from builders import MACHINE, make_record
 
 from peft_regress.workers.serve import PROTOCOL
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 # Found now: a test may run without a PATH.
 _INSTALL = shutil.which("install") or "install"
@@ -104,18 +98,18 @@ for line in sys.stdin:
 
 
 def write_worker(
-    path: Path,
+    path,
     *,
-    how: Mapping[str, str] | None = None,
-    seconds: float = 0.010,
-    definition: str | None = None,
-    protocol: int = PROTOCOL,
-    packages: dict[str, str] | None = None,
-    uses: dict[str, str] | None = None,
-    answers: dict[str, Any] | None = None,
-    file: str = "/nowhere.py",
-    pause: float = 0,
-) -> str:
+    how=None,
+    seconds=0.010,
+    definition=None,
+    protocol=PROTOCOL,
+    packages=None,
+    uses=None,
+    answers=None,
+    file="/nowhere.py",
+    pause=0,
+):
     """Write a worker that answers every request, except as `how` says, and return its path.
 
     What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
@@ -142,7 +136,7 @@ def write_worker(
     return write_program(path, text)
 
 
-def logged(path: str, kind: str) -> list[tuple[int, Any]]:
+def logged(path, kind):
     """Return (process, what) of each line of one kind that the workers of a path have logged."""
     file = Path(f"{path}.log")
     # A process may be in the middle of a line.
@@ -151,13 +145,13 @@ def logged(path: str, kind: str) -> list[tuple[int, Any]]:
     return [(process, what) for of_kind, process, what in found if of_kind == kind]
 
 
-def processes_of(path: str) -> set[int]:
+def processes_of(path):
     """Return the processes that the workers of a path were, and started."""
     children = {child for _, child in logged(path, "child")}
     return children | {process for process, _ in logged(path, "started")}
 
 
-def write_program(path: Path, text: str) -> str:
+def write_program(path, text):
     """Write an executable file and return its path.
 
     Another process writes it. A file that this one has open is open in every child that another
@@ -169,7 +163,7 @@ def write_program(path: Path, text: str) -> str:
     return str(path)
 
 
-def wait_until(condition: Any, *, seconds: float = 120) -> None:
+def wait_until(condition, *, seconds=120):
     """Wait for a condition; the limit only ends a test that would never end."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -177,14 +171,14 @@ def wait_until(condition: Any, *, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def all_gone(processes: Iterable[int]) -> bool:
+def all_gone(processes):
     """Return whether no such process is left; a killed one takes a moment to go."""
     left = list(processes)
     wait_until(lambda: not any(map(is_alive, left)))
     return True
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     """Return whether a process has not ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,7 +1,5 @@
 """Kill a process, or fill its disk, at any of the calls with which it changes files."""
 
-from __future__ import annotations
-
 import errno
 import os
 

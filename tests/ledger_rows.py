@@ -1,7 +1,5 @@
 """Draw the rows of a training step's costs, to be packed into a ledger."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 
 from peft_regress.metrics import BATCH_SUFFIX

@@ -4,8 +4,6 @@ A record is kept in a folder by all that it depends on, so that workers of pytes
 too, and import no torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

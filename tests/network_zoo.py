@@ -1,24 +1,18 @@
 """The networks and methods that step costs are checked on, and their profiles, made once."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from peft_regress import registry
 from peft_regress.cost import profile_step
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,5 @@
 """A package index for tests: tiny wheels, good and bad, served over HTTP as pip expects."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -12,13 +10,6 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    import pytest
 
 __all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_bytes", "write_wheel"]
 
@@ -27,13 +18,13 @@ _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_
 
 
 def wheel_bytes(
-    name: str,
-    version: str,
+    name,
+    version,
     *,
-    requires: Sequence[str] = (),
-    requires_python: str | None = None,
-    source: str = "",
-) -> bytes:
+    requires=(),
+    requires_python=None,
+    source="",
+):
     """Make a wheel of one module, which has its version and a line of source."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
@@ -53,16 +44,14 @@ def wheel_bytes(
     return stream.getvalue()
 
 
-def metadata(
-    name: str, version: str, *, requires: Sequence[str] = (), requires_python: str | None = None
-) -> str:
+def metadata(name, version, *, requires=(), requires_python=None):
     """Return the core metadata of a package."""
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {requires_python}"] if requires_python else []
     return "\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""])
 
 
-def write_wheel(folder: Path, name: str, version: str, *, source: str = "") -> Path:
+def write_wheel(folder, name, version, *, source=""):
     """Write a wheel into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
@@ -92,14 +81,14 @@ class PackageIndex:
 
     def add(
         self,
-        name: str,
-        version: str,
+        name,
+        version,
         *,
-        requires: Sequence[str] = (),
-        yanked: str | None = None,
-        requires_python: str | None = None,
-        source: str = "",
-    ) -> Self:
+        requires=(),
+        yanked=None,
+        requires_python=None,
+        source="",
+    ):
         """Offer a wheel; `yanked` is the reason for which it was withdrawn."""
         content = wheel_bytes(
             name, version, requires=requires, requires_python=requires_python, source=source
@@ -114,13 +103,13 @@ class PackageIndex:
         self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
         return self
 
-    def add_broken_wheel(self, name: str, version: str) -> Self:
+    def add_broken_wheel(self, name, version):
         """Offer a file that has a wheel's name and metadata, but is not a zip file."""
         file = _File(content=b"this is no zip", metadata=metadata(name, version).encode())
         self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
         return self
 
-    def add_failing_sdist(self, name: str, version: str) -> Self:
+    def add_failing_sdist(self, name, version):
         """Offer only a source archive, whose build fails for lack of a compiler."""
         files = {
             "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "failing"\n'
@@ -137,14 +126,14 @@ class PackageIndex:
         self._offer(name, f"{name}-{version}.tar.gz", _File(content=stream.getvalue()))
         return self
 
-    def wait_for(self, end: str, *, seconds: float = 120) -> None:
+    def wait_for(self, end, *, seconds=120):
         """Wait until a path with this end was requested; the limit only ends an endless test."""
         give_up = time.monotonic() + seconds
         while not any(path.endswith(end) for path in self.requests):
             assert time.monotonic() < give_up, f"nobody asked for {end}"
             time.sleep(0.02)
 
-    def downloads(self) -> list[str]:
+    def downloads(self):
         """Return the names of the files that were fetched, without metadata files."""
         return [
             path.rpartition("/")[2]
@@ -152,10 +141,10 @@ class PackageIndex:
             if path.startswith("/files/") and not path.endswith(".metadata")
         ]
 
-    def _offer(self, name: str, file_name: str, file: _File) -> None:
+    def _offer(self, name, file_name, file):
         self.files.setdefault(name, {})[file_name] = file
 
-    def answer(self, path: str) -> bytes | None:
+    def answer(self, path):
         """Return the content of a path; None if there is none."""
         kind, _, rest = path.strip("/").partition("/")
         if kind == "simple" and rest in self.files:
@@ -170,7 +159,7 @@ class PackageIndex:
         return None
 
 
-def _link(name: str, file: _File) -> str:
+def _link(name, file):
     attributes = "" if file.metadata is None else ' data-core-metadata="true"'
     attributes += "" if file.yanked is None else f' data-yanked="{file.yanked}"'
     if file.requires_python is not None:
@@ -181,11 +170,11 @@ def _link(name: str, file: _File) -> str:
 
 
 @contextlib.contextmanager
-def served_index() -> Iterator[PackageIndex]:
+def served_index():
     """Serve an empty index on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             index.requests.append(self.path)
             while index.hangs_at is not None and self.path.endswith(index.hangs_at):
                 if index.is_over.wait(0.02):
@@ -194,7 +183,7 @@ def served_index() -> Iterator[PackageIndex]:
             with contextlib.suppress(ConnectionError):
                 self._send(found)
 
-        def _send(self, found: bytes | None) -> None:
+        def _send(self, found):
             self.send_response(404 if found is None else 200)
             is_page = self.path.startswith("/simple")
             self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")
@@ -202,7 +191,7 @@ def served_index() -> Iterator[PackageIndex]:
             self.end_headers()
             self.wfile.write(found or b"")
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             """Print nothing: `requests` has them."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -218,14 +207,14 @@ def served_index() -> Iterator[PackageIndex]:
         thread.join()
 
 
-def unused_url() -> str:
+def unused_url():
     """Return the address of an index that refuses the connection."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/simple"
 
 
-def use_index(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+def use_index(monkeypatch, url, cache):
     """Let pip ask only this index, without its own cache, and keep overlays in a folder."""
     for name in _PIP_VARIABLES:
         monkeypatch.delenv(name, raising=False)

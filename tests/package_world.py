@@ -1,7 +1,5 @@
 """A world of old releases in memory: an index, environments, and what each case measures there."""
 
-from __future__ import annotations
-
 import contextlib
 import zlib
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Open a page in Chromium, and record what it must not do."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

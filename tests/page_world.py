@@ -1,7 +1,5 @@
 """What a page shows, built after page_world.csv: true costs of 48 pairings, a made-up history."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import Any

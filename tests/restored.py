@@ -1,7 +1,5 @@
 """State that a test changes and that must be as before afterwards."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 

@@ -1,12 +1,7 @@
 """A small base model and adapters saved on it by the installed peft; no test needs a release."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Any
 
 MODULE = "small_nets"
 NETS = """
@@ -89,13 +84,13 @@ def scaled():
 """
 
 
-def write_nets(folder: Path) -> Path:
+def write_nets(folder):
     """Write the module `small_nets` and return its folder."""
     (folder / f"{MODULE}.py").write_text(NETS)
     return folder
 
 
-def save_adapter(folder: Path, configuration: Any) -> Path:
+def save_adapter(folder, configuration):
     """Save an adapter of the network of `make`, with numbers in it, by the installed peft."""
     import peft
     import torch
@@ -112,14 +107,14 @@ def save_adapter(folder: Path, configuration: Any) -> Path:
     return folder
 
 
-def save_lora(folder: Path, **settings: Any) -> Path:
+def save_lora(folder, **settings):
     """Save a LoRA adapter."""
     from peft import LoraConfig
 
     return save_adapter(folder, LoraConfig(target_modules=["0", "2"], r=2, **settings))
 
 
-def edit_configuration(folder: Path, **fields: Any) -> None:
+def edit_configuration(folder, **fields):
     """Set fields of a saved configuration; None removes one."""
     file = folder / "adapter_config.json"
     written = {**json.loads(file.read_text()), **fields}

@@ -1,7 +1,5 @@
 """A terminal for tests: it shows what a reader would see of a program's output."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Fixtures and settings of the tests of both distributions."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import settings
 from restored import registry_restored

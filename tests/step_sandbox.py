@@ -5,8 +5,6 @@ arguments and give the answers that a test states. Everything else is real: the 
 this project, and `peft-regress`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,45 +1,16 @@
 """Hypothesis strategies for valid records and runs: whatever the reader would let through."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
+import builders
 import pytest
-from builders import (
-    FULL,
-    GALORE,
-    LEDGER,
-    LORA,
-    MACHINE,
-    OTHER_MACHINE,
-    SMALL_LEDGER,
-    UNSEEN_LORA,
-    make_metric,
-    make_record,
-    make_run,
-    observe,
-    split_by,
-)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peft_regress.budgets import SHARES
 from peft_regress.devices import DeviceClass
 from peft_regress.metrics import METRICS
-from peft_regress.runs.schema import (
-    MIXED_MACHINES,
-    Acceptance,
-    Defect,
-    Failure,
-    Inputs,
-    Ledger,
-    Limits,
-    Machine,
-    Numerics,
-    OwnBound,
-    Selection,
-    TensorSummary,
-)
+from peft_regress.runs import schema
 
 SHARE = 10
 """The fast suite tries one example of so many; the nightly run tries twice as many, drawn anew."""
@@ -68,7 +39,7 @@ def fuzz(*drawn, examples):
     return decorate
 
 
-IDS = (LORA, UNSEEN_LORA, FULL, GALORE)
+IDS = (builders.LORA, builders.UNSEEN_LORA, builders.FULL, builders.GALORE)
 SEEDS = 3
 
 metric_names = st.sampled_from(sorted(METRICS))
@@ -80,7 +51,9 @@ _positive = st.sampled_from([0.0, 5e-324, 1e-9, 0.01, 0.3, 1.0, 2.0, 1e100]) | s
 _accuracies = st.sampled_from([0.0, 0.5, 0.55, 1.0]) | st.floats(0, 1)
 _scores = st.sampled_from([-3.0, 0.0, 0.5, 40.0]) | st.floats(-100, 1e6)
 _losses = st.sampled_from([0.0, -0.5, 0.009, 2.0]) | st.floats(-10, 1e6)
-_mixed = Machine(digest=MIXED_MACHINES, cpu="several", cores=1, threads=1, instruction_set="")
+_mixed = schema.Machine(
+    digest=schema.MIXED_MACHINES, cpu="several", cores=1, threads=1, instruction_set=""
+)
 
 
 def _seeds(item):
@@ -105,29 +78,31 @@ def metrics_of(name):
         values = _seeds(_accuracies if spec.unit == "fraction" else _losses)
     else:
         values = _BY_KIND[spec.kind]
-    return values.map(lambda value: make_metric(name, value))
+    return values.map(lambda value: builders.make_metric(name, value))
 
 
 own_bounds = st.dictionaries(
     metric_names,
-    st.sampled_from([0.0, 1e-5, 0.05, 1.0, 9.0]).map(lambda size: OwnBound(bound=size, reason="r")),
+    st.sampled_from([0.0, 1e-5, 0.05, 1.0, 9.0]).map(
+        lambda size: schema.OwnBound(bound=size, reason="r")
+    ),
     max_size=3,
 )
 budgets = st.builds(
-    Limits,
+    schema.Limits,
     peak=st.none() | _counts.map(lambda size: min(size, 2**60)),
     update=st.none() | st.integers(0, 10**13),
     ship=st.none() | st.integers(0, 9),
     score=st.none() | st.sampled_from([-2.0, 0.0, 0.5, 0.9]),
     device=st.none() | st.sampled_from(["board", "nowhere"]),
-    of=st.just(FULL),
+    of=st.just(builders.FULL),
     **dict.fromkeys(SHARES, st.none() | st.sampled_from([1e-6, 0.5, 1.0, 2.0])),
 )
 shapes = st.dictionaries(st.sampled_from("abc"), st.sampled_from([[1], [2, 3]]))
 _tensors = st.dictionaries(
     st.sampled_from("ab"),
     st.builds(
-        TensorSummary,
+        schema.TensorSummary,
         shape=st.sampled_from([[1], [2, 3]]),
         dtype=st.just("float32"),
         mean=st.sampled_from([0.0, 1e-9, 0.5]),
@@ -136,14 +111,14 @@ _tensors = st.dictionaries(
     max_size=2,
 )
 inputs = st.builds(
-    Inputs,
+    schema.Inputs,
     weights=_tensors,
     train=_tensors,
     optimizer=st.lists(st.dictionaries(st.just("lr"), st.sampled_from([0.1, 0.2])), max_size=2),
 )
 _defects = st.builds(
-    Defect,
-    error=st.none() | st.builds(Failure, type=st.sampled_from("EF"), message=_text),
+    schema.Defect,
+    error=st.none() | st.builds(schema.Failure, type=st.sampled_from("EF"), message=_text),
     tensors=st.lists(st.sampled_from("abc"), unique=True),
     size=st.none() | st.sampled_from([0.0, 1e-5, 1e-3, 1e100]),
 )
@@ -162,7 +137,7 @@ def _keys_of_schema_2(draw):
         "budget": budgets,
         "inputs": inputs,
         "trained": shapes,
-        "numerics": st.sampled_from(get_args(Numerics)),
+        "numerics": st.sampled_from(get_args(schema.Numerics)),
         "defects": st.dictionaries(st.sampled_from(["identity", "frozen", "merge"]), _defects),
     }
     chosen = draw(st.sets(st.sampled_from(sorted(keys))))
@@ -170,7 +145,7 @@ def _keys_of_schema_2(draw):
 
 
 @st.composite
-def records(draw, identifier=LORA):
+def records(draw, identifier=builders.LORA):
     """Return a record of one case, in any state."""
     more = draw(_keys_of_schema_2())
     definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
@@ -181,8 +156,8 @@ def records(draw, identifier=LORA):
     )
     status = draw(st.sampled_from(["ok", "ok", "ok", "unsupported", "error"]))
     if status != "ok":
-        failure = Failure(type=draw(_text), message=draw(_text))
-        return make_record(
+        failure = schema.Failure(type=draw(_text), message=draw(_text))
+        return builders.make_record(
             identifier,
             status=status,
             error=failure,
@@ -191,10 +166,10 @@ def records(draw, identifier=LORA):
             **more,
         )
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
-    ledger = draw(st.sampled_from([Ledger(), LEDGER, SMALL_LEDGER]))
-    return make_record(
+    ledger = draw(st.sampled_from([schema.Ledger(), builders.LEDGER, builders.SMALL_LEDGER]))
+    return builders.make_record(
         identifier,
-        split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
+        builders.split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
         definition=definition,
         invariants=invariants,
         ledger=ledger,
@@ -205,13 +180,13 @@ def records(draw, identifier=LORA):
 environments = st.dictionaries(
     st.sampled_from(["peft", "torch"]), st.sampled_from(["1.0", "2.0"]), max_size=2
 )
-machines = st.sampled_from([MACHINE, MACHINE, OTHER_MACHINE, _mixed])
+machines = st.sampled_from([builders.MACHINE, builders.MACHINE, builders.OTHER_MACHINE, _mixed])
 
 
 @st.composite
-def observations(draw, identifier=LORA):
+def observations(draw, identifier=builders.LORA):
     """Return a record of one case as the gate sees it, made anywhere."""
-    return observe(
+    return builders.observe(
         draw(records(identifier)), environment=draw(environments), machine=draw(machines)
     )
 
@@ -221,13 +196,13 @@ def runs(draw, *, ids=IDS):
     """Return a run of some of these cases, complete or not, accepted or not."""
     chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     narrowed = draw(st.lists(_text, max_size=2))
-    accepted = Acceptance(
+    accepted = schema.Acceptance(
         reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline", entry="Linux/0001_x"
     )
-    return make_run(
+    return builders.make_run(
         *(draw(records(name)) for name in sorted(chosen)),
         environment=draw(environments),
         machine=draw(machines),
-        selection=Selection(complete=not narrowed, narrowed_by=narrowed),
+        selection=schema.Selection(complete=not narrowed, narrowed_by=narrowed),
         accepted=draw(st.sampled_from([None, accepted])),
     )

@@ -3,8 +3,6 @@
 It imports no torch, so a pytest process of its own takes a second.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The table of device classes, and tables of one's own."""
 
-from __future__ import annotations
-
 import pytest
 
 from peft_regress.devices import load_devices

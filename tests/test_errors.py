@@ -1,27 +1,18 @@
 """Errors: one root, messages that mend, values that stay on the exception."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest
 
-from peft_regress.errors import (
-    AbsentError,
-    InputError,
-    NonFiniteLossError,
-    RunFileError,
-    SourceError,
-    UnknownNameError,
-)
+from peft_regress import errors
 
 
 def test_unreadable_input_is_wrong_use_and_a_missing_source_is_absent():
-    for error in (RunFileError, UnknownNameError):
-        assert issubclass(error, InputError)
-        assert not issubclass(error, AbsentError)
-    assert issubclass(SourceError, AbsentError)
-    assert not issubclass(SourceError, InputError)
+    for error in (errors.RunFileError, errors.UnknownNameError):
+        assert issubclass(error, errors.InputError)
+        assert not issubclass(error, errors.AbsentError)
+    assert issubclass(errors.SourceError, errors.AbsentError)
+    assert not issubclass(errors.SourceError, errors.InputError)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +24,15 @@ def test_unreadable_input_is_wrong_use_and_a_missing_source_is_absent():
     ],
 )
 def test_an_unknown_name_lists_the_known_ones_sorted_and_the_closest(name, known, message):
-    error = UnknownNameError("method", name, iter(known))
+    error = errors.UnknownNameError("method", name, iter(known))
     assert str(error) == f"unknown method {name!r}. {message}"
 
 
 def test_run_file_error_says_where_what_and_the_remedy_also_in_another_process():
-    for error in (made := RunFileError("a b.json", "is empty", "Mend it."), pickled(made)):
+    for error in (made := errors.RunFileError("a b.json", "is empty", "Mend it."), pickled(made)):
         assert str(error) == "a b.json: is empty. Mend it."
         assert (error.path, error.problem, error.remedy) == ("a b.json", "is empty", "Mend it.")
-    assert str(pickled(InputError("text"))) == "text"
+    assert str(pickled(errors.InputError("text"))) == "text"
 
 
 def pickled(error):
@@ -49,5 +40,5 @@ def pickled(error):
 
 
 def test_non_finite_loss_names_step_and_seed():
-    error = NonFiniteLossError(step=3, loss=float("nan"), seed=2)
+    error = errors.NonFiniteLossError(step=3, loss=float("nan"), seed=2)
     assert str(error) == "loss became nan at step 3 of seed 2"

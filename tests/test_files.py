@@ -1,7 +1,5 @@
 """Writing: atomic, whatever fails meanwhile."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -61,8 +59,6 @@ def test_what_is_appended_stands_after_what_was_there(tmp_path):
     append_bytes(path, b"two\n")
     assert path.read_bytes() == b"one\ntwo\n"
 
-
-# --- Streams --------------------------------------------------------------------------------------
 
 WRITE = """
 import sys

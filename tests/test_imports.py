@@ -1,7 +1,5 @@
 """Foreign code: what its errors are told as, and which lines of its log are dropped."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """Signals that end a run: also one that comes while a library is imported."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

@@ -1,7 +1,5 @@
 """Locks: waiting for one ends."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

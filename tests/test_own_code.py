@@ -1,7 +1,5 @@
 """Which modules are the user's own: those that a case's code imports, whatever process asks."""
 
-from __future__ import annotations
-
 import json
 import sys
 from unittest.mock import MagicMock

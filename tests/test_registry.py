@@ -1,7 +1,5 @@
 """The registry: entry points, additions, refusals."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import Any, NamedTuple
@@ -177,9 +175,6 @@ def test_a_package_may_register_more_while_its_entry_point_loads(no_entry_points
     point = Loading(name="one", value="package:one", group="peft_regress.tasks")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert set(registry.names("task")) == {"one", "extra"}
-
-
-# --- Families -------------------------------------------------------------------------------------
 
 
 def test_a_family_gives_what_is_not_registered_in_no_list_and_is_asked_once(families):

@@ -1,7 +1,5 @@
 """The table [tool.peft_regress]: where it is found, what may stand in it, what a message says."""
 
-from __future__ import annotations
-
 import pytest
 
 from peft_regress.errors import InputError, UnknownNameError

@@ -1,7 +1,5 @@
 """Units: how a value and a change are shown."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

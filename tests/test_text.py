@@ -1,7 +1,5 @@
 """Strings that are shown: counts with their nouns."""
 
-from __future__ import annotations
-
 import pytest
 
 from peft_regress.text import count_of

@@ -1,20 +1,11 @@
 """A worker in this process: one of its own would import torch again."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from peft_regress.workers.process import RequestRefusedError
 from peft_regress.workers.serve import Functions
-
-if TYPE_CHECKING:
-    import pytest
-
-    from peft_regress.workers.pool import Environment
-
 
 # Loading seeds the generators and replaces a method of the library: for all threads, here.
 _ONE_AT_A_TIME = threading.Lock()
@@ -26,12 +17,12 @@ class WorkerHere:
     is_alive = True
     time_limit = 60.0
 
-    def __init__(self, interpreter: str = "here", packages: dict[str, str] | None = None) -> None:
+    def __init__(self, interpreter="here", packages=None):
         self.interpreter = interpreter
         self.packages = packages or {}
         self._functions = Functions()
 
-    def ask(self, function: str, request: msgspec.Struct, answer: type[Any]) -> Any:
+    def ask(self, function, request, answer):
         try:
             with _ONE_AT_A_TIME:
                 found = self._functions.call(function, msgspec.Raw(msgspec.json.encode(request)))
@@ -40,17 +31,17 @@ class WorkerHere:
             raise RequestRefusedError(text) from error
         return msgspec.json.decode(msgspec.json.encode(found), type=answer)
 
-    def kill(self) -> None:
+    def kill(self):
         """Do nothing."""
 
-    def close(self) -> None:
+    def close(self):
         """Do nothing."""
 
 
-def work_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def work_here(monkeypatch):
     """Let every seat work in this process."""
 
-    def worker(_: object, environment: Environment) -> WorkerHere:
+    def worker(_, environment):
         python = str(environment.python)
         return WorkerHere(python, {"peft": python})
 

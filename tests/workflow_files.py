@@ -1,7 +1,5 @@
 """The workflows and the action of this repository, parsed."""
 
-from __future__ import annotations
-
 import configparser
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Input that the system or a library refuses: one line and exit code 2, never a traceback."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands `list`, `cost`, `accept`, `sources`: output, exit codes, messages."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

@@ -24,15 +24,8 @@ from builders import (
 
 from peft_regress.baselines.storage import read_runs
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.runs import schema
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import (
-    MIXED_MACHINES,
-    Failure,
-    Limits,
-    ModuleCosts,
-    OwnBound,
-    Selection,
-)
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -52,9 +45,6 @@ def run(command, tmp_path, monkeypatch):
 def storage(tmp_path):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
     return tmp_path / "baselines"
-
-
-# --- OLD is the storage ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -141,14 +131,14 @@ def test_a_judge_imports_no_case_of_the_project(run, storage, tmp_path):
 def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
     names = ["own/a/network", "own/b/network"]
     write_entry(storage, 2, *map(make_record, names))
-    narrowed = Selection(complete=False, narrowed_by=["x"], not_selected=names[1:])
+    narrowed = schema.Selection(complete=False, narrowed_by=["x"], not_selected=names[1:])
     write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=narrowed))
     arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
     assert run(*arguments)[0] == 3
     assert run(*arguments, "--cases", "own/a/*")[0] == 0
     assert run(*arguments, "--cases", "own/b/*")[0] == 3
     # It was interrupted, and nobody narrowed it.
-    cut = Selection(complete=False)
+    cut = schema.Selection(complete=False)
     write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=cut))
     assert run(*arguments, "--cases", "own/a/*")[0] == 3
 
@@ -157,7 +147,9 @@ def test_a_case_that_was_retired_since_is_missing_from_no_run(run, storage, tmp_
     write_entry(storage, 2, make_record("own/a/network"))
     arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
     for narrowed_by, exit_code in (([], 0), (["-k a"], 3)):
-        left = Selection(complete=False, narrowed_by=narrowed_by, not_selected=["own/b/network"])
+        left = schema.Selection(
+            complete=False, narrowed_by=narrowed_by, not_selected=["own/b/network"]
+        )
         write_run(tmp_path / "a.json", make_run(make_record("own/a/network"), selection=left))
         assert run(*arguments)[0] == exit_code
 
@@ -186,18 +178,12 @@ def test_what_cannot_be_compared_or_saved_is_exit_2(run, storage, tmp_path, argu
     assert not (tmp_path / "new.json").exists()
 
 
-# --- Names ----------------------------------------------------------------------------------------
-
-
 def test_entries_are_named_by_their_numbers(run, storage, tmp_path):
     write_entry(storage, 2, *(make_record(name, MORE) for name in IDS))
     code, out, _ = run("0001", "0002", "--format", "markdown")
     assert code == 1
     assert "peft-regress compare 0001 0002" in out
     assert "peft-regress explain 0001_peft-0.18.1 0002 " in out
-
-
-# --- The union ------------------------------------------------------------------------------------
 
 
 def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
@@ -212,8 +198,8 @@ def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
     assert "peft-regress accept out/run.json" in out
     union = read_run_file(tmp_path / "out" / "run.json").run
     assert list(union.cases) == sorted(IDS)
-    assert union.selection == Selection(complete=True)
-    assert union.machine.digest == MIXED_MACHINES
+    assert union.selection == schema.Selection(complete=True)
+    assert union.machine.digest == schema.MIXED_MACHINES
     kept = {path.name for path in (tmp_path / "out" / "run.adapters").iterdir()}
     assert kept == {lora.replace("/", "--"), galore.replace("/", "--")}
     assert command("accept", "out/run.json", "--reason", "why")[0] == 0
@@ -265,9 +251,6 @@ def test_what_is_compared_or_stored_is_not_overwritten(run, storage, tmp_path, n
     assert len(list((tmp_path / "run.adapters").iterdir())) == 1
 
 
-# --- The stored runs ------------------------------------------------------------------------------
-
-
 def test_the_page_s_example_is_what_the_command_prints(run, monkeypatch):
     monkeypatch.chdir(ROOT)
     example = README.partition("$ peft-regress compare 0004 0007 --format markdown\n")[2]
@@ -286,9 +269,6 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
     assert "Shortened" not in out
 
 
-# --- What to type ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("output", ["text", "markdown"])
 @pytest.mark.parametrize(
     "named",
@@ -304,7 +284,7 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
 def test_every_command_to_type_works_when_typed(run, command, tmp_path, named, output):
     more = {"forward_flops": {"aten.convolution": 4 * 10**9}}
     wider = msgspec.structs.replace(
-        LEDGER, modules={**LEDGER.modules, "conv2": ModuleCosts(**more)}
+        LEDGER, modules={**LEDGER.modules, "conv2": schema.ModuleCosts(**more)}
     )
     old, new = (make_record(LORA, split_by(one), ledger=one) for one in (LEDGER, wider))
     for number, record in enumerate((old, new), start=1):
@@ -343,7 +323,7 @@ def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
     texts = (f"{'::error::t ' * 9}##[error]a", "::set-output name=x::y " * 9)
     write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(LORA)))
     broken = [
-        make_record(name, status="error", error=Failure(type=text, message=text))
+        make_record(name, status="error", error=schema.Failure(type=text, message=text))
         for name, text in zip((FULL, LORA), texts, strict=True)
     ]
     write_run(tmp_path / "new.json", make_run(*broken))
@@ -355,9 +335,6 @@ def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
     # The runner looks for the one behind blanks, and for the other anywhere.
     assert not re.search(r"^\s*::|##\[", out, re.MULTILINE)
     assert ": :error::t" in out
-
-
-# --- Strict ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", ["text", "json", "markdown"])
@@ -377,7 +354,7 @@ def test_json_has_over_budget_among_the_verdicts_and_the_fronts_that_were_lost(r
     dear = {"accuracy": [0.9] * 3, "peak_bytes": 200}
     cheap = {"accuracy": [0.8] * 3, "peak_bytes": 100}
     write_run(tmp_path / "old.json", make_run(make_record(LORA, cheap), make_record(FULL, dear)))
-    over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=Limits(peak=250))
+    over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=schema.Limits(peak=250))
     write_run(tmp_path / "new.json", make_run(over, make_record(FULL, dear)))
     code, out, _ = run("old.json", "new.json", "--format", "json")
     found = json.loads(out)
@@ -398,7 +375,7 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     board = 'title = "T"\nmemory = "150 B"\ncompute = "c"\nsource = "s"\n'
     (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
     for name, peak in (("old", 100), ("new", 200)):
-        bounds = {"peak_bytes": OwnBound(bound=5.0, reason="any")}
+        bounds = {"peak_bytes": schema.OwnBound(bound=5.0, reason="any")}
         record = make_record(LORA, {"peak_bytes": peak}, bounds=bounds)
         write_run(tmp_path / f"{name}.json", make_run(record))
     code, out, _ = run("old.json", "new.json")
@@ -408,8 +385,6 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     code, _, err = run("old.json", "new.json")
     assert (code, "boards.toml: tiny 'ram'" in err) == (2, True)
 
-
-# --- Only some cases ------------------------------------------------------------------------------
 
 DORA = "shift/dora-r1/resnet18"
 
@@ -462,7 +437,7 @@ def test_a_glob_of_no_case_is_refused(run, one_worse):
 
 def test_only_judges_a_partial_run_by_what_it_has_of_these_cases(run, storage, tmp_path):
     left = [name for name in IDS if name not in {LORA, DORA}]
-    selection = Selection(complete=False, narrowed_by=["-k x"], not_selected=left)
+    selection = schema.Selection(complete=False, narrowed_by=["-k x"], not_selected=left)
     write_run(tmp_path / "a.json", make_run(*map(make_record, (LORA, DORA)), selection=selection))
     assert run("baselines", "a.json")[0] == 3
     code, out, _ = run("baselines", "a.json", "--only", DORA)
@@ -470,6 +445,6 @@ def test_only_judges_a_partial_run_by_what_it_has_of_these_cases(run, storage, t
     # These are expected, and were not measured.
     assert run("baselines", "a.json", "--only", "shift/dora-*")[0] == 3
     # An interrupted run is not complete.
-    cut = make_run(*map(make_record, IDS), selection=Selection(complete=False))
+    cut = make_run(*map(make_record, IDS), selection=schema.Selection(complete=False))
     write_run(tmp_path / "a.json", cut)
     assert run("baselines", "a.json", "--only", DORA)[0] == 3

@@ -1,7 +1,5 @@
 """The command `compat`: what it prints, how it ends, and what it refuses; the installed peft."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """`peft-regress cost --cases`: the step of each case, as it is gated."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """`peft-regress cost --model`: any module by its import path, from the current folder."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The help texts, and what shows them: no torch, and no module of another command."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """`peft-regress init`: a first suite that runs at once, and is judged after one accept."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

@@ -1,7 +1,5 @@
 """What commands print ends in terminals and logs: no string from a file or a user is a command."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -16,15 +14,7 @@ from builders import FULL, LORA, MACHINE, VALUES, make_record, make_run, write_r
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
 from peft_regress.report.terminal import in_log
-from peft_regress.runs.schema import (
-    Failure,
-    Inputs,
-    Ledger,
-    ModuleCosts,
-    OwnBound,
-    Selection,
-    TensorSummary,
-)
+from peft_regress.runs import schema
 
 HOSTILE = "x\n::error::bad\r\x1b[31mred\x9b31m\u202eabc ##[error]z;=1+1"
 TYPED = "a\x1b[31m\n::error::q##[group]"
@@ -37,19 +27,19 @@ def hostile_run(value):
         LORA,
         {**VALUES, HOSTILE: number},
         invariants={HOSTILE: value == 1},
-        inputs=Inputs(
-            weights={HOSTILE: TensorSummary(shape=[1], dtype=HOSTILE, mean=value, norm=1)}
+        inputs=schema.Inputs(
+            weights={HOSTILE: schema.TensorSummary(shape=[1], dtype=HOSTILE, mean=value, norm=1)}
         ),
         trained={HOSTILE: [value]},
-        bounds={HOSTILE: OwnBound(bound=0.1, reason=HOSTILE)},
+        bounds={HOSTILE: schema.OwnBound(bound=0.1, reason=HOSTILE)},
         invariant_notes={HOSTILE: HOSTILE},
-        ledger=Ledger(modules={HOSTILE: ModuleCosts(forward_flops={HOSTILE: value})}),
+        ledger=schema.Ledger(modules={HOSTILE: schema.ModuleCosts(forward_flops={HOSTILE: value})}),
     )
-    error = Failure(type=HOSTILE, message=f"{HOSTILE}{value}")
+    error = schema.Failure(type=HOSTILE, message=f"{HOSTILE}{value}")
     return make_run(
         lora,
         make_record(FULL, status="error", error=error),
-        selection=Selection(complete=False, narrowed_by=[HOSTILE]),
+        selection=schema.Selection(complete=False, narrowed_by=[HOSTILE]),
         machine=msgspec.structs.replace(MACHINE, cpu=HOSTILE, instruction_set=HOSTILE),
     )
 

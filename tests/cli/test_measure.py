@@ -1,7 +1,5 @@
 """The command `measure`: cases to a run file that the gate takes, whatever ends it."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -27,7 +25,7 @@ SUITE = "benchmarks/test_distribution_shift.py"
 def worker(tmp_path, monkeypatch):
     """Let another program stand in for this interpreter."""
 
-    def write(**options) -> str:
+    def write(**options):
         monkeypatch.setattr(sys, "executable", PYTHON)  # in whose name the program is written
         python = write_worker(tmp_path / "python", **options)
         monkeypatch.setattr(sys, "executable", python)
@@ -40,7 +38,7 @@ def worker(tmp_path, monkeypatch):
 def measure(command, tmp_path):
     """Call the command and return (exit code, stdout, stderr)."""
 
-    def call(*words: str, cases: str = GLOB, save: Path = tmp_path / "run.json"):
+    def call(*words, cases=GLOB, save=tmp_path / "run.json"):
         storage = ["--baselines", str(ROOT / "baselines")]
         return command("measure", "--cases", cases, "--jobs", 1, "--save", save, *storage, *words)
 

@@ -1,7 +1,5 @@
 """Which pairs of entries a page shows the verdicts of."""
 
-from __future__ import annotations
-
 from builders import FULL, LORA, UNSEEN_LORA, make_record
 from page_world import make_entry
 

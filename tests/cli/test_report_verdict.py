@@ -1,7 +1,5 @@
 """`peft-regress report` judges the newest entry or run as `compare` does."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

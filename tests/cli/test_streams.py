@@ -3,8 +3,6 @@
 Most of it is in this process, with a stream of the test's own in place of `sys.stdout`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -107,9 +105,6 @@ def test_without_an_output_there_is_one_message_and_no_verdict(words, errors):
     assert read(errors) == "error: output: closed\n"
 
 
-# --- processes ------------------------------------------------------------------------------------
-
-
 def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_full(run_file):
     words = f"{sys.executable} -m peft_regress report {run_file} --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
@@ -143,9 +138,6 @@ def test_a_terminal_gets_its_width_and_colour_unless_it_wants_none(tmp_path, col
     assert ("\x1b" in terminal.output) == (not no_color)
     shown = next(line for line in terminal.screen() if LORA in line)
     assert shown.split()[1:4] == ([] if columns == 40 else ["4.000", "GFLOP", "6.000"])
-
-
-# --- encodings ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The command `time`: what it prints, and how it ends; and why times are not judged elsewhere."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -10,17 +8,10 @@ import pytest
 from builders import LORA, OTHER_MACHINE, make_record, observe
 from fake_interpreters import write_worker
 
+from peft_regress import report
 from peft_regress.cli.main import main
 from peft_regress.gate.judge import judge
 from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
-from peft_regress.report import (
-    as_markdown,
-    as_text,
-    encode_times,
-    times_document,
-    verdict_markdown,
-    verdict_text,
-)
 from peft_regress.runs.schema import MIXED_MACHINES, Machine
 
 CASE = "shift/head/shufflenet_v2_x0_5"
@@ -121,15 +112,16 @@ def test_an_interval_too_wide_names_the_pairs_that_would_do():
     )
     case = CaseTimes(id=CASE, verdict="undetermined", pairs=((1.0, 1.02),), estimate=estimate)
     run = TimingRun(base="a", candidate="b", cases=(case,))
-    for shown in (as_text(times_document(run)), as_markdown(times_document(run))):
+    for shown in (
+        report.as_text(report.times_document(run)),
+        report.as_markdown(report.times_document(run)),
+    ):
         assert "a step may still be 10 % slower" in shown
         assert "pairs 120" in shown.replace("\\", "")
         assert "no bound" in shown
-    assert encode_times(run)["cases"][0]["interval"] == [0.9, None]
+    assert report.encode_times(run)["cases"][0]["interval"] == [0.9, None]
     assert run.exit_code == 3
 
-
-# --- elsewhere time is shown, and not judged ---------------------------------------------------
 
 MIXED = Machine(digest=MIXED_MACHINES, cpu="several", cores=0, threads=1, instruction_set="several")
 
@@ -147,8 +139,8 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
     comparison = judge(before, after)
     for show in (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
+        report.verdict_text(comparison),
+        report.verdict_markdown(comparison),
     ):
         shown = show.lower()
         assert f"times not judged: {why}" in shown
@@ -162,4 +154,4 @@ def test_times_on_one_side_alone_are_not_judged_and_it_says_which():
         (*sides, "this run measured none (1)"),
         (*sides[::-1], "the baseline has none (1)"),
     ):
-        assert f"times not judged: {why}" in verdict_text(judge(before, after)).lower()
+        assert f"times not judged: {why}" in report.verdict_text(judge(before, after)).lower()

@@ -1,14 +1,11 @@
 """The command `upgrade`: what it compares with, what it prints and writes, how it ends."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import signal
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -24,9 +21,6 @@ from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
 from peft_regress.upgrades import reproduction
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GLOB = "*/lora-r4/resnet18"
 IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
@@ -55,7 +49,7 @@ def storage(tmp_path):
     return folder
 
 
-def store(world, storage, *, number=1, names=IDS, environment=None, **how) -> Path:
+def store(world, storage, *, number=1, names=IDS, environment=None, **how):
     """Store a baseline of what the installed packages measure."""
     packages = world.installed if environment is None else environment
     records = [world.record(packages, name) for name in names]
@@ -66,7 +60,7 @@ def store(world, storage, *, number=1, names=IDS, environment=None, **how) -> Pa
 def upgrade(world, storage, capsys):
     """Call the command and return (exit code, stdout, stderr)."""
 
-    def call(*words: str, cases: str = GLOB) -> tuple[int, str, str]:
+    def call(*words, cases=GLOB):
         options = ["--cases", cases, "--baselines", str(storage)]
         asked = words if any("==" in word for word in words) else (*CANDIDATE, *words)
         with pytest.raises(SystemExit) as stopped:
@@ -88,9 +82,6 @@ def test_outside_a_clone_it_says_how_to_get_the_models_before_it_installs_anythi
     assert "a checkout of peft_regress" in err
     assert "`peft-regress init`" in err
     assert "candidate:" not in err
-
-
-# --- what it is compared with --------------------------------------------------------------------
 
 
 def test_a_baseline_of_the_installed_packages_stands_for_them(world, storage, upgrade):
@@ -201,7 +192,7 @@ def edit(tmp_path, monkeypatch, clean_registry):
         'GATE = FineTune("mine/full/net", model=print, data=print, adapter="full")\n'
     )
 
-    def write(text: str) -> None:
+    def write(text):
         (tmp_path / "mynet.py").write_text(text)
         own_code._digest_of.cache_clear()
 
@@ -270,9 +261,6 @@ def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
     assert "new in 1 case: no accepted baseline has it" in out
     assert "compare what was not compared: add `--base run`" in out
     assert "nothing: no number changed" not in out
-
-
-# --- how it ends ---------------------------------------------------------------------------------
 
 
 def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
@@ -357,18 +345,12 @@ def test_no_requirement_is_exit_2(command):
     assert (code, "name a requirement" in err) == (2, True)
 
 
-# --- torch ---------------------------------------------------------------------------------------
-
-
 def test_torch_is_not_replaced_unasked(world, upgrade):
     world.replaces_torch = True
     code, _, err = upgrade()
     assert (code, world.runs) == (2, [])
     assert "Add --yes" in err
     assert upgrade("--yes")[0] == 0
-
-
-# --- several packages ----------------------------------------------------------------------------
 
 
 def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade):
@@ -384,9 +366,6 @@ def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade):
     code, out, _ = upgrade(*BOTH, "--format", "json")
     (finding,) = json.loads(out)["findings"]
     assert finding["which_package"] == sentence
-
-
-# --- what it writes ------------------------------------------------------------------------------
 
 
 def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, tmp_path, capsys):
@@ -468,9 +447,6 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
     code, _, err = upgrade(option, "/dev/full")
     assert code == 2
     assert "/dev/full: cannot be written (No space left on device)" in err
-
-
-# --- trainings that repeat those of the base ------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_stored", [True, False])

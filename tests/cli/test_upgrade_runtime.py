@@ -1,7 +1,5 @@
 """Real releases of ExecuTorch through the commands: one search by plans, one upgrade that runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -41,7 +39,7 @@ def command(tmp_path):
     (tmp_path / "baselines").mkdir()
     kept = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
 
-    def run(*arguments: str) -> tuple[int, dict]:
+    def run(*arguments):
         done = subprocess.run(
             [sys.executable, "-m", "peft_regress", *arguments, *CASE, "--format", "json"],
             cwd=tmp_path, env=kept, capture_output=True, text=True, check=False,

@@ -1,7 +1,5 @@
 """The option that renews the examples of the documents."""
 
-from __future__ import annotations
-
 
 def pytest_addoption(parser):
     """Take `--write-examples`, for `python -m pytest tests/docs/test_examples.py`."""

@@ -1,7 +1,5 @@
 """docs/commands.md has every command with every option, whatever its tool leaves out."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

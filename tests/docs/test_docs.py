@@ -1,7 +1,5 @@
 """The claims of the documents against the code."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every example of the documents runs here, or its rule names the test that runs it."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -32,9 +30,6 @@ from peft_regress.settings import read_settings
 BLOCKS = list(blocks())
 
 
-# --- The rules: how each command runs ------------------------------------------------------
-
-
 def rule_of(command):
     """Return the rule of a command; fail without one."""
     rule = find_rule(command)
@@ -47,9 +42,6 @@ def rule_of(command):
 def is_slow(command):
     rule = find_rule(command)
     return rule is not None and rule.is_slow
-
-
-# --- A copy of the repository to run them in ------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +61,6 @@ def sandbox(request, tmp_path, shared):
     if setup is not None:
         setup(folder)
     return folder
-
-
-# --- Console blocks -------------------------------------------------------------------------------
 
 
 def of_language(language):
@@ -215,9 +204,6 @@ def test_no_rule_is_without_a_command():
     assert idle == []
 
 
-# --- Blocks of other languages --------------------------------------------------------------------
-
-
 TEXTS = {
     r"case: a FineTune": "a picture",
     r"examples drawn by hypothesis": "a picture",
@@ -335,9 +321,6 @@ def test_the_table_of_numbers_is_that_of_a_stored_run():
     *shown, end = block.text.splitlines()
     assert (len(shown), end) == (8, "...")
     assert differences(shown, rows, some=True) is None
-
-
-# --- The reading ----------------------------------------------------------------------------------
 
 
 def console(text):

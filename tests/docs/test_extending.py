@@ -1,7 +1,5 @@
 """docs/extending.md holds: what it says to add is enough."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The examples in the help of commands that read runs: each works in this repository."""
 
-from __future__ import annotations
-
 import shlex
 
 import click

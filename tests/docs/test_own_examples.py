@@ -1,7 +1,5 @@
 """examples/: each is short, all hold their invariants, and their baselines judge them."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

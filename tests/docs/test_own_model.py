@@ -1,7 +1,5 @@
 """The tutorials: a reader who types one from the top sees what the page shows."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """docs/run-file.schema.json against the stored entries and the strict reader."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The site that mkdocs makes of docs/: whole, linked, and without a request to another server."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import shutil

@@ -1,7 +1,5 @@
 """The built site in a browser: for everyone, at each width, and from a disk without a server."""
 
-from __future__ import annotations
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 

@@ -1,7 +1,5 @@
 """Run pytest in this process as from a terminal, with a stub that measures."""
 
-from __future__ import annotations
-
 import pytest
 from stub_measuring import LOG
 

@@ -1,7 +1,5 @@
 """A run that should have cases and has none fails; what is stored is not overwritten."""
 
-from __future__ import annotations
-
 import pytest
 from builders import LORA, make_record, write_entry
 

@@ -1,7 +1,5 @@
 """Options of pytest-benchmark in a project with baselines."""
 
-from __future__ import annotations
-
 import pytest
 from stub_measuring import InnerProject
 

@@ -1,7 +1,5 @@
 """Budgets of a project's file in a pytest run, whose measuring is a stub."""
 
-from __future__ import annotations
-
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest

@@ -1,7 +1,5 @@
 """What the end of a run says besides its verdict."""
 
-from __future__ import annotations
-
 import pytest
 from builders import LORA, VALUES, make_record, make_run
 

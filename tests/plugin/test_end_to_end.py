@@ -1,7 +1,5 @@
 """A real regression of a real release is caught, and what did not change is left alone."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

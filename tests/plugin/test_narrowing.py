@@ -1,7 +1,5 @@
 """How a run was narrowed, wherever that was written."""
 
-from __future__ import annotations
-
 import pytest
 
 from peft_regress.plugin.selection import chosen_from_collected, kept_from_collection

@@ -1,7 +1,5 @@
 """The pytest options: parsed once, wrong values refused."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """pytest on a project's own cases: where settings are found, shards, workers, globs, refusals."""
 
-from __future__ import annotations
-
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest

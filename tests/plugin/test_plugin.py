@@ -1,7 +1,5 @@
 """The pytest plugin, run on a suite whose architecture is tiny and whose measuring is real."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -741,9 +739,6 @@ def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, worke
     saved = two_matrices.saved()
     assert list(saved.cases) == ["shift/head/tiny"]
     assert saved.selection.complete
-
-
-# --- On GitHub ------------------------------------------------------------------------------------
 
 
 def regressed_on_github(accepted, monkeypatch, *arguments):

@@ -1,7 +1,5 @@
 """A run of pytest trains one seed of a case in full if that repeats the baseline bit for bit."""
 
-from __future__ import annotations
-
 import re
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.

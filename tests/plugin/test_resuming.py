@@ -1,7 +1,5 @@
 """What was measured is kept and taken again; signals end a run like Ctrl-C; crashes end nothing."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -151,9 +149,6 @@ def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
     assert read_journal(project.journal).cases == set(IDS)
 
 
-# --- signals -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "workers"),
     [
@@ -219,9 +214,6 @@ def test_a_terminal_that_goes_away_loses_no_case(project, workers):
     assert not project.journal.exists()
 
 
-# --- cases that kill their process ---------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_case_that_kills_its_worker_each_time_is_in_error_and_the_run_ends(project):
     code, out = project.run(SAVE, "-n", "2", deadly="lora-r4/tiny$")
@@ -242,9 +234,6 @@ def test_a_case_that_ends_a_serial_run_leaves_the_journal(project):
     assert read_journal(project.journal).cases == set(project.log[:-1])
     project.run(SAVE, RESUME)
     assert sorted(project.saved().cases) == IDS
-
-
-# --- without pytest-xdist ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [("--strict-markers",), ("-W", "error")])

@@ -1,7 +1,5 @@
 """Documents and tables: the same content as text of any width, and as Markdown."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

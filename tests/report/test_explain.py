@@ -1,7 +1,5 @@
 """`peft-regress explain`: what is printed, and the command."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re
@@ -25,8 +23,6 @@ from peft_regress.report import as_markdown, as_text, encode_explanation, explan
 from peft_regress.runs.ledger import pack
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
-
-# --- what is printed ------------------------------------------------------------------------
 
 OLD = make_record(
     LORA,
@@ -313,9 +309,6 @@ def test_strings_from_a_file_forge_nothing(text):
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row.replace("\\\\", ""))) for row in rows} <= {5, 6}
     json.dumps(encode_explanation(*sides, changes), allow_nan=False)
-
-
-# --- the command ----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """A run as CSV, for other tools."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -52,9 +50,6 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
 
-# --- CSV ------------------------------------------------------------------------------------------
-
-
 def test_csv_has_a_row_a_case_and_metric_with_the_exact_number(run):
     code, out, _ = run(DEFAULT_ENTRY)
     assert code == 0
@@ -89,9 +84,6 @@ def test_a_case_in_error_has_a_row_that_says_so():
 def test_a_control_character_is_no_part_of_a_cell():
     for row in rows_of(csv_table(failed_run())):
         assert all(cell.isprintable() for cell in row.values())
-
-
-# --- The command ----------------------------------------------------------------------------------
 
 
 def test_hostile_strings_and_failed_cases_give_a_whole_document(run, tmp_path):

@@ -1,7 +1,5 @@
 """How text is laid out: no line too wide, no number parted from its unit."""
 
-from __future__ import annotations
-
 import io
 import re
 import shlex

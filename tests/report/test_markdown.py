@@ -1,7 +1,5 @@
 """The verdict as Markdown, parsed as GitHub does: its content, its size, hostile strings."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -113,8 +111,6 @@ def cells(text):
     return rows
 
 
-# --- content --------------------------------------------------------------------------------------
-
 BEFORE = forward_ledger({"layer1.conv": {"convolution": 3_638_000_000}})
 AFTER = forward_ledger(
     {
@@ -178,9 +174,6 @@ def test_many_missing_cases_are_folded():
     shown, _, folded = text.partition("<details><summary>89 more cases</summary>")
     assert "\n".join(ids[1:7]) in shown
     assert "\n".join(ids[7:]) in folded
-
-
-# --- GitHub's limits ------------------------------------------------------------------------------
 
 
 def regressed_everywhere(ids, metrics=None):
@@ -255,9 +248,6 @@ def test_the_limit_counts_bytes_and_not_characters():
     text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
     check(text)
     assert "more cases, which the run file names" in text
-
-
-# --- hostile strings ------------------------------------------------------------------------------
 
 
 def hostile_sides(text):

@@ -1,7 +1,5 @@
 """The newest numbers in the terminal, and the cases that no other beats."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The views of the page in a real browser, against what Python makes of the same records."""
 
-from __future__ import annotations
-
 import dataclasses
 from itertools import pairwise
 
@@ -83,9 +81,6 @@ def case_route(name):
 OLD = make_entry(0, record(LORA), record(FULL))
 WORSE = make_entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run")
 SAME = make_entry(1, record(LORA), record(FULL), role="run")
-
-
-# --- the verdict ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,9 +182,6 @@ def test_a_page_that_nothing_judges_says_so_and_is_not_empty(show):
         assert page.locator("h1").count() == 1
 
 
-# --- first things first -----------------------------------------------------------------------
-
-
 def test_the_overview_is_an_address_and_no_plot_is_empty(opened):
     opened.load("overview")
     assert opened.page.locator("nav [aria-current=page]").inner_text() == "Overview"
@@ -226,9 +218,6 @@ def test_lines_at_a_glance_mark_what_moved_and_lead_to_its_history(show):
     moved.click()
     assert page.texts("h1") == ["History"]
     assert page.locator("[name=case]").input_value() == LORA
-
-
-# --- trade-offs and devices -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cost", [cost.name for cost in COSTS])
@@ -360,9 +349,6 @@ def test_amounts_are_read_as_budgets_are(opened, text, is_amount):
     assert invalid == str(not is_amount).lower()
 
 
-# --- the table --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("choices", "condition"),
     [
@@ -398,9 +384,6 @@ def test_the_table_sorts_both_ways_with_absent_values_last_and_in_its_address(op
         assert opened.locator("th[aria-sort]").get_attribute("aria-sort") == order
     opened.load(opened.page.url.partition("#/")[2])
     assert opened.texts("tbody th") == names
-
-
-# --- histories, memory, ranks -----------------------------------------------------------------
 
 
 def test_a_history_starts_with_the_largest_change_and_shows_what_moved(opened):
@@ -464,9 +447,6 @@ def test_memory_and_ranks_have_their_numbers_in_a_table(opened):
     assert rows[0][0] == "bn_head"
     found = {row[0]: row[1] for row in rows}
     assert found["dora r=4"] == format_value(value_of(DORA, "accuracy"), "fraction")
-
-
-# --- the sheet of a case ----------------------------------------------------------------------
 
 
 def test_a_case_has_all_its_numbers_and_where_they_come_from(opened):
@@ -534,9 +514,6 @@ def test_every_view_shows_the_score_and_the_batch_of_own_cases(show):
     assert "The best is mine/lora-r4/net: 4.500." in page.locator("#fit .lead").inner_text()
     page.go("ranks")
     assert page.locator("[name=metric]").input_value() == "score"
-
-
-# --- addresses --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The page for everyone and against everyone: widths, colours, keys, names, and hostile data."""
 
-from __future__ import annotations
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from builders import forward_ledger, make_metric, make_record

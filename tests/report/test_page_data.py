@@ -1,7 +1,5 @@
 """What the page is given: every value of every entry, what changed, and where it comes from."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -238,9 +236,6 @@ def test_the_newest_verdict_gives_each_case_its_own_where_its_numbers_are_shown(
     history = entry(1, worse, role="history")
     # The history is not what the page shows as present.
     assert page_data(content_of(entry(0, old), history))["cases"][0]["verdict"] is None
-
-
-# --- what a line says beside its values -------------------------------------------------------
 
 
 def facts(name, value, **fields):

@@ -1,7 +1,5 @@
 """How the page is put together: nothing in its data can be markup, nothing in it asks a network."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

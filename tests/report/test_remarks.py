@@ -1,21 +1,11 @@
 """What every report tells beside the verdicts, and numbers of a case's author."""
 
-from __future__ import annotations
-
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
+from peft_regress import report
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
-from peft_regress.report import (
-    as_text,
-    case_text,
-    encode_fronts,
-    encode_verdict,
-    results_table,
-    verdict_markdown,
-    verdict_text,
-)
 from peft_regress.report.results import overview
 from peft_regress.runs.schema import Limits, OwnBound
 
@@ -34,11 +24,11 @@ def test_a_new_metric_of_many_cases_is_one_line_and_no_verdict():
     comparison = compare(old, new)
     assert (comparison.exit_code, comparison.counts) == (0, {"unchanged": 3})
     line = "inference_flops is new: the baseline could not know it in 3 cases"
-    assert line in flat(verdict_text(comparison))
-    assert line in flat(verdict_markdown(comparison))
-    one = case_text(comparison.cases[0], comparison)
+    assert line in flat(report.verdict_text(comparison))
+    assert line in flat(report.verdict_markdown(comparison))
+    one = report.case_text(comparison.cases[0], comparison)
     assert "inference_flops is new: 9 FLOP; the baseline could not know it" in one
-    encoded = encode_verdict(comparison)["cases"][0]
+    encoded = report.encode_verdict(comparison)["cases"][0]
     assert [one for one in encoded["remarks"] if one["subject"] != "training"] == [
         {"kind": "new metric", "subject": "inference_flops", "old": None, "new": 9, "text": ""}
     ]
@@ -52,12 +42,12 @@ def test_json_names_the_fronts_that_were_lost():
         ]
 
     comparison = compare(sides((0.8, 100), (0.9, 200)), sides((0.8, 300), (0.9, 200)))
-    assert encode_fronts(comparison) == {
+    assert report.encode_fronts(comparison) == {
         "lost_fronts": [{"case": LORA, "cost": "peak_bytes", "beaten_by": FULL}]
     }
     text = f"beaten by {FULL}: off the front of accuracy against peak_bytes"
-    assert text in flat(verdict_text(comparison))
-    assert text in flat(case_text(comparison.cases[1], comparison))
+    assert text in flat(report.verdict_text(comparison))
+    assert text in flat(report.case_text(comparison.cases[1], comparison))
 
 
 def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_it():
@@ -65,7 +55,7 @@ def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_i
     new = make_record(LORA, VALUES, budget=Limits(peak=3 * 10**8))
     for strict in (False, True):
         comparison = compare([old], [new], invocation=Invocation(strict=strict))
-        text, markdown = verdict_text(comparison), verdict_markdown(comparison)
+        text, markdown = report.verdict_text(comparison), report.verdict_markdown(comparison)
         assert "budget peak is looser than the baseline's: 190.7 MiB -> 286.1 MiB" in text
         for shown in (text, markdown):
             assert ("peft-regress accept" in shown) == strict
@@ -76,9 +66,9 @@ def test_nobody_is_told_to_accept_what_is_over_budget():
     over = make_record(LORA, VALUES, budget=Limits(peak=1))
     comparison = compare([make_record(LORA, VALUES)], [over])
     for text in (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
-        case_text(comparison.cases[0], comparison),
+        report.verdict_text(comparison),
+        report.verdict_markdown(comparison),
+        report.case_text(comparison.cases[0], comparison),
     ):
         assert "peft-regress accept" not in text
         assert "accepting does not change this" in text
@@ -93,13 +83,13 @@ def test_a_metric_of_ones_own_is_a_finding_of_its_own_in_every_report():
     (finding,) = comparison.findings
     assert (finding.cause.strand, finding.cause.what) == ("own", "missed_defects")
     for text in (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
-        case_text(comparison.cases[0], comparison),
+        report.verdict_text(comparison),
+        report.verdict_markdown(comparison),
+        report.case_text(comparison.cases[0], comparison),
     ):
         assert "missed_defects" in text.replace("\\", "")
         assert "+33.33 %" in text
-    (reason,) = encode_verdict(comparison)["cases"][0]["reasons"]
+    (reason,) = report.encode_verdict(comparison)["cases"][0]["reasons"]
     assert (reason["metric"], reason["old"], reason["new"]) == ("missed_defects", 3, 4)
 
 
@@ -110,15 +100,15 @@ def test_a_change_of_a_score_is_a_difference_in_every_report():
     )
     comparison = compare([old], [new])
     for text in (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
-        case_text(comparison.cases[0], comparison),
+        report.verdict_text(comparison),
+        report.verdict_markdown(comparison),
+        report.case_text(comparison.cases[0], comparison),
     ):
         assert "0.5 (three seeds)" in text
         assert "-1" in text
         assert "-2.000" in text
-    assert "score" in results_table(make_run(new))
-    assert "score" not in results_table(make_run(make_record(LORA)))
+    assert "score" in report.results_table(make_run(new))
+    assert "score" not in report.results_table(make_run(make_record(LORA)))
 
 
 def test_the_report_counts_what_fits_each_device_and_names_the_most_accurate():
@@ -134,7 +124,7 @@ def test_the_report_counts_what_fits_each_device_and_names_the_most_accurate():
         make_record(FULL, {"peak_bytes": 200, "accuracy": [0.9], **weights}),
         make_record(UNSEEN_LORA, {"loss": [1.0]}),
     )
-    text = as_text(overview(run, sources="x", devices=devices))
+    text = report.as_text(overview(run, sources="x", devices=devices))
     rows = [line.split() for line in text.splitlines() if line.split()[:1] != []]
     found = {row[0]: row[-1] for row in rows if row[0] in {"tiny", "small", "board"}}
     assert found == {"tiny": "2", "small": LORA, "board": FULL}

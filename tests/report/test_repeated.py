@@ -1,7 +1,5 @@
 """A case that repeats another run says `repeated` where its accuracy would be."""
 
-from __future__ import annotations
-
 import csv
 import io
 
@@ -9,15 +7,9 @@ import msgspec
 import pytest
 from builders import FULL, LORA, compare, curve, make_run, repeating, trained
 
+from peft_regress import report
 from peft_regress.baselines.history import Entry
 from peft_regress.cli.export import csv_table
-from peft_regress.report import (
-    as_text,
-    encode_verdict,
-    results_table,
-    verdict_markdown,
-    verdict_text,
-)
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.data import page_data
 from peft_regress.report.results import overview
@@ -32,26 +24,26 @@ AGAIN = make_run(repeating(OLD[0]), trained(FULL, curve=curve(2)))
 def test_every_format_counts_the_cases_and_says_what_judged_their_trainings():
     comparison = compare(OLD, AGAIN)
     counts = "no regression (2 unchanged; 1 repeats the baseline)"
-    text = verdict_text(comparison)
+    text = report.verdict_text(comparison)
     assert text.splitlines()[-1] == counts
     assert f"training of 1 case: equal to {FIRST} bit for bit" in text
     assert "training of 1 case: judged by bounds, their losses depart" in text
-    assert counts in verdict_markdown(comparison)
-    encoded = encode_verdict(comparison)
+    assert counts in report.verdict_markdown(comparison)
+    encoded = report.encode_verdict(comparison)
     assert (encoded["counts"], encoded["repeats"]) == ({"unchanged": 2}, 1)
     kinds = [[one["kind"] for one in case["remarks"]] for case in encoded["cases"]]
     assert kinds == [["by bounds"], ["same curve"]]
-    assert encode_verdict(compare(OLD, OLD))["repeats"] == 0
+    assert report.encode_verdict(compare(OLD, OLD))["repeats"] == 0
     assert contents_line(AGAIN) == "2 cases: 2 ok; 1 repeated"
 
 
 def test_no_table_has_an_accuracy_of_it():
-    table = results_table(AGAIN)
+    table = report.results_table(AGAIN)
     rows = {line.split()[0]: line for line in table.splitlines()[1:] if line.startswith("shift")}
     assert "repeated" in rows[LORA]
     assert "91.0 %" not in rows[LORA]
     assert "91.0 %" in rows[FULL]
-    text = as_text(overview(make_run(repeating(trained())), sources="again.json"))
+    text = report.as_text(overview(make_run(repeating(trained())), sources="again.json"))
     assert "repeated" in text
     assert "best accuracy" not in text
 

@@ -1,7 +1,5 @@
 """Reports: all that a reader needs, in 100 columns, whatever strings a file holds."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -21,17 +19,11 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress import report
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
-from peft_regress.report import (
-    case_text,
-    encode_verdict,
-    results_table,
-    verdict_markdown,
-    verdict_text,
-)
 from peft_regress.report.sentences import contents_line, environment_lines, reason_cells
 from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, OwnBound
@@ -64,21 +56,18 @@ def text_of(old, new):
     """Explain the case as its test would."""
     sides = ({} if side is None else {LORA: side} for side in (old, new))
     comparison = judge(*sides, expected=[LORA], invocation=TYPED)
-    return case_text(comparison.cases[0], comparison)
+    return report.case_text(comparison.cases[0], comparison)
 
 
 def reports(old, run):
     """Return every report there is of a run judged by some records."""
     comparison = compare(old, run, invocation=TYPED)
     return (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
-        results_table(run),
-        json.dumps(encode_verdict(comparison), allow_nan=False),
+        report.verdict_text(comparison),
+        report.verdict_markdown(comparison),
+        report.results_table(run),
+        json.dumps(report.encode_verdict(comparison), allow_nan=False),
     )
-
-
-# --- what the failing text names ------------------------------------------------------------
 
 
 def test_a_failure_names_metric_module_environment_and_command():
@@ -238,9 +227,6 @@ def _fields(run):
     return {name: getattr(run, name) for name in run.__struct_fields__}
 
 
-# --- 100 columns ----------------------------------------------------------------------------
-
-
 def widest(text):
     return max(map(len, text.splitlines()))
 
@@ -272,13 +258,10 @@ def test_clean_is_one_printable_line_of_a_limited_length(text, longest):
     cleaned.encode()
 
 
-# --- JSON -----------------------------------------------------------------------------------
-
-
 def test_json_has_the_shape_of_the_contract():
     case, _, _ = regressed()
     other = CaseVerdict(id=FULL, verdict="unchanged")
-    assert encode_verdict(
+    assert report.encode_verdict(
         Comparison(cases=(case, other), findings=(), references={}, observed={})
     ) == {
         "schema_version": 1,

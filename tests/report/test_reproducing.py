@@ -1,7 +1,5 @@
 """The commands below a verdict: they select the right cases, and survive a shell."""
 
-from __future__ import annotations
-
 import shlex
 
 import pytest

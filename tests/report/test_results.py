@@ -1,7 +1,5 @@
 """The table of what a run measured."""
 
-from __future__ import annotations
-
 import pytest
 from builders import FULL, LORA, VALUES, make_record, make_run
 

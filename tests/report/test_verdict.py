@@ -1,7 +1,5 @@
 """The verdict for a terminal: every failure has a row, the rest is folded, and the lines fit."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shlex
@@ -60,9 +58,6 @@ def too_wide(text, width):
         if cells(line) > width and " " in joined:
             found.append(line)
     return found
-
-
-# --- sentences ---------------------------------------------------------------------------------
 
 
 def test_a_regression_is_shown_with_its_cause_its_row_and_what_to_type(snapshot):
@@ -254,9 +249,6 @@ def test_rank_4_comes_before_rank_16():
     assert re.findall(r"^ +(shift/\S+) ", text, re.MULTILINE)[: len(ids)] == ids
 
 
-# --- the real regression of peft 0.14.0 -------------------------------------------------------
-
-
 @pytest.mark.parametrize("width", [100, 80])
 def test_the_release_that_doubled_a_convolution_is_shown_at_any_width(width):
     (old,), (new,) = STORAGE.glob("0004_*"), STORAGE.glob("0007_*")
@@ -277,8 +269,6 @@ def test_the_release_that_doubled_a_convolution_is_shown_at_any_width(width):
     assert not too_wide(text, width)
     assert re.search(r"^ +shift/dora-r4/resnet18 +3.854 GFLOP +7.481 GFLOP", text, re.MULTILINE)
 
-
-# --- any two run files -------------------------------------------------------------------------
 
 hostile_ids = (LORA, UNSEEN_LORA, FULL, GALORE, f"shift/{'m' * 300}/resnet18", "a\x1b[31m/b\n/漢字")
 layouts = st.builds(Layout, width=st.integers(120, 200), colour=st.booleans())

@@ -1,7 +1,5 @@
 """The release that changes a case is found in a world of known releases."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -33,7 +31,7 @@ CASE = "shift/dora-r4/resnet18"
 GOOD, BAD = RELEASES[0], RELEASES[-1]
 
 
-def since(version: str, **moved):
+def since(version, **moved):
     """Return what moves in each release from one on."""
     first = Version(version)
     return lambda packages, _: moved if packages["peft"] >= first else {}
@@ -52,7 +50,7 @@ def found(**settings):
     return bisect(BisectSettings(**{**usual, **settings}))
 
 
-def boundaries(bisection) -> list[tuple[str, str]]:
+def boundaries(bisection):
     return [(str(one.old), str(one.new)) for one in bisection.transitions]
 
 
@@ -60,9 +58,6 @@ def test_a_budget_that_every_release_exceeds_is_no_change(world):
     moves = since("0.20.0", forward_flops=2000)
     world.moved = lambda packages, name: {"budget": Limits(peak=1), **moves(packages, name)}
     assert boundaries(found()) == [("0.19.0", "0.20.0")]
-
-
-# --- the search ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", RELEASES[1:])
@@ -183,9 +178,6 @@ def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
     assert boundaries(result) == [("0.20.0", "0.21.0")]
 
 
-# --- releases that cannot be tried ---------------------------------------------------------------
-
-
 def test_a_release_that_cannot_be_installed_or_imported_is_skipped_and_listed(world):
     world.moved = since("0.25.0", forward_flops=2000)
 
@@ -243,9 +235,6 @@ def test_a_yanked_release_in_between_is_skipped(world):
     assert list(result.skipped.values()) == ["yanked by its maintainers"]
 
 
-# --- several packages at once --------------------------------------------------------------------
-
-
 @pytest.fixture
 def pair(world):
     """From 0.21.0 on peft needs the newer of two releases of transformers."""
@@ -283,9 +272,6 @@ def test_further_requirements_are_in_every_environment(world):
     assert {packages["transformers"] for packages, _, _ in world.runs} == {"4.0"}
 
 
-# --- wrong use -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -311,14 +297,11 @@ def test_wrong_settings_are_refused(world, settings, error, message):
         found(**settings)
 
 
-# --- the command ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def command(world, capsys, monkeypatch):
     monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "1 ``` 2")
 
-    def call(*options: str, case: str = CASE) -> tuple[int, str, str]:
+    def call(*options, case=CASE):
         words = ["bisect", "peft", "--good", GOOD, "--bad", BAD, "--case", case, *options]
         with pytest.raises(SystemExit) as stopped:
             main(words)
@@ -367,8 +350,6 @@ def test_the_summary_is_an_issue_with_a_script(world, command, tmp_path):
     assert world.open_overlays == 0
 
 
-# --- which releases lie between two ---------------------------------------------------------------
-
 FINAL = ["0.9.0", "0.10.0", "0.10.1", "1.0"]
 WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
 
@@ -395,9 +376,6 @@ def test_releases_are_ordered_from_the_good_one_to_the_bad_one(between):
 
 def test_a_pre_release_is_included_as_an_end(between):
     assert between("0.10.0rc1", "1.0") == ["0.10.0rc1", "0.10.0", "0.10.1", "1.0"]
-
-
-# --- where a sequence changes ---------------------------------------------------------------------
 
 
 def check(count, first_changed, untriable):

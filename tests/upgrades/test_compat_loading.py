@@ -1,7 +1,5 @@
 """What the worker says of an adapter: it is called in this process, with the installed peft."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -66,9 +64,6 @@ def verdict_on(load, folder, reference):
     base, adapter = load(reference)
     known = Reference(release="1", packages={}, base=base, adapter=adapter)
     return judge(*load(folder), known)
-
-
-# --- the base -------------------------------------------------------------------------------------
 
 
 def test_a_base_is_seeded_and_its_digest_tells_weights_apart(make):
@@ -142,9 +137,6 @@ def test_inputs_may_be_a_mapping_that_is_no_tree_to_torch(make, nets):
         "def inputs():\n    return UserDict(x=torch.ones(2, 6, dtype=torch.float64))\n"
     )
     assert [len(row) for row in make("more_nets:Asking", inputs="more_nets:inputs").outputs] == [8]
-
-
-# --- adapters -------------------------------------------------------------------------------------
 
 
 def test_an_adapter_loads_merges_and_trains(load, lora):

@@ -1,7 +1,5 @@
 """Releases are tried by programs that stand in for their environments; no pip, no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """How a release is judged from what it made of an adapter; no torch."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 
@@ -86,9 +84,6 @@ def test_another_base_is_incomparable_even_if_the_outputs_agree(base, problem):
     assert problem in found.details[0]
 
 
-# --- adapters that do nothing ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "expected"), [(0.0, "incomparable"), (2.9e-4, "incomparable"), (3.1e-4, "same")]
 )
@@ -104,8 +99,6 @@ def test_an_adapter_whose_change_cannot_be_seen_is_incomparable(change, expected
     moved = msgspec.structs.replace(adapter, outputs=[[1.0, 2.5], [1.0]])
     assert verdict(moved, reference=reference).verdict == "other_output"
 
-
-# --- merging --------------------------------------------------------------------------------------
 
 OFF = [[1.0, -2.2], [0.01]]
 
@@ -134,9 +127,6 @@ def test_no_merge_breaks_only_where_the_reference_merges():
     later = verdict(changed(merged=OFF), reference=without_merge())
     assert later.verdict == "same"
     assert "the reference cannot merge" in later.details[0]
-
-
-# --- loaded otherwise -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Real releases of peft through the commands, as a user types them, here and on a cluster."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -26,7 +24,7 @@ def command(tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST_")}
     environment["PEFT_REGRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
-    def run(*arguments: str) -> tuple[int, dict]:
+    def run(*arguments):
         done = subprocess.run(
             [sys.executable, "-m", "peft_regress", *arguments, "--format", "json"],
             cwd=ROOT, env=environment, capture_output=True, text=True, check=False,

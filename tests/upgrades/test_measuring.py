@@ -1,7 +1,5 @@
 """Cases are measured by workers of another interpreter, whatever happens in them."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
@@ -12,16 +10,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_interpreters
 import pytest
 from builders import CURVE, make_record, make_run
-from fake_interpreters import (
-    all_gone,
-    logged,
-    processes_of,
-    wait_until,
-    write_program,
-    write_worker,
-)
 from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
@@ -52,12 +43,12 @@ CASES = [parse_case_id(name) for name in IDS]
 def worker(tmp_path, monkeypatch):
     """Write a worker outside of an environment; as soon as it hangs, its time limit is over."""
 
-    def write(**options) -> str:
-        return write_worker(tmp_path / "python", **options)
+    def write(**options):
+        return fake_interpreters.write_worker(tmp_path / "python", **options)
 
     python = str(tmp_path / "python")
     clock = SimpleNamespace(
-        monotonic=lambda: time.monotonic() + 1000 * len(logged(python, "child"))
+        monotonic=lambda: time.monotonic() + 1000 * len(fake_interpreters.logged(python, "child"))
     )
     monkeypatch.setattr(process_module, "time", clock)
     return write
@@ -66,9 +57,6 @@ def worker(tmp_path, monkeypatch):
 def measured(python, *, cases=CASES, jobs=1, **options):
     setup = dataclasses.replace(SETUP, jobs=jobs)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
-
-
-# --- the work ------------------------------------------------------------------------------------
 
 
 def test_a_run_has_the_workers_packages_and_each_case(worker):
@@ -105,11 +93,11 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
     assert run.selection.complete
     assert run.selection.narrowed_by == []
     by_adaptation: dict[tuple, set[int]] = {}
-    for process, request in logged(python, "measure"):
+    for process, request in fake_interpreters.logged(python, "measure"):
         by_adaptation.setdefault(request["case"].partition("/")[2:], set()).add(process)
     assert all(len(found) == 1 for found in by_adaptation.values())
-    assert len(logged(python, "measure")) == len(cases)
-    started = [one for _, one in logged(python, "started")]
+    assert len(fake_interpreters.logged(python, "measure")) == len(cases)
+    started = [one for _, one in fake_interpreters.logged(python, "started")]
     assert len(started) <= 3
     for one in started:
         # A folder of its own, which is removed; no variables of the test runner.
@@ -117,10 +105,7 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
         assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(one["variables"])
         assert not [name for name in one["variables"] if name.startswith("PYTEST_")]
     assert not Path("litter").exists()
-    assert all_gone(processes_of(python))
-
-
-# --- cases that go wrong -------------------------------------------------------------------------
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +131,7 @@ def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message
     assert "/tmp" not in lost.error.message
     assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
     assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_a_worker_lost_between_cases_is_replaced(worker):
@@ -154,7 +139,7 @@ def test_a_worker_lost_between_cases_is_replaced(worker):
     run = measured(python)
     assert {record.status for record in run} == {"ok"}
     # No case was measured twice.
-    assert len(logged(python, "measure")) == len(IDS)
+    assert len(fake_interpreters.logged(python, "measure")) == len(IDS)
 
 
 @pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
@@ -162,7 +147,7 @@ def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker, at):
     python = worker(how={at: "refuse"})
     with pytest.raises(UnusableEnvironmentError, match=rf"{OTHER}: .*HybridCache"):
         measured(python)
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
@@ -172,19 +157,16 @@ def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
     )
     assert "os.fork" in script
     before = time.monotonic()
-    run = measured(write_program(path, script), cases=CASES[:1])
+    run = measured(fake_interpreters.write_program(path, script), cases=CASES[:1])
     assert time.monotonic() - before < SETUP.time_limit / 2
     assert "SIGKILL" in run.cases[BAD].error.message
-
-
-# --- environments that cannot be used ------------------------------------------------------------
 
 
 def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
     python = worker(how={"import_modules": "refuse"})
     with pytest.raises(UnusableEnvironmentError, match="ImportError: cannot import name 'Hybrid"):
         measured(python)
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +182,7 @@ def test_a_worker_lost_at_its_start_makes_the_environment_unusable(worker, at, h
     python = worker(how={at: how})
     with pytest.raises(UnusableEnvironmentError):
         measured(python)
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_packages_that_change_during_a_run_are_refused(worker):
@@ -211,8 +193,8 @@ def test_packages_that_change_during_a_run_are_refused(worker):
         .replace("packages=script", 'packages={"pid": str(os.getpid())} or script')
     )
     with pytest.raises(UnusableEnvironmentError, match="packages changed"):
-        measured(write_program(Path(python), script))
-    assert all_gone(processes_of(python))
+        measured(fake_interpreters.write_program(Path(python), script))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
@@ -222,14 +204,11 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
     own = installed / "__init__.py"
     own.touch()
     (tmp_path / "bin").mkdir()
-    write_worker(tmp_path / "bin" / "python", file=str(own))
+    fake_interpreters.write_worker(tmp_path / "bin" / "python", file=str(own))
     measured(str(tmp_path / "bin" / "python"))
-    write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
+    fake_interpreters.write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
     with pytest.raises(UnusableEnvironmentError, match=r"/checkout/peft.*unset PYTHONPATH"):
         measured(str(tmp_path / "bin" / "python"))
-
-
-# --- interruptions -------------------------------------------------------------------------------
 
 
 def test_an_interrupt_here_ends_every_worker_and_hands_over_the_records(worker):
@@ -244,7 +223,7 @@ def test_an_interrupt_here_ends_every_worker_and_hands_over_the_records(worker):
         measured(python, on_record=interrupt, on_interrupt=rescued.append, cases=CASES[:2])
     (run,) = rescued
     assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.fixture
@@ -257,11 +236,11 @@ def interruptible():
 
 @pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
 def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
-    python = write_worker(tmp_path / "python", how={at: "hang"})
+    python = fake_interpreters.write_worker(tmp_path / "python", how={at: "hang"})
     rescued = []
 
     def interrupt():
-        wait_until(lambda: logged(python, "child"))
+        fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -270,7 +249,7 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
         measured(python, jobs=2, on_interrupt=rescued.append, cases=CASES[:2])
     thread.join()
     assert [list(run.cases) for run in rescued] == ([[BAD]] if at == SECOND else [])
-    assert all_gone(processes_of(python))
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 _UPGRADE = """
@@ -297,7 +276,7 @@ main(sys.argv[1:])
 
 
 def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
-    python = write_worker(tmp_path / "python", how={SECOND: "hang"})
+    python = fake_interpreters.write_worker(tmp_path / "python", how={SECOND: "hang"})
     save = tmp_path / "run.json"
     command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
     # A stored base: the current environment would be measured for real.
@@ -310,7 +289,7 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_pa
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
-        wait_until(lambda: logged(python, "child"))
+        fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     finally:
@@ -319,10 +298,7 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_pa
     assert b"Traceback" not in errors
     assert errors.endswith(b"interrupted\n")
     assert list(read_run_file(save).run.cases) == [BAD]
-    assert all_gone(processes_of(python))
-
-
-# --- the worker itself ---------------------------------------------------------------------------
+    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """A project's own cases in other interpreters: by import path and id, no pickle."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

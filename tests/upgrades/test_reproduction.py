@@ -1,7 +1,5 @@
 """The script for a library's maintainers, against the figures of the project itself."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import contextlib

@@ -1,7 +1,5 @@
 """Which of several packages is responsible: each is tried alone in the good environment."""
 
-from __future__ import annotations
-
 import pytest
 from package_world import SETUP, World, set_world
 from packaging.version import Version
@@ -12,7 +10,7 @@ from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.overlay.pip import Planned
-from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+from peft_regress.upgrades.responsible import find_responsible
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
@@ -25,13 +23,13 @@ def world(monkeypatch):
     return set_world(monkeypatch, World(installed=dict(OLD), index=index))
 
 
-def planned(**versions: str) -> tuple[Planned, ...]:
+def planned(**versions):
     return tuple(Planned(name=n, version=v, source=f"{n}=={v}") for n, v in versions.items())
 
 
 def responsible(
     world, candidate=("peft", "transformers"), base=(), *, progress=lambda _: None, **options
-) -> tuple[ResponsiblePackages, ...]:
+):
     """Measure both sides, and ask which of the packages does what differs."""
     cases = [parse_case_id(name) for name in IDS]
     new = {name: str(NEW[name]) for name in candidate}
@@ -61,7 +59,7 @@ def without_new_transformers(packages):
     return InputError("ImportError: HybridCache") if is_broken else None
 
 
-def moves(*needed: str, **moved):
+def moves(*needed, **moved):
     """Return what moves where all of these packages are new."""
     return lambda packages, _: moved if all(packages[name] >= NEW[name] for name in needed) else {}
 

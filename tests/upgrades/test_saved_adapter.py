@@ -1,7 +1,5 @@
 """A folder with a saved adapter, as far as it is read without torch; and ranges of releases."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -83,9 +81,6 @@ def test_a_pickle_is_not_opened(saved):
     (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
     with pytest.raises(InputError, match=r"a pickle, which is not opened.*safe_serialization=True"):
         read_adapter(saved)
-
-
-# --- ranges ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Two interpreters are timed in turns: the order, the requests, and what can go wrong."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -38,12 +36,12 @@ ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
 
 
-def timed(base: str, candidate: str, *, cases=(CASE,), **options):
+def timed(base, candidate, *, cases=(CASE,), **options):
     options = {"baselines": ROOT / "baselines", "time_limit": 120, **options}
     return time_cases(list(cases), base=base, candidate=candidate, **options)
 
 
-def gone(*paths: str) -> bool:
+def gone(*paths):
     return all_gone(process for path in paths for process in processes_of(path))
 
 
@@ -56,9 +54,6 @@ def no_patience(monkeypatch, tmp_path):
         return time.monotonic() + 1000 * hanging
 
     monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=now))
-
-
-# --- the turns ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,9 +98,6 @@ def test_too_few_pairs_for_any_interval_are_refused_with_the_least_number(tmp_pa
         timed(write_worker(tmp_path / "python"), "never started", pairs=5)
 
 
-# --- interpreters that cannot be used --------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
     [
@@ -144,9 +136,6 @@ def test_an_interpreter_without_the_package_is_refused_with_what_to_install(tmp_
     )
     with pytest.raises(InterpreterError, match=r"No module named.*python -m pip install \.`"):
         timed(bare, bare)
-
-
-# --- cases that cannot be timed --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,9 +205,6 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
     assert gone(path)
 
 
-# --- the worker itself -----------------------------------------------------------------------
-
-
 @pytest.fixture
 def tiny(clean_registry, tiny_sources):
     registry.add("architecture", TinyArchitecture())
@@ -261,9 +247,6 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
     with WorkerProcess(noisy, time_limit=600) as worker:
         for _ in range(2):
             assert worker.ask("noisy:restart", Restart(seed=0), Restarted) == Restarted()
-
-
-# --- the whole of it -------------------------------------------------------------------------
 
 
 @pytest.mark.nightly

@@ -1,7 +1,5 @@
 """The reports of an upgrade and a bisection: short lines, an issue that no string breaks."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -65,7 +63,7 @@ def made(old, new, *, changed=None, **fields):
     )
 
 
-def bisection(upgrade: Upgrade, **fields) -> Bisection:
+def bisection(upgrade, **fields):
     """Return a bisection that found what an upgrade did."""
     old, new = Version("0.18.1"), Version("0.20.0")
     transition = Transition(
@@ -91,14 +89,14 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
     )
 
 
-def scripts(upgrade: Upgrade, text: str = HOSTILE) -> tuple[Reproduction, ...]:
+def scripts(upgrade, text=HOSTILE):
     return tuple(
         Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text})
         for one in upgrade.comparison.findings
     )
 
 
-def hostile(text: str = HOSTILE) -> Upgrade:
+def hostile(text=HOSTILE):
     """Return an upgrade in which each string that others choose is hostile."""
     name = text.replace("/", " ").replace("\0", " ") or "x"
     ids = [f"{name}/lora-r4/{name}", f"{name}/dora-r4/other", f"shift/head/{name}"]
@@ -122,12 +120,12 @@ def hostile(text: str = HOSTILE) -> Upgrade:
     return Upgrade(**{**vars(upgrade), "responsible": (packages,) * len(upgrade.suspected)})
 
 
-def flat(document: str) -> list:
+def flat(document):
     tokens = MARKDOWN.parse(document)
     return [*tokens, *(inner for token in tokens for inner in token.children or ())]
 
 
-def check_issue(document: str, *, headings: int, blocks: int) -> None:
+def check_issue(document, *, headings, blocks):
     """Hold that a document has the parts that were meant, and nothing that was smuggled in."""
     tokens = flat(document)
     kinds = [token.type for token in tokens]
@@ -139,10 +137,7 @@ def check_issue(document: str, *, headings: int, blocks: int) -> None:
     assert {token.info for token in fences} <= {"text", "python"}
 
 
-# --- nothing breaks out --------------------------------------------------------------------------
-
-
-def count_blocks(upgrade: Upgrade) -> int:
+def count_blocks(upgrade):
     with_numbers = [
         one
         for one in upgrade.comparison.findings
@@ -196,10 +191,7 @@ def test_no_control_character_reaches_a_terminal():
         assert all(character == "\n" or character.isprintable() for character in shown)
 
 
-# --- what is said --------------------------------------------------------------------------------
-
-
-def whole_matrix() -> Upgrade:
+def whole_matrix():
     """Return an upgrade in which everything moves in every case of the default matrix."""
     moved = {
         **{name: 3 * value for name, value in VALUES.items() if isinstance(value, int)},
@@ -250,17 +242,14 @@ def test_ids_that_form_a_product_are_written_briefly(ids, shown):
     assert case_set(ids) == case_set(list(reversed(ids))) == shown
 
 
-# --- advice --------------------------------------------------------------------------------------
-
-
-def commands(upgrade: Upgrade) -> list[str]:
+def commands(upgrade):
     return [part for parts in advice_on(upgrade) for part in parts[1::2]]
 
 
 WORSE = {**VALUES, "backward_flops": 10**10}
 
 
-def bisections(upgrade: Upgrade) -> list[str]:
+def bisections(upgrade):
     return [line for line in commands(upgrade) if line.startswith("peft-regress bisect")]
 
 
