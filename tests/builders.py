@@ -400,8 +400,7 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
         records = [make_record(name, metrics) for name in mine if name not in lost]
         machine = OTHER_MACHINE if index == 2 else MACHINE
         write_run(
-            folder / f"shard-{index}.json",
-            make_run(*records, selection=selection, machine=machine),
+            folder / f"shard-{index}.json", make_run(*records, selection=selection, machine=machine)
         )
     return folder
 

@@ -20,14 +20,7 @@ node.sys = SimpleNamespace(executable={python!r})
 
 
 @contextlib.contextmanager
-def local_cluster(
-    folder,
-    *,
-    workers=2,
-    python=None,
-    resources=None,
-    **settings,
-):
+def local_cluster(folder, *, workers=2, python=None, resources=None, **settings):
     """Start a scheduler and workers, each a process; `python` measures in place of this one."""
     preload = [] if python is None else [preload_file(folder, python)]
     with warnings.catch_warnings():

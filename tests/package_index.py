@@ -17,14 +17,7 @@ __all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_byt
 _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT")
 
 
-def wheel_bytes(
-    name,
-    version,
-    *,
-    requires=(),
-    requires_python=None,
-    source="",
-):
+def wheel_bytes(name, version, *, requires=(), requires_python=None, source=""):
     """Make a wheel of one module, which has its version and a line of source."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
@@ -79,26 +72,14 @@ class PackageIndex:
     """Never answer requests of paths with this end."""
     is_over: threading.Event = field(default_factory=threading.Event)
 
-    def add(
-        self,
-        name,
-        version,
-        *,
-        requires=(),
-        yanked=None,
-        requires_python=None,
-        source="",
-    ):
+    def add(self, name, version, *, requires=(), yanked=None, requires_python=None, source=""):
         """Offer a wheel; `yanked` is the reason for which it was withdrawn."""
         content = wheel_bytes(
             name, version, requires=requires, requires_python=requires_python, source=source
         )
         said = metadata(name, version, requires=requires, requires_python=requires_python)
         file = _File(
-            content=content,
-            metadata=said.encode(),
-            yanked=yanked,
-            requires_python=requires_python,
+            content=content, metadata=said.encode(), yanked=yanked, requires_python=requires_python
         )
         self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
         return self

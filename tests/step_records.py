@@ -5,12 +5,7 @@ import functools
 from builders import LORA, make_record
 
 from peft_regress.cases import Adaptation
-from peft_regress.measure.costs import (
-    CostSettings,
-    adaptation_cost,
-    cost_metrics,
-    step_ledger,
-)
+from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics, step_ledger
 from peft_regress.metrics import BATCH_SUFFIX
 
 

@@ -87,10 +87,7 @@ class StepSandbox:
         self.answers = folder / "answers"
         self.calls = folder / "calls"
         text = _STAND_IN.format(
-            python=sys.executable,
-            answers=str(self.answers),
-            calls=str(self.calls),
-            modules=modules,
+            python=sys.executable, answers=str(self.answers), calls=str(self.calls), modules=modules
         )
         for name in _NAMES:
             program = self.programs / name

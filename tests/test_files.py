@@ -6,11 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from builders import (
-    full_disk,
-    rich_run,
-    write_run,
-)
+from builders import full_disk, rich_run, write_run
 
 from peft_regress.errors import InputError
 from peft_regress.files import append_bytes, write_atomic
@@ -44,8 +40,7 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("write", "name"),
-    [(write_atomic, ""), (write_atomic, "file/run.json"), (append_bytes, "")],
+    ("write", "name"), [(write_atomic, ""), (write_atomic, "file/run.json"), (append_bytes, "")]
 )
 def test_what_cannot_be_written_is_a_clear_error(tmp_path, write, name):
     (tmp_path / "file").write_text("")

@@ -62,7 +62,7 @@ def test_json_has_everything_that_the_verdict_follows_from(time):
     code, out, _ = time("--format", "json", seconds=0.0115)
     found = json.loads(out)
     assert set(found) == {
-        *("schema_version", "exit_code", "base", "candidate", "environment", "counts", "cases"),
+        *("schema_version", "exit_code", "base", "candidate", "environment", "counts", "cases")
     }
     assert (found["schema_version"], found["exit_code"], code) == (1, 1, 1)
     assert found["environment"] == [{"package": "peft", "base": "0.21.2", "candidate": "0.14.0"}]
@@ -138,10 +138,7 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
     before = {LORA: observe(make_record(LORA, TIMED), **old)}
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
     comparison = judge(before, after)
-    for show in (
-        report.verdict_text(comparison),
-        report.verdict_markdown(comparison),
-    ):
+    for show in (report.verdict_text(comparison), report.verdict_markdown(comparison)):
         shown = show.lower()
         assert f"times not judged: {why}" in shown
         assert "`peft-regress time base candidate" in shown

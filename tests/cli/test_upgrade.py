@@ -381,10 +381,7 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
     assert run.selection.narrowed_by == [f"--cases {GLOB}"]
     for words, ended in (
         (["compare", str(save), str(save)], 3),  # narrowed
-        (
-            ["accept", str(save), "--history", "--reason", "r", "--baselines", str(storage)],
-            0,
-        ),
+        (["accept", str(save), "--history", "--reason", "r", "--baselines", str(storage)], 0),
         (["history", "--baselines", str(storage), "--metric", "forward_flops"], 0),
     ):
         with pytest.raises(SystemExit) as stopped:

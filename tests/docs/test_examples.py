@@ -74,8 +74,7 @@ def shell_blocks():
     """Return the slow blocks; those that install releases are for the night."""
     return [
         pytest.param(
-            block,
-            marks=pytest.mark.nightly if INSTALLS & words_of(block) else pytest.mark.slow,
+            block, marks=pytest.mark.nightly if INSTALLS & words_of(block) else pytest.mark.slow
         )
         for block in console_blocks(slow=True)
     ]

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import (
-    FULL,
-    LORA,
-    make_record,
-    make_run,
-    observe,
-    write_entry,
-    write_run,
-)
+from builders import FULL, LORA, make_record, make_run, observe, write_entry, write_run
 
 from peft_regress.cli.main import main
 from peft_regress.gate.attribution import changed_costs

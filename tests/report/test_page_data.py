@@ -6,15 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from builders import (
-    FULL,
-    GALORE,
-    LORA,
-    VALUES,
-    make_metric,
-    make_record,
-    make_run,
-)
+from builders import FULL, GALORE, LORA, VALUES, make_metric, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_world import content_of

@@ -62,10 +62,7 @@ def entry(number, run, role="baseline", **accepted):
 
 
 def test_the_page_marks_it():
-    entries = [
-        entry(1, make_run(trained())),
-        entry(2, make_run(repeating(trained())), "history"),
-    ]
+    entries = [entry(1, make_run(trained())), entry(2, make_run(repeating(trained())), "history")]
 
     def of_lora():
         """Return the present accuracy of the case as the page has it."""

@@ -13,11 +13,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Cause, Finding, Member
 from peft_regress.gate.verdicts import Reason
-from peft_regress.report.verdict.next_steps import (
-    compare_command,
-    marker_expression,
-    next_steps,
-)
+from peft_regress.report.verdict.next_steps import compare_command, marker_expression, next_steps
 
 CASES = tuple(matrix_cases("default"))
 

@@ -18,12 +18,7 @@ from peft_regress.report import as_markdown, as_text
 from peft_regress.runs.schema import Limits
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction
-from peft_regress.upgrades.bisect import (
-    BisectSettings,
-    bisect,
-    find_boundary,
-    releases_between,
-)
+from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
 from peft_regress.upgrades.reports import bisection_document, encode_bisection
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]

@@ -161,11 +161,7 @@ def loaded(**values):
 @pytest.mark.parametrize(
     ("how", "error", "words"),
     [
-        (
-            {"loaded": {"refusal": "ValueError: no"}},
-            InputError,
-            r"refuses it: ValueError: no",
-        ),
+        ({"loaded": {"refusal": "ValueError: no"}}, InputError, r"refuses it: ValueError: no"),
         ({"loaded": {"outputs": [[0.0]], "is_finite": False}}, InputError, "NaN or infinite"),
         ({"import_modules": "refuse"}, AbsentError, "does not import.*--saved-by VERSION"),
         ({"make_base": "refuse"}, InputError, "HybridCache"),

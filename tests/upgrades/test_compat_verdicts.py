@@ -4,11 +4,7 @@ import msgspec
 import pytest
 
 from peft_regress.upgrades.compat.releases import BaseMade, Loaded
-from peft_regress.upgrades.compat.verdicts import (
-    TOLERANCE,
-    Reference,
-    judge,
-)
+from peft_regress.upgrades.compat.verdicts import TOLERANCE, Reference, judge
 
 BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])
 LOADED = Loaded(
@@ -149,11 +145,7 @@ def test_a_difference_without_another_output_is_told_and_breaks_nothing(values, 
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        {"unknown_fields": ["known", "usual", "peft_version"]},
-        {"missing_keys": []},
-    ],
+    "values", [{"unknown_fields": ["known", "usual", "peft_version"]}, {"missing_keys": []}]
 )
 def test_what_the_reference_does_too_and_fields_at_their_default_are_no_difference(values):
     assert verdict(changed(**values)).verdict == "same"

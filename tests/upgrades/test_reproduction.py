@@ -24,12 +24,7 @@ from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
 from peft_regress.measure.costs import CostSettings, adaptation_cost
 from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
-from peft_regress.upgrades.reproduction import (
-    FACTS,
-    facts_for,
-    reproduction_script,
-    source,
-)
+from peft_regress.upgrades.reproduction import FACTS, facts_for, reproduction_script, source
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")
@@ -83,10 +78,7 @@ def run_alone(script, tmp_path):
 
 def costs(pairing):
     case = parse_case_id(f"shift/{pairing}")
-    report = adaptation_cost(
-        case.adaptation,
-        CostSettings(),
-    )
+    report = adaptation_cost(case.adaptation, CostSettings())
     step = report.step
     return {
         "trainable_params": report.trainable_params,
@@ -290,8 +282,7 @@ def test_a_script_of_one_fact_has_all_that_the_fact_needs(fact, method):
 BEFORE_A_MERGE = re.compile(rf"(adalora-r4|boft|loraplus-r4|lora-bf16-r4)/{SMALL}|dora-r4/resnet18")
 MEASURED = [
     pytest.param(
-        pairing,
-        marks=pytest.mark.slow if BEFORE_A_MERGE.match(pairing) else pytest.mark.nightly,
+        pairing, marks=pytest.mark.slow if BEFORE_A_MERGE.match(pairing) else pytest.mark.nightly
     )
     for pairing, matrix in PAIRINGS.items()
     if not re.search(r"-r1/|-r16/|(?<!^lora)-bf16", pairing)
