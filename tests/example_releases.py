@@ -49,11 +49,6 @@ def _measured(name, *, trains):
     return found
 
 
-def _installed():
-    """Return the environment in which the releases were recorded, with the newest peft."""
-    return {**read_run_file(RECORDED[0]).run.environment, "peft": NEWEST}
-
-
 def _broken(packages):
     if str(packages["peft"]) in OLD_TRANSFORMERS and packages["transformers"].major >= 5:
         return InputError("ImportError: cannot import name 'HybridCache' from 'transformers' (...)")
@@ -97,7 +92,7 @@ def use_recorded_releases(monkeypatch):
         index.setdefault(name, []).append(version)
     companions = [f"{name}=={version}" for name, version in COMPANIONS.items()]
     world = RecordedWorld(
-        installed=_installed(),
+        installed={**read_run_file(RECORDED[0]).run.environment, "peft": NEWEST},
         index=index,
         broken=_broken,
         extra={f"peft=={version}": companions for version in OLD_TRANSFORMERS},

@@ -6,15 +6,8 @@ import os
 import pytest
 
 _CHANGING = (
-    "chmod",
-    "fsync",
-    "ftruncate",
-    "mkdir",
-    "pwrite",
-    "rename",
-    "replace",
-    "rmdir",
-    "unlink",
+    *("chmod", "fsync", "ftruncate", "mkdir", "pwrite"),
+    *("rename", "replace", "rmdir", "unlink"),
 )
 _FREEING = frozenset({"rmdir", "unlink"})
 """What a full disk allows."""
@@ -101,16 +94,12 @@ def interrupted(action, *, how, at):
 
     At its changing call of this number it is killed, or the disk is full, from then on or once.
     """
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            _install(pytest.MonkeyPatch(), _Calls(how, at))
-            code = action()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+
+    def stopped():
+        _install(pytest.MonkeyPatch(), _Calls(how, at))
+        return action()
+
+    (code,) = in_processes([stopped])
     return None if code == _KILLED_CODE else code
 
 

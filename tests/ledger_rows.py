@@ -8,17 +8,13 @@ from peft_regress.runs.ledger import LEDGER_METRICS
 CATEGORIES = ("param", "buffer", "grad", "activation", "temp", "optimizer")
 OPERATORS = ("aten.convolution", "aten.mm", "activation")
 NAMES = {
-    **dict.fromkeys(
-        [
-            "forward_flops",
-            "backward_flops",
-            "optimizer_flops",
-            "projection_flops",
-            "paper_forward_flops",
-            "paper_backward_flops",
-        ],
-        OPERATORS,
-    ),
+    **{
+        f"{kind}_flops": OPERATORS
+        for kind in (
+            *("forward", "backward", "optimizer", "projection"),
+            *("paper_forward", "paper_backward"),
+        )
+    },
     **{
         f"peak_{category}_bytes": (category, *(f"{category} {op}" for op in OPERATORS))
         for category in CATEGORIES

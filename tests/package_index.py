@@ -6,10 +6,11 @@ import io
 import socket
 import tarfile
 import threading
-import time
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from fake_interpreters import wait_until
 
 __all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_bytes", "write_wheel"]
 
@@ -109,10 +110,7 @@ class PackageIndex:
 
     def wait_for(self, end, *, seconds=120):
         """Wait until a path with this end was requested; the limit only ends an endless test."""
-        give_up = time.monotonic() + seconds
-        while not any(path.endswith(end) for path in self.requests):
-            assert time.monotonic() < give_up, f"nobody asked for {end}"
-            time.sleep(0.02)
+        wait_until(lambda: any(path.endswith(end) for path in self.requests), seconds=seconds)
 
     def downloads(self):
         """Return the names of the files that were fetched, without metadata files."""

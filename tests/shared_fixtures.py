@@ -43,6 +43,7 @@ def command(capsys):
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
         return int(stopped.value.code or 0), captured.out, captured.err
 
     return call

@@ -134,11 +134,3 @@ class InnerProject(StubProject):
 
     def saved(self):
         return read_run_file(self.save).run
-
-
-def wait_until(is_so, seconds=60):
-    """Wait for a condition; fail after a time."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

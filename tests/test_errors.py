@@ -7,14 +7,6 @@ import pytest
 from peft_regress import errors
 
 
-def test_unreadable_input_is_wrong_use_and_a_missing_source_is_absent():
-    for error in (errors.RunFileError, errors.UnknownNameError):
-        assert issubclass(error, errors.InputError)
-        assert not issubclass(error, errors.AbsentError)
-    assert issubclass(errors.SourceError, errors.AbsentError)
-    assert not issubclass(errors.SourceError, errors.InputError)
-
-
 @pytest.mark.parametrize(
     ("name", "known", "message"),
     [

@@ -1,4 +1,4 @@
-"""Units: how a value and a change are shown."""
+"""How a value, a change and a count are shown."""
 
 import math
 
@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.metrics import format_change, format_value
+from peft_regress.text import count_of
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,18 @@ def test_shown_bytes_are_the_stored_bytes_to_half_a_percent(value):
     number, unit = format_value(value, "byte").split()
     scale = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
     assert math.isclose(float(number.replace(",", "")) * scale, value, rel_tol=0.005, abs_tol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ((0, "case"), "0 cases"),
+        ((1, "case"), "1 case"),
+        ((2, "case"), "2 cases"),
+        ((1_200, "metric"), "1,200 metrics"),
+        ((1, "library", "libraries"), "1 library"),
+        ((2, "library", "libraries"), "2 libraries"),
+    ],
+)
+def test_a_count_has_a_noun_of_its_number(arguments, shown):
+    assert count_of(*arguments) == shown

@@ -163,13 +163,6 @@ def test_each_ledger_is_added_up_once_and_each_record_is_checked(
     assert len(baseline_files(root)) == 1
 
 
-def test_a_storage_is_no_run(accepts, tmp_path):
-    write_kept(tmp_path / "run.json", FULL)
-    assert accepts("run.json")[0] == 0
-    code, _, err = accepts("b")
-    assert (code, "is a baseline storage. Name a run file or one entry of it." in err) == (2, True)
-
-
 def test_a_run_that_repeats_what_is_stored_is_accepted_and_compared(accepts, command, root):
     write_run(root.parent / "full.json", make_run(trained(LORA), trained(FULL)))
     write_run(root.parent / "again.json", make_run(*map(repeating, (trained(LORA), trained(FULL)))))

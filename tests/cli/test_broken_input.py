@@ -8,7 +8,6 @@ import pytest
 from builders import LORA, keep_weights, make_record, make_run, write_run
 
 from peft_regress.baselines.run_adapters import adapters_of_run
-from peft_regress.files import is_file, is_folder, path_problem, resolved
 
 
 @pytest.fixture
@@ -83,17 +82,3 @@ for words in (["cost", "--architecture", "resnet18", "--method", "full"], ["sour
     first, second = done.stderr.splitlines()
     assert first.startswith("error: ModuleNotFoundError: import of torch halted")
     assert second.endswith("Repair or install that package.")
-
-
-def test_what_is_asked_of_a_path_raises_nothing(tmp_path):
-    (tmp_path / "loop").symlink_to("loop")
-    odd = {"x" * 300: "File name too long", "loop/x": "Too many levels", "a\0b": "NUL"}
-    for name, problem in odd.items():
-        path = tmp_path / name
-        assert problem in str(path_problem(path))
-        assert not is_file(path)
-        assert not is_folder(path)
-        if "\0" not in name:
-            assert isinstance(resolved(path), Path)
-    for name in ("", "new", "no/such/folder", "loop"):
-        assert path_problem(tmp_path / name) is None

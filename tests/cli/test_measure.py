@@ -148,13 +148,6 @@ def test_bad_input_is_one_line(worker, measure, words, code, problem):
     found, _, err = measure(*words)
     assert found == code
     assert problem in err
-    assert "Traceback" not in err
-
-
-def test_without_a_file_to_save_there_is_nothing_to_do(command):
-    code, _, err = command("measure")
-    assert code == 2
-    assert "Missing option '--save'" in err
 
 
 @pytest.mark.nightly

@@ -9,7 +9,6 @@ from builders import LORA, OTHER_MACHINE, make_record, observe
 from fake_interpreters import write_worker
 
 from peft_regress import report
-from peft_regress.cli.main import main
 from peft_regress.gate.judge import judge
 from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
 from peft_regress.runs.schema import MIXED_MACHINES, Machine
@@ -19,7 +18,7 @@ TIMED = {"step_seconds": [0.05, 0.05, 0.05]}
 
 
 @pytest.fixture
-def time(capsys, tmp_path):
+def time(command, tmp_path):
     """Call `peft-regress time` on two workers and return (exit code, stdout, stderr)."""
 
     def call(*options, base=None, candidate=None, **worker):
@@ -29,11 +28,7 @@ def time(capsys, tmp_path):
             or write_worker(tmp_path / "candidate", packages={"peft": "0.14.0"}, **worker),
         )
         chosen = options if "--cases" in options else (*options, "--cases", CASE)
-        with pytest.raises(SystemExit) as stopped:
-            main(["time", *sides, *chosen])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(stopped.value.code or 0), captured.out, captured.err
+        return command("time", *sides, *chosen)
 
     return call
 

@@ -104,6 +104,14 @@ def test_every_option_of_pytest_is_explained():
         assert f"`{option}" in USAGE_PAGE
 
 
+def test_every_variable_of_the_commands_is_read_by_the_package():
+    names = re.findall(r"`([A-Z]+_[A-Z_]+)`", (ROOT / "docs" / "commands.md").read_text())
+    assert len(names) >= 3
+    sources = "".join(path.read_text() for path in (ROOT / "peft_regress").rglob("*.py"))
+    for name in names:
+        assert f'"{name}"' in sources, name
+
+
 def test_every_module_is_in_the_picture():
     package = ROOT / "peft_regress"
     names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}

@@ -17,7 +17,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
 from example_rules import ELSEWHERE, RULES, constant, find_rule
 from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
-from examples import ROOT, Block, Command, blocks, differences, renewed
+from examples import ROOT, Command, blocks, differences, renewed
 from jsonschema import validators
 
 from peft_regress.catalogue.budget_file import read_budgets
@@ -320,15 +320,6 @@ def test_the_table_of_numbers_is_that_of_a_stored_run():
     *shown, end = block.text.splitlines()
     assert (len(shown), end) == (8, "...")
     assert differences(shown, rows, some=True) is None
-
-
-def console(text):
-    return Block(page="a.md", line=1, language="console", text=text).commands
-
-
-def test_a_command_goes_on_after_a_backslash_and_ends_before_its_comment():
-    (command,) = console("$ a 'b # c' \\\n      d#e  # a comment\nshown\n")
-    assert command == Command(typed="a 'b # c'       d#e", shown=("shown",), first_line=2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Run pytest in this process as from a terminal, with a stub that measures."""
 
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
 import pytest
+import torch.export  # noqa: F401
 from stub_measuring import LOG
 
 from peft_regress.plugin import session

@@ -1,9 +1,6 @@
 """Budgets of a project's file in a pytest run, whose measuring is a stub."""
 
-# An inner run forgets what it imports, and some libraries cannot be imported twice.
-import peft  # noqa: F401
 import pytest
-import torch.export  # noqa: F401
 from builders import make_record, make_run, write_run
 from stub_measuring import CONFTEST, InnerProject
 

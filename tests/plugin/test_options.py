@@ -1,4 +1,4 @@
-"""The pytest options: parsed once, wrong values refused."""
+"""The pytest options: parsed once, wrong values refused; how a run was narrowed."""
 
 import dataclasses
 
@@ -6,10 +6,7 @@ import pytest
 
 from peft_regress.errors import InputError
 from peft_regress.plugin.options import RegressOptions, Shard
-
-
-def test_shard_is_part_of_a_count():
-    assert Shard.parse("12/12") == Shard(index=12, count=12)
+from peft_regress.plugin.selection import chosen_from_collected, kept_from_collection
 
 
 @pytest.mark.parametrize(
@@ -76,3 +73,31 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester):
     names = {name for option in group.options for name in option.names()}
     known = "baseline cases full matrix off resume save shard strict summary"
     assert names == {f"--regress-{name}" for name in known.split()}
+
+
+def narrowed(pytester, *words, ini=""):
+    pytester.makeini(f"[pytest]\naddopts = {ini}\n")
+    option = pytester.parseconfig(*words).option
+    return [*kept_from_collection(option), *chosen_from_collected(option)]
+
+
+WORDS = {
+    "-k a": ("-k", "a"),
+    "-m b": ("-mb",),
+    "--deselect x.py::t": ("--deselect=x.py::t",),
+    "--ignore c": ("--ignore=c",),
+    "--ignore-glob *d": ("--ignore-glob", "*d"),
+    "--lf": ("--last-failed",),
+    "--regress-cases shift/*": ("--regress-cases", "shift/*"),
+    "--regress-shard 1/4": ("--regress-shard=1/4",),
+    "x.py::test_one": ("x.py::test_one",),
+}
+
+
+@pytest.mark.parametrize(("how", "words"), WORDS.items(), ids=list(WORDS))
+def test_each_way_is_found_wherever_it_is_written(pytester, monkeypatch, how, words):
+    pytester.makepyfile(x="def test_one(): pass")
+    assert narrowed(pytester, *words) == [how]
+    assert narrowed(pytester, ini=" ".join(words)) == [how]
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(words))
+    assert narrowed(pytester, "-q") == [how]

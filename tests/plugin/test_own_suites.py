@@ -1,9 +1,6 @@
 """pytest on a project's own cases: where settings are found, shards, workers, globs, refusals."""
 
-# An inner run forgets what it imports, and some libraries cannot be imported twice.
-import peft  # noqa: F401
 import pytest
-import torch.export  # noqa: F401
 
 from peft_regress.runs.run_file import read_run_file
 

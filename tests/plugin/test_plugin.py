@@ -689,13 +689,6 @@ def test_a_suite_without_cases_is_left_alone_unless_an_option_of_the_gate_is_giv
     assert "::error" not in project.run().stdout
 
 
-def test_the_hint_names_a_storage_that_is_not_the_usual_one(project):
-    (project.root / "baselines").rename(project.root / "judged")
-    (project.root / "pytest.ini").write_text("[pytest]\nregress_baselines = judged\n")
-    done = project.run("--regress-save=run.json")
-    assert 'peft-regress accept run.json --reason "..." --baselines judged' in done.stdout
-
-
 def test_collecting_imports_no_torch(project):
     (project.root / "conftest.py").write_text(
         "import sys\n"
@@ -716,42 +709,28 @@ registry.add("method", dataclasses.replace(HEAD, name="bn_head", matrices=("othe
 registry.remove("task", "shift")
 from peft_regress.catalogue.tasks.digits import SHIFT
 registry.add("task", dataclasses.replace(SHIFT, matrices=("default", "other")))
-for name in {architectures!r}:
-    registry.add("architecture", Architecture(name=name, matrices=("default", "other")))
+registry.add("architecture", Architecture(name="tiny", matrices=("default", "other")))
 """
-BOTH = SUITE.replace("case_params()", "[*case_params(), *case_params(matrix='other')]")
-
-
-@pytest.fixture
-def two_matrices(project):
-    """A suite with a case of the default matrix and one of another."""
-    project.configure(
-        methods=(), architectures=(), extra=OTHER_MATRIX.format(architectures=("tiny",))
-    )
-    (project.root / "test_suite.py").write_text(BOTH)
-    return project
 
 
 @pytest.mark.parametrize("workers", [(), WORKERS], ids=["serial", "xdist"])
-def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, workers):
-    done = two_matrices.run("--regress-save=run.json", *workers)
+def test_cases_of_another_matrix_are_left_out_and_said_to_be(project, workers):
+    project.configure(methods=(), architectures=(), extra=OTHER_MATRIX)
+    both = SUITE.replace("case_params()", "[*case_params(), *case_params(matrix='other')]")
+    (project.root / "test_suite.py").write_text(both)
+    done = project.run("--regress-save=run.json", *workers)
     assert "1 case of the other matrix not measured: use --regress-matrix other" in done.stdout
-    saved = two_matrices.saved()
+    saved = project.saved()
     assert list(saved.cases) == ["shift/head/tiny"]
     assert saved.selection.complete
 
 
-def regressed_on_github(accepted, monkeypatch, *arguments):
-    """Run both cases with a model that works twice, as a step of GitHub Actions."""
+@pytest.mark.parametrize("arguments", [(), WORKERS, ("--regress-shard=1/1",), ("-q",)])
+def test_on_github_the_summary_has_what_regressed(accepted, monkeypatch, arguments):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_WORKSPACE", str(accepted.root.parent))
     accepted.configure(methods=("head", "lora"), extra=TWICE)
-    return accepted.run(*SELECT, *arguments)
-
-
-@pytest.mark.parametrize("arguments", [(), WORKERS, ("--regress-shard=1/1",), ("-q",)])
-def test_on_github_the_summary_has_what_regressed(accepted, monkeypatch, arguments):
-    done = regressed_on_github(accepted, monkeypatch, *arguments, "--regress-summary=s.md")
+    done = accepted.run(*SELECT, *arguments, "--regress-summary=s.md")
     assert done.returncode == 1
     summary = (accepted.root / "s.md").read_text()
     assert "REGRESSED (2 regressed)" in summary

@@ -2,10 +2,7 @@
 
 import re
 
-# An inner run forgets what it imports, and some libraries cannot be imported twice.
-import peft  # noqa: F401
 import pytest
-import torch.export  # noqa: F401
 from builders import accept, curve, make_run, trained, write_run
 from restored import registry_restored
 from stub_measuring import IDS, InnerProject

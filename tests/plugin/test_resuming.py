@@ -9,11 +9,9 @@ import signal
 import termios
 import time
 
-# An inner run forgets what it imports, and some libraries cannot be imported twice.
-import peft  # noqa: F401
 import pytest
-import torch.export  # noqa: F401
-from stub_measuring import CONFTEST, IDS, SUITE, InnerProject, wait_until
+from fake_interpreters import wait_until
+from stub_measuring import CONFTEST, IDS, SUITE, InnerProject
 
 from peft_regress.runs.journal import read_journal
 from peft_regress.runs.run_file import read_run_file

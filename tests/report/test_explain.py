@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from builders import FULL, LORA, make_record, make_run, observe, write_entry, write_run
 
-from peft_regress.cli.main import main
 from peft_regress.gate.attribution import changed_costs
 from peft_regress.report import as_markdown, as_text, encode_explanation, explanation
 from peft_regress.runs.ledger import pack
@@ -63,12 +62,6 @@ def stored(case):
     """Return a record of the newest entry of the default matrix."""
     root = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
     return read_run_file(root / "0004_peft-0.21.2.json").run.cases[case]
-
-
-def stored_of(entry, architecture="resnet18"):
-    """Return DoRA at rank 1 of an entry."""
-    root = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
-    return read_run_file(root / f"{entry}.json").run.cases[f"shift/dora-r1/{architecture}"]
 
 
 def lora_to_dora(architecture, *, top, only=()):
@@ -304,22 +297,13 @@ def test_strings_from_a_file_forge_nothing(text):
 
 
 @pytest.fixture
-def explain(capsys, tmp_path):
+def explain(command, tmp_path):
     """Call the command, with a storage of two entries, and return (exit code, stdout, stderr)."""
     root = tmp_path / "baselines"
     write_entry(root, 1, OLD, environment=BEFORE.environment)
     write_entry(root, 2, NEW, environment=AFTER.environment, title="peft-0.14.0")
 
-    def call(*arguments):
-        capsys.readouterr()
-        words = ["explain", "--baselines", str(root), *map(str, arguments)]
-        with pytest.raises(SystemExit) as stopped:
-            main(words)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+    return lambda *arguments: command("explain", "--baselines", root, *arguments)
 
 
 def test_explain_takes_run_files_folders_storages_and_entries(explain, tmp_path):

@@ -10,7 +10,6 @@ from builders import FULL, GALORE, LORA, UNSEEN_LORA, make_record, make_run, wri
 from strategies import fuzz, runs
 
 from peft_regress.cli.export import csv_table
-from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
@@ -23,16 +22,8 @@ HOSTILE = '=1+1,"x"\n`|<b>&amp;]]>\x00\x1b[31m\ufffe \u202e@é'
 
 
 @pytest.fixture
-def run(capsys):
-    """Call the command in this process and return (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main(["export", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+def run(command):
+    return lambda *arguments: command("export", *arguments)
 
 
 def failed_run():
@@ -79,11 +70,8 @@ def test_a_case_in_error_has_a_row_that_says_so():
     assert rows[FULL]["status"] == "unsupported"
     assert rows[FULL]["error"] == "ValueError: no eligible module"
     assert rows[FULL]["metric"] == rows[FULL]["value"] == ""
-
-
-def test_a_control_character_is_no_part_of_a_cell():
-    for row in rows_of(csv_table(failed_run())):
-        assert all(cell.isprintable() for cell in row.values())
+    # No control character is part of a cell.
+    assert all(cell.isprintable() for row in rows.values() for cell in row.values())
 
 
 def test_hostile_strings_and_failed_cases_give_a_whole_document(run, tmp_path):
@@ -132,7 +120,6 @@ def test_wrong_use_is_exit_2_with_a_message(run, arguments, message):
     code, out, err = run(DEFAULT_ENTRY, *arguments)
     assert (code, out) == (2, "")
     assert message in err
-    assert "Traceback" not in err
 
 
 def test_a_folder_of_shards_is_exported_like_one_run(run, tmp_path):

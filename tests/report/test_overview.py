@@ -2,12 +2,10 @@
 
 import json
 
-import pytest
 from builders import FULL, GALORE, LORA, VALUES, make_record, make_run, write_entry, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.cli.main import main
 from peft_regress.report import as_text
 from peft_regress.report.results import accuracy_front, overview
 from peft_regress.runs.schema import Failure
@@ -64,54 +62,47 @@ def test_the_text_names_the_sources_the_numbers_and_the_front():
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(ended.value.code or 0), output.out, output.err
-
-
 def storage(tmp_path):
     root = tmp_path / "baselines"
     write_entry(root, 1, make_record(LORA), make_record(FULL))
     return root
 
 
-def test_the_command_shows_the_newest_baseline_and_a_run_that_is_named(tmp_path, capsys):
+def test_the_command_shows_the_newest_baseline_and_a_run_that_is_named(tmp_path, command):
     root = storage(tmp_path)
-    code, out, _ = call(capsys, "report", "--baselines", root)
+    code, out, _ = command("report", "--baselines", root)
     assert code == 0
     assert out.startswith("2 cases, from 0001_")
     run = write_run(tmp_path / "run.json", make_run(make_record(GALORE), make_record(FULL)))
-    code, out, _ = call(capsys, "report", run, "--baselines", root, "--format", "markdown")
+    code, out, _ = command("report", run, "--baselines", root, "--format", "markdown")
     assert code == 0
     assert out.startswith(f"3 cases, from {str(run).replace('_', chr(92) + '_')}, 0001")
-    code, out, _ = call(capsys, "report", "--baselines", root, "--cases", "*/full/*")
+    code, out, _ = command("report", "--baselines", root, "--cases", "*/full/*")
     assert out.startswith("1 case, from 0001_")
-    code, out, _ = call(capsys, "report", "--baselines", root, "--format", "json")
+    code, out, _ = command("report", "--baselines", root, "--format", "json")
     assert [case["id"] for case in json.loads(out)["cases"]] == [FULL, LORA]
 
 
-def test_absent_things_are_exit_3(tmp_path, capsys):
-    code, _, err = call(capsys, "report", "--baselines", tmp_path / "none")
+def test_absent_things_are_exit_3(tmp_path, command):
+    code, _, err = command("report", "--baselines", tmp_path / "none")
     assert (code, "no entry there, and no run was named" in err) == (3, True)
     root = storage(tmp_path)
-    code, _, err = call(capsys, "report", "--baselines", root, "--cases", "nothing")
+    code, _, err = command("report", "--baselines", root, "--cases", "nothing")
     assert (code, "matches none of the 2 cases" in err) == (3, True)
 
 
-def test_no_page_is_written_over_a_run_that_it_shows(tmp_path, capsys):
+def test_no_page_is_written_over_a_run_that_it_shows(tmp_path, command):
     root = storage(tmp_path)
     [stored] = root.glob("*/*.json")
     run = write_run(tmp_path / "run.json")
     shard = write_run(tmp_path / "shards" / "a.json", make_run(make_record(GALORE)))
     before = {path: path.read_bytes() for path in (stored, run, shard)}
     for path in before:
-        found = call(capsys, "report", run, shard.parent, "--baselines", root, "--html", path)
+        found = command("report", run, shard.parent, "--baselines", root, "--html", path)
         assert (found[0], found[1]) == (2, "")
         why = "lies in the baseline storage" if path == stored else "is the run that is read"
         assert f"--html {path}: {why}" in found[2]
     assert {path: path.read_bytes() for path in before} == before
     page = shard.parent / "page.html"
-    code, out, _ = call(capsys, "report", shard.parent, "--baselines", "none", "--html", page)
+    code, out, _ = command("report", shard.parent, "--baselines", "none", "--html", page)
     assert (code, out.split(", ")[:2]) == (0, [f"wrote {page}: 1 case", "1 entry"])

@@ -94,9 +94,6 @@ def test_a_narrow_terminal_gets_fewer_columns_and_a_line_that_names_the_others()
     wide = lines_of(*records, width=200)
     assert "peak b32" in wide[0]
     assert "left out" not in wide[-1]
-
-
-def test_a_wide_terminal_gets_more_columns():
     records = [make_record(LORA, {**WIDE, "optimizer_state_bytes": 9 * 2**20, "loss": [0.5] * 3})]
     headings = lines_of(*records, width=200)[0]
     assert headings.index("optimizer") < headings.index("loss")
@@ -128,17 +125,7 @@ def test_what_an_update_needs_on_a_device_is_shown_where_a_case_is_exported():
         "edge_train_program_bytes": 9 * mib,
     }
     headings, units, row = lines_of(make_record(LORA, edge))[:3]
-    assert headings.split() == [
-        "case",
-        "peak",
-        "b1",
-        "edge",
-        "train",
-        "edge",
-        "run",
-        "edge",
-        "file",
-    ]
+    assert " ".join(headings.split()) == "case peak b1 edge train edge run edge file"
     assert units.split() == ["MiB"] * 4
     assert row.split()[1:] == ["24.0", "19.0", "6.25", "9.00"]
     assert not any("edge" in line for line in lines_of(make_record(LORA, WIDE)))

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from package_world import SETUP, World, set_world
 from packaging.version import Version
 
-from peft_regress.cli.main import main
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.pip import PipError
@@ -293,25 +292,22 @@ def test_wrong_settings_are_refused(world, settings, error, message):
 
 
 @pytest.fixture
-def command(world, capsys, monkeypatch):
+def searched(world, command, monkeypatch):
     monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "1 ``` 2")
 
     def call(*options, case=CASE):
-        words = ["bisect", "peft", "--good", GOOD, "--bad", BAD, "--case", case, *options]
-        with pytest.raises(SystemExit) as stopped:
-            main(words)
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
+        ends = ("--good", GOOD, "--bad", BAD)
+        return command("bisect", "peft", *ends, "--case", case, *options)
 
     return call
 
 
-def test_a_boundary_is_exit_0_and_none_is_exit_3(world, command):
-    code, out, err = command()
+def test_a_boundary_is_exit_0_and_none_is_exit_3(world, searched):
+    code, out, err = searched()
     assert code == 3
     assert "no boundary" in out
     world.moved = since("0.21.0", forward_flops=2000)
-    code, out, err = command()
+    code, out, err = searched()
     assert code == 0
     assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
     assert "regressed: forward_flops +100 %" in out
@@ -319,9 +315,9 @@ def test_a_boundary_is_exit_0_and_none_is_exit_3(world, command):
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_json_says_what_was_tried(world, command):
+def test_json_says_what_was_tried(world, searched):
     world.moved = since("0.21.0", forward_flops=2000)
-    code, out, _ = command("--format", "json")
+    code, out, _ = searched("--format", "json")
     printed = json.loads(out)
     assert code == 0
     assert (printed["package"], printed["evidence"], printed["cases"]) == ("peft", "costs", [CASE])
@@ -333,10 +329,10 @@ def test_json_says_what_was_tried(world, command):
     assert transition["findings"][0]["reasons"][0]["metric"] == "forward_flops"
 
 
-def test_the_summary_is_an_issue_with_a_script(world, command, tmp_path):
+def test_the_summary_is_an_issue_with_a_script(world, searched, tmp_path):
     world.moved = since("0.21.0", forward_flops=2000)
     summary = tmp_path / "issue.md"
-    code, out, _ = command("--summary", str(summary), "--format", "markdown")
+    code, out, _ = searched("--summary", str(summary), "--format", "markdown")
     assert code == 0
     assert summary.read_text() == out
     assert out.startswith("## peft 0.21.0 is the first release")

@@ -253,22 +253,16 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
 
 
 _UPGRADE = """
-import contextlib, dataclasses, sys
+import contextlib, sys
 from pathlib import Path
+from types import SimpleNamespace
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.cli.main import main
 
-@dataclasses.dataclass
-class Overlay:
-    python: Path
-    packages: dict = dataclasses.field(default_factory=dict)
-    planned: tuple = ()
-    remarks: tuple = ()
-    requested: tuple = ()
-
 @contextlib.contextmanager
 def opened(*_, **__):
-    yield Overlay(Path({python!r}))
+    nothing = dict(packages=dict(), planned=(), remarks=(), requested=())
+    yield SimpleNamespace(python=Path({python!r}), **nothing)
 
 upgrading.opened_overlay = opened
 main(sys.argv[1:])

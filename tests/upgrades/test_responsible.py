@@ -116,12 +116,12 @@ def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     )
 
 
-def test_a_package_that_needs_another_is_tried_with_it(world):
+def test_a_package_that_needs_another_is_tried_with_it(world, monkeypatch):
     """Of three that changed, one needs a second one and not the third."""
     world.installed["tokenizers"] = "1.0"
     world.index["tokenizers"] = ["1.0", "2.0"]
     world.extra["transformers==5.0"] = ["tokenizers==2.0"]
-    NEW["tokenizers"] = Version("2.0")
+    monkeypatch.setitem(NEW, "tokenizers", Version("2.0"))
     world.broken = lambda packages: (
         InputError("ImportError: tokenizers")
         if packages["transformers"] >= NEW["transformers"]
@@ -129,10 +129,7 @@ def test_a_package_that_needs_another_is_tried_with_it(world):
         else None
     )
     world.moved = moves("transformers", forward_flops=2000)
-    try:
-        (found,) = responsible(world, ("peft", "transformers", "tokenizers"), asked=["peft"])
-    finally:
-        del NEW["tokenizers"]
+    (found,) = responsible(world, ("peft", "transformers", "tokenizers"), asked=["peft"])
     assert (found.alone, found.without_effect) == ((), ("peft", "tokenizers"))
     assert found.together == ("transformers with tokenizers",)
     assert found.sentence == "transformers with tokenizers does it; peft alone: no"
@@ -177,18 +174,14 @@ def test_if_one_package_changed_or_nothing_was_found_nothing_is_tried(world, can
     assert world.runs == []
 
 
-def test_of_many_packages_the_most_likely_are_tried_and_the_rest_is_listed(world):
+def test_of_many_packages_the_most_likely_are_tried_and_the_rest_is_listed(world, monkeypatch):
     extra = [f"cuda-part-{number}" for number in range(10)]
     for name in extra:
         world.installed[name] = "1.0"
         world.index[name] = ["1.0", "2.0"]
-        NEW[name] = Version("2.0")
-    try:
-        world.moved = moves("peft", forward_flops=2000)
-        (found,) = responsible(world, ("peft", *extra))
-    finally:
-        for name in extra:
-            del NEW[name]
+        monkeypatch.setitem(NEW, name, Version("2.0"))
+    world.moved = moves("peft", forward_flops=2000)
+    (found,) = responsible(world, ("peft", *extra))
     assert found.alone == ("peft",)
     assert len(found.without_effect) == 7
     assert {why for _, why in found.untried} == {"only the first 8 packages are tried"}

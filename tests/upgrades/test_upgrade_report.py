@@ -146,19 +146,15 @@ def count_blocks(upgrade):
     return len(with_numbers)
 
 
-def test_hostile_strings_stay_text_in_an_issue():
+def test_hostile_strings_stay_text_in_the_issue_of_an_upgrade_and_of_a_bisection():
     upgrade = hostile()
-    document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
     found = len(upgrade.comparison.findings)
     assert found == 4
-    check_issue(document, headings=1 + found + 1, blocks=count_blocks(upgrade) + 2 * found)
-
-
-def test_hostile_strings_stay_text_in_a_bisection_s_issue():
-    upgrade = hostile()
+    blocks = count_blocks(upgrade) + 2 * found
+    document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
+    check_issue(document, headings=1 + found + 1, blocks=blocks)
     document = as_markdown(bisection_document(bisection(upgrade), {0: scripts(upgrade)}))
-    found = len(upgrade.comparison.findings)
-    check_issue(document, headings=1 + found, blocks=count_blocks(upgrade) + 2 * found)
+    check_issue(document, headings=1 + found, blocks=blocks)
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
