@@ -232,7 +232,7 @@ def test_a_terminal_shows_the_verdict_in_colour_and_at_its_width(project):
     terminal.run(sys.executable, "-m", "pytest", "--regress-save=run.json", cwd=project.root)
     shown = "\n".join(terminal.screen()).partition("= peft_regress =")[2]
     assert shown.index("new in 1 case: no accepted") < shown.index("INCOMPLETE: not")
-    case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("=====")[0]
+    case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("-----")[0]
     assert max(map(len, case.splitlines())) <= 40
     assert "\x1b[1;33mINCOMPLETE: not everything expected was\x1b[0m" in terminal.output
 
