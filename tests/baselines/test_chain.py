@@ -43,15 +43,8 @@ def refused(root, match, *, gate=True):
     gate: whether the first two read what is wrong.
     """
     before = baseline_files(root)
-    judging = (
-        lambda: load_references(root, None),
-        lambda: load_references(root.parent, str(root)),
-    )
-    for use in (
-        *(judging if gate else ()),
-        lambda: read_entries(root, []),
-        lambda: store(root, 7),
-    ):
+    judging = (lambda: load_references(root, None), lambda: load_references(root.parent, str(root)))
+    for use in (*(judging if gate else ()), lambda: read_entries(root, []), lambda: store(root, 7)):
         with pytest.raises(InputError, match=match) as error:
             use()
         assert str(error.value).isprintable()
@@ -191,9 +184,6 @@ def test_an_entry_that_was_replaced_is_refused_where_it_is_read(root):
         read_entries(root, [])
 
 
-# --- ledgers --------------------------------------------------------------------------------------
-
-
 def ledger_of(root):
     (path,) = root.glob("ledgers/??/*.json.gz")
     return path
@@ -227,10 +217,7 @@ def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(ro
 def test_a_ledger_that_was_altered_is_refused_where_it_is_read(root, damage):
     path = ledger_of(root)
     path.write_bytes(damage(path.read_bytes()))
-    for use in (
-        lambda: load_references(root, None),
-        lambda: load_references(root, "0004"),
-    ):
+    for use in (lambda: load_references(root, None), lambda: load_references(root, "0004")):
         with pytest.raises(InputError, match=r"\.json\.gz was altered.*git checkout -- ") as error:
             use()
         assert str(error.value).isprintable()

@@ -167,9 +167,6 @@ def test_those_of_this_repository_are_current(storage):
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
 
 
-# --- what is read -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_what_current_names_judges_as_all_entries_do(tmp_path, seed):
     """Roles, retired cases, cases that come back, changes within and beyond the bound."""
@@ -203,9 +200,6 @@ def test_entries_that_do_not_count_are_not_read(root, monkeypatch):
     monkeypatch.setattr(storage, "read_run_file", noted)
     assert load_references(root, None).keys() == {LORA, FULL}
     assert read == ["0001", "0005"]
-
-
-# --- two branches ---------------------------------------------------------------------------------
 
 
 def kept_run(path, run, size):

@@ -234,9 +234,6 @@ def test_globs_match_the_expected_cases(tmp_path):
             retirable_cases(contents, ["shift/*", pattern])
 
 
-# --- pytest-benchmark, and this repository's storages ------------------------------------------
-
-
 def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path):
     from pytest_benchmark.storage.file import FileStorage
 

@@ -1,7 +1,5 @@
 """The history: what moved between which entries, and the command that shows it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -147,9 +145,6 @@ def test_globs_select_cases_metrics_and_invariants():
         select_moves(entries, metric="none")
     with pytest.raises(AbsentError, match="matches none of the 1 cases"):
         select_moves(entries, case="none/*")
-
-
-# --- the command --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -23,10 +23,7 @@ def test_without_entries_there_is_no_reference(tmp_path):
 
 ENTRIES = {
     "number, not date": ([{LORA: 1, "date": NEW}, {LORA: 2, "date": OLD}], {LORA: 2}),
-    "numbers are no words": (
-        [{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}],
-        {LORA: 10},
-    ),
+    "numbers are no words": ([{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}], {LORA: 10}),
     "any folder": ([{LORA: 2, "folder": "Windows"}, {LORA: 1, "folder": "Linux"}], {LORA: 1}),
     "never history": ([{LORA: 1}, {LORA: 2, "role": "history"}], {LORA: 1}),
     "history alone": ([{LORA: 1, "role": "history"}], {}),
@@ -36,10 +33,7 @@ ENTRIES = {
         [{LORA: 1, FULL: 1, "date": NEW}, {LORA: 2, "retired": [FULL], "date": OLD}],
         {LORA: 2},
     ),
-    "accepted again": (
-        [{FULL: 1}, {LORA: 2, "retired": [FULL]}, {FULL: 3}],
-        {LORA: 2, FULL: 3},
-    ),
+    "accepted again": ([{FULL: 1}, {LORA: 2, "retired": [FULL]}, {FULL: 3}], {LORA: 2, FULL: 3}),
 }
 """Entries in their order, and what judges after them."""
 
@@ -85,9 +79,6 @@ def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path):
     assert (origin[0], origin[1].entry) == ("peak_bytes", "0001_peft-0.18.1")
     for selector in ("0002", str(first), str(tmp_path)):
         assert load_references(tmp_path, selector)[LORA].drift_origins == {}
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path):

@@ -8,10 +8,7 @@ from hypothesis import strategies as st
 from ledger_rows import all_rows
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.gate.attribution import (
-    changed_costs,
-    explain_metric,
-)
+from peft_regress.gate.attribution import changed_costs, explain_metric
 from peft_regress.metrics import METRICS
 from peft_regress.runs.ledger import LEDGER_METRICS, PLAN_METRICS, pack, rows_of
 
@@ -37,9 +34,6 @@ def flops(**modules):
 
 def explained(old, new):
     return only(explain_metric("forward_flops", record_of(old), record_of(new)))
-
-
-# --- adding up ------------------------------------------------------------------------------
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
@@ -102,9 +96,6 @@ def test_a_module_that_came_and_one_that_went_are_rows_and_marked():
     held = {"peak_param_bytes": {("conv1.scale", "param"): 4}}
     split = explained({**flops(conv1=5), **held}, {**flops(conv1=5, conv1__scale=5), **held})
     assert [(row.module, row.only_in) for row in split.rows] == [("conv1.scale", None)]
-
-
-# --- modules and layers ---------------------------------------------------------------------
 
 
 def test_the_parts_of_an_adapter_belong_to_the_layer_that_it_wraps():
@@ -170,9 +161,6 @@ def test_bytes_are_no_runs():
     assert (layer.layer, layer.base_runs) == ("conv1", None)
 
 
-# --- metrics --------------------------------------------------------------------------------
-
-
 def test_bytes_name_the_category_and_the_phase_of_the_peak():
     old = record_of({"peak_bytes": {("fc", "temp"): 3}}, peak_bytes="backward")
     new = record_of({"peak_bytes": {("fc", "activation"): 8}}, peak_bytes="forward")
@@ -213,18 +201,12 @@ def test_what_is_neither_flops_nor_bytes_is_not_split(metric):
     assert (change.breakdowns, change.not_held_by, change.shortest) == ((), (), ())
 
 
-# --- ledgers that hold less -----------------------------------------------------------------
-
-
 def test_an_empty_ledger_holds_no_metric():
     old, new = record_of(flops(fc=5)), make_record(LORA, {"forward_flops": 9})
     change = explain_metric("forward_flops", old, new)
     assert (change.breakdowns, change.not_held_by) == ((), ("new",))
     assert explain_metric("forward_flops", new, old).not_held_by == ("old",)
     assert explain_metric("forward_flops", new, new).not_held_by == ("old", "new")
-
-
-# --- all that changed -----------------------------------------------------------------------
 
 
 def test_every_cost_that_differs_or_that_one_side_has_is_found_in_the_order_of_the_table():

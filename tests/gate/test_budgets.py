@@ -159,9 +159,6 @@ def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
             assert "fails by strictness: budget" in case_text(comparison.cases[0], comparison)
 
 
-# --- devices --------------------------------------------------------------------------------
-
-
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     limits = Limits(device="board")
     fits = record(limits, metrics={**COSTS, **WEIGHTS})
@@ -181,8 +178,6 @@ def test_a_device_that_nobody_knows_is_not_judged_and_told():
     assert case.verdict == "new"
     assert {remark.text for remark in case.remarks} == {"no such device class"}
 
-
-# --- shares of another case -----------------------------------------------------------------
 
 FULL_COSTS = {
     "peak_bytes": 2000,
@@ -292,9 +287,6 @@ def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
     assert "and 9 more, of which less is used" in text
 
 
-# --- used parts -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("limits", "share"),
     [
@@ -309,8 +301,6 @@ def test_the_used_share(limits, share):
     (use,) = budget_of(record(limits))
     assert use.share == (None if share is None else pytest.approx(share))
 
-
-# --- reports --------------------------------------------------------------------------------
 
 FINE = "unseen/lora-r4/resnet18"
 

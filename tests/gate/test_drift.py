@@ -5,14 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import (
-    FULL,
-    LORA,
-    VALUES,
-    compare,
-    make_record,
-    make_run,
-)
+from builders import FULL, LORA, VALUES, compare, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,9 +53,6 @@ def judged(history, new):
     return case
 
 
-# --- what is found --------------------------------------------------------------------------
-
-
 def test_changes_within_the_bound_that_add_up_are_a_regression_or_an_improvement():
     case = judged([START, START + 90_000], START + 180_000)
     assert case.verdict == "regressed"
@@ -92,9 +82,6 @@ def test_function_that_slips_below_its_margin_each_time_is_found(name, step):
     assert judged(history[:1], moved(1)).verdict == "unchanged"
     (reason,) = judged(history, moved(2)).reasons
     assert (reason.metric, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
-
-
-# --- what is none ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1.05, 0.95, 2.0])
@@ -205,8 +192,6 @@ def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other():
             assert verdict.counts == {"unchanged": 96}
 
 
-# --- properties -----------------------------------------------------------------------------
-
 KINDS = {
     "peak_bytes": st.integers(99_900_000, 100_200_000),
     "accuracy": st.lists(st.floats(0.5, 0.6), min_size=3, max_size=3),
@@ -252,9 +237,6 @@ def test_the_newest_entry_passes_after_any_history(name, data):
     """Otherwise the gate would stay red, and nobody could change that."""
     history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=6))]
     assert judged(history, history[-1]).verdict == "unchanged"
-
-
-# --- reports --------------------------------------------------------------------------------
 
 
 def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):

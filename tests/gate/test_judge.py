@@ -20,21 +20,13 @@ from builders import (
     observe,
     observe_all,
 )
-from builders import (
-    compare as compare_runs,
-)
+from builders import compare as compare_runs
 from msgspec import UNSET
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    UNACCEPTED,
-    VERDICTS,
-    CaseVerdict,
-)
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, CaseVerdict
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import verdict_text
 from peft_regress.runs.schema import MIXED_MACHINES, Defect, Failure, Selection

@@ -40,9 +40,6 @@ def judged(old, new):
     return judge_case(LORA, observe(old), observe(new, machine=OTHER_MACHINE))
 
 
-# --- Nearby weights -------------------------------------------------------------------------
-
-
 def test_losses_are_bounded_by_those_of_nearby_weights():
     one = record(nearby_losses=moved(1e-4, 1e-4, -1e-3, 1e-2))
     assert bounds_of(one) == pytest.approx([USUAL[0], 1e-4, 1e-3, 1e-2])
@@ -90,9 +87,6 @@ def test_a_repeating_case_is_stored_with_the_nearby_losses_of_its_training():
     assert completed(repeating(trained()), full).nearby_losses == LOSSES
 
 
-# --- Test items -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("items", "seeds", "answers", "verdict"),
     [
@@ -108,9 +102,6 @@ def test_two_answers_are_chance_however_few_test_items_there_are(items, seeds, a
     old, new = ([0.75 - lost / items] * seeds for lost in (0, answers / seeds))
     sides = (make_record(LORA, {"accuracy": one}, test_items=items) for one in (old, new))
     assert judged(*sides).verdict == verdict
-
-
-# --- Rates ----------------------------------------------------------------------------------
 
 
 def test_another_rate_is_named_with_its_step_and_both_rates():

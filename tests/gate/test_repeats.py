@@ -123,11 +123,7 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
         (trained(), repeating(trained()), SAME),
         (trained(), repeating(trained(), by="another run"), SAME),
         (trained(), repeating(trained(curve=curve(3))), (*UNKNOWN, ["by bounds"])),
-        (
-            trained(),
-            repeating(trained(curve=curve(9))),
-            ("regressed", ["curve", "training"], []),
-        ),
+        (trained(), repeating(trained(curve=curve(9))), ("regressed", ["curve", "training"], [])),
         (make_record(), repeating(trained()), (*UNKNOWN, [])),
         (repeating(trained()), trained(), (*UNKNOWN, [])),
         (repeating(trained()), repeating(trained()), ("unchanged", [], [])),

@@ -1,7 +1,5 @@
 """The environment: the closure of packages, and the machine without its name."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

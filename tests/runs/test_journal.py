@@ -1,7 +1,5 @@
 """A journal has each record as soon as it is added; what is equal elsewhere may be taken."""
 
-from __future__ import annotations
-
 import errno
 import os
 
@@ -108,9 +106,6 @@ def test_a_full_disk_ends_the_journal_and_not_the_run(path, monkeypatch):
     writer.close()
     assert "journal: cannot be written ([Errno 28] No space left on device)" in writer.problem
     assert LORA in read_journal(writer.path).cases
-
-
-# --- what may be taken ---------------------------------------------------------------------------
 
 
 def test_a_run_file_and_the_journal_beside_it_are_read_the_journal_last(tmp_path):

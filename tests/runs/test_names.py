@@ -1,7 +1,5 @@
 """Names in files of others end in paths, branches, commands and scripts: what they may be."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from builders import LORA, MACHINE, make_record, make_run, write_run

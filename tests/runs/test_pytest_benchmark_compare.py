@@ -1,7 +1,5 @@
 """Run files and storages under pytest-benchmark's own commands, its CSV and its histogram."""
 
-from __future__ import annotations
-
 import csv
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Run files: round trips, shared ledgers, every kind of damage, and the shards of one run."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -30,11 +28,7 @@ from builders import (
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run, read_run_file
-from peft_regress.runs.schema import (
-    MIXED_MACHINES,
-    Selection,
-    canonical_digest,
-)
+from peft_regress.runs.schema import MIXED_MACHINES, Selection, canonical_digest
 
 ACCEPTED = {
     "reason": "r",

@@ -1,7 +1,5 @@
 """docs/methods.md and the tool that writes its tables: complete and up to date."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 
@@ -30,9 +28,6 @@ def _on_page(name):
     """Return a table of the page."""
     start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
     return PAGE.partition(start)[2].partition(end)[0].strip()
-
-
-# The page
 
 
 def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix():
@@ -96,9 +91,6 @@ def test_accepted_records_have_the_states_of_the_page():
     wanted = {case.id for m in ("default", "extended") for case in matrix_cases(m, task="shift")}
     if wanted <= records.keys():
         assert _on_page("states") == tool.states(records)
-
-
-# The tool
 
 
 def _records(**others):

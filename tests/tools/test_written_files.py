@@ -1,7 +1,5 @@
 """The files of docs/ that tools write are what the code says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The nodes of a Dask cluster measure what this machine would, whatever happens to them."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys

@@ -1,7 +1,5 @@
 """What a search measured is kept, and a search that died goes on where it was."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
