@@ -1,11 +1,6 @@
 """The baseline storage: entries, accepted one by one, which pytest-benchmark reads too."""
 
-import logging
-import multiprocessing
-import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,9 +9,7 @@ from builders import (
     FULL,
     GALORE,
     LORA,
-    UNSEEN_LORA,
     accept,
-    full_disk,
     make_document,
     make_record,
     make_run,
@@ -167,35 +160,6 @@ def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
     assert stored.name == f"0001_{title}.json"
 
 
-@pytest.mark.parametrize("executor", ["threads", "processes"])
-def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(tmp_path, executor):
-    source, count = write_run(tmp_path / "run.json"), 6
-    if executor == "threads":
-        pool: Any = ThreadPoolExecutor(count)
-    else:
-        pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    with pool:
-        jobs = [
-            pool.submit(accept, source, root=tmp_path / "b", reason=str(i), date=DATE)
-            for i in range(count)
-        ]
-        stored = [job.result(timeout=60) for job in jobs]
-    assert sorted(path.name[:4] for path in stored) == [f"{i:04d}" for i in range(1, count + 1)]
-    assert {accepted(path).reason for path in stored} == {str(i) for i in range(count)}
-
-
-def test_an_accept_that_fails_leaves_the_lock_free(tmp_path, monkeypatch):
-    source = write_run(tmp_path / "run.json")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", full_disk)
-        with pytest.raises(InputError, match="No space left"):
-            accept(source, root=tmp_path / "b", reason="r", date=DATE)
-    assert baseline_files(tmp_path / "b") == []
-    started = time.monotonic()
-    assert accept(source, root=tmp_path / "b", reason="r", date=DATE).name.startswith("0001_")
-    assert time.monotonic() - started < 5
-
-
 def test_only_entries_are_taken_for_entries(tmp_path):
     entry = write_entry(tmp_path, 1)
     for other in (
@@ -232,17 +196,6 @@ def test_globs_match_the_expected_cases(tmp_path):
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
             retirable_cases(contents, ["shift/*", pattern])
-
-
-def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path):
-    from pytest_benchmark.storage.file import FileStorage
-
-    stored = store(tmp_path / "b", rich_run())
-    storage = FileStorage(str(tmp_path / "b"), logging.getLogger())
-    found = list(storage.load_benchmarks())
-    assert {entry["path"] for entry in found} == {str(stored.relative_to(tmp_path / "b"))}
-    assert [entry["param"] for entry in found] == [LORA, UNSEEN_LORA, FULL]
-    assert all(entry["mean"] == 0.05 for entry in found)
 
 
 @pytest.mark.parametrize("name", ["baselines", "examples/baselines"])

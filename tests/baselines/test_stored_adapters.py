@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -194,16 +193,6 @@ def test_a_file_that_no_library_calls_so_is_not_stored(run_file, tmp_path, name)
     with pytest.raises(InputError, match="is not a manifest of a stored adapter") as refused:
         accepted(run_file, tmp_path / "baselines")
     assert str(refused.value).isprintable()
-
-
-def test_no_path_is_built_from_the_method_of_a_run(tmp_path):
-    """The names of a case are checked where they are read; here they only label a digest."""
-    record = msgspec.structs.replace(record_of(HEAD), profiled_on="fake tensors")
-    path = write_run(tmp_path / "run.json", make_run(record))
-    folder = keep(run_adapters.adapters_of_run(path), HEAD)
-    folder.rename(folder.with_name(".. up"))
-    accepted(path, tmp_path / "b")
-    assert all(re.fullmatch(r"[0-9a-f]{64}", name) for name in folders(tmp_path / "b"))
 
 
 @pytest.fixture

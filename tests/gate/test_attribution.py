@@ -9,8 +9,7 @@ from ledger_rows import all_rows
 
 from peft_regress.errors import UnknownNameError
 from peft_regress.gate.attribution import changed_costs, explain_metric
-from peft_regress.metrics import METRICS
-from peft_regress.runs.ledger import LEDGER_METRICS, PLAN_METRICS, pack, rows_of
+from peft_regress.runs.ledger import LEDGER_METRICS, pack, rows_of
 
 
 def record_of(rows, *, off=0, **phases):
@@ -154,13 +153,6 @@ def test_whole_runs_belong_to_one_operator_in_one_phase():
         assert layer.base_runs is None
 
 
-def test_bytes_are_no_runs():
-    old = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8}}
-    new = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8, ("conv1.lora_A", "grad"): 8}}
-    (layer,) = only(explain_metric("peak_grad_bytes", record_of(old), record_of(new))).layers
-    assert (layer.layer, layer.base_runs) == ("conv1", None)
-
-
 def test_bytes_name_the_category_and_the_phase_of_the_peak():
     old = record_of({"peak_bytes": {("fc", "temp"): 3}}, peak_bytes="backward")
     new = record_of({"peak_bytes": {("fc", "activation"): 8}}, peak_bytes="forward")
@@ -192,13 +184,6 @@ def test_a_metric_that_appears_is_explained_from_nothing():
     change = explain_metric("projection_flops", old, new)
     assert (change.old, change.new, change.change, change.relative_change) == (None, 9, 9, None)
     assert [(row.old, row.new) for row in only(change).rows] == [(0, 9)]
-
-
-@pytest.mark.parametrize("metric", sorted(METRICS.keys() - LEDGER_METRICS - PLAN_METRICS))
-def test_what_is_neither_flops_nor_bytes_is_not_split(metric):
-    record = record_of(flops(fc=5))
-    change = explain_metric(metric, record, record)
-    assert (change.breakdowns, change.not_held_by, change.shortest) == ((), (), ())
 
 
 def test_an_empty_ledger_holds_no_metric():

@@ -1,7 +1,6 @@
 """Drift: small changes add up, accepted ones do not count, noise between machines is no drift."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -82,14 +81,6 @@ def test_function_that_slips_below_its_margin_each_time_is_found(name, step):
     assert judged(history[:1], moved(1)).verdict == "unchanged"
     (reason,) = judged(history, moved(2)).reasons
     assert (reason.metric, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
-
-
-@pytest.mark.parametrize("factor", [1.05, 0.95, 2.0])
-def test_an_accepted_step_never_alarms_again(factor):
-    after = round(START * factor)
-    history = [START] * 3 + [after] * 40
-    for count in range(4, len(history)):
-        assert judged(history[:count], after).verdict == "unchanged"
 
 
 def test_an_accepted_drift_never_alarms_again():
@@ -253,14 +244,6 @@ def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     assert "| peak\\_bytes (drift since 0001\\_peft) of |" in markdown
     assert f"| `{LORA}` | 95.37 MiB | 95.54 MiB | +0.18 % |" in markdown
     assert f"peft-regress history --case {LORA} --metric peak_bytes" in markdown
-
-
-def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name():
-    stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
-    references = references_with_drift(stored)
-    verdict = compare(references, make_run(record_of(START + 180_000)))
-    (case,) = json.loads(json.dumps(encode_verdict(verdict)))["cases"]
-    (reason,) = case["reasons"]
+    ((reason,),) = (case["reasons"] for case in encode_verdict(comparison)["cases"])
     assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}
     assert reason["metric"] == "peak_bytes (drift since 0001_peft)"
-    assert reason["metric"].split(" ")[0] in METRICS

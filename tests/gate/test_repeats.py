@@ -148,17 +148,6 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
         assert not any(one.kind == "not judged" for one in found.remarks)
 
 
-@pytest.mark.parametrize("name", [*repeating(trained()).metrics])
-def test_what_a_repeating_case_measures_is_judged_as_ever(name):
-    new = repeating(trained())
-    kept = {key: metric for key, metric in new.metrics.items() if key != name}
-    case = judge_case(LORA, observe(trained()), observe(msgspec.structs.replace(new, metrics=kept)))
-    lost = [one.metric for one in case.reasons]
-    assert (case.verdict, lost) == (
-        ("unchanged", []) if name == "step_seconds" else ("regressed", [name])
-    )
-
-
 def test_a_metric_of_one_s_own_is_of_all_seeds():
     iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
     old = trained(metrics={**VALUES, "mean_iou": iou})

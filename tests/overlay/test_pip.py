@@ -162,12 +162,3 @@ def test_only_what_was_planned_is_installed_and_with_the_planned_digest(monkeypa
     )
     assert [text for _, text in wanted] == ["candy==1.1 --hash=sha256:12\n", f"{direct}\n"]
     assert all("--no-deps" in arguments for arguments, _ in wanted)
-
-
-def test_a_long_output_becomes_one_line():
-    said = "ERROR: first\x1b[31m\nERROR: " + "x" * 5000 + "\nno error\n"
-    assert pip._problem_in(said).startswith("first")
-    assert len(pip._problem_in(said)) < 500
-    assert pip._problem_in(said).isprintable()
-    assert pip._problem_in("one\nlast\n") == "last"
-    assert pip._problem_in("") == "pip failed without a message"

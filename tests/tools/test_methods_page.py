@@ -7,13 +7,11 @@ import methods as tool
 import peft
 import peft.optimizers
 import pytest
-from builders import make_record
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from tiny_methods import ALL
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
-from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
 METHODS = tool.methods()
@@ -91,28 +89,3 @@ def test_accepted_records_have_the_states_of_the_page():
     wanted = {case.id for m in ("default", "extended") for case in matrix_cases(m, task="shift")}
     if wanted <= records.keys():
         assert _on_page("states") == tool.states(records)
-
-
-def _records(**others):
-    """Return a passing record of every case, except for the given methods."""
-    return {
-        case.id: make_record(case.id, **others.get(case.method, {"invariants": {"frozen": True}}))
-        for matrix in ("default", "extended")
-        for case in matrix_cases(matrix, task="shift")
-    }
-
-
-def test_methods_of_the_same_states_share_a_row_and_messages_a_number():
-    refused = {"status": "unsupported", "error": Failure(type="ValueError", message="no | way")}
-    table = tool.states(
-        _records(pissa=refused, olora=refused, full={"invariants": {"moved": False, "own": None}})
-    )
-    first, *others = [line for line in table.splitlines() if line.startswith("| `")]
-    assert first.endswith("| ok | ok | ok | ok |")
-    assert "`full`" not in first
-    assert others == [
-        "| `dora-grouped`, `lora-grouped` | ok | no case | no case | ok |",
-        "| `full` |" + " false: `moved` |" * 4,
-        "| `olora`, `pissa` |" + " unsupported (1) |" * 4,
-    ]
-    assert table.endswith("\n1. `ValueError: no | way`")

@@ -109,13 +109,6 @@ def test_a_signal_ends_it_and_loses_nothing(search):
     assert set(search.run(resume=search.save)) == set(IDS) - kept
 
 
-def test_ended_twice_it_has_lost_nothing(search):
-    search.run(stop_after=1)
-    search.run(stop_after=2, resume=search.save)
-    assert len(read_journal(journal_of(search.save)).cases) == 2
-    assert len(search.run(resume=search.save)) == 1
-
-
 @pytest.mark.parametrize("other", [{"packages": {"peft": "0.15.0"}}, {"trains": False}])
 def test_of_other_packages_or_of_costs_alone_nothing_is_taken(search, other):
     search.run(stop_after=2)
