@@ -59,9 +59,7 @@ def test_each_entry_names_where_it_belongs_and_the_digest_of_the_one_before(root
     for before, entry in itertools.pairwise(entries):
         assert acceptance_of(entry).predecessor == before.run.content_digest
         assert acceptance_of(entry).entry == f"{entry.path.parent.name}/{entry.path.stem}"
-    newest = read_newest(root)
-    assert newest is not None
-    assert newest.digest == entries[-1].run.content_digest
+    assert read_newest(root).digest == entries[-1].run.content_digest
 
 
 def rewrite(source, path, change):

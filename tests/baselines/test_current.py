@@ -256,12 +256,9 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     references = read_references(root)
     by = {name: one.run_name[:4] for name, one in references.items()}
     assert by == {LORA: "0001", "shift/lora-r8/resnet18": "0002", FULL: "0003", HEAD: "0003"}
-    confirmed = references[LORA].confirmed
-    assert confirmed is not None
-    assert confirmed.environment["peft"] == "0.22.0"
+    assert references[LORA].confirmed.environment["peft"] == "0.22.0"
     (adapter,) = (root / "adapters").glob("*/a.safetensors")
-    newest = read_runs(root)[-1].run.accepted
-    assert newest is not None
+    newest = storage.acceptance_of(read_runs(root)[-1])
     assert newest.adapters == {HEAD: f"sha256:{adapter.parent.name}"}
 
 

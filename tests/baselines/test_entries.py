@@ -22,7 +22,7 @@ from builders import (
 from peft_regress.baselines.accept import retirable_cases
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.storage import baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, baseline_files, read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
@@ -39,15 +39,10 @@ def store(root, run=None, **how):
     return accept(source, root=root, **{"reason": "r", "date": DATE, **how})
 
 
-def accepted(path):
-    found = read_run_file(path).run.accepted
-    assert found is not None
-    return found
-
-
-def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path):
-    stored = store(tmp_path / "b", rich_run(), reason="peft 0.18")
-    assert stored == tmp_path / "b" / LINUX / "0001_peft-0.18.1.json"
+def test_accept_stores_the_run_under_machine_number_and_peft_and_adds_nothing_else(tmp_path):
+    root = tmp_path / "b"
+    stored = store(root, rich_run(), reason="peft 0.18")
+    assert stored == root / LINUX / "0001_peft-0.18.1.json"
     run = read_run_file(stored).run
     entry = f"{LINUX}/0001_peft-0.18.1"
     assert run.accepted == Acceptance(reason="peft 0.18", date=DATE, role="baseline", entry=entry)
@@ -55,11 +50,6 @@ def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path):
     assert (run.cases, run.selection) == (rich_run().cases, rich_run().selection)
     source = tmp_path / "run.json"
     assert source.read_bytes() == write_run(tmp_path / "again.json", rich_run()).read_bytes()
-
-
-def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path):
-    root = tmp_path / "b"
-    stored = store(root, rich_run())
     ledgers = {
         ledger_file(root / "ledgers", record.ledger)
         for record in read_run_file(stored, ledgers=False).run
@@ -76,8 +66,9 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
     source = write_entry(tmp_path, 1, role="history")
     before = source.read_bytes()
     stored = accept(source, root=tmp_path, reason="now it gates", date=DATE)
+    accepted = acceptance_of(read_run_file(stored))
     assert stored.name == "0002_peft-0.18.1.json"
-    assert (accepted(stored).role, accepted(stored).reason) == ("baseline", "now it gates")
+    assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
     assert source.read_bytes() == before
 
 
@@ -196,18 +187,6 @@ def test_globs_match_the_expected_cases(tmp_path):
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
             retirable_cases(contents, ["shift/*", pattern])
-
-
-@pytest.mark.parametrize("name", ["baselines", "examples/baselines"])
-def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(capsys, monkeypatch, name):
-    from pytest_benchmark.cli import main
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["", "--storage", name, "list"])
-    main()
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert out.splitlines() == [str(path) for path in baseline_files(ROOT / name)]
 
 
 def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(own_storage):

@@ -38,7 +38,6 @@ def entries_of(*runs, environments=()):
 
 
 def moved(entries, **how):
-    """Return (metric, entry before, entry, way) of each move."""
     return [
         (move.reason.metric, move.before, move.entry, move.way)
         for move in select_moves(entries, **how).found

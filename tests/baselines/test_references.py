@@ -57,19 +57,16 @@ def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path):
     assert references[FULL].run_name == "0001_peft-0.18.1"
 
 
-def test_a_damaged_entry_is_refused(tmp_path):
+def test_a_damaged_entry_or_one_copied_in_without_accept_is_refused(tmp_path):
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2)
     path.write_text(path.read_text()[:-100])
     for selector in (None, "0002"):
         with pytest.raises(RunFileError, match="not valid JSON"):
             load_references(tmp_path, selector)
-
-
-def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path):
-    write_run(tmp_path / "Linux" / "0001_copied.json")
+    write_run(tmp_path / "copied" / "Linux" / "0001_copied.json")
     with pytest.raises(RunFileError, match="never accepted"):
-        load_references(tmp_path, None)
+        load_references(tmp_path / "copied", None)
 
 
 def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path):

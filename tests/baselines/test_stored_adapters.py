@@ -14,7 +14,7 @@ from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import adapter_folder, baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, adapter_folder, baseline_files, read_runs
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
@@ -105,9 +105,7 @@ def accepted(source, root, reason="r", **how):
 
 def named(root):
     """Return the adapters that the newest entry names."""
-    acceptance = read_runs(root)[-1].run.accepted
-    assert acceptance is not None
-    return acceptance.adapters
+    return acceptance_of(read_runs(root)[-1]).adapters
 
 
 def folders(root):
@@ -207,9 +205,7 @@ def definition_of(name):
 
 
 def test_what_was_stored_is_found_by_its_case_and_definition(storage):
-    found = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
-    assert found is not None
-    folder, stored = found
+    folder, stored = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
     assert (folder / "adapter.safetensors").read_bytes() == b"x" * 40
     assert stored.output == [[0.5, 1.5]]
     assert stored_adapter(storage, make_case(HEAD), "sha256:other") is None

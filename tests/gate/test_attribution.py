@@ -40,8 +40,9 @@ def explained(old, new):
 def test_everything_adds_up_exactly_to_every_metric_on_both_sides(old, new):
     before, after = record_of(old), record_of(new)
     for metric in LEDGER_METRICS:
-        change = explain_metric(metric, before, after)
+        change, back = explain_metric(metric, before, after), explain_metric(metric, after, before)
         assert not change.not_held_by
+        assert change.change == -back.change
         assert len(change.breakdowns) == 1 + metric.startswith("optimizer_flops")
         for split in change.breakdowns:
             assert split.unattributed == (0, 0)
@@ -52,21 +53,8 @@ def test_everything_adds_up_exactly_to_every_metric_on_both_sides(old, new):
             assert sorted(map(repr, by_layer)) == sorted(map(repr, split.rows))
             assert len({(row.module, row.what) for row in split.rows}) == len(split.rows)
             assert all(row.change for row in split.rows)
-
-
-@settings(deadline=None, derandomize=True, max_examples=25)
-@given(old=all_rows(), new=all_rows())
-def test_the_largest_comes_first_and_swapping_the_sides_turns_the_signs(old, new):
-    before, after = record_of(old), record_of(new)
-    for metric in LEDGER_METRICS:
-        forth, back = explain_metric(metric, before, after), explain_metric(metric, after, before)
-        assert forth.change == -back.change
-        for there, here in zip(forth.breakdowns, back.breakdowns, strict=True):
-            sizes = [abs(row.change) for row in there.rows]
-            assert sizes == sorted(sizes, reverse=True)
-            assert [(r.module, r.what, r.old, r.new) for r in there.rows] == [
-                (r.module, r.what, r.new, r.old) for r in here.rows
-            ]
+            sizes = [abs(row.change) for row in split.rows]
+            assert sizes == sorted(sizes, reverse=True), "the largest comes first"
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)

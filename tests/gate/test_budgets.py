@@ -8,6 +8,7 @@ from builders import FULL, LORA, compare, make_record, observe, observe_all
 
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
+from peft_regress.gate.budgets import fits
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Limits, OwnBound
 
@@ -19,14 +20,15 @@ COSTS: dict[str, Any] = {
     "adapter_bytes": 50,
     "accuracy": [0.9, 0.8],
 }
-BOARD = DeviceClass(
-    name="board",
-    title="A board",
-    memory_bytes=2000,
-    storage_bytes=100,
-    compute="one core",
-    source="its data sheet",
-)
+
+
+def device(name, memory, storage=None):
+    return DeviceClass(
+        name=name, title=name, memory_bytes=memory, storage_bytes=storage, compute="", source="s"
+    )
+
+
+BOARD = device("board", 2000, 100)
 WEIGHTS = {"peak_param_bytes": 80, "peak_buffer_bytes": 10}
 
 
@@ -131,11 +133,8 @@ def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
     ],
 )
 def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
-    large = DeviceClass(
-        name="large", title="L", memory_bytes=9000, storage_bytes=None, compute="", source="s"
-    )
     sides = [record(limits, metrics={**COSTS, **WEIGHTS}) for limits in (old, new)]
-    devices = (BOARD, large)
+    devices = (BOARD, device("large", 9000))
     for strict in (False, True):
         comparison = compare(
             [sides[0]], [sides[1]], devices=devices, invocation=Invocation(strict=strict)
@@ -303,3 +302,59 @@ def test_a_run_without_budgets_says_nothing_of_them():
     comparison = compare([record()], [record()])
     assert "budget" not in verdict_text(comparison, verbose=True) + verdict_markdown(comparison)
     assert "budgets" not in encode_verdict(comparison)["cases"][0]
+
+
+SIZES = {"peak_bytes": 1000, "peak_param_bytes": 80, "peak_buffer_bytes": 10}
+LOOSE = {name: OwnBound(bound=9.0, reason="any") for name in SIZES}
+
+
+def judged(old, new, *devices):
+    sides = [observe(make_record(LORA, metrics, bounds=LOOSE)) for metrics in (old, new)]
+    return judge_case(LORA, *sides, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("memory", "storage", "fitting"),
+    [(1000, 90, True), (1000, None, True), (999, 90, False), (1000, 89, False)],
+)
+def test_a_case_fits_by_its_peak_and_by_its_weights(memory, storage, *, fitting):
+    assert fits(make_record(LORA, SIZES), device("board", memory, storage)) is fitting
+
+
+def test_whether_a_case_fits_is_unknown_if_it_was_not_measured():
+    assert fits(make_record(LORA, {"loss": [1.0]}), device("board", 1)) is None
+    part = {name: value for name, value in SIZES.items() if name != "peak_buffer_bytes"}
+    assert fits(make_record(LORA, part), device("board", 1000, 90)) is None
+    assert fits(make_record(LORA, part), device("board", 1000)) is True
+    assert fits(make_record(LORA, part), device("board", 999, 90)) is False
+
+
+def test_a_fit_that_is_lost_is_a_regression_whatever_the_bounds_allow():
+    board = device("board", 1100, 100)
+    case = judged(SIZES, {**SIZES, "peak_bytes": 1101}, board)
+    (reason,) = case.reasons
+    assert (case.verdict, reason.metric) == ("regressed", "fits board")
+    assert (reason.old, reason.new, reason.limit) == (1000, 1101, 1100)
+    (reason,) = judged(SIZES, {**SIZES, "peak_param_bytes": 91}, board).reasons
+    assert (reason.old, reason.new, reason.limit) == (90, 101, 100)
+
+
+def test_a_fit_that_never_was_or_is_gained_is_no_reason():
+    more = {**SIZES, "peak_bytes": 2000}
+    assert judged(SIZES, more, device("small", 500)).verdict == "unchanged"
+    assert judged(more, SIZES, device("board", 1100)).verdict == "unchanged"
+    assert judged(SIZES, more, device("large", 5000)).verdict == "unchanged"
+    assert judged(SIZES, more).verdict == "unchanged"
+
+
+def test_the_fits_that_many_cases_lose_are_one_finding_with_device_value_and_limit():
+    ids = [LORA, "unseen/lora-r4/resnet18"]
+    old, new = (
+        [make_record(name, {**SIZES, "peak_bytes": peak}, bounds=LOOSE) for name in ids]
+        for peak in (1000, 1200)
+    )
+    comparison = compare(old, new, devices=(device("board", 1100),))
+    (finding,) = comparison.findings
+    assert (finding.cause.strand, finding.cause.what, len(finding.cases)) == ("fit", "board", 2)
+    text = verdict_text(comparison)
+    assert "fits board: 1.172 KiB (limit 1.074 KiB, missed by 100 B, 9.09 %)" in text

@@ -14,7 +14,7 @@ from builders import (
 
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
 from peft_regress.gate.repeats import completed
 from peft_regress.report import verdict_text
 
@@ -138,3 +138,13 @@ def test_an_equal_curve_does_not_hide_another_rate():
     """After the last step a rate decides no loss any more."""
     sides = [observe(trained(rates=[[0.5] * 11 + [last]], curve=CURVE)) for last in (0.1, 0.2)]
     assert judge_case(LORA, *sides).verdict == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("method", "numerics"),
+    [("lora", "usual"), ("hra", "hra"), ("hra-bf16", "bfloat16"), ("my-head", "usual")],
+)
+def test_a_record_states_its_numerics_or_has_those_of_its_method(method, numerics):
+    name = f"shift/{method}-r4/resnet18"
+    assert numerics_of(make_record(name)) == numerics
+    assert numerics_of(make_record(name, numerics="head")) == "head"

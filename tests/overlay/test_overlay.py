@@ -87,7 +87,13 @@ print(json.dumps([importlib.util.find_spec(name).origin for name in {names}]))
 
 
 def test_its_own_packages_come_first_and_all_others_from_here(built):
-    overlay = built[0]
+    overlay, before, after, root = built
+    assert overlay.packages == {"candy": "1.1", "sugar": "1.5"}
+    assert [one.source for one in overlay.planned] == ["candy==1.1", "sugar==1.5"]
+    assert (overlay.remarks, overlay.was_cached) == ((), False)
+    assert overlay.size_bytes < 2**20
+    assert after == before, "the running environment stays as it was"
+    assert [entry.name for entry in root.iterdir()] == ["cache"], "and the shell's folders"
     found = run_in(overlay.python, FOUND)
     inside = str(overlay.folder)
     assert found["origins"]["candy"].startswith(inside)
@@ -135,21 +141,6 @@ def test_a_checkout_is_one_overlay_as_long_as_its_content_is_the_same(index, tmp
     assert first == again != changed
     assert was_cached
     assert [found for *_, found in seen] == [1, 1, 2]
-
-
-def test_dependencies_are_in_it(built):
-    overlay = built[0]
-    assert overlay.packages == {"candy": "1.1", "sugar": "1.5"}
-    assert [one.source for one in overlay.planned] == ["candy==1.1", "sugar==1.5"]
-    assert overlay.remarks == ()
-    assert not overlay.was_cached
-    assert overlay.size_bytes < 2**20
-
-
-def test_nothing_changes_in_the_running_environment_or_in_the_shells_folders(built):
-    _, before, after, root = built
-    assert after == before
-    assert [entry.name for entry in root.iterdir()] == ["cache"]
 
 
 def test_the_second_use_installs_nothing(built, index, monkeypatch):
@@ -364,12 +355,8 @@ def test_cleaning_removes_unused_overlays_and_lists_the_others(index, opening, c
     assert clean_overlays() == ([used.name], [])
     assert folders(tmp_path / "cache") == []
     assert clean_overlays() == ([], [])
-
-
-def test_cleaning_takes_no_requirement(index, command):
     code, _, err = command("upgrade", "--clean", "peft==0.14.0")
-    assert code == 2
-    assert "--clean takes no requirement" in err
+    assert (code, "--clean takes no requirement" in err) == (2, True)
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nowhere", "~nosuchuser/cache"])

@@ -17,9 +17,6 @@ PAGE = tool.PAGE.read_text()
 METHODS = tool.methods()
 LISTED = PAGE.partition("## Where each works")[0]
 RELEASE = re.search(r"other adapter types of peft ([\d.]+),", PAGE)[1]
-of_the_pages_release = pytest.mark.skipif(
-    peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}"
-)
 
 
 def _on_page(name):
@@ -41,11 +38,12 @@ def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix(
             assert row.endswith(f"| {ranks} | {rate} |"), method.name
 
 
-def test_every_type_that_peft_maps_is_a_method_or_on_the_page():
+def test_every_type_and_optimizer_of_peft_is_a_method_or_on_the_page():
     """A release that adds a type fails here: try it on a convolution and note its answer."""
     here = {method.config for method in ADAPTERS}
     for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         assert config.__name__ in here or f"`{kind.value}`" in PAGE, kind.value
+    assert [name for name in peft.optimizers.__all__ if f"`{name}`" not in PAGE] == []
 
 
 def test_every_variant_of_lora_is_a_method_or_on_the_page():
@@ -59,12 +57,7 @@ def test_every_variant_of_lora_is_a_method_or_on_the_page():
     assert [name for name in variants - flags if f"`{name}`" not in PAGE] == []
 
 
-def test_every_optimizer_of_peft_is_on_the_page():
-    for name in peft.optimizers.__all__:
-        assert f"`{name}`" in PAGE
-
-
-@of_the_pages_release
+@pytest.mark.skipif(peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}")
 @pytest.mark.parametrize(
     "method", ["head", *(pytest.param(name, marks=pytest.mark.nightly) for name in METHODS[4::5])]
 )
