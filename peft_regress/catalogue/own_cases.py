@@ -147,10 +147,10 @@ def _as_list(given: Any, source: str) -> list[OwnCase]:
     for item in found:
         if not isinstance(item, OWN_CASES):
             raise InputError(
-                printable(f"{source} has {item!r}, which is no FineTune and no Script")
+                printable(f"{source} has {item!r}, which is not a FineTune or a Script")
             )
     if not found:
-        raise InputError(f"{source} holds no FineTune and no Script")
+        raise InputError(f"{source} holds no FineTune or Script")
     return found
 
 
