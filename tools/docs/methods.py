@@ -23,7 +23,7 @@ from page_tables import ROOT, finish, option_parser, recorded, require, state_ta
 from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.errors import UnsupportedCaseError
+from peft_regress.errors import PeftRegressError
 from peft_regress.measure.costs import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def cost(method: str, architecture: str) -> CostReport | None:
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
         return adaptation_cost(adaptation, CostSettings(batch=_BATCH))
-    except (RuntimeError, UnsupportedCaseError, ValueError):
+    except PeftRegressError:
         return None
 
 
