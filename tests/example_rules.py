@@ -79,9 +79,6 @@ ELSEWHERE = {
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",
-    "tests/tools/test_written_files.py": (
-        r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"
-    ),
     "tests/docs/test_examples.py": (
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?"
     ),
@@ -120,14 +117,6 @@ RULES = (
     ),
     # A narrowed environment of tox only collects its tests here.
     Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
-    Rule(
-        pattern=rf"{TOX} bench-peft014 -- (.*)",
-        how="replayed",
-        instead=r"peft-regress upgrade peft==0.14.0 \1",
-        codes=frozenset({1}),
-        some=True,
-    ),
-    Rule(pattern=rf"{TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
     # Tools.
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),

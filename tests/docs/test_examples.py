@@ -204,7 +204,7 @@ def test_no_rule_is_without_a_command():
 
 
 TEXTS = {
-    r"case: a FineTune": "a picture",
+    r"case: FineTune": "a picture",
     r"examples drawn by hypothesis": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",

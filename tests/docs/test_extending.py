@@ -39,7 +39,7 @@ def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
         num_classes=2,
     )
     report = SimpleNamespace(
-        step=step, trainable_params=1, total_params=1, adapter_bytes=4, running=None
+        step=step, trainable_params=1, total_params=1, adapter_bytes=4, running={}
     )
     for suffix in ("", BATCH_SUFFIX):
         (metric,) = (

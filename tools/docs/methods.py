@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
@@ -22,7 +23,7 @@ from page_tables import ROOT, finish, option_parser, recorded, require, state_ta
 from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.errors import UnsupportedCaseError
+from peft_regress.errors import PeftRegressError
 from peft_regress.measure.costs import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
@@ -73,26 +74,33 @@ def cost(method: str, architecture: str) -> CostReport | None:
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
         return adaptation_cost(adaptation, CostSettings(batch=_BATCH))
-    except (RuntimeError, UnsupportedCaseError, ValueError):
+    except PeftRegressError:
         return None
 
 
-def cost_row(method: str, architecture: str) -> list[str]:
+def cost_cells(method: str, architecture: str) -> tuple[str, ...]:
     """Return the cells of a method: parameters, and its costs relative to full fine-tuning."""
     report = cost(method, architecture)
     if report is None:
-        return [f"`{method}`", *["-"] * 5]
+        return ("-",) * 5
     full = cast("CostReport", cost("full", architecture)).step
     half = f"{method}{BFLOAT16_SUFFIX}"
     on_half = cost(half, architecture) if half in registry.names("method") else None
-    return [
-        f"`{method}`",
+    return (
         f"{report.trainable_params:,}",
         _ratio(report.step.forward_flops, full.forward_flops),
         _ratio(report.step.backward_flops, full.backward_flops),
         _ratio(report.step.peak_bytes, full.peak_bytes),
         "" if on_half is None else _ratio(on_half.step.peak_bytes, full.peak_bytes),
-    ]
+    )
+
+
+def cost_rows(architecture: str) -> list[list[str]]:
+    """Return a row for each set of equal cells, with all methods that have them."""
+    names: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for method in methods():
+        names[cost_cells(method, architecture)].append(f"`{method}`")
+    return [[", ".join(sharing), *cells] for cells, sharing in names.items()]
 
 
 def _ratio(part: int, whole: int) -> str:
@@ -106,7 +114,7 @@ def costs() -> str:
     blocks = []
     for architecture in ARCHITECTURES:
         full = cast("CostReport", cost("full", architecture)).step
-        rows = [cost_row(method, architecture) for method in methods()]
+        rows = cost_rows(architecture)
         blocks.append(
             f"{architecture}, r = {RANK}, over full fine-tuning, which takes at batch {_BATCH} "
             f"{full.forward_flops / 1e9:.2f} GFLOP forward, {full.backward_flops / 1e9:.2f} "
