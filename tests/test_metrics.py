@@ -25,6 +25,8 @@ ADDED = {
     "evaluation_peak_bytes",
     "saving_peak_bytes",
     "wide_filled_loss",
+    "gradient_norms",
+    "micro_batches",
 }
 
 
