@@ -170,22 +170,6 @@ def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them():
     assert f"scaled_by_hand(model, original, x, {names})" in text
 
 
-def test_an_unloaded_model_is_compared_with_one_without_its_adapters():
-    unloaded, merged = (
-        script(finding(example(acts=(Fill(), Unload(merge=merge))), failure("leftover")))
-        for merge in (False, True)
-    )
-    assert "before = output(without_adapters(model), x)" in unloaded
-    assert "before = output(model, x)" in merged
-
-
-def test_what_a_way_back_leads_to_is_compared_with_what_was_there_before():
-    acts = (Fill(), Add(adapter="other"), *(Activate(adapters=(n,)) for n in ("other", "default")))
-    text = script(finding(example(adapters=PAIR, acts=acts), failure("two_ways", act=3)))
-    assert text.index("before = output(") < text.index("set_adapter('other')")
-    assert text.count("before = output(") == 1
-
-
 ALL_AT_ONCE = """
 import os, pathlib, runpy, sys, warnings
 warnings.simplefilter("ignore")

@@ -48,7 +48,6 @@ TWO_NAMES = (
 )
 FILL = Fill()
 ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
-PLAIN = {"target_modules": ["lin0"], "r": 2}
 SECOND = (FILL, Add(adapter="b"), Activate(adapters=("b",)), Fill(seed=1))
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import itertools
 
 import pytest
 import torch
@@ -160,23 +159,6 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
 
 
 # --- Whole networks -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def resnet18_cost():
-    return step(
-        torchvision.models.resnet18(num_classes=10), (2, 3, 64, 64), classes=10, optimizer=adamw
-    )
-
-
-def test_adamw_holds_two_states_and_two_temporaries(resnet18_cost):
-    sizes = [p.numel() for p in torchvision.models.resnet18(num_classes=10).parameters()]
-    state = 2 * sum(sizes) * FLOAT + len(sizes) * FLOAT
-    assert resnet18_cost.optimizer_state_bytes == state
-    # Two for the parameter at hand, and the last one's, which a loop variable still names.
-    temporaries = max(2 * now + last for last, now in itertools.pairwise([0, *sizes]))
-    assert temporaries == 2 * max(sizes) + 512
-    assert resnet18_cost.peak_optimizer_bytes == state + temporaries * FLOAT
 
 
 def test_activations_scale_with_the_batch_and_state_does_not():

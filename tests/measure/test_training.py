@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from peft_regress.errors import NonFiniteLossError
-from peft_regress.measure.training import TrainingRun, single_thread
+from peft_regress.measure.training import single_thread
 
 
 def _run(*, seed=0, steps=4, learning_rate=1e-2, **options):
@@ -53,12 +53,6 @@ def test_same_seed_gives_the_same_losses_and_weights_to_the_bit():
     assert len(first.losses) == len(first.step_seconds) == 4
     for one, other in zip(first_model.parameters(), again_model.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_median_leaves_the_first_step_out():
-    run = TrainingRun(losses=(1.0,) * 4, step_seconds=(9.0, 1.0, 2.0, 3.0))
-    assert run.median_step_seconds == 2.0
-    assert TrainingRun(losses=(1.0,), step_seconds=(9.0,)).median_step_seconds == 9.0
 
 
 def test_first_loss_is_that_of_the_untrained_model_on_the_seeds_first_batch():
