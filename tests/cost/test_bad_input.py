@@ -7,20 +7,11 @@ import dataclasses
 
 import pytest
 import torch
-from network_zoo import (
-    BOTH,
-    adamw,
-    sgd,
-    step,
-    with_function,
-)
+from network_zoo import BOTH, adamw, sgd, step, with_function
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from peft_regress.cost import (
-    StepCost,
-    UnprofilableModelError,
-)
+from peft_regress.cost import StepCost, UnprofilableModelError
 
 BATCH = 3
 

@@ -10,15 +10,7 @@ import gc
 
 import pytest
 import torch
-from network_zoo import (
-    CLASSES,
-    NETWORKS,
-    adamw,
-    adapted,
-    fake_cost,
-    real_step,
-    step,
-)
+from network_zoo import CLASSES, NETWORKS, adamw, adapted, fake_cost, real_step, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress.gc_pause import paused_gc

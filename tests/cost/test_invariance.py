@@ -10,14 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_zoo import (
-    adapted,
-    digest,
-    fake_cost,
-    pairings,
-    profiled,
-    real_cost,
-)
+from network_zoo import adapted, digest, fake_cost, pairings, profiled, real_cost
 
 
 @pytest.mark.parametrize(("name", "method"), pairings("real steps"))

@@ -10,11 +10,7 @@ from network_zoo import BOTH, Applying, step, with_function
 from torch import Tensor, nn
 
 from peft_regress.cli.main import main
-from peft_regress.cost import (
-    NothingToTrainError,
-    UncountedOperatorError,
-    UnprofilableModelError,
-)
+from peft_regress.cost import NothingToTrainError, UncountedOperatorError, UnprofilableModelError
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{start}")

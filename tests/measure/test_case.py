@@ -12,11 +12,7 @@ from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError
 from peft_regress.measure import definition
 from peft_regress.measure.case import measure
-from peft_regress.measure.costs import (
-    CostSettings,
-    ProfileCache,
-    adaptation_cost,
-)
+from peft_regress.measure.costs import CostSettings, ProfileCache, adaptation_cost
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import EDGE_METRICS, METRICS
