@@ -52,7 +52,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def fake(tmp_path):
-    def make(how: str):
+    def make(how):
         path = tmp_path / "env" / "bin" / "python"
         path.parent.mkdir(parents=True)
         values = {

@@ -66,19 +66,12 @@ def test_a_release_without_the_optimizer_is_an_unsupported_case(method, monkeypa
 # LoRA and its kin
 
 
-@each(LORA, DORA, LORA_PLUS)
+@each(LORA, DORA, LORA_PLUS, method_named("rslora"))
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_scaling_is_one_at_every_rank(method, rank):
+def test_scaling_is_one_at_every_rank_and_if_rank_stabilized_the_root_of_it(method, rank):
     model = adapted(method, rank=rank)
     scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
-    assert scalings == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("rank", [1, 4, 16])
-def test_rank_stabilized_scaling_is_the_root_of_the_rank(rank):
-    model = adapted(method_named("rslora"), rank=rank)
-    scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
-    assert scalings == [math.sqrt(rank)] * 2
+    assert scalings == [math.sqrt(rank) if method.name == "rslora" else 1.0] * 2
 
 
 def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a():

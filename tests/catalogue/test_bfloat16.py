@@ -43,7 +43,7 @@ def test_base_keeps_its_type_and_adapters_are_in_float32(method):
 def test_nothing_but_adapters_computes_in_float32(method):
     """Every layer of the base, the head included, is given bfloat16 and gives bfloat16."""
     model = adapted(method)
-    seen: dict[str, set[torch.dtype]] = {}
+    seen = {}
     base = {id(parameter) for parameter in model.parameters() if parameter.dtype == torch.bfloat16}
     for name, module in model.named_modules():
         if any(id(parameter) in base for parameter in module.parameters(recurse=False)):

@@ -26,7 +26,7 @@ def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name):
     with without_weights():
         model = architecture.build(num_classes=11, seed=0).to("meta").eval()
     layers = _weight_layers(model)
-    called: list[str] = []
+    called = []
     for layer_name, layer in layers.items():
         layer.register_forward_hook(lambda *_, layer_name=layer_name: called.append(layer_name))
     logits = model(torch.empty(2, 3, 224, 224, device="meta"))

@@ -116,33 +116,6 @@ def test_one_linear_layer_by_hand(fake):
     assert cost.first_step_peak_bytes == cost.peak_bytes
 
 
-class Before(nn.Linear):
-    """Does something to an input of (4, 6) before it computes."""
-
-    def __init__(self, before):
-        super().__init__(6, 2)
-        self.before = before
-
-    def forward(self, x):
-        return super().forward(self.before(x))
-
-
-def grown(x):
-    scratch = torch.empty(1)
-    scratch.resize_(1000)
-    return x
-
-
-@BOTH
-def test_a_view_holds_nothing_of_its_own_and_a_tensor_that_grows_in_place_is_followed(fake):
-    views = Before(lambda x: x.view(-1, 6)[:, :].relu_().t().t())
-    plain = step(nn.Linear(6, 2), (4, 6), fake=fake).peak_activation_bytes
-    assert step(views, (4, 6), fake=fake).peak_activation_bytes == plain < 1000 * FLOAT
-    batch = 4 * 6 * FLOAT + 4 * LONG
-    found = step(Before(grown), (4, 6), fake=fake).peak_activation_bytes
-    assert found == batch + 1000 * FLOAT
-
-
 def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
     class Replacing(torch.optim.SGD):
         @torch.no_grad()

@@ -26,17 +26,20 @@ def started():
         yield one
 
 
+def both(started, of, program, **how):
+    """Train here and in the runtime."""
+    here = train_here(of.model, of.batches, loss=loss)
+    steps = [leaves_of(each) for each in of.batches]
+    return here, started.run(program, steps, **{"learning_rate": here.learning_rate, **how})
+
+
 @pytest.fixture(scope="module")
 def trained(started):
-    model = subject(lora_model())
-    here = train_here(model.model, model.batches, loss=loss)
-    steps = [leaves_of(each) for each in model.batches]
-    return started.run(tiny_training(), steps, learning_rate=here.learning_rate)
+    return both(started, subject(lora_model()), tiny_training())
 
 
 def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(trained):
-    model = subject(lora_model())
-    here = train_here(model.model, model.batches, loss=loss)
+    here, trained = trained
     assert len(set(here.losses)) == 3
     assert same_losses(here, trained) == Fact(holds=True)
     assert same_gradients(here, trained) == Fact(holds=True)
@@ -46,10 +49,7 @@ def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(train
 
 
 def test_an_update_that_is_not_made_shows_in_the_second_loss(started):
-    of = subject(lora_model())
-    here = train_here(of.model, of.batches, loss=loss)
-    steps = [leaves_of(each) for each in of.batches]
-    still = started.run(tiny_training(), steps, learning_rate=0.0)
+    here, still = both(started, subject(lora_model()), tiny_training(), learning_rate=0.0)
     assert still.losses[0] == pytest.approx(here.losses[0], rel=1e-6)
     fact = same_losses(here, still)
     assert fact.holds is False
@@ -57,8 +57,7 @@ def test_an_update_that_is_not_made_shows_in_the_second_loss(started):
 
 
 def test_a_wrong_gradient_is_named(trained):
-    model = subject(lora_model())
-    here = train_here(model.model, model.batches, loss=loss)
+    here, trained = trained
     name = "model.base_model.model.conv.lora_B.default.weight"
     wrong = {**trained.tensors, name: trained.tensors[name] * 1.1}
     fact = same_gradients(here, dataclasses.replace(trained, tensors=wrong))
@@ -127,9 +126,7 @@ def test_the_wrong_gradients_below_a_max_pool_are_seen(started):
     model = Pooled().eval()
     of = subject(model, steps=2)
     program = training_program(model, of.batches[0], loss=loss)
-    here = train_here(model, of.batches, loss=loss)
-    steps = [leaves_of(each) for each in of.batches]
-    there = started.run(program, steps, learning_rate=here.learning_rate)
+    here, there = both(started, of, program)
     assert there.losses[0] == pytest.approx(here.losses[0], rel=1e-6)
     fact = same_gradients(here, there)
     assert fact.holds is False

@@ -27,9 +27,9 @@ class _Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(4))
-        self.seen: list[list[float]] = []
-        self.threads: set[int] = set()
-        self.modes: set[bool] = set()
+        self.seen = []
+        self.threads = set()
+        self.modes = set()
 
     def forward(self, images):
         self.seen.append(images[:, 0, 0, 0].tolist())
@@ -74,7 +74,7 @@ def test_a_pass_shows_every_image_once_and_the_next_pass_another_order():
 
 
 def test_schedule_is_a_cosine_from_each_groups_peak():
-    seen: list[tuple[float, float]] = []
+    seen = []
 
     class Noting(torch.optim.SGD):
         def step(self, closure=None):
@@ -95,7 +95,7 @@ def test_schedule_is_a_cosine_from_each_groups_peak():
 
 
 def test_with_batch_norm_in_train_mode_dropout_stays_off():
-    modes: list[tuple[bool, bool]] = []
+    modes = []
 
     class Noting(TinyNetwork):
         def forward(self, images):

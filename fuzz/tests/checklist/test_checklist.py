@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import peft
@@ -32,14 +31,7 @@ USUAL = "as in the catalogue"
 FIELDS = inspected(Inspect(method="lora")).fields or {}
 
 
-def find(
-    network: str,
-    *,
-    label: str = USUAL,
-    dtype: str = "float32",
-    autocast: bool = False,
-    method: str = "lora",
-):
+def find(network, *, label=USUAL, dtype="float32", autocast=False, method="lora"):
     fields = inspected(Inspect(method=method)).fields
     (found,) = [
         one
@@ -49,7 +41,7 @@ def find(
     return found
 
 
-def both(situation, folder: Path, between=lambda: None):
+def both(situation, folder, between=lambda: None):
     """Examine a situation in this process: the base, then, after `between`, the branch."""
     base = examined(Examine(situation=situation, folder=str(folder), is_base=True))
     between()
@@ -124,7 +116,7 @@ def half_left_on(_, self, enabled):
     self.scaling.update(default=1.0 if enabled else 0.5)
 
 
-def replace(monkeypatch, owner, name: str, change):
+def replace(monkeypatch, owner, name, change):
     """Put a function in place of another, which it gets as its first argument."""
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *given, **named: change(original, *given, **named))
