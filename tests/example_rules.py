@@ -81,7 +81,7 @@ ELSEWHERE = {
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
     "tests/tools/test_release_check.py": r"python tools/ci/release_check\.py .*",
-    "tests/tools/test_edge_page.py": (
+    "tests/tools/test_written_files.py": (
         r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)"
     ),
     "tests/docs/test_examples.py": (

@@ -22,6 +22,7 @@ from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import current_of, read_contents
 from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.baselines.references import read_references, read_references_before
+from peft_regress.baselines.storage import acceptance_of
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import Budget
 from peft_regress.report import verdict_text
@@ -42,12 +43,6 @@ def store(root, *records, reason="why", **how):
     return read_run_file(accept(source, root=root, reason=reason, date=date, **how))
 
 
-def accepted(entry):
-    found = entry.run.accepted
-    assert found is not None
-    return found
-
-
 @pytest.fixture
 def root(tmp_path):
     """A storage with one entry, of two cases that trained in full."""
@@ -60,7 +55,7 @@ def test_a_run_that_shows_nothing_new_is_one_line_for_each_case(root):
     before = read_references(root)
     entry = store(root, *AGAIN)
     assert (entry.run.cases, entry.document["benchmarks"]) == ({}, [])
-    assert accepted(entry).repeats == {LORA: FIRST, FULL: FIRST}
+    assert acceptance_of(entry).repeats == {LORA: FIRST, FULL: FIRST}
     after = read_references(root)
     for name, old in before.items():
         assert (after[name].record, after[name].run_name) == (old.record, FIRST)
@@ -90,7 +85,7 @@ def cost(record):
 )
 def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repeats(root, changed):
     entry = store(root, changed, AGAIN[1])
-    assert accepted(entry).repeats == {FULL: FIRST}
+    assert acceptance_of(entry).repeats == {FULL: FIRST}
     (held,) = entry.run
     assert held.metrics == {**trained(LORA).metrics, **changed.metrics}
     assert not held.is_repeat
@@ -100,7 +95,7 @@ def test_a_case_that_shows_something_new_is_held_with_the_scores_of_what_it_repe
     assert (reference.run_name, reference.confirmed) == (SECOND, None)
     # It is repeated itself from now on.
     again = store(root, repeating(held, by=SECOND), reason="again")
-    assert accepted(again).repeats == {LORA: SECOND}
+    assert acceptance_of(again).repeats == {LORA: SECOND}
 
 
 def broken(record, defect):
@@ -148,7 +143,7 @@ def test_typed_twice_it_is_stored_once(root):
 def test_for_history_a_run_is_stored_as_it_is_and_confirms_nothing(root):
     before = read_references(root)
     entry = store(root, *AGAIN, history=True)
-    assert (list(entry.run), accepted(entry).repeats) == (AGAIN, {})
+    assert (list(entry.run), acceptance_of(entry).repeats) == (AGAIN, {})
     assert read_references(root) == before
 
 
@@ -169,7 +164,7 @@ def test_current_names_the_curves_and_what_was_confirmed(root):
     assert now[LORA].run_name == SECOND
     assert {one.run_name for one in now[LORA].curves.values()} == {FIRST, SECOND}
     assert [one[FULL].confirmed for one in (before, now)] == [None, ("0003_peft-0.19.0", NEWER)]
-    assert accepted(newest).repeats == {LORA: FIRST, FULL: FIRST}
+    assert acceptance_of(newest).repeats == {LORA: FIRST, FULL: FIRST}
 
 
 def test_a_history_goes_on_across_what_an_entry_confirms(root):

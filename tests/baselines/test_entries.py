@@ -1,11 +1,6 @@
 """The baseline storage: entries, accepted one by one, which pytest-benchmark reads too."""
 
-import logging
-import multiprocessing
-import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,9 +9,7 @@ from builders import (
     FULL,
     GALORE,
     LORA,
-    UNSEEN_LORA,
     accept,
-    full_disk,
     make_document,
     make_record,
     make_run,
@@ -29,7 +22,7 @@ from builders import (
 from peft_regress.baselines.accept import retirable_cases
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.storage import baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, baseline_files, read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
@@ -46,15 +39,10 @@ def store(root, run=None, **how):
     return accept(source, root=root, **{"reason": "r", "date": DATE, **how})
 
 
-def accepted(path):
-    found = read_run_file(path).run.accepted
-    assert found is not None
-    return found
-
-
-def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path):
-    stored = store(tmp_path / "b", rich_run(), reason="peft 0.18")
-    assert stored == tmp_path / "b" / LINUX / "0001_peft-0.18.1.json"
+def test_accept_stores_the_run_under_machine_number_and_peft_and_adds_nothing_else(tmp_path):
+    root = tmp_path / "b"
+    stored = store(root, rich_run(), reason="peft 0.18")
+    assert stored == root / LINUX / "0001_peft-0.18.1.json"
     run = read_run_file(stored).run
     entry = f"{LINUX}/0001_peft-0.18.1"
     assert run.accepted == Acceptance(reason="peft 0.18", date=DATE, role="baseline", entry=entry)
@@ -62,11 +50,6 @@ def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path):
     assert (run.cases, run.selection) == (rich_run().cases, rich_run().selection)
     source = tmp_path / "run.json"
     assert source.read_bytes() == write_run(tmp_path / "again.json", rich_run()).read_bytes()
-
-
-def test_accept_adds_only_the_entry_what_it_names_and_the_lock(tmp_path):
-    root = tmp_path / "b"
-    stored = store(root, rich_run())
     ledgers = {
         ledger_file(root / "ledgers", record.ledger)
         for record in read_run_file(stored, ledgers=False).run
@@ -83,8 +66,9 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
     source = write_entry(tmp_path, 1, role="history")
     before = source.read_bytes()
     stored = accept(source, root=tmp_path, reason="now it gates", date=DATE)
+    accepted = acceptance_of(read_run_file(stored))
     assert stored.name == "0002_peft-0.18.1.json"
-    assert (accepted(stored).role, accepted(stored).reason) == ("baseline", "now it gates")
+    assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
     assert source.read_bytes() == before
 
 
@@ -167,35 +151,6 @@ def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
     assert stored.name == f"0001_{title}.json"
 
 
-@pytest.mark.parametrize("executor", ["threads", "processes"])
-def test_accepts_at_the_same_time_all_land_under_numbers_of_their_own(tmp_path, executor):
-    source, count = write_run(tmp_path / "run.json"), 6
-    if executor == "threads":
-        pool: Any = ThreadPoolExecutor(count)
-    else:
-        pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    with pool:
-        jobs = [
-            pool.submit(accept, source, root=tmp_path / "b", reason=str(i), date=DATE)
-            for i in range(count)
-        ]
-        stored = [job.result(timeout=60) for job in jobs]
-    assert sorted(path.name[:4] for path in stored) == [f"{i:04d}" for i in range(1, count + 1)]
-    assert {accepted(path).reason for path in stored} == {str(i) for i in range(count)}
-
-
-def test_an_accept_that_fails_leaves_the_lock_free(tmp_path, monkeypatch):
-    source = write_run(tmp_path / "run.json")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.replace", full_disk)
-        with pytest.raises(InputError, match="No space left"):
-            accept(source, root=tmp_path / "b", reason="r", date=DATE)
-    assert baseline_files(tmp_path / "b") == []
-    started = time.monotonic()
-    assert accept(source, root=tmp_path / "b", reason="r", date=DATE).name.startswith("0001_")
-    assert time.monotonic() - started < 5
-
-
 def test_only_entries_are_taken_for_entries(tmp_path):
     entry = write_entry(tmp_path, 1)
     for other in (
@@ -232,32 +187,6 @@ def test_globs_match_the_expected_cases(tmp_path):
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
             retirable_cases(contents, ["shift/*", pattern])
-
-
-# --- pytest-benchmark, and this repository's storages ------------------------------------------
-
-
-def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path):
-    from pytest_benchmark.storage.file import FileStorage
-
-    stored = store(tmp_path / "b", rich_run())
-    storage = FileStorage(str(tmp_path / "b"), logging.getLogger())
-    found = list(storage.load_benchmarks())
-    assert {entry["path"] for entry in found} == {str(stored.relative_to(tmp_path / "b"))}
-    assert [entry["param"] for entry in found] == [LORA, UNSEEN_LORA, FULL]
-    assert all(entry["mean"] == 0.05 for entry in found)
-
-
-@pytest.mark.parametrize("name", ["baselines", "examples/baselines"])
-def test_pytest_benchmark_lists_the_accepted_entries_and_nothing_else(capsys, monkeypatch, name):
-    from pytest_benchmark.cli import main
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["", "--storage", name, "list"])
-    main()
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert out.splitlines() == [str(path) for path in baseline_files(ROOT / name)]
 
 
 def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(own_storage):

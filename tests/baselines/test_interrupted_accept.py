@@ -5,15 +5,7 @@ import io
 import shutil
 
 import pytest
-from builders import (
-    LEDGER,
-    LORA,
-    make_case,
-    make_record,
-    make_run,
-    split_by,
-    write_run,
-)
+from builders import LEDGER, LORA, make_case, make_record, make_run, split_by, write_run
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references

@@ -23,10 +23,7 @@ def test_without_entries_there_is_no_reference(tmp_path):
 
 ENTRIES = {
     "number, not date": ([{LORA: 1, "date": NEW}, {LORA: 2, "date": OLD}], {LORA: 2}),
-    "numbers are no words": (
-        [{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}],
-        {LORA: 10},
-    ),
+    "numbers are no words": ([{LORA: 9, "number": 9999}, {LORA: 10, "number": 10_000}], {LORA: 10}),
     "any folder": ([{LORA: 2, "folder": "Windows"}, {LORA: 1, "folder": "Linux"}], {LORA: 1}),
     "never history": ([{LORA: 1}, {LORA: 2, "role": "history"}], {LORA: 1}),
     "history alone": ([{LORA: 1, "role": "history"}], {}),
@@ -36,10 +33,7 @@ ENTRIES = {
         [{LORA: 1, FULL: 1, "date": NEW}, {LORA: 2, "retired": [FULL], "date": OLD}],
         {LORA: 2},
     ),
-    "accepted again": (
-        [{FULL: 1}, {LORA: 2, "retired": [FULL]}, {FULL: 3}],
-        {LORA: 2, FULL: 3},
-    ),
+    "accepted again": ([{FULL: 1}, {LORA: 2, "retired": [FULL]}, {FULL: 3}], {LORA: 2, FULL: 3}),
 }
 """Entries in their order, and what judges after them."""
 
@@ -63,19 +57,16 @@ def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path):
     assert references[FULL].run_name == "0001_peft-0.18.1"
 
 
-def test_a_damaged_entry_is_refused(tmp_path):
+def test_a_damaged_entry_or_one_copied_in_without_accept_is_refused(tmp_path):
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2)
     path.write_text(path.read_text()[:-100])
     for selector in (None, "0002"):
         with pytest.raises(RunFileError, match="not valid JSON"):
             load_references(tmp_path, selector)
-
-
-def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path):
-    write_run(tmp_path / "Linux" / "0001_copied.json")
+    write_run(tmp_path / "copied" / "Linux" / "0001_copied.json")
     with pytest.raises(RunFileError, match="never accepted"):
-        load_references(tmp_path, None)
+        load_references(tmp_path / "copied", None)
 
 
 def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path):
@@ -85,9 +76,6 @@ def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(tmp_path):
     assert (origin[0], origin[1].entry) == ("peak_bytes", "0001_peft-0.18.1")
     for selector in ("0002", str(first), str(tmp_path)):
         assert load_references(tmp_path, selector)[LORA].drift_origins == {}
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 def test_a_name_is_an_entry_a_run_file_shards_or_another_storage(tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -10,18 +9,12 @@ import msgspec
 import pytest
 from builders import make_case, make_record, make_run, write_run
 
+from peft_regress.baselines import run_adapters
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.run_adapters import (
-    LARGEST_BYTES,
-    adapters_of_run,
-    gather_adapters,
-    keep_adapter,
-    prune_adapters,
-)
-from peft_regress.baselines.storage import adapter_folder, baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, adapter_folder, baseline_files, read_runs
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
@@ -37,7 +30,7 @@ def record_of(identifier, *, reloads=True):
 
 
 def keep(folder, identifier, *, size=10, definition=None):
-    keep_adapter(
+    run_adapters.keep_adapter(
         folder,
         make_case(identifier),
         definition=definition or record_of(identifier).definition,
@@ -54,7 +47,7 @@ def run_file(tmp_path):
         tmp_path / "run.json", make_run(*(record_of(name) for name in (LORA, SMALL_LORA, HEAD)))
     )
     for name, size in ((LORA, 30), (SMALL_LORA, 20), (HEAD, 40)):
-        keep(adapters_of_run(path), name, size=size)
+        keep(run_adapters.adapters_of_run(path), name, size=size)
     return path
 
 
@@ -65,7 +58,7 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path):
     ]
     path = write_run(tmp_path / "run.json", make_run(*records, record_of(LORA)))
     for name in (*names, LORA):
-        keep(adapters_of_run(path), name)
+        keep(run_adapters.adapters_of_run(path), name)
     root = tmp_path / "b"
     accepted(path, root)
     assert named(root).keys() == {*names, LORA}
@@ -74,18 +67,15 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path):
         assert folder == adapter_folder(root, named(root)[record.case.id])
 
 
-# Keeping
-
-
 def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run(tmp_path):
-    root = adapters_of_run(tmp_path / "bench.json")
+    root = run_adapters.adapters_of_run(tmp_path / "bench.json")
     assert root == tmp_path / "bench.adapters"
-    folder = keep(root, HEAD, size=LARGEST_BYTES)
+    folder = keep(root, HEAD, size=run_adapters.LARGEST_BYTES)
     (folder / "stray").write_text("of an earlier release")
     keep(root, HEAD, size=3)
     assert {path.name for path in folder.iterdir()} == {"adapter.safetensors", "stored.json"}
     assert (folder / "adapter.safetensors").stat().st_size == 3
-    keep(root, HEAD, size=LARGEST_BYTES + 1)
+    keep(root, HEAD, size=run_adapters.LARGEST_BYTES + 1)
     assert not folder.exists()
     (tmp_path / "taken").write_text("a file where the folder would be")
     keep(tmp_path / "taken", HEAD)
@@ -102,14 +92,11 @@ def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path):
     (tmp_path / "notes").mkdir()
     names = (HEAD, "unseen/head/resnet18", "unseen/full/resnet18")
     records = [*map(record_of, names), record_of(SMALL_LORA, reloads=False)]
-    prune_adapters(tmp_path, make_run(*records))
+    run_adapters.prune_adapters(tmp_path, make_run(*records))
     assert kept.exists()
     assert not any(path.exists() for path in (gone, failed, other, altered))
     assert (tmp_path / "notes").exists()
-    prune_adapters(tmp_path / "absent", make_run())
-
-
-# Accepting
+    run_adapters.prune_adapters(tmp_path / "absent", make_run())
 
 
 def accepted(source, root, reason="r", **how):
@@ -118,9 +105,7 @@ def accepted(source, root, reason="r", **how):
 
 def named(root):
     """Return the adapters that the newest entry names."""
-    acceptance = read_runs(root)[-1].run.accepted
-    assert acceptance is not None
-    return acceptance.adapters
+    return acceptance_of(read_runs(root)[-1]).adapters
 
 
 def folders(root):
@@ -153,8 +138,8 @@ def test_an_older_adapter_stays_while_it_loads(run_file, tmp_path):
             for name in (SMALL_LORA, LORA)
         ]
         path = write_run(tmp_path / "next.json", make_run(*records))
-        keep(adapters_of_run(path), SMALL_LORA, size=21)
-        keep(adapters_of_run(path), LORA, size=1)
+        keep(run_adapters.adapters_of_run(path), SMALL_LORA, size=21)
+        keep(run_adapters.adapters_of_run(path), LORA, size=1)
         accepted(path, root, str(loads))
         # A method stays with its case; one that the run has not keeps what an older entry names.
         assert named(root).keys() == {SMALL_LORA}
@@ -182,14 +167,14 @@ def test_shards_are_one_run(tmp_path):
     shards = tmp_path / "shards"
     for index, name in enumerate((LORA, SMALL_LORA)):
         path = write_run(shards / f"{index}.json", make_run(record_of(name)))
-        keep(adapters_of_run(path), name, size=10 - index)
+        keep(run_adapters.adapters_of_run(path), name, size=10 - index)
     assert accepted(shards, tmp_path / "b").adapters.new["lora"].stored.case == SMALL_LORA
 
 
 @pytest.mark.parametrize("identifier", ["unseen/head/resnet18", HEAD])
 def test_adapters_of_another_run_are_refused(run_file, tmp_path, identifier):
     """Of a case that this one has not, or of another definition of one that it has."""
-    keep(adapters_of_run(run_file), identifier, definition="sha256:other")
+    keep(run_adapters.adapters_of_run(run_file), identifier, definition="sha256:other")
     with pytest.raises(InputError, match=f"comes from {identifier} in another run. Remove"):
         accepted(run_file, tmp_path / "baselines")
     assert not baseline_files(tmp_path / "baselines")
@@ -198,7 +183,7 @@ def test_adapters_of_another_run_are_refused(run_file, tmp_path, identifier):
 @pytest.mark.parametrize("name", ["conftest.py", ".gitattributes", "a\nb.json", "model.pkl"])
 def test_a_file_that_no_library_calls_so_is_not_stored(run_file, tmp_path, name):
     """pytest would run one, git obey another: the folder may come from anyone's artifact."""
-    folder = adapters_of_run(run_file) / HEAD.replace("/", "--")
+    folder = run_adapters.adapters_of_run(run_file) / HEAD.replace("/", "--")
     (folder / name).write_bytes(b"x")
     manifest = json.loads((folder / "stored.json").read_text())
     manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
@@ -206,19 +191,6 @@ def test_a_file_that_no_library_calls_so_is_not_stored(run_file, tmp_path, name)
     with pytest.raises(InputError, match="is not a manifest of a stored adapter") as refused:
         accepted(run_file, tmp_path / "baselines")
     assert str(refused.value).isprintable()
-
-
-def test_no_path_is_built_from_the_method_of_a_run(tmp_path):
-    """The names of a case are checked where they are read; here they only label a digest."""
-    record = msgspec.structs.replace(record_of(HEAD), profiled_on="fake tensors")
-    path = write_run(tmp_path / "run.json", make_run(record))
-    folder = keep(adapters_of_run(path), HEAD)
-    folder.rename(folder.with_name(".. up"))
-    accepted(path, tmp_path / "b")
-    assert all(re.fullmatch(r"[0-9a-f]{64}", name) for name in folders(tmp_path / "b"))
-
-
-# Reading
 
 
 @pytest.fixture
@@ -233,9 +205,7 @@ def definition_of(name):
 
 
 def test_what_was_stored_is_found_by_its_case_and_definition(storage):
-    found = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
-    assert found is not None
-    folder, stored = found
+    folder, stored = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
     assert (folder / "adapter.safetensors").read_bytes() == b"x" * 40
     assert stored.output == [[0.5, 1.5]]
     assert stored_adapter(storage, make_case(HEAD), "sha256:other") is None
@@ -293,9 +263,6 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(storage, run_fil
         assert "git checkout --" in str(refused.value)
 
 
-# This repository's own
-
-
 def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
     own_storage,
 ):
@@ -304,7 +271,7 @@ def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megab
         case.record.case.method
         for case in references.values()
         if case.record.invariants.get("saved_adapter_reloads")
-        and case.record.metrics["adapter_bytes"].value < LARGEST_BYTES
+        and case.record.metrics["adapter_bytes"].value < run_adapters.LARGEST_BYTES
     }
     stored = {
         method
@@ -325,13 +292,13 @@ def test_links_beside_the_shards_stay_links(tmp_path):
     kept = tmp_path / "shards" / "a.adapters" / "lora"
     kept.mkdir(parents=True)
     (kept / "link").symlink_to(secret)
-    gather_adapters(tmp_path / "shards", tmp_path / "run.json")
-    assert (adapters_of_run(tmp_path / "run.json") / "lora" / "link").is_symlink()
+    run_adapters.gather_adapters(tmp_path / "shards", tmp_path / "run.json")
+    assert (run_adapters.adapters_of_run(tmp_path / "run.json") / "lora" / "link").is_symlink()
 
 
 def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path):
-    kept = adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
+    kept = run_adapters.adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_text("plain")
-    gather_adapters(tmp_path / "run.json", tmp_path / "run.txt")
+    run_adapters.gather_adapters(tmp_path / "run.json", tmp_path / "run.txt")
     assert kept.read_text() == "plain"

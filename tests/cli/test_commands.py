@@ -90,13 +90,11 @@ def test_wrong_use_of_cost_is_exit_2_with_a_message(run, arguments, message):
 
 
 @pytest.mark.parametrize("method", ["head", "bn_head"])
-def test_freezing_the_head_of_a_method_that_trains_no_more_names_the_option(run, method):
+def test_freezing_the_head_of_a_method_that_trains_no_more_leaves_nothing(run, method):
     pairing = ("--architecture", "resnet18", "--method", method)
     code, out, err = run("cost", *pairing, "--resolution", "32", "--freeze-head")
     assert (code, out) == (2, "")
-    assert f"--method {method} --architecture resnet18 --freeze-head leaves nothing" in err
-    assert "Leave --freeze-head out" in err
-    assert "requires_grad" not in err
+    assert "nothing to train" in err
 
 
 TOO_SMALL = "Expected more than 1 value per channel when training, got input size torch.Size("

@@ -8,12 +8,8 @@ from hypothesis import strategies as st
 from ledger_rows import all_rows
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.gate.attribution import (
-    changed_costs,
-    explain_metric,
-)
-from peft_regress.metrics import METRICS
-from peft_regress.runs.ledger import LEDGER_METRICS, PLAN_METRICS, pack, rows_of
+from peft_regress.gate.attribution import changed_costs, explain_metric
+from peft_regress.runs.ledger import LEDGER_METRICS, pack, rows_of
 
 
 def record_of(rows, *, off=0, **phases):
@@ -39,16 +35,14 @@ def explained(old, new):
     return only(explain_metric("forward_flops", record_of(old), record_of(new)))
 
 
-# --- adding up ------------------------------------------------------------------------------
-
-
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(old=all_rows(), new=all_rows())
 def test_everything_adds_up_exactly_to_every_metric_on_both_sides(old, new):
     before, after = record_of(old), record_of(new)
     for metric in LEDGER_METRICS:
-        change = explain_metric(metric, before, after)
+        change, back = explain_metric(metric, before, after), explain_metric(metric, after, before)
         assert not change.not_held_by
+        assert change.change == -back.change
         assert len(change.breakdowns) == 1 + metric.startswith("optimizer_flops")
         for split in change.breakdowns:
             assert split.unattributed == (0, 0)
@@ -59,21 +53,8 @@ def test_everything_adds_up_exactly_to_every_metric_on_both_sides(old, new):
             assert sorted(map(repr, by_layer)) == sorted(map(repr, split.rows))
             assert len({(row.module, row.what) for row in split.rows}) == len(split.rows)
             assert all(row.change for row in split.rows)
-
-
-@settings(deadline=None, derandomize=True, max_examples=25)
-@given(old=all_rows(), new=all_rows())
-def test_the_largest_comes_first_and_swapping_the_sides_turns_the_signs(old, new):
-    before, after = record_of(old), record_of(new)
-    for metric in LEDGER_METRICS:
-        forth, back = explain_metric(metric, before, after), explain_metric(metric, after, before)
-        assert forth.change == -back.change
-        for there, here in zip(forth.breakdowns, back.breakdowns, strict=True):
-            sizes = [abs(row.change) for row in there.rows]
-            assert sizes == sorted(sizes, reverse=True)
-            assert [(r.module, r.what, r.old, r.new) for r in there.rows] == [
-                (r.module, r.what, r.new, r.old) for r in here.rows
-            ]
+            sizes = [abs(row.change) for row in split.rows]
+            assert sizes == sorted(sizes, reverse=True), "the largest comes first"
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
@@ -102,9 +83,6 @@ def test_a_module_that_came_and_one_that_went_are_rows_and_marked():
     held = {"peak_param_bytes": {("conv1.scale", "param"): 4}}
     split = explained({**flops(conv1=5), **held}, {**flops(conv1=5, conv1__scale=5), **held})
     assert [(row.module, row.only_in) for row in split.rows] == [("conv1.scale", None)]
-
-
-# --- modules and layers ---------------------------------------------------------------------
 
 
 def test_the_parts_of_an_adapter_belong_to_the_layer_that_it_wraps():
@@ -163,16 +141,6 @@ def test_whole_runs_belong_to_one_operator_in_one_phase():
         assert layer.base_runs is None
 
 
-def test_bytes_are_no_runs():
-    old = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8}}
-    new = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8, ("conv1.lora_A", "grad"): 8}}
-    (layer,) = only(explain_metric("peak_grad_bytes", record_of(old), record_of(new))).layers
-    assert (layer.layer, layer.base_runs) == ("conv1", None)
-
-
-# --- metrics --------------------------------------------------------------------------------
-
-
 def test_bytes_name_the_category_and_the_phase_of_the_peak():
     old = record_of({"peak_bytes": {("fc", "temp"): 3}}, peak_bytes="backward")
     new = record_of({"peak_bytes": {("fc", "activation"): 8}}, peak_bytes="forward")
@@ -206,25 +174,12 @@ def test_a_metric_that_appears_is_explained_from_nothing():
     assert [(row.old, row.new) for row in only(change).rows] == [(0, 9)]
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS.keys() - LEDGER_METRICS - PLAN_METRICS))
-def test_what_is_neither_flops_nor_bytes_is_not_split(metric):
-    record = record_of(flops(fc=5))
-    change = explain_metric(metric, record, record)
-    assert (change.breakdowns, change.not_held_by, change.shortest) == ((), (), ())
-
-
-# --- ledgers that hold less -----------------------------------------------------------------
-
-
 def test_an_empty_ledger_holds_no_metric():
     old, new = record_of(flops(fc=5)), make_record(LORA, {"forward_flops": 9})
     change = explain_metric("forward_flops", old, new)
     assert (change.breakdowns, change.not_held_by) == ((), ("new",))
     assert explain_metric("forward_flops", new, old).not_held_by == ("old",)
     assert explain_metric("forward_flops", new, new).not_held_by == ("old", "new")
-
-
-# --- all that changed -----------------------------------------------------------------------
 
 
 def test_every_cost_that_differs_or_that_one_side_has_is_found_in_the_order_of_the_table():

@@ -50,9 +50,6 @@ def valued(name, **values):
     return make_record(name, {**VALUES, **values})
 
 
-# --- one cause, many cases -----------------------------------------------------------------------
-
-
 def test_the_same_change_of_costs_in_every_layer_is_one_finding():
     old = [dora(name, runs=1) for name in DORA]
     (finding,) = found(old, [dora(name, runs=2) for name in DORA])
@@ -133,9 +130,6 @@ def test_a_metric_that_was_not_there_has_no_ratio_and_is_a_finding():
     assert finding.ranges() == {}
 
 
-# --- other strands -------------------------------------------------------------------------------
-
-
 def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
     names = DORA[:3]
     facts = {"frozen_unchanged": True, "merge_equals_unmerged": True}
@@ -153,10 +147,7 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
         ("invariant", "merge_equals_unmerged", 2),
     ]
     # If the function changed, accuracy follows.
-    assert {reason.metric for reason in findings[1].example.reasons} == {
-        "first_losses",
-        "accuracy",
-    }
+    assert {reason.metric for reason in findings[1].example.reasons} == {"first_losses", "accuracy"}
 
 
 def test_accuracy_without_a_changed_function_is_quality():
@@ -230,12 +221,10 @@ def test_the_gravest_findings_come_first_then_those_with_most_cases():
     ]
     findings = found(old, new)
     assert [one.verdict for one in findings] == [
-        *("newly_failing", "regressed", "regressed", "missing", "improved"),
+        *("newly_failing", "regressed", "regressed", "missing", "improved")
     ]
     assert [len(one.members) for one in findings] == [1, 2, 1, 1, 3]
 
-
-# --- any two sides -------------------------------------------------------------------------------
 
 pairs = st.fixed_dictionaries(
     {name: st.tuples(*[st.none() | observations(name)] * 2) for name in IDS}

@@ -1,18 +1,10 @@
 """Drift: small changes add up, accepted ones do not count, noise between machines is no drift."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from builders import (
-    FULL,
-    LORA,
-    VALUES,
-    compare,
-    make_record,
-    make_run,
-)
+from builders import FULL, LORA, VALUES, compare, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,9 +52,6 @@ def judged(history, new):
     return case
 
 
-# --- what is found --------------------------------------------------------------------------
-
-
 def test_changes_within_the_bound_that_add_up_are_a_regression_or_an_improvement():
     case = judged([START, START + 90_000], START + 180_000)
     assert case.verdict == "regressed"
@@ -92,17 +81,6 @@ def test_function_that_slips_below_its_margin_each_time_is_found(name, step):
     assert judged(history[:1], moved(1)).verdict == "unchanged"
     (reason,) = judged(history, moved(2)).reasons
     assert (reason.metric, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
-
-
-# --- what is none ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("factor", [1.05, 0.95, 2.0])
-def test_an_accepted_step_never_alarms_again(factor):
-    after = round(START * factor)
-    history = [START] * 3 + [after] * 40
-    for count in range(4, len(history)):
-        assert judged(history[:count], after).verdict == "unchanged"
 
 
 def test_an_accepted_drift_never_alarms_again():
@@ -205,8 +183,6 @@ def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other():
             assert verdict.counts == {"unchanged": 96}
 
 
-# --- properties -----------------------------------------------------------------------------
-
 KINDS = {
     "peak_bytes": st.integers(99_900_000, 100_200_000),
     "accuracy": st.lists(st.floats(0.5, 0.6), min_size=3, max_size=3),
@@ -254,9 +230,6 @@ def test_the_newest_entry_passes_after_any_history(name, data):
     assert judged(history, history[-1]).verdict == "unchanged"
 
 
-# --- reports --------------------------------------------------------------------------------
-
-
 def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
     references = references_with_drift(stored)
@@ -271,14 +244,6 @@ def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     assert "| peak\\_bytes (drift since 0001\\_peft) of |" in markdown
     assert f"| `{LORA}` | 95.37 MiB | 95.54 MiB | +0.18 % |" in markdown
     assert f"peft-regress history --case {LORA} --metric peak_bytes" in markdown
-
-
-def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name():
-    stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
-    references = references_with_drift(stored)
-    verdict = compare(references, make_run(record_of(START + 180_000)))
-    (case,) = json.loads(json.dumps(encode_verdict(verdict)))["cases"]
-    (reason,) = case["reasons"]
+    ((reason,),) = (case["reasons"] for case in encode_verdict(comparison)["cases"])
     assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}
     assert reason["metric"] == "peak_bytes (drift since 0001_peft)"
-    assert reason["metric"].split(" ")[0] in METRICS

@@ -39,19 +39,9 @@ from peft_regress.budgets import LEAST_SHARE, SHARES
 from peft_regress.errors import InputError
 from peft_regress.gate.budgets import Others
 from peft_regress.gate.judge import judge, judge_case
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    VERDICTS,
-    observations_of,
-)
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, observations_of
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
-from peft_regress.report import (
-    case_text,
-    encode_verdict,
-    verdict_markdown,
-    verdict_text,
-)
+from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Failure, OwnBound, check_finite
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])

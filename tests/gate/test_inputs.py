@@ -126,8 +126,6 @@ def test_drift_counts_from_the_first_entry_with_the_same_inputs():
     }
 
 
-# --- what trains ----------------------------------------------------------------------------
-
 TRAINED = {"a.lora_A": [4, 8], "a.lora_B": [8, 4], "head.weight": [10, 8]}
 
 
@@ -167,9 +165,6 @@ def test_cases_that_train_other_parameters_alike_are_one_finding():
     text = verdict_text(comparison)
     assert "trained: 3 tensors -> 1 tensor: no longer a.lora_B, head.weight" in text
     assert "no longer a.lora\\_B" in verdict_markdown(comparison)
-
-
-# --- another model --------------------------------------------------------------------------
 
 
 def ledger(flops):

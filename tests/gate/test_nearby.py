@@ -14,7 +14,7 @@ from builders import (
 
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
 from peft_regress.gate.repeats import completed
 from peft_regress.report import verdict_text
 
@@ -38,9 +38,6 @@ def moved(*shares):
 
 def judged(old, new):
     return judge_case(LORA, observe(old), observe(new, machine=OTHER_MACHINE))
-
-
-# --- Nearby weights -------------------------------------------------------------------------
 
 
 def test_losses_are_bounded_by_those_of_nearby_weights():
@@ -90,9 +87,6 @@ def test_a_repeating_case_is_stored_with_the_nearby_losses_of_its_training():
     assert completed(repeating(trained()), full).nearby_losses == LOSSES
 
 
-# --- Test items -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("items", "seeds", "answers", "verdict"),
     [
@@ -108,9 +102,6 @@ def test_two_answers_are_chance_however_few_test_items_there_are(items, seeds, a
     old, new = ([0.75 - lost / items] * seeds for lost in (0, answers / seeds))
     sides = (make_record(LORA, {"accuracy": one}, test_items=items) for one in (old, new))
     assert judged(*sides).verdict == verdict
-
-
-# --- Rates ----------------------------------------------------------------------------------
 
 
 def test_another_rate_is_named_with_its_step_and_both_rates():
@@ -147,3 +138,13 @@ def test_an_equal_curve_does_not_hide_another_rate():
     """After the last step a rate decides no loss any more."""
     sides = [observe(trained(rates=[[0.5] * 11 + [last]], curve=CURVE)) for last in (0.1, 0.2)]
     assert judge_case(LORA, *sides).verdict == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("method", "numerics"),
+    [("lora", "usual"), ("hra", "hra"), ("hra-bf16", "bfloat16"), ("my-head", "usual")],
+)
+def test_a_record_states_its_numerics_or_has_those_of_its_method(method, numerics):
+    name = f"shift/{method}-r4/resnet18"
+    assert numerics_of(make_record(name)) == numerics
+    assert numerics_of(make_record(name, numerics="head")) == "head"

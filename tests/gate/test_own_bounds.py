@@ -30,9 +30,6 @@ def scores(*values):
     return {"score": list(values)}
 
 
-# --- score ----------------------------------------------------------------------------------
-
-
 def test_a_score_without_a_bound_is_shown_and_not_judged():
     case = verdict_on(scores(-3.0, -2.0), scores(-90.0, -80.0))
     assert (case.verdict, case.reasons) == ("unchanged", ())
@@ -63,9 +60,6 @@ def test_a_score_that_is_gone_is_a_regression_with_or_without_a_bound():
     for bounds in (None, {"score": bound(9.0)}):
         old = {**scores(0.5), "loss": [1.0]}
         assert verdict_on(old, {"loss": [1.0]}, bounds=bounds).verdict == "regressed"
-
-
-# --- bounds ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,9 +143,6 @@ def test_a_bound_looser_than_the_references_is_named_and_fails_a_strict_run(
     assert [remark.fails_strictly for remark in case.remarks] == [True] * looser
 
 
-# --- drift ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("metric", "values", "bounds", "verdict"),
     [
@@ -170,9 +161,6 @@ def test_what_has_a_bound_of_its_own_can_drift(metric, values, bounds, verdict):
     history = [(f"{number:04d}", record) for number, record in enumerate(records[:-1])]
     old = replace(observe(records[-2]), drift_origins=find_origins(history), curves={})
     assert judge_case(LORA, old, observe(records[-1])).verdict == verdict
-
-
-# --- own metrics ----------------------------------------------------------------------------
 
 
 def own(value, kind, **more):

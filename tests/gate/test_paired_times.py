@@ -67,14 +67,6 @@ def test_the_interval_is_that_of_scipy(count, confidence):
         assert (found.low, found.high) == pytest.approx((math.exp(known.low), math.exp(known.high)))
 
 
-def test_one_pair_bounds_nothing_and_thousands_have_an_interval():
-    found = estimate_ratio([(1.0, 9.0)], confidence=CONFIDENCE)
-    assert (found.interval.low, found.interval.high) == (0.0, math.inf)
-    assert judge_ratio(found) == "undetermined"
-    found = estimate_ratio([(1.0, 1.0)] * 3000, confidence=CONFIDENCE)
-    assert (found.interval.low, found.interval.high) == (1.0, 1.0)
-
-
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999, 1 - 0.05 / 96])
 def test_the_fewest_pairs_are_those_that_have_an_interval(confidence):
     enough = fewest_pairs(confidence)

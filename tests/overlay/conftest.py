@@ -1,7 +1,5 @@
 """One package index for every test that asks pip."""
 
-from __future__ import annotations
-
 import pytest
 from package_index import served_index, use_index
 

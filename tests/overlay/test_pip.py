@@ -1,7 +1,5 @@
 """How pip is called, which settings it does not get, and how its failures are shown."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 
@@ -23,9 +21,7 @@ def names_of(planned):
 def test_a_plan_has_what_is_needed_too_and_downloads_nothing(index):
     assert plan(["packaging"]) == ()  # installed, and it fits
     assert index.requests == []
-
     planned = plan(["candy==1.1"])
-
     assert names_of(planned) == [("candy", "1.1"), ("sugar", "1.5")]
     assert all(one.digest for one in planned)
     assert index.downloads() == []
@@ -34,7 +30,6 @@ def test_a_plan_has_what_is_needed_too_and_downloads_nothing(index):
 def test_a_yanked_release_is_planned_only_if_it_is_pinned(index):
     (pinned,) = plan(["candy==1.2"])
     loose = plan(["candy"])
-
     assert pinned.is_yanked
     assert ("candy", "1.1") in names_of(loose)
     assert not any(one.is_yanked for one in loose)
@@ -60,7 +55,6 @@ def test_releases_are_without_yanked_ones_and_with_pre_releases_on_request(index
 def test_a_failure_is_one_line_with_pips_own_errors(index, requirements, said):
     with pytest.raises(PipError) as caught:
         plan([*requirements, "packaging"], what="this")
-
     message = str(caught.value)
     assert message.startswith("this: ")
     assert said in message
@@ -70,7 +64,6 @@ def test_a_failure_is_one_line_with_pips_own_errors(index, requirements, said):
 
 def test_an_index_that_cannot_be_reached_is_named(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", unused_url())
-
     for ask in (lambda: plan(["candy==1.0"]), lambda: released("candy")):
         with pytest.raises(PipError, match=r"candy.*The index cannot be reached: check the net"):
             ask()
@@ -96,14 +89,12 @@ def test_an_index_without_the_package_is_an_answer(index, monkeypatch):
 
 def test_an_index_that_does_not_answer_is_given_up(index, monkeypatch):
     monkeypatch.setattr(index, "hangs_at", "/candy/")
-
     with pytest.raises(PipError, match=r"candy==1\.0: pip gave no answer within 0\.5 s.*limit"):
         plan(["candy==1.0"], seconds=0.5)
 
 
 def test_a_checkout_that_does_not_build_is_an_error(index, tmp_path):
     (tmp_path / "pyproject.toml").write_text("[build-system\n")
-
     with pytest.raises(PipError, match=str(tmp_path)):
         build_wheel(tmp_path, into=tmp_path / "wheels")
 
@@ -121,9 +112,7 @@ def test_a_branch_is_planned_as_its_commit_with_the_folder_in_it(index, tmp_path
     git(tmp_path, "commit", "-qm", "change")
     revision = git(tmp_path, "rev-parse", "HEAD")
     url = f"candy @ git+{tmp_path.as_uri()}"
-
     (planned,) = plan([f"{url}@main#subdirectory=part"])
-
     assert planned.source == f"{url}@{revision}#subdirectory=part"
     assert planned.is_direct
     with pytest.raises(PipError, match=r"nosuch|git"):
@@ -136,9 +125,7 @@ def test_a_shell_cannot_redirect_installations(monkeypatch, tmp_path, variable):
     monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://localhost/simple")
-
     variables = pip._run(["install"], what="x", seconds=600, python=Path(echo)).splitlines()
-
     assert not any(line.startswith(f"{variable}=") for line in variables)
     assert "PIP_USER=0" in variables
     assert "PIP_INDEX_URL=http://localhost/simple" in variables
@@ -147,14 +134,12 @@ def test_a_shell_cannot_redirect_installations(monkeypatch, tmp_path, variable):
 def test_a_pip_in_the_working_directory_is_not_run(monkeypatch, tmp_path):
     (tmp_path / "pip.py").write_text("raise SystemExit('not this one')\n")
     monkeypatch.chdir(tmp_path)
-
     assert pip._run(["--version"], what="x", seconds=600).startswith("pip ")
 
 
 def test_an_environment_without_pip_is_told_how_to_install_it(tmp_path):
     script = "#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n"
     bare = Path(write_program(tmp_path / "python", script))
-
     with pytest.raises(PipError, match=r"No module named pip.*`python -m ensurepip`"):
         pip._run(["check"], what="x", seconds=600, python=bare)
 
@@ -168,7 +153,6 @@ def test_only_what_was_planned_is_installed_and_with_the_planned_digest(monkeypa
 
     monkeypatch.setattr(pip, "_call", call)
     direct = f"sugar @ {write_wheel(tmp_path, 'sugar', '2.0').as_uri()}"
-
     install(
         Path("python"),
         [
@@ -176,16 +160,5 @@ def test_only_what_was_planned_is_installed_and_with_the_planned_digest(monkeypa
             Planned(name="sugar", version="2.0", source=direct, digest="34"),
         ],
     )
-
     assert [text for _, text in wanted] == ["candy==1.1 --hash=sha256:12\n", f"{direct}\n"]
     assert all("--no-deps" in arguments for arguments, _ in wanted)
-
-
-def test_a_long_output_becomes_one_line():
-    said = "ERROR: first\x1b[31m\nERROR: " + "x" * 5000 + "\nno error\n"
-
-    assert pip._problem_in(said).startswith("first")
-    assert len(pip._problem_in(said)) < 500
-    assert pip._problem_in(said).isprintable()
-    assert pip._problem_in("one\nlast\n") == "last"
-    assert pip._problem_in("") == "pip failed without a message"

@@ -1,7 +1,5 @@
 """Requirements as users type them: what they mean, and which texts are none."""
 
-from __future__ import annotations
-
 import pytest
 from checkouts import write_checkout
 from package_index import use_index, write_wheel
@@ -41,7 +39,6 @@ def no_pip(monkeypatch):
 def test_a_text_that_is_no_requirement_is_refused_in_one_line(read, no_pip, text):
     with pytest.raises(InputError) as caught:
         read(text)
-
     assert str(caught.value).isprintable()
 
 
@@ -50,7 +47,6 @@ def test_a_text_that_is_no_requirement_is_refused_in_one_line(read, no_pip, text
 )
 def test_a_file_that_is_no_wheel_is_refused(read, no_pip, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-
     with pytest.raises(InputError, match="not a wheel that pip could install"):
         read(str(tmp_path / name))
 
@@ -64,7 +60,6 @@ def test_a_package_is_named_once_however_it_is_spelt(read, no_pip, other):
 def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
     text = "Galore_Torch[extra] == 1.0 ; python_version > '3'"
     (found,) = read(text)
-
     assert (found.name, found.text, found.digest) == ("galore-torch", text, None)
 
 
@@ -76,7 +71,6 @@ def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_p
     # Also beside a folder of that name.
     monkeypatch.chdir(tmp_path)
     write_checkout(tmp_path / "candy", "candy", "1.0")
-
     assert [one.text for one in read("candy")] == ["candy==1.10"]
     assert [one.text for one in read("candy[x]", pre=True)] == ["candy[x]==2.0b1"]
 
@@ -89,9 +83,7 @@ def test_a_wheel_is_the_same_wherever_it_lies_and_however_it_is_named(
     changed = write_wheel(tmp_path / "changed", "candy", "1.0", source="x = 1")
     monkeypatch.chdir(tmp_path)
     named = [str(wheel), f"a folder #1/{wheel.name}", f"candy @ {wheel.as_uri()}", str(copy)]
-
     found = [read(text)[0] for text in named]
-
     assert {one.digest for one in found} == {found[0].digest}
     assert read(str(changed))[0].digest != found[0].digest
     assert [one.text for one in found[:-1]] == [f"candy @ {wheel.as_uri()}"] * 3
@@ -101,9 +93,7 @@ def test_a_wheel_is_the_same_wherever_it_lies_and_however_it_is_named(
 def test_a_checkout_is_built_into_a_wheel(read, monkeypatch, tmp_path):
     use_index(monkeypatch, "http://localhost:1/simple", tmp_path)
     folder = write_checkout(tmp_path / "check out", "candy-bar", "1.0")
-
     (built,) = read(str(folder))
-
     assert built.text.startswith("candy-bar @ file:///")
     assert built.text.endswith(".whl")
     assert built.digest.startswith("candy-bar ")
@@ -125,7 +115,5 @@ def test_peft_016_and_017_bring_an_older_transformers_unless_it_is_named(
 ):
     planned = [Planned(name="peft", version=version, source=f"peft=={version}")]
     wanted = [Wanted(name=name, text=name, shown=name) for name in named]
-
     found = lacking_constraint(planned, wanted, {"peft": "0.21", "transformers": transformers})
-
     assert (found is not None and found[0] == "transformers<5") == is_added

@@ -1,11 +1,8 @@
 """The environment: the closure of packages, and the machine without its name."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
@@ -116,15 +113,3 @@ def test_only_the_cores_that_the_process_may_use_count(monkeypatch):
     for count, expected in ((8, 8), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
         assert usable_cores() == expected
-
-
-def test_the_cpus_model_is_one_line_of_text():
-    model = environment._cpu_model()
-    assert model == model.strip()
-    assert model.isprintable()
-
-
-def test_importing_the_module_imports_no_torch():
-    code = "import sys, peft_regress.runs.environment; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -1,7 +1,5 @@
 """Any damage to a run file: refused in one line that names the file, or judged like any other."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

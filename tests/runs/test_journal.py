@@ -1,7 +1,5 @@
 """A journal has each record as soon as it is added; what is equal elsewhere may be taken."""
 
-from __future__ import annotations
-
 import errno
 import os
 
@@ -110,9 +108,6 @@ def test_a_full_disk_ends_the_journal_and_not_the_run(path, monkeypatch):
     assert LORA in read_journal(writer.path).cases
 
 
-# --- what may be taken ---------------------------------------------------------------------------
-
-
 def test_a_run_file_and_the_journal_beside_it_are_read_the_journal_last(tmp_path):
     run = tmp_path / "run.json"
     with pytest.raises(InputError, match=r"run.json: no such run file or journal"):
@@ -146,10 +141,6 @@ def test_what_differs_is_named():
 def test_another_commit_is_a_difference_and_an_unknown_one_is_not(tmp_path, monkeypatch):
     here = Header.here(ENVIRONMENT, MACHINE)
     assert journal.differences(PART, here) == []
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert Header.here(ENVIRONMENT, MACHINE).commit == "unversioned"
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "new.json", make_run(make_record(LORA)))
     (file,) = journal.read_parts(tmp_path / "new.json")

@@ -1,7 +1,5 @@
 """The kept ledger: what is left out comes back to the last digit, and little is kept."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Run files and storages under pytest-benchmark's own commands, its CSV and its histogram."""
 
-from __future__ import annotations
-
 import csv
 import re
 import subprocess
@@ -12,6 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
 from stub_measuring import IDS, StubProject
+
+from peft_regress.baselines.storage import baseline_files
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 TIMED = ("0001", "0002")
@@ -108,6 +108,9 @@ def test_a_case_in_error_is_no_timed_entry_and_strange_names_are_shown(compare, 
 def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
     listed = [Path(line) for line in of_storage(project, "list").splitlines()]
     assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
+    assert of_storage(project, "--storage", str(BASELINES), "list").splitlines() == [
+        str(path) for path in baseline_files(BASELINES)
+    ]
     table = of_storage(project, "compare", "0001")
     assert all(f"test_case[{case}]" in table for case in IDS)
 

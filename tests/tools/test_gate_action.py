@@ -1,7 +1,5 @@
 """The action's scripts, run: its inputs, its exit code, what it keeps, and what it installs."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -61,9 +59,6 @@ def command_of(ended, name="upgrade"):
 
 def results_of(ended):
     return Path(ended.outputs["results"])
-
-
-# --- An upgrade -----------------------------------------------------------------------------------
 
 
 def test_the_action_passes_its_inputs_to_the_command(gate):
@@ -136,9 +131,6 @@ def test_the_storage_is_the_projects_own_if_it_has_one(gate):
     assert "--baselines" not in command_of(gate.upgrade(requirements="peft==0.14.0"))
 
 
-# --- The cases of another repository --------------------------------------------------------------
-
-
 def own_project(folder, **settings):
     """Make another repository with a first suite, in which the action's own steps run."""
     gate = Gate(folder, **settings)
@@ -206,9 +198,6 @@ def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs
         assert read_run_file(results_of(ended) / "run.json").run.cases.keys() == {*left}
         # The page imports none of the project either.
         assert (results_of(ended) / "report.html").exists()
-
-
-# --- What it installs -----------------------------------------------------------------------------
 
 
 def installed(gate, **inputs):

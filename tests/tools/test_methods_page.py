@@ -1,7 +1,5 @@
 """docs/methods.md and the tool that writes its tables: complete and up to date."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 
@@ -9,30 +7,22 @@ import methods as tool
 import peft
 import peft.optimizers
 import pytest
-from builders import make_record
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from tiny_methods import ALL
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
-from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
 METHODS = tool.methods()
 LISTED = PAGE.partition("## Where each works")[0]
 RELEASE = re.search(r"other adapter types of peft ([\d.]+),", PAGE)[1]
-of_the_pages_release = pytest.mark.skipif(
-    peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}"
-)
 
 
 def _on_page(name):
     """Return a table of the page."""
     start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
     return PAGE.partition(start)[2].partition(end)[0].strip()
-
-
-# The page
 
 
 def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix():
@@ -48,11 +38,12 @@ def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix(
             assert row.endswith(f"| {ranks} | {rate} |"), method.name
 
 
-def test_every_type_that_peft_maps_is_a_method_or_on_the_page():
+def test_every_type_and_optimizer_of_peft_is_a_method_or_on_the_page():
     """A release that adds a type fails here: try it on a convolution and note its answer."""
     here = {method.config for method in ADAPTERS}
     for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         assert config.__name__ in here or f"`{kind.value}`" in PAGE, kind.value
+    assert [name for name in peft.optimizers.__all__ if f"`{name}`" not in PAGE] == []
 
 
 def test_every_variant_of_lora_is_a_method_or_on_the_page():
@@ -66,12 +57,7 @@ def test_every_variant_of_lora_is_a_method_or_on_the_page():
     assert [name for name in variants - flags if f"`{name}`" not in PAGE] == []
 
 
-def test_every_optimizer_of_peft_is_on_the_page():
-    for name in peft.optimizers.__all__:
-        assert f"`{name}`" in PAGE
-
-
-@of_the_pages_release
+@pytest.mark.skipif(peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}")
 @pytest.mark.parametrize(
     "method", ["head", *(pytest.param(name, marks=pytest.mark.nightly) for name in METHODS[4::5])]
 )
@@ -96,31 +82,3 @@ def test_accepted_records_have_the_states_of_the_page():
     wanted = {case.id for m in ("default", "extended") for case in matrix_cases(m, task="shift")}
     if wanted <= records.keys():
         assert _on_page("states") == tool.states(records)
-
-
-# The tool
-
-
-def _records(**others):
-    """Return a passing record of every case, except for the given methods."""
-    return {
-        case.id: make_record(case.id, **others.get(case.method, {"invariants": {"frozen": True}}))
-        for matrix in ("default", "extended")
-        for case in matrix_cases(matrix, task="shift")
-    }
-
-
-def test_methods_of_the_same_states_share_a_row_and_messages_a_number():
-    refused = {"status": "unsupported", "error": Failure(type="ValueError", message="no | way")}
-    table = tool.states(
-        _records(pissa=refused, olora=refused, full={"invariants": {"moved": False, "own": None}})
-    )
-    first, *others = [line for line in table.splitlines() if line.startswith("| `")]
-    assert first.endswith("| ok | ok | ok | ok |")
-    assert "`full`" not in first
-    assert others == [
-        "| `dora-grouped`, `lora-grouped` | ok | no case | no case | ok |",
-        "| `full` |" + " false: `moved` |" * 4,
-        "| `olora`, `pissa` |" + " unsupported (1) |" * 4,
-    ]
-    assert table.endswith("\n1. `ValueError: no | way`")

@@ -1,7 +1,5 @@
 """The paper's counter, and docs/paper.md against measurements."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path
@@ -19,9 +17,6 @@ PAGE = Path(paper.PAGE)
 
 def sgd(model):
     return torch.optim.SGD(model.parameters(), foreach=False)
-
-
-# --- The counter ----------------------------------------------------------------------------------
 
 
 def test_a_grouped_convolution_with_a_bias_counts_by_the_paper_s_formulas():
@@ -109,9 +104,6 @@ def backward_gflops(case, choice):
     return (products + sum(pieces.get(item, 0) for item in choice)) / GIGA
 
 
-# --- The layers -----------------------------------------------------------------------------------
-
-
 def wrapped(case):
     return {
         name.partition("base_model.model.")[2].removesuffix(".base_layer")
@@ -126,9 +118,6 @@ def test_the_papers_adapters_are_on_convolutions_and_others_where_the_method_say
     assert len(wrapped(row("resnet18", "dora"))) == 20
     # No network of the paper: its layers are linear.
     assert any("mlp" in name for name in wrapped(row("vit_b_16", "lora")))
-
-
-# --- The page -------------------------------------------------------------------------------------
 
 
 def test_the_printed_flops_on_the_page_are_those_counted_now(capsys):

@@ -199,8 +199,6 @@ def test_any_bytes_make_a_comment_of_limited_length_that_links_the_run(gh, verdi
     assert body.endswith("`gh run download 12 --name proposed-baseline`")
 
 
-# --- Texts that others wrote ----------------------------------------------------------------------
-
 LIVE_TEXT = re.compile(r"@\w|#\d|\bgh-\d|://|\bwww\.", re.IGNORECASE)
 LIVE_TOKENS = {"link_open", "image", "html_inline", "html_block"}
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table"])

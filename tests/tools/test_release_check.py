@@ -1,7 +1,5 @@
 """tools/ci/release_check.py: what keeps a tag from being published."""
 
-from __future__ import annotations
-
 import pytest
 import release_check
 from workflow_files import ROOT

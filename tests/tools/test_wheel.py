@@ -1,7 +1,5 @@
 """The wheel by itself: installed by uv, in a folder that is no clone."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile
@@ -65,7 +63,7 @@ def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
     stated = {line.partition(": ")[2] for line in text.splitlines() if "License-File" in line}
     vendor = "peft_regress/report/page/vendor"
     assert stated == {
-        *("LICENSE", f"{tasks}/digits.md", f"{vendor}/d3.LICENSE", f"{vendor}/plot.LICENSE"),
+        *("LICENSE", f"{tasks}/digits.md", f"{vendor}/d3.LICENSE", f"{vendor}/plot.LICENSE")
     }
     assert not {"mlxtend", "scikit-learn", "scipy"} & {
         line.split()[1].partition(">")[0]

@@ -132,12 +132,7 @@ ROWS = {
         may_fail=("python -c",),
         ends_later=True,
     ),
-    "bench/shard/Measure": Row(
-        context={"matrix.shard": "3"},
-        calls=[
-            MEASURE,
-        ],
-    ),
+    "bench/shard/Measure": Row(context={"matrix.shard": "3"}, calls=[MEASURE]),
     "bench/verdict/Judge the shards as one run": Row(
         given=with_shards,
         calls=[
@@ -206,7 +201,7 @@ def test_every_script_has_a_row():
     assert ROWS.keys() <= SCRIPTS.keys()
     lines = {name for name in SCRIPTS.keys() - ROWS.keys() if "\n" in SCRIPTS[name].text}
     assert {name.rpartition("/")[2] for name in lines} == {
-        *("Link the page", "Build", "Try the wheel in a clean environment"),
+        *("Link the page", "Build", "Try the wheel in a clean environment")
     }
 
 
@@ -245,9 +240,6 @@ def test_a_script_does_its_work_and_fails_where_a_command_fails(name, tmp_path):
         assert (failing.code == 0) is start.startswith(row.may_fail), start
         if failing.code and not row.ends_later:
             assert len(failing.lines) == number + 1, "a later command ran after the failure"
-
-
-# --- What a reader finds of a red run -------------------------------------------------------------
 
 
 @pytest.fixture
@@ -301,9 +293,6 @@ def test_no_other_tag_is_released_and_none_reaches_the_shell(sandbox, tag):
     ended = sandbox.run(SCRIPTS["release/build/Check the tag"], context={"github.ref_name": tag})
     assert ended.code == 1
     assert not (sandbox.workspace / "hacked").exists()
-
-
-# --- The run on any machine -----------------------------------------------------------------------
 
 
 def local_run(sandbox, *failing):

@@ -1,7 +1,5 @@
 """Workflows and the action: what the linters of `tox -e lint` do not see."""
 
-from __future__ import annotations
-
 import re
 import shlex
 
@@ -32,9 +30,6 @@ def artifact(job, kind):
     """Return the settings of the one step that uploads or downloads an artifact."""
     (step,) = [step for step in job["steps"] if f"{kind}-artifact" in step.get("uses", "")]
     return step["with"]
-
-
-# --- Which code runs, and with which token --------------------------------------------------------
 
 
 def test_only_the_publishing_jobs_may_write_and_no_workflow_has_a_secret():
@@ -111,9 +106,6 @@ def test_a_pull_request_is_judged_by_the_code_of_its_base():
     judge, baselines, *_ = workflow("bench")["jobs"]["verdict"]["steps"]
     assert judge["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
     assert baselines["with"]["sparse-checkout"] == "baselines"
-
-
-# --- What belongs together ------------------------------------------------------------------------
 
 
 def test_each_gated_candidate_is_published():

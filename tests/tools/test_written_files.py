@@ -1,7 +1,5 @@
 """The files of docs/ that tools write are what the code says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ from page_tables import put, write_or_check
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("tool", ["commands", "schema"])
+@pytest.mark.parametrize("tool", ["commands", "schema", "edge_page"])
 def test_what_a_tool_writes_into_docs_is_up_to_date(tool):
     done = subprocess.run(
         [sys.executable, f"tools/docs/{tool}.py", "--check"],

@@ -1,7 +1,5 @@
 """The nodes of a Dask cluster measure what this machine would, whatever happens to them."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys
@@ -260,13 +258,9 @@ def test_an_address_without_a_scheduler_is_one_line(measure, address, code, prob
     assert problem in err
 
 
-def test_gpus_are_for_clusters(measure):
+def test_gpus_are_for_clusters_with_a_worker_that_has_one(shared, measure):
     code, _, err = measure("local", "--gpu")
-    assert code == 2
-    assert "--gpu goes with --on ADDRESS" in err
-
-
-def test_without_a_worker_that_has_the_resource_it_says_how_to_start_one(shared, measure):
+    assert (code, "--gpu goes with --on ADDRESS" in err) == (2, True)
     shared.write()
     code, _, err = measure(shared.address, "--gpu")
     assert (code, err.count("\n")) == (3, 1)

@@ -1,7 +1,5 @@
 """Processes of a cluster die at random: the run equals that of one machine all the same."""
 
-from __future__ import annotations
-
 import random
 import sys
 import threading

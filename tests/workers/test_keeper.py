@@ -1,7 +1,5 @@
 """What a search measured is kept, and a search that died goes on where it was."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
@@ -111,13 +109,6 @@ def test_a_signal_ends_it_and_loses_nothing(search):
     assert set(search.run(resume=search.save)) == set(IDS) - kept
 
 
-def test_ended_twice_it_has_lost_nothing(search):
-    search.run(stop_after=1)
-    search.run(stop_after=2, resume=search.save)
-    assert len(read_journal(journal_of(search.save)).cases) == 2
-    assert len(search.run(resume=search.save)) == 1
-
-
 @pytest.mark.parametrize("other", [{"packages": {"peft": "0.15.0"}}, {"trains": False}])
 def test_of_other_packages_or_of_costs_alone_nothing_is_taken(search, other):
     search.run(stop_after=2)
@@ -162,12 +153,9 @@ def test_a_case_that_uses_another_release_now_is_measured_again(search):
     assert len(search.run(resume=search.save)) == 3
 
 
-def test_without_being_asked_for_it_nothing_is_kept(search):
+def test_a_file_to_resume_is_made_and_without_being_asked_nothing_is_kept(search):
     search.run(save=False)
     assert [path.name for path in search.folder.iterdir() if "journal" in path.name] == []
-
-
-def test_a_file_to_resume_is_made_if_it_is_not_there(search):
     file = search.folder / "bisect"
     search.run(save=False, resume=file, stop_after=1)
     assert len(search.run(save=False, resume=file)) == 2
@@ -206,8 +194,6 @@ def test_else_it_is_measured_again(search, now):
     assert search.run(resume=search.save, known=now) == [IDS[0], IDS[2]]
     # A case that was trained in full does for every search.
     assert IDS[1] not in search.repeated
-
-
-def test_costs_alone_repeat_nothing(search):
+    # Costs alone repeat nothing.
     search.run(trains=False, known=known(IDS[0]))
     assert search.repeated == []
