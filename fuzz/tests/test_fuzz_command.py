@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
-from peft_fuzz.acts import Copy, Fill
 from peft_fuzz.cli import main
 from peft_fuzz.cli import search as search_command
 from peft_fuzz.example import Outcome
@@ -226,17 +225,6 @@ def test_a_replay_says_in_which_state_entries_are(  # noqa: PLR0917
         assert lived.call_count == len(live)
 
 
-def test_an_interrupt_of_the_replay_keeps_what_is_known(world, monkeypatch):
-    world.accept(ONE, OTHER)
-    lives = Mock(side_effect=[Outcome(failure=failure()), KeyboardInterrupt])
-    monkeypatch.setattr(world, "live", lives)
-    done = world.search()
-    assert done.code == 3
-    assert "1 not replayed, 1 still there" in done.out
-    assert "peft 0.21.2" in done.out
-    assert world.requests == []
-
-
 def test_a_corpus_of_another_schema_is_2_before_anything_runs(world, tmp_path):
     world.accept(ONE)
     path = tmp_path / "fuzz" / "corpus" / f"{ONE.name}.json"
@@ -350,20 +338,3 @@ def test_findings_are_numbered_by_cause_and_methods_are_listed(world):
     assert "1. loha, lora on linear: TypeError after merging" in text
     assert "2. lora on linear" in text
     assert " 3. " not in text
-
-
-def test_failing_formulas_of_two_methods_or_settings_are_two_and_costs_of_one_method_are_one(
-    world,
-):
-    failed = failure("function", 0)
-    world.answers = [
-        finding(example(method="lora", settings={"use_rslora": True}), failed),
-        finding(example(method="loha"), failed),
-        finding(example(method="lora", settings={"use_dora": True}), failed),
-        finding(example(acts=(Fill(),), method="hra"), failure("cost", 0)),
-        finding(example(acts=(Fill(), Copy()), method="hra"), failure("cost", 1)),
-    ]
-    text = world.search(*JOB, "--methods", "*").text
-    assert "3. lora on linear: another function" in text
-    assert "4. hra on linear: more FLOPs than the formula needs failure:" in text
-    assert " 5. " not in text

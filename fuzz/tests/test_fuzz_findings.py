@@ -33,53 +33,43 @@ def test_a_finding_is_read_as_it_was_written(tmp_path):
 
 
 def altered(**changes):
-    def alter(value):
-        value.update(changes)
-
-    return alter
+    return lambda value: value.update(changes)
 
 
 def adapter(**changes):
     return lambda value: value["example"]["adapters"][0].update(changes)
 
 
+def of_example(**changes):
+    return lambda value: value["example"].update(changes)
+
+
+NO_FINDING, ALTERED = "is no finding", "was altered"
+OUTSIDE = {"act": "load_beside", "adapter": "default", "name": "/outside"}
 BROKEN = [
-    (altered(surprise=1), "unknown field `surprise`", "git checkout"),
-    (altered(schema_version=2), "is no finding", "git checkout"),
-    (altered(kind="run"), "is no finding", "git checkout"),
-    (altered(packages={"peft": "0.21.1"}), "was altered", "git checkout"),
-    (altered(packages={"../peft": "0.21.1"}), "is no finding", "git checkout"),
-    (lambda value: value["cause"].update(check="../merged"), "is no finding", "git checkout"),
-    (
-        lambda value: value["example"].update(acts=[{"act": "jump"}]),
-        "is no finding",
-        "git checkout",
-    ),
-    (lambda value: value.pop("content_digest"), "was altered", "git checkout"),
-    (adapter(name="../../outside"), "is no finding", "git checkout"),
-    (adapter(settings={"r=[print()], target_modules": []}), "is no finding", "git checkout"),
-    (
-        lambda value: value["example"].update(
-            acts=[{"act": "load_beside", "adapter": "default", "name": "/outside"}]
-        ),
-        *("is no finding", "git checkout"),
-    ),
+    (altered(surprise=1), "unknown field `surprise`"),
+    (altered(schema_version=2), NO_FINDING),
+    (altered(kind="run"), NO_FINDING),
+    (altered(packages={"peft": "0.21.1"}), ALTERED),
+    (altered(packages={"../peft": "0.21.1"}), NO_FINDING),
+    (lambda value: value["cause"].update(check="../merged"), NO_FINDING),
+    (of_example(acts=[{"act": "jump"}]), NO_FINDING),
+    (of_example(acts=[OUTSIDE]), NO_FINDING),
+    (lambda value: value.pop("content_digest"), ALTERED),
+    (adapter(name="../../outside"), NO_FINDING),
+    (adapter(settings={"r=[print()], target_modules": []}), NO_FINDING),
 ]
 
 
-@pytest.mark.parametrize(("alter", "problem", "remedy"), BROKEN)
-def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(
-    tmp_path, alter, problem, remedy
-):
+@pytest.mark.parametrize(("alter", "problem"), BROKEN)
+def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(tmp_path, alter, problem):
     path = write_finding(tmp_path, finding())
     value = json.loads(path.read_bytes())
     alter(value)
     path.write_text(json.dumps(value))
     with pytest.raises(RunFileError) as raised:
         read_finding(path)
-    assert problem in str(raised.value)
-    assert remedy in str(raised.value)
-    assert str(path) in str(raised.value)
+    assert all(part in str(raised.value) for part in (problem, "git checkout", str(path)))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
@@ -158,26 +148,14 @@ def test_what_is_refused_makes_no_corpus(corpus, one, how, problem):
     assert not corpus.folder.exists()
 
 
-def with_what_nobody_accepted(corpus):
-    write_finding(corpus.folder, finding())
-
-
-def with_a_renamed_entry(corpus):
+def test_a_corpus_that_cannot_be_trusted_is_refused(corpus):
+    path = write_finding(corpus.folder, finding())
+    with pytest.raises(RunFileError, match="never accepted"):
+        corpus.read()
+    path.unlink()
     corpus.accept(finding())
-    (path,) = corpus.folder.glob("*.json")
     path.rename(path.with_name("lora-merged-00000000.json"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        (with_what_nobody_accepted, "never accepted"),
-        (with_a_renamed_entry, "Rename it to"),
-    ],
-)
-def test_a_corpus_that_cannot_be_trusted_is_refused(corpus, damage, problem):
-    damage(corpus)
-    with pytest.raises(RunFileError, match=problem):
+    with pytest.raises(RunFileError, match="Rename it to"):
         corpus.read()
 
 

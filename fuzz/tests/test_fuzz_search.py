@@ -61,15 +61,6 @@ def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives():
     assert 150 < len(library.lived) <= 200
 
 
-def test_the_time_for_shrinking_is_bounded():
-    library = Library({"merged": reflects})
-    sought(library, shrink_seconds=0.2)
-    bounded = len(library.lived)
-    library.lived.clear()
-    sought(library)
-    assert bounded < len(library.lived) - 20
-
-
 def test_the_same_seed_draws_the_same_examples():
     one, two, other = Library(), Library(), Library()
     for library, seed in ((one, 3), (two, 3), (other, 4)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from builders import MACHINE
 from fuzz_examples import PACKAGES, example, finding
 
 from peft_fuzz.search.fuzz import environment_of
-from peft_fuzz.search.parallel_search import seed_of, some_methods
 from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.worker import Begin, Live, Seek, begin, live, search
 from peft_regress.workers.pool import Seat, UnusableEnvironmentError
@@ -54,7 +52,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def fake(tmp_path):
-    def make(how: str):
+    def make(how):
         path = tmp_path / "env" / "bin" / "python"
         path.parent.mkdir(parents=True)
         values = {
@@ -119,12 +117,6 @@ def test_a_release_that_does_not_import_says_so(fake):
         Replay(findings=[finding()]).run(environment_of(fake("broken")))
 
 
-def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake):
-    done = Replay(findings=[finding(), finding()])
-    done.run(environment_of(fake("refuse")))
-    assert [one.state for one in done.entries] == ["not replayed", "not replayed"]
-
-
 def test_a_stopped_worker_ends_at_once(fake, seat):
     there = environment_of(fake("hang"))
     threading.Timer(0.3, seat.stop).start()
@@ -133,14 +125,6 @@ def test_a_stopped_worker_ends_at_once(fake, seat):
         with pytest.raises(WorkerError):
             live(seat, there, LIVE)
     assert time.monotonic() - started < 5
-
-
-def test_seeds_differ_by_turn_and_every_method_has_its_turn():
-    seeds = [seed_of(seed, turn) for seed, turn in itertools.product(range(3), range(9))]
-    assert len(set(seeds)) == 27
-    methods = [f"m{number}" for number in range(7)]
-    seen = [name for turn in range(14) for name in some_methods(methods, seed=0, turn=turn)]
-    assert {seen.count(name) for name in methods} == {6}
 
 
 @pytest.mark.slow

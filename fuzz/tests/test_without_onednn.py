@@ -48,7 +48,7 @@ def test_a_network_that_onednn_gets_wrong_is_sound(name, tmp_path):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_drawing_and_shrinking_compute_without_it(name, monkeypatch):
-    on: list[bool] = []
+    on = []
     monkeypatch.setattr(
         build.Sequence, "forward", lambda _, x: on.append(torch.backends.mkldnn.enabled)
     )

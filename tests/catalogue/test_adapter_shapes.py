@@ -10,7 +10,6 @@ from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))
 GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
-HRA = method_named("hra")
 STEM = "base_model.model."
 
 pytestmark = [

@@ -20,7 +20,6 @@ FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
 ADALORA, LORA_FA, LORA_PLUS = (method_named(name) for name in ("adalora", "lorafa", "loraplus"))
 HRA, OFT, BOFT = (method_named(name) for name in ("hra", "oft", "boft"))
 RANKED = tuple(method for method in FLOAT32 if method.ranks)
-PRINCIPAL = (method_named("pissa"), method_named("olora"))
 STEM = "base_model.model."
 
 pytestmark = [
@@ -28,17 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:The symmetric initialization can NOT:UserWarning"),
 ]
-
-
-class _Layers(nn.Module):
-    def __init__(self, *, linear):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, kernel_size=3)
-        self.pointwise = nn.Conv2d(8, 8, kernel_size=1)
-        self.depthwise = nn.Conv2d(8, 8, kernel_size=3, groups=8)
-        if linear:
-            self.linear = nn.Linear(8, 12)
-        self.head = nn.Linear(8, 4)
 
 
 # Refusals
@@ -75,29 +63,15 @@ def test_a_release_without_the_optimizer_is_an_unsupported_case(method, monkeypa
         method.make_optimizer(adapted(method), rank=2)
 
 
-@each(*PRINCIPAL)
-def test_a_factored_start_refuses_convolutions(method):
-    """And says so as of an unknown one: LoRA's layer for convolutions knows but two starts."""
-    with pytest.raises(ValueError, match=f"Unknown initialization .*'{method.name}'"):
-        method.adapt(_Layers(linear=False), heads=("head",), rank=2, seed=0)
-
-
 # LoRA and its kin
 
 
-@each(LORA, DORA, LORA_PLUS)
+@each(LORA, DORA, LORA_PLUS, method_named("rslora"))
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_scaling_is_one_at_every_rank(method, rank):
+def test_scaling_is_one_at_every_rank_and_if_rank_stabilized_the_root_of_it(method, rank):
     model = adapted(method, rank=rank)
     scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
-    assert scalings == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("rank", [1, 4, 16])
-def test_rank_stabilized_scaling_is_the_root_of_the_rank(rank):
-    model = adapted(method_named("rslora"), rank=rank)
-    scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
-    assert scalings == [math.sqrt(rank)] * 2
+    assert scalings == [math.sqrt(rank) if method.name == "rslora" else 1.0] * 2
 
 
 def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a():

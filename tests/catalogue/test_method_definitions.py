@@ -34,8 +34,6 @@ def test_whatever_is_set_by_hand_in_an_adapter_is_in_its_definition(field, value
     assert replace(LORA, **{field: value}).hyperparameters(4) != LORA.hyperparameters(4)
 
 
-# Names
-
 # On bfloat16 their costs are to be had, and no baseline.
 COSTS_ALONE = {"bitfit-bf16", "norm-bf16", "galore-bf16", "loha-tucker-bf16", "lokr-tucker-bf16"}
 

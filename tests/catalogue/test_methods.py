@@ -74,9 +74,6 @@ FORGETS_WHAT_TRAINS = {
 }
 
 
-# Refusals
-
-
 # Seeds
 
 

@@ -17,7 +17,7 @@ from peft_regress.catalogue.methods.selective import (
 )
 from peft_regress.errors import UnsupportedCaseError
 
-PARTS: dict[str, set[str]] = {
+PARTS = {
     "head": set(),
     "bn_head": set(),
     "bitfit": {"norm.bias", "depthwise.bias", "linear.bias"},

@@ -10,7 +10,6 @@ import sys
 
 import memory_check
 import pytest
-import torch
 from memory_check import allocator_peak
 from network_zoo import (
     CLASSES,
@@ -25,7 +24,6 @@ from network_zoo import (
 )
 from torch import nn
 
-FLOAT = 4
 NUMBER = 8
 
 
@@ -143,64 +141,3 @@ def test_the_tool_s_table_is_of_the_networks_tested_here(monkeypatch, capsys):
     assert vit == "| vit_b_16 | | | | |"
     assert explanation.startswith("squeezenet1_1 ")
     assert "buffers of aten.convolution" in explanation
-
-
-# --- The measuring itself, by hand ----------------------------------------------------------------
-
-
-def kept_and_cloned():
-    kept = torch.ones(100)
-    return kept.clone
-
-
-def rolling():
-    """To roll in two dimensions takes a roll in one, whose result is not returned."""
-    x = torch.ones(10, 10)
-    return lambda: x.roll((1, 1), (0, 1))
-
-
-def scaling():
-    x = torch.ones(100, requires_grad=True)
-    return lambda: x * 1.5
-
-
-def several():
-    def step():
-        torch.empty(1000)
-        a = torch.empty(300)
-        b = torch.empty(500)
-        del a, b
-        torch.empty(700)
-
-    return step
-
-
-@pytest.mark.parametrize(
-    ("make", "tensors", "own", "numbers"),
-    [
-        (several, 1000, 0, 0),
-        (kept_and_cloned, 200, 0, 0),
-        (rolling, 200, 100, 0),
-        (scaling, 200, 0, NUMBER),
-    ],
-)
-def test_tensors_an_operator_s_own_buffers_and_autograd_s_numbers_are_told_apart(
-    make, tensors, own, numbers
-):
-    found = allocator_peak(make)
-    assert found.tensor_peak_bytes == tensors * FLOAT
-    assert found.number_bytes == numbers
-    if make is not scaling:
-        assert sum(found.own_bytes.values()) == own * FLOAT
-        assert found.peak_bytes == (tensors + own) * FLOAT
-
-
-def test_what_an_earlier_profile_saw_and_is_freed_meanwhile_does_not_count():
-    older = []
-    allocator_peak(lambda: lambda: older.append(torch.ones(1000)))
-
-    def make():
-        older.clear()
-        return kept_and_cloned()
-
-    assert allocator_peak(make).peak_bytes == 200 * FLOAT

@@ -7,11 +7,7 @@ from network_zoo import Applying, adamw, step
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from peft_regress.cost import (
-    UncountedOperatorError,
-    formulas,
-    register_flop_formula,
-)
+from peft_regress.cost import UncountedOperatorError, formulas, register_flop_formula
 from peft_regress.cost.formulas import does_matrix_work, formula_of
 from peft_regress.cost.operators import describe
 from peft_regress.errors import PeftRegressError

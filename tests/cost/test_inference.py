@@ -9,12 +9,7 @@ from memory_check import allocator_peak
 from network_zoo import BOTH, Branching
 from torch import nn
 
-from peft_regress.cost import (
-    Call,
-    NeedsValuesError,
-    RandomTensor,
-    profile_inference,
-)
+from peft_regress.cost import Call, NeedsValuesError, RandomTensor, profile_inference
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

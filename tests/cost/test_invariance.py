@@ -10,14 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_zoo import (
-    adapted,
-    digest,
-    fake_cost,
-    pairings,
-    profiled,
-    real_cost,
-)
+from network_zoo import adapted, digest, fake_cost, pairings, profiled, real_cost
 
 
 @pytest.mark.parametrize(("name", "method"), pairings("real steps"))
@@ -33,7 +26,7 @@ def test_fake_equals_real_to_the_byte_and_the_integer(name, method):
 
 def _with_one_classifier(cost):
     """Add up what the two layers of the classifier hold at the peak."""
-    held: Counter[tuple[str, str]] = Counter()
+    held = Counter()
     for category, module, _operator, size in cost.bytes_at_peak:
         held[category, re.sub(r"^classifier\..*", "classifier", module)] += size
     return dataclasses.replace(cost, bytes_at_peak=tuple(sorted(held.items())))

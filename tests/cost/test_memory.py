@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import itertools
 
 import pytest
 import torch
@@ -117,33 +116,6 @@ def test_one_linear_layer_by_hand(fake):
     assert cost.first_step_peak_bytes == cost.peak_bytes
 
 
-class Before(nn.Linear):
-    """Does something to an input of (4, 6) before it computes."""
-
-    def __init__(self, before):
-        super().__init__(6, 2)
-        self.before = before
-
-    def forward(self, x):
-        return super().forward(self.before(x))
-
-
-def grown(x):
-    scratch = torch.empty(1)
-    scratch.resize_(1000)
-    return x
-
-
-@BOTH
-def test_a_view_holds_nothing_of_its_own_and_a_tensor_that_grows_in_place_is_followed(fake):
-    views = Before(lambda x: x.view(-1, 6)[:, :].relu_().t().t())
-    plain = step(nn.Linear(6, 2), (4, 6), fake=fake).peak_activation_bytes
-    assert step(views, (4, 6), fake=fake).peak_activation_bytes == plain < 1000 * FLOAT
-    batch = 4 * 6 * FLOAT + 4 * LONG
-    found = step(Before(grown), (4, 6), fake=fake).peak_activation_bytes
-    assert found == batch + 1000 * FLOAT
-
-
 def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
     class Replacing(torch.optim.SGD):
         @torch.no_grad()
@@ -160,23 +132,6 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
 
 
 # --- Whole networks -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def resnet18_cost():
-    return step(
-        torchvision.models.resnet18(num_classes=10), (2, 3, 64, 64), classes=10, optimizer=adamw
-    )
-
-
-def test_adamw_holds_two_states_and_two_temporaries(resnet18_cost):
-    sizes = [p.numel() for p in torchvision.models.resnet18(num_classes=10).parameters()]
-    state = 2 * sum(sizes) * FLOAT + len(sizes) * FLOAT
-    assert resnet18_cost.optimizer_state_bytes == state
-    # Two for the parameter at hand, and the last one's, which a loop variable still names.
-    temporaries = max(2 * now + last for last, now in itertools.pairwise([0, *sizes]))
-    assert temporaries == 2 * max(sizes) + 512
-    assert resnet18_cost.peak_optimizer_bytes == state + temporaries * FLOAT
 
 
 def test_activations_scale_with_the_batch_and_state_does_not():

@@ -30,7 +30,7 @@ class Tracker(mem_tracker.MemTracker):
 
     def __init__(self):
         super().__init__()
-        self.highs: Counter[str] = Counter()
+        self.highs = Counter()
 
     def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
         no_hook = RemovableHandle(OrderedDict())
@@ -47,7 +47,7 @@ class Tracker(mem_tracker.MemTracker):
 
 def by_category(snapshot):
     (held,) = snapshot.values()
-    found: Counter[str] = Counter()
+    found = Counter()
     for key, size in held.items():
         found[CATEGORIES[getattr(key, "value", key)]] += size
     return found

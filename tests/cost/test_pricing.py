@@ -7,13 +7,7 @@ import torch
 from network_zoo import Branching, adamw, sgd, step
 from torch import nn
 
-from peft_regress.cost import (
-    Call,
-    NeedsValuesError,
-    RandomTensor,
-    pricing,
-    training_cost,
-)
+from peft_regress.cost import Call, NeedsValuesError, RandomTensor, pricing, training_cost
 from peft_regress.cost.pricing import load_model, parse_inputs
 from peft_regress.errors import InputError
 

@@ -11,7 +11,6 @@ from network_zoo import BOTH, adamw, by_module, step
 from torch import Tensor, nn
 
 from peft_regress.cost.module_trail import ModuleTrail
-from peft_regress.cost.storages import tensors_in
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -77,17 +76,6 @@ def test_sites_sum_to_the_totals(make):
     assert sum(site.bytes for site in cost.bytes_at_peak) == cost.peak_bytes
 
 
-def test_every_layer_s_operators_are_its_own_in_each_phase():
-    model = build("shufflenet_v2_x0_5")
-    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    owners = {n for n, m in model.named_modules() if list(m.parameters(recurse=False))}
-    sites = small_cost(model).flops_by_site
-    for phase in ("forward", "backward"):
-        assert {s.module for s in sites if s.phase == phase} == layers
-    # AdamW's step counters belong to no layer.
-    assert {s.module for s in sites if s.phase == "optimizer"} == owners | {""}
-
-
 def test_a_layer_keeps_its_name_when_peft_wraps_it():
     names = by_module(small_cost(lora("resnet18")))
     parts = ("base_layer", "lora_A.default", "lora_B.default")
@@ -120,6 +108,11 @@ def test_a_checkpointed_layer_s_second_forward_pass_is_its_own_and_in_the_backwa
 # --- The model is left as it was ------------------------------------------------------------------
 
 
+class Pair(NamedTuple):
+    weight: Tensor
+    name: str
+
+
 class Odd(nn.Module):
     """Tied weights, unregistered tensors, a shared storage, and state that a forward pass sets."""
 
@@ -131,6 +124,8 @@ class Odd(nn.Module):
         self.norm = nn.BatchNorm1d(3)
         self.plain = torch.ones(3)
         self.several = {"one": [torch.ones(3)], "two": (torch.ones(3), "text")}
+        self.others = OrderedDict(pair=Pair(torch.ones(3), "text"), each=defaultdict(list))
+        self.others["each"]["weight"].append(torch.ones(3))
         self.hidden = [nn.Linear(3, 3).requires_grad_(False)]
         self.register_buffer("part", self.plain[:2])
         self.fc = nn.Linear(3, 2)
@@ -139,6 +134,7 @@ class Odd(nn.Module):
         self.last = x
         self.plain.mul_(0.5)
         x = self.norm(self.b(self.a(x))) + self.plain + self.several["one"][0]
+        x = x + self.others["pair"].weight + self.others["each"]["weight"][0]
         x = self.hidden[0](x + self.several["two"][0])
         return self.fc(x)
 
@@ -208,51 +204,15 @@ def test_nothing_of_the_step_is_left_in_the_model_s_containers(fake):
     assert type(model(torch.ones(1, 3))) is Tensor
 
 
-class Pair(NamedTuple):
-    weight: Tensor
-    name: str
-
-
-CONTAINERS = {
-    "list": lambda weight: [weight],
-    "tuple": lambda weight: (weight, "text"),
-    "named": lambda weight: Pair(weight, "text"),
-    "dict": lambda weight: {"weight": weight},
-    "ordered": lambda weight: OrderedDict(weight=weight),
-    "default": lambda weight: defaultdict(list, weight=[weight]),
-}
-
-
-@BOTH
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_a_tensor_in_a_container_is_a_buffer_wherever_it_is(container, fake):
-    class Holding(nn.Linear):
-        def __init__(self):
-            super().__init__(3, 2)
-            self.held = CONTAINERS[container](torch.ones(100))
-
-        def forward(self, x):
-            (weight,) = tensors_in(self.held)
-            return super().forward(x) + weight.view(-1, 2).sum()
-
-    model = Holding()
-    (tensor,) = tensors_in(model.held)
-    cost = step(model, (1, 3), optimizer=adamw, fake=fake)
-    assert cost.peak_buffer_bytes == 4 * 100
-    # The weight is there once: not also as something that the forward pass has made.
-    assert cost.peak_activation_bytes < 4 * 50
-    assert [id(held) for held in tensors_in(model.held)] == [id(tensor)]
-
-
 @BOTH
 def test_tied_and_unregistered_tensors_are_counted_once(fake):
     cost = step(Odd(), (4, 3), optimizer=adamw, fake=fake)
     tied, biases, norm, fc = 9, 6, 6, 8
     assert cost.peak_param_bytes == 4 * (tied + biases + norm + fc)
     assert cost.peak_grad_bytes == cost.peak_param_bytes
-    # Running mean and variance, the batch count, and three plain tensors; `part` shares one. And a
+    # Running mean and variance, the batch count, and five plain tensors; `part` shares one. And a
     # layer in a list, whose tensors are nobody's parameters.
-    assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9 + 4 * (9 + 3)
+    assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 15 + 4 * (9 + 3)
 
 
 # --- Published and measured numbers ---------------------------------------------------------------

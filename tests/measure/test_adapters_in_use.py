@@ -20,8 +20,6 @@ from peft_regress.catalogue.methods import LORA
 from peft_regress.catalogue.methods.selective import HEAD
 from peft_regress.measure.adapters.adapter import MethodAdapter
 from peft_regress.measure.adapters.tuner import SECOND
-from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.merging import refused_merge_keeps_base
 from peft_regress.measure.invariants.outputs import UNMERGE_TOLERANCE
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
@@ -88,12 +86,6 @@ def takes_out_less(_, self):
     for name in self.merged_adapters:
         self.get_base_layer().weight.data -= (1 - 1e-3) * self.get_delta_weight(name)
     self.merged_adapters.clear()
-
-
-@fault(LINEAR, "unmerge", UNMERGE, said=f"{WEIGHT}: off by up to inf of the largest")
-def leaves_another_type(original, self):
-    original(self)
-    self.get_base_layer().weight.data = self.get_base_layer().weight.data.double()
 
 
 @fault(LINEAR, "unmerge", UNMERGE, said="the library raises AttributeError: no such weight")
@@ -163,13 +155,6 @@ def refuses_and_says_that_it_merged(_, self, **__):
     _merged(self, says=True)
 
 
-@fault(LINEAR, "merge", REFUSE, said="the library raises RuntimeError: size mismatch")
-def refuses_otherwise(original, self, safe_merge=False, **settings):
-    if safe_merge:
-        raise RuntimeError("size mismatch")
-    original(self, **settings)
-
-
 @fault(LINEAR, "update_layer", LEAK, said="changes base_model.model.linear.lora_B.default.weight")
 def shares_a_tensor(original, self, name, *args, **settings):
     original(self, name, *args, **settings)
@@ -206,11 +191,6 @@ def ignores_the_first_of_two(original, self, names, *args, **settings):
     original(self, names[-1:] if isinstance(names, list) else names, *args, **settings)
 
 
-@fault(BaseTunerLayer, "set_adapter", LEAK, said="active ones, the output is that of default alone")
-def ignores_the_second_of_two(original, self, names, *args, **settings):
-    original(self, names[:1] if isinstance(names, list) else names, *args, **settings)
-
-
 @fault(peft.PeftModel, "add_adapter", LEAK, DELETE, said="a second adapter gets no parameters")
 def adds_nothing(*_, **__):
     return
@@ -242,11 +222,6 @@ def takes_the_first_one_along(original, self, name):
     original(self, name)
     if name == SECOND:
         nn.init.zeros_(self.lora_B["default"].weight)
-
-
-@fault(peft.PeftModel, "delete_adapter", DELETE, said="the library raises AttributeError")
-def raises_an_attribute_error(*_):
-    raise AttributeError("delete_adapter")
 
 
 @fault(LINEAR, "train", TOGGLE, DELETE, said="lora_A")
@@ -322,24 +297,6 @@ def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it():
 def test_a_base_of_half_precision_is_judged_in_float32():
     found = facts_of(method_named("lora-bf16"), tiny_network().to(torch.bfloat16))
     assert {found[name].holds for name in ALL_FOUR} == {True}
-
-
-def test_boft_merges_a_nan_into_a_convolution():
-    """See docs/findings/peft-boft-safe-merge.py; its Linear layers refuse."""
-    base = convolutional()
-    base[0] = nn.Conv2d(4, 8, 1)
-    config = peft.BOFTConfig(
-        boft_block_size=4, boft_n_butterfly_factor=1, target_modules=["0", "6"]
-    )
-    with warnings.catch_warnings(action="ignore"):  # of a compiler that is not there
-        adapted = peft.get_peft_model(base, config)
-    names = [name for name, parameter in adapted.named_parameters() if ".boft_" in name]
-    assert refused_merge_keeps_base(adapted, names).note == (
-        "NaN in base_model.model.0.boft_R.default: merged without a refusal into weight, "
-        "NaN in base_model.model.0.boft_s.default: merged without a refusal into weight"
-    )
-    linear = [name for name in names if ".6." in name]
-    assert refused_merge_keeps_base(adapted, linear) == Fact(holds=True)
 
 
 # Copies of whole modules

@@ -1,7 +1,5 @@
 """A case whose budget limits what it takes in ExecuTorch is exported, run there, and judged."""
 
-from typing import Any
-
 import msgspec
 import peft
 import pytest
@@ -24,7 +22,7 @@ LORA = peft.LoraConfig(r=2, target_modules=["0", "6"])
 
 def limited(edge_train="1 MB", **settings):
     """Return a fine-tuning with LoRA, without dropout and moving statistics."""
-    usual: dict[str, Any] = {"mode": "eval", "budget": Budget(edge_train=edge_train)}
+    usual = {"mode": "eval", "budget": Budget(edge_train=edge_train)}
     return fine_tune(settings.pop("adapter", LORA), **{**usual, **settings})
 
 

@@ -4,14 +4,12 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
-from edge_programs import without_executorch
 from msgspec.structs import replace as replaced
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.tasks.edge import EdgeTask
-from peft_regress.errors import InputError
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.definition import define
@@ -84,12 +82,6 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(sources, monkeypatch
     failed = measured(LORA, sources)
     assert (failed.status, failed.error.type) == ("error", "ProgramError")
     assert "SIGSEGV" in failed.error.message
-
-
-def test_without_executorch_it_is_wrong_use(sources, monkeypatch):
-    without_executorch(monkeypatch)
-    with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
-        measured(LORA, sources)
 
 
 @pytest.mark.executorch

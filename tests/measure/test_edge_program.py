@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from edge_programs import batch, lora_model, loss, tiny_training, without_executorch
-from tiny_network import tiny_network
+from edge_programs import batch, lora_model, loss, tiny_training
 from torch import nn
 from torch.export.experimental import _export_forward_backward
 from torch.nn import functional
 
 from peft_regress.errors import InputError
-from peft_regress.measure.edge import package, program
-from peft_regress.measure.edge.package import UnsupportedProgramError
-from peft_regress.measure.edge.program import UNUSED, inference_program, training_program
+from peft_regress.measure.edge import package
+from peft_regress.measure.edge.program import UNUSED, inference_program
 
 
 def call(model, images):
@@ -82,38 +80,6 @@ def test_naming_modules_leaves_the_program_as_it_is():
         unchecked = EdgeCompileConfig(_check_ir_validity=False)
         plain = to_edge(joint, compile_config=unchecked).to_executorch()
     assert bytes(plain.buffer) == tiny_training().content
-
-
-@pytest.mark.executorch
-def test_without_names_every_byte_is_counted(monkeypatch):
-    monkeypatch.setattr(program, "_name_in_first_trace", lambda _: "")
-    found = training_program(lora_model(), batch(), loss=loss)
-    assert found.content == tiny_training().content
-    assert sum(found.plan.values()) == found.planned_bytes
-    operators = {module for module, what in found.plan if " " in what}
-    assert operators == {""}
-
-
-@pytest.mark.executorch
-def test_a_step_that_moves_statistics_is_unsupported_and_the_buffer_is_named():
-    with pytest.raises(UnsupportedProgramError, match=r"norm\.running_mean"):
-        training_program(tiny_network().train(), batch(), loss=loss)
-
-
-@pytest.mark.executorch
-def test_an_operator_without_a_portable_kernel_is_named():
-    class Bessel(nn.Module):
-        def forward(self, rows):
-            return torch.special.bessel_j0(rows) + 1
-
-    found = inference_program(Bessel(), torch.zeros(4), call=call)
-    assert found.without_kernel == ("aten::special_bessel_j0.out",)
-
-
-def test_without_executorch_the_error_is_the_command_that_installs_it(monkeypatch):
-    without_executorch(monkeypatch)
-    with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
-        training_program(tiny_network(), batch(), loss=loss)
 
 
 @pytest.mark.executorch

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, each, method_named, rank_of, trained
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
-from torch import nn
 
 from peft_regress import registry
 from peft_regress.catalogue.architectures.torchvision_models import MOBILENET_V3_SMALL
@@ -288,7 +287,6 @@ def lora(name="lora", **fault):
 FAULTS = {
     # An adapter that does not start at the base's output.
     "starts above zero": (lora(adapting=_add(B, 1e-2)), "identity_at_init"),
-    "starts below zero": (lora(adapting=_add(B, -1e-2)), "identity_at_init"),
     "wrapping alters a base weight": (
         lora("dora", adapting=_add(f"{BASE}conv.base_layer.weight", 1e-2)),
         "identity_at_init channels_last_kept disabled_equals_base saved_adapter_reloads",
@@ -332,10 +330,6 @@ FAULTS = {
     ),
     # Off and on.
     "stays on": (lora(disabling=lambda *_: contextlib.nullcontext()), "disabled_equals_base"),
-    "stays on, on bfloat16": (
-        lora("lora-bf16", disabling=lambda *_: contextlib.nullcontext()),
-        "disabled_equals_base",
-    ),
     "cannot be switched off": (
         lora(disabling=_cannot_be_disabled),
         "disabled_equals_base toggling_keeps_trainable",
@@ -359,7 +353,6 @@ FAULTS = {
         lora(shipping=_shipped(f"{BASE}linear.lora_A.weight")),
         "saved_adapter_reloads",
     ),
-    "ships another head": (lora(shipping=_shipped("head.bias")), "saved_adapter_reloads"),
     "ships another magnitude": (
         lora("dora", shipping=_shipped(f"{BASE}conv.lora_magnitude_vector")),
         "saved_adapter_reloads channels_last_kept",
@@ -431,20 +424,6 @@ def test_a_fault_in_training_breaks_the_facts_that_are_there_for_it(name):
 # Merging
 
 
-@pytest.mark.parametrize("name", ["lora", "lora-bf16"])
-@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
-def test_a_library_that_merges_by_another_scaling_than_it_computes_with_is_caught(
-    monkeypatch, kind, name
-):
-    """On bfloat16 as sharply: there, too, sums are compared in float32."""
-    layer = getattr(lora_layer, kind)
-    original = layer.get_delta_weight
-    monkeypatch.setattr(
-        layer, "get_delta_weight", lambda self, adapter: 1.5 * original(self, adapter)
-    )
-    assert _broken(_watched(method_named(name))) == {"merge_equals_unmerged"}
-
-
 def test_a_library_that_cannot_merge_on_bfloat16_itself_is_caught(monkeypatch):
     """A merge that leaves a weight in float32 does its sums well, and gives a broken model."""
 
@@ -458,9 +437,6 @@ def test_a_library_that_cannot_merge_on_bfloat16_itself_is_caught(monkeypatch):
     monkeypatch.setattr(lora_layer.Conv2d, "merge", upcast)
     assert _broken(_watched(LORA)) == set()
     assert _broken(_watched(method_named("lora-bf16"))) == {"merge_equals_unmerged"}
-
-
-# What trains
 
 
 def test_an_optimizer_whose_step_is_never_seen_is_no_pass():
@@ -577,36 +553,6 @@ def test_an_adapter_in_half_precision_is_caught():
     batch = data.test_images, data.test_labels
     probe = Probe(base=tiny_network(), objective=Objective(), batch=batch)
     assert probe.of_other_dtype(adapted, adapter_in_float32=True) == [name]
-
-
-class TwoLayers(nn.Module):
-    """A body, perhaps inside another module, and a head."""
-
-    def __init__(self, body):
-        super().__init__()
-        self.body = body
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, inputs):
-        return self.head(self.body(inputs).float())
-
-
-class Rounded(nn.Linear):
-    def forward(self, inputs):
-        return super().forward(inputs).bfloat16()
-
-
-def test_a_layer_that_an_adapter_puts_into_another_module_is_not_of_another_type():
-    inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    batch = torch.randn(2, 4), torch.tensor([0, 1])
-    probe = Probe(base=TwoLayers(inner), objective=Objective(), batch=batch)
-
-    def wrong(body):
-        return probe.of_other_dtype(TwoLayers(body), adapter_in_float32=False)
-
-    assert wrong(inner) == wrong(nn.Sequential(inner)) == []
-    rounded = nn.Sequential(Rounded(4, 4), nn.ReLU())
-    assert wrong(rounded) == ["body.0", "body.1", "body"]
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "ln_tuning", "lora-bf16", "bn_head", "full"])

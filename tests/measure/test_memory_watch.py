@@ -1,7 +1,6 @@
 """Memory that one profiled step cannot see: kept from step to step, in evaluating, in saving."""
 
 import gc
-from typing import Any
 
 import peft
 import pytest
@@ -21,7 +20,7 @@ LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])
 
 def training(keep, steps=24):
     """Measure a case whose loss keeps something of every step: it gets logits and loss."""
-    kept: list[Any] = []
+    kept = []
 
     def loss(model, batch):
         logits = model(batch[0])
@@ -38,7 +37,7 @@ def a_loss(kept, _, loss):
 
 
 def garbage(_, logits, __):
-    cycle: list[Any] = [logits.new_zeros(4, 8, 8, 8)]
+    cycle = [logits.new_zeros(4, 8, 8, 8)]
     cycle.append(cycle)
 
 
@@ -77,7 +76,7 @@ def test_what_each_step_keeps_is_seen(keep, holds):
 def test_garbage_of_before_does_not_make_up_for_a_leak():
     def keep(kept, logits, _):
         if not kept:
-            cycle: list[Any] = [logits.new_zeros(1_000_000)]
+            cycle = [logits.new_zeros(1_000_000)]
             cycle.append(cycle)
         kept.append(logits.new_zeros(4, 8, 8, 8))
         if len(kept) == FIRST_STEPS + 1:

@@ -2,7 +2,6 @@
 
 import math
 from importlib import import_module
-from typing import Any
 
 import pytest
 import torch
@@ -102,7 +101,7 @@ def test_the_refresh_is_where_the_optimizer_says(gap):
                 seen = self.state[parameter].setdefault("gradients", [])
                 seen.append(parameter.grad / parameter.grad.norm())
 
-    made: list[Any] = []
+    made = []
 
     def make(model):
         made.append(Sign([{"params": list(model.parameters()), "update_proj_gap": gap}], lr=1.0))

@@ -1,7 +1,5 @@
 """Wrong use of a case of one's own: one line that names the case and what is wrong."""
 
-from typing import Any
-
 import peft
 import pytest
 import torch
@@ -48,7 +46,7 @@ def adamw(model, **settings):
 KEPT = convolutional()
 LINE = r"\(test_own_bad_input.py, line \d+\)"
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
+WRONG = {
     "no test items": (splits(TRAIN, (X[:0], Y[:0])), "test is empty"),
     "no tensors": (splits(()), "train is empty"),
     "unequal lengths": (splits((X[:16], Y[:15])), r"unequal lengths: \[15, 16\]"),

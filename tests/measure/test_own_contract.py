@@ -3,7 +3,6 @@
 import copy
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peft
@@ -32,7 +31,7 @@ def on(name, **settings):
 
 
 RANDOM = "starts the adapter with random numbers"
-ADAPTERS: dict[str, tuple[Any, dict[str, str]]] = {
+ADAPTERS = {
     "a pattern": (lora(target_modules=r".*6"), {}),
     "patterns of ranks": (lora(rank_pattern={"6": 3}, alpha_pattern={"6": 5}), {}),
     "rslora": (lora(use_rslora=True), {}),

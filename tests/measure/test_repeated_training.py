@@ -69,7 +69,7 @@ def trained():
 @pytest.fixture
 def lengths(monkeypatch):
     """Return how many steps each training took, in order."""
-    found: list[int] = []
+    found = []
     train = recipe_module.finetune
 
     def counted(*parts, **how):

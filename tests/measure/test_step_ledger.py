@@ -172,24 +172,3 @@ def test_the_phase_of_the_peak_is_where_most_is_alive(inputs, batch, phase):
         input_shape=(batch, inputs), num_classes=2,
     )  # fmt: skip
     assert cost.peak_phase == phase
-
-
-def test_a_peak_of_the_forward_pass_is_in_the_forward_pass():
-    class Wide(nn.Module):
-        """Frees a large tensor before anything of it could be needed again."""
-
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x):
-            with torch.no_grad():
-                wide = x.repeat(1, 1000).mean()
-            return self.fc(x) + wide
-
-    cost = profile_step(
-        Wide(), lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
-        input_shape=(8, 4), num_classes=2,
-    )  # fmt: skip
-    assert cost.peak_phase == "forward"
-    assert max(cost.bytes_at_peak, key=lambda site: site.bytes).category == "activation"

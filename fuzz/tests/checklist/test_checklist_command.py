@@ -45,9 +45,9 @@ MISSING = Row(
 def fill(monkeypatch, capsys, tmp_path):
     """Call the command with rows in place of a comparison; return code, output, and what it got."""
     monkeypatch.chdir(tmp_path)
-    asked: list = []
+    asked = []
 
-    def call(*words: str, rows=ROWS):
+    def call(*words, rows=ROWS):
         def checklist(requirements, settings, **_):
             asked[:] = [requirements, settings]
             return Checklist(
@@ -86,7 +86,7 @@ def test_the_exit_code_is_that_of_the_worst_row(fill, rows, code):
     assert fill("lora", "peft==0.22.0", rows=rows)[0] == code
 
 
-def ticked(text: str) -> list[str]:
+def ticked(text):
     return [
         line.strip().split(":")[0].removeprefix("- ") for line in text.splitlines() if "[x]" in line
     ]
@@ -164,7 +164,7 @@ _LINE = "result = self.ln_tuning_layers[active_adapter](x, *args, **kwargs)"
 def checkout(tmp_path):
     """Write a checkout of the installed peft, with a line of LN tuning replaced."""
 
-    def write(name: str, line: str = _LINE) -> str:
+    def write(name, line=_LINE):
         folder = tmp_path / name
         shutil.copytree(Path(peft.__file__).parent, folder / "peft")
         (folder / "pyproject.toml").write_text(_PROJECT)
@@ -179,7 +179,7 @@ def checkout(tmp_path):
 
 @pytest.mark.nightly
 def test_a_changed_line_of_a_checkout_fails_and_an_unchanged_checkout_passes(checkout, tmp_path):
-    def filled(branch: str, base: str) -> tuple[int, dict]:
+    def filled(branch, base):
         done = subprocess.run(
             [
                 sys.executable, "-m", "peft_fuzz", "checklist", "ln_tuning", branch,

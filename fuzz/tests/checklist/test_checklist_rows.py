@@ -28,7 +28,7 @@ def examined(**changes):
     return msgspec.structs.replace(usual, **changes)
 
 
-def apart(value: float = 0.0, *, largest: float = 2.0):
+def apart(value=0.0, *, largest=2.0):
     return Difference(largest_base=largest, largest_branch=largest, absolute=value)
 
 
@@ -44,7 +44,7 @@ def result(*, base=None, branch=None, found=None, **changes):
     )
 
 
-def judged(*results: Result, branch_fields=FIELDS):
+def judged(*results, branch_fields=FIELDS):
     inspected = (
         Inspected(packages={"peft": "1.0"}, fields=FIELDS),
         Inspected(packages={"peft": "1.1"}, fields=branch_fields),
@@ -52,7 +52,7 @@ def judged(*results: Result, branch_fields=FIELDS):
     return judge(results or [result()], inspected)
 
 
-def row(found, about: str, word: str = ""):
+def row(found, about, word=""):
     (chosen,) = [row for row in found.rows if row.about == about and word in row.what]
     return chosen
 

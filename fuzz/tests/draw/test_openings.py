@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import find
+from msgspec.structs import replace
 
 from peft_fuzz.acts import Delete, HotSwap, Merge, Unload
 from peft_fuzz.acts.act import Choices, follow
@@ -32,15 +33,8 @@ def lives(method="lora", *, copies=False):
         ),
     )
     kind = METHODS[method]
-    return [
-        Example(
-            network=one.network,
-            method=method,
-            adapters=one.adapters,
-            acts=allowed(one, kind, opening),
-        )
-        for opening in openings(Choices.of(one, kind))
-    ]
+    each = openings(Choices.of(one, kind))
+    return [replace(one, acts=allowed(one, kind, opening)) for opening in each]
 
 
 def happens(one, wanted):
@@ -52,64 +46,47 @@ def happens(one, wanted):
     return False
 
 
-def _copied(plan):
-    return any(plan.copies(name) for name in plan.settings)
-
-
-def copies_of_a_deleted_adapter(plan, act):
-    is_one = isinstance(act, Delete) and act.adapter in plan.settings
-    return is_one and len(plan.settings) > 1 and bool(plan.copies(act.adapter))
-
-
-def copies_beside_an_unloaded_adapter(plan, act):
-    others = {*plan.settings} - {*plan.active}
-    return isinstance(act, Unload) and any(plan.copies(name) for name in others)
-
-
-def a_frozen_adapter_prepared_for_swaps(plan, act):
-    return isinstance(act, HotSwap) and bool(act.target_rank) and not plan.trainable
-
-
-def a_grouped_convolution_prepared_for_swaps(plan, act):
+def grouped(plan):
     layers = {one.name: one for one in plan.on.network.layers}
     named = adapted(plan.on.adapters[0].settings, plan.on.network)
-    grouped = any(layers[name].groups > 1 for name in named)
-    return isinstance(act, HotSwap) and bool(act.target_rank) and grouped
+    return any(layers[name].groups > 1 for name in named)
 
 
-def a_swap_of_a_merged_adapter(plan, act):
-    return isinstance(act, HotSwap) and act.adapter in plan.merged
+def prepares(act):
+    return isinstance(act, HotSwap) and bool(act.target_rank)
 
 
-def both_are_merged_in_turn(plan, act):
-    return isinstance(act, Merge) and bool(plan.merged) and bool({*act.adapters} - {*plan.merged})
+NEEDS_COPIES = {
+    "copies of a deleted adapter": lambda plan, act: (
+        isinstance(act, Delete)
+        and act.adapter in plan.settings
+        and len(plan.settings) > 1
+        and bool(plan.copies(act.adapter))
+    ),
+    "copies beside an unloaded adapter": lambda plan, act: (
+        isinstance(act, Unload)
+        and any(plan.copies(name) for name in {*plan.settings} - {*plan.active})
+    ),
+}
+NEEDS_AN_ABILITY = {
+    "a frozen adapter prepared for swaps": lambda plan, act: prepares(act) and not plan.trainable,
+    "a grouped convolution prepared for swaps": lambda plan, act: prepares(act) and grouped(plan),
+    "a swap of a merged adapter": lambda plan, act: (
+        isinstance(act, HotSwap) and act.adapter in plan.merged
+    ),
+    "both are merged in turn": lambda plan, act: (
+        isinstance(act, Merge) and bool(plan.merged) and bool({*act.adapters} - {*plan.merged})
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        copies_of_a_deleted_adapter,
-        copies_beside_an_unloaded_adapter,
-    ],
-    ids=lambda function: function.__name__,
-)
-def test_openings_have_what_copies_need(wanted):
-    assert any(happens(one, wanted) for one in lives(copies=True))
-    assert not any(happens(one, wanted) for one in lives(copies=False))
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        a_frozen_adapter_prepared_for_swaps,
-        a_grouped_convolution_prepared_for_swaps,
-        a_swap_of_a_merged_adapter,
-        both_are_merged_in_turn,
-    ],
-    ids=lambda function: function.__name__,
-)
-def test_openings_have_what_an_ability_needs(wanted):
-    assert any(happens(one, wanted) for one in lives())
+def test_openings_have_what_copies_and_abilities_need():
+    without, copying = lives(), lives(copies=True)
+    for name, wanted in NEEDS_COPIES.items():
+        assert any(happens(one, wanted) for one in copying), name
+        assert not any(happens(one, wanted) for one in without), name
+    for name, wanted in NEEDS_AN_ABILITY.items():
+        assert any(happens(one, wanted) for one in without), name
 
 
 def test_openings_have_only_what_a_method_can_do():

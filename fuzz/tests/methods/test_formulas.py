@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import peft
 import pytest
@@ -49,14 +48,14 @@ IA3_LAYERS = [
     layer("conv2d", outputs=8, groups=2, dilation=(2, 1)),
     layer("conv3d", kernel=(2, 1, 3), bias=False),
 ]
-LORA_SETTINGS: list[dict[str, Any]] = [
+LORA_SETTINGS = [
     {"r": 2},
     {"r": 4, "lora_alpha": 3},
     {"r": 9, "lora_alpha": 3},
     {"r": 4, "lora_alpha": 3, "use_rslora": True},
     {"r": 2, "rank_pattern": {"part": 4}, "alpha_pattern": {"net.part": 32}},
 ]
-LYCORIS_SETTINGS: list[dict[str, Any]] = [
+LYCORIS_SETTINGS = [
     {"r": 1},
     {"r": 2, "alpha": 3},
     {"r": 9},
@@ -71,7 +70,7 @@ LOKR_SETTINGS = [
 ADALORA = {"target_r": 1, "tinit": 50, "tfinal": 10, "total_step": 100}
 
 
-def pairs(layers: list[Any], settings: list[dict[str, Any]]) -> list[Any]:
+def pairs(layers, settings):
     """Return each layer with the plainest settings, and each of the settings on a few layers."""
     few = [one for one in layers if one.kind in {"linear", "conv2d"}][:3]
     return [

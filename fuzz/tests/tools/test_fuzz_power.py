@@ -6,37 +6,10 @@ import msgspec
 import power
 import pytest
 from fault_catalogue import FAULTS
-from power import BEYOND, BY_CHANCE, Tried, chosen_faults, complaints, line, sentence
+from power import Tried, line, sentence
 
 FOUND = Tried(fault="lora-b-not-zero", state="found", seconds=1.5, check="identity", message="off")
 MISSED = Tried(fault="lora-a-gaussian", state="missed", seconds=60.0)
-
-
-def test_faults_of_this_project_are_left_out():
-    faults = chosen_faults()
-    assert len(faults) > 30
-    assert "head-not-saved" not in faults
-    assert all(at.startswith("peft") for name in faults for at in FAULTS[name].at)
-    assert BY_CHANCE <= {*BEYOND} <= {*faults}
-
-
-def test_only_what_is_expected_is_no_complaint():
-    by_chance = [
-        Tried(fault=fault, state=state, seconds=30.0)
-        for fault in BY_CHANCE
-        for state in ("found", "missed")
-    ]
-    assert complaints([FOUND, MISSED, *by_chance]) == []
-    swapped = [
-        msgspec.structs.replace(FOUND, state="missed"),
-        msgspec.structs.replace(MISSED, state="found"),
-        Tried(fault="lora-a-zero", state="broken", seconds=0.0),
-    ]
-    assert complaints(swapped) == [
-        "lora-a-zero is broken",
-        "lora-b-not-zero is missed, which is not expected",
-        "lora-a-gaussian is found, which is not expected",
-    ]
 
 
 def test_the_command_says_what_it_found_and_fails_on_a_surprise(monkeypatch, capsys):
