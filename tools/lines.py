@@ -26,17 +26,17 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 42_740),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 247),
-    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 12_300),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_860),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 215),
+    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_400),
     Part(
         "JavaScript and CSS of the page",
         ("peft_regress/**/*.js", "peft_regress/**/*.css"),
         "lines",
-        3_050,
+        3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 53_060),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 9_770),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_000),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_000),
     Part(
         "docs, all words",
         (
@@ -48,7 +48,7 @@ PARTS: Final = (
             "peft_regress/**/*.md",
         ),
         "words",
-        59_950,
+        45_000,
     ),
 )
 
