@@ -19,7 +19,8 @@ from peft_fuzz.search import fuzz as fuzz_module
 from peft_fuzz.search import parallel_search
 from peft_fuzz.search import replay as replay_module
 from peft_fuzz.search.findings import accept_findings, read_finding, write_finding
-from peft_fuzz.search.worker import Begun, Counts, Found, Sought
+from peft_fuzz.search.sought import Counts, Found, Sought
+from peft_fuzz.search.worker import Begun
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.workers.cluster import ClusterLostError
 from peft_regress.workers.process import RequestRefusedError

@@ -28,7 +28,7 @@ import msgspec
 if TYPE_CHECKING:
     from peft_fuzz.example import Example, Outcome
     from peft_fuzz.search.causes import Cause
-    from peft_fuzz.search.worker import Counts, Found, Sought
+    from peft_fuzz.search.sought import Counts, Found, Sought
 
 REFERENCE: Final = Path(__file__).resolve().parent / "reference_peft"
 SLICE_SECONDS: Final = 15.0
@@ -85,7 +85,7 @@ def _work(job: int, seed: int, seconds: float) -> tuple[Counts, list[str]]:
     """Search in this process; return the counts, and the names of the findings it printed."""
     import torch
 
-    from peft_fuzz.search.worker import Counts
+    from peft_fuzz.search.sought import Counts
 
     torch.set_num_threads(1)
     counts, findings = Counts(), []

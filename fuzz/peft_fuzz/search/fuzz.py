@@ -17,7 +17,8 @@ from peft_fuzz.methods import METHODS
 from peft_fuzz.search.findings import Finding, read_corpus, read_finding, write_finding
 from peft_fuzz.search.parallel_search import ParallelSearch
 from peft_fuzz.search.replay import Replay
-from peft_fuzz.search.worker import LIBRARIES, LIFE_SECONDS, START_SECONDS, Begun, Counts, Found
+from peft_fuzz.search.sought import Counts, Found
+from peft_fuzz.search.worker import LIBRARIES, LIFE_SECONDS, START_SECONDS, Begun
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.files import make_folder
 from peft_regress.overlay.overlay import opened_overlay

@@ -12,7 +12,8 @@ from typing import Final
 
 from peft_fuzz.search import worker
 from peft_fuzz.search.causes import Cause, is_known
-from peft_fuzz.search.worker import Begin, Begun, Counts, Found, Seek, Sought
+from peft_fuzz.search.sought import Counts, Found, Sought
+from peft_fuzz.search.worker import Begin, Begun, Seek
 from peft_regress.text import clean, count_of
 from peft_regress.workers.pool import Environment, GivenUpError, Pool
 from peft_regress.workers.process import RequestRefusedError

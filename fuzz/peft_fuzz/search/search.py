@@ -18,7 +18,7 @@ import msgspec
 from peft_fuzz.example import Example, Outcome
 from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_fuzz.search.findings import size_of
-from peft_fuzz.search.worker import Counts, Found, Sought
+from peft_fuzz.search.sought import Counts, Found, Sought
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

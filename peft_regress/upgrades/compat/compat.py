@@ -15,9 +15,9 @@ from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PIP_SECONDS, PipError, released_versions
 from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
+from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
-    BaseModel,
     BaseModelError,
     Seen,
     try_adapters,

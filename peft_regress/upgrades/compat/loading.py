@@ -22,7 +22,7 @@ from peft_regress.measure.training import seed_all
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
 from peft_regress.upgrades.compat.base_model import Base, is_finite, numbers_of
-from peft_regress.upgrades.compat.releases import Loaded
+from peft_regress.upgrades.compat.messages import Loaded
 
 _SEED: Final = 0
 # They say how the adapter was loaded and by whom, not what it is.
