@@ -10,6 +10,7 @@ would have judged, and how close to its bound each metric came: the figures in d
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -38,7 +39,11 @@ VARIANTS: Final[dict[str, dict[str, str]]] = {
 
 def main() -> int:
     """Run the named variants of the default matrix; return the exit code."""
-    names = sys.argv[1:] or list(VARIANTS)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(VARIANTS))
+    names = parser.parse_args().names or list(VARIANTS)
+    for name in set(names) - set(VARIANTS):
+        parser.error(f"no variant {name}: choose from {', '.join(VARIANTS)}")
     suites = [f"benchmarks/test_{name}.py" for name in ("distribution_shift", "unseen_classes")]
     failed = []
     for name in names:
