@@ -73,6 +73,7 @@ def test_what_does_not_export_is_unsupported_with_the_reason(sources):
     assert not moving.metrics
 
 
+@pytest.mark.executorch
 def test_a_runtime_that_fails_is_an_error_with_what_it_says(sources, monkeypatch):
     def fails(*_, **__):
         raise ProgramError("the runtime fails: it ended by SIGSEGV")
