@@ -186,7 +186,7 @@ def does_not_switch_back(original, self, name, *args, **settings):
         original(self, name, *args, **settings)
 
 
-@fault(BaseTunerLayer, "set_adapter", LEAK, said=f"active ones, the output is that of {SECOND} alo")
+@fault(BaseTunerLayer, "set_adapter", LEAK, said=f"active ones, the output is that of {SECOND}")
 def ignores_the_first_of_two(original, self, names, *args, **settings):
     original(self, names[-1:] if isinstance(names, list) else names, *args, **settings)
 
