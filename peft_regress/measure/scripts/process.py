@@ -98,8 +98,10 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     if seen is not None and seen.steps:
         return seen
     if seen is not None and seen.ended:
-        ended = f"ended by {seen.ended}"
-    raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{_quoted(last)}")
+        raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {seen.ended}")
+    said = next((clean(line) for line in reversed(last) if line.strip()), "")
+    printed = f"; the last line that it printed: {said}" if said else ""
+    raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{printed}")
 
 
 def _run(
@@ -145,8 +147,3 @@ def _read(stream: IO[str], last: deque[str], shows: IO[str] | None) -> None:
         last.append(line.rstrip("\n"))
         if shows is not None:
             shows.write(line)
-
-
-def _quoted(lines: Sequence[str]) -> str:
-    shown = [clean(line) for line in lines if line.strip()]
-    return "".join(f"\n  {line}" for line in (": its last lines:", *shown)) if shown else ""
