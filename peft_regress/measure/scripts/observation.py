@@ -38,7 +38,7 @@ class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One call of `backward`: what it was given, and what the model was called with before."""
 
     loss: float | None
-    """None if what `backward` was called on is no single number."""
+    """The sum of what `backward` was called on; None if that is not all single numbers."""
     inputs: dict[str, TensorSummary]
     """The tensors that the model was called with, by the argument's name."""
     digests: dict[str, str]

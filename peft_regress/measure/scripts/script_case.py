@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.own_cases import bounds_of, settings_in_use
 from peft_regress.measure.costs import CostReport, step_ledger
-from peft_regress.measure.scripts.observation import Observation, Step
+from peft_regress.measure.scripts.observation import Observation
 from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.metrics import METRICS, Metric, make_metric
 from peft_regress.own_code import code_of
@@ -82,8 +82,7 @@ class ScriptRecipe:
                 f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs "
                 "are those of the second step"
             )
-        losses, nearby = ([_mean_loss(step) for step in seen.steps] for seen in (first, second))
-        metrics = _metrics(first, losses)
+        metrics = _metrics(first)
         more: dict[str, Any] = {}
         if script.budget is not None:
             more["budget"] = limits_of(script.budget)
@@ -111,7 +110,7 @@ class ScriptRecipe:
             ),
             trained={name: list(one.shape) for name, one in first.trained.items()},
             profiled_on="real tensors",
-            nearby_losses=[nearby],
+            nearby_losses=[_losses(second)],
             rates=[
                 list(rates) for rates in zip(*(step.rates for step in first.steps), strict=True)
             ],
@@ -179,17 +178,23 @@ def _differences(first: Observation, second: Observation) -> Iterator[str]:
     for name, summary in _batches(first):
         if dict(_batches(second)).get(name) != summary:
             yield f"the training batches ({name})"
-    losses = [_mean_loss(seen.steps[0]) for seen in (first, second)]
-    if not math.isclose(*losses, rel_tol=_SAME_LOSS):
-        yield f"the loss of step 1, {losses[0]:.7g} and {losses[1]:.7g}, such as by dropout"
+    for was, now in list(zip(_losses(first), _losses(second), strict=False))[:1]:
+        if not math.isclose(was, now, rel_tol=_SAME_LOSS):
+            yield f"the loss of step 1, {was:.7g} and {now:.7g}, such as by dropout"
 
 
-def _mean_loss(step: Step) -> float:
-    losses = [batch.loss for batch in step.micro_batches if batch.loss is not None]
-    return sum(losses) / len(losses) if losses else 0.0
+def _losses(seen: Observation) -> list[float]:
+    """Return the mean loss of each step, up to the first one without a number."""
+    means = []
+    for step in seen.steps:
+        losses = [batch.loss for batch in step.micro_batches if batch.loss is not None]
+        if not losses:
+            break
+        means.append(sum(losses) / len(losses))
+    return means
 
 
-def _metrics(seen: Observation, losses: list[float]) -> Mapping[str, Metric]:
+def _metrics(seen: Observation) -> Mapping[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
     values |= {
@@ -202,8 +207,9 @@ def _metrics(seen: Observation, losses: list[float]) -> Mapping[str, Metric]:
         values["step_seconds"] = min(plain)
     metrics = {name: make_metric(name, value) for name, value in values.items()}
     norms = [step.gradient_norm for step in seen.steps]
-    for name, numbers in (("first_losses", losses), ("gradient_norms", norms)):
-        metrics[name] = make_metric(name, numbers[0], [numbers])
+    for name, numbers in (("first_losses", _losses(seen)), ("gradient_norms", norms)):
+        if numbers:
+            metrics[name] = make_metric(name, numbers[0], [numbers])
     return metrics
 
 

@@ -56,15 +56,12 @@ class Watcher:
 
     def __init__(self, request: seen.WatchRequest) -> None:
         self._request = request
-        self._handles: list[Any] = []
         self._depth = 0
         """Of the calls of modules outside a backward pass."""
         self._backward_depth = 0
-        self._modules: dict[nn.Module, dict[nn.Module, str]] = {}
-        """The outermost modules that can train, each with the names of its modules."""
+        self._modules: list[nn.Module] = []
+        """The outermost modules that can train."""
         self._recorder: ScriptRecorder | None = None
-        self._recorded_to = 0
-        """The steps that were recorded."""
         self._marks: list[Mark] = []
         """Where the first step begins, where each recorded one ends."""
         self._backward_mark: Mark | None = None
@@ -89,12 +86,10 @@ class Watcher:
     def start(self) -> None:
         """Install the hooks, for the whole process."""
         module_hooks = torch.nn.modules.module
-        self._handles = [
-            module_hooks.register_module_forward_pre_hook(self._enter_module),
-            module_hooks.register_module_forward_hook(self._leave_module, always_call=True),
-            register_optimizer_step_pre_hook(self._enter_optimizer),
-            register_optimizer_step_post_hook(self._leave_optimizer),
-        ]
+        module_hooks.register_module_forward_pre_hook(self._enter_module)
+        module_hooks.register_module_forward_hook(self._leave_module, always_call=True)
+        register_optimizer_step_pre_hook(self._enter_optimizer)
+        register_optimizer_step_post_hook(self._leave_optimizer)
         backward, compiled = torch.autograd.backward, torch.compile
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -114,8 +109,9 @@ class Watcher:
         if self._is_over or self._backward_depth:
             return
         self._depth += 1
-        can_train = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
-        if self._depth > 1 or not can_train:
+        if self._depth > 1 or not torch.is_grad_enabled():
+            return
+        if all(not parameter.requires_grad for parameter in module.parameters()):
             return
         # A global hook gets no keyword arguments; they are in the frame that calls it.
         kwargs = sys._getframe(1).f_locals.get("kwargs", {})  # noqa: SLF001
@@ -137,11 +133,12 @@ class Watcher:
 
     def _follow(self, module: nn.Module) -> None:
         """Begin to follow an outermost module; the first one begins the first step."""
-        self._modules[module] = module_names(module)
+        self._modules.append(module)
         with _unrecorded():
             self._facts.setdefault("weights", {}).update(summaries_of(module))
-        if torch.is_autocast_enabled("cpu"):
-            self._facts["autocast"] = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
+        device = next(module.parameters()).device.type
+        if torch.is_autocast_enabled(device):
+            self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
         if self._steps:
             return
         if self._recorder is None:
@@ -159,9 +156,10 @@ class Watcher:
         is_outermost = self._backward_depth == 1
         recorder, before = self._recorder, None
         if is_outermost and not self._is_over:
-            loss = tensors if isinstance(tensors, Tensor) else None
+            losses = [tensors] if isinstance(tensors, Tensor) else [*tensors]
             with _unrecorded():
-                value = float(loss.detach()) if loss is not None and loss.numel() == 1 else None
+                is_loss = all(loss.numel() == 1 for loss in losses)
+                value = sum(float(loss.detach()) for loss in losses) if is_loss else None
                 sums = BatchSums()
                 sums.add(self._inputs)
                 digests = {
