@@ -1,4 +1,4 @@
-"""The user's own modules that a case imports: code that no version names. No torch.
+"""What a case of one's own states beside its definition: own modules, bounds, budget. No torch.
 
 Imports are read from the source, also those inside functions, so that every process finds the same.
 """
@@ -14,17 +14,17 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use, source_of
+from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
 from peft_regress.imports import INSTALLED
 from peft_regress.runs.environment import files_from_here, installed_packages
-from peft_regress.runs.schema import Record, canonical_digest
-from peft_regress.script import Script
+from peft_regress.runs.schema import OwnBound, Record, canonical_digest, limits_of
+from peft_regress.script import OwnCase, Script
 
 _THIS_PROJECT: Final = "peft_regress"
 
@@ -54,6 +54,20 @@ def _script_modules(path: Path) -> dict[str, str]:
     for name in _imported_by(ModuleSpec("__main__", None, origin=str(path)), content):
         found |= own_modules(name, first=[str(path.parent)])
     return found
+
+
+def stated_by(own: OwnCase) -> dict[str, Any]:
+    """Return what the author of a case states beside its definition, as fields of its record."""
+    stated: dict[str, Any] = {}
+    if code := code_of(own.case):
+        stated["own_code"] = code
+    if bounds := bounds_of(own):
+        stated["bounds"] = {
+            name: OwnBound(bound=one.bound, reason=one.reason) for name, one in bounds.items()
+        }
+    if own.budget is not None:
+        stated["budget"] = limits_of(own.budget)
+    return stated
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from torch import nn
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.cost import (
     NothingToTrainError,
     UncountedOperatorError,
@@ -37,7 +37,7 @@ from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
-from peft_regress.own_code import code_of
+from peft_regress.own_code import stated_by
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
 from peft_regress.script import Script
@@ -251,7 +251,6 @@ class _Measuring:
         return self._record(status, error=failure)
 
     def _record(self, status: schema.Status, **content: Any) -> Measurement:
-        fine_tune = self.recipe.fine_tune
         blank: dict[str, Any] = {
             "error": None,
             "metrics": {},
@@ -259,15 +258,7 @@ class _Measuring:
             "ledger": schema.Ledger(),
         }
         blank["numerics"] = self.recipe.adapter.traits.numerics
-        if code := code_of(self.recipe.case):
-            blank["own_code"] = code
-        if bounds := bounds_of(fine_tune):
-            blank["bounds"] = {
-                name: schema.OwnBound(bound=each.bound, reason=each.reason)
-                for name, each in bounds.items()
-            }
-        if fine_tune.budget is not None:
-            blank["budget"] = schema.limits_of(fine_tune.budget)
+        blank |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,

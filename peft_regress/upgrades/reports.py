@@ -176,11 +176,9 @@ def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:
     pins = [f"{name}=={upgrade.changed[name][0]}" for name in changed if upgrade.changed[name][0]]
     if pins:
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
-    yield (
-        "report: add",
-        "--summary issue.md",
-        "to write an issue for the maintainers, with a script that runs without this project",
-    )
+    is_own = upgrade.comparison.observed[finding.example.case].record.is_own
+    script = "" if is_own else ", with a script that runs without this project"
+    yield "report: add", "--summary issue.md", f"to write an issue for the maintainers{script}"
     words = bisection(finding, upgrade.changed)
     if words:
         yield ("find the release:", " ".join(words))

@@ -5,26 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
+
+import msgspec
 
 from peft_regress.cases import Case, Json
-from peft_regress.catalogue.own_cases import bounds_of, settings_in_use
+from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.measure.costs import CostReport, step_ledger
 from peft_regress.measure.scripts.observation import Observation
 from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.metrics import METRICS, Metric, make_metric
-from peft_regress.own_code import code_of
+from peft_regress.own_code import stated_by
 from peft_regress.runs.schema import (
     Failure,
     Inputs,
-    OwnBound,
     Record,
     ScriptFacts,
     TensorSummary,
     canonical_digest,
     canonical_json,
     error_record,
-    limits_of,
 )
 from peft_regress.script import Script
 
@@ -70,7 +70,9 @@ class ScriptRecipe:
         except ScriptError as error:
             if not has_reference:
                 raise
-            return error_record(self.case, self.definition, Failure.of(error))
+            record = error_record(self.case, self.definition, Failure.of(error))
+            stated = stated_by(self.script)
+            return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
 
     def _record(self) -> Record:
         script = self.script
@@ -83,17 +85,6 @@ class ScriptRecipe:
                 "are those of the second step"
             )
         metrics = _metrics(first)
-        more: dict[str, Any] = {}
-        if script.budget is not None:
-            more["budget"] = limits_of(script.budget)
-        bounds = bounds_of(script)
-        if bounds:
-            more["bounds"] = {
-                name: OwnBound(bound=one.bound, reason=one.reason) for name, one in bounds.items()
-            }
-        code = code_of(script.case)
-        if code is not None:
-            more["own_code"] = code
         return Record(
             case=script.case,
             definition=self.definition,
@@ -119,7 +110,7 @@ class ScriptRecipe:
                 autocast=first.autocast,
                 batches=_digests(first),
             ),
-            **more,
+            **stated_by(script),
         )
 
 
