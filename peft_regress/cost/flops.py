@@ -1,7 +1,8 @@
 """FLOP formulas of operators.
 
-One multiply-add is 2 FLOPs. Only matrix work counts: convolutions, matrix products, attention.
-Adding a bias, batch normalization, activations, pooling, reductions and FFTs do not count.
+One multiply-add is 2 FLOPs, of complex numbers 8. Only matrix work counts: convolutions, matrix
+products, attention. Adding a bias, batch normalization, activations, pooling, reductions and FFTs
+do not count.
 
 Two counters share the formulas. The first is correct. The second, the paper's, reports what
 `torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13: its weight gradient of a
@@ -18,9 +19,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
-from peft_regress.cost.formulas import register_flop_formula, register_paper_formula
+from peft_regress.cost.formulas import Formula, register_flop_formula, register_paper_formula
 
 aten = torch.ops.aten
+
+
+def _products(*operators: Any) -> Callable[[Formula], Formula]:
+    """Register a built-in formula; of complex numbers a multiply-add is four real ones."""
+
+    def register(formula: Formula) -> Formula:
+        def counted(*args: Any, **kwargs: Any) -> int:
+            is_complex = any(isinstance(one, Tensor) and one.is_complex() for one in args)
+            return (4 if is_complex else 1) * formula(*args, **kwargs)
+
+        register_flop_formula(*operators)(counted)
+        return formula
+
+    return register
 
 
 # --- Products of which torch's counter is right ---------------------------------------------------
@@ -40,24 +55,24 @@ for _operator, _alike in {
     aten.convolution: (),
 }.items():
     register_paper_formula(_operator)(_torch_s(_operator))
-    register_flop_formula(_operator, *_alike)(_torch_s(_operator))
+    _products(_operator, *_alike)(_torch_s(_operator))
 
 
 # --- Products that it does not know ---------------------------------------------------------------
 # (m, n) @ (n,), (n,) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds.
 
 
-@register_flop_formula(aten.mv, aten.dot, aten.vdot)
+@_products(aten.mv, aten.dot, aten.vdot)
 def _mv(matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_flop_formula(aten.addmv, aten.addmv_)
+@_products(aten.addmv, aten.addmv_)
 def _addmv(_bias: Tensor, matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_flop_formula(aten.addr, aten.addr_)
+@_products(aten.addr, aten.addr_)
 def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.numel() * b.numel()
 
@@ -67,7 +82,7 @@ def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
 # gradients of both factors: it has no way to leave one out. torch's counter does not know it.
 
 
-@register_flop_formula(aten.mkldnn_rnn_layer)
+@_products(aten.mkldnn_rnn_layer)
 def _recurrent_layer(
     x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
 ) -> int:
@@ -75,7 +90,7 @@ def _recurrent_layer(
     return 2 * steps * batch * (input_weight.numel() + hidden_weight.numel())
 
 
-@register_flop_formula(aten.mkldnn_rnn_layer_backward)
+@_products(aten.mkldnn_rnn_layer_backward)
 def _recurrent_layer_backward(
     x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
 ) -> int:
@@ -86,12 +101,12 @@ def _recurrent_layer_backward(
 # (n, *spatial, d), and each element sums d + 1 products. The gradient takes as many.
 
 
-@register_flop_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
+@_products(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
 def _affine_grid(theta: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     return 2 * out.numel() * theta.shape[-1]
 
 
-@register_flop_formula(aten.cudnn_affine_grid_generator_backward)
+@_products(aten.cudnn_affine_grid_generator_backward)
 def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
     return 2 * grad.numel() * (grad.shape[-1] + 1)
 
@@ -107,7 +122,7 @@ def _convolution(x: Tensor, weight: Tensor, out: Tensor, *, transposed: bool) ->
 # x[i], as w[j] * dy[k], and once in that of w[j], as x[i] * dy[k]: each costs one forward pass.
 
 
-@register_flop_formula(aten.convolution_backward)
+@_products(aten.convolution_backward)
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
     wanted = int(output_mask[0]) + int(output_mask[1])  # the third entry is the bias
@@ -141,7 +156,7 @@ def _kernels(suffix: str = "") -> list[Any]:
 
 
 @register_paper_formula(*_kernels())
-@register_flop_formula(*_kernels(), aten._scaled_dot_product_flash_attention_for_cpu)  # noqa: SLF001
+@_products(*_kernels(), aten._scaled_dot_product_flash_attention_for_cpu)  # noqa: SLF001
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any) -> int:
     score_count = query.shape[:-1].numel() * key.shape[-2]
     return 2 * score_count * (query.shape[-1] + value.shape[-1])
@@ -152,7 +167,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
 
 
 @register_paper_formula(*_kernels("_backward"))
-@register_flop_formula(
+@_products(
     *_kernels("_backward"),
     aten._scaled_dot_product_flash_attention_for_cpu_backward,  # noqa: SLF001
 )
@@ -169,7 +184,7 @@ def _attention_backward(
 # number of iterations depends on the values.
 
 
-@register_flop_formula(aten._linalg_svd)  # noqa: SLF001
+@_products(aten._linalg_svd)  # noqa: SLF001
 def _svd(
     matrix: Tensor,
     _full_matrices: bool = False,  # noqa: FBT001, FBT002 - aten passes them by position
@@ -195,7 +210,7 @@ def _substitutions(n: int) -> int:
     return 2 * n**2 - n
 
 
-@register_flop_formula(aten._linalg_solve_ex)  # noqa: SLF001
+@_products(aten._linalg_solve_ex)  # noqa: SLF001
 def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
     solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
@@ -203,7 +218,7 @@ def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
 
 
-@register_flop_formula(aten.linalg_lu_solve)
+@_products(aten.linalg_lu_solve)
 def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     n = factors.shape[-1]
     return out.numel() // n * _substitutions(n)
@@ -212,7 +227,7 @@ def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
 # The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
 
 
-@register_flop_formula(aten.linalg_pinv)
+@_products(aten.linalg_pinv)
 def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
     m, n = matrix.shape[-2:]
     product = 2 * m * n * min(m, n)

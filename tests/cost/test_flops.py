@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress.cost import UncountedOperatorError, formulas, register_flop_formula
-from peft_regress.cost.formulas import does_matrix_work, formula_of
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 from peft_regress.cost.operators import describe
 from peft_regress.errors import PeftRegressError
 
@@ -39,12 +39,19 @@ PRODUCTS = [
     (aten.addmv, (torch.ones(2), A, torch.ones(3)), 2 * 2 * 3),
     (aten.addr, (torch.ones(2, 3), torch.ones(2), torch.ones(3)), 2 * 2 * 3),
     (aten.dot, (torch.ones(3), torch.ones(3)), 2 * 3),
+    # A complex multiply-add is four real ones.
+    (aten.mm, (A.to(torch.complex64), B.to(torch.complex64)), 4 * ONCE),
+    (aten.addmm, [t.to(torch.complex64) for t in (torch.ones(5), A, B)], 4 * ONCE),
 ]
 
 
 @pytest.mark.parametrize(("operator", "operands", "flops"), PRODUCTS)
 def test_matrix_products(operator, operands, flops):
     assert count(operator, *operands) == flops
+
+
+def test_torch_s_counter_takes_complex_numbers_for_real_ones():
+    assert paper_formula_of(aten.mm)(A.to(torch.complex64), B, out=None) == ONCE
 
 
 def test_singular_value_decomposition_is_told_apart_and_symmetric():

@@ -98,7 +98,7 @@ class Watcher:
 
         def named_compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
             if isinstance(model, nn.Module):  # libraries compile functions when they are imported
-                self._note("torch.compile is left out: the watched steps run in eager mode")
+                self._notes = ["torch.compile is left out: the watched steps run in eager mode"]
             return compiled(model, *args, **kwargs)
 
         # torch has no hook for these two. `Tensor.backward` calls the function.
@@ -259,13 +259,12 @@ class Watcher:
 
     def _keep_costs(self, recorder: ScriptRecorder) -> None:
         """Summarize the second step, and record no more."""
-        with _unrecorded():
-            first, start, end = self._marks
-            backward = self._backward_mark or start
-            marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
-            log = recorder.memory_log
-            step = step_cost(log, recorder.flop_log, marks, tensors="real tensors")
-            alive = summarize_memory(log[: backward.memory]).sites_at_end
+        first, start, end = self._marks
+        backward = self._backward_mark or start
+        marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
+        log = recorder.memory_log
+        step = step_cost(log, recorder.flop_log, marks, tensors="real tensors")
+        alive = summarize_memory(log[: backward.memory]).sites_at_end
         self._facts["costs"] = step
         self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
         self._facts["uncounted"] = {
@@ -324,10 +323,6 @@ class Watcher:
             **self._facts,
         )
         Path(self._request.answer).write_bytes(msgspec.json.encode(found))
-
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
 
 
 @contextlib.contextmanager
