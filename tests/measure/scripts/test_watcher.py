@@ -41,6 +41,18 @@ def test_a_plain_loop_costs_what_the_same_fine_tuning_costs_to_the_byte(watch):
     }  # fmt: skip
 
 
+def test_what_a_loss_uses_counts_and_all_data_does_not(watch):
+    constant = """
+        table, plain = torch.zeros(100_000), loss_of
+        def loss_of(x, y):
+            return plain(x, y) + table.sum()
+        for x, y in DataLoader(data, batch_size=8):
+            step(x, y)
+        """
+    usual, more = watch(LOOP), watch(constant)
+    assert more.step_metrics()["peak_bytes"] - usual.step_metrics()["peak_bytes"] >= 400_000
+
+
 def test_what_trains_and_how_is_told(watch):
     seen = watch(LOOP, steps=3)
     assert len(seen.steps) == 3
