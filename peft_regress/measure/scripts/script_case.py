@@ -169,9 +169,9 @@ def _differences(first: Observation, second: Observation) -> Iterator[str]:
     for name, summary in _batches(first):
         if dict(_batches(second)).get(name) != summary:
             yield f"the training batches ({name})"
-    for was, now in list(zip(_losses(first), _losses(second), strict=False))[:1]:
-        if not math.isclose(was, now, rel_tol=_SAME_LOSS):
-            yield f"the loss of step 1, {was:.7g} and {now:.7g}, such as by dropout"
+    for loss, again in list(zip(_losses(first), _losses(second), strict=False))[:1]:
+        if not math.isclose(loss, again, rel_tol=_SAME_LOSS):
+            yield f"the loss of step 1, {loss:.7g} and {again:.7g}, such as by dropout"
 
 
 def _losses(seen: Observation) -> list[float]:
