@@ -61,3 +61,41 @@ def test_each_number_of_the_prose_is_checked_or_is_no_count(page):
         prose = prose.replace(claim, "")
     for sentence in NO_COUNT.sub("", prose).splitlines():
         assert not NUMBER.search(sentence), sentence
+
+
+PAPER = (ROOT / "docs" / "paper.md").read_text()
+
+
+def column(section, name):
+    """Return a column of the table in a section of the paper's page, by its first two cells."""
+    lines = PAPER.partition(f"\n{section}\n")[2].partition("\n\n#")[0].splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")]
+                        for line in lines if line.startswith("|"))  # fmt: skip
+    return {tuple(row[:2]): float(row[header.index(name)].rstrip(" %")) for row in rows}
+
+
+def test_the_summary_of_the_papers_page_has_the_numbers_of_its_tables():
+    prose = " ".join(readability.read_page("docs/paper.md", PAPER).sentences)
+    differences = [float(one) for one in re.findall(r"\(([-+]0\.\d+)\)", PAPER)]
+    assert f"within {max(map(abs, differences)):.2f} MiB of the printed one" in prose
+
+    savings = "## The paper's claims, counted correctly"
+    mobile = [("mobilenet_v2", "lora"), ("mobilenet_v3_small", "lora")]
+    backward = sorted(column(savings, "backward, correct")[one] for one in mobile)
+    both = sorted(column(savings, "forward + backward, correct")[one] for one in mobile)
+    claim = "{:.0f} to {:.0f} % of the backward pass on the mobilenets, and {:.0f} to {:.0f} % of"
+    assert claim.format(*backward, *both) in prose
+
+    others = "## Other architectures"
+    peak, total = column(others, "LoRA, peak"), column(others, "LoRA, paper's total")
+    vit, net = "vit_b_16", "mobilenet_v2"
+    first = f"At batch 1 LoRA saves {peak[vit, '1']:.0f} % of the peak on a ViT-B/16 and "
+    assert f"{first}{peak[net, '1']:.0f} % on mobilenet_v2" in prose
+    assert f"At batch 32 it saves {peak[vit, '32']:.0f} % and nothing" in prose
+    assert max(peak[net, "32"], total[net, "32"]) <= 0
+    by_total = f"LoRA saves {total[net, '1']:.0f} % on mobilenet_v2, but {total[vit, '1']:.0f} %"
+    assert f"By the paper's total and at batch 1, {by_total} on a ViT-B/16" in prose
+    assert f"At batch 32 it saves {total[vit, '32']:.0f} % on a ViT-B/16, and nothing" in prose
+    dora = column(others, "DoRA, peak")
+    assert dora[net, "1"] < 0
+    assert all(saved < 0 for (_, batch), saved in dora.items() if batch == "32")
