@@ -35,7 +35,7 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
     "--pairs",
     type=click.IntRange(1, 10000),
     metavar="N",
-    help="Time this many pairs of blocks per case (default: as many as the bound needs).",
+    help="Time this many pairs of blocks per case, four a start of the workers (default: 60).",
 )
 @limit_option(
     "--time-limit",
