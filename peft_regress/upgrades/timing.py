@@ -62,7 +62,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     base: str,
     candidate: str,
     baselines: Path,
-    pairs: int | None = None,
+    pairs: int = DEFAULT_POLICY.time_pairs,
     time_limit: float = TIME_LIMIT_SECONDS,
     on_result: Callable[[CaseTimes], None] = lambda _: None,
 ) -> TimingRun:
@@ -75,7 +75,6 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `InterpreterError` if an interpreter cannot be used, `InputError` if there are too few pairs to
     show anything.
     """
-    pairs = DEFAULT_POLICY.time_pairs if pairs is None else pairs
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,

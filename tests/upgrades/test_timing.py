@@ -246,5 +246,5 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "same"), (0.1, "slower")])
 def test_a_step_10_percent_slower_is_found_and_an_equal_one_is_quiet(tmp_path, share, verdict):
     slow = str(write_slow_interpreter(tmp_path, share=share))
-    run = timed(sys.executable, slow, pairs=None, time_limit=600)
+    run = timed(sys.executable, slow, pairs=60, time_limit=600)
     assert run.cases[0].verdict == verdict, run
