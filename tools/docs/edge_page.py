@@ -18,6 +18,7 @@ from page_tables import ROOT, finish, option_parser, recorded, require, state_ta
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices
+from peft_regress.gate.budgets import fits
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Ledger
 
@@ -151,17 +152,14 @@ def devices(records: Records) -> str:
 
 
 def _fitting(records: Records, architecture: str, device: DeviceClass) -> str:
-    fits: list[str] = []
+    fitting: list[str] = []
     others: list[str] = []
     for case in matrix_cases("edge", task="edge"):
         record = records[case.id]
         if case.architecture != architecture or record.status != "ok":
             continue
-        memory = record.metrics["edge_train_bytes"].value <= device.memory_bytes
-        file = record.metrics["edge_train_program_bytes"].value
-        storage = device.storage_bytes is None or file <= device.storage_bytes
-        (fits if memory and storage else others).append(f"`{case.adapter_name}`")
-    return "all" if not others else ", ".join(fits) or "none"
+        (fitting if fits(record, device) else others).append(f"`{case.adapter_name}`")
+    return "all" if not others else ", ".join(fitting) or "none"
 
 
 # --- The page -------------------------------------------------------------------------------------
