@@ -175,7 +175,9 @@ class StepLog:
         most, fixed, per_item = MANY, 0, 0
         for at, event in enumerate(self.memory[: self.marks.end.memory], 1):
             share, rest = divmod(event.bytes, MANY)
-            fixed, per_item = (fixed, per_item + share) if not rest else (fixed + event.bytes, per_item)
+            fixed, per_item = (
+                (fixed, per_item + share) if not rest else (fixed + event.bytes, per_item)
+            )
             if at >= self.marks.first.memory:
                 most = min(most, (room - fixed) // per_item if per_item else most * (fixed <= room))
         return max(most, 0)
