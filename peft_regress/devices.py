@@ -1,7 +1,7 @@
 """Device classes from TOML tables, and what they leave for the tensors of a training step.
 
 `process_bytes` predicts the most memory that a process has in use, and `room` is its inverse. The
-constants are measured by tools/studies/memory_limit.py, on x86-64 under Linux.
+constants are measured by tools/studies/process_peak.py, on x86-64 under Linux.
 """
 
 from __future__ import annotations
