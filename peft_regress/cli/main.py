@@ -30,7 +30,6 @@ SECTIONS: Final = {
     "Look": {
         "report": "Show what every case costs and how accurate it is.",
         "history": "Show what moved beyond its bound over the stored entries.",
-        "export": "Write the numbers of RUN as CSV, for other tools.",
     },
     "Store": {
         "accept": "Store RUN in the baseline storage, so that it judges later runs.",
