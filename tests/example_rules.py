@@ -93,9 +93,7 @@ RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
-    Rule(
-        pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
-    ),
+    Rule(pattern=r"peft-regress (list|compare|explain|history|accept|report) .*", how="here"),
     Rule(pattern=r"peft-regress history", how="here"),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),

@@ -1,5 +1,8 @@
 """Fixtures and settings of the tests of both distributions."""
 
+import functools
+
+import cpuinfo
 import pytest
 from hypothesis import settings
 from restored import registry_restored
@@ -14,6 +17,9 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
 )
 settings.load_profile("same")
+# Each run file says what the processor is. To find it out takes a process, and a tenth of a second
+# of sleep, each time.
+cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
 
 
 @pytest.fixture(autouse=True)
