@@ -13,6 +13,7 @@ from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
+from peft_regress.devices import RESERVE_BYTES, DeviceClass, process_bytes
 from peft_regress.gate.changes import next_origins
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -122,6 +123,13 @@ def make_metric(name, value):
     return Metric(
         value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
     )
+
+
+def make_device(name, tensors, storage=None, **more):
+    """Return a device that has room for tensors of so many bytes, beside PEFT and the system."""
+    more = {"title": name, "compute": "", "source": "s", **more}
+    memory = RESERVE_BYTES + process_bytes(tensors, "peft")
+    return DeviceClass(name=name, memory_bytes=memory, storage_bytes=storage, **more)
 
 
 def make_record(

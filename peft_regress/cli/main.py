@@ -14,6 +14,7 @@ SECTIONS: Final = {
         "list": "List the cases of a matrix.",
         "measure": "Measure cases and write their run, without pytest and without a verdict.",
         "watch": "Run a training script, unchanged, and show what its first steps do.",
+        "choose": "Choose a method and its rank for a device, and say why.",
         "cost": "Show what one training step costs, without training and without a source model.",
     },
     "Judge": {

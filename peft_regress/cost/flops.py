@@ -232,3 +232,22 @@ def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
     m, n = matrix.shape[-2:]
     product = 2 * m * n * min(m, n)
     return _svd(matrix) + matrix.shape[:-2].numel() * product
+
+
+# --- Updates of many tensors by one kernel --------------------------------------------------------
+
+# As their elements cost with foreach=False: both averages (1 and 2), the root, its correction, eps
+# and the step, and one for each of what is asked for beside: decay, amsgrad's maximum, the sign.
+
+
+@register_flop_formula(aten._fused_adam_, aten._fused_adamw_)
+def _fused_adam(
+    parameters: list[Tensor],
+    *_args: Any,
+    weight_decay: float,
+    amsgrad: bool,
+    maximize: bool,
+    **_: Any,
+) -> int:
+    for_each = 7 + bool(weight_decay) + amsgrad + maximize
+    return for_each * sum(parameter.numel() for parameter in parameters)

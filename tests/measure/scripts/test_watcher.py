@@ -252,11 +252,38 @@ def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
     assert watch.code != 0
 
 
-def test_kernels_over_many_tensors_are_named_and_not_counted(watch):
-    seen = watch("opt = torch.optim.AdamW(trained, fused=True)\n" + LOOP)
-    assert "aten._fused_adamw_" in seen.uncounted["optimizer"]
+def test_kernels_of_unknown_work_are_named_and_not_counted(watch):
+    seen = watch("opt = torch.optim.SGD(trained, 0.01, momentum=0.9, fused=True)\n" + LOOP)
+    assert "aten._fused_sgd_" in seen.uncounted["optimizer"]
     assert "optimizer_flops" not in seen.step_metrics()
-    assert seen.step_metrics()["optimizer_state_bytes"] == plain_step().optimizer_state_bytes
+    momenta = 4 * sum(math.prod(one.shape) for one in seen.trained.values())
+    assert seen.step_metrics()["optimizer_state_bytes"] == momenta
+
+
+def test_a_fused_optimizer_does_the_same_work(watch):
+    seen = watch("opt = torch.optim.AdamW(trained, lr=0.01, fused=True)\n" + LOOP)
+    assert seen.step_metrics()["optimizer_flops"] == plain_step().optimizer_flops
+
+
+def test_the_passes_in_a_closure_are_no_part_of_the_update(watch):
+    closures = """
+        for x, y in DataLoader(data, batch_size=8):
+            def closure():
+                loss = loss_of(x, y)
+                opt.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1e-3)
+                return loss
+            opt.step(closure)
+        """
+    usual, seen = plain_step(), watch(closures)
+    costs = {name: value for name, value in seen.step_metrics().items() if name.endswith("flops")}
+    assert costs == {name: getattr(usual, name) for name in costs}
+    assert len(costs) == 5
+    assert seen.costs.peak_optimizer_bytes == usual.peak_optimizer_bytes
+    assert seen.costs.peak_activation_bytes == usual.peak_activation_bytes
+    assert (seen.model, seen.frozen_params) == ("Sequential", 224)
+    assert [step.gradient_norm for step in seen.steps] == pytest.approx([1e-3] * 4, rel=1e-2)
 
 
 def test_a_nudge_moves_the_later_losses_a_little_and_the_first_not(watch):
