@@ -34,6 +34,9 @@ SUSPECTS: Final = (
     "torch",
     "torchvision",
     "transformers",
+    "trl",
+    "lightning",
+    "pytorch-lightning",
 )
 """The packages that most likely changed a number, the most likely first."""
 
@@ -176,6 +179,17 @@ def changed_packages(
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
+
+
+def likely_first(packages: Iterable[str]) -> list[str]:
+    """Return packages by how likely they changed a number: `SUSPECTS`, then the others by name."""
+    return sorted(packages, key=lambda name: ([*SUSPECTS, name].index(name), name))
+
+
+def suspects_of(packages: Iterable[str]) -> list[str]:
+    """Return the likely ones of the packages that changed; all of an index if none is likely."""
+    ordered = likely_first(set(packages) - {"python", "peft-regress"})
+    return [name for name in ordered if name in SUSPECTS] or ordered
 
 
 def describe_machine() -> Machine:
