@@ -75,6 +75,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
+    "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
@@ -118,6 +119,7 @@ RULES = (
     # Tools.
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
+    Rule(pattern=r"python (tools/studies/task_study\.py)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
     Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     # The shell's own, and other programs.

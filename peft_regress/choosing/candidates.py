@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,7 +142,7 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     by default the last linear layer. The loss is that of `cost --model`. Raises `InputError` for a
     path or an input that is none, and for a model without such a module.
     """
-    call, base = parse_inputs(inputs), load_model(path)
+    call, base = parse_inputs(inputs), _loaded(path)
     modules = dict(base.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if head is None and linear:
@@ -165,6 +166,14 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         items=items,
         loss=loss_of_output,
     )
+
+
+def _loaded(path: str) -> nn.Module:
+    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
+    try:
+        return load_model(path)
+    finally:
+        sys.path.remove("")
 
 
 def of_case(fine_tune: FineTune, storage: Path) -> Subject:

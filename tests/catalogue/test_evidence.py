@@ -34,7 +34,7 @@ def test_the_first_seeds_are_those_of_the_stored_run():
     """Another processor moves the mean of a case by less than the gate's margin."""
     stored = read_references(task_study.ROOT / "baselines")
     compared = BY_CASE.keys() & stored.keys()
-    assert len(compared) >= 50
+    assert len(compared) >= 32
     for case in compared:
         samples = stored[case].record.metrics["accuracy"].samples
         difference = statistics.fmean(BY_CASE[case][: len(samples)]) - statistics.fmean(samples)

@@ -2,7 +2,7 @@
 
     python tools/studies/task_study.py                     train what evidence.json lacks
     python tools/studies/task_study.py --cases 'unseen/*'  of that the cases of a pattern
-    python tools/studies/task_study.py --rates --cases 'shift/lora-r4/*' --seeds 3
+    python tools/studies/task_study.py --rates --cases shift/vera-r4/resnet18 --seeds 3
 
 The file is written after each case: an interrupted study goes on where it was. To train a case
 anew, remove it from the file. `--rates` prints accuracy and test loss at multiples of the learning
@@ -175,11 +175,12 @@ def sweep(cases: Iterable[Case], *, seeds: int) -> None:
 def main() -> None:
     """Train what is missing, or sweep the learning rates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", default="*", help="a glob on ids")
+    parser.add_argument("--cases", default="*", help="a glob on the study's, or an id")
     parser.add_argument("--rates", action="store_true", help="sweep the learning rates instead")
     parser.add_argument("--seeds", type=int, default=3, help="of each rate")
     chosen = parser.parse_args()
-    cases = [Case.parse(one) for one in CASES if fnmatchcase(one, chosen.cases)]
+    ids = [one for one in CASES if fnmatchcase(one, chosen.cases)] or [chosen.cases]
+    cases = list(map(Case.parse, ids))
     if chosen.rates:
         sweep(cases, seeds=chosen.seeds)
     else:

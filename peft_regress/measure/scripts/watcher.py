@@ -384,5 +384,6 @@ def _norm(tensors: list[Tensor]) -> float:
     for tensor in tensors:
         if has_one_storage(tensor) and tensor.numel():
             values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            squares += float(torch.linalg.vector_norm(values.detach().double())) ** 2
+            norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
+            squares += float(norm) ** 2
     return float(squares**0.5)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import nn
+from torchvision.models import resnet18
 from watched_scripts import LOOP
 
+from peft_regress import FineTune
 from peft_regress.cost.profile import profile_training_step
+from peft_regress.measure.costs import ProfileCache, costs_of
+from peft_regress.measure.recipe import Recipe
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "training_scripts"
 
 
 def plain_step():
@@ -39,6 +47,26 @@ def test_a_plain_loop_costs_what_the_same_fine_tuning_costs_to_the_byte(watch):
     assert {site.module for site in seen.costs.flops_by_site if site.phase != "optimizer"} == {
         "0", "4",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_example_with_a_plain_loop_costs_what_the_same_fine_tuning_costs(watch):
+    case = FineTune(
+        "plain/lora-r4/resnet18",
+        model=lambda: resnet18(num_classes=10),
+        data=lambda: 2 * ((torch.randn(16, 3, 64, 64), torch.arange(16) % 10),),
+        adapter=LoraConfig(r=4, target_modules=["conv1", "conv2"], modules_to_save=["fc"]),
+        batch=16,
+    )
+    expected = costs_of(Recipe.of(case, Path("absent")), ProfileCache())
+    assert expected.profiled_on == "fake tensors"
+    seen = watch((EXAMPLES / "plain_loop.py").read_text(), start="").step_metrics()
+    # The loop makes its batches by operators, and keeps the last loss: one number.
+    known = {name: expected.metrics[name].value for name in seen if name != "aten_ops"}
+    seen["peak_activation_bytes"] -= 4
+    seen["category_sum_bytes"] -= 4
+    assert known == {name: seen[name] for name in known}
+    assert len(known) > 10
 
 
 def test_what_a_loss_uses_counts_in_each_step(watch):
