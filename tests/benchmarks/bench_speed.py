@@ -86,6 +86,14 @@ def test_cost_takes_little_more_than_its_imports_and_one_profile():
     assert statistics.median(ratios) <= 1.5
 
 
+def test_choose_takes_at_most_1_3_times_a_profile_of_each_candidate():
+    """With the largest batch of each, which comes out of the same profile."""
+    found = measured("choose", "shufflenet_v2_x0_5")
+    ratio = found["choose"] / found["singles"]
+    print(f"{ratio:.2f} times")
+    assert ratio <= 1.3
+
+
 def test_compare_of_two_runs_is_quick():
     entry = max((ROOT / "baselines").glob("*/[0-9]*.json"))
     seconds = min(launched("-m", "peft_regress", "compare", entry, entry)[0] for _ in range(PAIRS))
