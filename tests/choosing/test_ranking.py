@@ -78,9 +78,7 @@ def test_without_scores_the_cheapest_is_first():
     assert names(of_each_method(found)) == ["lora-r1", "full"]
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 9), min_size=3, max_size=3)))
-)
+@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 9), min_size=3, max_size=3))))
 def test_nothing_ranked_after_a_tie_is_cheaper_and_as_good(items):
     """Against the definition: the first is not below the best, and none such takes less."""
     every = [candidate(f"m{n}", memory, scores) for n, (memory, scores) in enumerate(items)]
