@@ -180,7 +180,13 @@ def rooms(_: Records) -> str:
 
 # --- The page -------------------------------------------------------------------------------------
 
-TABLES: Final = {"states": states, "savings": savings, "moments": moments, "devices": devices, "rooms": rooms}
+TABLES: Final = {
+    "states": states,
+    "savings": savings,
+    "moments": moments,
+    "devices": devices,
+    "rooms": rooms,
+}
 
 
 def _architectures(task: str = "edge") -> list[str]:
