@@ -27,6 +27,7 @@ from peft_regress.metrics import (
     Metric,
 )
 from peft_regress.runs import schema
+from peft_regress.runs.journal import read_journal
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
 from peft_regress.runs.run_file import read_run_file, write_run_file
@@ -397,7 +398,7 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
     The cases `lost` are in no file, and the shards `skipped` have none.
     """
     cases = matrix_cases() if cases is None else cases
-    shards = shard_of(cases, count=count, weights={})
+    shards = shard_of(cases, count=count)
     for index in sorted(set(range(1, count + 1)) - set(skipped)):
         selection = schema.Selection(
             complete=False,
@@ -415,3 +416,8 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
 
 def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def cases_in(journal):
+    """Return the ids of the cases in a journal."""
+    return {line.case for line in read_journal(journal)}
