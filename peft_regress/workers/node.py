@@ -1,7 +1,7 @@
 """A Dask worker's part of a command: what it must have, and the seat that it keeps. No torch.
 
-Of a project, the Python modules of the packages travel that its cases import, and the data that
-[tool.peft_regress] declares; what is installed must be installed on the nodes too. The worker
+Of a project, the Python modules of the packages travel that its cases import, its scripts, and the
+data that [tool.peft_regress] declares; what is installed must be installed on the nodes too. The worker
 process stays for the next task of the same environment, so that libraries are imported once.
 """
 
@@ -34,6 +34,7 @@ from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
 from peft_regress.own_code import digest_of, own_modules
 from peft_regress.runs.environment import installed_packages
+from peft_regress.script import Script
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import clean, printable
 from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
@@ -131,7 +132,7 @@ def pack_own_code(settings: Settings) -> OwnCode | None:
 
 
 def _declared(settings: Settings) -> Iterator[Path]:
-    """Yield the files that the settings name. Raises `InputError` if one may not travel."""
+    """Yield the files that settings and cases name. Raises `InputError` if one may not travel."""
     folder = settings.folder
     named = [] if settings.devices is None else [settings.devices]
     for glob in settings.data:
@@ -139,6 +140,8 @@ def _declared(settings: Settings) -> Iterator[Path]:
         if not found:
             raise InputError(printable(f"{folder}: data = {glob!r} matches no file there"))
         named += [file for file in found if file.is_file()]
+    scripts = (folder / own.script for own in own_fine_tunes().values() if isinstance(own, Script))
+    named += filter(Path.is_file, scripts)
     for file in named:
         inside = file.relative_to(folder).parts if file.is_relative_to(folder) else (".",)
         if any(part.startswith(".") for part in inside):

@@ -341,6 +341,10 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
     (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
     (tmp_path / "gates" / "notes.txt").write_text("not declared")
     (tmp_path / "elsewhere.py").write_text("not imported")
+    (tmp_path / "train.py").write_text("run by a case")
+    with (tmp_path / "gates" / "cases.py").open("a") as cases:
+        cases.write("\nfrom peft_regress import Script\n")
+        cases.write("GATES = [*GATES, Script('own/full/script', 'train.py')]\n")
     (tmp_path / "boards.toml").write_text("")
     with (tmp_path / "pyproject.toml").open("a") as settings:
         settings.write('devices = "boards.toml"\ndata = ["gates/*.bin"]\n')
@@ -350,7 +354,8 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
     packed = pack_own_code(read_settings(tmp_path))
     packed.unpack(tmp_path / "node")
     found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
-    assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
+    sent = {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin", "train.py"}
+    assert sent <= found
     assert not {"elsewhere.py", "gates/notes.txt"} & found
     assert not any("pycache" in name for name in found)
     assert not list((tmp_path / "node" / "gates").glob(".*"))
