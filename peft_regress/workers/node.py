@@ -1,8 +1,8 @@
 """A Dask worker's part of a command: what it must have, and the seat that it keeps. No torch.
 
-Of a project, the Python modules of the packages travel that its cases import, its scripts, and the
-data that [tool.peft_regress] declares; what is installed must be installed on the nodes too. The worker
-process stays for the next task of the same environment, so that libraries are imported once.
+Of a project, its scripts travel, the Python modules of the packages that its cases import, and the
+data that [tool.peft_regress] declares; what is installed must be installed on the nodes too. The
+worker process stays for the next task of the same environment, so that libraries are imported once.
 """
 
 from __future__ import annotations
