@@ -7,7 +7,7 @@ from peft_regress.catalogue.methods.selective import Selective
 from peft_regress.devices import (
     RESERVE_BYTES,
     RUNTIME_BYTES,
-    WITHOUT_PEFT,
+    TORCH_ALONE,
     load_devices,
     process_bytes,
     room,
@@ -99,5 +99,5 @@ def test_the_methods_without_peft_are_those_of_the_catalogue():
     methods = registry.items("method")
     selective = {one.name for one in methods if isinstance(one, Selective)}
     assert {one.name for one in methods if runtime_of(one.name) == "eager"} == selective
-    assert selective >= WITHOUT_PEFT
+    assert selective >= TORCH_ALONE
     assert runtime_of("a-method-of-ones-own") == "peft"
