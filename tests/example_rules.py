@@ -97,6 +97,7 @@ RULES = (
     Rule(pattern=r"peft-regress history", how="here"),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),
+    Rule(pattern=r"peft-regress choose .*", how="here", codes=EITHER),
     Rule(pattern=r"peft-regress sources --check", how="here"),
     # Releases: one live search, one live upgrade. The others replay.
     Rule(
