@@ -37,8 +37,6 @@ RUNTIME_BYTES: Final[dict[Runtime, int]] = {
 """What a process has in use beside the tensors: the interpreter, libraries, and code that ran."""
 OPERATOR_SHARE: Final = Fraction(1, 10)
 """What operators of PyTorch take for themselves, as a share of the tensors' peak."""
-ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 RESERVE_BYTES: Final = 220 * _MIB
 """What firmware and Linux without a desktop keep, where a table has no `reserve`: of the 512 MiB of
 a Raspberry Pi Zero 2 W, 291.6 MiB are available after boot

@@ -1,6 +1,7 @@
 """The table of device classes, and tables of one's own."""
 
 import pytest
+from page_tables import recorded
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.selective import Selective
@@ -93,6 +94,15 @@ def test_pytorch_has_no_room_in_a_microcontroller_and_peft_takes_some_of_it():
     assert room(devices["esp32-p4"], "executorch") > 0
     board = devices["raspberry-pi-3-b-plus"]
     assert 0 < room(board, "peft") < room(board, "eager") < room(board, "executorch")
+
+
+def test_a_process_of_executorch_takes_its_file_and_at_most_the_runtime_besides():
+    parts = ("edge_train_resident_bytes", "edge_train_bytes", "edge_train_program_bytes")
+    stored = [record.metrics for record in recorded().values() if parts[0] in record.metrics]
+    assert len(stored) > 40
+    besides = [grown.value - plan.value - file.value for grown, plan, file in
+               ([metrics[part] for part in parts] for metrics in stored)]  # fmt: skip
+    assert RUNTIME_BYTES["executorch"] / 2 < max(besides) < RUNTIME_BYTES["executorch"]
 
 
 def test_the_methods_without_peft_are_those_of_the_catalogue():
