@@ -32,7 +32,6 @@ from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
 from peft_regress.own_code import digest_of, own_modules
 from peft_regress.runs.environment import installed_packages
-from peft_regress.script import Script
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import clean, printable
 from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
