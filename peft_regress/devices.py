@@ -1,13 +1,19 @@
-"""Device classes: how much memory and storage real devices have, read from TOML tables."""
+"""Device classes from TOML tables, and what they leave for the tensors of a training step.
+
+`process_bytes` predicts the most memory that a process has in use, and `room` is its inverse. The
+constants are measured by tools/studies/process_peak.py, on x86-64 under Linux.
+"""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -18,6 +24,25 @@ from peft_regress.files import read_table, read_toml
 
 _TABLE: Final = "devices.toml"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+_MIB: Final = 2**20
+
+Runtime = Literal["eager", "galore", "peft", "executorch"]
+"""What takes the step: PyTorch alone, with galore_torch or PEFT imported, or ExecuTorch."""
+RUNTIME_BYTES: Final[dict[Runtime, int]] = {
+    "eager": 340 * _MIB,
+    "galore": 410 * _MIB,
+    "peft": 475 * _MIB,
+    "executorch": 15 * _MIB,
+}
+"""What a process has in use beside the tensors: the interpreter, libraries, and code that ran."""
+OPERATOR_SHARE: Final = Fraction(1, 10)
+"""What operators of PyTorch take for themselves, as a share of the tensors' peak."""
+RESERVE_BYTES: Final = 220 * _MIB
+"""What firmware and Linux without a desktop keep, where a table has no `reserve`: of the 512 MiB of
+a Raspberry Pi Zero 2 W, 291.6 MiB are available after boot
+(https://docs.printercow.com/guide/32bit-vs-64bit.html)."""
+TORCH_ALONE: Final = frozenset({"full", "head", "bn_head", "bitfit", "norm"})
+"""Methods of the catalogue that train with PyTorch alone."""
 
 
 class _Sheet(msgspec.Struct, frozen=True):
@@ -28,6 +53,7 @@ class _Sheet(msgspec.Struct, frozen=True):
     compute: _Text
     source: _Text
     storage: _Text | None = None
+    reserve: _Text = f"{RESERVE_BYTES} B"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +64,41 @@ class DeviceClass:
     """As a budget names it, such as `jetson-nano`."""
     title: str
     memory_bytes: int
-    """Of which the operating system and the runtime take a part, too."""
+    """All that is soldered on."""
+    reserve_bytes: int = RESERVE_BYTES
+    """What the operating system keeps of it."""
     storage_bytes: int | None
     """For weights and code; None if it is a card or a disk of one's choice."""
     compute: str
     """In the words of the data sheet, since no two makers count alike."""
     source: str
     """Where the figures are from."""
+
+
+def runtime_of(method: str) -> Runtime:
+    """Return what takes the step of a method in eager PyTorch; an unknown one may need PEFT."""
+    if method.startswith("galore"):
+        return "galore"
+    return "eager" if method.removesuffix("-bf16") in TORCH_ALONE else "peft"
+
+
+def process_bytes(peak_bytes: float, runtime: Runtime = "eager") -> int:
+    """Return the predicted peak of a process whose tensors take so much: `peak_bytes` of a step.
+
+    Of ExecuTorch they are `edge_train_bytes`.
+    """
+    share = 0 if runtime == "executorch" else OPERATOR_SHARE
+    return RUNTIME_BYTES[runtime] + math.ceil(peak_bytes * (1 + share))
+
+
+def room(device: DeviceClass, runtime: Runtime = "eager") -> int:
+    """Return the bytes that the tensors of a training step may take on a device; 0 for none.
+
+    The process then has what the operating system leaves.
+    """
+    share = 0 if runtime == "executorch" else OPERATOR_SHARE
+    left = device.memory_bytes - device.reserve_bytes - RUNTIME_BYTES[runtime]
+    return max(0, int(left / (1 + share)))
 
 
 def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceClass, ...]:
@@ -74,6 +128,7 @@ def _device(name: str, table: Any, where: str) -> DeviceClass:
     sheet = read_table(table, _Sheet, where)
     try:
         memory = parse_amount(sheet.memory, "byte")
+        reserve = parse_amount(sheet.reserve, "byte")
         storage = None if sheet.storage is None else parse_amount(sheet.storage, "byte")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
@@ -81,6 +136,7 @@ def _device(name: str, table: Any, where: str) -> DeviceClass:
         name=name,
         title=sheet.title,
         memory_bytes=memory,
+        reserve_bytes=reserve,
         storage_bytes=storage,
         compute=sheet.compute,
         source=sheet.source,

@@ -1,4 +1,4 @@
-"""Read files without waiting forever; write them completely or not at all."""
+"""Read files; write them completely or not at all."""
 
 from __future__ import annotations
 
@@ -116,19 +116,8 @@ def read_table(table: Any, kind: type[_Record], where: str) -> _Record:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; a FIFO without a writer is empty.
-
-    Raises `OSError`, also for a file larger than any run file, such as /dev/zero.
-    """
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)
-
-    is_fifo = path.is_fifo()
-    with open(path, "rb", opener=without_waiting if is_fifo else None) as stream:
-        if is_fifo:
-            # Opening must not block; reading waits for the writer.
-            os.set_blocking(stream.fileno(), True)
+    """Read a whole file. Raises `OSError`, also for one larger than any run file: /dev/zero."""
+    with path.open("rb") as stream:
         content = stream.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
         raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES >> 20} MiB")

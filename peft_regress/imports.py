@@ -1,4 +1,4 @@
-"""Import objects by path, and say in one line why an import failed.
+"""Import objects by path and call them; say in one line why that failed.
 
 A failing import of foreign code is wrong use of this package, so it is an `InputError` that names
 the file and line where the error was raised, and no traceback. So is a failing call of it.
@@ -6,6 +6,7 @@ the file and line where the error was raised, and no traceback. So is a failing 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import operator
@@ -13,11 +14,11 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.text import clean, printable
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -80,6 +81,25 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     except AttributeError:
         known = [key for key, value in vars(module).items() if is_wanted(value)]
         raise UnknownNameError(f"name in module {module_name}", name, known) from None
+
+
+class CaseError(InputError):
+    """A function of a case fails, or the parts of the case do not fit each other.
+
+    Wrong use of a case that was never measured; of any other case a state to compare, since a
+    release of a library may be the cause.
+    """
+
+
+@contextlib.contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Turn what a function raises into a `CaseError` that names it, the error and the line."""
+    try:
+        yield
+    except PeftRegressError:
+        raise
+    except Exception as error:
+        raise CaseError(f"{what} raised {told(error)}") from error
 
 
 def told(error: BaseException) -> str:

@@ -44,7 +44,6 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     bounds: tuple[BoundRule, ...] = ()
     devices: _Text | None = None
     budgets: _Text | None = None
-    data: tuple[_Text, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,6 @@ class Settings:
     """A TOML table of device classes of one's own."""
     budgets: Path | None = None
     """A TOML file with the budgets of cases that state none themselves."""
-    data: tuple[str, ...] = ()
-    """Globs of files that cases read beside their code: they are sent to the nodes of a cluster."""
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -118,5 +115,4 @@ def _parsed(file: Path, table: Any) -> Settings:
         bounds=found.bounds,
         devices=None if found.devices is None else folder / found.devices,
         budgets=_usual_budgets(folder) if found.budgets is None else folder / found.budgets,
-        data=found.data,
     )

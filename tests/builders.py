@@ -13,6 +13,7 @@ from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import entry_name
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
+from peft_regress.devices import RESERVE_BYTES, DeviceClass, process_bytes
 from peft_regress.gate.changes import next_origins
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -26,6 +27,7 @@ from peft_regress.metrics import (
     Metric,
 )
 from peft_regress.runs import schema
+from peft_regress.runs.journal import read_journal
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
 from peft_regress.runs.run_file import read_run_file, write_run_file
@@ -121,6 +123,13 @@ def make_metric(name, value):
     return Metric(
         value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
     )
+
+
+def make_device(name, tensors, storage=None, **more):
+    """Return a device that has room for tensors of so many bytes, beside PEFT and the system."""
+    more = {"title": name, "compute": "", "source": "s", **more}
+    memory = RESERVE_BYTES + process_bytes(tensors, "peft")
+    return DeviceClass(name=name, memory_bytes=memory, storage_bytes=storage, **more)
 
 
 def make_record(
@@ -389,7 +398,7 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
     The cases `lost` are in no file, and the shards `skipped` have none.
     """
     cases = matrix_cases() if cases is None else cases
-    shards = shard_of(cases, count=count, weights={})
+    shards = shard_of(cases, count=count)
     for index in sorted(set(range(1, count + 1)) - set(skipped)):
         selection = schema.Selection(
             complete=False,
@@ -407,3 +416,8 @@ def write_shards(folder, *, cases=None, lost=(), skipped=(), count=4, metrics=VA
 
 def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def cases_in(journal):
+    """Return the ids of the cases in a journal."""
+    return {line.case for line in read_journal(journal)}

@@ -75,6 +75,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
+    "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
@@ -92,12 +93,11 @@ RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
-    Rule(
-        pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
-    ),
+    Rule(pattern=r"peft-regress (list|compare|explain|history|accept|report) .*", how="here"),
     Rule(pattern=r"peft-regress history", how="here"),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),
+    Rule(pattern=r"peft-regress choose .*", how="here", codes=EITHER),
     Rule(pattern=r"peft-regress sources --check", how="here"),
     # Releases: one live search, one live upgrade. The others replay.
     Rule(
@@ -120,6 +120,7 @@ RULES = (
     # Tools.
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
+    Rule(pattern=r"python (tools/studies/task_study\.py)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
     Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     # The shell's own, and other programs.

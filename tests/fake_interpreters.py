@@ -47,8 +47,7 @@ def misbehave(how):
     else:
         return False
     return True
-gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-log("started", dict(folder=os.getcwd(), variables=sorted(os.environ), gpus=gpus))
+log("started", dict(folder=os.getcwd(), variables=sorted(os.environ)))
 misbehave(how.get("greeting"))
 say(type="hello", protocol=script["protocol"], packages=script["packages"])
 name = ""

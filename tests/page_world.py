@@ -4,10 +4,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from builders import forward_ledger, make_record, make_run
+from builders import forward_ledger, make_device, make_record, make_run
 
 from peft_regress.baselines.history import Entry
-from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -20,19 +19,18 @@ from peft_regress.runs.schema import Acceptance, Failure
 
 CURRENT = {"peft": "0.21.2", "torch": "2.13.0", "galore-torch": "1.0"}
 DEVICES = (
-    DeviceClass(
-        name="tiny",
+    make_device(
+        "tiny",
+        60 * 2**20,
+        6 * 2**20,
         title="A tiny board",
-        memory_bytes=60 * 2**20,
-        storage_bytes=6 * 2**20,
         compute="one core",
         source="https://example.org/tiny",
     ),
-    DeviceClass(
-        name="board",
+    make_device(
+        "board",
+        70 * 2**20,
         title="A board",
-        memory_bytes=70 * 2**20,
-        storage_bytes=None,
         compute="two cores",
         source="https://example.org/board",
     ),

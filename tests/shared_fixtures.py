@@ -1,5 +1,9 @@
 """Fixtures and settings of the tests of both distributions."""
 
+import functools
+import gc
+
+import cpuinfo
 import pytest
 from hypothesis import settings
 from restored import registry_restored
@@ -14,6 +18,20 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
 )
 settings.load_profile("same")
+# Each run file says what the processor is. To find it out takes a process, and a tenth of a second
+# of sleep, each time.
+cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
+
+
+def pytest_runtest_setup():
+    """Leave what is loaded out of every collection of garbage: torch takes a fifth of a second.
+
+    pytest collects garbage at the end of each run, also of one inside a test. A training whose
+    memory was watched ends with everything among what is collected again.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

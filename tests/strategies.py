@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peft_regress.budgets import SHARES
-from peft_regress.devices import DeviceClass
 from peft_regress.metrics import METRICS
 from peft_regress.runs import schema
 
@@ -122,9 +121,7 @@ _defects = st.builds(
     tensors=st.lists(st.sampled_from("abc"), unique=True),
     size=st.none() | st.sampled_from([0.0, 1e-5, 1e-3, 1e100]),
 )
-BOARD = DeviceClass(
-    name="board", title="A board", memory_bytes=10**6, storage_bytes=5, compute="", source="sheet"
-)
+BOARD = builders.make_device("board", 10**6, 5)
 
 
 @st.composite

@@ -16,7 +16,7 @@ from restored import registry_restored
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
-from peft_regress.runs.journal import read_parts
+from peft_regress.runs.journal import read_lines
 from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
@@ -115,8 +115,8 @@ class StubProject:
     @property
     def kept(self):
         """The cases in the run file and in the journal beside it."""
-        parts = read_parts(self.save) if self.save.exists() or self.journal.exists() else []
-        return {kept.record.case.id for part in parts for kept in part.records}
+        lines = read_lines(self.save) if self.save.exists() or self.journal.exists() else []
+        return {line.case for line in lines}
 
 
 class InnerProject(StubProject):

@@ -63,7 +63,7 @@ def _trained(name, steps):
     finetune(
         model,
         method.make_optimizer(model, rank=rank_of(method)),
-        tiny_data().cast(method.base_dtype),
+        tiny_data(method.base_dtype),
         steps=steps,
         batch_size=16,
         seed=0,

@@ -33,12 +33,12 @@ def tiny_network(*, num_classes=4, seed=0):
         return TinyNetwork(num_classes=num_classes).eval()
 
 
-def tiny_data(*, count=64, size=12, seed=0):
+def tiny_data(dtype="float32", *, count=64, size=12, seed=0):
     """Return noise images, brighter by class, so that the classes can be learnt."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (count,), generator=generator)
     images = torch.rand(count, 3, size, size, generator=generator)
-    images += labels.view(-1, 1, 1, 1)
+    images = (images + labels.view(-1, 1, 1, 1)).to(getattr(torch, dtype))
     half = count // 2
     return TaskData(
         train_images=images[:half],

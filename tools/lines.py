@@ -1,4 +1,4 @@
-"""Count the lines of each part of the repository, and the words of the docs.
+"""Count the lines of each part of the repository; `docs/readability.py` counts words.
 
     python tools/lines.py
 
@@ -21,7 +21,7 @@ class Part(NamedTuple):
     what: str
     patterns: tuple[str, ...]
     counted: str
-    """`lines`, `words` or `files`."""
+    """`lines` or `files`."""
     at_most: int
 
 
@@ -37,19 +37,6 @@ PARTS: Final = (
     ),
     Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_000),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_000),
-    Part(
-        "docs, all words",
-        (
-            "*.md",
-            "docs/**/*.md",
-            "fuzz/**/*.md",
-            "examples/*.md",
-            ".github/*.md",
-            "peft_regress/**/*.md",
-        ),
-        "words",
-        45_000,
-    ),
 )
 
 
@@ -60,7 +47,7 @@ def size_of(part: Part) -> int:
     ]
     if part.counted == "files":
         return len(texts)
-    return sum(len(text.split()) if part.counted == "words" else text.count("\n") for text in texts)
+    return sum(text.count("\n") for text in texts)
 
 
 def main() -> None:

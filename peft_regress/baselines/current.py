@@ -1,21 +1,18 @@
-"""What judges each case now, as all entries of a storage say together, and as `current.txt` does.
+"""What judges each case now, as all entries of a storage say together; `current.txt` shows it.
 
 The folder of each machine has a `current.txt`: the cases that its entries judge, a number a line,
 for `git diff`. It follows from the entries and is written after them, before the name of the newest
-one, which holds its digest. So a reader that finds it so needs only the entries that it names:
-those that judge, that have a curve of another kind of machine, that confirm, or that drift counts
-from. Any other storage is read as a whole, which says what is wrong.
+one. Whoever reads a storage reads all of its entries, and checks that the files say the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -25,9 +22,9 @@ from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gate.changes import next_origins
-from peft_regress.gate.verdicts import Confirmation, Observation, Origin, observations_of
+from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.metrics import metric_order
-from peft_regress.runs.run_file import RunFile, with_stored_ledgers
+from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Record, digest_of
 from peft_regress.text import printable
 
@@ -36,10 +33,6 @@ CURRENT: Final = "current.txt"
 _HEAD: Final = "# What judges each case now, from the entries: see `peft-regress accept --renew`.\n"
 _SHOWN: Final = frozenset({"exact", "bytes", "accuracy", "score"})
 """The kinds of metrics: fingerprints are long lists, times and information judge nothing."""
-_ABOUT_ENTRIES: Final = frozenset(
-    {"judged_by", "confirmed_by", "curve_of", "drift_since", "stored_adapter"}
-)
-"""What lines begin with that name entries."""
 
 
 # --- what all entries say -------------------------------------------------------------------------
@@ -133,9 +126,9 @@ def current_texts(contents: Contents) -> dict[str, str]:
     for name, judging in sorted(contents.judges.items()):
         folder = links[judging.run_name].folder
         _, adapter = contents.adapter_of.get(name, (0, ""))
-        here = _Standing.of(judging, adapter)
-        named[folder] |= here.entries(drift=True)
-        facts = [*here.facts(), *_facts(judging.record)]
+        about = list(_standing(judging, adapter))
+        named[folder] |= {line.split()[1] for line in about} & links.keys()  # no adapter
+        facts = [*about, *_facts(judging.record)]
         lines[folder] += [f"{printable(f'{name} {fact}')}\n" for fact in facts]
     return {
         folder: _HEAD
@@ -145,60 +138,20 @@ def current_texts(contents: Contents) -> dict[str, str]:
     }
 
 
-class _Standing(NamedTuple):
-    """Which entries count for a case."""
-
-    judged_by: str
-    confirmed_by: str
-    """Empty if none does."""
-    curves: tuple[str, ...]
-    """Older entries, with curves of other kinds of machine."""
-    origins: dict[str, str]
-    """By metric the older entry that its drift counts from."""
-    adapter: str
-    """The digest of the stored adapter; empty without one."""
-
-    @classmethod
-    def of(cls, judging: Observation, adapter: str) -> _Standing:
-        others = {one.run_name for one in judging.curves.values()} - {judging.run_name}
-        return cls(
-            judged_by=judging.run_name,
-            confirmed_by=judging.confirmed.entry if judging.confirmed else "",
-            curves=tuple(sorted(others)),
-            origins={name: one.entry for name, one in judging.drift_origins.items()},
-            adapter=adapter,
-        )
-
-    def entries(self, *, drift: bool) -> set[str]:
-        """Return the entries to read."""
-        found = {self.judged_by, *self.curves, *(self.origins.values() if drift else ())}
-        return found | ({self.confirmed_by} if self.confirmed_by else set())
-
-    def facts(self) -> Iterator[str]:
-        """Yield the lines of `current.txt` about entries; `parse` reads them again."""
-        yield f"judged_by {self.judged_by}"
-        if self.confirmed_by:
-            yield f"confirmed_by {self.confirmed_by}"
-        for entry in self.curves:
-            yield f"curve_of {entry}"
-        for entry in sorted(set(self.origins.values())):
-            since = [name for name, one in self.origins.items() if one == entry]
-            yield f"drift_since {entry} {shlex.join(sorted(since, key=metric_order))}"
-        if self.adapter:
-            yield f"stored_adapter {self.adapter}"
-
-    @classmethod
-    def parse(cls, facts: Mapping[str, list[str]]) -> _Standing:
-        """Return what the lines of a case say."""
-        (judged_by,) = facts["judged_by"]
-        since = (line.partition(" ") for line in facts.get("drift_since", ()))
-        return cls(
-            judged_by=judged_by,
-            confirmed_by="".join(facts.get("confirmed_by", ())),
-            curves=tuple(facts.get("curve_of", ())),
-            origins={name: entry for entry, _, names in since for name in shlex.split(names)},
-            adapter="".join(facts.get("stored_adapter", ())),
-        )
+def _standing(judging: Observation, adapter: str) -> Iterator[str]:
+    """Yield the lines about entries. adapter: the digest of the stored one; empty without one."""
+    yield f"judged_by {judging.run_name}"
+    if judging.confirmed:
+        yield f"confirmed_by {judging.confirmed.entry}"
+    # Older entries, with curves of other kinds of machine.
+    for entry in sorted({one.run_name for one in judging.curves.values()} - {judging.run_name}):
+        yield f"curve_of {entry}"
+    origins = {name: one.entry for name, one in judging.drift_origins.items()}
+    for entry in sorted(set(origins.values())):
+        since = sorted((name for name, one in origins.items() if one == entry), key=metric_order)
+        yield f"drift_since {entry} {shlex.join(since)}"
+    if adapter:
+        yield f"stored_adapter {adapter}"
 
 
 def _facts(record: Record) -> Iterator[str]:
@@ -207,8 +160,7 @@ def _facts(record: Record) -> Iterator[str]:
     for name in sorted(record.metrics, key=metric_order):
         metric = record.metrics[name]
         if metric.kind in _SHOWN:
-            shown = repr(name) if name in _ABOUT_ENTRIES else name
-            yield f"{shown} {metric.value!r} {metric.unit}"
+            yield f"{name} {metric.value!r} {metric.unit}"
     for name, holds in sorted(record.invariants.items()):
         if holds is False:
             yield f"invariant {name} false"
@@ -270,124 +222,3 @@ def write_current(root: Path, contents: Contents) -> list[Path]:
     if storage.write_newest(root, _newest(contents, texts)):
         written.append(storage.newest_file(root))
     return written
-
-
-# --- reading what judges --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Current:
-    """What judges each case of a storage; nothing of the entries is read yet."""
-
-    root: Path
-    cases: dict[str, _Standing]
-    digests: dict[str, str]
-    """The content digest of each entry that counts, by the stem of its name."""
-    paths: dict[str, Path]
-
-    @classmethod
-    def parse(cls, root: Path, texts: Iterable[str], paths: Sequence[Path]) -> Current:
-        """Read the files `current.txt` of a storage with these entries."""
-        digests: dict[str, str] = {}
-        facts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for text in texts:
-            for line in text.removeprefix(_HEAD).splitlines():
-                case, fact, value = line.split(" ", 2)
-                if case == "#":
-                    digests[fact] = value
-                else:
-                    facts[case][fact].append(value)
-        return cls(
-            root=root,
-            cases={case: _Standing.parse(found) for case, found in facts.items()},
-            digests=digests,
-            paths={path.stem: path for path in paths},
-        )
-
-    def adapter_of(self, case: str) -> tuple[Path, str] | None:
-        """Return the entry that judges a case and the digest of its adapter, if it has one."""
-        found = self.cases.get(case)
-        if found is None or not found.adapter:
-            return None
-        return self.paths[found.judged_by], found.adapter
-
-    def references(self, *, drift: bool) -> dict[str, Observation]:
-        """Read what judges each case, by id, with the ledgers of these records alone.
-
-        drift: with the older entries that it counts from. Raises `RunFileError` for an entry, a
-        ledger or an adapter that is missing or altered.
-        """
-        for case, here in self.cases.items():
-            if here.adapter:
-                storage.check_adapter(self.root, self.paths[here.judged_by], case, here.adapter)
-        wanted: dict[str, set[str]] = defaultdict(set)
-        for case, here in self.cases.items():
-            for stem in here.entries(drift=drift):
-                wanted[stem].add(case)
-        found: dict[tuple[str, str], Observation] = {}
-        environments = {}
-        for stem, cases in sorted(wanted.items()):
-            entry = self._entry(stem)
-            environments[stem] = entry.run.environment
-            judged = [case for case in cases if self.cases[case].judged_by == stem]
-            whole = with_stored_ledgers(entry, judged).run
-            observed = observations_of(whole, stem)
-            found |= {(stem, case): observed[case] for case in cases if case in observed}
-        return {
-            case: dataclasses.replace(
-                found[here.judged_by, case],
-                curves={
-                    machine: one
-                    for stem in (*here.curves, here.judged_by)
-                    for machine, one in found[stem, case].curves.items()
-                },
-                drift_origins={
-                    metric: Origin(found[stem, case].record.metrics[metric], stem)
-                    for metric, stem in (here.origins.items() if drift else ())
-                },
-                confirmed=Confirmation(here.confirmed_by, environments[here.confirmed_by])
-                if here.confirmed_by
-                else None,
-            )
-            for case, here in self.cases.items()
-        }
-
-    def _entry(self, stem: str) -> RunFile:
-        (entry,) = read_entries_of([self.paths[stem]])
-        if entry.run.content_digest != self.digests[stem]:
-            problem = f"was replaced: {CURRENT} names the content {self.digests[stem]}"
-            raise RunFileError(entry.path, problem, storage.restore(self.root))
-        return entry
-
-
-def current_of(root: Path, contents: Contents) -> Current:
-    """Return what judges each case, as entries say that were read."""
-    paths = [link.path(root) for link in contents.links]
-    return Current.parse(root, current_texts(contents).values(), paths)
-
-
-def current_at(root: Path, paths: Sequence[Path]) -> Current:
-    """Return what judges each case of a storage with these entries.
-
-    Raises `RunFileError` if the storage is not whole.
-    """
-    texts = _texts_as_written(root, paths)
-    if texts is not None:
-        return Current.parse(root, texts, paths)
-    contents = Contents()
-    for entry in read_entries_of(paths):
-        contents.add(entry)
-    check_whole(root, contents)
-    return current_of(root, contents)
-
-
-def _texts_as_written(root: Path, paths: Sequence[Path]) -> list[str] | None:
-    """Return the files `current.txt` if they are those that `newest` names; None otherwise."""
-    newest = storage.read_newest(root)
-    names = [storage.entry_name(path) for path in paths]
-    if newest is None or newest.names != storage.digest_of_names(names):
-        return None  # an accept has not ended, or an entry is missing
-    found = {folder: _text_of(root, folder) for folder in newest.current}
-    if newest.current != {folder: digest_of(content) for folder, content in found.items()}:
-        return None
-    return [content.decode() for content in found.values()]

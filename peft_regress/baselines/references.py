@@ -9,15 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from peft_regress.baselines.current import Contents, current_at, current_of, read_contents
-from peft_regress.baselines.storage import read_while_still
+from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.run_file import RunFile, read_run_file, with_ledgers_of
 from peft_regress.runs.schema import Record, Run, Selection
 
 
@@ -36,15 +35,28 @@ def references_with_drift(stored: Iterable[RunFile]) -> dict[str, Observation]:
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
     """Return what judges each case of a storage, by id, with the ledgers of these records alone.
 
-    It reads only the entries that `current.txt` names. drift: with the older entries that it counts
-    from. Raises `RunFileError` for what is missing or was altered.
+    drift: with the older entries that it counts from. Raises `RunFileError` for what is missing or
+    was altered.
     """
-    return read_while_still(root, lambda paths: current_at(root, paths).references(drift=drift))
+    found = _with_ledgers(root, read_contents(root))
+    if drift:
+        return found
+    return {name: dataclasses.replace(one, drift_origins={}) for name, one in found.items()}
 
 
 def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
     """Read what judged each case, by drift too, before the newest entries were accepted."""
-    return current_of(root, read_contents(root, without=newest)).references(drift=True)
+    return _with_ledgers(root, read_contents(root, without=newest))
+
+
+def _with_ledgers(root: Path, contents: Contents) -> dict[str, Observation]:
+    """Return what judges each case, with the ledger of its record."""
+    judges, paths = contents.judges, {link.stem: link.path(root) for link in contents.links}
+    records = with_ledgers_of(
+        {name: one.record for name, one in judges.items()},
+        lambda name: paths[judges[name].run_name],
+    )
+    return {name: dataclasses.replace(one, record=records[name]) for name, one in judges.items()}
 
 
 def expected_cases(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from peft_regress.baselines.current import Contents, Current, current_at
+from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.run_adapters import (
     MANIFEST,
     StoredAdapter,
@@ -23,12 +23,7 @@ from peft_regress.baselines.run_adapters import (
     read_checked,
     write_adapter,
 )
-from peft_regress.baselines.storage import (
-    adapter_folder,
-    check_adapter,
-    newest_file,
-    read_while_still,
-)
+from peft_regress.baselines.storage import adapter_folder, check_adapter, newest_file
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
@@ -143,18 +138,19 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
     that is missing, or if it was altered.
     """
     newest = newest_file(root)
-    named = _current(root, read_bytes(newest) if newest.exists() else b"").adapter_of(case.id)
-    if named is None:
+    contents = _contents(root, read_bytes(newest) if newest.exists() else b"")
+    judging, named = contents.judges.get(case.id), contents.adapter_of.get(case.id)
+    if judging is None or named is None:
         return None
-    entry, digest = named
-    found = _read_named(root, entry, case.id, digest)
+    index, digest = named
+    found = _read_named(root, contents.links[index].path(root), case.id, digest)
     return (found.folder, found.stored) if found.stored.definition == definition else None
 
 
 @functools.lru_cache(maxsize=2)
-def _current(root: Path, _newest: bytes) -> Current:
+def _contents(root: Path, _newest: bytes) -> Contents:
     """Read what judges once for all cases of a run, as long as no entry is accepted."""
-    return read_while_still(root, lambda paths: current_at(root, paths))
+    return read_contents(root)
 
 
 def _read_named(root: Path, entry: Path, case: str, digest: str) -> Adapter:

@@ -11,7 +11,7 @@ Imports no torch, so that listing and collecting stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
@@ -207,15 +207,13 @@ def _matching(cases: Iterable[Case], pattern: str) -> list[Case]:
     return [case for case in cases if fnmatchcase(case.id, pattern)]
 
 
-def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Assign each case id to a shard 1..count, evenly by weight, without splitting architectures.
+def shard_of(cases: Iterable[Case], *, count: int) -> dict[str, int]:
+    """Assign each case id to a shard 1..count, evenly, without splitting architectures.
 
     An architecture stays in one shard, which then measures its relative times and its profiles
-    once. A case without a weight gets the mean weight. Raises `InputError` if there are more shards
-    than architectures, since one of them would be empty.
+    once. Raises `InputError` if there are more shards than architectures, since one of them would
+    be empty.
     """
-    known = [weight for weight in weights.values() if weight > 0]
-    usual = sum(known) / len(known) if known else 1.0
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(case.architecture, []).append(case.id)
@@ -224,15 +222,11 @@ def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float])
             f"{count} shards for {len(groups)} architectures: an architecture is never split, so "
             f"at most {len(groups)} shards have work"
         )
-    load = {
-        name: sum(weights.get(identifier) or usual for identifier in ids)
-        for name, ids in groups.items()
-    }
-    totals = [0.0] * count
+    sizes = [0] * count
     shards: dict[str, int] = {}
-    # Longest processing time first: the heaviest group goes to the lightest shard.
-    for name in sorted(load, key=lambda name: (-load[name], name)):
-        lightest = totals.index(min(totals))
-        totals[lightest] += load[name]
-        shards.update(dict.fromkeys(groups[name], lightest + 1))
+    # The largest group goes to the smallest shard.
+    for name in sorted(groups, key=lambda name: (-len(groups[name]), name)):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += len(groups[name])
+        shards.update(dict.fromkeys(groups[name], smallest + 1))
     return shards

@@ -77,7 +77,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     cases: str | None,
     setup: MeasuringSetup,
     on: str,
-    uses_gpus: bool,
     resume: Path | None,
     summary: Path | None,
     output: str,
@@ -93,7 +92,7 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     with (
         ending_signals_interrupt(),
-        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
+        opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(None, resume, print_sentence) as keeper,
     ):
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)

@@ -14,6 +14,7 @@ SECTIONS: Final = {
         "list": "List the cases of a matrix.",
         "measure": "Measure cases and write their run, without pytest and without a verdict.",
         "watch": "Run a training script, unchanged, and show what its first steps do.",
+        "choose": "Choose a method and its rank for a device, and say why.",
         "cost": "Show what one training step costs, without training and without a source model.",
     },
     "Judge": {
@@ -29,7 +30,6 @@ SECTIONS: Final = {
     "Look": {
         "report": "Show what every case costs and how accurate it is.",
         "history": "Show what moved beyond its bound over the stored entries.",
-        "export": "Write the numbers of RUN as CSV, for other tools.",
     },
     "Store": {
         "accept": "Store RUN in the baseline storage, so that it judges later runs.",

@@ -33,7 +33,7 @@ _INCOMPLETE_EXIT = 3
     cls=options.SectionedCommand,
     sections={
         "Cases": ("cases", "matrix"),
-        "Work": ("on", "uses_gpus", "jobs", "time_limit"),
+        "Work": ("on", "jobs", "time_limit"),
         "Files": ("save", "resume"),
     },
     epilog=options.examples(
@@ -58,7 +58,7 @@ _INCOMPLETE_EXIT = 3
     help="Take what an earlier try measured in the same packages and commit, by its run file or "
     "journal.",
 )
-@options.engine_options
+@options.on_option("Measure")
 @options.jobs_option("Measure this many cases at once (default: one per core).")
 @options.limit_option("--time-limit", "How long one case may take.")
 @options.baselines_option
@@ -72,7 +72,6 @@ def command(  # noqa: PLR0913  (options)
     save: Path,
     resume: Path | None,
     on: str,
-    uses_gpus: bool,
     jobs: int | None,
     time_limit: int,
     baselines: Path,
@@ -88,7 +87,7 @@ def command(  # noqa: PLR0913  (options)
     setup = MeasuringSetup(baselines=baselines, jobs=jobs or default_jobs(), time_limit=time_limit)
     with (
         ending_signals_interrupt(),
-        options.opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
+        options.opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
         if resume is not None:

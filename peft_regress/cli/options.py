@@ -130,28 +130,12 @@ def on_option(does: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     )
 
 
-def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where cases are measured: `on` and `uses_gpus`."""
-    options = (
-        on_option("Measure"),
-        click.option(
-            "--gpu",
-            "uses_gpus",
-            is_flag=True,
-            help="On a cluster: give each case a GPU, on workers with the resource `gpu`; without, "
-            "cases see none.",
-        ),
-    )
-    return functools.reduce(lambda made, option: option(made), reversed(options), command)
-
-
 @contextlib.contextmanager
 def opened_pool(
     on: str,
     setup: MeasuringSetup,
     *,
     say: Callable[[str], None],
-    uses_gpus: bool = False,
     code: Sequence[str] = ("peft_regress",),
 ) -> Iterator[Pool | None]:
     """Connect to what `--on` names; None for workers of this machine.
@@ -161,10 +145,6 @@ def opened_pool(
     Raises `InputError` and `AbsentError` for a cluster that cannot be used.
     """
     if on == "local":
-        if uses_gpus:
-            raise click.UsageError(
-                "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
-            )
         yield None
         return
     if find_spec("distributed") is None:
@@ -180,7 +160,6 @@ def opened_pool(
         baselines=setup.baselines,
         time_limit=setup.time_limit,
         pip_seconds=setup.pip_seconds,
-        uses_gpus=uses_gpus,
         say=say,
         code=code,
         own=settings_in_use(),
@@ -194,7 +173,6 @@ ENVIRONMENT_SECTIONS: Final = {
     "Environments": (
         "replace_torch",
         "on",
-        "uses_gpus",
         "jobs",
         "time_limit",
         "pip_time_limit",
@@ -207,8 +185,8 @@ ENVIRONMENT_SECTIONS: Final = {
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `replace_torch`, `on`, `uses_gpus`, `resume`
-    and `summary`.
+    The command gets `setup`, a `MeasuringSetup`, and `replace_torch`, `on`, `resume` and
+    `summary`.
     """
 
     @functools.wraps(command)
@@ -231,6 +209,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*arguments, setup=setup, **others)
 
     options = (
+        on_option("Measure"),
         jobs_option("Measure this many cases at once (default: one per core)."),
         click.option(
             "--yes",
@@ -255,10 +234,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         pip_limit_option,
         baselines_option,
     )
-    with_options = functools.reduce(
-        lambda made, option: option(made), reversed(options), with_setup
-    )
-    return engine_options(with_options)
+    return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)
 
 
 def print_json(value: Any) -> None:

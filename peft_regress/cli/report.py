@@ -84,8 +84,7 @@ def command(
             print_json(page_data(_content(entries, baselines, cases)))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
-            run, devices = present_run(entries), device_classes()
-            show(overview(run, sources=", ".join(names), devices=devices), output)
+            show(overview(present_run(entries), sources=", ".join(names)), output)
 
 
 def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:

@@ -19,6 +19,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.gate.paired_times import CaseTimes
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.report.terminal import print_progress, show
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
@@ -34,8 +35,10 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 @click.option(
     "--pairs",
     type=click.IntRange(1, 10000),
+    default=DEFAULT_POLICY.time_pairs,
+    show_default=True,
     metavar="N",
-    help="Time this many pairs of blocks per case (default: as many as the bound needs).",
+    help="Time this many pairs of blocks per case.",
 )
 @limit_option(
     "--time-limit",
@@ -52,7 +55,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     cases: str,
     matrix: str,
     *,
-    pairs: int | None,
+    pairs: int,
     time_limit: int,
     output: str,
     baselines: Path,

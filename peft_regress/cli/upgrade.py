@@ -87,7 +87,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     clean_up: bool,
     setup: MeasuringSetup,
     on: str,
-    uses_gpus: bool,
     resume: Path | None,
     summary: Path | None,
     output: str,
@@ -129,7 +128,7 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     with (
         ending_signals_interrupt(),
-        opened_pool(on, setup, uses_gpus=uses_gpus, say=print_sentence) as pool,
+        opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)

@@ -12,6 +12,7 @@ lists their other differences), so the formulas keep it, and a fix in torch cann
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -41,21 +42,30 @@ def _products(*operators: Any) -> Callable[[Formula], Formula]:
 # --- Products of which torch's counter is right ---------------------------------------------------
 
 
-def _torch_s(operator: Any) -> Callable[..., int]:
-    """Return the formula of torch's own counter."""
-    formula: Callable[..., int] = flop_registry[operator]
-    return lambda *args, out, **kwargs: formula(*args, **kwargs, out_val=out)
+def _torch_s(product: Any, *, adds: bool) -> Callable[..., int]:
+    """Return the formula of torch's own counter; `adds`: of an operator that adds to a product.
+
+    Without its wrapper, which looks for tensors at any depth: that takes longer than the operator.
+    """
+    formula: Callable[..., int] = inspect.unwrap(flop_registry[product])
+
+    def counted(*args: Any, out: Tensor, **kwargs: Any) -> int:
+        shapes = (arg.shape if isinstance(arg, Tensor) else arg for arg in args[adds:])
+        return formula(*shapes, out_shape=out.shape, **kwargs)
+
+    return counted
 
 
-for _operator, _alike in {
-    aten.mm: (),
-    aten.addmm: (aten.addmm_, aten._addmm_activation),  # noqa: SLF001
-    aten.bmm: (),
-    aten.baddbmm: (aten.baddbmm_, aten.addbmm, aten.addbmm_),
-    aten.convolution: (),
-}.items():
-    register_paper_formula(_operator)(_torch_s(_operator))
-    _products(_operator, *_alike)(_torch_s(_operator))
+for _operator, _product, _alike in (
+    (aten.mm, aten.mm, ()),
+    (aten.addmm, aten.mm, (aten.addmm_, aten._addmm_activation)),  # noqa: SLF001
+    (aten.bmm, aten.bmm, ()),
+    (aten.baddbmm, aten.bmm, (aten.baddbmm_, aten.addbmm, aten.addbmm_)),
+    (aten.convolution, aten.convolution, ()),
+):
+    _counted = _torch_s(_product, adds=_operator is not _product)
+    register_paper_formula(_operator)(_counted)
+    _products(_operator, *_alike)(_counted)
 
 
 # --- Products that it does not know ---------------------------------------------------------------
@@ -232,3 +242,22 @@ def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
     m, n = matrix.shape[-2:]
     product = 2 * m * n * min(m, n)
     return _svd(matrix) + matrix.shape[:-2].numel() * product
+
+
+# --- Updates of many tensors by one kernel --------------------------------------------------------
+
+# As their elements cost with foreach=False: both averages (1 and 2), the root, its correction, eps
+# and the step, and one for each of what is asked for beside: decay, amsgrad's maximum, the sign.
+
+
+@register_flop_formula(aten._fused_adam_, aten._fused_adamw_)
+def _fused_adam(
+    parameters: list[Tensor],
+    *_args: Any,
+    weight_decay: float,
+    amsgrad: bool,
+    maximize: bool,
+    **_: Any,
+) -> int:
+    for_each = 7 + bool(weight_decay) + amsgrad + maximize
+    return for_each * sum(parameter.numel() for parameter in parameters)

@@ -37,8 +37,10 @@ class Operator(NamedTuple):
     is_svd: bool
     is_composite: bool
     stops_the_count: bool
+    is_over_many: bool
+    """Whether it does one thing for each tensor of a list."""
     many_tensors_remedy: str
-    """What to do about a kernel over many tensors; '' for other operators."""
+    """What to do about such a kernel if its work is unknown; '' for other operators."""
     real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
     """(arguments, result) -> (output, least bytes of its storage); None if the fake kernel is
     right."""
@@ -50,6 +52,10 @@ def describe(func: Any) -> Operator:
     packet = func._overloadpacket  # noqa: SLF001
     name = str(packet)
     formula = formula_of(packet)
+    is_foreach, is_fused = "_foreach_" in name, "_fused_" in name
+    # `_foreach_sqrt_` does for each tensor what `sqrt` does, but has no tag.
+    alike = name.removeprefix("aten._foreach_").removesuffix("_")
+    single = getattr(aten, alike, None) if is_foreach else packet
     # prim.device, by which fake tensors return their device, is in no dispatcher. An operator with
     # a kernel of its own, such as silu_backward, runs that kernel and not its parts.
     is_composite = (
@@ -62,15 +68,22 @@ def describe(func: Any) -> Operator:
         is_counted_op=func.namespace == "aten",
         formula=formula,
         paper_formula=paper_formula_of(packet),
-        is_pointwise=torch.Tag.pointwise in func.tags,
+        is_pointwise=torch.Tag.pointwise in func.tags or (is_foreach and _is_pointwise(single)),
         is_svd=packet is aten._linalg_svd,  # noqa: SLF001 - GaLore's projection
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
         real_sizes=_SIZES.get(packet),
-        many_tensors_remedy=_NO_FOREACH if "_foreach_" in name or "_fused_" in name else "",
+        is_over_many=is_foreach or (is_fused and formula is not None),
+        many_tensors_remedy=_NO_FOREACH if single is None or (is_fused and not formula) else "",
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )
+
+
+def _is_pointwise(packet: Any) -> bool:
+    """Return whether an overload of an operator, if there is one, is pointwise."""
+    overloads = packet.overloads() if packet is not None else ()
+    return any(torch.Tag.pointwise in getattr(packet, one).tags for one in overloads)
 
 
 def _at_least_the_input(args: tuple[Any, ...], out: Tensor) -> Sizes:

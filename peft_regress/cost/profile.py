@@ -21,7 +21,7 @@ from peft_regress.cost import refusals
 from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.stand_ins import Stage, staged, tensors_used
-from peft_regress.cost.step_cost import Loss, Mark, Phase, StepCost, StepMarks, step_cost
+from peft_regress.cost.step_cost import Loss, Mark, Phase, StepCost, StepLog, StepMarks
 
 
 def profile_training_step(
@@ -60,13 +60,25 @@ def profile_training_step(
         UnprofilableModelError: a tensor or a gradient is sparse, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
+    return record_training_step(model, make_optimizer, batch=batch, loss=loss, fake=fake).cost()
+
+
+def record_training_step(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    *,
+    batch: Any,
+    loss: Callable[[nn.Module, Any], Tensor],
+    fake: bool = True,
+) -> StepLog:
+    """Return what `profile_training_step` summarizes: each allocation and each operator."""
     refusals.check_model(model)
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
         for parameter in model.parameters():
             parameter.grad = None
         marks = _record_two_steps(stage, model, make_optimizer, loss)
     log = stage.recorder
-    return step_cost(log.memory_log, log.flop_log, marks, tensors=tensors_used(fake=fake))
+    return StepLog(log.memory_log, log.flop_log, marks, tensors_used(fake=fake))
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on

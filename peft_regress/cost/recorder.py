@@ -166,11 +166,20 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.real_sizes is not None and self._mode is not None:
             grow_storages(operator.real_sizes(args, out))
         self.aten_ops += operator.is_counted_op
-        if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
-            self._count(operator, module, args, kwargs, out)
-        for tensor in tensors_in(out):
-            self._check_layout(tensor, operator.name)
-            self._hold_result(tensor, module, operator.name)
+        is_update = self.phase == "optimizer"
+        parts = [(module, args, out)]
+        if operator.is_over_many and is_update:
+            tensors = next(arg for arg in args if isinstance(arg, list))
+            parts = [
+                (self._module_of_operands((one,)), ([one], *args[1:]), result)
+                for one, result in zip(tensors, out or tensors, strict=True)
+            ]
+        for where, some, result in parts:
+            if operator.formula is not None or (operator.is_pointwise and is_update):
+                self._count(operator, where, some, kwargs, result)
+            for tensor in tensors_in(result):
+                self._check_layout(tensor, operator.name)
+                self._hold_result(tensor, where, operator.name)
         return out
 
     def _check(

@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 
@@ -134,6 +134,58 @@ class StepMarks(NamedTuple):
     backward: Mark
     optimizer: Mark
     end: Mark
+
+
+MANY: Final = 1_000_003
+"""A batch whose size tells what grows with it: a prime that no layer has as a size."""
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What two steps allocated and computed, one event after another."""
+
+    memory: Sequence[ByteSite]
+    flops: Sequence[FlopSite]
+    marks: StepMarks
+    tensors: Tensors
+
+    def cost(self) -> StepCost:
+        """Return the cost of the second step."""
+        return step_cost(self.memory, self.flops, self.marks, tensors=self.tensors)
+
+    def at_batch(self, batch: int) -> StepLog:
+        """Return the log of the same steps on a batch of another size; this one is of `MANY`.
+
+        A tensor grows with the batch if, and only if, the prime divides its size.
+        """
+        memory = [event._replace(bytes=_at_batch(event.bytes, batch)) for event in self.memory]
+        flops = [
+            call._replace(
+                flops=_at_batch(call.flops, batch), paper_flops=_at_batch(call.paper_flops, batch)
+            )
+            for call in self.flops
+        ]
+        return StepLog(memory, flops, self.marks, self.tensors)
+
+    def largest_batch(self, room: int) -> int:
+        """Return the largest batch with which both steps stay within so many bytes, 0 if none.
+
+        This log is of a batch of `MANY`.
+        """
+        most, fixed, per_item = MANY, 0, 0
+        for at, event in enumerate(self.memory[: self.marks.end.memory], 1):
+            share, rest = divmod(event.bytes, MANY)
+            fixed, per_item = (
+                (fixed, per_item + share) if not rest else (fixed + event.bytes, per_item)
+            )
+            if at >= self.marks.first.memory:
+                most = min(most, (room - fixed) // per_item if per_item else most * (fixed <= room))
+        return max(most, 0)
+
+
+def _at_batch(value: int, batch: int) -> int:
+    share, rest = divmod(value, MANY)
+    return value if rest else _at_batch(share, batch) * batch if share else 0
 
 
 def step_cost(

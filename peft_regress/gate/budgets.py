@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.budgets import SHARES
-from peft_regress.devices import DeviceClass
+from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
@@ -91,9 +91,13 @@ def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Ite
     if limits.device is not None:
         found = next((one for one in devices if one.name == limits.device), None)
         for need, value in needs_of(record).items():
-            limit = None if found is None else _room(found, need)
+            limit = None if found is None else _limit(record, found, need)
             if found is None or limit is not None:
                 name = f"{need} of {limits.device}"
+                if need == "memory" and record.cost_batch is not None:
+                    # Of a built-in case it is not the user's.
+                    name += f" at batch {record.cost_batch}"
+                    name += " of 224x224" if record.batch is UNSET else ""
                 lacks = "no such device class" if found is None else "not measured"
                 yield BudgetUse(name=name, value=value, limit=limit, spec=_BYTES, lacks=lacks)
 
@@ -184,34 +188,43 @@ def _is_looser(old: float, new: BudgetUse) -> bool:
 # --- devices --------------------------------------------------------------------------------------
 
 
-def needs_of(record: Record) -> dict[str, float | None]:
-    """Return the `memory` of one update, and the `storage` of all weights with the adapter.
+def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
+    """Return the `memory` of one update's tensors, and the `storage` of weights or the program.
 
-    Bytes; None if it was not measured.
+    Bytes; None if it was not measured. suffix: of the batch, as in the names of metrics.
     """
-    weights = [value_in(record, name) for name in ("peak_param_bytes", "peak_buffer_bytes")]
-    measured = [value for value in weights if value is not None]
+    memory, stored = "peak_bytes", ["peak_param_bytes", "peak_buffer_bytes"]
+    if step_runtime(record) == "executorch":
+        memory, stored = "edge_train_bytes", ["edge_train_program_bytes"]
+    found = [value_in(record, name) for name in stored]
+    parts = [value for value in found if value is not None]
     return {
-        "memory": value_in(record, "peak_bytes"),
-        "storage": sum(measured) if len(measured) == len(weights) else None,
+        "memory": value_in(record, memory + suffix),
+        "storage": sum(parts) if len(parts) == len(stored) else None,
     }
 
 
-def _room(device: DeviceClass, need: str) -> int | None:
-    """Return how many bytes a device has of it; None if that is not limited."""
-    return device.memory_bytes if need == "memory" else device.storage_bytes
+def step_runtime(record: Record) -> Runtime:
+    """Return what takes the step of a case: ExecuTorch, where it is exported to it."""
+    is_exported = "edge_train_bytes" in record.metrics
+    return "executorch" if is_exported else runtime_of(record.case.method)
+
+
+def _limit(record: Record, device: DeviceClass, need: str) -> int | None:
+    """Return how many bytes a device has for a case; None if that is not limited."""
+    return room(device, step_runtime(record)) if need == "memory" else device.storage_bytes
 
 
 def fits(record: Record, device: DeviceClass) -> bool | None:
     """Return whether a case fits into a device; None if that is not known."""
-    found = {_fits(value, _room(device, need)) for need, value in needs_of(record).items()}
+    found = {_fits(value, _limit(record, device, need)) for need, value in needs_of(record).items()}
     return False if False in found else None if None in found else True
 
 
-def _fits(value: float | None, room: int | None) -> bool | None:
-    if room is None:
+def _fits(value: float | None, limit: int | None) -> bool | None:
+    if limit is None:
         return True
-    return None if value is None else value <= room
+    return None if value is None else value <= limit
 
 
 def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
@@ -219,8 +232,8 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
     before, after = needs_of(old), needs_of(new)
     for device in devices:
         for need in before if fits(old, device) else ():
-            was, now, room = before[need], after[need], _room(device, need)
-            if _fits(now, room) is False and was is not None is not now:
+            was, now, limit = before[need], after[need], _limit(new, device, need)
+            if _fits(now, limit) is False and was is not None is not now:
                 yield Reason(
                     metric=f"fits {device.name}",
                     old=was,
@@ -228,5 +241,5 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
                     relative_change=(now - was) / was if was else None,
                     verdict="regressed",
                     spec=_BYTES,
-                    limit=room,
+                    limit=limit,
                 )

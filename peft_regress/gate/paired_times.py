@@ -1,8 +1,9 @@
 """Judge times that were measured in pairs: base and candidate take turns. Pure.
 
-What slows the machine slows both sides of a pair, so the ratio counts. The estimate is the median
-of the ratios, with the interval of the sign test: exact for any distribution of the noise, which is
-far from normal on a shared machine.
+What slows the machine slows both sides of a pair, so the ratio counts. Pairs of one launch share
+the speed of its two processes, so a launch counts once, with the median of its pairs. The estimate
+is the median over the launches, with the interval of the sign test: exact for any distribution of
+the noise, which is far from normal on a shared machine.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def confidence_of_each(cases: int, *, policy: Policy = DEFAULT_POLICY) -> float:
     return 1 - policy.time_error_rate / cases
 
 
-def fewest_pairs(confidence: float) -> int:
-    """Return the smallest number of pairs for which an interval has this confidence.
+def fewest_launches(confidence: float) -> int:
+    """Return the smallest number of launches for which an interval has this confidence.
 
     The widest interval goes from the smallest to the largest ratio, and misses the median if all n
     lie on one side of it: with probability 2 / 2**n.
@@ -107,18 +108,24 @@ def fewest_pairs(confidence: float) -> int:
     return math.ceil(1 - math.log2(1 - confidence))
 
 
-def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
+def estimate_ratio(launches: Sequence[Sequence[TimePair]], *, confidence: float) -> Estimate:
     """Return the median ratio of candidate to base with its confidence interval.
 
-    Raises `InputError` for a time that is not positive and finite, and if there is no pair.
+    launches: the pairs of each start of the two processes.
+
+    Raises `InputError` for a time that is not positive and finite, and if there is no launch.
     """
-    if not pairs:
+    if not launches:
         raise InputError("no pair of times was measured")
+    pairs = [pair for launch in launches for pair in launch]
     for seconds in (seconds for pair in pairs for seconds in pair):
         if not 0 < seconds < math.inf:
             raise InputError(f"a step took {seconds} seconds; a time is positive and finite")
     # With logarithms, swapping base and candidate only inverts the ratio.
-    logs = sorted(math.log(candidate) - math.log(base) for base, candidate in pairs)
+    logs = sorted(
+        statistics.median(math.log(candidate) - math.log(base) for base, candidate in launch)
+        for launch in launches
+    )
     rank = _rank_of_bound(len(logs), confidence=confidence)
     return Estimate(
         ratio=math.exp(statistics.median(logs)),

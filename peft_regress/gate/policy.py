@@ -135,9 +135,8 @@ class Policy:
     time_error_rate: float = 0.05
     """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""
 
-    time_pairs: int = 30
-    """Pairs of blocks for each case. Seen at a load of six to eight on two cores: intervals 2 to
-    9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/upgrading.md)."""
+    time_pairs: int = 60
+    """Pairs of blocks for each case, four of each start of the workers (docs/upgrading.md)."""
 
     def rounding(self, numerics: Numerics) -> float:
         """Return how far rounding moves a loss that departs late from an equal curve."""

@@ -25,7 +25,7 @@ from peft_regress.cost import (
 )
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.imports import told
+from peft_regress.imports import CaseError, told
 from peft_regress.measure.costs import CaseCosts, ProfileCache, case_costs, step_ledger
 from peft_regress.measure.definition import define, settings_of
 from peft_regress.measure.edge.case import CaseEdge, edge_of_case
@@ -35,7 +35,6 @@ from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
-from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
 from peft_regress.own_code import stated_by
 from peft_regress.runs import schema

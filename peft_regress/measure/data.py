@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
-from peft_regress.measure.user_code import calling
+from peft_regress.imports import calling
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from peft_regress.cost.batches import named_tensors
 from peft_regress.measure.training import seed_all
 from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
 
+_NUMBERS_AT_ONCE: Final = 2**20
+"""Copies of a whole embedding in float64 would be the most memory that a script ever has."""
+
 
 def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
     """Return each parameter and buffer of a model, by name."""
@@ -93,11 +96,12 @@ class _Sums:
         values = tensor.detach()
         if values.is_complex():
             values = torch.view_as_real(values)
-        values = values.double()
-        values = values[torch.isfinite(values)]  # a causal mask holds infinities
-        self._count += values.numel()
-        self._sum += float(values.sum())
-        self._squares += float(values.square().sum())
+        for part in values.reshape(-1).split(_NUMBERS_AT_ONCE):
+            numbers = part.double()
+            numbers = numbers[torch.isfinite(numbers)]  # a causal mask holds infinities
+            self._count += numbers.numel()
+            self._sum += float(numbers.sum())
+            self._squares += float(numbers.square().sum())
 
     def summary(self) -> TensorSummary:
         mean = self._sum / self._count if self._count else 0.0

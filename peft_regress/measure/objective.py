@@ -14,7 +14,7 @@ from torch.nn import functional
 from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
-from peft_regress.measure.user_code import calling
+from peft_regress.imports import calling
 
 _PAIR: Final = 2
 

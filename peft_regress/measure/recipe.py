@@ -25,6 +25,7 @@ from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
+from peft_regress.imports import CaseError, calling
 from peft_regress.measure.adapters import Adapter, adapter_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
@@ -37,7 +38,6 @@ from peft_regress.measure.training import (
     seed_all,
     training_steps,
 )
-from peft_regress.measure.user_code import CaseError, calling
 from peft_regress.runs.environment import imported_packages, packages_with
 from peft_regress.script import Script
 

@@ -132,13 +132,7 @@ class CollectionHooks:
                 raise UnknownNameError(what, glob, list(cases)[:3])
             _keep(config, items, lambda case: fnmatchcase(case.id, glob))
         if shard is not None:
-            weights = {
-                name: float(old.record.metrics["step_seconds"].value)
-                for name, old in self._references().items()
-                if "step_seconds" in old.record.metrics
-            }
-            left = filter(None, map(case_of, items))
-            shards = shard_of(list(left), count=shard.count, weights=weights)
+            shards = shard_of(filter(None, map(case_of, items)), count=shard.count)
             _keep(config, items, lambda case: shards[case.id] == shard.index)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:

@@ -19,10 +19,9 @@ import pytest
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.interrupts import Interrupts
-from peft_regress.plugin.benchmark import set_up_benchmarks
 from peft_regress.plugin.closing_text import RunOutcome, closing_text, left_out
 from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_id_of, case_of
-from peft_regress.plugin.options import RegressOptions, add_options
+from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
 from peft_regress.plugin.selection import Coverage, chosen_from_collected, kept_from_collection
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text

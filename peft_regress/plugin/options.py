@@ -1,4 +1,4 @@
-"""The pytest options, parsed once into one frozen value."""
+"""The pytest options, parsed once into one frozen value, and those of pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from peft_regress.baselines.named_runs import check_output
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
@@ -192,3 +193,25 @@ def _path(config: pytest.Config, option: str) -> Path | None:
     """Return a path relative to the folder that pytest was started in, as for its own files."""
     text: str | None = config.getoption(option)
     return None if text is None else config.invocation_params.dir / text
+
+
+_FILE: Final = "file://"
+_THEIR_STORAGE: Final = "file://./.benchmarks"
+"""Where pytest-benchmark looks if no storage is named."""
+
+
+def set_up_benchmarks(config: pytest.Config, baselines: Path) -> None:
+    """Let `--benchmark-compare` read the baselines; call it before pytest-benchmark begins.
+
+    Raises `InputError` if pytest-benchmark would write into the baseline storage.
+    """
+    option, here = config.option, config.invocation_params.dir
+    if option.benchmark_json is not None:
+        check_output(here / option.benchmark_json, "--benchmark-json", storage=baselines)
+    if option.benchmark_save or option.benchmark_autosave:
+        storage = here / option.benchmark_storage.removeprefix(_FILE)
+        check_output(storage, "--benchmark-storage", storage=baselines)
+        return
+    is_ours = option.benchmark_compare and option.benchmark_storage == _THEIR_STORAGE
+    if is_ours and baseline_files(baselines):
+        option.benchmark_storage = f"{_FILE}{baselines}"

@@ -54,12 +54,13 @@ class RunRecords:
             add_adapters(run_file_of(self._resume), self._save)
         return said
 
-    def _earlier(self) -> dict[str, list[KeptRecord]]:
-        return {} if self._resume is None else self._keeper.earlier(self._header())
+    def _earlier(self, case: str) -> list[KeptRecord]:
+        has_one = self._resume is not None and self._keeper.has(case)
+        return self._keeper.earlier(case, self._header()) if has_one else []
 
     def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
-        found = self._earlier().get(case)
+        found = self._earlier(case)
         return self._usable(case, found, definition()) if found else None
 
     def _usable(self, case: str, found: list[KeptRecord], definition: str) -> KeptRecord | None:
@@ -80,7 +81,7 @@ class RunRecords:
     def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
         for name in sorted(selected - self.records.keys()) if self._resume else ():
-            found = self._earlier().get(name)
+            found = self._earlier(name)
             kept = self._usable(name, found, found[-1].record.definition) if found else None
             if kept is not None:
                 self.records[name] = kept.record
@@ -95,10 +96,9 @@ class RunRecords:
         """Remove the journals that the run file replaces; return what to say."""
         lines = []
         if self._resume is not None:
-            self._earlier()
             lines += [
                 f"resumed none of {count_of(count, 'case')}, measured elsewhere: {why}"
-                for count, why in self._keeper.reasons
+                for why, count in self._keeper.reasons.items()
             ]
             measured = len(self.records) - len(self.taken)
             lines.append(
@@ -127,5 +127,5 @@ class RunRecords:
         if self._resume is None:
             return
         journal = resumed_journal(self._resume)
-        if journal.is_file() and read_journal(journal).cases <= self.records.keys():
+        if journal.is_file() and {one.case for one in read_journal(journal)} <= self.records.keys():
             journal.unlink(missing_ok=True)

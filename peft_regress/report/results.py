@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple, TypeVar
 
-from peft_regress.devices import DeviceClass, load_devices
-from peft_regress.gate.budgets import fits
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
 from peft_regress.report.document import CaseId, Number, Section
 from peft_regress.report.layout import PLAIN, Layout, Row, Table, table_text
@@ -138,18 +136,11 @@ def _decimals(values: Collection[float], column: _Column) -> int:
 
 
 _COST = "peak_bytes"
-_FITS = "cases whose update fits into the memory, and whose weights fit into the storage"
 _FRONT = "best accuracy for its peak memory{} (no other case is as accurate with less)"
 
 
-def overview(
-    run: Run, *, sources: str, devices: Sequence[DeviceClass] | None = None
-) -> list[Section | Table]:
-    """Return the results, the fronts, and what fits which device.
-
-    `sources` names the runs that the numbers come from; `devices` are by default those of the
-    package.
-    """
+def overview(run: Run, *, sources: str) -> list[Section | Table]:
+    """Return the results and the fronts; `sources` names the runs that the numbers come from."""
     fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
     batch = common_batch([record for record in run if record.status == "ok"])
     title = _FRONT.format("" if batch is None else f" at batch {batch}")
@@ -157,42 +148,7 @@ def overview(
         Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
         results(_sorted(run)),
         *([Section(title=f"{title}:", body=fronts)] if fronts else []),
-        *_fits(run, load_devices() if devices is None else devices),
     ]
-
-
-def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:
-    """Yield how many cases fit into each device, and the most accurate of them."""
-    known = [
-        record for record in run if any(fits(record, device) is not None for device in devices)
-    ]
-    if known:
-        table = Table(
-            headings=("device", "memory", "storage", "fit", "most accurate"),
-            rows=tuple(_device_row(device, known) for device in devices),
-            numbers=(1, 2, 3),
-            droppable=(2, 1),
-        )
-        yield Section(title=f"{_FITS}:", body=(table,))
-
-
-def _device_row(device: DeviceClass, known: Sequence[Record]) -> Row:
-    fitting = [record for record in known if fits(record, device)]
-    best = max(
-        (record for record in fitting if "accuracy" in record.metrics),
-        key=lambda record: record.metrics["accuracy"].value,
-        default=None,
-    )
-    storage = device.storage_bytes
-    return Row(
-        cells=(
-            clean(device.name),
-            format_value(device.memory_bytes, "byte"),
-            "any" if storage is None else format_value(storage, "byte"),
-            f"{len(fitting)} of {len(known)}",
-            "" if best is None else clean(best.case.id),
-        )
-    )
 
 
 def pareto_front(

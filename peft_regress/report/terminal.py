@@ -65,9 +65,8 @@ def print_progress(text: str) -> None:
 def echo(text: str = "", *, err: bool = False, nl: bool = True, layout: Layout = PLAIN) -> None:
     """Print lines of text at once, as they may stand in a log; on a closed error stream, nowhere.
 
-    Whatever a command prints passes through here, but the data of `export`. `click.echo` would
-    write UTF-8 to a stream that asks for ASCII. Raises `OSError` if standard output cannot be
-    written.
+    Whatever a command prints passes through here. `click.echo` would write UTF-8 to a stream that
+    asks for ASCII. Raises `OSError` if standard output cannot be written.
     """
     stream = sys.stderr if err else standard_output()
     # `print` takes None for standard output, and a message would spoil the data there.

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import (
     Distribution,
     PackageNotFoundError,
@@ -150,12 +150,12 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
             continue
         seen.add(name)
         try:
-            found = distribution(name)
+            version, requirements = _stated_by(distribution, name)
         except PackageNotFoundError:
             # Optional and not installed: it cannot have changed a number.
             continue
-        versions[name] = _as_version(found.version)
-        for line in found.requires or ():
+        versions[name] = _as_version(version)
+        for line in requirements:
             try:
                 requirement = Requirement(line)
             except InvalidRequirement:
@@ -163,6 +163,13 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
+
+
+@functools.cache
+def _stated_by(find: Callable[[str], Distribution], name: str) -> tuple[str, tuple[str, ...]]:
+    """Return version and requirements of an installed package, whose text is read once."""
+    found = find(name)
+    return found.version, tuple(found.requires or ())
 
 
 def _as_version(stated: str | None) -> str:

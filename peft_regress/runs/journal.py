@@ -1,8 +1,8 @@
 """Keep each record on disk as soon as it is measured, so that a run that dies loses nothing.
 
 A journal stands beside the run file that is to come. It is a file of JSON lines to which a run only
-appends: a header says where the records after it were measured. A last line that is cut short is
-ignored: the process died while it wrote.
+appends: each is a record, and where it was measured. A last line that is cut short is ignored: the
+process died while it wrote.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -29,8 +28,8 @@ _Schema = Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 _NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="header"):
-    """Where and by what the records after it were measured."""
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and by what a record was measured."""
 
     schema_version: _Schema = SCHEMA_VERSION
     environment: dict[Name, Version]
@@ -64,9 +63,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
-class KeptRecord(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="record"
-):
+class KeptRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A record as it was measured, with what the run file says of it elsewhere."""
 
     record: Record
@@ -81,24 +78,16 @@ class KeptRecord(
     """Whether an earlier run measured it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Records that were measured in one environment."""
+class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of a journal."""
 
     header: Header
-    records: list[KeptRecord]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Journal:
-    """A journal as read."""
-
-    parts: list[Part]
+    kept: KeptRecord
 
     @property
-    def cases(self) -> set[str]:
-        """The ids of its cases."""
-        return {kept.record.case.id for part in self.parts for kept in part.records}
+    def case(self) -> str:
+        """The id of its case."""
+        return self.kept.record.case.id
 
 
 def journal_of(run_file: Path) -> Path:
@@ -120,27 +109,23 @@ def run_file_of(path: Path) -> Path:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_journal(path: Path) -> Journal:
+def read_journal(path: Path) -> list[Line]:
     """Read and check a journal. Raises `RunFileError` if it cannot be trusted."""
     try:
         content = read_bytes(path)
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
         raise RunFileError(path, problem, "Check the path.") from error
-    parts: list[Part] = []
+    lines: list[Line] = []
     # What follows the last line's end is empty, or was cut short.
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
-            found: Header | KeptRecord = msgspec.json.decode(line, type=Header | KeptRecord)
-            if isinstance(found, Header):
-                parts.append(Part(header=found, records=[]))
-                continue
-            check_kept(found.record)
+            lines.append(msgspec.json.decode(line, type=Line))
+            check_kept(lines[-1].kept.record)
         except (msgspec.DecodeError, InputError) as error:
             remedy = "Remove it, and make the run again."
             raise RunFileError(path, f"line {number}: {error}", remedy) from error
-        parts[-1].records.append(found)
-    return Journal(parts=parts)
+    return lines
 
 
 def check_kept(record: Record) -> None:
@@ -150,22 +135,21 @@ def check_kept(record: Record) -> None:
     check_record(record.case.id, record)
 
 
-def read_parts(path: Path) -> list[Part]:
+def read_lines(path: Path) -> list[Line]:
     """Read what a run left: its journal, or its run file with the journal beside it.
 
     What was measured last comes last. Raises `InputError` if there is neither, or if one of them
     cannot be trusted.
     """
     journal = resumed_journal(path)
-    parts = [_part_of(path)] if journal != path and path.exists() else []
-    if journal.exists():
-        parts += read_journal(journal).parts
-    elif not parts:
+    has_file = journal != path and path.exists()
+    if not has_file and not journal.exists():
         raise InputError(f"{path}: no such run file or journal, so there is nothing to resume")
-    return parts
+    lines = _lines_of(path) if has_file else []
+    return lines + (read_journal(journal) if journal.exists() else [])
 
 
-def _part_of(path: Path) -> Part:
+def _lines_of(path: Path) -> list[Line]:
     """Return a run file's records as a journal has them."""
     file = read_run(path)
     run, commit = file.run, file.document.get("commit_info")
@@ -181,32 +165,30 @@ def _part_of(path: Path) -> Part:
         metrics_known=sorted(run.known),
         commit=commit_of(commit) if isinstance(commit, dict) else UNSET,
     )
-    return Part(
-        header=header,
-        # A run file does not say which case uses which package besides: all of them count.
-        records=[
-            KeptRecord(record=record, imported=run.environment, times=times.get(name))
-            for name, record in run.cases.items()
-        ],
+    # A run file does not say which case uses which package besides: all of them count.
+    kept = (
+        KeptRecord(record=record, imported=run.environment, times=times.get(name))
+        for name, record in run.cases.items()
     )
+    return [Line(header=header, kept=one) for one in kept]
 
 
 # --- taking ---------------------------------------------------------------------------------------
 
 
 def differences(
-    part: Part,
+    there: Header,
     here: Header,
     *,
     find: Callable[[str], str | None] = installed_version,
     any_machine: bool = False,
 ) -> list[str]:
-    """Return why the records of a part are not those of this run; empty if they are.
+    """Return why what was measured there is not what this run measures; empty if it is.
 
     find: the installed version of a package that not every case depends on. any_machine: whether
     records of other machines do.
     """
-    there, found = part.header, []
+    found = []
     for name in sorted(there.environment.keys() | here.environment.keys()):
         old, new = there.environment.get(name), here.environment.get(name) or find(name)
         if old != new:
@@ -229,37 +211,32 @@ def _shown(machine: Machine) -> str:
     return f"{machine.cpu}, {machine.cores} cores, {machine.instruction_set}"
 
 
-def usable_records(
-    part: Part,
+def as_taken(
+    line: Line,
     here: Header,
     *,
     find: Callable[[str], str | None] = installed_version,
     any_machine: bool = False,
-) -> dict[str, KeptRecord]:
-    """Return the records of a part by case, without those that must be measured again.
+) -> KeptRecord | None:
+    """Return what a line without `differences` keeps; None if it must be measured again.
 
-    These are cases in error, whose cause may be gone, cases of another machine, and cases of which
-    a package that not every case uses has changed. With `any_machine` each record says where it was
-    measured.
+    That is a case in error, whose cause may be gone, a case of another machine, and one of which a
+    package that not every case uses has changed. The new run works out anew the time relative to
+    another case. With `any_machine` each record says where it was measured.
     """
-    machine = part.header.machine if any_machine else UNSET
-    return {
-        kept.record.case.id: _as_taken(kept, machine)
-        for kept in part.records
-        if kept.record.status != "error"
-        and (any_machine or kept.record.machine in {UNSET, here.machine})
+    kept, record = line.kept, line.kept.record
+    is_usable = (
+        record.status != "error"
+        and (any_machine or record.machine in {UNSET, here.machine})
         and all(
             (here.environment.get(name) or find(name)) == old for name, old in kept.imported.items()
         )
-    }
-
-
-def _as_taken(kept: KeptRecord, machine: Machine | UnsetType) -> KeptRecord:
-    """Return it without the time relative to another case, which the new run works out anew."""
-    metrics = dict(kept.record.metrics)
-    metrics.pop("relative_step_seconds", None)
-    where = machine if kept.record.machine is UNSET else kept.record.machine
-    record = msgspec.structs.replace(kept.record, metrics=metrics, machine=where)
+    )
+    if not is_usable:
+        return None
+    metrics = {name: one for name, one in record.metrics.items() if name != "relative_step_seconds"}
+    machine = line.header.machine if any_machine and record.machine is UNSET else record.machine
+    record = msgspec.structs.replace(record, metrics=metrics, machine=machine)
     return msgspec.structs.replace(kept, record=record, is_taken=True)
 
 
@@ -269,7 +246,7 @@ def _as_taken(kept: KeptRecord, machine: Machine | UnsetType) -> KeptRecord:
 class JournalWriter:
     """Appends to a journal, which it makes with the first record."""
 
-    def __init__(self, path: Path, earlier: Callable[[], list[Part]] = list) -> None:
+    def __init__(self, path: Path, earlier: Callable[[], list[Line]] = list) -> None:
         """Write nothing yet; the journal begins with `earlier`: this run may die too."""
         self.path = path
         self.problem: str | None = None
@@ -277,19 +254,21 @@ class JournalWriter:
         self._earlier = earlier
         self._file: IO[bytes] | None = None
         self._length = 0
-        self._header: Header | None = None
+        self.has_begun = False
+        """Whether a record was added, or taken from an earlier run."""
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a record was added."""
-        return self._header is not None
+    def begin(self) -> None:
+        """Write what there was before, so that it is not lost if this run dies."""
+        self._write(b"")
 
-    def add(self, header: Header, *records: KeptRecord) -> None:
-        """Append records that were measured where `header` says; return when they are on disk."""
+    def add(self, header: Header, kept: KeptRecord) -> None:
+        """Append a record that was measured where `header` says; return when it is on disk."""
+        self._write(_encoded(Line(header=header, kept=kept)))
+
+    def _write(self, content: bytes) -> None:
+        self.has_begun = True
         if self.problem is not None:
             return
-        lines = [*([] if header == self._header else [header]), *records]
-        content = b"".join(map(_line_of, lines))
         try:
             file = self._file or self._begun()
             # An interrupt may have left half a line.
@@ -301,13 +280,9 @@ class JournalWriter:
             self._length = file.tell()
         except (OSError, InputError) as error:
             self.problem = f"{self.path}: cannot be written ({error})"
-        self._header = header
 
     def _begun(self) -> IO[bytes]:
-        earlier = self._earlier()
-        content = b"".join(
-            _line_of(one) for part in earlier for one in (part.header, *part.records)
-        )
+        content = b"".join(map(_encoded, self._earlier()))
         write_atomic(self.path, content)
         self._file, self._length = self.path.open("r+b", buffering=0), len(content)
         return self._file
@@ -324,5 +299,5 @@ class JournalWriter:
             self._file.close()
 
 
-def _line_of(content: msgspec.Struct) -> bytes:
-    return msgspec.json.encode(content) + b"\n"
+def _encoded(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"

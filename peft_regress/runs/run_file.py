@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,30 +78,40 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     return with_stored_ledgers(found) if ledgers else found
 
 
-def with_stored_ledgers(entry: RunFile, names: Collection[str] | None = None) -> RunFile:
-    """Return an entry with those ledgers that its storage keeps: of all cases, or of some.
+def with_stored_ledgers(entry: RunFile) -> RunFile:
+    """Return an entry with the ledgers that its storage keeps.
 
     Raises `RunFileError` for one that is absent or altered.
     """
-    cases = dict(entry.run.cases)
+    cases = with_ledgers_of(entry.run.cases, lambda _: entry.path)
+    return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
+
+
+def with_ledgers_of(
+    records: Mapping[str, Record], entry_of: Callable[[str], Path]
+) -> dict[str, Record]:
+    """Return records with the ledgers that a storage keeps of them.
+
+    entry_of: the entry with the record of a case. Raises `RunFileError` for a ledger that is absent
+    or altered.
+    """
+    cases = dict(records)
     read: dict[str, Ledger] = {}
-    for name in cases if names is None else names:
-        digest = cases[name].ledger
+    for name, record in records.items():
+        digest, entry = record.ledger, entry_of(name)
         if isinstance(digest, Ledger):
             continue
         try:
             if digest not in read:
-                read[digest] = read_ledger(ledger_folder(entry.path), digest)
+                read[digest] = read_ledger(ledger_folder(entry), digest)
         except InputError as error:
             remedy = (
-                f"Restore it with `git checkout -- {shlex.quote(str(ledger_folder(entry.path)))}`; "
+                f"Restore it with `git checkout -- {shlex.quote(str(ledger_folder(entry)))}`; "
                 "an entry is whole only inside its storage."
             )
-            raise RunFileError(entry.path, f"{name}: its ledger {error}", remedy) from error
-        cases[name] = msgspec.structs.replace(cases[name], ledger=read[digest])
-    if not read:
-        return entry
-    return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
+            raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
+        cases[name] = msgspec.structs.replace(record, ledger=read[digest])
+    return cases
 
 
 # --- writing --------------------------------------------------------------------------------------

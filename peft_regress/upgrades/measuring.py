@@ -387,12 +387,13 @@ class _Work:
             defined = future.result()
             header = self._header(defined.source)
             earlier = keeper.earlier(
+                case.id,
                 header,
                 version_of=version_in(self.environment.python),
                 any_machine=self.pool.is_remote,
             )
             kept = keeper.take(
-                earlier.get(case.id, ()),
+                earlier,
                 defined.definition,
                 trains=self.trains,
                 known=self.known.get(case.id, ()),

@@ -19,7 +19,7 @@ from peft_regress.gate.paired_times import (
     TimingRun,
     confidence_of_each,
     estimate_ratio,
-    fewest_pairs,
+    fewest_launches,
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
@@ -28,17 +28,17 @@ from peft_regress.workers.pair import Pair
 from peft_regress.workers.pool import Environment
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
-_SEEDS: Final = (0, 1, 2)
-_BLOCKS: Final = 2  # of a fine-tuning
+_SEEDS: Final = (0, 1)  # a fine-tuning each, of two blocks
 
 BLOCK_STEPS: Final = 11
 """Steps of a block: half of the brief fine-tuning. The first one finds the caches cold and is left
 out of the block's median. With turns of single steps, the ratios on a busy machine vary ten times
 as much, and a step that is 10 % slower appears as 13 to 20 % slower."""
 
-LAUNCHES: Final = 3
-"""How often the workers of a case are started: a process can be up to 3 % slower than an equal one
-for as long as it lives, depending on where its code and memory lie."""
+LAUNCH_PAIRS: Final = 4
+"""Pairs of blocks of each start of the workers. A process can be up to 3 % slower than an equal one
+for as long as it lives, depending on where its code and memory lie, so many pairs of one start say
+little more than a few. With two, one disturbed block spoils the median of a launch."""
 
 TIME_LIMIT_SECONDS: Final = 300
 
@@ -51,7 +51,7 @@ class _Plan:
 
     interpreters: tuple[str, str]
     baselines: Path
-    pairs: int
+    launches: int
     time_limit: float
     confidence: float
 
@@ -62,30 +62,31 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     base: str,
     candidate: str,
     baselines: Path,
-    pairs: int | None = None,
+    pairs: int = DEFAULT_POLICY.time_pairs,
     time_limit: float = TIME_LIMIT_SECONDS,
     on_result: Callable[[CaseTimes], None] = lambda _: None,
 ) -> TimingRun:
     """Time each case in both interpreters.
 
     `base` and `candidate` are paths of Python interpreters with peft_regress installed;
-    `baselines` is the folder with `sources/`; `time_limit` is the seconds that one block, or the
-    start of a worker, may take; `on_result` gets each result when it is made. A case that cannot be
-    timed is a result with a problem. Raises `InterpreterError` if an interpreter cannot be used,
-    `InputError` if there are too few pairs to show anything.
+    `baselines` is the folder with `sources/`; `pairs` are rounded up to whole launches;
+    `time_limit` is the seconds that one block, or the start of a worker, may take; `on_result` gets
+    each result when it is made. A case that cannot be timed is a result with a problem. Raises
+    `InterpreterError` if an interpreter cannot be used, `InputError` if there are too few pairs to
+    show anything.
     """
     plan = _Plan(
         interpreters=(base, candidate),
         baselines=baselines,
-        pairs=DEFAULT_POLICY.time_pairs if pairs is None else pairs,
+        launches=math.ceil(pairs / LAUNCH_PAIRS),
         time_limit=time_limit,
         confidence=confidence_of_each(len(cases)),
     )
-    fewest = fewest_pairs(plan.confidence)
-    if plan.pairs < fewest:
+    fewest = fewest_launches(plan.confidence)
+    if plan.launches < fewest:
         raise InputError(
-            f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
-            f"{len(cases)} cases needs: --pairs {fewest} is the least"
+            f"{pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
+            f"{len(cases)} cases needs: --pairs {LAUNCH_PAIRS * fewest} is the least"
         )
     require_sources(baselines, cases)
     packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
@@ -102,19 +103,6 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
 
 
-def turns(pairs: int, *, draw: random.Random) -> list[bool]:
-    """Return for each pair whether the base goes first: it does so in one of every two pairs.
-
-    That cancels a drift of the machine. Which of the two pairs it is, is drawn: what the machine
-    does at regular times must not always meet the same side.
-    """
-    order: list[bool] = []
-    while len(order) < pairs:
-        first = draw.choice((True, False))
-        order += (first, not first)
-    return order[:pairs]
-
-
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
     with WorkerProcess(interpreter, time_limit=time_limit) as worker:
         return worker.packages
@@ -123,28 +111,29 @@ def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
 def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
     """Time one case in fresh processes; an error is its result."""
     draw = random.Random(case.id)  # noqa: S311  (an order, not a secret)
-    order = turns(plan.pairs, draw=draw)
-    # An even number per launch: in each launch both sides go first equally often.
-    each = 2 * math.ceil(plan.pairs / LAUNCHES / 2)
-    times: list[TimePair] = []
     try:
-        while len(times) < plan.pairs:
-            times += _launch(case, plan, order[len(times) : len(times) + each])
-        estimate = estimate_ratio(times, confidence=plan.confidence)
+        launches = [
+            _launch(case, plan, base_first=draw.choice((True, False))) for _ in range(plan.launches)
+        ]
+        estimate = estimate_ratio(launches, confidence=plan.confidence)
     except _DefinitionDiffersError as error:
         return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
     except (WorkerError, InputError) as error:
         return CaseTimes(id=case.id, verdict="failed", problem=str(error))
-    verdict = judge_ratio(estimate)
-    return CaseTimes(id=case.id, verdict=verdict, pairs=tuple(times), estimate=estimate)
+    pairs = tuple(pair for launch in launches for pair in launch)
+    return CaseTimes(id=case.id, verdict=judge_ratio(estimate), pairs=pairs, estimate=estimate)
 
 
 class _DefinitionDiffersError(PeftRegressError):
     """The two sides measure different things."""
 
 
-def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
-    """Start both workers and let them compute in turns, one at a time."""
+def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
+    """Start both workers and let them compute in turns, one at a time.
+
+    Both sides go first equally often, which cancels a drift of the machine. Which one begins is
+    drawn: what the machine does at regular times must not always meet the same side.
+    """
     base, candidate = (Environment(python=Path(python)) for python in plan.interpreters)
     with Pair(base, candidate, time_limit=plan.time_limit) as pair:
         before, after = (
@@ -160,9 +149,9 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
         for worker in pair.workers:
             _time_block(worker)  # to warm up
         times: list[TimePair] = []
-        while len(times) < len(order):
-            _restart(pair, seed=_SEEDS[len(times) // _BLOCKS % len(_SEEDS)])
-            times += pair.in_turns(order[len(times) :][:_BLOCKS], _median)
+        for seed in _SEEDS:
+            _restart(pair, seed=seed)
+            times += pair.in_turns((base_first, not base_first), _median)
         return times
 
 

@@ -27,7 +27,7 @@ from distributed.versions import VersionMismatchWarning
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.settings import Settings
 from peft_regress.text import clean, count_of
-from peft_regress.workers.node import Node, Task, check, do, facts_here, pack_own_code
+from peft_regress.workers.node import Node, Task, check, do, facts_here, own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
+_SLOT: Final = "slot"
 _ADDRESS: Final = re.compile(r"(?:tcp|tls|ucx|ws|wss)://\S+:\d+")
 _CONNECT_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 30.0
@@ -63,12 +64,9 @@ class DaskPool:
 
     is_remote: Final = True
 
-    def __init__(
-        self, address: str, client: Client, *, uses_gpus: bool, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, address: str, client: Client, *, say: Callable[[str], None]) -> None:
         self._address = address
         self._client = client
-        self._resources = {"slot": 1, "gpu": 1} if uses_gpus else {"slot": 1}
         self._say = say
         self._name = f"peft-regress-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
@@ -147,7 +145,7 @@ class DaskPool:
                 self._name,
                 work.task,
                 key=work.key,
-                resources=self._resources,
+                resources={_SLOT: 1},
                 retries=0,  # what fails by itself is a result
                 pure=False,
             )
@@ -175,15 +173,14 @@ class DaskPool:
                 work.future.set_result(answer)
 
     def _workers(self) -> list[str]:
-        """Return the workers with the resources. Raises `ClusterLostError`."""
+        """Return the workers with the resource. Raises `ClusterLostError`."""
         try:
             if str(self._client.status) != "running":
                 raise self._lost()
             known = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError):
             raise self._lost() from None
-        needed = self._resources.keys()
-        return [name for name, one in known.items() if needed <= (one["resources"] or {}).keys()]
+        return [name for name, one in known.items() if _SLOT in (one["resources"] or {})]
 
     def _lost(self) -> ClusterLostError:
         """Return the error of a scheduler that has gone."""
@@ -198,10 +195,9 @@ class DaskPool:
             self._client.wait_for_workers(1, timeout=_WAIT_SECONDS)
         workers = self._workers()
         if not workers:
-            wanted = " ".join(f"{name}={amount}" for name, amount in self._resources.items())
             raise ClusterLostError(
-                f"{self._address}: no worker has the resources {wanted}. Start some with "
-                f'`dask worker {self._address} --nthreads 1 --resources "{wanted}"`'
+                f"{self._address}: no worker has the resource {_SLOT}=1. Start some with "
+                f'`dask worker {self._address} --nthreads 1 --resources "{_SLOT}=1"`'
             )
         self._client.register_plugin(node, name=self._name)
         lacking = self._client.run(check, self._name, workers=workers)
@@ -233,7 +229,6 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
     time_limit: float,
     pip_seconds: float,
     code: Sequence[str],
-    uses_gpus: bool = False,
     own: Settings | None = None,
 ) -> Iterator[DaskPool]:
     """Connect to a scheduler, and prepare its workers.
@@ -253,19 +248,18 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
         if name.partition(".")[0] in {"distributed", "tornado"}:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     baselines = baselines.absolute()
-    packed = None if own is None else pack_own_code(own)
+    code_of_cases = None if own is None else own_code(own)
     node = Node(
         baselines=str(baselines),
-        facts=facts_here(baselines, code, packed),
+        facts=facts_here(baselines, code, code_of_cases),
         code=list(code),
-        own=packed,
+        own=code_of_cases,
         time_limit=time_limit,
         pip_seconds=pip_seconds,
-        uses_gpus=uses_gpus,
     )
     client = _client(address)
     try:
-        pool = DaskPool(address, client, uses_gpus=uses_gpus, say=say)
+        pool = DaskPool(address, client, say=say)
         pool.prepare(node)
         say(f"{address}: {count_of(pool.slots, 'worker')}, dashboard {client.dashboard_link}")
         following = threading.Thread(target=pool.follow, daemon=True)

@@ -7,6 +7,7 @@ import functools
 import shlex
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,7 +17,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
 from peft_regress.runs.environment import installed_version
-from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Part
+from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Line
 from peft_regress.text import count_of
 
 _OF_SEARCH: Final = "--resume"
@@ -35,7 +36,7 @@ class Keeper:
     Attributes:
         writer: Of the journal; None if nothing is kept.
         counts: How many records were taken, and measured.
-        reasons: Why records of an earlier run were not taken: how many, and what was different.
+        reasons: Why records of an earlier run were not taken, and how many.
 
     """
 
@@ -55,31 +56,30 @@ class Keeper:
         self.resume = resume
         self.option = option
         self.shown = shown
-        self.reasons: list[tuple[int, str]] = []
+        self.reasons: Counter[str] = Counter()
         self.counts = {"taken": 0, "measured": 0}
-        self.parts = functools.cache(self._read_parts)
+        self.lines = functools.cache(self._read_lines)
         self.writer = None
         if save is not None and can_stand_beside(save):
-            self.writer = JournalWriter(journal.journal_of(save), self.parts)
+            self.writer = JournalWriter(journal.journal_of(save), self.lines)
         elif save is None and resume is not None and option == _OF_SEARCH:
-            self.writer = JournalWriter(journal.resumed_journal(resume), self.parts)
-        self._earlier: list[tuple[Header, dict[str, list[KeptRecord]]]] = []
-        self._lock = threading.RLock()
+            self.writer = JournalWriter(journal.resumed_journal(resume), self.lines)
+        self._lock = threading.Lock()
 
-    def _read_parts(self) -> list[Part]:
+    def _read_lines(self) -> list[Line]:
         resume = self.resume
         if resume is None:
             return []
         # A search may begin with the journal that it goes on with later.
         is_absent = not (resume.exists() or journal.resumed_journal(resume).exists())
-        return [] if is_absent and self.option == _OF_SEARCH else journal.read_parts(resume)
+        return [] if is_absent and self.option == _OF_SEARCH else journal.read_lines(resume)
 
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
 
         Raises `InputError` if there is nothing to resume.
         """
-        self.parts()
+        self.lines()
         if self.writer is None:
             return []
         path = self.writer.path
@@ -98,39 +98,34 @@ class Keeper:
 
     def has(self, case: str) -> bool:
         """Return whether an earlier run has a record of a case, usable or not."""
-        return any(kept.record.case.id == case for part in self.parts() for kept in part.records)
+        return any(line.case == case for line in self.lines())
 
     def earlier(
         self,
+        case: str,
         header: Header,
         *,
         version_of: Callable[[str], str | None] = installed_version,
         any_machine: bool = False,
-    ) -> dict[str, list[KeptRecord]]:
-        """Return what an earlier run measured in an equal environment, by case, the last one last.
+    ) -> list[KeptRecord]:
+        """Return what an earlier run measured of a case in an equal environment, the last one last.
 
         version_of: the version there of a package that not every case uses. With `any_machine`
         records may be of other machines, which they then name.
         """
-        with self._lock:
-            known = next((found for one, found in self._earlier if one == header), None)
-            if known is not None:
-                return known
-            found: dict[str, list[KeptRecord]] = {}
-            for part in self.parts():
-                reasons = journal.differences(
-                    part, header, find=version_of, any_machine=any_machine
-                )
-                if reasons:
-                    self.reasons.append((len(part.records), "; ".join(reasons[:3])))
-                    continue
-                usable = journal.usable_records(
-                    part, header, find=version_of, any_machine=any_machine
-                )
-                for name, kept in usable.items():
-                    found.setdefault(name, []).append(kept)
-            self._earlier.append((header, found))
-            return found
+        found = []
+        for line in self.lines():
+            if line.case != case:
+                continue
+            reasons = journal.differences(
+                line.header, header, find=version_of, any_machine=any_machine
+            )
+            if reasons:
+                self.reasons["; ".join(reasons[:3])] += 1
+                continue
+            kept = journal.as_taken(line, header, find=version_of, any_machine=any_machine)
+            found += [] if kept is None else [kept]
+        return found
 
     def take(
         self,
@@ -159,8 +154,12 @@ class Keeper:
         """Put a record on disk at once."""
         with self._lock:
             self.counts["taken" if kept.is_taken else "measured"] += 1
-            if self.writer is not None:
-                self.writer.add(header, *([] if kept.is_taken else [kept]))
+            if self.writer is None:
+                return
+            if kept.is_taken:
+                self.writer.begin()
+            else:
+                self.writer.add(header, kept)
 
 
 def version_in(python: Path) -> Callable[[str], str | None]:
@@ -191,8 +190,7 @@ def kept_records(
         say(line)
     writer = keeper.writer
     if resume is not None:
-        count = count_of(sum(len(part.records) for part in keeper.parts()), "record")
-        say(f"resuming {resume}: {count}")
+        say(f"resuming {resume}: {count_of(len(keeper.lines()), 'record')}")
     try:
         yield keeper
     except BaseException:
@@ -203,7 +201,7 @@ def kept_records(
         raise
     if resume is not None:
         taken = keeper.counts["taken"]
-        why = f": {keeper.reasons[0][1]}" if keeper.reasons and not taken else ""
+        why = f": {next(iter(keeper.reasons))}" if keeper.reasons and not taken else ""
         say(f"{count_of(taken, 'record')} taken, {keeper.counts['measured']} measured{why}")
     if writer is not None:
         if writer.problem is not None:

@@ -1,21 +1,19 @@
 """A Dask worker's part of a command: what it must have, and the seat that it keeps. No torch.
 
-Of a project, the Python modules of the packages travel that its cases import, and the data that
-[tool.peft_regress] declares; what is installed must be installed on the nodes too. The worker
-process stays for the next task of the same environment, so that libraries are imported once.
+No code travels: the storage and the project lie at the same paths on every node, and what is
+installed must be installed there too. The worker process stays for the next task of the same
+environment, so that libraries are imported once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import sys
 import tempfile
 import threading
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -42,25 +40,18 @@ from peft_regress.workers.serve import Functions
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""
-_GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 _SHARED: Final = ("sources", "adapters")  # of a storage, what a case reads
 
 
 class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
-    """The code of a project's own cases."""
+    """The code of a project's own cases, at the same path on every node."""
 
-    archive: bytes
-    """A zip file of what lies beside pyproject.toml, with that."""
+    folder: str
+    """That of pyproject.toml."""
     search: list[str]
-    """Folders of the archive that modules are imported from besides itself, such as `src`."""
+    """Folders below it that modules are imported from, itself first."""
     modules: list[str]
     """The own modules that the cases import."""
-
-    def unpack(self, folder: Path) -> list[str]:
-        """Write the code into a folder; return where its modules are imported from, in order."""
-        with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
-            archive.extractall(folder)
-        return [str(folder), *(str(folder / name) for name in self.search)]
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,17 +67,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 # --- what a node must have ------------------------------------------------------------------------
 
 
-def facts_here(
-    baselines: Path, code: Iterable[str], own: OwnCode | None, first: Sequence[str] = ()
-) -> dict[str, str]:
+def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dict[str, str]:
     """Return what decides the numbers of this process: versions and digests by what they are of.
 
-    code: packages of this project. Modules of the user's are looked up in the folders `first`, and
-    then as ever. Raises `OSError` for a file that cannot be read.
+    code: packages of this project. Raises `OSError` for a file that cannot be read.
     """
     packages = {**installed_packages(), "distributed": version("distributed")}
-    modules = own.modules if own else []
+    modules, search = (own.modules, own.search) if own else ([], [])
     shared = [path for folder in _SHARED for path in (baselines / folder).rglob("*")]
+    shared += [Path(own.folder) / "pyproject.toml"] if own else []
     files = {path: f"file {path}" for path in shared if path.is_file()}
     for name in code:
         spec = find_spec(name)
@@ -95,67 +84,33 @@ def facts_here(
             files |= {path: f"code {name}/{path.relative_to(root)}" for path in root.rglob("*.py")}
     return {
         **{f"package {name}": found for name, found in packages.items()},
-        **{f"module {name}": digest_of(name, first) or "absent" for name in modules},
+        **{f"module {name}": digest_of(name, search) or "absent" for name in modules},
         **{name: hashlib.sha256(read_bytes(path)).hexdigest()[:16] for path, name in files.items()},
     }
 
 
-def pack_own_code(settings: Settings) -> OwnCode | None:
-    """Return the code of the cases of some settings; None without settings.
+def own_code(settings: Settings) -> OwnCode | None:
+    """Return where the code of the cases of some settings lies; None without settings.
 
-    Raises `InputError` for cases that do not import, and for data that may not travel.
+    Raises `InputError` for cases that do not import.
     """
     if settings.file is None:
         return None
     own_fine_tunes()  # imports what they need
     root = settings.folder.resolve()
-    files = {settings.file, *_declared(settings)}
-    for top in _imported_from(root):
-        files |= {root / top} if (root / top).is_file() else set((root / top).rglob("*.py"))
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(files):
-            archive.writestr(str(file.resolve().relative_to(root)), file.read_bytes())
-    entries = dict.fromkeys(Path(entry).resolve() for entry in sys.path if entry)
-    return OwnCode(
-        archive=packed.getvalue(),
-        search=[
-            str(entry.relative_to(root))
-            for entry in entries
-            if entry.is_relative_to(root) and entry != root and INSTALLED.isdisjoint(entry.parts)
-        ],
-        modules=sorted(
-            {name for path in settings.cases for name in own_modules(path.partition(":")[0])}
-        ),
+    entries = (Path(entry).resolve() for entry in sys.path if entry)
+    below = (
+        str(entry)
+        for entry in entries
+        # An environment inside the project holds installed packages.
+        if entry.is_relative_to(root) and INSTALLED.isdisjoint(entry.parts)
     )
-
-
-def _declared(settings: Settings) -> Iterator[Path]:
-    """Yield the files that the settings name. Raises `InputError` if one may not travel."""
-    folder = settings.folder
-    named = [] if settings.devices is None else [settings.devices]
-    for glob in settings.data:
-        found = [] if Path(glob).is_absolute() else sorted(folder.glob(glob))
-        if not found:
-            raise InputError(printable(f"{folder}: data = {glob!r} matches no file there"))
-        named += [file for file in found if file.is_file()]
-    for file in named:
-        inside = file.relative_to(folder).parts if file.is_relative_to(folder) else (".",)
-        if any(part.startswith(".") for part in inside):
-            why = f"what is hidden or not below {folder} is not sent to nodes"
-            raise InputError(printable(f"{file}: {why}; move it, and change [tool.peft_regress]"))
-        yield file
-
-
-def _imported_from(root: Path) -> Iterator[str]:
-    """Yield the entries of a folder that modules of this process were loaded from."""
-    for module in list(sys.modules.values()):
-        file = Path(getattr(module, "__file__", None) or "/").resolve()
-        if file.is_relative_to(root):
-            inside = file.relative_to(root).parts
-            # An environment inside the project holds installed packages.
-            if INSTALLED.isdisjoint(inside):
-                yield inside[0]
+    modules = (own_modules(path.partition(":")[0]) for path in settings.cases)
+    return OwnCode(
+        folder=str(root),
+        search=list(dict.fromkeys([str(root), *below])),
+        modules=sorted({name for found in modules for name in found}),
+    )
 
 
 # --- on the node ----------------------------------------------------------------------------------
@@ -202,16 +157,13 @@ class Node(WorkerPlugin):
     time_limit: float
     """Seconds that one answer may take."""
     pip_seconds: float
-    uses_gpus: bool
     own: OwnCode | None = None
 
     def setup(self, worker: Worker) -> None:
         """Prepare to work; called on the worker."""
         self._folder = Path(tempfile.mkdtemp(prefix="peft-regress-", dir=worker.local_directory))
-        (self._folder / "work").mkdir()
         self._name = f"node {worker.name} ({worker.address})"
-        self._seat = Seat(self._folder / "work", time_limit=self.time_limit, name=self._name)
-        self._search = self.own.unpack(self._folder / "own") if self.own else []
+        self._seat = Seat(self._folder, time_limit=self.time_limit, name=self._name)
         self._lock = threading.Lock()
         self._opened = ExitStack()
         self._planned: list[Planned] | None = None
@@ -228,7 +180,7 @@ class Node(WorkerPlugin):
     def _lacking(self) -> str | None:
         """Return the first difference to the command's machine; None if there is none."""
         try:
-            found = facts_here(Path(self.baselines), self.code, self.own, self._search)
+            found = facts_here(Path(self.baselines), self.code, self.own)
         except OSError as error:
             return f"{self._name}: {error.filename} cannot be read ({error.strerror})"
         for name in sorted(self.facts.keys() | found.keys()):
@@ -265,7 +217,7 @@ class Node(WorkerPlugin):
         if self.own is None:
             use_settings(Settings(folder=self._folder, baselines=Path(self.baselines)))
         else:
-            use_settings(read_settings(self._folder / "own"))
+            use_settings(read_settings(Path(self.own.folder)))
         if self._planned != task.planned:
             self._let_go()
             self._planned, self._python = task.planned, Path(sys.executable)
@@ -273,17 +225,12 @@ class Node(WorkerPlugin):
                 # One of a node's workers builds it, and nobody removes it while it is open.
                 opened = opened_part(task.planned, seconds=self.pip_seconds)
                 self._python = self._opened.enter_context(opened).python
-        # Whoever started this worker chooses its GPU, as dask-cuda does.
-        gpu = os.environ.get(_GPU_VARIABLE, "0") if self.uses_gpus else ""
-        paths = [*self._search[1:], os.environ.get("PYTHONPATH")]
+        paths = [*(self.own.search[1:] if self.own else ()), os.environ.get("PYTHONPATH")]
         return Environment(
             python=self._python,
             planned=tuple(task.planned),
             libraries=tuple(task.libraries),
-            variables=(
-                (_GPU_VARIABLE, gpu),
-                ("PYTHONPATH", os.pathsep.join(filter(None, paths))),
-            ),
+            variables=(("PYTHONPATH", os.pathsep.join(filter(None, paths))),),
         )
 
     def _end_idle(self) -> None:

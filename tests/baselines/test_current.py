@@ -1,13 +1,11 @@
 """`current.txt` says what judges each case now; it is what the entries say, or an error."""
 
 import difflib
-import random
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import (
@@ -25,7 +23,7 @@ from builders import (
 
 from peft_regress.baselines import storage
 from peft_regress.baselines.accept import renew_current
-from peft_regress.baselines.current import current_of, read_contents
+from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
@@ -157,41 +155,6 @@ def test_while_an_accept_has_not_ended_it_may_be_behind(root):
 def test_those_of_this_repository_are_current(storage):
     contents = read_contents(REPOSITORY / storage)
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_what_current_names_judges_as_all_entries_do(tmp_path, seed):
-    """Roles, retired cases, cases that come back, changes within and beyond the bound."""
-    chance = random.Random(seed)
-    root, value = tmp_path / "baselines", 100_000_000
-    for number in range(12):
-        value += chance.choice([0, 30_000, -40_000, 5_000_000])
-        metrics = {"peak_bytes": value, "aten_ops": 1, "accuracy": [0.9, 0.91 + value / 1e12]}
-        cases = chance.choice([(LORA,), (FULL,), (LORA, FULL)])
-        how: dict[str, Any] = {"history": chance.random() < 0.2}
-        known = read_contents(root).judges.keys() - set(cases)
-        if known and not how["history"] and chance.random() < 0.4:
-            how["retire"] = sorted(known)
-        store(root, *(make_record(name, metrics) for name in cases), reason=str(number), **how)
-        contents = read_contents(root)
-        found = read_references(root, drift=True)
-        assert found == contents.judges
-        assert found == current_of(root, contents).references(drift=True)
-
-
-def test_entries_that_do_not_count_are_not_read(root, monkeypatch):
-    for number in range(4):
-        store(root, make_record(LORA, {"aten_ops": number}))
-    read: list[str] = []
-    real = storage.read_run_file
-
-    def noted(path, **how):
-        read.append(path.stem[:4])
-        return real(path, **how)
-
-    monkeypatch.setattr(storage, "read_run_file", noted)
-    assert load_references(root, None).keys() == {LORA, FULL}
-    assert read == ["0001", "0005"]
 
 
 def kept_run(path, run, size):

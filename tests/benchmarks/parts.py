@@ -161,6 +161,31 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     return {"signals": clock.inside, "all": seconds}
 
 
+def _choose_part(architecture_name: str) -> dict[str, float]:
+    """Return the processor time of all candidates at once, and of a profile of each alone."""
+    from peft_regress.cases import Adaptation
+    from peft_regress.choosing.candidates import Limits, of_architecture, try_all
+    from peft_regress.measure.costs import CostSettings, adaptation_cost
+
+    subject = of_architecture(architecture_name, batch=8, resolution=96)
+
+    def choose() -> list[Adaptation]:
+        tried = try_all(subject, Limits(memory=2**30), {}, only="lora")
+        return [
+            Adaptation(method=one.method, architecture=architecture_name, rank=one.rank)
+            for one in tried.candidates
+        ]
+
+    settings = CostSettings(batch=8, resolution=96)
+    every = choose()  # imports, and every cache
+    started = time.process_time()
+    choose()
+    chosen = time.process_time()
+    for one in every:
+        adaptation_cost(one, settings)
+    return {"choose": chosen - started, "singles": time.process_time() - chosen}
+
+
 def _resident_megabytes() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -171,6 +196,7 @@ _PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "harness": _harness_part,
     "needed": _needed_part,
     "signals": _signals_part,
+    "choose": _choose_part,
 }
 
 if __name__ == "__main__":

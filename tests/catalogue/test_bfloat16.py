@@ -52,7 +52,7 @@ def test_nothing_but_adapters_computes_in_float32(method):
                     {given[0].dtype, got.dtype}
                 )
             )
-    logits = model(tiny_data().cast("bfloat16").test_images)
+    logits = model(tiny_data("bfloat16").test_images)
     assert logits.dtype == torch.bfloat16
     assert "head" in {name.rpartition(".")[2] for name in seen}
     assert set().union(*seen.values()) == {torch.bfloat16}
@@ -68,7 +68,7 @@ def test_training_is_reproducible_to_the_bit(method):
         return finetune(
             model,
             method.make_optimizer(model, rank=rank_of(method)),
-            tiny_data().cast("bfloat16"),
+            tiny_data("bfloat16"),
             steps=4,
             batch_size=16,
             seed=0,

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from peft_regress import registry
 from peft_regress.cases import Case
@@ -180,15 +178,9 @@ CASES = matrix_cases()
 ARCHITECTURES = sorted({case.architecture for case in CASES})
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
-@given(
-    st.integers(min_value=1, max_value=4),
-    st.dictionaries(
-        st.sampled_from([case.id for case in CASES]), st.floats(min_value=0, max_value=1e6)
-    ),
-)
-def test_shards_take_each_case_once_keep_architectures_together_and_are_never_empty(count, weights):
-    shards = shard_of(CASES, count=count, weights=weights)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_shards_take_each_case_once_keep_architectures_together_and_are_never_empty(count):
+    shards = shard_of(CASES, count=count)
     assert shards.keys() == {case.id for case in CASES}
     assert set(shards.values()) == set(range(1, count + 1))
     homes = {(case.architecture, shards[case.id]) for case in CASES}
@@ -197,4 +189,4 @@ def test_shards_take_each_case_once_keep_architectures_together_and_are_never_em
 
 def test_more_shards_than_architectures_are_refused():
     with pytest.raises(InputError, match="5 shards for 4 architectures"):
-        shard_of(CASES, count=5, weights={})
+        shard_of(CASES, count=5)

@@ -109,7 +109,7 @@ def test_no_grouped_convolution_merges(method):
 @each(*(method for method in WRAPPING if method not in (ADALORA_BF16, *GROUPED)))
 def test_merging_gives_a_plain_model_and_leaves_the_adapted_one(method):
     model = trained(method)
-    images = tiny_data().cast(method.base_dtype).test_images
+    images = tiny_data(method.base_dtype).test_images
     before = model(images)
     merged = method.merge(model)
     shapes = [
@@ -169,7 +169,7 @@ def test_optimizer_is_set_as_the_definition_says(method):
 @each(*SOUND)
 def test_what_is_saved_carries_the_trained_function_to_another_base(method, tmp_path):
     model = trained(method)
-    images = tiny_data().cast(method.base_dtype).test_images
+    images = tiny_data(method.base_dtype).test_images
     assert not torch.equal(adapted(method, seed=99).eval()(images), model(images))
     method.save(model, tmp_path)
     fresh = loaded(method, tmp_path)
@@ -244,7 +244,7 @@ def test_an_adapter_that_is_off_leaves_the_base(method):
     base = cast_base(tiny_network(), method.base_dtype)
     model = trained(method)
     base.head.load_state_dict(model.get_submodule("base_model.model.head").state_dict())
-    images = tiny_data().cast(method.base_dtype).test_images
+    images = tiny_data(method.base_dtype).test_images
     with method.disabled(model):
         assert torch.equal(model(images), base(images))
     assert not torch.equal(model(images), base(images))

@@ -32,7 +32,6 @@ REFUSED = [
     ("report", "loop"),
     ("report", "run.json", "--html", LONG),
     ("report", "run.json", "--html", "loop/page.html"),
-    ("export", "run.json", "--output", "loop/a.csv"),
     ("accept", "run.json", "--reason", "r", "--baselines", "loop"),
     ("explain", "loop", "run.json", LORA),
 ]

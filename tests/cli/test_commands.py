@@ -156,7 +156,6 @@ NO_RUN = "Make a run file with `pytest SUITE --regress-save PATH`"
         (("compare", "old.json", "new.json"), 2, "--regress-save"),
         (("history", "run.json"), 2, NO_RUN),
         (("report", "run.json"), 2, NO_RUN),
-        (("export", "run.json"), 2, NO_RUN),
         (("sources", "--check", "--baselines", "."), 3, "peft-regress sources"),
     ],
 )
@@ -231,7 +230,6 @@ def test_the_stored_sources_are_the_recorded_bytes(run):
 def test_every_command_that_takes_a_run_takes_an_entry(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_entry(tmp_path / "baselines", 1, make_record(LORA))
-    assert LORA in run("export", "0001")[1]
     assert run("compare", "0001", "0001")[0] == 0
     assert run("explain", "0001", "0001", LORA)[0] == 0
     code, out, _ = run("accept", "0001", "--reason", "again")

@@ -24,6 +24,7 @@ from builders import (
 
 from peft_regress.baselines.storage import read_runs
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.devices import process_bytes
 from peft_regress.runs import schema
 from peft_regress.runs.run_file import read_run_file
 
@@ -357,7 +358,8 @@ def test_json_has_over_budget_among_the_verdicts_and_the_fronts_that_were_lost(r
 
 def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ndevices = "boards.toml"\n')
-    board = 'title = "T"\nmemory = "150 B"\ncompute = "c"\nsource = "s"\n'
+    memory = process_bytes(150, "peft")
+    board = f'title = "T"\nmemory = "{memory} B"\nreserve = "0 B"\ncompute = "c"\nsource = "s"\n'
     (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
     for name, peak in (("old", 100), ("new", 200)):
         bounds = {"peak_bytes": schema.OwnBound(bound=5.0, reason="any")}

@@ -74,7 +74,6 @@ def test_the_suite_is_red_then_accepted_then_green(pytester, command):
         ("history", "../runs/second.json", "--cases", "digits/*"),
         ("report",),
         ("report", "--html", "page.html"),
-        ("export", "../runs/second.json"),
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root / "below")

@@ -92,7 +92,6 @@ COMMANDS: list[tuple[str, ...]] = [
     ("explain", "1.json", "2.json", LORA, "--format", "markdown"),
     ("explain", "1.json", "2.json", LORA, "--format", "json"),
     ("explain", "1.json", "2.json", TYPED),
-    ("export", "1.json", "--output", TYPED),
     ("list", "--cases", TYPED),
     ("sources", "--check", "--architecture", TYPED),
     (TYPED,),

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import make_record, make_run, write_run
+from builders import cases_in, make_record, make_run, write_run
 from fake_interpreters import all_gone, logged, processes_of, wait_until, write_worker
 
 from peft_regress.baselines.run_adapters import adapters_of_run
-from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.journal import journal_of
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
     assert code == 2
     assert "No space left on device" in err
     assert "--resume" in err
-    assert read_journal(journal_of(tmp_path / "run.json")).cases == set(IDS)
+    assert cases_in(journal_of(tmp_path / "run.json")) == set(IDS)
 
 
 _MEASURE = """

@@ -15,6 +15,7 @@ import pytest
 from builders import LORA, make_record, make_run, write_run
 from screen import Terminal
 
+from peft_regress.baselines.references import read_references
 from peft_regress.cli.main import main
 from peft_regress.runs.schema import Failure
 
@@ -61,7 +62,6 @@ COMMANDS = [
     pytest.param(("compare", "RUN", "RUN", "--only", "*"), id="compare-only"),
     pytest.param(("history", "RUN"), id="history"),
     pytest.param(("report", "RUN"), id="report"),
-    pytest.param(("export", "RUN"), id="export"),
     pytest.param(("upgrade", "--clean"), id="upgrade"),
 ]
 
@@ -118,13 +118,20 @@ def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_
         assert process("list", stdout=full, stderr=full).returncode == 2
 
 
-def test_a_message_without_a_stream_does_not_get_into_the_data(tmp_path, run_file):
+def test_a_message_without_a_stream_does_not_get_into_the_data(tmp_path):
     """The next file that a process opens gets the number of a closed stream."""
-    target = f"--output {tmp_path / 'out.csv'}"
-    words = f'exec "{sys.executable}" -m peft_regress export "{run_file}" {target} 2>&-'
-    done = subprocess.run(["sh", "-c", words], capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (0, b"")
-    assert (tmp_path / "out.csv").read_text().startswith("case,task")
+    record = make_record(LORA, invariants={"identity_at_init": False})
+    write_run(tmp_path / "run.json", make_run(record))
+    words = f"exec {sys.executable} -m peft_regress accept run.json --reason why"
+    said = subprocess.run(
+        ["sh", "-c", f"{words} --baselines said"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert b"identity_at_init" in said.stderr
+    done = subprocess.run(
+        ["sh", "-c", f"{words} --baselines b 2>&-"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert b"identity_at_init" not in done.stdout
+    assert read_references(tmp_path / "b").keys() == {LORA}
 
 
 @pytest.mark.parametrize(("columns", "no_color"), [(40, ""), (100, "1")])

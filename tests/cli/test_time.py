@@ -28,7 +28,7 @@ def time(command, tmp_path):
             or write_worker(tmp_path / "candidate", packages={"peft": "0.14.0"}, **worker),
         )
         chosen = options if "--cases" in options else (*options, "--cases", CASE)
-        return command("time", *sides, *chosen)
+        return command("time", *sides, "--pairs", "24", *chosen)
 
     return call
 
@@ -36,7 +36,7 @@ def time(command, tmp_path):
 def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
     code, out, err = time(seconds=0.0115)
     assert code == 1
-    assert re.search(rf"^{CASE}\s+slower\s+10\..* ms .*\]\s+30$", out, re.MULTILINE), out
+    assert re.search(rf"^{CASE}\s+slower\s+10\..* ms .*\]\s+24$", out, re.MULTILINE), out
     assert "environment: peft 0.21.2 -> 0.14.0" in out
     assert "95 % each" in out
     assert out.endswith("SLOWER (1 slower)\n")
@@ -63,7 +63,7 @@ def test_json_has_everything_that_the_verdict_follows_from(time):
     assert found["environment"] == [{"package": "peft", "base": "0.21.2", "candidate": "0.14.0"}]
     (case,) = found["cases"]
     assert case["interval"][0] < case["ratio"] < case["interval"][1]
-    assert (case["id"], case["verdict"], case["pairs"]) == (CASE, "slower", 30)
+    assert (case["id"], case["verdict"], case["pairs"]) == (CASE, "slower", 24)
     assert case["confidence"] == pytest.approx(0.95)
     assert case["base_step_seconds"] < case["candidate_step_seconds"]
     assert case["problem"] is None
@@ -88,7 +88,7 @@ def test_a_case_that_cannot_be_timed_is_exit_3_in_every_format(time):
     [
         (("--cases", "shfit/*"), "shfit/*"),
         (("--matrix", "no_such"), "no_such"),
-        (("--pairs", "5"), "--pairs 6 is the least"),
+        (("--pairs", "20"), "--pairs 24 is the least"),
         (("--pairs", "0"), "1<=x"),
         (("--pairs", "many"), "not a valid integer"),
         (("--time-limit", "0"), "1<=x"),

@@ -181,3 +181,25 @@ def test_torch_s_optimizers_keep_as_many_copies_as_they_are_known_to(optimizer, 
     # A step count for each parameter, and NAdam's running product of momenta.
     assert counters in {4 * 2, 4 * 2 * 2}
     assert (counters == 4 * 2 * 2) == (optimizer == "NAdam")
+
+
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"weight_decay": 0.1, "amsgrad": True, "maximize": True}, {"weight_decay": 0}]
+)
+def test_kernels_over_many_tensors_do_the_work_of_one_for_each(kind, optimizer, settings):
+    def updates(**kinds):
+        make = getattr(torch.optim, optimizer)
+        cost = cost_of(
+            nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)),
+            optimizer=lambda m: make(m.parameters(), lr=0.01, **settings, **kinds),
+        )
+        return {
+            module: sum(s.flops for s in cost.flops_by_site if s[:2] == ("optimizer", module))
+            for module in ("0", "1")
+        }
+
+    known = updates(foreach=False)
+    assert all(known.values())
+    assert updates(**{kind: True}) == known

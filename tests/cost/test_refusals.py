@@ -123,15 +123,12 @@ REFUSED = {
     "quantized": Refused(
         quantized, r"quantized\.linear_dynamic.* module '0\.0'", UncountedOperatorError
     ),
-    **{
-        option: Refused(
-            linear,
-            "foreach=False",
-            UncountedOperatorError,
-            {"optimizer": lambda m, o=option: torch.optim.AdamW(m.parameters(), **{o: True})},
-        )
-        for option in ("foreach", "fused")
-    },
+    "one kernel": Refused(
+        linear,
+        "foreach=False",
+        UncountedOperatorError,
+        {"optimizer": lambda m: torch.optim.SGD(m.parameters(), fused=True)},
+    ),
     # They are not the stand-ins that get gradients: it would train, and cost, nothing.
     "the original's parameters": Refused(
         lambda: ORIGINAL,

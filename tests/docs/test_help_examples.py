@@ -8,7 +8,7 @@ from example_sandbox import prepare
 
 from peft_regress.cli.main import cli, main
 
-READERS = ("compare", "explain", "report", "history", "export")
+READERS = ("compare", "explain", "report", "history")
 
 
 def examples():

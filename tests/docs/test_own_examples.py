@@ -14,8 +14,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SETTINGS = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["tool"]["peft_regress"]
-MODULES = [path.split(":")[0].rpartition(".")[2] for path in SETTINGS["cases"]]
-MOST_LINES = 20
+MODULES = [
+    path.partition(":")[0].removeprefix("fine_tunings.")
+    for path in SETTINGS["cases"]
+    if path.startswith("fine_tunings.")
+]
+SCRIPTS = sorted(
+    {*(EXAMPLES / "training_scripts").glob("*.py")} - {EXAMPLES / "training_scripts/cases.py"}
+)
+MOST_LINES, MOST_LINES_OF_A_SCRIPT = 20, 60
 
 
 def lines_of_code(file):
@@ -45,11 +52,27 @@ def test_an_example_has_at_most_twenty_lines(module):
     assert lines_of_code(EXAMPLES / "fine_tunings" / f"{module}.py") <= MOST_LINES
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_is_short_knows_nothing_of_the_gate_and_is_a_case(script):
+    assert lines_of_code(script) <= MOST_LINES_OF_A_SCRIPT
+    assert "peft_regress" not in script.read_text()
+    cases = (EXAMPLES / "training_scripts/cases.py").read_text()
+    assert cases.count(f'"training_scripts/{script.name}"') == 1
+
+
 def test_the_page_of_the_examples_links_each_of_them_and_nothing_else():
     page = (EXAMPLES / "README.md").read_text()
-    linked = re.findall(r"\]\(fine_tunings/(\w+)\.py\)", page)
-    files = [file.stem for file in (EXAMPLES / "fine_tunings").glob("[a-z]*.py")]
-    assert sorted(linked) == sorted(files)
+    for folder in ("fine_tunings", "training_scripts"):
+        linked = re.findall(rf"\]\({folder}/(\w+)\.py\)", page)
+        files = [file.stem for file in (EXAMPLES / folder).glob("[a-z]*.py")]
+        assert sorted(linked) == sorted(files)
+
+
+@pytest.mark.slow
+def test_a_script_is_judged_by_its_baseline(tmp_path):
+    done, records = run(tmp_path, "-k", "plain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(records) == ["plain/lora-r4/resnet18"]
 
 
 @pytest.mark.nightly
@@ -63,7 +86,7 @@ def test_an_example_is_judged_by_its_baseline(tmp_path):
 def test_all_examples_pass_and_hold_their_invariants(tmp_path):
     done, records = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(records) == len(MODULES) + 1  # two for the ViT
+    assert len(records) == len(MODULES) + 1 + len(SCRIPTS)  # two for the ViT
     wrong = [
         f"{case}: {name}: {record.get('invariant_notes', {}).get(name)}"
         for case, record in records.items()

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from builders import FULL, LORA, compare, make_record, observe, observe_all
+from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
 
-from peft_regress.devices import DeviceClass
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import fits
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
@@ -22,13 +21,7 @@ COSTS: dict[str, Any] = {
 }
 
 
-def device(name, memory, storage=None):
-    return DeviceClass(
-        name=name, title=name, memory_bytes=memory, storage_bytes=storage, compute="", source="s"
-    )
-
-
-BOARD = device("board", 2000, 100)
+BOARD = make_device("board", 2000, 100)
 WEIGHTS = {"peak_param_bytes": 80, "peak_buffer_bytes": 10}
 
 
@@ -134,7 +127,7 @@ def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
 )
 def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
     sides = [record(limits, metrics={**COSTS, **WEIGHTS}) for limits in (old, new)]
-    devices = (BOARD, device("large", 9000))
+    devices = (BOARD, make_device("large", 9000))
     for strict in (False, True):
         comparison = compare(
             [sides[0]], [sides[1]], devices=devices, invocation=Invocation(strict=strict)
@@ -157,7 +150,7 @@ def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     case = verdict(fits, devices=(BOARD,))
     assert case.verdict == "new"
     assert [(use.name, use.value, use.limit) for use in case.budgets] == [
-        ("memory of board", 1000, 2000),
+        ("memory of board at batch 1 of 224x224", 1000, 2000),
         ("storage of board", 90, 100),
     ]
     heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
@@ -318,19 +311,19 @@ def judged(old, new, *devices):
     [(1000, 90, True), (1000, None, True), (999, 90, False), (1000, 89, False)],
 )
 def test_a_case_fits_by_its_peak_and_by_its_weights(memory, storage, *, fitting):
-    assert fits(make_record(LORA, SIZES), device("board", memory, storage)) is fitting
+    assert fits(make_record(LORA, SIZES), make_device("board", memory, storage)) is fitting
 
 
 def test_whether_a_case_fits_is_unknown_if_it_was_not_measured():
-    assert fits(make_record(LORA, {"loss": [1.0]}), device("board", 1)) is None
+    assert fits(make_record(LORA, {"loss": [1.0]}), make_device("board", 1)) is None
     part = {name: value for name, value in SIZES.items() if name != "peak_buffer_bytes"}
-    assert fits(make_record(LORA, part), device("board", 1000, 90)) is None
-    assert fits(make_record(LORA, part), device("board", 1000)) is True
-    assert fits(make_record(LORA, part), device("board", 999, 90)) is False
+    assert fits(make_record(LORA, part), make_device("board", 1000, 90)) is None
+    assert fits(make_record(LORA, part), make_device("board", 1000)) is True
+    assert fits(make_record(LORA, part), make_device("board", 999, 90)) is False
 
 
 def test_a_fit_that_is_lost_is_a_regression_whatever_the_bounds_allow():
-    board = device("board", 1100, 100)
+    board = make_device("board", 1100, 100)
     case = judged(SIZES, {**SIZES, "peak_bytes": 1101}, board)
     (reason,) = case.reasons
     assert (case.verdict, reason.metric) == ("regressed", "fits board")
@@ -341,9 +334,9 @@ def test_a_fit_that_is_lost_is_a_regression_whatever_the_bounds_allow():
 
 def test_a_fit_that_never_was_or_is_gained_is_no_reason():
     more = {**SIZES, "peak_bytes": 2000}
-    assert judged(SIZES, more, device("small", 500)).verdict == "unchanged"
-    assert judged(more, SIZES, device("board", 1100)).verdict == "unchanged"
-    assert judged(SIZES, more, device("large", 5000)).verdict == "unchanged"
+    assert judged(SIZES, more, make_device("small", 500)).verdict == "unchanged"
+    assert judged(more, SIZES, make_device("board", 1100)).verdict == "unchanged"
+    assert judged(SIZES, more, make_device("large", 5000)).verdict == "unchanged"
     assert judged(SIZES, more).verdict == "unchanged"
 
 
@@ -353,7 +346,7 @@ def test_the_fits_that_many_cases_lose_are_one_finding_with_device_value_and_lim
         [make_record(name, {**SIZES, "peak_bytes": peak}, bounds=LOOSE) for name in ids]
         for peak in (1000, 1200)
     )
-    comparison = compare(old, new, devices=(device("board", 1100),))
+    comparison = compare(old, new, devices=(make_device("board", 1100),))
     (finding,) = comparison.findings
     assert (finding.cause.strand, finding.cause.what, len(finding.cases)) == ("fit", "board", 2)
     text = verdict_text(comparison)

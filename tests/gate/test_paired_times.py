@@ -16,18 +16,23 @@ from peft_regress.gate.paired_times import (
     TimingRun,
     confidence_of_each,
     estimate_ratio,
-    fewest_pairs,
+    fewest_launches,
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.upgrades.timing import LAUNCH_PAIRS
 
 CONFIDENCE = 0.95
 PASSING = {"same", "faster"}
 
 seconds = st.floats(1e-6, 1e3)
-some_pairs = st.lists(st.tuples(seconds, seconds), min_size=1, max_size=40)
+some_launches = st.lists(
+    st.lists(st.tuples(seconds, seconds), min_size=1, max_size=3), min_size=1, max_size=20
+)
 worsened = st.lists(
-    st.tuples(seconds, st.floats(0.5, 2.0), st.floats(1.0, 2.0)), min_size=1, max_size=40
+    st.lists(st.tuples(seconds, st.floats(0.5, 2.0), st.floats(1.0, 2.0)), min_size=1, max_size=3),
+    min_size=1,
+    max_size=20,
 )
 
 
@@ -40,25 +45,33 @@ def estimated(low, high):
     )
 
 
-def noisy_pairs(ratio, *, noise, seed, count=30):
-    """Return pairs with a heavy tail, and with drift that both sides share."""
+def noisy_launches(ratio, *, noise, seed, offset=0.0, launches=15, each=4):
+    """Return pairs with a heavy tail, with drift that both sides share, and an offset a launch."""
     draw = random.Random(seed)
-    pairs = []
-    for number in range(count):
-        drift = 1 + number / count
-        base, candidate = (
-            drift * draw.lognormvariate(0, noise) * (2 if draw.random() < 0.05 else 1)
-            for _ in range(2)
-        )
-        pairs.append((base, ratio * candidate))
-    return pairs
+    found = []
+    for number in range(launches):
+        drift, shared = 1 + number / launches, draw.lognormvariate(0, offset)
+        found.append([])
+        for _ in range(each):
+            base, candidate = (
+                drift * draw.lognormvariate(0, noise) * (2 if draw.random() < 0.05 else 1)
+                for _ in range(2)
+            )
+            found[-1].append((base, ratio * shared * candidate))
+    return found
+
+
+def coverage(runs, ratio):
+    """Return the share of runs whose interval holds the true ratio."""
+    intervals = [estimate_ratio(run, confidence=CONFIDENCE).interval for run in runs]
+    return sum(one.low <= ratio <= one.high for one in intervals) / len(intervals)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999, 1 - 0.05 / 96])
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 11, 12, 30, 31, 90, 200])
 def test_the_interval_is_that_of_scipy(count, confidence):
-    pairs = noisy_pairs(1.02, noise=0.05, seed=count, count=count)
-    logs = [math.log(b / a) for a, b in pairs]
+    pairs = noisy_launches(1.02, noise=0.05, seed=count, launches=count, each=1)
+    logs = [math.log(b / a) for ((a, b),) in pairs]
     known = quantile_test(logs, q=0, p=0.5).confidence_interval(confidence)
     found = estimate_ratio(pairs, confidence=confidence).interval
     if math.isnan(known.low):
@@ -68,18 +81,18 @@ def test_the_interval_is_that_of_scipy(count, confidence):
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999, 1 - 0.05 / 96])
-def test_the_fewest_pairs_are_those_that_have_an_interval(confidence):
-    enough = fewest_pairs(confidence)
-    pairs = [(1.0, 1 + number / 100) for number in range(enough)]
+def test_the_fewest_launches_are_those_that_have_an_interval(confidence):
+    enough = fewest_launches(confidence)
+    pairs = [[(1.0, 1 + number / 100)] for number in range(enough)]
     assert math.isfinite(estimate_ratio(pairs, confidence=confidence).interval.high)
     assert math.isinf(estimate_ratio(pairs[1:], confidence=confidence).interval.high)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
 def test_a_time_that_is_not_positive_and_finite_is_refused_and_so_is_none(bad):
-    for pairs in ([(1.0, 1.0), (1.0, bad)], [(bad, 1.0)]):
+    for launches in ([[(1.0, 1.0), (1.0, bad)]], [[(1.0, 1.0)], [(bad, 1.0)]]):
         with pytest.raises(InputError, match="a time is positive and finite"):
-            estimate_ratio(pairs, confidence=CONFIDENCE)
+            estimate_ratio(launches, confidence=CONFIDENCE)
     with pytest.raises(InputError, match="no pair"):
         estimate_ratio([], confidence=CONFIDENCE)
 
@@ -103,21 +116,24 @@ def test_the_verdict_follows_from_the_interval(low, high, verdict):
     assert judge_ratio(estimated(max(low, 1e-9), high)) == verdict
 
 
-@given(some_pairs, st.floats(1e-3, 1e3), st.floats(0.1, 10))
-def test_a_slower_candidate_has_a_ratio_larger_by_its_factor_in_any_unit(pairs, unit, factor):
-    found = estimate_ratio(pairs, confidence=CONFIDENCE)
+@given(some_launches, st.floats(1e-3, 1e3), st.floats(0.1, 10))
+def test_a_slower_candidate_has_a_ratio_larger_by_its_factor_in_any_unit(launches, unit, factor):
+    found = estimate_ratio(launches, confidence=CONFIDENCE)
     slowed = estimate_ratio(
-        [(a * unit, b * unit * factor) for a, b in pairs], confidence=CONFIDENCE
+        [[(a * unit, b * unit * factor) for a, b in pairs] for pairs in launches],
+        confidence=CONFIDENCE,
     )
     assert slowed.ratio == pytest.approx(factor * found.ratio)
     assert slowed.interval.low == pytest.approx(factor * found.interval.low)
     assert slowed.interval.high == pytest.approx(factor * found.interval.high)
 
 
-@given(some_pairs)
-def test_sides_that_change_places_give_the_inverse(pairs):
-    found = estimate_ratio(pairs, confidence=CONFIDENCE)
-    swapped = estimate_ratio([(b, a) for a, b in pairs], confidence=CONFIDENCE)
+@given(some_launches)
+def test_sides_that_change_places_give_the_inverse(launches):
+    found = estimate_ratio(launches, confidence=CONFIDENCE)
+    swapped = estimate_ratio(
+        [[(b, a) for a, b in pairs] for pairs in launches], confidence=CONFIDENCE
+    )
     assert swapped.ratio == pytest.approx(1 / found.ratio)
     if math.isfinite(found.interval.high):
         assert swapped.interval.low == pytest.approx(1 / found.interval.high)
@@ -131,8 +147,12 @@ def test_sides_that_change_places_give_the_inverse(pairs):
 @given(worsened)
 def test_worse_never_passes_if_better_fails(drawn):
     """However the times get worse: all, or any of them, and by how much."""
-    better = estimate_ratio([(a, a * r) for a, r, _ in drawn], confidence=CONFIDENCE)
-    worse = estimate_ratio([(a, a * r * w) for a, r, w in drawn], confidence=CONFIDENCE)
+    better = estimate_ratio(
+        [[(a, a * r) for a, r, _ in pairs] for pairs in drawn], confidence=CONFIDENCE
+    )
+    worse = estimate_ratio(
+        [[(a, a * r * w) for a, r, w in pairs] for pairs in drawn], confidence=CONFIDENCE
+    )
     if judge_ratio(worse) in PASSING:
         assert judge_ratio(better) in PASSING
     if judge_ratio(better) == "slower":
@@ -141,8 +161,8 @@ def test_worse_never_passes_if_better_fails(drawn):
 
 def test_a_step_10_percent_slower_is_found_in_noise_and_an_equal_one_is_quiet():
     repetitions = range(400)
-    aa = [noisy_pairs(1.0, noise=0.04, seed=seed) for seed in repetitions]
-    slow = [noisy_pairs(1.1, noise=0.04, seed=seed) for seed in repetitions]
+    aa = [noisy_launches(1.0, noise=0.04, seed=seed) for seed in repetitions]
+    slow = [noisy_launches(1.1, noise=0.04, seed=seed) for seed in repetitions]
 
     def share(runs, verdict):
         found = [judge_ratio(estimate_ratio(run, confidence=CONFIDENCE)) for run in runs]
@@ -153,10 +173,26 @@ def test_a_step_10_percent_slower_is_found_in_noise_and_an_equal_one_is_quiet():
     assert share(aa, "slower") == 0
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.01, 0.03, 0.1])
+def test_intervals_hold_as_often_as_they_say_also_if_launches_have_offsets(offset):
+    runs = [noisy_launches(1.02, noise=0.02, offset=offset, seed=seed) for seed in range(1000)]
+    assert coverage(runs, 1.02) >= CONFIDENCE
+
+
+def test_intervals_that_count_each_pair_by_itself_hold_less_often_than_they_say():
+    """This is why a launch counts once."""
+    runs = [
+        noisy_launches(1.02, noise=0.02, offset=0.03, seed=seed, launches=3, each=10)
+        for seed in range(1000)
+    ]
+    pairs_alone = [[[pair] for launch in run for pair in launch] for run in runs]
+    assert coverage(pairs_alone, 1.02) < 0.75
+
+
 def test_all_intervals_together_miss_as_rarely_as_one_would_with_the_default_pairs():
     assert confidence_of_each(1) == pytest.approx(1 - DEFAULT_POLICY.time_error_rate)
     assert 96 * (1 - confidence_of_each(96)) == pytest.approx(DEFAULT_POLICY.time_error_rate)
-    assert fewest_pairs(confidence_of_each(96 + 144)) < DEFAULT_POLICY.time_pairs
+    assert LAUNCH_PAIRS * fewest_launches(confidence_of_each(240)) <= DEFAULT_POLICY.time_pairs
 
 
 @pytest.mark.parametrize(

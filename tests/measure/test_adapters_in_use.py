@@ -37,7 +37,7 @@ WITH_COPY = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
 
 def watched(method, base):
     """Return a watch and the adapted model."""
-    data = tiny_data().cast(method.base_dtype)
+    data = tiny_data(method.base_dtype)
     watch = InvariantWatch(
         adapter=MethodAdapter(method=method, rank=rank_of(method), heads=("head",)),
         objective=Objective(),

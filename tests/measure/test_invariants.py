@@ -88,7 +88,7 @@ class Faulty:
 
 
 def _watch(method, base, rank=2, **more):
-    data = tiny_data().cast(method.base_dtype)
+    data = tiny_data(method.base_dtype)
     return InvariantWatch(
         adapter=MethodAdapter(method=method, rank=rank, heads=("head",)),
         objective=Objective(),
@@ -101,7 +101,7 @@ def _watch(method, base, rank=2, **more):
 
 def _watched(method, rank=2, *, training=_nothing, **more):
     """Run one watched fine-tuning; `training` is a fault that strikes while it runs."""
-    data = tiny_data().cast(method.base_dtype)
+    data = tiny_data(method.base_dtype)
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base, rank, **more)
     adapted = method.adapt(base, heads=("head",), rank=rank, seed=0)
@@ -462,7 +462,7 @@ def _filled(method):
 
 @each(*(method for method in ALL if isinstance(method, PeftAdapter)))
 def test_each_fill_moves_the_output_of_every_adapter(method):
-    data = tiny_data().cast(method.base_dtype)
+    data = tiny_data(method.base_dtype)
     base = cast_base(tiny_network(), method.base_dtype).float()
     logits = base(data.test_images[:8].float())
     unfilled = torch.nn.functional.cross_entropy(logits.double(), data.test_labels[:8]).item()

@@ -111,7 +111,7 @@ WRONG = {
         "none of the trainable parameters",
     ),
     "an optimizer in one kernel": (
-        {"optimizer": lambda m: adamw(m, foreach=True)},
+        {"optimizer": lambda m: torch.optim.SGD(m.parameters(), fused=True)},
         "construct the optimizer with foreach=False",
     ),
     "no schedule": ({"schedule": lambda o: None}, "returned a NoneType, no LRScheduler"),

@@ -162,7 +162,7 @@ def test_everything_runs_on_one_thread_and_the_count_is_put_back():
 def test_in_half_precision_losses_are_of_float32_and_the_model_stays_half():
     model = tiny_network().bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2, foreach=False)
-    data = tiny_data().cast("bfloat16")
+    data = tiny_data("bfloat16")
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:8]
     first = functional.cross_entropy(
         model(data.train_images[order]).float(), data.train_labels[order]

@@ -10,10 +10,10 @@ import termios
 import time
 
 import pytest
+from builders import cases_in
 from fake_interpreters import wait_until
 from stub_measuring import CONFTEST, IDS, SUITE, InnerProject
 
-from peft_regress.runs.journal import read_journal
 from peft_regress.runs.run_file import read_run_file
 
 SAVE = "--regress-save=runs/run.json"
@@ -59,7 +59,7 @@ def test_a_run_file_may_be_named_like_a_journal(project):
 
 
 def test_a_resumed_run_measures_the_rest_and_is_whole(dead):
-    kept = read_journal(dead.journal).cases
+    kept = cases_in(dead.journal)
     code, out = dead.inner(SAVE, RESUME)
     assert set(dead.log) == set(IDS) - kept
     assert "resumed runs/run.json: 5 cases taken, 3 measured" in out
@@ -77,7 +77,7 @@ def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
     said = "runs/run.json.journal.1: of a run that did not end;"
     assert " ".join(out.split()).count(said) == 2  # at the start and at the end
     assert f"--regress-resume runs/{aside.name}" in out.replace("\n", " ")
-    assert len(read_journal(aside).cases) == 5
+    assert len(cases_in(aside)) == 5
     _, out = dead.inner(SAVE, f"--regress-resume=runs/{aside.name}")
     assert "5 cases taken, 3 measured" in out
     assert sorted(dead.saved().cases) == IDS
@@ -106,10 +106,10 @@ def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
 
 
 def _with_header(journal, old, new):
-    """Return a journal whose header says something else."""
-    head, _, rest = journal.decode().partition("\n")
-    assert old in head
-    return f"{head.replace(old, new).replace('sha256:here', 'sha256:there')}\n{rest}".encode()
+    """Return a journal whose lines say something else of where they were measured."""
+    text = journal.decode()
+    assert text.count(old) == 5
+    return text.replace(old, new).replace("sha256:here", "sha256:there").encode()
 
 
 def test_a_case_whose_definition_has_changed_is_measured_again(dead, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
     assert code == 1
     assert "Traceback" not in out
     assert "What was measured is in runs/run.json.journal: `--regress-resume" in out
-    assert read_journal(project.journal).cases == set(IDS)
+    assert cases_in(project.journal) == set(IDS)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_case_that_kills_its_worker_each_time_is_in_error_and_the_run_ends(pro
 def test_a_case_that_ends_a_serial_run_leaves_the_journal(project):
     code, _ = project.run(SAVE, deadly="lora-r4/tiny$")
     assert code == 0  # nothing inside pytest can change that
-    assert read_journal(project.journal).cases == set(project.log[:-1])
+    assert cases_in(project.journal) == set(project.log[:-1])
     project.run(SAVE, RESUME)
     assert sorted(project.saved().cases) == IDS
 

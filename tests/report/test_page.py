@@ -7,9 +7,20 @@ import msgspec
 import pytest
 from builders import FULL, LEDGER, LORA, VALUES, make_record, repeating, split_by, trained
 from page_browser import PageUnderTest
-from page_world import DORA, FAILED, FAILING, compared, content_of, make_entry, one_case, world
+from page_world import (
+    DEVICES,
+    DORA,
+    FAILED,
+    FAILING,
+    compared,
+    content_of,
+    make_entry,
+    one_case,
+    world,
+)
 
 from peft_regress.budgets import parse_amount
+from peft_regress.devices import room, runtime_of
 from peft_regress.errors import InputError
 from peft_regress.metrics import METRICS, format_value
 from peft_regress.report import verdict_text
@@ -318,7 +329,8 @@ def test_a_device_limits_memory_and_storage_and_names_its_source(opened):
     within = {
         name
         for name, one in NOW.items()
-        if one.case.task == "shift" and cost_of(name, "memory") <= 60 * MIB
+        if one.case.task == "shift"
+        and cost_of(name, "memory") <= room(DEVICES[0], runtime_of(one.case.method))
     }
     expected = {n for n in within if sum(value_of(n, part) for part in weights) <= 6 * MIB}
     assert set() < expected < within

@@ -3,10 +3,8 @@
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
 from peft_regress import report
-from peft_regress.devices import DeviceClass
 from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
-from peft_regress.report.results import overview
 from peft_regress.runs.schema import Limits, OwnBound
 
 
@@ -109,23 +107,3 @@ def test_a_change_of_a_score_is_a_difference_in_every_report():
         assert "-2.000" in text
     assert "score" in report.results_table(make_run(new))
     assert "score" not in report.results_table(make_run(make_record(LORA)))
-
-
-def test_the_report_counts_what_fits_each_device_and_names_the_most_accurate():
-    devices = [
-        DeviceClass(
-            name=name, title=name, memory_bytes=memory, storage_bytes=10**6, compute="", source="s"
-        )
-        for name, memory in (("tiny", 10), ("small", 150), ("board", 10**6))
-    ]
-    weights = {"peak_param_bytes": 5, "peak_buffer_bytes": 5}
-    run = make_run(
-        make_record(LORA, {"peak_bytes": 100, "accuracy": [0.8], **weights}),
-        make_record(FULL, {"peak_bytes": 200, "accuracy": [0.9], **weights}),
-        make_record(UNSEEN_LORA, {"loss": [1.0]}),
-    )
-    text = report.as_text(overview(run, sources="x", devices=devices))
-    rows = [line.split() for line in text.splitlines() if line.split()[:1] != []]
-    found = {row[0]: row[-1] for row in rows if row[0] in {"tiny", "small", "board"}}
-    assert found == {"tiny": "2", "small": LORA, "board": FULL}
-    assert "1 of 2" in text

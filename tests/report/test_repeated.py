@@ -1,15 +1,11 @@
 """A case that repeats another run says `repeated` where its accuracy would be."""
 
-import csv
-import io
-
 import msgspec
 import pytest
 from builders import FULL, LORA, compare, curve, make_run, repeating, trained
 
 from peft_regress import report
 from peft_regress.baselines.history import Entry
-from peft_regress.cli.export import csv_table
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.data import page_data
 from peft_regress.report.results import overview
@@ -46,12 +42,6 @@ def test_no_table_has_an_accuracy_of_it():
     text = report.as_text(overview(make_run(repeating(trained())), sources="again.json"))
     assert "repeated" in text
     assert "best accuracy" not in text
-
-
-def test_a_row_of_csv_names_the_run_that_is_repeated():
-    rows = [*csv.DictReader(io.StringIO(csv_table(AGAIN)))]
-    assert {row["case"]: row["repeats"] for row in rows} == {LORA: FIRST, FULL: ""}
-    assert LORA not in {row["case"] for row in rows if row["metric"] == "accuracy"}
 
 
 def entry(number, run, role="baseline", **accepted):

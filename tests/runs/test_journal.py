@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.metrics import KNOWN
 from peft_regress.runs import journal
-from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Part, read_journal
+from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Line, read_journal
 from peft_regress.runs.schema import Failure
 
 HEADER = Header(environment=ENVIRONMENT, machine=MACHINE, metrics_known=sorted(KNOWN))
 KEPT = [KeptRecord(record=make_record(name)) for name in (LORA, FULL, GALORE)]
-PART = Part(header=HEADER, records=KEPT)
+LINES = [Line(header=HEADER, kept=kept) for kept in KEPT]
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def path(tmp_path):
 
 def write_journal(path, *records):
     writer = JournalWriter(path)
-    writer.add(HEADER, *records)
+    for kept in records:
+        writer.add(HEADER, kept)
     writer.close()
 
 
@@ -36,10 +37,10 @@ def test_what_was_added_is_read_again_also_while_the_writer_lives(path):
     writer = JournalWriter(path)
     for count, kept in enumerate(KEPT, start=1):
         writer.add(HEADER, kept)
-        assert read_journal(path).parts == [Part(header=HEADER, records=KEPT[:count])]
+        assert read_journal(path) == LINES[:count]
     other = msgspec.structs.replace(HEADER, machine=OTHER_MACHINE)
-    writer.add(other, *KEPT[:2])
-    assert [len(part.records) for part in read_journal(path).parts] == [3, 2]
+    writer.add(other, KEPT[0])
+    assert read_journal(path) == [*LINES, Line(header=other, kept=KEPT[0])]
     writer.close()
 
 
@@ -58,12 +59,12 @@ def test_cut_anywhere_it_has_every_record_before_the_cut(tmp_path_factory, data)
     cut = data.draw(st.integers(0, len(content)))
     path.write_bytes(content[:cut])
     found = read_journal(path)
-    assert len(found.cases) == sum(end <= cut for end in ends)
+    assert len(found) == sum(end <= cut for end in ends)
     # A run that takes from it begins with what is whole.
-    again = JournalWriter(path, lambda: found.parts)
+    again = JournalWriter(path, lambda: found)
     again.add(HEADER, KEPT[0])
     again.close()
-    assert found.cases | {LORA} == read_journal(path).cases
+    assert read_journal(path) == [*found, LINES[0]]
 
 
 ELSEWHERE = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
@@ -72,9 +73,9 @@ ELSEWHERE = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        (b'"method":"lora"', b'"method":"../../x"', "line 2: Expected"),
+        (b'"method":"lora"', b'"method":"../../x"', "line 1: Expected"),
         (b'"schema_version":2', b'"schema_version":3', "line 1: Expected `int` <= 2"),
-        (b'"status":"ok"', b'"status":"error"', "line 2: .*status 'error' with error None"),
+        (b'"status":"ok"', b'"status":"error"', "line 1: .*status 'error' with error None"),
     ],
 )
 def test_a_line_that_does_not_fit_is_refused(path, old, new, problem):
@@ -88,7 +89,7 @@ def test_a_line_that_does_not_fit_is_refused(path, old, new, problem):
 
 def test_a_record_without_its_ledger_is_refused(path):
     write_journal(path, KeptRecord(record=ELSEWHERE), KEPT[1])
-    with pytest.raises(RunFileError, match=f"line 2: {LORA}: its ledger stands elsewhere"):
+    with pytest.raises(RunFileError, match=f"line 1: {LORA}: its ledger stands elsewhere"):
         read_journal(path)
 
 
@@ -105,54 +106,54 @@ def test_a_full_disk_ends_the_journal_and_not_the_run(path, monkeypatch):
     writer.add(HEADER, KEPT[2])
     writer.close()
     assert "journal: cannot be written ([Errno 28] No space left on device)" in writer.problem
-    assert LORA in read_journal(writer.path).cases
+    assert LINES[0] in read_journal(writer.path)
 
 
 def test_a_run_file_and_the_journal_beside_it_are_read_the_journal_last(tmp_path):
     run = tmp_path / "run.json"
     with pytest.raises(InputError, match=r"run.json: no such run file or journal"):
-        journal.read_parts(run)
+        journal.read_lines(run)
     write(run, make_run(make_record(LORA), make_record(FULL)))
     write_journal(journal.journal_of(run), KEPT[2])
-    file, kept = journal.read_parts(run)
-    assert [one.record.case.id for one in file.records] == [LORA, FULL]
-    assert all(one.times is not None for one in file.records)
-    assert kept.records == KEPT[2:]
-    assert journal.read_parts(journal.journal_of(run)) == [kept]
+    *file, kept = journal.read_lines(run)
+    assert [line.case for line in file] == [LORA, FULL]
+    assert all(line.kept.times is not None for line in file)
+    assert kept == LINES[2]
+    assert journal.read_lines(journal.journal_of(run)) == [kept]
     run.unlink()
-    assert journal.read_parts(run) == [kept]
+    assert journal.read_lines(run) == [kept]
     journal.journal_of(run).write_bytes(b"")  # its writer was killed before the first record
-    assert journal.read_parts(run) == []
+    assert journal.read_lines(run) == []
 
 
 def test_what_differs_is_named():
-    assert journal.differences(PART, HEADER) == []
+    assert journal.differences(HEADER, HEADER) == []
     environment = {**ENVIRONMENT, "peft": "0.19.0", "absent-package": "1.0"}
     here = msgspec.structs.replace(HEADER, environment=environment, machine=OTHER_MACHINE)
-    package, new, machine = journal.differences(PART, here)
+    package, new, machine = journal.differences(HEADER, here)
     assert package == "absent-package not installed, now 1.0"
     assert new == "peft 0.18.1, now 0.19.0"
     assert machine.startswith("another machine (Example CPU, 2 cores, AVX2, now Another CPU")
-    assert len(journal.differences(PART, here, any_machine=True)) == 2
+    assert len(journal.differences(HEADER, here, any_machine=True)) == 2
     older = msgspec.structs.replace(HEADER, metrics_known=["loss"])
-    assert "other metrics" in journal.differences(Part(header=older, records=[]), HEADER)[0]
+    assert "other metrics" in journal.differences(older, HEADER)[0]
 
 
 def test_another_commit_is_a_difference_and_an_unknown_one_is_not(tmp_path, monkeypatch):
     here = Header.here(ENVIRONMENT, MACHINE)
-    assert journal.differences(PART, here) == []
+    assert journal.differences(HEADER, here) == []
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "new.json", make_run(make_record(LORA)))
-    (file,) = journal.read_parts(tmp_path / "new.json")
+    (file,) = journal.read_lines(tmp_path / "new.json")
     assert file.header.commit == "unversioned"
     later = msgspec.structs.replace(here, commit="abc+")
-    assert "commit unversioned, now abc+" in journal.differences(file, later)
+    assert "commit unversioned, now abc+" in journal.differences(file.header, later)
 
 
 def test_cases_in_error_and_of_other_imports_are_measured_again():
     failed = make_record(FULL, {}, status="error", error=Failure(type="E", message="m"))
     uses = KeptRecord(record=make_record(GALORE), imported={"absent-package": "1.0"})
-    part = Part(header=HEADER, records=[KEPT[0], KeptRecord(record=failed), uses])
-    assert journal.usable_records(part, HEADER).keys() == {LORA}
-    found = journal.usable_records(part, HEADER, find={"absent-package": "1.0"}.get)
-    assert found.keys() == {LORA, GALORE}
+    lines = [Line(header=HEADER, kept=one) for one in (KEPT[0], KeptRecord(record=failed), uses)]
+    taken = [journal.as_taken(line, HEADER) for line in lines]
+    assert [one is not None for one in taken] == [True, False, False]
+    assert journal.as_taken(lines[2], HEADER, find={"absent-package": "1.0"}.get).is_taken

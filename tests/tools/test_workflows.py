@@ -161,4 +161,4 @@ def test_there_is_one_shard_per_architecture():
     assert any(f"/{len(shards)}" in script for script in scripts_of(job))
     cases = matrix_cases("default")
     assert len({case.architecture for case in cases}) == len(shards)
-    assert set(shard_of(cases, count=len(shards), weights={}).values()) == set(shards)
+    assert set(shard_of(cases, count=len(shards)).values()) == set(shards)

@@ -11,21 +11,20 @@ from types import SimpleNamespace
 import dask
 import msgspec
 import pytest
-from builders import MACHINE, make_record
+from builders import MACHINE, cases_in, make_record
 from dask_clusters import kill, local_cluster, processes
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
 from peft_regress.cli import options
-from peft_regress.errors import InputError
-from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.journal import journal_of
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.settings import Settings, read_settings
 from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
 from peft_regress.workers import cluster as cluster_module
-from peft_regress.workers.cluster import DaskPool
-from peft_regress.workers.node import digest_of, pack_own_code
+from peft_regress.workers.cluster import ClusterLostError, DaskPool
+from peft_regress.workers.node import facts_here, own_code
 from peft_regress.workers.pool import NodeError
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +100,6 @@ def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
     assert [line.partition(" ")[0] for line in lines] == [f"[{n}/6]" for n in range(1, 7)]
     assert all(line.endswith(" running)") for line in lines)
     assert len(logged(python, "measure")) == 6
-    assert {started["gpus"] for _, started in logged(python, "started")} == {""}
     assert not journal_of(tmp_path / "run.json").exists()
     here = tmp_path / "here.json"
     assert measure("local", save=here, python=python)[0] == 0
@@ -122,7 +120,7 @@ def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure
     code, _, err = measure(shared.address)
     assert code == 2
     assert re.search(r"error: node [01] \(tcp://127\.0\.0\.1:\d+\): unseen/lora-r16/.*HybridC", err)
-    kept = read_journal(journal_of(tmp_path / "run.json")).cases
+    kept = cases_in(journal_of(tmp_path / "run.json"))
     assert kept == read_run_file(tmp_path / "run.json").run.cases.keys()
     python = shared.write()
     code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
@@ -211,7 +209,7 @@ MEASURED = MeasuredCase(
 
 def taken(result):
     """Return what comes of a task that Dask has done."""
-    pool = DaskPool("tcp://a:1", SimpleNamespace(status="running"), uses_gpus=False, say=print)
+    pool = DaskPool("tcp://a:1", SimpleNamespace(status="running"), say=print)
     work = cluster_module._Work("", FIRST, "key", MeasuredCase)
     pool._take(work, SimpleNamespace(result=result))
     return work.future.result(timeout=0)
@@ -258,24 +256,16 @@ def test_an_address_without_a_scheduler_is_one_line(measure, address, code, prob
     assert problem in err
 
 
-def test_gpus_are_for_clusters_with_a_worker_that_has_one(shared, measure):
-    code, _, err = measure("local", "--gpu")
-    assert (code, "--gpu goes with --on ADDRESS" in err) == (2, True)
-    shared.write()
-    code, _, err = measure(shared.address, "--gpu")
-    assert (code, err.count("\n")) == (3, 1)
-    assert f"{shared.address}: no worker has the resources slot=1 gpu=1. Start some" in err
-    assert f'`dask worker {shared.address} --nthreads 1 --resources "slot=1 gpu=1"`' in err
-
-
-@pytest.mark.slow
-def test_a_case_sees_the_gpu_of_its_worker_if_it_may(own_cluster, measure, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    cluster = own_cluster(workers=1, resources={"slot": 1, "gpu": 1})
-    for words, seen in ((["--gpu"], "3"), ([], "")):
-        python = cluster.write()
-        assert measure(cluster.address, *words, cases=FIRST)[0] == 0
-        assert {started["gpus"] for _, started in logged(python, "started")} == {seen}
+def test_a_cluster_without_a_slot_is_refused_with_what_to_start():
+    workers = {"tcp://a:2": {"resources": None}}
+    client = SimpleNamespace(
+        status="running",
+        wait_for_workers=lambda *_, **__: None,
+        scheduler_info=lambda **_: {"workers": workers},
+    )
+    pool = DaskPool("tcp://a:1", client, say=print)
+    with pytest.raises(ClusterLostError, match=r'`dask worker tcp://a:1 .* "slot=1"`$'):
+        pool.prepare(None)
 
 
 def test_without_dask_it_names_the_extra(measure, monkeypatch):
@@ -334,46 +324,6 @@ def own_modules_forgotten():
         del sys.modules[name]
 
 
-@pytest.mark.usefixtures("own_modules_forgotten")
-def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean_registry, command):
-    monkeypatch.chdir(tmp_path)
-    assert command("init")[0] == 0
-    (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
-    (tmp_path / "gates" / "notes.txt").write_text("not declared")
-    (tmp_path / "elsewhere.py").write_text("not imported")
-    (tmp_path / "boards.toml").write_text("")
-    with (tmp_path / "pyproject.toml").open("a") as settings:
-        settings.write('devices = "boards.toml"\ndata = ["gates/*.bin"]\n')
-    for hidden in (".env", ".git/config"):
-        (tmp_path / "gates" / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / "gates" / hidden).write_text("secret")
-    packed = pack_own_code(read_settings(tmp_path))
-    packed.unpack(tmp_path / "node")
-    found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
-    assert {"pyproject.toml", "boards.toml", "gates/cases.py", "gates/data.bin"} <= found
-    assert not {"elsewhere.py", "gates/notes.txt"} & found
-    assert not any("pycache" in name for name in found)
-    assert not list((tmp_path / "node" / "gates").glob(".*"))
-    assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
-
-
-@pytest.mark.parametrize(
-    ("declared", "message"),
-    [
-        ('devices = "../boards.toml"', "is hidden or not below .* is not sent to nodes; move"),
-        ('devices = ".boards/mine.toml"', "is hidden or not below"),
-        ('data = [".env"]', "is hidden or not below"),
-        ('data = ["images/*.png"]', "matches no file there"),
-        ('data = ["/etc/passwd"]', "matches no file there"),
-    ],
-)
-def test_what_is_hidden_or_elsewhere_is_not_sent(tmp_path, declared, message):
-    (tmp_path / ".env").write_text("secret")
-    (tmp_path / "pyproject.toml").write_text(f"[tool.peft_regress]\n{declared}\n")
-    with pytest.raises(InputError, match=message):
-        pack_own_code(read_settings(tmp_path))
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotten):
     """A project whose cases import a package of the user's own below `src`."""
@@ -388,20 +338,23 @@ def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotte
     sys.modules.pop("ours", None)
 
 
-def test_a_package_below_src_travels_and_comes_before_an_installed_one(project, monkeypatch):
-    packed = pack_own_code(read_settings(project))
-    assert (packed.search, packed.modules) == (["src"], ["gates", "gates.cases", "ours"])
-    node = project / "node"
-    first = packed.unpack(node)
-    here = digest_of("ours", [])
+def test_a_package_below_src_comes_before_an_installed_one(project, monkeypatch):
+    found = own_code(read_settings(project))
+    assert found.modules == ["gates", "gates.cases", "ours"]
+    assert [Path(folder) for folder in found.search] == [project, project / "src"]
+    here = facts_here(project, (), found)
     other = project / "site-packages"
     (other / "ours").mkdir(parents=True)
     (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
     monkeypatch.setattr(sys, "path", [str(other), *sys.path])
     sys.modules.pop("ours", None)
-    assert digest_of("ours", first) == here
-    (node / "src" / "ours" / "__init__.py").unlink()
-    assert digest_of("ours", first) != here
+    assert facts_here(project, (), found) == here
+    (project / "src" / "ours" / "__init__.py").unlink()
+    assert facts_here(project, (), found)["module ours"] != here["module ours"]
+    (project / "pyproject.toml").write_text("")
+    name = f"file {project / 'pyproject.toml'}"
+    assert facts_here(project, (), found)[name] != here[name]
+    assert own_code(Settings(folder=project, baselines=project)) is None
 
 
 def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):
@@ -421,7 +374,7 @@ def test_a_case_that_uses_another_version_on_a_node_is_refused(shared, measure, 
 
 
 @pytest.mark.usefixtures("own_modules_forgotten")
-def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
+def test_nodes_look_up_own_cases_where_they_lie(
     shared, command, tmp_path, monkeypatch, clean_registry
 ):
     monkeypatch.chdir(tmp_path)
@@ -431,4 +384,4 @@ def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
     assert code == 0, err
     ((_, request),) = logged(python, "prepare")
     assert request["own_cases"] == ["gates.cases:GATES"]
-    assert "dask-scratch-space" in request["folder"]
+    assert request["folder"] == str(tmp_path)

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import cases_in
 from dask_clusters import StartedCluster, local_cluster
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.baselines.run_adapters import adapters_of_run
-from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.journal import journal_of
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,7 @@ def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path
     save = tmp_path / "run.json"
 
     def strike(cluster):
-        wait_until(lambda: journal_of(save).exists() and len(read_journal(journal_of(save)).cases))
+        wait_until(lambda: journal_of(save).exists() and len(cases_in(journal_of(save))))
         cluster.scheduler.kill()
 
     with StartedCluster(tmp_path / "one", python, workers=2) as cluster:
@@ -80,7 +81,7 @@ def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path
         thread.join()
     assert code == 3
     assert f"{cluster.address}: the Dask scheduler has gone" in err
-    kept = read_journal(journal_of(save)).cases
+    kept = cases_in(journal_of(save))
     assert kept
     before = [request["case"] for _, request in logged(python, "measure")[begun:]]
     with StartedCluster(tmp_path / "two", python, workers=2) as cluster:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from builders import MACHINE, curve, make_record
+from builders import MACHINE, cases_in, curve, make_record
 from fake_interpreters import logged, write_worker
 
 from peft_regress.catalogue.matrix import parse_case_id
@@ -92,7 +92,7 @@ def test_a_search_that_ends_well_leaves_no_journal(search):
 @pytest.mark.parametrize("name", ["run.json", "run.json.journal"])
 def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
     first = search.run(stop_after=2)
-    kept = read_journal(journal_of(search.save)).cases
+    kept = cases_in(journal_of(search.save))
     assert kept == set(first[:2])
     assert "the same command with --resume" in search.said[-1]
     second = search.run(resume=search.save.with_name(name))
@@ -103,7 +103,7 @@ def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
 
 def test_a_signal_ends_it_and_loses_nothing(search):
     first = search.run(stop_after=1, is_signal=True)
-    kept = read_journal(journal_of(search.save)).cases
+    kept = cases_in(journal_of(search.save))
     # The worker may have gone on for a moment.
     assert set(first[:1]) <= kept < set(IDS) or set(first) == kept
     assert set(search.run(resume=search.save)) == set(IDS) - kept
@@ -141,8 +141,8 @@ def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch)
 def test_a_run_names_what_its_taken_cases_use(search):
     uses = {"pytest": version("pytest")}
     search.run(stop_after=2, uses=uses)
-    kept = read_journal(journal_of(search.save)).parts[0].records
-    assert [one.imported for one in kept] == [uses, uses]
+    kept = read_journal(journal_of(search.save))
+    assert [line.kept.imported for line in kept] == [uses, uses]
     assert len(search.run(resume=search.save)) == 1
     assert search.environment == {"peft": "0.14.0", **uses}
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.devices import load_devices
-from peft_regress.runs.ledger import rows_of
-from peft_regress.runs.schema import Ledger
+from peft_regress.devices import RUNTIME_BYTES, load_devices, room
+from peft_regress.gate.budgets import fits
+from peft_regress.metrics import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,34 +104,6 @@ def _mib(size: float) -> str:
     return f"{size / MIB:.1f}"
 
 
-# --- What is in memory ----------------------------------------------------------------------------
-
-_GROUPS: Final = {
-    "param": "parameters that train",
-    "grad": "gradients",
-    "activation aten.convolution": "outputs of convolutions",
-    "activation": "other activations",
-}
-
-
-def moments(records: Records) -> str:
-    """Return what the plan of training holds at its fullest moment, in MiB."""
-    rows = []
-    for case in matrix_cases("edge", task="edge"):
-        ledger = records[case.id].ledger
-        wanted = case.adapter_name in {"full", "lora-r4", "dora-r4"}
-        if not wanted or not isinstance(ledger, Ledger):
-            continue
-        sums = dict.fromkeys([*_GROUPS.values(), "the rest"], 0)
-        for (_, what), size in (rows_of(ledger, "edge_train_planned_bytes") or {}).items():
-            sums[_GROUPS.get(what) or _GROUPS.get(what.partition(" ")[0], "the rest")] += size
-        if any(sums.values()):
-            cells = [_mib(size) for size in (*sums.values(), sum(sums.values()))]
-            rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
-    header = ["architecture", "method", *_GROUPS.values(), "the rest", "plan"]
-    return table(header, rows, names=2)
-
-
 # --- What fits ------------------------------------------------------------------------------------
 
 
@@ -151,22 +123,39 @@ def devices(records: Records) -> str:
 
 
 def _fitting(records: Records, architecture: str, device: DeviceClass) -> str:
-    fits: list[str] = []
+    fitting: list[str] = []
     others: list[str] = []
     for case in matrix_cases("edge", task="edge"):
         record = records[case.id]
         if case.architecture != architecture or record.status != "ok":
             continue
-        memory = record.metrics["edge_train_bytes"].value <= device.memory_bytes
-        file = record.metrics["edge_train_program_bytes"].value
-        storage = device.storage_bytes is None or file <= device.storage_bytes
-        (fits if memory and storage else others).append(f"`{case.adapter_name}`")
-    return "all" if not others else ", ".join(fits) or "none"
+        (fitting if fits(record, device) else others).append(f"`{case.adapter_name}`")
+    return "all" if not others else ", ".join(fitting) or "none"
+
+
+def rooms(_: Records) -> str:
+    """Return what each device class leaves for the tensors of a step, by runtime."""
+
+    def shown(size: int) -> str:
+        return format_value(size, "byte") if size else "none"
+
+    rows = [
+        [f"`{device.name}`", shown(device.memory_bytes), shown(device.reserve_bytes)]
+        + [shown(room(device, runtime)) for runtime in RUNTIME_BYTES]
+        for device in load_devices()
+    ]
+    header = ["device", "memory", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
+    return table(header, rows)
 
 
 # --- The page -------------------------------------------------------------------------------------
 
-TABLES: Final = {"states": states, "savings": savings, "moments": moments, "devices": devices}
+TABLES: Final = {
+    "states": states,
+    "savings": savings,
+    "devices": devices,
+    "rooms": rooms,
+}
 
 
 def _architectures(task: str = "edge") -> list[str]:

@@ -1,10 +1,12 @@
-"""Show that the tasks distinguish methods, and how the learning rates were chosen.
+"""Score fine-tuning methods over ten seeds: the evidence that `peft-regress choose` reads.
 
-    python tools/studies/task_study.py --seeds 5
-    python tools/studies/task_study.py --learning-rates --seeds 3
+    python tools/studies/task_study.py                     train what evidence.json lacks
+    python tools/studies/task_study.py --cases 'unseen/*'  of that the cases of a pattern
+    python tools/studies/task_study.py --rates --cases shift/vera-r4/resnet18 --seeds 3
 
-Prints Markdown: accuracy in percent, mean +- standard deviation over the seeds; with
-`--learning-rates` at multiples of the rate in use, with the test loss.
+The file is written after each case: an interrupted study goes on where it was. To train a case
+anew, remove it from the file. `--rates` prints accuracy and test loss at multiples of the learning
+rate in use, and writes nothing.
 """
 
 from __future__ import annotations
@@ -13,104 +15,176 @@ import argparse
 import copy
 import functools
 import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+import torch
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from peft_regress import registry
-from peft_regress.cases import split_adapter_name
+from peft_regress.cases import Case
+from peft_regress.catalogue.architectures import BringsWeights
 from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero, set_modes
+from peft_regress.catalogue.evidence import EVIDENCE_FILE, Evidence
 from peft_regress.catalogue.sources import build_source
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, TaskData, load_images
+from peft_regress.files import write_atomic
 from peft_regress.measure.data import Data, TensorItems
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import Loop, finetune, single_thread
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from peft_regress.catalogue.architectures import Architecture
     from peft_regress.catalogue.tasks.digits import Task
 
-BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
-COLUMNS: Final = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")
+ROOT: Final = Path(__file__).resolve().parents[2]
+SEEDS: Final = 10
 RATES: Final = (0.25, 0.5, 1.0, 2.0)
+NETWORKS: Final = ("mobilenet_v2", "shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet18")
+# The most useful first, since a study may be cut short.
+METHODS: Final = (
+    *("head", "bn_head", "full", "lora-r4", "lora-r16", "lora-r1", "dora-r4", "galore-r4"),
+    *("lora-r2", "lora-r8", "dora-r1", "dora-r16", "galore-r1", "galore-r16"),
+    *("dora-r2", "dora-r8", "galore-r2", "galore-r8"),
+)
+SEVERITIES: Final = ("shift-1", "shift-2", "shift-3", "shift-4", "shift-5")
+CASES: Final = (
+    *(f"{task}/{m}/{n}" for m in METHODS for task in ("unseen", "shift") for n in NETWORKS),
+    *(f"unseen/{method}/efficientnet_lite0" for method in METHODS[:7]),
+    *(f"{task}/{m}/{n}" for n in NETWORKS[1:3] for task in SEVERITIES for m in METHODS[:4]),
+)
+# By severity: standard deviation of the noise and factor of the contrast are ImageNet-C's, the
+# blur's standard deviation in pixels is that of the same authors' CIFAR-10-C, for 32 x 32 pixels.
+NOISE: Final = (0.08, 0.12, 0.18, 0.26, 0.38)
+CONTRAST: Final = (0.4, 0.3, 0.2, 0.1, 0.05)
+BLUR: Final = (0.4, 0.6, 0.7, 0.8, 1.0)
+_MEAN, _DEVIATION = 0.1307, 0.3081
 
 
-def trained(  # noqa: PLR0913  (the axes of the study)
-    base: nn.Module, task: Task, column: str, *, head: str, seed: int, factor: float
-) -> nn.Module:
-    """Return a prepared base as a method fine-tunes it, at a multiple of its rate."""
-    name, rank = split_adapter_name(column)
-    method, data = registry.get("method", name), task.load()
-    model: nn.Module = method.adapt(base, heads=(head,), rank=rank, seed=seed)
-    optimizer = method.make_optimizer(model, rank=rank)
-    for group in optimizer.param_groups:
-        group["lr"] *= factor
-    loop = Loop(
-        steps=STEPS,
-        loss=Objective().loss,
-        set_mode=functools.partial(
-            set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
-        ),
-        schedule=cosine_to_zero(STEPS),
-    )
-    items = TensorItems((data.train_images, data.train_labels))
-    batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
-    finetune(model, optimizer, batches, loop, seed=seed)
-    return model
+def corrupted(images: Tensor, severity: int) -> Tensor:
+    """Add noise to every third image, blur every third, and take contrast from the others.
+
+    images: (count, 3, 32, 32), normalised as the source's are; so is what is returned.
+    """
+    levels = (images * _DEVIATION + _MEAN).clamp(0, 1)
+    noise, contrast, sigma = (each[severity - 1] for each in (NOISE, CONTRAST, BLUR))
+    noisy, blurred, flat = levels[0::3], levels[1::3], levels[2::3]
+    drawn = torch.randn(noisy[:, :1].shape, generator=torch.Generator().manual_seed(severity))
+    means = flat.mean(dim=(1, 2, 3), keepdim=True)
+    levels[0::3] = noisy + noise * drawn
+    levels[1::3] = gaussian_blur(blurred, [9, 9], [sigma, sigma])
+    levels[2::3] = (flat - means) * contrast + means
+    return cast("Tensor", (levels.clamp(0, 1) - _MEAN) / _DEVIATION)
 
 
-def cell(  # noqa: PLR0913  (the axes of the study)
-    source: nn.Module,
-    architecture: Architecture,
-    task: Task,
-    column: str,
-    *,
-    seeds: int,
-    factor: float | None = None,
-) -> str:
-    """Return accuracies in percent over the seeds; with a factor of the rate the loss as well."""
-    scores = []
-    for seed in range(seeds):
-        with single_thread():
-            model = copy.deepcopy(source)
-            task.prepare(model, head=architecture.head, seed=seed)
-            if column != "zero-shot":
-                model = trained(
-                    model, task, column, head=architecture.head, seed=seed, factor=factor or 1.0
-                )
-            data = task.load()
-            scores.append(Objective().scores(model, [(data.test_images, data.test_labels)]))
-    percents = [100 * score["accuracy"] for score in scores]
-    spread = statistics.stdev(percents) if seeds > 1 else 0.0
-    loss = "" if factor is None else f" ({statistics.fmean(s['loss'] for s in scores):.2f})"
-    return f"{statistics.fmean(percents):.1f} +- {spread:.1f}{loss}"
+@dataclass(frozen=True)
+class Corrupted:
+    """Images of the source's own classes and scanner that it was not trained on, corrupted."""
+
+    severity: int
+
+    def load(self) -> TaskData:
+        """Corrupt training and test images alike."""
+        train, test = (
+            load_images("mnist", split, classes=SOURCE_CLASSES) for split in ("train", "test")
+        )
+        return TaskData(
+            train_images=corrupted(train[0], self.severity),
+            train_labels=train[1],
+            test_images=corrupted(test[0], self.severity),
+            test_labels=test[1],
+        )
+
+    def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
+        """Keep the source's head: the classes are the same."""
+
+
+def task_of(name: str) -> Task | Corrupted:
+    """Return a task of the catalogue, or the corruptions of a severity."""
+    return Corrupted(int(name[-1])) if name in SEVERITIES else registry.get("task", name)
+
+
+@functools.cache
+def source_of(name: str) -> nn.Module:
+    """Return the source model of an architecture: its own weights, or those of the storage."""
+    architecture = registry.get("architecture", name)
+    if isinstance(architecture, BringsWeights):
+        return architecture.source(num_classes=NUM_CLASSES)
+    return build_source(ROOT / "baselines", architecture)
+
+
+@single_thread()
+def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
+    """Return accuracy and loss on the test images after a training, at a multiple of the rate.
+
+    The method `zero-shot` is the source model as it is.
+    """
+    task, head = task_of(case.task), registry.get("architecture", case.architecture).head
+    data, model = task.load(), copy.deepcopy(source_of(case.architecture))
+    task.prepare(model, head=head, seed=seed)
+    if case.method != "zero-shot":
+        method = registry.get("method", case.method)
+        model = method.adapt(model, heads=(head,), rank=case.rank, seed=seed)
+        optimizer = method.make_optimizer(model, rank=case.rank)
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        statistics_train = method.trains_batch_norm_statistics
+        mode = functools.partial(set_modes, batch_norm_statistics=statistics_train)
+        loss, schedule = Objective().loss, cosine_to_zero(STEPS)
+        loop = Loop(steps=STEPS, loss=loss, set_mode=mode, schedule=schedule)
+        items = TensorItems((data.train_images, data.train_labels))
+        batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
+        finetune(model, optimizer, batches, loop, seed=seed)
+    return Objective().scores(model, [(data.test_images, data.test_labels)])
+
+
+def train(cases: Iterable[Case]) -> None:
+    """Train each case over the seeds, unless the file has it, and write the file after each."""
+    for case in cases:
+        found = msgspec.json.decode(EVIDENCE_FILE.read_bytes(), type=Evidence)
+        of_network = found.scores.setdefault(case.task, {}).setdefault(case.architecture, {})
+        if case.adapter_name in of_network:
+            continue
+        accuracies = [scores(case, seed=seed)["accuracy"] for seed in range(SEEDS)]
+        of_network[case.adapter_name] = tuple(round(each, 4) for each in accuracies)
+        if case.task != "unseen":
+            source = scores(msgspec.structs.replace(case, method="zero-shot", rank=None), seed=0)
+            of_task = found.zero_shot.setdefault(case.task, {})
+            of_task[case.architecture] = round(source["accuracy"], 4)
+        found.packages.update({name: version(name) for name in ("peft", "torch")})
+        write_atomic(EVIDENCE_FILE, msgspec.json.encode(found, order="sorted") + b"\n")
+        print(case.id, of_network[case.adapter_name], flush=True)
+
+
+def sweep(cases: Iterable[Case], *, seeds: int) -> None:
+    """Print accuracy in percent and test loss at multiples of the learning rate."""
+    for case in cases:
+        for factor in RATES:
+            found = [scores(case, seed=seed, factor=factor) for seed in range(seeds)]
+            percent = 100 * statistics.fmean(each["accuracy"] for each in found)
+            loss = statistics.fmean(each["loss"] for each in found)
+            print(f"{case.id} x {factor:g}: {percent:.1f} ({loss:.2f})", flush=True)
 
 
 def main() -> None:
-    """Print a table for each task: methods as columns, or rates."""
+    """Train what is missing, or sweep the learning rates."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=list(COLUMNS))
-    parser.add_argument("--learning-rates", action="store_true", help="sweep instead of compare")
+    parser.add_argument("--cases", default="*", help="a glob on the study's, or an id")
+    parser.add_argument("--rates", action="store_true", help="sweep the learning rates instead")
+    parser.add_argument("--seeds", type=int, default=3, help="of each rate")
     chosen = parser.parse_args()
-    architectures = [item.name for item in registry.items("architecture") if item.matrices]
-    columns = ["zero-shot", *chosen.methods]
-    shown = [f"x {factor:g}" for factor in RATES] if chosen.learning_rates else columns
-    for task_name in registry.names("task"):
-        task = registry.get("task", task_name)
-        print(f"\n{task_name}: accuracy in percent, {chosen.seeds} seeds\n")
-        print("| | " + " | ".join(shown) + " |\n|" + " --- |" * (1 + len(shown)))
-        for name in architectures:
-            architecture = registry.get("architecture", name)
-            one = functools.partial(
-                cell, build_source(BASELINES, architecture), architecture, task, seeds=chosen.seeds
-            )
-            if not chosen.learning_rates:
-                print(f"| {name} | " + " | ".join(map(one, columns)) + " |", flush=True)
-                continue
-            for method in chosen.methods:
-                cells = [one(method, factor=factor) for factor in RATES]
-                print(f"| {method} {name} | " + " | ".join(cells) + " |", flush=True)
+    ids = [one for one in CASES if fnmatchcase(one, chosen.cases)] or [chosen.cases]
+    cases = list(map(Case.parse, ids))
+    if chosen.rates:
+        sweep(cases, seeds=chosen.seeds)
+    else:
+        train(cases)
 
 
 if __name__ == "__main__":

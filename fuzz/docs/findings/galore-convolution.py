@@ -10,8 +10,6 @@ Cause: `GaLoreProjector.project` compares `shape[0]` with `shape[1]` and takes t
 its own shape, which for four dimensions is a batch of SVDs. A fix is `grad.flatten(start_dim=1)`
 before `project` and `.view_as(p)` after `project_back`, in `AdamW.step` (and in `adamw8bit.py` and
 `adafactor.py`).
-
-Reported before: jiaweizzhao/GaLore#65, an open pull request for gradients of more than two dimensions.
 """
 # galore-torch==1.0
 

@@ -10,9 +10,6 @@ Cause: `AdamW.step` keeps the `GaLoreProjector` object itself as `state["project
 `state["ortho_matrix"]` and to make the projector from the group. `Optimizer.load_state_dict` would
 then also move the tensor to the parameter's device: it does this for tensors, but not for objects
 that contain tensors.
-
-Reported before: jiaweizzhao/GaLore#35 (open) asks how to resume. modelscope/ms-swift#10161 (open) fixes the copy of
-this code in that project.
 """
 # galore-torch==1.0
 

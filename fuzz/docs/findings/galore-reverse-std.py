@@ -17,9 +17,6 @@ and (r, n) for the right.
 ```
 
 With that all three lines print `works`.
-
-Reported before: modelscope/ms-swift#10146 (open) fixes the copy of this code in that project. We found no report
-here.
 """
 # galore-torch==1.0
 

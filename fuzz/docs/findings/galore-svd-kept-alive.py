@@ -13,8 +13,6 @@ Cause: `GaLoreProjector.get_orthogonal_matrix` (`galore_projector.py`) returns `
 `U[:, :rank]`. A `.clone()` of the returned slice frees the rest; training is the same bit
 for bit. `A` and `B` are both computed although one is used: `torch.diag(s[:rank]) @ Vh[:rank, :]` and
 its counterpart can be removed as well.
-
-Reported before: We found no earlier report.
 """
 # galore-torch==1.0
 

@@ -11,9 +11,6 @@ Cause: `BaseTuner.inject_adapter` in `tuners/tuners_utils.py` checks the keys of
 else with the same name: its keys are names of parameters (`0.lora_E`), its values are masks, and
 `AdaLoraModel.resize_modules_by_rank_pattern` reads it. The check could apply only to methods that look
 up their ranks with `get_pattern_key`, or skip AdaLoRA.
-
-Reported before: The warning came with huggingface/peft#3588, for huggingface/peft#3582. We found no
-report about AdaLoRA.
 """
 # peft==0.21.2
 

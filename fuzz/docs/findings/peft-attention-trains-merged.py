@@ -18,8 +18,6 @@ base_layer.register_parameter("in_proj_weight", nn.Parameter(weight.data, requir
 
 there, and the same for the weight of `out_proj`, nothing of the unloaded model trains. A merge that
 a user asks for could detach the update, which mends the other lines.
-
-Reported before: We found no report about what trains after merging.
 """
 # peft==0.21.2
 

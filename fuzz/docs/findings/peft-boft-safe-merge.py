@@ -19,9 +19,6 @@ if not torch.isfinite(orig_weight).all():
 ```
 
 With it the last line becomes `BOFT Conv2d: ValueError: NaNs detected in the merged weights`.
-
-Reported before: huggingface/peft#3710 (open) collects reports of safe merging, this one among them;
-huggingface/peft#3779 (open) mends it.
 """
 # peft==0.21.2
 

@@ -18,8 +18,6 @@ Cause: The loop of `C3ALinear.forward` in `tuners/c3a/layer.py` puts the update 
 ```
 
 With this, the script prints `True` twice.
-
-Reported before: huggingface/peft#3164 proposed this change in April 2026 and was closed.
 """
 # peft==0.21.2
 

@@ -19,8 +19,6 @@ Cause: These call `Tensor.view` on a four-dimensional weight, which works only f
 
 `reshape` instead of `view` is enough: it returns the same view if one is possible, and a copy
 otherwise. With that change all four lines above print a shape.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

@@ -22,10 +22,6 @@ F.conv2d(
 `self.base_layer._conv_forward(x, weight, bias)` of `nn.Conv2d` takes all settings of the layer, the
 padding mode included. For the kernels, `kernel_size[0] * kernel_size[0]` must be
 `kernel_size[0] * kernel_size[1]` everywhere in the two files.
-
-Reported before: huggingface/peft#3150 (closed) is about kernels that are not square in OFT and names these two
-files. huggingface/peft#3697 (closed) is about dilation and padding mode in LoRA. We found no
-report about HRA and BOFT.
 """
 # peft==0.21.2
 

@@ -24,8 +24,6 @@ self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
 
 is right for each adapter. With it, the script prints `True` four times and no error. TinyLoRA and FRoD
 raise in the same way if a second adapter is put on a `Conv1D` that is not square.
-
-Reported before: We found no report.
 """
 # peft==0.21.2
 

@@ -20,8 +20,6 @@ for merged in self.merged_adapters:
 ```
 
 With this, the script prints `True` four times.
-
-Reported before: huggingface/peft#3482 mended the same for HiRA, FRoD and PEANuT. We found no report about DEFT.
 """
 # peft==0.21.2
 

@@ -19,8 +19,6 @@ scaling = (self.delora_lambda[adapter] / self.r[adapter]) / (An * Bn)
 The quotient is above 65504, the largest number of float16: infinity, which zero makes NaN. With
 `.float()` at both norms, and `self.delora_B[adapter].float()` in the product that follows, the script
 prints `True` in all lines.
-
-Reported before: We found no report.
 """
 # peft==0.21.2
 

@@ -14,8 +14,6 @@ base's type, before `cast_adapter_dtype` makes the magnitude float32; the `forwa
 norm in float32, which the input is cast to (linear) or the update has (convolutions). If the
 adapter will be upcast, the magnitude could be computed from `weight.float()` after the cast. With
 the float32 norms put in by hand, the script's last line for each layer prints `True`.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

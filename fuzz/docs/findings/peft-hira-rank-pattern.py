@@ -17,8 +17,6 @@ r = kwargs.get("r", hira_config.r)
 
 there, the lines of HiRA are those of LoRA. Files saved before hold the general rank, and need it when
 they are loaded.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

@@ -23,8 +23,6 @@ alpha_key = get_pattern_key(config.alpha_pattern.keys(), layer)
 both patterns give the scaling and the output of the loaded model. Biases are not among the keys
 that the function expects in the model (`"lora_" in key`), so `missing_keys.remove` raises.
 `check_hotswap_configs_compatible` can refuse a `bias` other than "none" with a `ValueError`.
-
-Reported before: We found no report. huggingface/peft#3582 (closed) is about keys of patterns that match no layer.
 """
 # peft==0.21.2
 

@@ -21,9 +21,6 @@ else:
 ```
 
 the vectors of `apply_GS=True` differ, and the last line is `False`.
-
-Reported before: We found no report. In huggingface/peft#1864, which added HRA, its author says that an orthogonal
-start is not the identity.
 """
 # peft==0.21.2
 

@@ -12,8 +12,6 @@ Cause: `IA3Layer.is_feedforward` (`tuners/ia3/layer.py`) is one flag for the lay
 adapter. The smallest change is a `ValueError` in `IA3Model._create_and_replace`
 (`tuners/ia3/model.py`), before `update_layer`, if `target.is_feedforward != is_feedforward`. Serving
 both kinds needs a flag for each adapter, as other settings have it.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

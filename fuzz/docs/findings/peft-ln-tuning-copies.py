@@ -21,8 +21,6 @@ elif hasattr(target, "base_layer"):
 ```
 
 With it in `LNTuningModel`, the script prints `Linear` and its keys.
-
-Reported before: huggingface/peft#3114 is about GraLoRA, which raises there. We found no report about LN tuning.
 """
 # peft==0.21.2
 

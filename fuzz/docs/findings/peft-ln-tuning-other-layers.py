@@ -18,8 +18,6 @@ else:
 
 in `forward`, and `adapter_names = [name for name in adapter_names if name in self.ln_tuning_layers]` in
 `merge`, the script prints `no error` in all lines.
-
-Reported before: huggingface/peft#3574.
 """
 # peft==0.21.2
 

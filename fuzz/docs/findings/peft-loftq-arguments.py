@@ -9,8 +9,6 @@ the linear layer's `update_layer` passes it. The same methods of `Embedding` and
 `self.loftq_init(adapter_name)`; so does `tuners/lora/tp_layer.py`. They need
 `self.loftq_init(adapter_name, config)`. Whether LoftQ's quantization, which needs CUDA, then
 accepts weights of four dimensions was not tried.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

@@ -18,8 +18,6 @@ what the algorithm needs:
 ```
 
 With this change all three lines print `works`.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

@@ -25,9 +25,6 @@ for module in model.modules():
 ```
 
 With this change the script prints `['lora_B']` twice.
-
-Reported before: huggingface/peft#3447 and huggingface/peft#3453 (both closed) are about adapters in general. We
-found no report about LoRA-FA.
 """
 # peft==0.21.2
 

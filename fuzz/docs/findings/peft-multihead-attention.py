@@ -8,8 +8,6 @@ Cause: `MultiheadAttention.merge` in `tuners/lora/layer.py` adds `out_proj`'s up
 calls `base_layer.out_proj.merge(...)`, which adds it again. `unmerge` subtracts it twice, so the
 original weight comes back and hides the defect. Without the first of the two additions (and
 subtractions) the script prints 1.00.
-
-Reported before: huggingface/peft#3774, a pull request with this fix, was open when we looked.
 """
 # peft==0.21.2
 

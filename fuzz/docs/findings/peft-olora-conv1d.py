@@ -19,9 +19,6 @@ base_layer.weight.data = weight_tensor
 ```
 
 With this change the script prints the expected lines.
-
-Reported before: We found no report. huggingface/peft#2104 (merged) is the same defect of PiSSA, and
-huggingface/peft#2991 (closed) is about CorDA on this layer.
 """
 # peft==0.21.2
 

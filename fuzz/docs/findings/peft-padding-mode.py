@@ -12,9 +12,6 @@ Cause: LoRA makes its convolution A with the kernel, stride and padding of the l
 (`_ConvNd.update_layer` of `tuners/lora/layer.py`) but not with its `padding_mode`. The others call
 `F.conv2d` with the padding of the layer. `base_layer._conv_forward(x, weight, None)` takes all
 settings of the layer, the padding mode included.
-
-Reported before: huggingface/peft#3697 (closed) is about dilation and padding mode in LoRA. We found no report about
-the other methods.
 """
 # peft==0.21.2
 

@@ -21,8 +21,6 @@ sliced_B = vera_B[: self.out_features, :rank]
 
 in both gives an output for rank 4, then 2. RandLoRA keeps a basis of each rank, so that a clear error
 in `update_layer` is the smaller change there.
-
-Reported before: huggingface/peft#1900 added the check for larger ranks. We found no report about smaller ones.
 """
 # peft==0.21.2
 

@@ -13,8 +13,6 @@ convolution with the update. If nothing is between the two (dropout is zero, the
 plain convolution), they could convolve once with `base.weight + update`. Calling the base layer is
 preferred for hooks and quantized layers; a fast path for plain convolutions alone would not change
 these. DoRA had the same cost before peft 0.15, and has reused the base's result since then.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

@@ -21,8 +21,6 @@ Cause: - `HRALayer.get_delta_weight` (`tuners/hra/layer.py`) builds the n x n pr
   `boft_P` twice and by an identity once, 6 n^3 FLOPs. With `boft_n_butterfly_factor=1`, the
   default, `boft_P` is the identity, so `torch.bmm` over the blocks is enough. With more factors,
   indexing by a permutation costs no FLOPs, and the n x n buffer is not needed either.
-
-Reported before: We found no earlier report.
 """
 # peft==0.21.2
 

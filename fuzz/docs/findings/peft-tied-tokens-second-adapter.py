@@ -23,9 +23,6 @@ elif isinstance(target, TrainableTokensLayer):
 
 With this change the script prints the expected lines. LoRA with `trainable_token_indices` takes
 another way, and is right.
-
-Reported before: We found no report. huggingface/peft#2922 (merged) is about the same change of names, for the
-wrapper that LoRA uses.
 """
 # peft==0.21.2
 

@@ -12,8 +12,6 @@ Cause: `UniLoraModel` in `tuners/unilora/model.py` makes the vector in `_pre_inj
 `inject_adapter`, before the layers are looked for, and keeps one that is there by this name.
 `_create_and_replace` makes it, too, once there is a layer. Without the other two calls of
 `_init_unilora_theta_d`, the script prints no parameters after the refusal, and `(16,)` twice.
-
-Reported before: huggingface/peft#3534 made peft refuse such adapters. We found no report about what UniLoRA leaves.
 """
 # peft==0.21.2
 

@@ -17,8 +17,6 @@ module that it replaces, and an attention has none by that name. Asking for it f
 ```
 
 prints `MultiheadAttention` in all lines.
-
-Reported before: huggingface/peft#3199 mended calls of such copies. We found no report about unloading.
 """
 # peft==0.21.2
 

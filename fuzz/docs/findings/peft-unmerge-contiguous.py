@@ -11,9 +11,6 @@ Cause: `unmerge` in `tuners/oft/layer.py` and `tuners/boft/layer.py` sets a tran
 `self.set_base_weight(orig_weight.to(orig_dtype))` in OFT, and the same times `1 / boft_s` in BOFT.
 `merge` has `.contiguous()` before `.to(orig_dtype)` at this place. With it in `unmerge` of both, the
 script prints `saved` three times.
-
-Reported before: huggingface/peft#1994 is the same defect of merging, and was mended in peft 0.13. We found no report
-about unmerging.
 """
 # peft==0.21.2
 

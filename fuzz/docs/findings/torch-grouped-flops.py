@@ -12,9 +12,6 @@ it passes `conv_flop_count` the transposed shapes of input and gradient, whose p
 is in * out; that of the weight is in / groups * out. Both branches of `output_mask[1]` need `//
 _groups`; with this change the script prints `1 times` in every line. The gradient of the input is
 counted correctly, because it uses the weight's own shape.
-
-Reported before: pytorch/pytorch#183405 (closed) divides by `_groups` here and makes the test use its groups; torch
-2.13.0 does not have it. pytorch/pytorch#166510 (closed) is an earlier attempt at the test.
 """
 # torch==2.13.0
 

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import re
 import runpy
-from importlib.metadata import PackageNotFoundError, version
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "findings"
 INDEX = (FOLDER / "README.md").read_text()
 TEXTS = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 SCRIPTS = sorted(FOLDER.glob("*.py"))
+UPSTREAM = tomllib.loads((FOLDER / "upstream.toml").read_text())
 FRONT_LINE = re.compile(r"^(?:<!--|#) ([a-z-]+)==([0-9.]+)(?: -->)?$", re.MULTILINE)
 SECONDS = 60
 
@@ -61,10 +63,8 @@ def libraries():
         yield context
 
 
-@pytest.mark.slow
-@each
-def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
-    """A fixed defect fails here: the finding is done, see docs/findings/README.md."""
+def _installed(path):
+    """Return the library of a finding; skips the test if another release is installed."""
     library, release = _front(path)
     try:
         installed = Version(version(library)).public
@@ -72,6 +72,14 @@ def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
         installed = "none"
     if installed != release:
         pytest.skip(f"seen in {library} {release}, and {installed} is installed")
+    return library
+
+
+@pytest.mark.slow
+@each
+def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
+    """A fixed defect fails here: the finding is done, see docs/findings/README.md."""
+    library = _installed(path)
     files = [tmp_path / name for name in ("script.py", "stdout", "stderr")]
     files[0].write_text(_block(path, "python"))
     process = libraries.Process(target=_run_as_main, args=files)
@@ -99,12 +107,44 @@ def test_a_text_can_be_filed_as_it_is(path):
     library, release = _front(path)
     assert f"Seen with {library} {release}," in text
     assert len(re.findall(r"^```text$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^\S|^ +\S", _block(path, "python"), re.MULTILINE)) <= 25
+
+
+@each_text
+def test_a_text_names_the_line_that_is_the_cause(path):
+    library = _installed(path)
+    cause = r"`([\w/]+\.py)`, line (\d+)[^`]*(?:`[^`]+`[^`]*)*```python\n(.*?)\n"
+    file, number, line = re.search(cause, path.read_text().partition("## Cause")[2]).groups()
+    source = distribution(library).locate_file(Path(library) / file).read_text().splitlines()
+    assert source[int(number) - 1].strip() == line
+
+
+def _rows():
+    """Return (file, library, release, upstream) of each row of the index."""
+    row = r"^\| \[.*\]\(([\w-]+\.(?:md|py))\) \| ([\w-]+) ([\d.]+) \| (.*?) \|"
+    return re.findall(row, INDEX, re.MULTILINE)
 
 
 def test_the_index_lists_every_text_with_its_release():
-    row = r"^\| \[.*\]\(([\w-]+\.(?:md|py))\) \| ([\w-]+) ([\d.]+) \|"
-    rows = re.findall(row, INDEX, re.MULTILINE)
-    assert sorted(rows) == sorted((path.name, *_front(path)) for path in [*TEXTS, *SCRIPTS])
+    found = sorted(row[:3] for row in _rows())
+    assert found == sorted((path.name, *_front(path)) for path in [*TEXTS, *SCRIPTS])
+
+
+def test_the_index_shows_what_the_searches_found():
+    """Each finding was searched by two wordings or more."""
+    shown = {Path(file).stem: upstream for file, _, _, upstream in _rows()}
+    found = {}
+    for name, entry in UPSTREAM.items():
+        assert len(set(entry["searched"])) >= 2, name
+        found[name] = ", ".join(entry.get("same", ["not found"]))
+        if "see" in entry:
+            found[name] += "; see " + ", ".join(entry["see"])
+    assert shown == found
+
+
+@each_text
+def test_nothing_that_is_reported_is_among_the_ten_worst(path):
+    assert "same" not in UPSTREAM[path.stem]
 
 
 def test_every_link_of_the_index_resolves():

@@ -43,6 +43,20 @@ def test_the_methods_with_a_formula_are_those_of_the_code():
     assert without_cost == {"c3a", "shira"}
 
 
+def test_the_evidence_sums_up_its_table_of_old_defects():
+    page = (ROOT / "docs" / "fuzz-evidence.md").read_text()
+    section = page.partition("## Defects that upstream has mended\n")[2].partition("\n## ")[0]
+    counts = re.findall(r"^\| [\d.]+ \| (\d+) \| (\d+) \| (.*) \|$", section, re.MULTILINE)
+    sought, found = (sum(int(row[column]) for row in counts) for column in (0, 1))
+    missed = sum(row[2].count("[#") for row in counts)
+    beyond = section.partition("Not sought")[2].count("\n- [#")
+    assert sought == found + missed
+    said = (
+        f"Of {sought + beyond} defects that upstream has mended, the fuzzer found {found}, missed"
+    )
+    assert f"{said} {missed}, and cannot find {beyond}." in " ".join(section.split())
+
+
 def test_the_page_on_checklists_has_the_bounds():
     page = (ROOT / "docs" / "checklist.md").read_text()
     halves = ", ".join(f"{dtype} {100 * bound:g} %" for dtype, bound in HALF_BOUNDS.items())

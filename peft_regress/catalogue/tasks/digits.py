@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -31,15 +31,6 @@ class TaskData:
     """(count, 3, 32, 32) float32"""
     test_labels: Tensor
     """(count,) int64"""
-
-    def cast(self, dtype: str) -> TaskData:
-        """Return the same data with images of another floating-point type, such as `bfloat16`."""
-        import torch  # listing names must not cost the import
-
-        wanted = getattr(torch, dtype)
-        return replace(
-            self, train_images=self.train_images.to(wanted), test_images=self.test_images.to(wanted)
-        )
 
 
 class Task(Protocol):

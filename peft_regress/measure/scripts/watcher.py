@@ -182,13 +182,31 @@ class Watcher:
                 recorder.phase = before
                 recorder.is_fetching = True
 
-    def _enter_optimizer(self, optimizer: Optimizer, *_: object) -> None:
+    def _enter_optimizer(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._is_over:
-            return
-        recorder = self._recorder
-        self._inside.append((optimizer, recorder.phase if recorder is not None else "forward"))
+            return None
+        before: Phase = self._recorder.phase if self._recorder is not None else "forward"
+        self._inside.append((optimizer, before))
         if len(self._inside) > 1:
-            return
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._begin_update(optimizer)
+            return None
+
+        def watched() -> Any:
+            """Call the closure: its passes, as Lightning's all are, are no part of the update."""
+            if self._recorder is not None:
+                self._recorder.phase = before
+            loss = closure()
+            self._begin_update(optimizer)
+            return loss
+
+        return args[:1], {**kwargs, "closure": watched}
+
+    def _begin_update(self, optimizer: Optimizer) -> None:
         self._main = self._main or optimizer
         if id(optimizer) not in self._optimizers:
             self._optimizers[id(optimizer)] = seen.OptimizerSeen(
@@ -199,6 +217,7 @@ class Watcher:
             with _unrecorded():
                 self._norm = _norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
             self._rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        recorder = self._recorder
         if recorder is not None:
             recorder.phase = "optimizer"
             recorder.is_fetching = False
@@ -365,5 +384,6 @@ def _norm(tensors: list[Tensor]) -> float:
     for tensor in tensors:
         if has_one_storage(tensor) and tensor.numel():
             values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            squares += float(torch.linalg.vector_norm(values.detach().double())) ** 2
+            norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
+            squares += float(norm) ** 2
     return float(squares**0.5)

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from peft_regress.budgets import UNITS
-from peft_regress.devices import DeviceClass
+from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
+from peft_regress.gate.budgets import step_runtime
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import (
     BATCH_SUFFIX,
@@ -91,15 +92,15 @@ def _encode_entry(content: Content, index: int) -> dict[str, Any]:
 
 
 def _encode_device(device: DeviceClass) -> dict[str, Any]:
-    memory, storage = device.memory_bytes, device.storage_bytes
-    shown = format_value(memory, "byte")
+    storage = device.storage_bytes
+    rooms = {runtime: room(device, runtime) for runtime in RUNTIME_BYTES}
     return {
         **msgspec.to_builtins(device),
-        "label": f"{clean(device.title)} · {shown}",
-        "ram": memory,
+        "label": f"{clean(device.title)} · {format_value(device.memory_bytes, 'byte')}",
+        "ram": rooms,
         "storage": storage,
         "shown": {
-            "ram": shown,
+            "ram": format_value(rooms["eager"], "byte"),
             "storage": None if storage is None else format_value(storage, "byte"),
         },
     }
@@ -124,6 +125,7 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
         "ok": now.status == "ok",
         "failure": "" if now.status == "ok" else now.status,
         "verdict": content.verdicts.get(name),
+        "runtime": step_runtime(now),
         "gain": _encode_line(gain, now, content.specs[gain]) if gain in now.metrics else None,
         "costs": costs_of(now),
         "lines": [

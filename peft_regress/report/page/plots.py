@@ -36,6 +36,8 @@ class Cost(NamedTuple):
 
     def of(self, record: Record, suffix: str) -> float | None:
         """Return the cost of a case; None if a part of it was not measured."""
+        if self.name == "ram":
+            return needs_of(record, suffix)["memory"]
         if self.name == "storage":
             return needs_of(record)["storage"]
         names = [name + suffix if self.has_batches else name for name in self.parts]
@@ -50,14 +52,17 @@ COSTS: Final = (
     Cost("trained", "trained parameters", "count", ("trainable_params",)),
     Cost("ship", "size to ship", "byte", ("adapter_bytes",)),
 )
-_STORAGE: Final = Cost("storage", "storage for weights", "byte", ())
+_NEEDS: Final = (
+    Cost("ram", "tensors of an update", "byte", (), has_batches=True),
+    Cost("storage", "storage for weights", "byte", ()),
+)
 _SUFFIXES: Final = {"1": "", "32": BATCH_SUFFIX}
 
 
 def costs_of(record: Record) -> dict[str, dict[str, dict[str, Any]]]:
     """Return `{cost: {batch: {value, text}}}` of a case, as far as it was measured."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for cost in (*COSTS, _STORAGE):
+    for cost in (*COSTS, *_NEEDS):
         for batch, suffix in _SUFFIXES.items():
             value = cost.of(record, suffix)
             if value is not None and record.status == "ok":

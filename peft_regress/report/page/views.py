@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from peft_regress.baselines.history import select_moves
-from peft_regress.devices import DeviceClass
+from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
 from peft_regress.metrics import BATCH_SUFFIX, format_value
@@ -92,9 +92,14 @@ def _device_words(device: DeviceClass) -> str:
     storage = "storage of your choice"
     if device.storage_bytes is not None:
         storage = f"{format_value(device.storage_bytes, 'byte')} for weights and code"
-    memory = format_value(device.memory_bytes, "byte")
+    memory, eager, galore, peft, planned = (
+        format_value(size, "byte")
+        for size in (device.memory_bytes, *(room(device, runtime) for runtime in RUNTIME_BYTES))
+    )
     return (
-        f"{device.title}: {memory} of memory, {storage}; {device.compute}. Source: {device.source}"
+        f"{device.title}: {memory} of memory, of which an update's tensors may take {eager} in "
+        f"PyTorch, {galore} with GaLore, {peft} with PEFT, {planned} in ExecuTorch; {storage}; "
+        f"{device.compute}. Source: {device.source}"
     )
 
 

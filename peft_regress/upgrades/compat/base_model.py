@@ -15,10 +15,9 @@ from torch.utils._pytree import tree_map
 from peft_regress import registry
 from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
-from peft_regress.imports import import_object
+from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.training import seed_all
-from peft_regress.measure.user_code import calling
 from peft_regress.upgrades.compat.messages import BaseMade, BaseModel
 
 _SEED: Final = 0

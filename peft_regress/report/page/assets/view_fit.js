@@ -1,7 +1,7 @@
 // What fits a device: limits in, pairings out, the most accurate first.
 
 const LIMITS = [
-  { name: "ram", cost: "memory", label: "RAM", unit: "byte", bare: "MiB", example: "128 MiB" },
+  { name: "ram", cost: "ram", label: "RAM", unit: "byte", bare: "MiB", example: "128 MiB" },
   { name: "flops", cost: "flops", label: "FLOPs", unit: "flop", bare: "GFLOP", example: "2.5 GFLOP" },
   { name: "ship", cost: "ship", label: "Size to ship", unit: "byte", bare: "MiB", example: "500 kB" },
   { name: "storage", cost: "storage", label: "Storage", unit: "byte", bare: "MiB", example: "16 MB" },
@@ -52,8 +52,8 @@ function showFit(main, route) {
   main.append(
     h("h1", {}, "Fits my device"),
     note(
-      "RAM is that of the tensors of one training step; Python and torch come on top. An empty field is no ",
-      "limit, or the device's. What fits is ranked by accuracy, or by score, then by FLOPs.",
+      "RAM is that of the tensors of one training step: of a device, what the operating system, Python, torch ",
+      "and, where a method needs it, PEFT leave. An empty field is no limit, or the device's. What fits is ranked by accuracy, or by score, then by FLOPs.",
     ),
     controls,
     output,
@@ -96,11 +96,12 @@ function fitSection(settings) {
   ];
 }
 
-// What a case needs of each limit; a cost is of one batch, or of any.
+// What a case needs of each limit; a cost is of one batch, or of any. A device's RAM depends on the runtime.
 function fitRow(item, limits, batch) {
   const needs = limits.map((limit) => {
     const costs = item.costs[limit.cost] ?? {};
-    return { ...limit, used: costs[batch] ?? costs["1"] };
+    const most = limit.most?.[item.runtime] ?? limit.most;
+    return { ...limit, most, used: costs[batch] ?? costs["1"] };
   });
   const limited = needs.filter((need) => need.most !== null && need.used !== undefined);
   return {
@@ -147,7 +148,7 @@ function nearestList(known) {
 function missWords(row) {
   return row.needs
     .filter((need) => need.most !== null && need.used.value > need.most)
-    .map((need) => `${need.label} ${need.used.text}, ${shareOf(need)} of the limit`)
+    .map((need) => `${need.label} ${need.used.text}, ${need.most > 0 ? `${shareOf(need)} of the limit` : "where none is left"}`)
     .join("; ");
 }
 

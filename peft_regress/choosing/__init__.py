@@ -1,0 +1,1 @@
+"""Choose a method and its rank for a device: what fits, ranked by evidence and by cost."""

@@ -1,0 +1,377 @@
+"""What each method costs on a network, from one profile of each."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from peft_regress import registry
+from peft_regress.cases import Case
+from peft_regress.catalogue.built_in import set_modes
+from peft_regress.catalogue.methods.method import Method
+from peft_regress.choosing.ranking import Candidate, Costs
+from peft_regress.cost.batches import RandomTensor, map_batch
+from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
+from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
+from peft_regress.cost.stand_ins import on_fake_or_real
+from peft_regress.cost.step_cost import MANY, StepCost, StepLog
+from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
+from peft_regress.errors import InputError, UnknownNameError, UnsupportedCaseError
+from peft_regress.fine_tune import FineTune
+from peft_regress.imports import told
+from peft_regress.measure.costs import CostSettings, adapted_model
+from peft_regress.measure.edge.program import training_program
+from peft_regress.measure.recipe import ModelRecipe, Recipe
+from peft_regress.settings import DEFAULT_MATRIX
+
+FULL: Final = "full"
+_SMALLEST_IMAGE: Final = 32
+_RANKS: Final = tuple(2**power for power in range(13))
+_KNOWN: Final = 16
+"""Up to this rank there is evidence, which a rank that saves only memory or FLOPs may need."""
+
+
+class Step(NamedTuple):
+    """An adapted model in the mode in which it trains."""
+
+    model: nn.Module
+    make_optimizer: Callable[[nn.Module], Optimizer]
+    shipped: Callable[[], Iterable[Tensor]]
+    """Returns what a device needs beyond the source model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be fine-tuned, on which batch."""
+
+    name: str
+    batch: int
+    step: Callable[[Method, int | None], Step]
+    """Returns a fresh step of a method at a rank; raises whatever a library raises."""
+    items: Callable[[int], Any]
+    """Returns a batch of a size."""
+    loss: Callable[[nn.Module, Any], Tensor]
+    architecture: str | None = None
+    """The registered one, which some methods name; None for a network of one's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a device, or its user, has to give; None is no limit."""
+
+    device: DeviceClass | None = None
+    memory: int | None = None
+    """Bytes that the tensors of a step may take."""
+    update: int | None = None
+    ship: int | None = None
+    storage: int | None = None
+    runtime: Runtime = "eager"
+
+    def of(self, method: str) -> Limits:
+        """Return the limits of a method: those of the device where no other is given."""
+        if self.device is None:
+            return self
+        runtime = runtime_of(method) if self.runtime == "eager" else self.runtime
+        memory, storage = room(self.device, runtime), self.device.storage_bytes
+        return dataclasses.replace(
+            self,
+            memory=memory if self.memory is None else self.memory,
+            storage=storage if self.storage is None else self.storage,
+        )
+
+    def lacks(self, method: str, costs: Costs) -> dict[str, int]:
+        """Return by how much the costs are over each limit that they do not keep."""
+        limits = self.of(method)
+        most = {name: getattr(limits, name) for name in Costs._fields}
+        over = {name: getattr(costs, name) - one for name, one in most.items() if one is not None}
+        return {name: bytes_or_flops for name, bytes_or_flops in over.items() if bytes_or_flops > 0}
+
+
+@dataclass(kw_only=True)
+class Tried:
+    """What came of all methods."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why a method does not work on this network."""
+    untried: list[str] = field(default_factory=list)
+    """Methods for which there was no time."""
+
+
+def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
+    """Return a registered architecture on random images; `cost` profiles the same step."""
+    settings = CostSettings(batch=batch, resolution=resolution)
+    architecture = registry.get("architecture", name)
+
+    def step(method: Method, rank: int | None) -> Step:
+        recipe = ModelRecipe(method=method, architecture=architecture, rank=rank)
+        return _step_of(method, rank, adapted_model(recipe, settings))
+
+    def items(size: int) -> Any:
+        shape = (size, *settings.input_shape[1:])
+        return random_images(shape, settings.classes, settings.loss, torch.float32)
+
+    return Subject(
+        name=f"{name}, a step on {batch}x3x{resolution}x{resolution}",
+        batch=batch,
+        step=step,
+        items=items,
+        loss=loss_of_images(settings.classes),
+        architecture=name,
+    )
+
+
+def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) -> Subject:
+    """Return a model of one's own, from an import path, on random inputs of these shapes.
+
+    inputs: `3x96x96` or `mask=128:bool`, without the batch. head: the module that trains in full;
+    by default the last linear layer. The loss is that of `cost --model`. Raises `InputError` for a
+    path or an input that is none, and for a model without such a module.
+    """
+    call, base = parse_inputs(inputs), _loaded(path)
+    modules = dict(base.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if head is None and linear:
+        head = linear[-1]
+    if head not in modules:
+        raise InputError(f"--model {path} has no module {head!r} as its head: name one by --head")
+
+    def step(method: Method, rank: int | None) -> Step:
+        heads = (head,)
+        model = method.adapt(copy.deepcopy(base), heads=heads, rank=rank, seed=0)
+        set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
+        return _step_of(method, rank, model)
+
+    def items(size: int) -> Any:
+        return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
+
+    return Subject(
+        name=f"{path} with the head {head}, a step on {batch} of {' and '.join(inputs)}",
+        batch=batch,
+        step=step,
+        items=items,
+        loss=loss_of_output,
+    )
+
+
+def _loaded(path: str) -> nn.Module:
+    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
+    try:
+        return load_model(path)
+    finally:
+        sys.path.remove("")
+
+
+def of_case(fine_tune: FineTune, storage: Path) -> Subject:
+    """Return an own case, on its own first batch, whose adapter each method replaces.
+
+    Its optimizer stays, but for methods that bring one. Raises what `Recipe.of` raises.
+    """
+    own = Recipe.of(fine_tune, storage)
+    data, seed, size = own.load_data(), own.seeds[0], fine_tune.batch
+    moving = own.checked(data).adapter.moving
+    batch = next(own.batches(data, seed=seed))
+
+    def step(method: Method, rank: int | None) -> Step:
+        recipe = Recipe.of(adapted_by(fine_tune, method, rank), storage)
+        adapter = dataclasses.replace(recipe.adapter, moving=moving)
+        model = recipe.adapted_model(seed)
+        recipe.set_mode(model)
+        return Step(model, recipe.make_optimizer, lambda: adapter.shipped_tensors(model).values())
+
+    def items(wanted: int) -> Any:
+        def of_size(leaf: Tensor) -> Tensor | RandomTensor:
+            is_of_batch = leaf.ndim > 0 and len(leaf) == size
+            return RandomTensor((wanted, *leaf.shape[1:]), leaf.dtype) if is_of_batch else leaf
+
+        return batch if wanted == size else map_batch(batch, of_size)
+
+    return Subject(
+        name=f"{fine_tune.id}, a step on its own batch of {size}",
+        batch=size,
+        step=step,
+        items=items,
+        loss=own.objective.loss,
+    )
+
+
+def adapted_by(fine_tune: FineTune, method: Method, rank: int | None) -> FineTune:
+    """Return a case with a method of the catalogue in place of its adapter."""
+    names = fine_tune.case
+    case = Case(task=names.task, method=method.name, architecture=names.architecture, rank=rank)
+    optimizer = None if method.has_own_optimizer else fine_tune.optimizer
+    return dataclasses.replace(
+        fine_tune, id=case.id, adapter=case.adapter_name, optimizer=optimizer
+    )
+
+
+def _step_of(method: Method, rank: int | None, model: nn.Module) -> Step:
+    return Step(
+        model,
+        functools.partial(method.make_optimizer, rank=rank),
+        lambda: method.shipped_tensors(model).values(),
+    )
+
+
+def try_all(
+    subject: Subject,
+    limits: Limits,
+    evidence: Mapping[str, Sequence[float]],
+    *,
+    only: str = "*",
+    seconds: float | None = None,
+) -> Tried:
+    """Price every method of the catalogue with a float32 base.
+
+    Methods of the default matrix at ranks 1, 2, 4 ... as long as a rank saves memory and FLOPs over
+    full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
+    the catalogue's ranks. A method that cannot be put on the network, or cannot take a step there,
+    is refused.
+
+    evidence: scores by seed, by a name such as `lora-r4`. only: a pattern of methods; full
+    fine-tuning is tried in any case, to compare with. seconds: after so many, no further method is
+    tried.
+    """
+    tried, ends = Tried(), time.monotonic() + (math.inf if seconds is None else seconds)
+    full: Costs | None = None
+    methods = [
+        one
+        for one in registry.items("method")
+        if _is_for(one, subject) and (one.name == FULL or fnmatchcase(one.name, only))
+    ]
+    if len(methods) == 1 and only != FULL:
+        raise UnknownNameError("method", only, registry.names("method"))
+    for method in sorted(methods, key=lambda one: (one.name != FULL, not _is_default(one))):
+        if time.monotonic() > ends:
+            tried.untried.append(method.name)
+            continue
+        for rank in _ranks(method):
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    found = _price(subject, method, rank, limits)
+            except Exception as error:  # noqa: BLE001  (whatever a library raises)
+                tried.refused.setdefault(method.name, told(error))
+                break
+            scores = tuple(evidence.get(found.name, ()))
+            tried.candidates.append(dataclasses.replace(found, scores=scores))
+            full = full or found.costs
+            # A program takes a minute to plan; one of a higher rank is no smaller.
+            is_over = limits.runtime == "executorch" and "memory" in found.lacks
+            if is_over or not _may_rise(found, full):
+                break
+    return tried
+
+
+def _is_for(method: Any, subject: Subject) -> bool:
+    named = getattr(method, "architectures", ())
+    return method.base_dtype == "float32" and (not named or subject.architecture in named)
+
+
+def _is_default(method: Method) -> bool:
+    return DEFAULT_MATRIX in method.matrices
+
+
+def _ranks(method: Method) -> Sequence[int | None]:
+    if not method.ranks:
+        return (None,)
+    return _RANKS if _is_default(method) else method.ranks
+
+
+def what_would_fit(
+    tried: Tried, limits: Limits, architecture: str | None, *, batch: int, resolution: int
+) -> Iterator[str]:
+    """Yield what may help where nothing fits: a smaller batch, smaller images, ExecuTorch."""
+    least = min(tried.candidates, key=lambda one: one.costs)
+    if least.largest_batch:
+        yield f"{least.name} at a batch of {least.largest_batch}"
+    elif architecture is not None and limits.of("head").memory:
+        while (resolution := resolution // 2) >= _SMALLEST_IMAGE:
+            subject = of_architecture(architecture, batch=batch, resolution=resolution)
+            found = _price(subject, registry.get("method", "head"), None, limits)
+            if found.largest_batch:
+                yield f"head at a batch of {found.largest_batch} on 3x{resolution}x{resolution}"
+                break
+    if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
+        yield "ExecuTorch, whose runtime takes 15 MiB: --runtime executorch"
+
+
+def _may_rise(one: Candidate, full: Costs) -> bool:
+    """Return whether a higher rank than this can matter."""
+    saves = one.costs.memory < full.memory, one.costs.update < full.update
+    return all(saves) or (any(saves) and (one.rank or 0) < _KNOWN)
+
+
+def _price(subject: Subject, method: Method, rank: int | None, limits: Limits) -> Candidate:
+    step = subject.step(method, rank)
+
+    def record(*, fake: bool) -> StepLog:
+        batch = subject.items(MANY if fake else subject.batch)
+        return record_training_step(
+            step.model, step.make_optimizer, batch=batch, loss=subject.loss, fake=fake
+        )
+
+    log = on_fake_or_real(record)
+    is_of_many = log.tensors == "fake tensors"
+    cost = (log.at_batch(subject.batch) if is_of_many else log).cost()
+    costs = Costs(
+        memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
+        update=_update(cost),
+        ship=sum(tensor.nbytes for tensor in step.shipped()),
+        storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
+    )
+    is_planned = limits.runtime == "executorch"
+    if is_planned:
+        costs = _planned(subject, method, rank, costs, state=cost.optimizer_state_bytes)
+    return Candidate(
+        method=method.name,
+        rank=rank,
+        costs=costs,
+        largest_batch=(
+            _largest_batch(log, limits.of(method.name)) if is_of_many and not is_planned else None
+        ),
+        lacks=limits.lacks(method.name, costs),
+    )
+
+
+def _planned(
+    subject: Subject, method: Method, rank: int | None, costs: Costs, *, state: int
+) -> Costs:
+    """Return the costs of the same step as a program of ExecuTorch, which has one batch size.
+
+    Its optimizer keeps the same state beside the program. Raises `UnsupportedCaseError` for a
+    method that lives in its optimizer, and what `training_program` raises.
+    """
+    if method.has_own_optimizer:
+        raise UnsupportedCaseError(f"{method.name} brings an optimizer that ExecuTorch lacks")
+    batch = map_batch(
+        subject.items(subject.batch),
+        lambda leaf: leaf.draw(torch.device("cpu")) if isinstance(leaf, RandomTensor) else leaf,
+    )
+    program = training_program(subject.step(method, rank).model, batch, loss=subject.loss)
+    return costs._replace(memory=program.planned_bytes + state, storage=len(program.content))
+
+
+def _update(cost: StepCost) -> int:
+    return cost.forward_flops + cost.backward_flops + cost.optimizer_flops
+
+
+def _largest_batch(log: StepLog, most: Limits) -> int:
+    batch = MANY if most.memory is None else log.largest_batch(most.memory)
+    if most.update is not None and batch:
+        one, two = (_update(log.at_batch(size).cost()) for size in (1, 2))
+        batch = min(batch, 1 + (most.update - one) // (two - one))
+    return max(batch, 0)

@@ -1,0 +1,255 @@
+"""The answer of `choose` as a document and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft_regress.choosing.candidates import FULL, Limits, Subject, Tried
+from peft_regress.choosing.ranking import (
+    Candidate,
+    difference,
+    is_below,
+    of_each_method,
+    rank_of_no_saving,
+    ranked,
+)
+from peft_regress.metrics import Unit, format_value
+from peft_regress.report.document import Block, Line, Listing, Section
+from peft_regress.report.layout import Row, Table
+from peft_regress.text import clean
+
+_UNITS: Mapping[str, Unit] = {"memory": "byte", "update": "flop", "ship": "byte", "storage": "byte"}
+_WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": "storage"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What `choose` found."""
+
+    subject: Subject
+    limits: Limits
+    tried: Tried
+    scored_by: str = ""
+    """Where the scores are from; empty without any."""
+    hints: tuple[str, ...] = ()
+    """What may help if nothing fits."""
+    code: str = ""
+    """The recommended case, to paste."""
+    untrained: Mapping[str, str] = field(default_factory=dict)
+    """Why a candidate could not be trained."""
+
+    @property
+    def order(self) -> list[Candidate]:
+        """What fits, the recommended first."""
+        return ranked(self.tried.candidates)
+
+    @property
+    def full(self) -> Candidate | None:
+        """Full fine-tuning, which the others are compared with."""
+        return next((one for one in self.tried.candidates if one.method == FULL), None)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if nothing fits; else 3 if not all was tried; else 0."""
+        if not self.order:
+            return 1
+        return 3 if self.tried.untried or self.untrained else 0
+
+
+def answer_sections(answer: Answer) -> list[Section]:
+    """Return the recommendation, what fits, what does not, and what was not tried."""
+    tried, shown = answer.tried, of_each_method(answer.order)
+    known, unknown = (
+        [one for one in shown if bool(one.scores) is wanted] for wanted in (True, False)
+    )
+    missing = [one for one in tried.candidates if one.lacks]
+    parts: dict[str, tuple[Block, ...]] = {
+        "What fits, the best first:": (_fitting(known, answer.full),) if known else (),
+        "What fits, by cost alone:": (_fitting(unknown, answer.full),) if unknown else (),
+        "What does not fit:": (_missing(answer, missing),) if missing else (),
+        "What would fit:": answer.hints,
+        "Over full fine-tuning:": tuple(_saving_lines(answer)),
+        "Does not work on this network:": _reasons(tried.refused),
+        "Could not be trained:": _reasons(answer.untrained),
+        "To paste:": (Listing(answer.code, "python"),) if answer.code else (),
+        "Not tried for lack of time:": (", ".join(tried.untried),) if tried.untried else (),
+    }
+    return [_top(answer), *(Section(title=name, body=body) for name, body in parts.items() if body)]
+
+
+def _reasons(why: Mapping[str, str]) -> tuple[Line, ...]:
+    lines = (f"{clean(name)}: {clean(reason)}" for name, reason in why.items())
+    return tuple(Line(line, most_lines=1) for line in lines)
+
+
+def _top(answer: Answer) -> Section:
+    """Return what to take, and what that rests on."""
+    order, device = answer.order, answer.limits.device
+    on = "" if device is None else f" on {device.name}"
+    taken = f"take {order[0].name}" if order else "nothing fits"
+    scores = "There is no evidence of accuracy here, so cost alone decides, memory first."
+    if answer.scored_by:
+        scores = f"Scores: {answer.scored_by}"
+    return Section(
+        title=f"{clean(answer.subject.name)}{on}: {taken}",
+        body=(
+            *([_recommendation(answer, order)] if order else []),
+            *_limit_lines(answer),
+            scores,
+        ),
+        level=2,
+    )
+
+
+def _limit_lines(answer: Answer) -> Iterator[str]:
+    limits, device = answer.limits, answer.limits.device
+    shown = []
+    for name, unit in _UNITS.items():
+        most = {getattr(limits.of(method), name) for method in ("head", "lora")} - {None}
+        if most:
+            amounts = " to ".join(format_value(one, unit) for one in sorted(most))
+            shown.append(f"{_WORDS[name]} {amounts}")
+    yield f"Limits: {'; '.join(shown)}"
+    if device is not None and limits.memory is None:
+        total, reserve = (
+            format_value(size, "byte") for size in (device.memory_bytes, device.reserve_bytes)
+        )
+        yield (
+            f"The tensors may take what is left of {total} by the system ({reserve}) and by "
+            f"{_RUNTIMES[limits.runtime]}: docs/devices.md"
+        )
+
+
+_RUNTIMES = {"eager": "PyTorch, with PEFT more", "executorch": "ExecuTorch"}
+
+
+def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
+    first, *others = order
+    text = f"{first.name}: {why(first, answer.full)}"
+    ties = [one.name for one in others if one.scores and not is_below(one, _best(order))]
+    if first.scores and ties:
+        text += f"; ties with {', '.join(ties)} within the noise of the seeds, and takes least"
+    return text
+
+
+def _best(order: Sequence[Candidate]) -> Candidate:
+    return max((one for one in order if one.scores), key=lambda one: one.score)
+
+
+def why(one: Candidate, full: Candidate | None) -> str:
+    """Return how a candidate compares with full fine-tuning: in points, and in memory."""
+    parts = []
+    if not one.scores:
+        parts.append("no evidence of accuracy")
+    elif full is not None and full.scores and one is not full:
+        found = difference(one.scores, full.scores)
+        noise = "within" if found.is_noise else "beyond"
+        side = "below" if found.mean < 0 else "above"
+        points, margin = 100 * abs(found.mean), 100 * found.margin
+        parts.append(f"{points:.1f} points {side} full ({noise} noise, +- {margin:.1f})")
+    if full is not None and one is not full:
+        parts.append(f"{one.costs.memory / full.costs.memory:.2f} of full's memory")
+    return ", ".join(parts) or "full fine-tuning"
+
+
+def _fitting(shown: Sequence[Candidate], full: Candidate | None) -> Table:
+    rows = tuple(
+        Row(
+            cells=(
+                one.name,
+                *_costs(one),
+                "" if one.largest_batch is None else f"{one.largest_batch:,}",
+                format_value(one.score, "fraction") if one.scores else "",
+            ),
+            notes=(why(one, full),) if one.scores else (),
+        )
+        for one in shown
+    )
+    headings = ("method", "memory", "update", "ship", "batch up to", "score")
+    return Table(headings=headings, rows=rows, numbers=(1, 2, 3, 4, 5))
+
+
+def _costs(one: Candidate) -> tuple[str, ...]:
+    names = ("memory", "update", "ship")
+    return tuple(format_value(getattr(one.costs, name), _UNITS[name]) for name in names)
+
+
+def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
+    fitting = {one.method for one in answer.order}
+    heads = [name for name in ("head", "bn_head") if name in fitting]
+    rows = []
+    for one in missing:
+        lacks = ", ".join(
+            f"{format_value(size, _UNITS[name])} ({size:,}) of {_WORDS[name]}"
+            for name, size in one.lacks.items()
+        )
+        if one.largest_batch:
+            remedy = f"a batch of {one.largest_batch}"
+        elif one.method in fitting:
+            remedy = "a lower rank"
+        else:
+            remedy = f"{heads[0]} instead" if heads else ""
+        rows.append(Row(cells=(one.name, *_costs(one), lacks, remedy)))
+    headings = ("method", "memory", "update", "ship", "lacks", "what fits")
+    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 2))
+
+
+def _saving_lines(answer: Answer) -> Iterator[str]:
+    """Yield up to which rank a method saves memory and FLOPs."""
+    full = answer.full
+    if full is None:
+        return
+    for cost, words in (("memory", "memory"), ("update", "FLOPs")):
+        ends = rank_of_no_saving(answer.tried.candidates, full, cost)
+        none = [name for name, rank in ends.items() if rank < 1]
+        some = [f"{name} up to rank {int(rank)}" for name, rank in ends.items() if rank >= 1]
+        if some:
+            yield f"{words} saved: {', '.join(some)}"
+        if none:
+            yield f"no {words} saved at any rank: {', '.join(none)}"
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """Return the answer for `--format json`; bytes, FLOPs, scores as their author counts them."""
+    full, order = answer.full, answer.order
+    position = {one.name: at for at, one in enumerate(order, 1)}
+
+    def encoded(one: Candidate) -> dict[str, Any]:
+        to_full = None
+        if one.scores and full is not None and full.scores:
+            found = difference(one.scores, full.scores)
+            to_full = {"mean": found.mean, "margin": found.margin if len(one.scores) > 1 else None}
+        return {
+            "name": one.name,
+            "method": one.method,
+            "rank": one.rank,
+            "position": position.get(one.name),
+            "costs": one.costs._asdict(),
+            "largest_batch": one.largest_batch,
+            "lacks": dict(one.lacks),
+            "scores": list(one.scores),
+            "to_full": to_full,
+            "why": why(one, full),
+        }
+
+    device = answer.limits.device
+    return {
+        "subject": answer.subject.name,
+        "device": None if device is None else device.name,
+        "runtime": answer.limits.runtime,
+        "recommended": order[0].name if order else None,
+        "scores_from": answer.scored_by or None,
+        "candidates": [encoded(one) for one in answer.tried.candidates],
+        "saves_up_to_rank": {
+            cost: {} if full is None else rank_of_no_saving(answer.tried.candidates, full, cost)
+            for cost in ("memory", "update")
+        },
+        "hints": list(answer.hints),
+        "refused": answer.tried.refused,
+        "not_tried": answer.tried.untried,
+        "not_trained": dict(answer.untrained),
+        "code": answer.code or None,
+        "exit_code": answer.exit_code,
+    }

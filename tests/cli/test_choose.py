@@ -1,0 +1,278 @@
+"""`peft-regress choose`: what fits, how it is ranked, and that its costs are those of `cost`."""
+
+import json
+import re
+import sys
+
+import pytest
+from tiny_architecture import TinyArchitecture
+
+from peft_regress import registry
+from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.devices import load_devices, room
+
+DEVICES = {
+    "raspberry-pi-zero-2-w": "head",
+    "raspberry-pi-3-b-plus": "head",
+    "raspberry-pi-4-2gb": "dora",
+    "raspberry-pi-5-8gb": "head",
+    "jetson-orin-nano": "head",
+}
+"""With the method to try there."""
+PHASES = ("forward", "backward", "optimizer")
+GATES = """
+import torch
+from torch import nn
+from peft_regress import FineTune
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+class Labelled(Net):
+    def forward(self, x):
+        return super().forward(x.float())
+
+def load():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    inputs = torch.rand(60, 6, generator=generator) + labels[:, None]
+    return (inputs, labels), (inputs, labels)
+
+GATES = [
+    FineTune("toy/lora-r2/net", model=Net, data=load, adapter="lora-r2", also_train=["2"],
+             batch=4, steps=6, seeds=4),
+]
+"""
+
+
+@pytest.fixture
+def tiny(clean_registry):
+    registry.add("architecture", TinyArchitecture())
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, clean_registry):
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.peft_regress]\ncases = ["toy_gates:GATES"]\ndevices = "devices.toml"\n'
+    )
+    (tmp_path / "devices.toml").write_text(
+        '[lab]\ntitle = "x"\nmemory = "1 GiB"\nreserve = "100 MiB"\nstorage = "9 kB"\n'
+        'compute = "x"\nsource = "x"\n'
+    )
+    (tmp_path / "toy_gates.py").write_text(GATES)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("toy_gates", None)
+
+
+def chosen(command, *arguments):
+    code, out, err = command("choose", *arguments, "--format", "json")
+    found = json.loads(out)
+    assert found["exit_code"] == code, err
+    return found
+
+
+def by_name(found):
+    return {one["name"]: one for one in found["candidates"]}
+
+
+TINY = ("--architecture", "tiny", "--batch", "4", "--resolution", "32", "--method", "lora")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_limit_says_what_lacks_and_which_batch_fits(command):
+    free = by_name(chosen(command, *TINY, "--memory", "1GiB"))
+    assert list(free) == ["full", "lora-r1", "lora-r2", "lora-r4"]
+    memory = {name: one["costs"]["memory"] for name, one in free.items()}
+    limit = memory["lora-r1"]
+    found = chosen(command, *TINY, "--memory", f"{limit}B")
+    tight = by_name(found)
+    assert tight["lora-r1"]["lacks"] == {}
+    assert tight["lora-r1"]["largest_batch"] == 4
+    assert tight["lora-r4"]["lacks"] == {"memory": memory["lora-r4"] - limit}
+    assert tight["lora-r4"]["largest_batch"] < 4
+    assert tight["lora-r4"]["position"] is None
+    assert found["recommended"] in {"full", "lora-r1"}
+    code, out, _ = command("choose", *TINY, "--memory", f"{limit}B")
+    assert code == 0
+    assert f"({memory['lora-r4'] - limit:,}) of memory" in out
+    assert "no evidence of accuracy" in out.lower()
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("limit", "cost"), [("--ship", "ship"), ("--update", "update"), ("--storage", "storage")]
+)
+def test_each_limit_is_of_its_own_cost(command, limit, cost):
+    free = by_name(chosen(command, *TINY, "--memory", "1GiB"))
+    most = free["lora-r1"]["costs"][cost]
+    unit = "FLOP" if cost == "update" else "B"
+    tight = by_name(chosen(command, *TINY, limit, f"{most}{unit}"))
+    for name, one in free.items():
+        over = one["costs"][cost] - most
+        assert tight[name]["lacks"] == ({cost: over} if over > 0 else {})
+    if cost == "update":
+        assert tight["lora-r1"]["largest_batch"] == 4
+
+
+@pytest.mark.usefixtures("tiny")
+def test_nothing_fits_is_exit_1_with_what_would(command):
+    code, out, _ = command("choose", *TINY, "--device", "stm32n6")
+    assert code == 1
+    assert "stm32n6: nothing fits" in out
+    assert "--runtime executorch" in out
+    code, out, _ = command("choose", *TINY, "--memory", "60kB")
+    assert code == 1
+    assert re.search(r"What would fit:\n  \S+ at a batch of 1\n", out)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_there_is_no_time_for_is_exit_3(command, monkeypatch):
+    from peft_regress.choosing import candidates
+
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(candidates.time, "monotonic", lambda: next(clock))
+    found = chosen(command, *TINY, "--memory", "1GiB", "--time-limit", "90")
+    assert found["exit_code"] == 3
+    assert found["not_tried"] == ["lora"]
+    assert found["recommended"] == "full"
+
+
+def test_evidence_ranks_and_each_line_says_why(command):
+    """Head and full fine-tuning of a real network, by the scores that come with the package."""
+    typed = ["--architecture", "shufflenet_v2_x0_5", "--memory", "1GiB", "--method", "head"]
+    typed += ["--task", "shift", "--resolution", "64"]
+    scores = read_evidence().scores["shift"]["shufflenet_v2_x0_5"]
+    pairs = [a - b for a, b in zip(scores["head"], scores["full"], strict=True)]
+    lost = sum(pairs) / len(pairs)
+    assert lost < -0.1  # so the test tells "below" from "above"
+    found = chosen(command, *typed)
+    assert found["recommended"] == "full"
+    head = by_name(found)["head"]
+    assert head["to_full"]["mean"] == pytest.approx(lost)
+    code, out, _ = command("choose", *typed)
+    assert code == 0
+    assert f"{-100 * lost:.1f} points below full (beyond noise, +- " in out
+    share = head["costs"]["memory"] / by_name(found)["full"]["costs"]["memory"]
+    assert f"{share:.2f} of full's memory" in out
+
+
+@pytest.mark.usefixtures("project")
+def test_a_device_has_room_for_a_method_by_what_it_imports_and_for_its_weights(command):
+    case = ["--case", "toy/lora-r2/net", "--method", "head", "--device", "lab"]
+    found = chosen(command, *case)
+    assert found["recommended"] == "head"
+    (lab,) = [one for one in load_devices({"lab": TABLE}) if one.name == "lab"]
+    code, out, _ = command("choose", *case)
+    assert code == 0
+    for runtime in ("eager", "peft"):
+        assert f"{room(lab, runtime) / 2**20:.1f} MiB" in out
+
+
+TABLE = {
+    "title": "x", "memory": "1 GiB", "reserve": "100 MiB", "storage": "9 kB", "compute": "x",
+    "source": "x",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("project")
+def test_an_own_case_costs_what_cost_says_and_is_trained_on_its_data(command):
+    case = ["--case", "toy/lora-r2/net", "--method", "head", "--memory", "1GiB"]
+    found = chosen(command, *case, "--train")
+    head, full = by_name(found)["head"], by_name(found)["full"]
+    assert len(head["scores"]) in {2, 3, 4}
+    assert max(len(head["scores"]), len(full["scores"])) == 4
+    assert all(0 <= score <= 1 for score in head["scores"])
+    assert f'"toy/{found["recommended"]}/net"' in found["code"]
+    assert f"adapter='{found['recommended']}'" in found["code"]
+    _, out, _ = command("cost", "--case", "toy/lora-r2/net", "--format", "json")
+    (cost,) = json.loads(out)["cases"]
+    again = by_name(chosen(command, "--case", "toy/lora-r2/net", "--method", "lora",
+                           "--memory", "1GiB"))["lora-r2"]  # fmt: skip
+    metrics = {name: metric["value"] for name, metric in cost["metrics"].items()}
+    assert again["costs"]["ship"] == metrics["adapter_bytes"]
+    peaks = metrics["peak_bytes"], metrics["first_step_peak_bytes"]
+    assert again["costs"]["memory"] == max(peaks)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_model_of_ones_own_has_its_last_linear_layer_as_its_head(command):
+    model = ["--model", "toy_gates:Labelled", "--input", "6", "--memory", "1GiB"]
+    found = chosen(command, *model, "--method", "head")
+    assert "the head 2, a step on 8 of 6" in found["subject"]
+    head = by_name(found)["head"]
+    assert head["costs"]["ship"] == 4 * (16 * 3 + 3)
+    forward = 2 * 8 * (6 * 16 + 16 * 3)
+    backward = 2 * 8 * 16 * 3
+    assert forward + backward < head["costs"]["update"] < 1.5 * (forward + backward)
+    other = chosen(command, *model, "--method", "head", "--head", "0")
+    assert by_name(other)["head"]["costs"]["ship"] == 4 * (6 * 16 + 16)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--architecture", "resnet18"], "Name a --device, or a limit"),
+        (["--memory", "1GiB"], "Name one of --architecture, --model and --case"),
+        (["--memory", "1", "--architecture", "resnet18"], "--memory '1' is not an amount"),
+        (["--memory", "1GiB", "--architecture", "resnet1"], "resnet1"),
+        (["--device", "raspberry", "--architecture", "resnet18"], "device 'raspberry'"),
+        (["--memory", "1GiB", "--case", "toy/full/net"], "FineTune of your own"),
+        (["--memory", "1GiB", "--architecture", "resnet18", "--train"], "--train needs data"),
+        (["--memory", "1GiB", "--architecture", "resnet18", "--method", "x"], "method 'x'"),
+        (["--memory", "1GiB", "--model", "toy_gates:Net", "--head", "9"], "no module '9'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(command, arguments, message):
+    code, out, err = command("choose", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def priced(command, name, architecture, *, batch, resolution):
+    method, _, rank = name.partition("-r")
+    typed = ["--architecture", architecture, "--method", method, "--batch", batch]
+    typed += ["--resolution", resolution, *(["--rank", rank] if rank else [])]
+    _, out, _ = command("cost", *typed, "--format", "json")
+    return {name: metric["value"] for name, metric in json.loads(out)["metrics"].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "mobilenet_v2"])
+@pytest.mark.parametrize(("batch", "resolution"), [(1, 96), (32, 224)])
+def test_for_each_device_the_answer_is_what_cost_says(command, architecture, batch, resolution):
+    at = ["--architecture", architecture, "--batch", batch, "--resolution", resolution]
+
+    def costs_of(name):
+        metrics = priced(command, name, architecture, batch=batch, resolution=resolution)
+        return {
+            "memory": max(metrics["peak_bytes"], metrics["first_step_peak_bytes"]),
+            "update": sum(metrics[f"{part}_flops"] for part in PHASES),
+            "ship": metrics["adapter_bytes"],
+            "storage": metrics["peak_param_bytes"] + metrics["peak_buffer_bytes"],
+        }
+
+    expected = {name: costs_of(name) for name in ("full", "head", "dora-r1", "dora-r16")}
+    devices = {one.name: one for one in load_devices()}
+    for device, method in DEVICES.items():
+        found = by_name(chosen(command, *at, "--device", device, "--method", method))
+        for name in expected.keys() & found.keys():
+            left = room(devices[device], "peft" if name.startswith("dora") else "eager")
+            lacks = max(expected[name]["memory"] - left, 0)
+            assert found[name]["costs"] == expected[name], (device, name)
+            if devices[device].storage_bytes is None:
+                assert found[name]["lacks"] == ({"memory": lacks} if lacks else {}), (device, name)
+
+
+@pytest.mark.slow
+def test_dora_at_batch_32_is_refused_on_512_mb_with_the_bytes_it_lacks(command):
+    typed = ["--architecture", "mobilenet_v2", "--batch", 32, "--method", "dora"]
+    typed += ["--device", "raspberry-pi-zero-2-w"]
+    code, out, _ = command("choose", *typed)
+    needed = priced(command, "dora-r16", "mobilenet_v2", batch=32, resolution=224)
+    assert code == 1
+    lacks = max(needed["peak_bytes"], needed["first_step_peak_bytes"])
+    (line,) = [line for line in out.splitlines() if line.split()[:1] == ["dora-r16"]]
+    assert f"({lacks:,}) of memory" in line  # the system, PyTorch and PEFT leave nothing

@@ -1,0 +1,112 @@
+"""No number in the prose of a user's page goes stale: it is checked here, or is no count.
+
+What a table or a block shows has tests of its own, and docs/choosing.md too.
+"""
+
+import re
+
+import pytest
+import readability
+from examples import ROOT
+
+from peft_regress.catalogue.built_in import BATCH, STEPS
+from peft_regress.catalogue.methods.adapters import _MOST_INPUTS
+from peft_regress.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
+from peft_regress.gate import facts
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure.costs import CostSettings
+from peft_regress.measure.scripts.script_case import NUDGE
+from peft_regress.upgrades.compat.verdicts import TOLERANCE
+from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS
+
+POLICY = DEFAULT_POLICY
+CLAIMS = {
+    "own-model.md": [f"If they differ by more than {facts._TOLERANCE:.0e}".replace("e-0", "e-")],
+    "upgrading.md": [
+        f"up to {TOLERANCE:.0e} is the same".replace("e-0", "e-"),
+        f"a block is {BLOCK_STEPS} steps",
+        f"for every {LAUNCH_PAIRS} pairs",
+        f"with {100 * (1 - POLICY.time_error_rate):g} % all of them hold",
+        f"hold in at least {100 * (1 - POLICY.time_error_rate):g} % of the runs",
+        f"every step {100 * POLICY.time_effect:g} % slower",
+    ],
+    "metrics.md": [
+        f"There are {CostSettings().classes} classes",
+        f"{STEPS} steps of batch {BATCH}",
+        f"A loss below {POLICY.loss_floor:g} of the largest of the case's",
+        f"an update below {POLICY.update_floor:g} of the weights",
+        f"A difference of losses of at most {POLICY.loss_rounding:g} is none.",
+        f"weights moved by {NUDGE:.0e} of them".replace("e-0", "e-"),
+        f"the bound is at least {POLICY.nearby_least:.0e}, and never wider",
+    ],
+    "devices.md": [
+        f"by default {RESERVE_BYTES // 2**20} MiB",
+        f"at most {RUNTIME_BYTES['executorch'] // 2**20} MiB of code",
+        f"the runtime and {float(1 + OPERATOR_SHARE):g} times the tensors",
+    ],
+    "methods.md": [f"no layer of more than {_MOST_INPUTS:,} inputs"],
+}
+"""What the pages say with a number that the code has."""
+
+PROGRAMS = "peft|torch|ExecuTorch|Python|transformers"
+NO_COUNT = re.compile(
+    # Releases and names.
+    rf"Raspberry Pi Zero 2 W|(?:{PROGRAMS}|of|or|from|[Bb]efore|[Ss]ince|[Rr]eleases)"
+    r" \d[\d.]*(?:(?:,| and| to) \d[\d.]*)*"
+    # What an exit code says has tests of the commands.
+    r"|(?:exit code|output code|ends? with).*"
+)
+"""Numbers that nothing has to keep up to date."""
+GENERATED = re.compile(r"<!-- (\w+:\w+) -->.*?<!-- /\1 -->", re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.#-])\d[\d,.]*(?:e-\d+)?(?!\w)")
+PAGES = ("index", "own-model", "own-script", "upgrading", "ci", "devices", "usage", "metrics",
+         "methods", "run-file", "troubleshooting")  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
+def test_each_number_of_the_prose_is_checked_or_is_no_count(page):
+    text = GENERATED.sub("", (ROOT / page).read_text())
+    prose = "\n".join(readability.read_page(page, text).sentences)
+    for claim in CLAIMS.get(page.removeprefix("docs/"), ()):
+        assert claim in prose
+        prose = prose.replace(claim, "")
+    for sentence in NO_COUNT.sub("", prose).splitlines():
+        assert not NUMBER.search(sentence), sentence
+
+
+PAPER = (ROOT / "docs" / "paper.md").read_text()
+
+
+def column(section, name):
+    """Return a column of the table in a section of the paper's page, by its first two cells."""
+    lines = PAPER.partition(f"\n{section}\n")[2].partition("\n\n#")[0].splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")]
+                        for line in lines if line.startswith("|"))  # fmt: skip
+    return {tuple(row[:2]): float(row[header.index(name)].rstrip(" %")) for row in rows}
+
+
+def test_the_summary_of_the_papers_page_has_the_numbers_of_its_tables():
+    prose = " ".join(readability.read_page("docs/paper.md", PAPER).sentences)
+    differences = [float(one) for one in re.findall(r"\(([-+]0\.\d+)\)", PAPER)]
+    assert f"within {max(map(abs, differences)):.2f} MiB of the printed one" in prose
+
+    savings = "## The paper's claims, counted correctly"
+    mobile = [("mobilenet_v2", "lora"), ("mobilenet_v3_small", "lora")]
+    backward = sorted(column(savings, "backward, correct")[one] for one in mobile)
+    both = sorted(column(savings, "forward + backward, correct")[one] for one in mobile)
+    claim = "{:.0f} to {:.0f} % of the backward pass on the mobilenets, and {:.0f} to {:.0f} % of"
+    assert claim.format(*backward, *both) in prose
+
+    others = "## Other architectures"
+    peak, total = column(others, "LoRA, peak"), column(others, "LoRA, paper's total")
+    vit, net = "vit_b_16", "mobilenet_v2"
+    first = f"At batch 1 LoRA saves {peak[vit, '1']:.0f} % of the peak on a ViT-B/16 and "
+    assert f"{first}{peak[net, '1']:.0f} % on mobilenet_v2" in prose
+    assert f"At batch 32 it saves {peak[vit, '32']:.0f} % and nothing" in prose
+    assert max(peak[net, "32"], total[net, "32"]) <= 0
+    by_total = f"LoRA saves {total[net, '1']:.0f} % on mobilenet_v2, but {total[vit, '1']:.0f} %"
+    assert f"By the paper's total and at batch 1, {by_total} on a ViT-B/16" in prose
+    assert f"At batch 32 it saves {total[vit, '32']:.0f} % on a ViT-B/16, and nothing" in prose
+    dora = column(others, "DoRA, peak")
+    assert dora[net, "1"] < 0
+    assert all(saved < 0 for (_, batch), saved in dora.items() if batch == "32")

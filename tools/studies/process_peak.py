@@ -1,0 +1,149 @@
+"""Measure the most memory that processes take for real training steps, against the prediction.
+
+    python tools/studies/process_peak.py               # cases of each network, method and batch
+    python tools/studies/process_peak.py lora-r4/resnet18:8x3x96x96 ...
+    python tools/studies/process_peak.py --usual ...   # without `ALLOCATOR`
+
+Each case is a process of its own, as a device would run it: one thread, nothing but the libraries
+that its method needs, and the allocator set as the prediction wants it. It takes three real steps
+and reads the peak of its memory in /proc, which counts Python, the libraries and their code. The
+prediction is `process_bytes` of the step's `peak_bytes`. What the smallest steps take beside their
+tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the figures depend on the
+machine and on the releases.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from peft_regress.cases import Adaptation, split_adapter_name
+from peft_regress.devices import process_bytes, runtime_of
+
+NETWORKS: Final = (
+    "shufflenet_v2_x0_5",
+    "mobilenet_v3_small",
+    "mobilenet_v2",
+    "efficientnet_lite0",
+    "resnet18",
+)
+METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
+SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
+SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
+MIB: Final = 2**20
+_CLASSES: Final = 10
+_STEPS: Final = 3
+
+
+class Peak(NamedTuple):
+    """The peak of a case in bytes: of the step's tensors, and of the process."""
+
+    case: str
+    tensors: int
+    predicted: int
+    measured: int
+
+    @property
+    def difference(self) -> float:
+        """By how much the process took more than predicted, relative to the prediction."""
+        return self.measured / self.predicted - 1
+
+
+def peak_of(case: str, allocator: Mapping[str, str] = ALLOCATOR) -> Peak:
+    """Profile the step of a case, and run it in a process of its own.
+
+    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings in the environment.
+    """
+    tensors = predicted_tensors(case)
+    done = subprocess.run(
+        [sys.executable, __file__, "--run", case],
+        env={**os.environ, **allocator, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    runtime = runtime_of(adaptation(case).method)
+    return Peak(case, tensors, process_bytes(tensors, runtime), int(done.stdout.split()[-1]))
+
+
+def predicted_tensors(case: str) -> int:
+    """Return `peak_bytes` of the step of a case."""
+    from peft_regress.measure.costs import CostSettings, adaptation_cost
+
+    batch, _, resolution, _ = shape_of(case)
+    settings = CostSettings(batch=batch, resolution=resolution, classes=_CLASSES)
+    return adaptation_cost(adaptation(case), settings).step.peak_bytes
+
+
+def adaptation(case: str) -> Adaptation:
+    """Return the method on its network."""
+    adapter, _, network = case.partition(":")[0].partition("/")
+    method, rank = split_adapter_name(adapter)
+    return Adaptation(method=method, architecture=network, rank=rank)
+
+
+def shape_of(case: str) -> tuple[int, ...]:
+    """Return the shape of the images."""
+    return tuple(int(size) for size in case.partition(":")[2].split("x"))
+
+
+def take_steps(case: str) -> None:
+    """Take the steps in this process, and print the peak of its memory."""
+    import torch
+
+    from peft_regress import registry
+    from peft_regress.catalogue.built_in import set_modes
+
+    torch.set_num_threads(1)
+    names, shape = adaptation(case), shape_of(case)
+    method: Any = registry.get("method", names.method)
+    network: Any = registry.get("architecture", names.architecture)
+    base = network.build(num_classes=_CLASSES, seed=0)
+    model = method.adapt(base, heads=(network.head,), rank=names.rank, seed=0)
+    set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
+    optimizer = method.make_optimizer(model, rank=names.rank)
+    images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
+    for _ in range(_STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
+
+
+def square() -> list[str]:
+    """Return each method on each network, so that each meets each shape once."""
+    return [
+        f"{method}/{network}:{SHAPES[(row + column) % len(SHAPES)]}"
+        for row, method in enumerate(METHODS)
+        for column, network in enumerate(NETWORKS)
+    ]
+
+
+def main(cases: list[str]) -> None:
+    """Print the table, or be the process of one case."""
+    if cases[:1] == ["--run"]:
+        take_steps(cases[1])
+        return
+    allocator = {} if "--usual" in cases else ALLOCATOR
+    cases = [case for case in cases if case != "--usual"]
+    print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | more |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for case in cases or square():
+        peak = peak_of(case, allocator)
+        sizes = (f"{size / MIB:,.0f}" for size in peak[1:])
+        cells = (*case.replace(":", "/").split("/"), *sizes, f"{100 * peak.difference:+.1f} %")
+        print(f"| {' | '.join(cells)} |", flush=True)
+    for case in () if cases else SMALLEST:
+        peak = peak_of(case, allocator)
+        rest = (peak.measured - peak.tensors) / MIB
+        print(f"\n{case}: {rest:.0f} MiB beside the tensors", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
