@@ -208,7 +208,6 @@ TEXTS = {
     r"examples drawn by hypothesis": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
-    r"import time\n": "a script that needs a cluster",
     r"peft-regress [a-z]+": "tests/tools/test_written_files.py",
     r"case +trained +ship": "test_the_table_of_numbers_is_that_of_a_stored_run",
     r"shift/head/shufflenet\S+: slower": "tests/cli/test_time.py",

@@ -20,8 +20,6 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import RUNTIME_BYTES, load_devices, room
 from peft_regress.gate.budgets import fits
 from peft_regress.metrics import format_value
-from peft_regress.runs.ledger import rows_of
-from peft_regress.runs.schema import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,34 +104,6 @@ def _mib(size: float) -> str:
     return f"{size / MIB:.1f}"
 
 
-# --- What is in memory ----------------------------------------------------------------------------
-
-_GROUPS: Final = {
-    "param": "parameters that train",
-    "grad": "gradients",
-    "activation aten.convolution": "outputs of convolutions",
-    "activation": "other activations",
-}
-
-
-def moments(records: Records) -> str:
-    """Return what the plan of training holds at its fullest moment, in MiB."""
-    rows = []
-    for case in matrix_cases("edge", task="edge"):
-        ledger = records[case.id].ledger
-        wanted = case.adapter_name in {"full", "lora-r4", "dora-r4"}
-        if not wanted or not isinstance(ledger, Ledger):
-            continue
-        sums = dict.fromkeys([*_GROUPS.values(), "the rest"], 0)
-        for (_, what), size in (rows_of(ledger, "edge_train_planned_bytes") or {}).items():
-            sums[_GROUPS.get(what) or _GROUPS.get(what.partition(" ")[0], "the rest")] += size
-        if any(sums.values()):
-            cells = [_mib(size) for size in (*sums.values(), sum(sums.values()))]
-            rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
-    header = ["architecture", "method", *_GROUPS.values(), "the rest", "plan"]
-    return table(header, rows, names=2)
-
-
 # --- What fits ------------------------------------------------------------------------------------
 
 
@@ -174,7 +144,7 @@ def rooms(_: Records) -> str:
         + [shown(room(device, runtime)) for runtime in RUNTIME_BYTES]
         for device in load_devices()
     ]
-    header = ["device", "memory", "reserve", "PyTorch", "PyTorch with PEFT", "ExecuTorch"]
+    header = ["device", "memory", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
     return table(header, rows)
 
 
@@ -183,7 +153,6 @@ def rooms(_: Records) -> str:
 TABLES: Final = {
     "states": states,
     "savings": savings,
-    "moments": moments,
     "devices": devices,
     "rooms": rooms,
 }

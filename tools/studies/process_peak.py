@@ -2,12 +2,14 @@
 
     python tools/studies/process_peak.py               # cases of each network, method and batch
     python tools/studies/process_peak.py lora-r4/resnet18:8x3x96x96 ...
+    python tools/studies/process_peak.py --usual ...   # without `ALLOCATOR`
 
 Each case is a process of its own, as a device would run it: one thread, nothing but the libraries
-that its method needs, and the usual allocator. It takes three real steps and reads the peak of its
-memory in /proc, which counts Python, the libraries and their code. The prediction is
-`process_bytes` of the step's `peak_bytes`. What is left of the smallest steps is what
-`devices.RUNTIME_BYTES` says. Linux only; the figures depend on the machine and on the releases.
+that its method needs, and the allocator set as the prediction wants it. It takes three real steps
+and reads the peak of its memory in /proc, which counts Python, the libraries and their code. The
+prediction is `process_bytes` of the step's `peak_bytes`. What the smallest steps take beside their
+tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the figures depend on the
+machine and on the releases.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,8 +32,10 @@ NETWORKS: Final = (
     "resnet18",
 )
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
-SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x224x224")
+SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
 SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 MIB: Final = 2**20
 _CLASSES: Final = 10
 _STEPS: Final = 3
@@ -50,15 +55,15 @@ class Peak(NamedTuple):
         return self.measured / self.predicted - 1
 
 
-def peak_of(case: str) -> Peak:
+def peak_of(case: str, allocator: Mapping[str, str] = ALLOCATOR) -> Peak:
     """Profile the step of a case, and run it in a process of its own.
 
-    case: such as `lora-r4/resnet18:8x3x96x96`.
+    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings in the environment.
     """
     tensors = predicted_tensors(case)
     done = subprocess.run(
         [sys.executable, __file__, "--run", case],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **allocator, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -125,15 +130,17 @@ def main(cases: list[str]) -> None:
     if cases[:1] == ["--run"]:
         take_steps(cases[1])
         return
+    allocator = {} if "--usual" in cases else ALLOCATOR
+    cases = [case for case in cases if case != "--usual"]
     print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | more |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for case in cases or square():
-        peak = peak_of(case)
+        peak = peak_of(case, allocator)
         sizes = (f"{size / MIB:,.0f}" for size in peak[1:])
         cells = (*case.replace(":", "/").split("/"), *sizes, f"{100 * peak.difference:+.1f} %")
         print(f"| {' | '.join(cells)} |", flush=True)
     for case in () if cases else SMALLEST:
-        peak = peak_of(case)
+        peak = peak_of(case, allocator)
         rest = (peak.measured - peak.tensors) / MIB
         print(f"\n{case}: {rest:.0f} MiB beside the tensors", flush=True)
 

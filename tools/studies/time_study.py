@@ -3,7 +3,7 @@
     python tools/studies/time_study.py 20 0.1
 
 Times one case 20 times: this interpreter against itself, and against itself with every step made
-10 % slower (`slow_interpreter.py`). docs/upgrading.md has the results.
+10 % slower (`slow_interpreter.py`).
 """
 
 from __future__ import annotations
