@@ -10,10 +10,10 @@ from peft_regress.choosing.candidates import FULL, Limits, Subject, Tried
 from peft_regress.choosing.ranking import (
     Candidate,
     difference,
-    is_below,
     of_each_method,
     rank_of_no_saving,
     ranked,
+    ties,
 )
 from peft_regress.metrics import Unit, format_value
 from peft_regress.report.document import Block, Line, Listing, Section
@@ -33,6 +33,8 @@ class Answer:
     tried: Tried
     scored_by: str = ""
     """Where the scores are from; empty without any."""
+    unit: Unit = "fraction"
+    """Of the scores."""
     hints: tuple[str, ...] = ()
     """What may help if nothing fits."""
     code: str = ""
@@ -66,8 +68,8 @@ def answer_sections(answer: Answer) -> list[Section]:
     )
     missing = [one for one in tried.candidates if one.lacks]
     parts: dict[str, tuple[Block, ...]] = {
-        "What fits, the best first:": (_fitting(known, answer.full),) if known else (),
-        "What fits, by cost alone:": (_fitting(unknown, answer.full),) if unknown else (),
+        "What fits, the best first:": (_fitting(known, answer),) if known else (),
+        "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
         "What does not fit:": (_missing(answer, missing),) if missing else (),
         "What would fit:": answer.hints,
         "Over full fine-tuning:": tuple(_saving_lines(answer)),
@@ -121,20 +123,19 @@ def _limits(answer: Answer) -> str:
 
 
 def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
-    first, *others = order
-    text = f"{first.name}: {why(first, answer.full)}"
-    ties = [one.name for one in others if one.scores and not is_below(one, _best(order))]
-    if first.scores and ties:
-        text += f"; ties with {', '.join(ties)} within the noise of the seeds, and takes least"
+    first = order[0]
+    text = f"{first.name}: {why(first, answer.full, unit=answer.unit)}"
+    others = [one.name for one in ties(order) if one is not first]
+    if others:
+        text += f"; ties with {', '.join(others)} within the noise of the seeds, and takes least"
     return text
 
 
-def _best(order: Sequence[Candidate]) -> Candidate:
-    return max((one for one in order if one.scores), key=lambda one: one.score)
+def why(one: Candidate, full: Candidate | None, *, unit: Unit = "fraction") -> str:
+    """Return how a candidate compares with full fine-tuning: in its score, and in memory.
 
-
-def why(one: Candidate, full: Candidate | None) -> str:
-    """Return how a candidate compares with full fine-tuning: in points, and in memory."""
+    unit: of the scores; differences of fractions are in points.
+    """
     parts = []
     if not one.scores:
         parts.append("no evidence of accuracy")
@@ -142,23 +143,25 @@ def why(one: Candidate, full: Candidate | None) -> str:
         found = difference(one.scores, full.scores)
         noise = "within" if found.is_noise else "beyond"
         side = "below" if found.mean < 0 else "above"
-        points, margin = 100 * abs(found.mean), 100 * found.margin
-        parts.append(f"{points:.1f} points {side} full ({noise} noise, +- {margin:.1f})")
+        size, name, form = (100, " points", ".1f") if unit == "fraction" else (1, "", ".3g")
+        shown, margin = (f"{size * value:{form}}" for value in (abs(found.mean), found.margin))
+        parts.append(f"{shown}{name} {side} full ({noise} noise, +- {margin})")
     if full is not None and one is not full:
         parts.append(f"{one.costs.memory / full.costs.memory:.2f} of full's memory")
     return ", ".join(parts) or "full fine-tuning"
 
 
-def _fitting(shown: Sequence[Candidate], full: Candidate | None) -> Table:
+def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
+    full, unit = answer.full, answer.unit
     rows = tuple(
         Row(
             cells=(
                 one.name,
                 *_costs(one),
                 "" if one.largest_batch is None else f"{one.largest_batch:,}",
-                format_value(one.score, "fraction") if one.scores else "",
+                format_value(one.score, unit) if one.scores else "",
             ),
-            notes=(why(one, full),) if one.scores and one is not full else (),
+            notes=(why(one, full, unit=unit),) if one.scores and one is not full else (),
         )
         for one in shown
     )
@@ -226,7 +229,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "lacks": dict(one.lacks),
             "scores": list(one.scores),
             "to_full": to_full,
-            "why": why(one, full),
+            "why": why(one, full, unit=answer.unit),
         }
 
     device = answer.limits.device

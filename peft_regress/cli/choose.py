@@ -209,9 +209,11 @@ def _trained(answer: Answer, case: FineTune) -> Answer:
 
     found, failed = train_all(case, answer.tried.candidates, usual_storage(), say=report)
     tried = dataclasses.replace(answer.tried, candidates=found)
+    is_accuracy = case.score is None and all(min(one.scores, default=0) >= 0 for one in found)
     trained = dataclasses.replace(
         answer,
         tried=tried,
+        unit="fraction" if is_accuracy else "ratio",
         scored_by=f"on the data of {case.id}, up to {case.seeds} seeds of {case.steps} steps",
         untrained=failed,
     )
