@@ -26,24 +26,23 @@ _TABLE: Final = "devices.toml"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _MIB: Final = 2**20
 
-Runtime = Literal["eager", "peft", "executorch"]
-"""What takes the step: PyTorch alone, PyTorch with PEFT imported, or a program of ExecuTorch."""
+Runtime = Literal["eager", "galore", "peft", "executorch"]
+"""What takes the step: PyTorch alone, with galore_torch or PEFT imported, or ExecuTorch."""
 RUNTIME_BYTES: Final[dict[Runtime, int]] = {
     "eager": 340 * _MIB,
-    "peft": 480 * _MIB,
+    "galore": 410 * _MIB,
+    "peft": 475 * _MIB,
     "executorch": 15 * _MIB,
 }
 """What a process has in use beside the tensors: the interpreter, libraries, and code that ran."""
 OPERATOR_SHARE: Final = Fraction(1, 10)
 """What operators of PyTorch take for themselves, as a share of the tensors' peak."""
-ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 RESERVE_BYTES: Final = 220 * _MIB
 """What firmware and Linux without a desktop keep, where a table has no `reserve`: of the 512 MiB of
 a Raspberry Pi Zero 2 W, 291.6 MiB are available after boot
 (https://docs.printercow.com/guide/32bit-vs-64bit.html)."""
-WITHOUT_PEFT: Final = frozenset({"full", "head", "bn_head", "bitfit", "norm"})
-"""Methods of the catalogue that train without PEFT; GaLore's library imports as much as PEFT."""
+TORCH_ALONE: Final = frozenset({"full", "head", "bn_head", "bitfit", "norm"})
+"""Methods of the catalogue that train with PyTorch alone."""
 
 
 class _Sheet(msgspec.Struct, frozen=True):
@@ -78,7 +77,9 @@ class DeviceClass:
 
 def runtime_of(method: str) -> Runtime:
     """Return what takes the step of a method in eager PyTorch; an unknown one may need PEFT."""
-    return "eager" if method.removesuffix("-bf16") in WITHOUT_PEFT else "peft"
+    if method.startswith("galore"):
+        return "galore"
+    return "eager" if method.removesuffix("-bf16") in TORCH_ALONE else "peft"
 
 
 def process_bytes(peak_bytes: float, runtime: Runtime = "eager") -> int:

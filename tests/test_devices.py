@@ -1,13 +1,14 @@
 """The table of device classes, and tables of one's own."""
 
 import pytest
+from page_tables import recorded
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.selective import Selective
 from peft_regress.devices import (
     RESERVE_BYTES,
     RUNTIME_BYTES,
-    WITHOUT_PEFT,
+    TORCH_ALONE,
     load_devices,
     process_bytes,
     room,
@@ -95,9 +96,18 @@ def test_pytorch_has_no_room_in_a_microcontroller_and_peft_takes_some_of_it():
     assert 0 < room(board, "peft") < room(board, "eager") < room(board, "executorch")
 
 
+def test_a_process_of_executorch_takes_its_file_and_at_most_the_runtime_besides():
+    parts = ("edge_train_resident_bytes", "edge_train_bytes", "edge_train_program_bytes")
+    stored = [record.metrics for record in recorded().values() if parts[0] in record.metrics]
+    assert len(stored) > 40
+    besides = [grown.value - plan.value - file.value for grown, plan, file in
+               ([metrics[part] for part in parts] for metrics in stored)]  # fmt: skip
+    assert RUNTIME_BYTES["executorch"] / 2 < max(besides) < RUNTIME_BYTES["executorch"]
+
+
 def test_the_methods_without_peft_are_those_of_the_catalogue():
     methods = registry.items("method")
     selective = {one.name for one in methods if isinstance(one, Selective)}
     assert {one.name for one in methods if runtime_of(one.name) == "eager"} == selective
-    assert selective >= WITHOUT_PEFT
+    assert selective >= TORCH_ALONE
     assert runtime_of("a-method-of-ones-own") == "peft"

@@ -94,8 +94,10 @@ def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Ite
             limit = None if found is None else _limit(record, found, need)
             if found is None or limit is not None:
                 name = f"{need} of {limits.device}"
-                if need == "memory":
-                    name += _batch_words(record)
+                if need == "memory" and record.cost_batch is not None:
+                    # Of a built-in case it is not the user's.
+                    name += f" at batch {record.cost_batch}"
+                    name += " of 224x224" if record.batch is UNSET else ""
                 lacks = "no such device class" if found is None else "not measured"
                 yield BudgetUse(name=name, value=value, limit=limit, spec=_BYTES, lacks=lacks)
 
@@ -211,13 +213,6 @@ def step_runtime(record: Record) -> Runtime:
 def _limit(record: Record, device: DeviceClass, need: str) -> int | None:
     """Return how many bytes a device has for a case; None if that is not limited."""
     return room(device, step_runtime(record)) if need == "memory" else device.storage_bytes
-
-
-def _batch_words(record: Record) -> str:
-    """Return the batch that the costs are of: of a built-in case it is not the user's."""
-    if record.batch is not UNSET:
-        return f" at batch {record.batch}"
-    return "" if record.is_own else " at batch 1 of 224x224"
 
 
 def fits(record: Record, device: DeviceClass) -> bool | None:

@@ -183,11 +183,13 @@ def first_difference(old: Record, new: Record) -> Difference | None:
     """Return the first difference between the inputs of two records.
 
     None if there is none, or if a side did not record its inputs. A number, or a tensor of a batch,
-    that only one side has is no difference: the other may not have known it.
+    that only one side has is no difference: the other may not have known it. Nor is a weight of a
+    script: a release may add or drop a buffer, and the losses show what that does.
     """
     if old.inputs is UNSET or new.inputs is UNSET:
         return None
-    found = _differences(old.inputs, new.inputs)
+    is_fixed = old.script is UNSET or new.script is UNSET
+    found = _differences(old.inputs, new.inputs, one_sided=is_fixed)
     if old.script is UNSET or new.script is UNSET:
         found = itertools.chain(found, _optimizer_differences(old.inputs, new.inputs))
     else:
@@ -196,10 +198,10 @@ def first_difference(old: Record, new: Record) -> Difference | None:
     return next(found, None)
 
 
-def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
+def _differences(old: Inputs, new: Inputs, *, one_sided: bool) -> Iterator[Difference]:
     if old.weights and new.weights:
         yield from _tensor_differences("weights", old.weights, new.weights)
-        for name in sorted(old.weights.keys() ^ new.weights.keys()):
+        for name in sorted(old.weights.keys() ^ new.weights.keys()) if one_sided else ():
             sides = (
                 _shape_text(side[name].shape) if name in side else "absent"
                 for side in (old.weights, new.weights)

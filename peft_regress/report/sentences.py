@@ -12,7 +12,7 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
 from peft_regress.report.document import Code, Words
-from peft_regress.runs.environment import SUSPECTS, changed_packages
+from peft_regress.runs.environment import SUSPECTS, changed_packages, likely_first
 from peft_regress.runs.schema import MIXED_MACHINES, Record, Run, Selection
 from peft_regress.text import clean, count_of
 
@@ -281,7 +281,7 @@ def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]
     }
     return [
         clean(f"{package} {moved[package][0] or _ABSENT} -> {moved[package][1] or _ABSENT}")
-        for package in sorted(moved, key=lambda name: (name not in SUSPECTS, name))
+        for package in likely_first(moved)
     ]
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import (
     Distribution,
     PackageNotFoundError,
@@ -34,6 +34,9 @@ SUSPECTS: Final = (
     "torch",
     "torchvision",
     "transformers",
+    "trl",
+    "lightning",
+    "pytorch-lightning",
 )
 """The packages that most likely changed a number, the most likely first."""
 
@@ -147,12 +150,12 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
             continue
         seen.add(name)
         try:
-            found = distribution(name)
+            version, requirements = _stated_by(distribution, name)
         except PackageNotFoundError:
             # Optional and not installed: it cannot have changed a number.
             continue
-        versions[name] = _as_version(found.version)
-        for line in found.requires or ():
+        versions[name] = _as_version(version)
+        for line in requirements:
             try:
                 requirement = Requirement(line)
             except InvalidRequirement:
@@ -160,6 +163,13 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
+
+
+@functools.cache
+def _stated_by(find: Callable[[str], Distribution], name: str) -> tuple[str, tuple[str, ...]]:
+    """Return version and requirements of an installed package, whose text is read once."""
+    found = find(name)
+    return found.version, tuple(found.requires or ())
 
 
 def _as_version(stated: str | None) -> str:
@@ -176,6 +186,17 @@ def changed_packages(
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     }
+
+
+def likely_first(packages: Iterable[str]) -> list[str]:
+    """Return packages by how likely they changed a number: `SUSPECTS`, then the others by name."""
+    return sorted(packages, key=lambda name: ([*SUSPECTS, name].index(name), name))
+
+
+def suspects_of(packages: Iterable[str]) -> list[str]:
+    """Return the likely ones of the packages that changed; all of an index if none is likely."""
+    ordered = likely_first(set(packages) - {"python", "peft-regress"})
+    return [name for name in ordered if name in SUSPECTS] or ordered
 
 
 def describe_machine() -> Machine:

@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.attribution import COSTS
@@ -23,6 +24,7 @@ from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.runs.environment import changed_packages
+from peft_regress.script import Script
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
@@ -86,8 +88,9 @@ def bisect(
     """Find the releases between a good and a bad one in which the verdict changes.
 
     Costs are compared first, since they need no training; the cases train only if the costs are
-    the same at both ends. Raises `InputError` if an end cannot be measured, `AbsentError` for an
-    absent release or metric, `UnknownNameError` for an unknown name.
+    the same at both ends. Scripts have both from one run. Raises `InputError` if an end cannot be
+    measured, `AbsentError` for an absent release or metric and if no case runs at either end,
+    `UnknownNameError` for an unknown name.
     """
     metric = settings.metric
     if metric is not None and metric not in {*METRICS, *INVARIANTS, "status"}:
@@ -124,8 +127,9 @@ class _Search:
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return the first release of each change between the ends, and whether cases trained."""
         metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
+        are_scripts = all(isinstance(own_fine_tune(case), Script) for case in cases)
         # A case may fail after its first step.
-        may_be_either = metric in {None, "status"}
+        may_be_either = metric in {None, "status"} and not are_scripts
         for trains in [False, True] if may_be_either else [metric not in COSTS]:
             old, new = (self._end(version, cases, trains=trains) for version in ends)
             self._check_absent((*old.values(), *new.values()))
@@ -274,8 +278,12 @@ class _Search:
         return replace(comparison, findings=findings)
 
     def _check_absent(self, observed: Sequence[Observation]) -> None:
-        """Raise `AbsentError` if no record of either end has the requested metric."""
+        """Raise `AbsentError` if no record of either end is usable or has the requested metric."""
         metric, records = self.settings.metric, [one.record for one in observed]
+        errors = [record.error for record in records if record.error is not None]
+        if len(errors) == len(records):
+            error = f"{errors[0].type}: {errors[0].message}"
+            raise AbsentError(f"no case runs in either release ({error}); --with adds packages")
         # The metric may appear or disappear with the status.
         if metric in {None, "status"} or any(record.status != "ok" for record in records):
             return

@@ -15,7 +15,7 @@ from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
 from peft_regress.report.verdict.next_steps import bisection, quoted
 from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
-from peft_regress.runs.environment import SUSPECTS
+from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition
@@ -79,9 +79,8 @@ def upgrade_document(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> 
 
 
 def _heading(upgrade: Upgrade) -> Section:
-    ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
     changes = []
-    for name in ordered:
+    for name in likely_first(upgrade.changed):
         old, new = (one or "not recorded" for one in upgrade.changed[name])
         changes.append(clean(f"{name} {old} -> {new}"))
     environment = "; ".join(changes) or "the same packages on both sides"
@@ -172,14 +171,16 @@ def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:
     if upgrade.edited:
         yield ("compare the packages alone, with the code of today: add", "--base run")
         return
-    changed = [name for name in SUSPECTS if name in upgrade.changed]
-    pins = [f"{name}=={upgrade.changed[name][0]}" for name in changed if upgrade.changed[name][0]]
+    found = upgrade.responsible and upgrade.responsible[upgrade.suspected.index(finding)].names
+    suspects = found or suspects_of(upgrade.changed)
+    changed = {name: upgrade.changed[name] for name in suspects if name in upgrade.changed}
+    pins = [f"{name}=={old}" for name, (old, _) in changed.items() if old]
     if pins:
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
     is_own = upgrade.comparison.observed[finding.example.case].record.is_own
     script = "" if is_own else ", with a script that runs without this project"
     yield "report: add", "--summary issue.md", f"to write an issue for the maintainers{script}"
-    words = bisection(finding, upgrade.changed)
+    words = bisection(finding, changed)
     if words:
         yield ("find the release:", " ".join(words))
 

@@ -18,7 +18,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay, opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.runs.environment import SUSPECTS
+from peft_regress.runs.environment import likely_first
 from peft_regress.text import clean
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
@@ -40,6 +40,11 @@ class ResponsiblePackages:
     """(package, why it cannot be tried by itself)."""
     asked: tuple[str, ...] = ()
     """The packages that were asked for: the sentence has each of them that changed."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the packages that show the finding, without those that they need."""
+        return tuple(title.split(" with ")[0] for title in self.alone or self.together)
 
     @property
     def sentence(self) -> str:
@@ -93,10 +98,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     than two packages changed.
     """
     before, after = ({one.name: one for one in planned} for planned in (base, candidate))
-    names = sorted(
-        _differing(before, after),
-        key=lambda name: (name not in asked, name not in SUSPECTS, name),
-    )
+    names = sorted(likely_first(_differing(before, after)), key=lambda name: name not in asked)
     if len(names) < 2 or not findings:  # noqa: PLR2004  (one package needs no trial)
         return ()
     shown: dict[str, tuple[bool, ...]] = {}

@@ -237,7 +237,7 @@ def test_more_cases_than_fit_are_counted(name):
     old = [make_record(name, {"aten_ops": 1}) for name in ids]
     text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
     check(text)
-    assert "- regressed in 1300 cases: aten\\_ops +100 %" in text
+    assert "- regressed in 1,300 cases: aten\\_ops +100 %" in text
 
 
 def hostile_sides(text):

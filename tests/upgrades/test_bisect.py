@@ -15,6 +15,7 @@ from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
 from peft_regress.runs.schema import Limits
+from peft_regress.script import Script
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
@@ -121,6 +122,20 @@ def test_the_same_at_both_ends_is_no_boundary(world):
     assert result.transitions == ()
     assert len(world.runs) == 4
     assert "no boundary" in as_text(bisection_document(result))
+
+
+def test_cases_that_fail_at_both_ends_are_not_called_the_same(world):
+    world.moved = lambda *_: {"status": "error"}
+    with pytest.raises(AbsentError, match=r"no case runs in either release \(.+: .+\); --with"):
+        found()
+
+
+def test_a_script_runs_once_a_release(world, monkeypatch):
+    script = Script(CASE, "train.py")
+    monkeypatch.setattr(bisecting, "own_fine_tune", lambda _: script)
+    result = found()
+    assert [trains for _, _, trains in world.runs] == [True, True]
+    assert result.trained
 
 
 def test_findings_with_boundaries_of_their_own_are_transitions_of_their_own(world):

@@ -1,6 +1,7 @@
 """The reports of an upgrade and a bisection: short lines, an issue that no string breaks."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,28 @@ def test_a_bisection_asks_for_what_was_found(new, metric):
         "peft-regress bisect peft --good 0.18.1 --bad 0.20.0 --case shift/lora-r4/resnet18 "
         f"--metric {metric}"
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "alone", "named"),
+    [
+        ({"accelerate": "0.25.0"}, (), "accelerate"),
+        ({"accelerate": "0.25.0", "peft": "0.20.0"}, (), "peft"),
+        ({"accelerate": "0.25.0", "peft": "0.20.0"}, ("accelerate",), "accelerate"),
+        ({"python": "3.12.1"}, (), None),
+    ],
+)
+def test_the_advice_names_the_responsible_package_else_a_likely_one(changed, alone, named):
+    before = {**ENVIRONMENT, "accelerate": "0.24.1", "python": "3.11.7"}
+    found = ResponsiblePackages(alone=alone, without_effect=(), untried=())
+    upgrade = made([make_record()], [make_record(metrics=WORSE)])
+    moved = {name: (before[name], version) for name, version in changed.items()}
+    upgrade = replace(upgrade, changed=moved, responsible=(found,) if alone else ())
+    text = " ".join(commands(upgrade)) + " ".join(parts[0] for parts in advice_on(upgrade))
+    for name, version in before.items():
+        is_named = name == named
+        assert (f"stay with {name}=={version} until" in text) == is_named
+        assert (f"bisect {name} --good {version} " in text) == is_named
 
 
 @pytest.mark.parametrize("version", ["0.20.1.dev0", "0.20.0+mine", "<script>"])

@@ -144,7 +144,7 @@ def rooms(_: Records) -> str:
         + [shown(room(device, runtime)) for runtime in RUNTIME_BYTES]
         for device in load_devices()
     ]
-    header = ["device", "memory", "reserve", "PyTorch", "PyTorch with PEFT", "ExecuTorch"]
+    header = ["device", "memory", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
     return table(header, rows)
 
 

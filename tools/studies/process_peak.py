@@ -2,7 +2,7 @@
 
     python tools/studies/process_peak.py               # cases of each network, method and batch
     python tools/studies/process_peak.py lora-r4/resnet18:8x3x96x96 ...
-    python tools/studies/process_peak.py --usual ...   # without `devices.ALLOCATOR`
+    python tools/studies/process_peak.py --usual ...   # without `ALLOCATOR`
 
 Each case is a process of its own, as a device would run it: one thread, nothing but the libraries
 that its method needs, and the allocator set as the prediction wants it. It takes three real steps
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress.cases import Adaptation, split_adapter_name
-from peft_regress.devices import ALLOCATOR, process_bytes, runtime_of
+from peft_regress.devices import process_bytes, runtime_of
 
 NETWORKS: Final = (
     "shufflenet_v2_x0_5",
@@ -34,6 +34,8 @@ NETWORKS: Final = (
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
 SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
 SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 MIB: Final = 2**20
 _CLASSES: Final = 10
 _STEPS: Final = 3

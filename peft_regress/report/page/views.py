@@ -92,14 +92,14 @@ def _device_words(device: DeviceClass) -> str:
     storage = "storage of your choice"
     if device.storage_bytes is not None:
         storage = f"{format_value(device.storage_bytes, 'byte')} for weights and code"
-    memory, eager, peft, planned = (
+    memory, eager, galore, peft, planned = (
         format_value(size, "byte")
         for size in (device.memory_bytes, *(room(device, runtime) for runtime in RUNTIME_BYTES))
     )
     return (
         f"{device.title}: {memory} of memory, of which an update's tensors may take {eager} in "
-        f"PyTorch, {peft} with PEFT, {planned} in ExecuTorch; {storage}; {device.compute}. "
-        f"Source: {device.source}"
+        f"PyTorch, {galore} with GaLore, {peft} with PEFT, {planned} in ExecuTorch; {storage}; "
+        f"{device.compute}. Source: {device.source}"
     )
 
 

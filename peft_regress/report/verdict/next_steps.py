@@ -15,7 +15,7 @@ from peft_regress.cases import Case
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.runs.environment import SUSPECTS, changed_packages
+from peft_regress.runs.environment import changed_packages, suspects_of
 from peft_regress.text import printable
 
 _MOST_EXPLAINED: Final = 3
@@ -137,7 +137,7 @@ def _bisecting(comparison: Comparison, failing: Sequence[Finding]) -> Iterator[S
         before, after = comparison.references[case], comparison.observed[case]
         changed = changed_packages(before.environment, after.environment)
         # If another suspect changed, the releases of one package may not show the change.
-        if len(changed.keys() & set(SUSPECTS)) == 1 and len(case) <= _LONGEST_NAME:
+        if len(suspects_of(changed)) == 1 and len(case) <= _LONGEST_NAME:
             words = bisection(finding, changed)
             if words:
                 yield "which release did it", words
@@ -203,8 +203,8 @@ def bisection(
     finding: Finding, changed: Mapping[str, tuple[str | None, str | None]]
 ) -> list[str] | None:
     """Return the bisection between two releases of the most likely package that changed."""
-    for name in SUSPECTS:
-        old, new = changed.get(name, (None, None))
+    for name in suspects_of(changed):
+        old, new = changed[name]
         if old and new and _is_release(old) and _is_release(new):
             ends = [f"--good {quoted(old)}", f"--bad {quoted(new)}"]
             case = f"--case {quoted(finding.example.case)}"

@@ -102,6 +102,13 @@ OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
             id="a scaled loss",
         ),
         pytest.param(
+            "net.register_buffer('added', torch.ones(3), persistent=False)\n"
+            "criterion = loss_of\n"
+            "def loss_of(x, y):\n    return 2 * criterion(x, y)\n" + LOOP,
+            {"first_losses", "gradient_norms"},
+            id="a scaled loss and one more buffer",
+        ),
+        pytest.param(
             "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))\n" + LOOP,
             {"forward_flops", "peak_bytes"},
             id="more work",

@@ -1,0 +1,55 @@
+"""The prediction of a process's memory, against processes; and the table of it in the docs."""
+
+import process_peak as tool
+import pytest
+from examples import ROOT
+
+from peft_regress.devices import process_bytes, runtime_of
+
+WITHIN = 0.1
+
+
+def rows():
+    table = (ROOT / "docs" / "devices.md").read_text().partition("| method | network | images |")[2]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.partition("\n\n")[0].splitlines()[2:]
+    ]
+
+
+def test_the_table_has_each_case_and_what_is_predicted_now():
+    assert [f"{row[0]}/{row[1]}:{row[2]}" for row in rows()] == tool.square()
+    assert len(rows()) >= 20
+    for method, _, _, *sizes in rows():
+        tensors, predicted, measured = (float(size.replace(",", "")) for size in sizes[:3])
+        now = process_bytes(tensors * tool.MIB, runtime_of(method.partition("-r")[0])) / tool.MIB
+        assert predicted == pytest.approx(now, abs=1.1)
+        assert abs(measured / predicted - 1) <= WITHIN
+
+
+def test_each_method_and_each_network_meets_each_shape():
+    for part in (0, 1):
+        met = {
+            (case.partition(":")[0].split("/")[part], case.partition(":")[2])
+            for case in tool.square()
+        }
+        assert len(met) == 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        "full/shufflenet_v2_x0_5:1x3x96x96",
+        "head/mobilenet_v2:32x3x160x160",
+        "lora-r4/mobilenet_v2:32x3x160x160",
+    ],
+)
+def test_a_process_takes_what_is_predicted(case):
+    peak = tool.peak_of(case)
+    assert abs(peak.difference) <= WITHIN
+    runtime = runtime_of(tool.adaptation(case).method)
+    if peak.tensors > process_bytes(0, runtime):  # or the runtime hides an error in the tensors
+        for wrong in (0.75, 1.25):
+            predicted = process_bytes(wrong * peak.tensors, runtime)
+            assert abs(peak.measured / predicted - 1) > WITHIN

@@ -1,0 +1,135 @@
+"""Find releases that silently changed training, by `bisect` on scripts that know nothing of it.
+
+    python tools/studies/script_transitions.py           # or some: accelerate dpo lightning ...
+
+Each script of `transitions/` trains as users did when the release appeared. It is bisected in a
+project of its own; `--with` adds the packages of that time over the running environment. The table
+is in docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+_SCRIPTS: Final = Path(__file__).with_name("transitions")
+_LONGEST: Final = 200
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change that users reported, and the search for it."""
+
+    report: str
+    script: str
+    package: str
+    good: str
+    bad: str
+    beside: tuple[str, ...] = ()
+
+
+_OF_2025: Final = ("transformers==4.55.4", "peft==0.17.1")
+_TRANSITIONS: Final = {
+    "sft": Transition("unsloth#8261", "sft.py", "trl", "1.5.1", "1.8.0"),
+    "dpo": Transition(
+        "transformers#35856",
+        "dpo.py",
+        "transformers",
+        "4.48.0",
+        "4.48.2",
+        ("peft==0.14.0", "trl==0.13.0", "datasets==3.2.0"),
+    ),
+    "accelerate": Transition(
+        "accelerate#2208", "loop.py", "accelerate", "0.24.1", "0.25.0", ("peft==0.14.0",)
+    ),
+    "qlora": Transition("trl#3926", "qlora.py", "trl", "0.19.1", "0.21.0", _OF_2025),
+    "chat": Transition("trl#5138", "chat.py", "trl", "0.15.2", "0.18.2", _OF_2025),
+    "lightning": Transition(
+        "none: Lightning 2.2",
+        "lightning_bert.py",
+        "lightning",
+        "2.1.4",
+        "2.2.1",
+        ("setuptools<81",),
+    ),
+    "sft-2023": Transition("trl#1168", "sft.py", "trl", "0.7.1", "0.7.2", ("peft==0.14.0",)),
+    "lightning-2022": Transition(
+        "lightning#14445",
+        "pl_resnet.py",
+        "pytorch-lightning",
+        "1.5.10",
+        "1.6.5",
+        ("setuptools<81",),
+    ),
+}
+
+
+def main() -> None:
+    """Search for each transition and print a row of the table when it is done."""
+    print("| report | releases | first that changes it | what changed | seconds | of processor |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in sys.argv[1:] or _TRANSITIONS:
+        wanted = _TRANSITIONS[name]
+        began, used = time.monotonic(), _processor_seconds()
+        answer = _searched(name, wanted)
+        seconds = f"{time.monotonic() - began:.0f} | {_processor_seconds() - used:.0f}"
+        ends = f"{wanted.package} {wanted.good} to {wanted.bad}"
+        for first, what in _rows(answer):
+            print(f"| {wanted.report} | {ends} | {first} | {what} | {seconds} |", flush=True)
+
+
+def _searched(name: str, wanted: Transition) -> dict[str, Any] | str:
+    """Return what `bisect` prints as JSON, or why it could not search."""
+    with tempfile.TemporaryDirectory() as folder:
+        for script in ("tiny.py", wanted.script):
+            shutil.copy(_SCRIPTS / script, folder)
+        Path(folder, "pyproject.toml").write_text('[tool.peft_regress]\ncases = ["gates:GATES"]\n')
+        Path(folder, "gates.py").write_text(
+            "from peft_regress import Script\n"
+            f"GATES = [Script('study/lora-r4/{name}', '{wanted.script}', time_limit=3000)]\n"
+        )
+        words = ["bisect", wanted.package, "--good", wanted.good, "--bad", wanted.bad]
+        words += [word for one in wanted.beside for word in ("--with", one)]
+        done = subprocess.run(
+            [sys.executable, "-m", "peft_regress", *words, "--time-limit", "6000", "--format=json"],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode in {0, 3} and done.stdout:
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+    return done.stderr.strip().splitlines()[-1]
+
+
+def _rows(answer: dict[str, Any] | str) -> list[tuple[str, str]]:
+    """Return the first release of each transition, and what changed there."""
+    if isinstance(answer, str):
+        return [("not measured", answer)]
+    rows = []
+    for transition in answer["transitions"]:
+        found = transition["findings"]
+        titles = "; ".join(one["title"] for one in found)
+        rows.append((transition["first_bad"], textwrap.shorten(titles, _LONGEST)))
+    return rows or [("none", "")]
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
