@@ -96,33 +96,28 @@ def _top(answer: Answer) -> Section:
         title=f"{clean(answer.subject.name)}{on}: {taken}",
         body=(
             *([_recommendation(answer, order)] if order else []),
-            *_limit_lines(answer),
+            _limits(answer),
             scores,
         ),
         level=2,
     )
 
 
-def _limit_lines(answer: Answer) -> Iterator[str]:
+def _limits(answer: Answer) -> str:
     limits, device = answer.limits, answer.limits.device
     shown = []
     for name, unit in _UNITS.items():
-        most = {getattr(limits.of(method), name) for method in ("head", "lora")} - {None}
-        if most:
-            amounts = " to ".join(format_value(one, unit) for one in sorted(most))
-            shown.append(f"{_WORDS[name]} {amounts}")
-    yield f"Limits: {'; '.join(shown)}"
+        with_peft, without = (getattr(limits.of(method), name) for method in ("lora", "head"))
+        if with_peft is not None:
+            amount = f"{_WORDS[name]} {format_value(with_peft, unit)}"
+            if with_peft != without:
+                amount += f" with PEFT, {format_value(without, unit)} without"
+            shown.append(amount)
+    text = f"Limits: {'; '.join(shown)}"
     if device is not None and limits.memory is None:
-        total, reserve = (
-            format_value(size, "byte") for size in (device.memory_bytes, device.reserve_bytes)
-        )
-        yield (
-            f"The tensors may take what is left of {total} by the system ({reserve}) and by "
-            f"{_RUNTIMES[limits.runtime]}: docs/devices.md"
-        )
-
-
-_RUNTIMES = {"eager": "PyTorch, with PEFT more", "executorch": "ExecuTorch"}
+        whole = format_value(device.memory_bytes, "byte")
+        text += f". Memory is what the system and the runtime leave of {whole} (docs/devices.md)"
+    return text
 
 
 def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
@@ -163,7 +158,7 @@ def _fitting(shown: Sequence[Candidate], full: Candidate | None) -> Table:
                 "" if one.largest_batch is None else f"{one.largest_batch:,}",
                 format_value(one.score, "fraction") if one.scores else "",
             ),
-            notes=(why(one, full),) if one.scores else (),
+            notes=(why(one, full),) if one.scores and one is not full else (),
         )
         for one in shown
     )

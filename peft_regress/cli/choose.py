@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -32,7 +32,7 @@ _AMOUNTS: Final[dict[str, Quantity]] = {
 }  # fmt: skip
 
 
-def _limit(name: str, example: str, text: str) -> Any:
+def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", metavar="AMOUNT", help=f"{text}, such as {example}.")
 
 
