@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import torch
@@ -80,7 +80,7 @@ def corrupted(images: Tensor, severity: int) -> Tensor:
     levels[0::3] = noisy + noise * drawn
     levels[1::3] = gaussian_blur(blurred, [9, 9], [sigma, sigma])
     levels[2::3] = (flat - means) * contrast + means
-    return cast("Tensor", (levels.clamp(0, 1) - _MEAN) / _DEVIATION)
+    return (levels.clamp(0, 1) - _MEAN) / _DEVIATION
 
 
 @dataclass(frozen=True)
