@@ -70,8 +70,8 @@ def answer_sections(answer: Answer) -> list[Section]:
     parts: dict[str, tuple[Block, ...]] = {
         "What fits, the best first:": (_fitting(known, answer),) if known else (),
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
-        "What does not fit:": (_missing(answer, missing),) if missing else (),
         "What would fit:": answer.hints,
+        "What does not fit:": (_missing(answer, missing),) if missing else (),
         "Over full fine-tuning:": tuple(_saving_lines(answer)),
         "Does not work on this network:": _reasons(tried.refused),
         "Could not be trained:": _reasons(answer.untrained),
