@@ -29,13 +29,14 @@ from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import MANY, StepCost, StepLog
-from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
+from peft_regress.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.errors import InputError, UnknownNameError, UnsupportedCaseError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import ModelRecipe, Recipe
+from peft_regress.metrics import format_value
 from peft_regress.settings import DEFAULT_MATRIX
 
 FULL: Final = "full"
@@ -145,13 +146,11 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     call, base = parse_inputs(inputs), _loaded(path)
     modules = dict(base.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    if head is None and linear:
-        head = linear[-1]
-    if head not in modules:
+    heads = (head if head is not None else "".join(linear[-1:]),)
+    if not heads[0] or heads[0] not in modules:
         raise InputError(f"--model {path} has no module {head!r} as its head: name one by --head")
 
     def step(method: Method, rank: int | None) -> Step:
-        heads = (head,)
         model = method.adapt(copy.deepcopy(base), heads=heads, rank=rank, seed=0)
         set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
         return _step_of(method, rank, model)
@@ -160,7 +159,7 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
 
     return Subject(
-        name=f"{path} with the head {head}, a step on {batch} of {' and '.join(inputs)}",
+        name=f"{path} with the head {heads[0]}, a step on {batch} of {' and '.join(inputs)}",
         batch=batch,
         step=step,
         items=items,
@@ -268,10 +267,10 @@ def try_all(
                 break
             scores = tuple(evidence.get(found.name, ()))
             tried.candidates.append(dataclasses.replace(found, scores=scores))
-            full = full or found.costs
+            full = found.costs if method.name == FULL else full
             # A program takes a minute to plan; one of a higher rank is no smaller.
             is_over = limits.runtime == "executorch" and "memory" in found.lacks
-            if is_over or not _may_rise(found, full):
+            if is_over or full is None or not _may_rise(found, full):
                 break
     return tried
 
@@ -295,18 +294,22 @@ def what_would_fit(
     tried: Tried, limits: Limits, architecture: str | None, *, batch: int, resolution: int
 ) -> Iterator[str]:
     """Yield what may help where nothing fits: a smaller batch, smaller images, ExecuTorch."""
-    least = min(tried.candidates, key=lambda one: one.costs)
+    least = min(tried.candidates, key=lambda one: one.costs, default=None)
+    if least is None:
+        return
     if least.largest_batch:
         yield f"{least.name} at a batch of {least.largest_batch}"
     elif architecture is not None and limits.of("head").memory:
         while (resolution := resolution // 2) >= _SMALLEST_IMAGE:
             subject = of_architecture(architecture, batch=batch, resolution=resolution)
             found = _price(subject, registry.get("method", "head"), None, limits)
-            if found.largest_batch:
-                yield f"head at a batch of {found.largest_batch} on 3x{resolution}x{resolution}"
+            if found.largest_batch or not found.lacks:
+                size = found.largest_batch or batch
+                yield f"head at a batch of {size} on 3x{resolution}x{resolution}"
                 break
     if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
-        yield "ExecuTorch, whose runtime takes 15 MiB: --runtime executorch"
+        taken = format_value(RUNTIME_BYTES["executorch"], "byte")
+        yield f"a program of ExecuTorch, whose runtime takes {taken}: --runtime executorch"
 
 
 def _may_rise(one: Candidate, full: Costs) -> bool:

@@ -80,20 +80,29 @@ def is_below(one: Candidate, other: Candidate) -> bool:
     return found.mean < 0 and not found.is_noise
 
 
+def ties(fitting: Sequence[Candidate]) -> list[Candidate]:
+    """Return those that are not below the best by more than noise, the cheapest first.
+
+    Of those with the most seeds: what was dropped after fewer was below the best of then.
+    """
+    most = max((len(one.scores) for one in fitting), default=0)
+    known = [one for one in fitting if one.scores and len(one.scores) == most]
+    best = max(known, key=lambda one: one.score, default=None)
+    found = [one for one in known if best is not None and not is_below(one, best)]
+    return sorted(found, key=lambda one: one.costs)
+
+
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the candidates that fit, the recommended one first.
 
-    Those that are not below the best by more than noise are ties: the cheapest comes first. Those
-    that are follow by their score, those without scores last, by cost.
+    The ties come first, then what is below them by its score, last by cost what has no scores.
     """
     fitting = [one for one in candidates if not one.lacks]
-    known = [one for one in fitting if one.scores]
-    best = max(known, key=lambda one: one.score, default=None)
-    ties = [one for one in known if best is not None and not is_below(one, best)]
-    below = [one for one in known if one not in ties]
+    first = ties(fitting)
+    below = [one for one in fitting if one.scores and one not in first]
     unknown = [one for one in fitting if not one.scores]
     return [
-        *sorted(ties, key=lambda one: one.costs),
+        *first,
         *sorted(below, key=lambda one: -one.score),
         *sorted(unknown, key=lambda one: one.costs),
     ]

@@ -10,10 +10,10 @@ from peft_regress.choosing.candidates import FULL, Limits, Subject, Tried
 from peft_regress.choosing.ranking import (
     Candidate,
     difference,
-    is_below,
     of_each_method,
     rank_of_no_saving,
     ranked,
+    ties,
 )
 from peft_regress.metrics import Unit, format_value
 from peft_regress.report.document import Block, Line, Listing, Section
@@ -33,6 +33,8 @@ class Answer:
     tried: Tried
     scored_by: str = ""
     """Where the scores are from; empty without any."""
+    unit: Unit = "fraction"
+    """Of the scores."""
     hints: tuple[str, ...] = ()
     """What may help if nothing fits."""
     code: str = ""
@@ -66,8 +68,8 @@ def answer_sections(answer: Answer) -> list[Section]:
     )
     missing = [one for one in tried.candidates if one.lacks]
     parts: dict[str, tuple[Block, ...]] = {
-        "What fits, the best first:": (_fitting(known, answer.full),) if known else (),
-        "What fits, by cost alone:": (_fitting(unknown, answer.full),) if unknown else (),
+        "What fits, the best first:": (_fitting(known, answer),) if known else (),
+        "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
         "What does not fit:": (_missing(answer, missing),) if missing else (),
         "What would fit:": answer.hints,
         "Over full fine-tuning:": tuple(_saving_lines(answer)),
@@ -96,50 +98,44 @@ def _top(answer: Answer) -> Section:
         title=f"{clean(answer.subject.name)}{on}: {taken}",
         body=(
             *([_recommendation(answer, order)] if order else []),
-            *_limit_lines(answer),
+            _limits(answer),
             scores,
         ),
         level=2,
     )
 
 
-def _limit_lines(answer: Answer) -> Iterator[str]:
+def _limits(answer: Answer) -> str:
     limits, device = answer.limits, answer.limits.device
     shown = []
     for name, unit in _UNITS.items():
-        most = {getattr(limits.of(method), name) for method in ("head", "lora")} - {None}
-        if most:
-            amounts = " to ".join(format_value(one, unit) for one in sorted(most))
-            shown.append(f"{_WORDS[name]} {amounts}")
-    yield f"Limits: {'; '.join(shown)}"
+        with_peft, without = (getattr(limits.of(method), name) for method in ("lora", "head"))
+        if with_peft is not None:
+            amount = f"{_WORDS[name]} {format_value(with_peft, unit)}"
+            if with_peft != without:
+                amount += f" with PEFT, {format_value(without, unit)} without"
+            shown.append(amount)
+    text = f"Limits: {'; '.join(shown)}"
     if device is not None and limits.memory is None:
-        total, reserve = (
-            format_value(size, "byte") for size in (device.memory_bytes, device.reserve_bytes)
-        )
-        yield (
-            f"The tensors may take what is left of {total} by the system ({reserve}) and by "
-            f"{_RUNTIMES[limits.runtime]}: docs/devices.md"
-        )
-
-
-_RUNTIMES = {"eager": "PyTorch, with PEFT more", "executorch": "ExecuTorch"}
-
-
-def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
-    first, *others = order
-    text = f"{first.name}: {why(first, answer.full)}"
-    ties = [one.name for one in others if one.scores and not is_below(one, _best(order))]
-    if first.scores and ties:
-        text += f"; ties with {', '.join(ties)} within the noise of the seeds, and takes least"
+        whole = format_value(device.memory_bytes, "byte")
+        text += f". Memory is what the system and the runtime leave of {whole} (docs/devices.md)"
     return text
 
 
-def _best(order: Sequence[Candidate]) -> Candidate:
-    return max((one for one in order if one.scores), key=lambda one: one.score)
+def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
+    first = order[0]
+    text = f"{first.name}: {why(first, answer.full, unit=answer.unit)}"
+    others = [one.name for one in ties(order) if one is not first]
+    if others:
+        text += f"; ties with {', '.join(others)} within the noise of the seeds, and takes least"
+    return text
 
 
-def why(one: Candidate, full: Candidate | None) -> str:
-    """Return how a candidate compares with full fine-tuning: in points, and in memory."""
+def why(one: Candidate, full: Candidate | None, *, unit: Unit = "fraction") -> str:
+    """Return how a candidate compares with full fine-tuning: in its score, and in memory.
+
+    unit: of the scores; differences of fractions are in points.
+    """
     parts = []
     if not one.scores:
         parts.append("no evidence of accuracy")
@@ -147,23 +143,25 @@ def why(one: Candidate, full: Candidate | None) -> str:
         found = difference(one.scores, full.scores)
         noise = "within" if found.is_noise else "beyond"
         side = "below" if found.mean < 0 else "above"
-        points, margin = 100 * abs(found.mean), 100 * found.margin
-        parts.append(f"{points:.1f} points {side} full ({noise} noise, +- {margin:.1f})")
+        size, name, form = (100, " points", ".1f") if unit == "fraction" else (1, "", ".3g")
+        shown, margin = (f"{size * value:{form}}" for value in (abs(found.mean), found.margin))
+        parts.append(f"{shown}{name} {side} full ({noise} noise, +- {margin})")
     if full is not None and one is not full:
         parts.append(f"{one.costs.memory / full.costs.memory:.2f} of full's memory")
     return ", ".join(parts) or "full fine-tuning"
 
 
-def _fitting(shown: Sequence[Candidate], full: Candidate | None) -> Table:
+def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
+    full, unit = answer.full, answer.unit
     rows = tuple(
         Row(
             cells=(
                 one.name,
                 *_costs(one),
                 "" if one.largest_batch is None else f"{one.largest_batch:,}",
-                format_value(one.score, "fraction") if one.scores else "",
+                format_value(one.score, unit) if one.scores else "",
             ),
-            notes=(why(one, full),) if one.scores else (),
+            notes=(why(one, full, unit=unit),) if one.scores and one is not full else (),
         )
         for one in shown
     )
@@ -231,7 +229,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "lacks": dict(one.lacks),
             "scores": list(one.scores),
             "to_full": to_full,
-            "why": why(one, full),
+            "why": why(one, full, unit=answer.unit),
         }
 
     device = answer.limits.device

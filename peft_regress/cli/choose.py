@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -32,7 +32,7 @@ _AMOUNTS: Final[dict[str, Quantity]] = {
 }  # fmt: skip
 
 
-def _limit(name: str, example: str, text: str) -> Any:
+def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", metavar="AMOUNT", help=f"{text}, such as {example}.")
 
 
@@ -209,9 +209,11 @@ def _trained(answer: Answer, case: FineTune) -> Answer:
 
     found, failed = train_all(case, answer.tried.candidates, usual_storage(), say=report)
     tried = dataclasses.replace(answer.tried, candidates=found)
+    is_accuracy = case.score is None and all(min(one.scores, default=0) >= 0 for one in found)
     trained = dataclasses.replace(
         answer,
         tried=tried,
+        unit="fraction" if is_accuracy else "ratio",
         scored_by=f"on the data of {case.id}, up to {case.seeds} seeds of {case.steps} steps",
         untrained=failed,
     )

@@ -96,7 +96,7 @@ class _Sums:
         values = tensor.detach()
         if values.is_complex():
             values = torch.view_as_real(values)
-        for part in values.reshape(-1).split(_NUMBERS_AT_ONCE):
+        for part in torch.split(values.reshape(-1), _NUMBERS_AT_ONCE):
             numbers = part.double()
             numbers = numbers[torch.isfinite(numbers)]  # a causal mask holds infinities
             self._count += numbers.numel()

@@ -2,13 +2,14 @@
 
 import statistics
 
+import msgspec
 import pytest
 import task_study
 
 from peft_regress.baselines.references import read_references
 from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import BATCH, STEPS
-from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.catalogue.evidence import EVIDENCE_FILE, Evidence, read_evidence
 from peft_regress.gate.policy import DEFAULT_POLICY
 
 EVIDENCE = read_evidence()
@@ -24,7 +25,7 @@ def test_every_case_has_an_accuracy_for_each_seed_and_both_tasks_have_every_netw
     assert (EVIDENCE.steps, EVIDENCE.batch) == (STEPS, BATCH)
     for case, accuracies in BY_CASE.items():
         assert len(accuracies) == EVIDENCE.seeds, case
-        assert all(0.1 < each < 1 for each in accuracies), case
+        assert all(0.05 < each < 1 for each in accuracies), case
     for task in ("unseen", "shift"):
         for network in task_study.NETWORKS:
             assert {"head", "bn_head", "full", "lora-r4"} <= EVIDENCE.scores[task][network].keys()
@@ -34,7 +35,7 @@ def test_the_first_seeds_are_those_of_the_stored_run():
     """Another processor moves the mean of a case by less than the gate's margin."""
     stored = read_references(task_study.ROOT / "baselines")
     compared = BY_CASE.keys() & stored.keys()
-    assert len(compared) >= 32
+    assert len(compared) >= 50
     for case in compared:
         samples = stored[case].record.metrics["accuracy"].samples
         difference = statistics.fmean(BY_CASE[case][: len(samples)]) - statistics.fmean(samples)
@@ -60,3 +61,23 @@ def test_a_higher_severity_moves_pixels_further():
         means = [each[kind::3].mean().item() for each in moved]
         assert means == sorted(means)
         assert means[0] > 0
+
+
+def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_case(tmp_path, monkeypatch):
+    file, trained = tmp_path / "evidence.json", []
+    lacks = "shift/head/resnet18"
+    content = msgspec.json.decode(EVIDENCE_FILE.read_bytes())
+    del content["scores"]["shift"]["resnet18"]["head"]
+    file.write_bytes(msgspec.json.encode(content))
+
+    def scores(case, *, seed):
+        trained.append((case.method, seed))
+        return {"accuracy": BY_CASE[lacks][seed] if case.method == "head" else 0.25}
+
+    monkeypatch.setattr(task_study, "EVIDENCE_FILE", file)
+    monkeypatch.setattr(task_study, "scores", scores)
+    task_study.train(map(Case.parse, ["unseen/full/resnet18", lacks]))
+    assert trained == [*(("head", seed) for seed in range(10)), ("zero-shot", 0)]
+    written = msgspec.json.decode(file.read_bytes(), type=Evidence)
+    assert written.scores == EVIDENCE.scores
+    assert written.zero_shot["shift"]["resnet18"] == 0.25

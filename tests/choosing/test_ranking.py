@@ -72,6 +72,12 @@ def test_what_does_not_fit_is_not_ranked_and_what_is_not_known_comes_last():
     assert names(ranked([best, *unknown, known])) == ["lora-r4", "ia3", "hra-r4"]
 
 
+def test_what_was_dropped_after_fewer_seeds_is_no_tie_and_not_the_best():
+    dropped = candidate("head", 1, [0.80, 0.81])
+    kept = candidate("full", 9, [0.90, 0.91, 0.60, 0.61])
+    assert names(ranked([dropped, kept])) == ["full", "head"]
+
+
 def test_without_scores_the_cheapest_is_first():
     found = ranked([candidate("full", 9), candidate("lora-r1", 5), candidate("lora-r2", 6)])
     assert names(found) == ["lora-r1", "lora-r2", "full"]

@@ -5,11 +5,16 @@ import re
 import sys
 
 import pytest
+import torch
+from edge_programs import without_executorch
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.cost.profile import loss_of_images
 from peft_regress.devices import load_devices, room
+from peft_regress.measure.edge.package import INSTALL
+from peft_regress.measure.edge.program import training_program
 
 DEVICES = {
     "raspberry-pi-zero-2-w": "head",
@@ -125,6 +130,32 @@ def test_nothing_fits_is_exit_1_with_what_would(command):
     code, out, _ = command("choose", *TINY, "--memory", "60kB")
     assert code == 1
     assert re.search(r"What would fit:\n  \S+ at a batch of 1\n", out)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_without_the_extra_the_runtime_is_one_line_with_the_command(command, monkeypatch):
+    without_executorch(monkeypatch)
+    code, out, err = command("choose", *TINY, "--memory", "1GiB", "--runtime", "executorch")
+    assert (code, out) == (2, "")
+    assert err == f"error: executorch is not installed: {INSTALL}\n"
+
+
+@pytest.mark.executorch
+@pytest.mark.usefixtures("tiny")
+def test_in_executorch_memory_is_the_plan_and_the_state(command):
+    typed = ["--architecture", "tiny", "--resolution", "32", "--memory", "1GiB"]
+    typed += ["--method", "galore", "--runtime", "executorch"]
+    found = chosen(command, *typed)
+    full = by_name(found)["full"]
+    cost = priced(command, "full", "tiny", batch=8, resolution=32)
+    batch = {"inputs": torch.rand(8, 3, 32, 32), "labels": torch.arange(8)}
+    model = TinyArchitecture().build(num_classes=10, seed=0)
+    program = training_program(model, batch, loss=loss_of_images(10))
+    assert full["costs"]["memory"] == program.planned_bytes + cost["optimizer_state_bytes"]
+    assert full["costs"]["update"] == sum(cost[f"{part}_flops"] for part in PHASES)
+    assert full["costs"]["storage"] == len(program.content)
+    assert full["largest_batch"] is None
+    assert "optimizer that ExecuTorch lacks" in found["refused"]["galore"]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -126,8 +126,8 @@ def execute(command, rule, folder):
     if rule.is_slow:
         code, printed = (shell_once if rule.how == "live" else shell)(typed, folder)
     else:
-        is_cost = typed.startswith("peft-regress cost")
-        code, printed = (command_line_once if is_cost else command_line)(typed)
+        profiles = typed.startswith(("peft-regress cost", "peft-regress choose"))
+        code, printed = (command_line_once if profiles else command_line)(typed)
     assert code in rule.codes, f"{typed}\n{printed}"
     return printed.splitlines()
 

@@ -4,6 +4,9 @@ import evidence_tables as tool
 import pytest
 from page_tables import put
 
+from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.choosing.ranking import difference
+
 
 @pytest.mark.parametrize("name", tool.TABLES)
 def test_each_table_is_on_the_page_as_it_is_made_now(name):
@@ -17,3 +20,32 @@ def test_a_cell_has_the_mean_and_the_paired_interval():
     assert tool.cell(scores, "head") == "62.0 (+2.0 ± 2.5)"
     assert tool.cell(scores, "full") == "60.0"
     assert tool.cell(scores, "lora-r4") == "-"
+
+
+def test_the_sentences_below_the_tables_hold():
+    evidence = read_evidence().scores
+
+    def above(task, method, other="full"):
+        return {
+            network: difference(scores[method], scores[other])
+            for network, scores in evidence[task].items()
+            if method in scores
+        }
+
+    def below(task, method):
+        found = above(task, method)
+        return {name for name in found if found[name].mean < -found[name].margin}
+
+    networks = {"mobilenet_v2", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5"}
+    others = networks - {"mobilenet_v3_small"}
+    assert below("shift", "head") == below("shift", "bn_head") == networks
+    assert below("unseen", "head") == below("unseen", "bn_head") == others
+    assert (below("unseen", "lora-r4"), below("shift", "lora-r4")) == ({"resnet18"}, set())
+    rank_16 = above("unseen", "lora-r16", "lora-r1")
+    assert {name for name, each in rank_16.items() if each.mean > each.margin} == networks
+    for method in ("head", "lora-r4"):
+        assert above("unseen", method)["efficientnet_lite0"].is_noise
+    severities = evidence.keys() - {"unseen", "shift"}
+    assert all(below(task, "bn_head") for task in severities)
+    lost = [-above(task, "lora-r4")["shufflenet_v2_x0_5"].mean for task in severities]
+    assert f"LoRA r=4 is at most {100 * max(lost):.1f} points below" in tool.PAGE.read_text()

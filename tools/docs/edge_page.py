@@ -55,29 +55,23 @@ def savings(records: Records) -> str:
     The paper's total and the peak are in eager PyTorch, the others as ExecuTorch plans them. Cases
     that do not export are left out.
     """
-    blocks = []
-    for task in ("edge", "edge-b8"):
-        rows = []
-        for case in matrix_cases("edge", task=task):
-            record, whole = records[case.id], records[f"{task}/full/{case.architecture}"]
-            if case.method in SAVING and {record.status, whole.status} == {"ok"}:
-                sizes = zip(_sizes(record), _sizes(whole), strict=True)
-                shares = (_printed(case), *(1 - part / all_of_it for part, all_of_it in sizes))
-                planned = _mib(record.metrics["edge_train_bytes"].value)
-                cells = [planned, *map(_percent, shares)]
-                rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
-        wholes = ", ".join(
-            f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
-            for name in _architectures(task)
-            if (whole := records[f"{task}/full/{name}"]).status == "ok"
-        )
-        header = ["architecture", "method", "planned, MiB", "the paper", "eager, categories",
-                  "eager, peak", "planned", "planned, with the file"]  # fmt: skip
-        blocks.append(
-            f"`{task}`, over full fine-tuning, which takes: {wholes}\n\n"
-            + table(header, rows, names=2)
-        )
-    return "\n\n".join(blocks)
+    rows = []
+    for case in matrix_cases("edge", task="edge"):
+        record, whole = records[case.id], records[f"edge/full/{case.architecture}"]
+        if case.method in SAVING and {record.status, whole.status} == {"ok"}:
+            sizes = zip(_sizes(record), _sizes(whole), strict=True)
+            shares = (_printed(case), *(1 - part / all_of_it for part, all_of_it in sizes))
+            planned = _mib(record.metrics["edge_train_bytes"].value)
+            cells = [planned, *map(_percent, shares)]
+            rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
+    wholes = ", ".join(
+        f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
+        for name in _architectures()
+        if (whole := records[f"edge/full/{name}"]).status == "ok"
+    )
+    header = ["architecture", "method", "planned, MiB", "the paper", "eager, categories",
+              "eager, peak", "planned", "planned, with the file"]  # fmt: skip
+    return f"Full fine-tuning takes: {wholes}\n\n" + table(header, rows, names=2)
 
 
 def _sizes(record: Record) -> tuple[float, float, float, float]:
@@ -91,7 +85,7 @@ def _printed(case: Case) -> float | None:
     """Return the saving that the paper prints: rank 4, one image of 224x224."""
     printed = json.loads(PRINTED.read_text())["memory_mib"].get(case.architecture, {})
     part, whole = (printed.get(name, {}).get("total") for name in (case.method, "full"))
-    if part is None or whole is None or case.rank not in {None, 4} or case.task != "edge":
+    if part is None or whole is None or case.rank not in {None, 4}:
         return None
     return 1 - float(part) / float(whole)
 
@@ -158,8 +152,8 @@ TABLES: Final = {
 }
 
 
-def _architectures(task: str = "edge") -> list[str]:
-    return list(dict.fromkeys(case.architecture for case in matrix_cases("edge", task=task)))
+def _architectures() -> list[str]:
+    return list(dict.fromkeys(case.architecture for case in matrix_cases("edge", task="edge")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

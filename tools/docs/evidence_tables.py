@@ -14,40 +14,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from page_tables import ROOT, finish, option_parser, table
-from scipy.stats import t as student
 
 from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.choosing.ranking import difference
 
 PAGE: Final = ROOT / "docs" / "evidence.md"
 TASKS: Final = ("unseen", "shift")
 
-
-def half_interval(points: Sequence[float]) -> float:
-    """Return half of the 95 % interval of a mean (Student's t)."""
-    count = len(points)
-    return float(student.ppf(0.975, count - 1)) * statistics.stdev(points) / count**0.5
+Scores = Mapping[str, Sequence[float]]
+"""By method: an accuracy for each seed."""
 
 
-def percent(accuracies: Sequence[float]) -> list[float]:
-    """Return accuracies in percent."""
-    return [100 * each for each in accuracies]
-
-
-def differences(scores: Mapping[str, Sequence[float]], method: str) -> list[float]:
-    """Return by how many points each seed is above full fine-tuning."""
-    pairs = zip(percent(scores[method]), percent(scores["full"]), strict=True)
-    return [one - full for one, full in pairs]
-
-
-def cell(scores: Mapping[str, Sequence[float]], method: str) -> str:
-    """Return a method's mean, with how far it is above full fine-tuning and the interval."""
+def cell(scores: Scores, method: str) -> str:
+    """Return a method's mean in percent, with how far it is above full fine-tuning."""
     if method not in scores:
         return "-"
-    mean = f"{statistics.fmean(percent(scores[method])):.1f}"
+    mean = f"{100 * statistics.fmean(scores[method]):.1f}"
     if method == "full":
         return mean
-    points = differences(scores, method)
-    return f"{mean} ({statistics.fmean(points):+.1f} ± {half_interval(points):.1f})"
+    above = difference(scores[method], scores["full"])
+    return f"{mean} ({100 * above.mean:+.1f} ± {100 * above.margin:.1f})"
 
 
 def order(method: str) -> tuple[int, int]:
@@ -69,29 +55,40 @@ def accuracy(task: str) -> str:
     return table(["method", *networks], rows)
 
 
+def severities() -> str:
+    """Return the accuracies of one network under corruptions: a row for each severity."""
+    evidence, rows = read_evidence(), []
+    methods: list[str] = []
+    for task in sorted(evidence.scores.keys() - set(TASKS)):
+        ((network, scores),) = evidence.scores[task].items()
+        methods = sorted(scores, key=order)
+        source = f"{100 * evidence.zero_shot[task][network]:.1f}"
+        rows.append([task, source, *(cell(scores, name) for name in methods)])
+    return table(["task", "source model", *(f"`{name}`" for name in methods)], rows)
+
+
 def noise() -> str:
-    """Return how far seeds spread, and what pairing them gains: medians over methods."""
+    """Return how far seeds spread, and what that leaves of a difference: medians over methods."""
     rows = []
     for task in TASKS:
-        spreads, paired, unpaired = [], [], []
-        for scores in read_evidence().scores[task].values():
-            for method in scores.keys() - {"full"}:
-                alone = [statistics.stdev(percent(scores[name])) for name in (method, "full")]
-                spreads.append(alone[0])
-                paired.append(half_interval(differences(scores, method)))
-                count = len(scores[method])
-                both = (sum(each**2 for each in alone) / count) ** 0.5
-                unpaired.append(float(student.ppf(0.975, 2 * count - 2)) * both)
-        medians = [f"{statistics.median(each):.1f}" for each in (spreads, paired, unpaired)]
-        rows.append([f"`{task}`", *medians, f"{max(paired):.1f}"])
-    header = ["task", "standard deviation over seeds", "half interval, paired", "unpaired"]
-    return table([*header, "paired, at most"], rows)
+        pairs = [
+            (scores[method], difference(scores[method], scores["full"]).margin)
+            for scores in read_evidence().scores[task].values()
+            for method in scores.keys() - {"full"}
+        ]
+        spread = statistics.median(statistics.stdev(accuracies) for accuracies, _ in pairs)
+        margins = [margin for _, margin in pairs]
+        points = [spread, statistics.median(margins), max(margins)]
+        rows.append([f"`{task}`", *(f"{100 * each:.1f}" for each in points)])
+    header = ["task", "standard deviation over seeds", "half of an interval", "at most"]
+    return table(header, rows)
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "noise": noise,
     "unseen": lambda: accuracy("unseen"),
     "shift": lambda: accuracy("shift"),
+    "severities": severities,
+    "noise": noise,
 }
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import torch
@@ -57,7 +57,7 @@ SEVERITIES: Final = ("shift-1", "shift-2", "shift-3", "shift-4", "shift-5")
 CASES: Final = (
     *(f"{task}/{m}/{n}" for m in METHODS for task in ("unseen", "shift") for n in NETWORKS),
     *(f"unseen/{method}/efficientnet_lite0" for method in METHODS[:7]),
-    *(f"{task}/{m}/{n}" for n in NETWORKS[1:3] for task in SEVERITIES for m in METHODS[:4]),
+    *(f"{task}/{m}/{n}" for n in NETWORKS[1:2] for task in SEVERITIES for m in METHODS[:4]),
 )
 # By severity: standard deviation of the noise and factor of the contrast are ImageNet-C's, the
 # blur's standard deviation in pixels is that of the same authors' CIFAR-10-C, for 32 x 32 pixels.
@@ -80,7 +80,7 @@ def corrupted(images: Tensor, severity: int) -> Tensor:
     levels[0::3] = noisy + noise * drawn
     levels[1::3] = gaussian_blur(blurred, [9, 9], [sigma, sigma])
     levels[2::3] = (flat - means) * contrast + means
-    return cast("Tensor", (levels.clamp(0, 1) - _MEAN) / _DEVIATION)
+    return (levels.clamp(0, 1) - _MEAN) / _DEVIATION
 
 
 @dataclass(frozen=True)
