@@ -153,7 +153,7 @@ def _sentences(found: Observation) -> Iterable[str]:
             where = f", group {at}" if optimizer.groups[1:] else ""
             yield f"{clean(optimizer.name)}{where}: {numbers}"
     if found.costs is None:
-        yield "costs are those of the second step: watch two steps at least"
+        yield found.why_no_costs
     for phase, names in found.uncounted.items():
         yield f"no {phase}_flops: there is no formula for {', '.join(map(clean, names))}"
     yield from map(clean, found.notes)

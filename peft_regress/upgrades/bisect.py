@@ -21,7 +21,7 @@ from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import INVARIANTS, METRICS
-from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
+from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.runs.environment import changed_packages
 from peft_regress.script import Script
@@ -149,8 +149,6 @@ class _Search:
         if lacking:
             try:
                 known |= self._measure(version, lacking, trains=trains)
-            except ReplacesTorchError:
-                raise
             except InputError as error:
                 self.skipped[version] = str(error)
                 self.progress(f"{self._name} {version}: skipped ({error})")

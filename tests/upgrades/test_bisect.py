@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
 from peft_regress.runs.schema import Limits
@@ -212,6 +213,15 @@ def test_a_release_that_cannot_be_installed_or_imported_is_skipped_and_listed(wo
         assert "skipped 0.24.0: " in text
         assert "HybridCache" in text
         assert "no wheel for this Python" in text
+
+
+def test_a_release_in_between_that_would_replace_torch_is_skipped(world):
+    world.moved = since("0.25.0", forward_flops=2000)
+    other = ReplacesTorchError("peft==0.25.0", "2.0", "1.9")
+    world.broken = lambda packages: other if packages["peft"] == Version("0.25.0") else None
+    result = found()
+    assert boundaries(result) == [("0.24.0", "0.26.0")]
+    assert "Add --yes" in result.skipped[Version("0.25.0")]
 
 
 @pytest.mark.parametrize("end", [GOOD, BAD])

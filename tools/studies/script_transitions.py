@@ -53,9 +53,9 @@ _TRANSITIONS: Final = {
         "accelerate#2208", "loop.py", "accelerate", "0.24.1", "0.25.0", ("peft==0.14.0",)
     ),
     "qlora": Transition("trl#3926", "qlora.py", "trl", "0.19.1", "0.21.0", _OF_2025),
-    "chat": Transition("trl#5138", "chat.py", "trl", "0.15.2", "0.18.2", _OF_2025),
+    "chat": Transition("trl#5138", "chat.py", "trl", "0.15.2", "0.17.0", _OF_2025),
     "lightning": Transition(
-        "none: Lightning 2.2",
+        "Lightning 2.2",
         "lightning_bert.py",
         "lightning",
         "2.1.4",
@@ -67,7 +67,7 @@ _TRANSITIONS: Final = {
         "lightning#14445",
         "pl_resnet.py",
         "pytorch-lightning",
-        "1.5.10",
+        "1.5.4",
         "1.6.5",
         ("setuptools<81",),
     ),

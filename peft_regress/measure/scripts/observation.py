@@ -94,6 +94,13 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ended: str = ""
     """The exception that ended the script before its steps were over, in one line; '' if none."""
 
+    @property
+    def why_no_costs(self) -> str:
+        """Return why the costs of the second step are unknown."""
+        if not self.trained:
+            return "nothing trains: no parameter that its optimizers hold requires a gradient"
+        return "costs are those of the second step, and it took one optimizer step"
+
     def step_metrics(self) -> dict[str, int]:
         """Return the costs of the second step by their names in run files; unknown ones absent."""
         if self.costs is None:

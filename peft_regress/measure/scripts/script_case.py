@@ -80,10 +80,7 @@ class ScriptRecipe:
         self.used = dict(first.packages)
         _check_repeats(script, first, second)
         if first.costs is None:
-            raise ScriptError(
-                f"Script {script.id!r}: {script.script} took one optimizer step and ended: costs "
-                "are those of the second step"
-            )
+            raise ScriptError(f"Script {script.id!r}: {script.script}: {first.why_no_costs}")
         metrics = _metrics(first)
         return Record(
             case=script.case,

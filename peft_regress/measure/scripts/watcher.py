@@ -75,7 +75,7 @@ class Watcher:
         self._micro_batches: list[seen.MicroBatch] = []
         self._norm = 0.0
         self._rates: tuple[float, ...] = ()
-        self._step_began = 0.0
+        self._step_began = time.perf_counter()
         self._steps: list[seen.Step] = []
         self._facts: dict[str, Any] = {}
         self._notes: list[str] = []

@@ -144,10 +144,22 @@ def test_a_script_that_draws_without_a_seed_is_refused_by_what_differs(measured,
     assert named in str(caught.value)
 
 
-def test_a_script_that_fails_with_a_reference_is_in_error(measured):
-    record = measured("x, y = data[:8]\nstep(x, y)\nraise ValueError('gone')", has_reference=True)
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("x, y = data[:8]\nstep(x, y)\nraise ValueError('gone')", "one optimizer step"),
+        (
+            "net.requires_grad_(False)\n"
+            "criterion = loss_of\n"
+            "def loss_of(x, y):\n    return criterion(x.requires_grad_(), y)\n" + LOOP,
+            "nothing trains",
+        ),
+    ],
+)
+def test_a_script_that_fails_with_a_reference_is_in_error(measured, text, named):
+    record = measured(text, has_reference=True)
     assert record.status == "error"
-    assert "one optimizer step" in record.error.message
+    assert named in record.error.message
 
 
 @pytest.mark.parametrize(
