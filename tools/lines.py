@@ -26,8 +26,8 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_860),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 215),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_750),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 218),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_410),
     Part(
         "JavaScript and CSS of the page",
@@ -35,8 +35,8 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_000),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_000),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_740),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
 )
 
 
