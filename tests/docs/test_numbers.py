@@ -51,7 +51,7 @@ CLAIMS = {
 PROGRAMS = "peft|torch|ExecuTorch|Python|transformers"
 NO_COUNT = re.compile(
     # Releases and names.
-    rf"Raspberry Pi Zero 2 W|(?:{PROGRAMS}|of|or|from|[sS]ince|[rR]eleases|(?:B|b)efore)"
+    rf"Raspberry Pi Zero 2 W|(?:{PROGRAMS}|of|or|from|before|Before|since|Since|releases|Releases)"
     r" \d[\d.]*(?:(?:,| and| to) \d[\d.]*)*"
     # What an exit code says has tests of the commands.
     r"|(?:exit code|output code|ends? with).*"
