@@ -48,7 +48,7 @@ CLAIMS = {
 }
 """What the pages say with a number that the code has."""
 
-PROGRAMS = "peft|torch|ExecuTorch|Python|transformers"
+PROGRAMS = "peft|torch|ExecuTorch|Python|transformers|trl"
 NO_COUNT = re.compile(
     # Releases and names.
     rf"Raspberry Pi Zero 2 W|(?:{PROGRAMS}|of|or|from|before|Before|since|Since|releases|Releases)"
