@@ -35,8 +35,8 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_740),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_750),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_350),
 )
 
 

@@ -477,7 +477,8 @@ def test_each_fill_moves_the_output_of_every_adapter(method):
 def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
     """On a real network; the tiny one damps what its adapters do."""
     method = method_named(name)
-    data = registry.get("task", "shift").load().cast(method.base_dtype)
+    data = registry.get("task", "shift").load()
+    images = data.test_images[:4].to(getattr(torch, method.base_dtype))
 
     def losses(factor):
         base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
@@ -485,7 +486,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
             adapter=MethodAdapter(method=method, rank=1, heads=(MOBILENET_V3_SMALL.head,)),
             objective=Objective(),
             base=copy.deepcopy(base),
-            probe=(data.test_images[:4], data.test_labels[:4]),
+            probe=(images, data.test_labels[:4]),
         )
         adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)
         for module in adapted.modules():

@@ -172,4 +172,5 @@ def test_the_page_has_one_row_per_fault():
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \|$", table, re.MULTILINE)
     assert sorted(rows) == sorted(fault.name for fault in FAULTS.values())
     total = re.search(rf"^{len(FAULTS)} faults, .*", table, re.MULTILINE)[0]
-    assert total in (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+    assert total in " ".join(page.split())
