@@ -271,7 +271,10 @@ def priced(command, name, architecture, *, batch, resolution):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["shufflenet_v2_x0_5", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize(("batch", "resolution"), [(1, 96), (32, 224)])
 def test_for_each_device_the_answer_is_what_cost_says(command, architecture, batch, resolution):
     at = ["--architecture", architecture, "--batch", batch, "--resolution", resolution]
