@@ -4,7 +4,7 @@
 
 Each script of `transitions/` trains as users did when the release appeared. It is bisected in a
 project of its own; `--with` adds the packages of that time over the running environment. The table
-is in docs/evidence.md.
+is in docs/upgrading.md.
 """
 
 from __future__ import annotations
