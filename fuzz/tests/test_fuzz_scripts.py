@@ -186,7 +186,7 @@ def exit_codes(folder):
     return {name: int(code) for name, code in (line.split() for line in done.stdout.splitlines())}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_script_of_the_corpus_shows_its_failure(tmp_path):
     (tmp_path / "scripts").mkdir()
     corpus = read_corpus(Path(__file__).parents[1] / "corpus")

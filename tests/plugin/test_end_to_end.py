@@ -39,22 +39,13 @@ def test_dora_running_its_base_convolution_twice_fails_the_run(tmp_path):
     assert "environment: peft 0.15.2 -> 0.14.0" in done.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "environment",
-    [
-        {"ATEN_CPU_CAPABILITY": "avx2"},
-        pytest.param({"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}, marks=pytest.mark.nightly),
-    ],
+    [{"ATEN_CPU_CAPABILITY": "avx2"}, {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}],
     ids=["avx2", "two-threads"],
 )
-@pytest.mark.parametrize(
-    "select",
-    [
-        pytest.param("mobilenet_v3_small and shift and (head or lora-r4)", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v3_small and (full or head or r4)", marks=pytest.mark.nightly),
-    ],
-    ids=["two-cases", "every-method"],
-)
-def test_the_stored_baseline_reproduces_elsewhere(tmp_path, select, environment):
+def test_the_stored_baseline_reproduces_elsewhere(tmp_path, environment):
+    select = "mobilenet_v3_small and (full or head or r4)"
     done = bench("-k", select, f"--regress-save={tmp_path / 'run.json'}", **environment)
     assert done.returncode == 0, done.stdout

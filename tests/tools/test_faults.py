@@ -158,7 +158,7 @@ def test_the_command_writes_the_table_between_the_markers(results):
     assert "| `forward_flops` |" in page
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_faults_are_caught_in_separate_processes(capsys):
     assert faults.main(["--only", "labels-smoothed", "schedule-ends-early"]) == 0
     out = capsys.readouterr().out

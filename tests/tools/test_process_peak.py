@@ -42,7 +42,7 @@ def test_each_method_and_each_network_meets_each_shape():
     [
         "full/shufflenet_v2_x0_5:1x3x96x96",
         "head/mobilenet_v2:32x3x160x160",
-        "lora-r4/mobilenet_v2:32x3x160x160",
+        pytest.param("lora-r4/mobilenet_v2:32x3x160x160", marks=pytest.mark.nightly),
     ],
 )
 def test_a_process_takes_what_is_predicted(case):

@@ -42,7 +42,7 @@ def test_the_reference_is_not_put_in_place_of_a_peft_that_is_in_use():
         control.use_reference()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_is_found_in_adapters_that_are_right():
     methods, _, found = search(8).partition("\n")
     assert methods.startswith("['dora', 'ia3', 'loha', 'lokr', 'lora'] ")
