@@ -33,7 +33,7 @@ _SCALE = 0.005  # of the logits: the nearest mean stays the nearest, and losses 
 
 @functools.cache
 def _photo_classifier(size):
-    network = EFFICIENTNET_LITE0.pretrained()
+    network = EFFICIENTNET_LITE0.source(num_classes=1000)
     network.classifier = nn.Identity()
     (images, labels), _ = labelled_crops(size)
     with torch.no_grad():
