@@ -205,9 +205,15 @@ def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
 
 
 def step_runtime(record: Record) -> Runtime:
-    """Return what takes the step of a case: ExecuTorch, where it is exported to it."""
-    is_exported = "edge_train_bytes" in record.metrics
-    return "executorch" if is_exported else runtime_of(record.case.method)
+    """Return what takes the step of a case: of one's own by what trains, whatever it is named."""
+    if "edge_train_bytes" in record.metrics:
+        return "executorch"
+    if record.batch is UNSET and record.script is UNSET:
+        return runtime_of(record.case.method)
+    if "projection_flops" in record.metrics:
+        return "galore"
+    trains_all = value_in(record, "trainable_params") == value_in(record, "total_params")
+    return "eager" if trains_all or record.numerics in {"head", "bn_head"} else "peft"
 
 
 def _limit(record: Record, device: DeviceClass, need: str) -> int | None:

@@ -7,7 +7,7 @@ import pytest
 from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
 
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
-from peft_regress.gate.budgets import fits
+from peft_regress.gate.budgets import fits, step_runtime
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Limits, OwnBound
 
@@ -156,6 +156,22 @@ def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
     (reason,) = verdict(heavy, devices=(BOARD,)).reasons
     assert (reason.metric, reason.new, reason.limit) == ("budget storage of board", 101, 100)
+
+
+@pytest.mark.parametrize(
+    ("more", "trains", "expected"),
+    [
+        ({}, {"trainable_params": 9, "total_params": 9}, "eager"),
+        ({"numerics": "head"}, {"trainable_params": 1, "total_params": 9}, "eager"),
+        ({}, {"trainable_params": 9, "total_params": 9, "projection_flops": 5}, "galore"),
+        ({}, {"trainable_params": 1, "total_params": 9}, "peft"),
+    ],
+)
+@pytest.mark.parametrize("name", ["own/full/net", "own/lora-r4/net"])
+def test_what_takes_the_step_of_an_own_case_is_told_by_what_trains_not_by_its_name(
+    name, more, trains, expected
+):
+    assert step_runtime(make_record(name, {**COSTS, **trains}, batch=8, **more)) == expected
 
 
 def test_a_device_that_nobody_knows_is_not_judged_and_told():
