@@ -58,7 +58,7 @@ def profile_inference(
     """Measure what one forward pass costs, to show adapters that are expensive to run.
 
     The second of two passes is measured, because some modules fill caches in the first. The
-    model is in eval mode during both, and left unchanged. Attention's inference-only kernels are
+    copy that runs is in eval mode during both. Attention's inference-only kernels are
     off, as in a training step. An adapter counts as the model has it: attached or merged.
 
     Args:
@@ -77,12 +77,11 @@ def profile_inference(
 
     def measure(*, fake: bool) -> InferenceCost:
         with staged(model, batch, fake=fake) as stage, torch.no_grad():
-            model.eval()  # `staged` restores the modes
-            recorder = stage.recorder
+            copied, recorder = stage.model.eval(), stage.recorder
             with recorder:
-                call(model, stage.batch)
+                call(copied, stage.batch)
                 start = recorder.mark()
-                output = call(model, stage.batch)
+                output = call(copied, stage.batch)
                 end = recorder.mark()
                 del output
         memory = summarize_memory(recorder.memory_log[: end.memory], start=start.memory)

@@ -74,9 +74,9 @@ def record_training_step(
     """Return what `profile_training_step` summarizes: each allocation and each operator."""
     refusals.check_model(model)
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
-        for parameter in model.parameters():
+        for parameter in stage.model.parameters():
             parameter.grad = None
-        marks = _record_two_steps(stage, model, make_optimizer, loss)
+        marks = _record_two_steps(stage, make_optimizer, loss)
     log = stage.recorder
     return StepLog(log.memory_log, log.flop_log, marks, tensors_used(fake=fake))
 
@@ -141,11 +141,10 @@ def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]],
 
 def _record_two_steps(
     stage: Stage,
-    model: nn.Module,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     loss: Callable[[nn.Module, Any], Tensor],
 ) -> StepMarks:
-    recorder = stage.recorder
+    model, recorder = stage.model, stage.recorder
 
     def take(optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
         """Take a step and return where its backward pass and its update begin."""

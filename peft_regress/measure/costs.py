@@ -118,10 +118,7 @@ def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> Cas
 
 
 def _own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
-    """Profile the case's own step on its own batch, and a forward pass as its loss makes it.
-
-    On a model of its own, since an adapter may keep fake tensors of the step.
-    """
+    """Profile the case's own step on its own batch, and a forward pass as its loss makes it."""
     adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))
@@ -201,7 +198,6 @@ def profile_recipe(
     dtype: torch.dtype = getattr(torch, recipe.method.base_dtype)
     ran: dict[str, int] = {}
     if running:
-        # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
         images = torch.zeros(settings.input_shape, dtype=dtype)
         ran = _running_cost(model, images, merge=recipe.method.merge)
     step = cost.profile_step(

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from peft_regress.baselines.run_adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.cost.stand_ins import swapped_tensors, without_graph
+from peft_regress.cost.stand_ins import with_tensors, without_graph
 from peft_regress.cost.storages import peak_while
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.gate.repeats import KnownCurve
@@ -247,8 +247,8 @@ class Rounds:
         self._rounds.append(_Round(training, scores, own))
         if seed == recipe.seeds[0]:
             # A loss may have kept losses in the model, with their graphs.
-            with swapped_tensors(model, without_graph):
-                self.facts = self._watch.after_training(model, optimizer)
+            trained = with_tensors(model, without_graph)
+            self.facts = self._watch.after_training(trained, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving.peak_bytes
             self._keep_adapter(model)
             self._updates = inputs.optimizer_updates(

@@ -96,11 +96,19 @@ RANK = 8
 PRODUCT = 2 * WIDTH * RANK * WIDTH
 
 
-def test_the_parts_of_a_subclass_are_swapped_and_held_and_its_products_counted():
+class Factored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.matrix = Factors(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
+
+    def forward(self, x):
+        return x * (self.matrix * 2.0).sum()
+
+
+def test_the_parts_of_a_subclass_are_replaced_and_held_and_its_products_counted():
     def make():
         model = with_function(lambda x: x)
-        model[1].matrix = Factors(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
-        model[1].function = lambda x: x * (model[1].matrix * 2.0).sum()
+        model[1] = Factored()
         return model
 
     cost = same_cost(make)

@@ -32,7 +32,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_regress.cost.stand_ins import swapped_tensors
+from peft_regress.cost.stand_ins import with_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,10 +97,11 @@ def count_step(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     counter = _PaperCounter()
-    with swapped_tensors(model, mode.from_tensor), mode, counter:
-        optimizer = make_optimizer(model)
+    copied = with_tensors(model, mode.from_tensor)
+    with mode, counter:
+        optimizer = make_optimizer(copied)
         counter.flops.clear()
-        objective = model(torch.empty(input_shape)).sum()
+        objective = copied(torch.empty(input_shape)).sum()
         counter.phase = "backward"
         objective.backward()
         counter.phase = "optimizer"
