@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -104,7 +105,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
 
 
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with WorkerProcess(interpreter, time_limit=time_limit) as worker:
+    with closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
         return worker.packages
 
 
@@ -135,7 +136,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
     drawn: what the machine does at regular times must not always meet the same side.
     """
     base, candidate = (Environment(python=Path(python)) for python in plan.interpreters)
-    with Pair(base, candidate, time_limit=plan.time_limit) as pair:
+    with closing(Pair(base, candidate, time_limit=plan.time_limit)) as pair:
         before, after = (
             prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in pair.workers
         )

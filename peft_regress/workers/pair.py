@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from peft_regress.workers.pool import Environment, Seat
-from peft_regress.workers.process import Closing, WorkerProcess
+from peft_regress.workers.process import WorkerProcess
 
 _Found = TypeVar("_Found")
 
 
-class Pair(Closing):
-    """A seat for each of two sides; as a context manager its workers are gone at the end."""
+class Pair:
+    """A seat for each of two sides; whoever makes it closes it."""
 
     def __init__(self, base: Environment, other: Environment, *, time_limit: float) -> None:
         self._scratch = tempfile.TemporaryDirectory(

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Final, Self, TypeVar
 
 import msgspec
@@ -67,27 +66,8 @@ class RequestRefusedError(WorkerError):
     """A worker that answered that it cannot do what was asked."""
 
 
-class Closing:
-    """Is closed at the end of a `with` statement."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End what was started."""
-        raise NotImplementedError
-
-
-class WorkerProcess(Closing):
-    """A worker process; as a context manager it is gone at the end, whatever happens."""
+class WorkerProcess:
+    """A worker process; whoever starts it closes it."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Programs in ExecuTorch's runtime: they compute what PyTorch computes, or it is said."""
 
 import dataclasses
+from contextlib import closing
 from importlib.metadata import version
 
 import pytest
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.executorch
 
 @pytest.fixture(scope="module")
 def started():
-    with Runtime() as one:
+    with closing(Runtime()) as one:
         yield one
 
 
@@ -164,7 +165,7 @@ def test_a_broken_program_is_one_line_and_the_next_one_runs(started):
 
 
 def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program():
-    with Runtime() as one:
+    with closing(Runtime()) as one:
         assert one._worker is None  # no program, no process
         one.run(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         one._worker.kill()

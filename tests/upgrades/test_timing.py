@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -237,7 +238,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
     noisy = write_program(
         tmp_path / "python", f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
     )
-    with WorkerProcess(noisy, time_limit=600) as worker:
+    with closing(WorkerProcess(noisy, time_limit=600)) as worker:
         for _ in range(2):
             assert worker.ask("noisy:restart", Restart(seed=0), Restarted) == Restarted()
 

@@ -33,7 +33,7 @@ from peft_regress.measure.edge.package import (
 )
 from peft_regress.measure.edge.program import Program
 from peft_regress.text import clean
-from peft_regress.workers.process import Closing, WorkerProcess, variables
+from peft_regress.workers.process import WorkerProcess, variables
 
 _RUN_SECONDS: Final = 900.0
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
@@ -69,7 +69,7 @@ def shared_runtime() -> Runtime:
     return runtime
 
 
-class Runtime(Closing):
+class Runtime:
     """A process that runs programs, one after another, and starts with the first one."""
 
     def __init__(self) -> None:
