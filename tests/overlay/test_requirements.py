@@ -5,9 +5,9 @@ from checkouts import write_checkout
 from package_index import use_index, write_wheel
 
 from peft_regress.errors import InputError
-from peft_regress.overlay import requirements
+from peft_regress.overlay import overlay
+from peft_regress.overlay.overlay import Wanted, lacking_constraint, read_requirements
 from peft_regress.overlay.pip import Planned
-from peft_regress.overlay.requirements import Wanted, lacking_constraint, read_requirements
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def no_pip(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("pip was asked")
 
-    monkeypatch.setattr(requirements, "released_versions", refuse)
-    monkeypatch.setattr(requirements, "build_wheel", refuse)
+    monkeypatch.setattr(overlay, "released_versions", refuse)
+    monkeypatch.setattr(overlay, "build_wheel", refuse)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_p
     def released(_, *, pre, seconds):
         return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
 
-    monkeypatch.setattr(requirements, "released_versions", released)
+    monkeypatch.setattr(overlay, "released_versions", released)
     # Also beside a folder of that name.
     monkeypatch.chdir(tmp_path)
     write_checkout(tmp_path / "candy", "candy", "1.0")
