@@ -4,6 +4,7 @@ Same seed, same machine, one thread: the losses are bit-identical, across proces
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import random
@@ -58,14 +59,18 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute on one intra-op thread: more threads change the order of sums, hence the losses."""
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many intra-op threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+single_thread = functools.partial(threads, 1)
+"""Computes on one thread: more threads change the order of sums, hence the losses."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,7 +201,7 @@ class PeftAdapter(Method):
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the adapter as peft would save it, and the heads under their own names."""
-        return {**_adapter_state(model), **_head_state(model)}
+        return {**adapter_state(model), **_head_state(model)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter as peft does, and the heads beside it."""
@@ -219,7 +219,7 @@ class PeftAdapter(Method):
         of_heads = head_parameters(base, heads)
         adapted = self.read(base, folder, is_trainable=trainable)
         # peft does not report surplus or absent tensors.
-        methods.check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
+        methods.check_names(load_file(folder / _ADAPTER_FILE), adapter_state(adapted))
         for parameter in of_heads.values():
             parameter.requires_grad = trainable
         tensors = {name: p.detach() for name, p in of_heads.items()}
@@ -235,7 +235,8 @@ class PeftAdapter(Method):
         return cast("nn.Module", cast("Any", copy.deepcopy(model)).merge_and_unload())
 
 
-def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of an adapter as peft would save them."""
     peft = import_module("peft")
     state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     return cast("dict[str, Tensor]", state)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from peft_regress import registry
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods import peft_adapter
+from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.measure.adapters import heads
 from peft_regress.measure.adapters.adapter import Adapter, Traits
 
-_NAME: Final = "default"
 # Written by peft itself, or of no consequence for what is computed.
 _UNSAID: Final = {
     "auto_mapping",
@@ -90,7 +90,7 @@ class ConfigAdapter(Adapter):
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         beside = heads.find_heads(base, self.heads)
         adapted = import_module("peft").get_peft_model(
-            base, copy.deepcopy(self.config), adapter_name=_NAME
+            base, copy.deepcopy(self.config), adapter_name=ADAPTER
         )
         heads.check_untouched(base, beside)
         for head in beside.values():
@@ -108,7 +108,7 @@ class ConfigAdapter(Adapter):
         ]
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        return {**_adapter_state(model), **self._beside(model)}
+        return {**peft_adapter.adapter_state(model), **self._beside(model)}
 
     def _beside(self, model: nn.Module) -> dict[str, Tensor]:
         return heads.beside(model, self.heads, self.moving)
@@ -121,7 +121,7 @@ class ConfigAdapter(Adapter):
     def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
         beside = heads.find_heads(base, self.heads)
         adapted = import_module("peft").PeftModel.from_pretrained(
-            base, folder, adapter_name=_NAME, is_trainable=trainable
+            base, folder, adapter_name=ADAPTER, is_trainable=trainable
         )
         for head in beside.values():
             head.requires_grad_(requires_grad=trainable)
@@ -153,13 +153,6 @@ class ConfigAdapter(Adapter):
         if pattern:
             twice.rank_pattern = {name: 2 * value for name, value in pattern.items()}
         return dataclasses.replace(self, config=twice)
-
-
-def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    state = import_module("peft").get_peft_model_state_dict(
-        model, adapter_name=_NAME, save_embedding_layers=False
-    )
-    return cast("dict[str, Tensor]", state)
 
 
 def _plain(value: Any) -> Json:

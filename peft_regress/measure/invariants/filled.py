@@ -4,10 +4,9 @@ Most adapters start as zero, and a few steps move them little. A filled adapter 
 library computes: a changed product, a changed scaling, a missing factor.
 """
 
-import contextlib
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import torch
@@ -18,6 +17,7 @@ from peft_regress.errors import FilledLossError
 from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.invariants.outputs import in_float32
 from peft_regress.measure.invariants.probe import Probe
+from peft_regress.measure.training import threads
 
 FILL_SEEDS: Final = (0, 1, 2)
 
@@ -65,7 +65,7 @@ class Filled:
         Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
         its own.
         """
-        with _two_threads():
+        with threads(2):
             self.wide_loss = self._finite_loss(wide_probe, seed=FILL_SEEDS[-1])
         self.checked_losses = self.losses
         """The same with the copies filled as well."""
@@ -114,16 +114,6 @@ def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """
     images, labels = probe
     return functional.interpolate(images[:1], size=(_WIDE, _WIDE)), labels[:1]
-
-
-@contextlib.contextmanager
-def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _draw(
