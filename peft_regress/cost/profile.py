@@ -126,9 +126,7 @@ def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]],
 
     def loss_of_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.get("labels")
-        logits = refusals.checked_logits(
-            model(batch["inputs"]), model, num_classes=num_classes, labels=labels
-        )
+        logits = refusals.checked_logits(model(batch["inputs"]), model, num_classes=num_classes)
         if logits.dtype in {torch.float16, torch.bfloat16}:
             logits = logits.float()
         objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)

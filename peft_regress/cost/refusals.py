@@ -26,28 +26,15 @@ class NeedsValuesError(UnprofilableModelError):
     """A step cannot be measured on fake tensors, because it needs values; a real step can."""
 
 
-def checked_logits(
-    output: object, model: nn.Module, *, num_classes: int, labels: Tensor | None
-) -> Tensor:
+def checked_logits(output: object, model: nn.Module, *, num_classes: int) -> Tensor:
     """Return the logits of an output: (batch, num_classes, ...)."""
-    owner = type(model).__name__
     logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+    if not isinstance(logits, Tensor) or shape[1:2] != (num_classes,):
+        found = f"an output of shape {shape}" if shape else f"a {type(output).__name__}"
         raise UnprofilableModelError(
-            f"{owner} returns a {type(output).__name__}, not a tensor of logits or "
-            "an object with one in `logits`"
-        )
-    shape = tuple(logits.shape)
-    if logits.ndim < 2 or shape[1] != num_classes:  # noqa: PLR2004
-        raise UnprofilableModelError(
-            f"{owner} returns an output of shape {shape}; for "
-            f"num_classes={num_classes} it must be (batch, {num_classes}, ...)"
-        )
-    if labels is not None and shape != (len(labels), num_classes):
-        raise UnprofilableModelError(
-            f"{owner} returns an output of shape {shape}; cross-entropy with one label "
-            f"for each of {len(labels)} inputs needs ({len(labels)}, {num_classes}). Pass "
-            'loss="sum" to measure it without labels.'
+            f"{type(model).__name__} returns {found}; for num_classes={num_classes} it must be "
+            f"logits (batch, {num_classes}, ...), or an object with them in `logits`"
         )
     return logits
 

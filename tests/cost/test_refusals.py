@@ -91,17 +91,11 @@ REFUSED = {
         lambda: linear().requires_grad_(False), "no parameter of Linear", NothingToTrainError
     ),
     "unused": Refused(with_unused_parameter, "depends on no trainable", NothingToTrainError),
-    "pixels": Refused(
-        lambda: nn.Conv1d(4, 2, 1),
-        r'shape \(3, 2, 5\).*Pass loss="sum"',
-        settings={"input_shape": (BATCH, 4, 5)},
-    ),
-    "another batch": Refused(
-        lambda: with_function(lambda x: torch.cat([x, x])),
-        r"shape \(6, 2\).*one label for each of 3",
-    ),
     "classes": Refused(linear, r"shape \(3, 2\).*num_classes=7", settings={"classes": 7}),
-    "a list": Refused(lambda: nn.Sequential(linear(), Applying(lambda y: [y])), "returns a list"),
+    "a list": Refused(
+        lambda: nn.Sequential(linear(), Applying(lambda y: [y])),
+        "returns a list; for num_classes=2 it must be logits",
+    ),
     **{
         layout: Refused(
             lambda convert=convert: in_closure(convert(torch.eye(4))),
