@@ -75,7 +75,6 @@ def subject(model, *, merged=None, steps=3):
         loss=loss,
         merged=merged,
         inputs=batches[0][0],
-        call=lambda model, images: model(images),
     )
 
 

@@ -147,7 +147,7 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     cases = select_cases(pattern, matrix=matrix)
 
     from peft_regress.measure import ProfileCache, Recipe  # torch
-    from peft_regress.measure.costs import costs_of
+    from peft_regress.measure.costs import costs_of, metrics_of
 
     profiles, storage = ProfileCache(), usual_storage()
     with _warnings_as_lines():
@@ -156,15 +156,17 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
         encoded = [
             {
                 "id": name,
-                "tensors": costs.profiled_on,
-                "metrics": msgspec.to_builtins(costs.metrics),
+                "tensors": costs[""].step.tensors,
+                "metrics": msgspec.to_builtins(metrics_of(costs)),
             }
             for name, costs in found.items()
         ]
         print_json({"cases": encoded})
         return
     sections = [
-        cost_section(f"{name}, one training step of its own ({costs.profiled_on})", costs.metrics)
+        cost_section(
+            f"{name}, one training step of its own ({costs[''].step.tensors})", metrics_of(costs)
+        )
         for name, costs in found.items()
     ]
     show(sections, output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,6 @@ def profile_inference(
     model: nn.Module,
     batch: Any,
     *,
-    call: Callable[[nn.Module, Any], Any] = call_model,
     fake: bool | None = None,
 ) -> InferenceCost:
     """Measure what one forward pass costs, to show adapters that are expensive to run.
@@ -63,8 +62,7 @@ def profile_inference(
 
     Args:
         model: any module, with parameters that train or without.
-        batch: a tree of tensors, as for `profile_training_step`.
-        call: runs the pass and returns its output, which lives until the pass ends.
+        batch: a tree of tensors, which the model gets by `call_model`.
         fake: True measures on fake tensors and False on real copies; None on fake tensors where the
             model allows it, else on real copies. The result says which.
 
@@ -79,9 +77,9 @@ def profile_inference(
         with staged(model, batch, fake=fake) as stage, torch.no_grad():
             copied, recorder = stage.model.eval(), stage.recorder
             with recorder:
-                call(copied, stage.batch)
+                call_model(copied, stage.batch)
                 start = recorder.mark()
-                output = call(copied, stage.batch)
+                output = call_model(copied, stage.batch)
                 end = recorder.mark()
                 del output
         memory = summarize_memory(recorder.memory_log[: end.memory], start=start.memory)

@@ -18,7 +18,7 @@ from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import import_object, told
-from peft_regress.metrics import COST_METRICS, Metric, make_metric
+from peft_regress.metrics import Metric, make_metric
 from peft_regress.text import clean
 
 
@@ -33,10 +33,8 @@ class TrainingCost:
     @property
     def metrics(self) -> dict[str, Metric]:
         """The costs under the names of run files; one that does not apply is absent."""
-        values = {name: getattr(self.step, name) for name in COST_METRICS}
-        if not self.step.projection_flops:
-            del values["projection_flops"]
-        values |= {name: getattr(self, name) for name in ("trainable_params", "total_params")}
+        sizes = {name: getattr(self, name) for name in ("trainable_params", "total_params")}
+        values = {**self.step.metrics, **sizes}
         return {name: make_metric(name, value) for name, value in values.items()}
 
 

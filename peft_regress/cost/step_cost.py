@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
+from peft_regress.metrics import COST_METRICS
+
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 
 Loss = Literal["cross-entropy", "sum"]
@@ -117,6 +119,12 @@ class StepCost:
         """Sum the peaks of the six categories: the paper's total, never in use at one moment."""
         return sum(getattr(self, f"peak_{category}_bytes") for category in CATEGORIES)
 
+    @property
+    def metrics(self) -> dict[str, int]:
+        """The costs under the names of run files; without GaLore no projection."""
+        values = {name: getattr(self, name) for name in COST_METRICS}
+        return {name: n for name, n in values.items() if n or name != "projection_flops"}
+
 
 class Mark(NamedTuple):
     """A position in the log."""
@@ -150,8 +158,45 @@ class StepLog:
     tensors: Tensors
 
     def cost(self) -> StepCost:
-        """Return the cost of the second step."""
-        return step_cost(self.memory, self.flops, self.marks, tensors=self.tensors)
+        """Return the cost of the second step.
+
+        Projection FLOPs are those of the first, in which GaLore takes its SVDs.
+        """
+        marks, log = self.marks, self.flops
+        start, end = marks.start, marks.end
+        memory = summarize_memory(self.memory[: end.memory], start=start.memory)
+        calls = [call for call in log[: start.flops] if call.phase == "projection"]
+        calls += [call for call in log[start.flops : end.flops] if call.phase != "projection"]
+        flops: Counter[Phase] = Counter()
+        paper_flops: Counter[Phase] = Counter()
+        for call in calls:
+            flops[call.phase] += call.flops
+            paper_flops[call.phase] += call.paper_flops
+        first_peak = peak_of(self.memory, start=marks.first.memory, end=start.memory)
+        return StepCost(
+            forward_flops=flops["forward"],
+            backward_flops=flops["backward"],
+            optimizer_flops=flops["optimizer"],
+            projection_flops=flops["projection"],
+            paper_forward_flops=paper_flops["forward"],
+            paper_backward_flops=paper_flops["backward"],
+            peak_bytes=memory.peak_bytes,
+            first_step_peak_bytes=first_peak,
+            peak_param_bytes=memory.high_bytes["param"],
+            peak_buffer_bytes=memory.high_bytes["buffer"],
+            peak_grad_bytes=memory.high_bytes["grad"],
+            peak_activation_bytes=memory.high_bytes["activation"],
+            peak_temp_bytes=memory.high_bytes["temp"],
+            peak_optimizer_bytes=memory.high_bytes["optimizer"],
+            optimizer_state_bytes=memory.end_bytes["optimizer"],
+            aten_ops=end.aten_ops - start.aten_ops,
+            flops_by_site=flop_sites(calls),
+            bytes_at_peak=memory.sites_at_peak,
+            peak_phase=_phase_at(memory.peak_index, marks),
+            bytes_at_highs=memory.sites_at_highs,
+            state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
+            tensors=self.tensors,
+        )
 
     def at_batch(self, batch: int) -> StepLog:
         """Return the log of the same steps on a batch of another size; this one is of `MANY`.
@@ -186,52 +231,6 @@ class StepLog:
 def _at_batch(value: int, batch: int) -> int:
     share, rest = divmod(value, MANY)
     return value if rest else _at_batch(share, batch) * batch if share else 0
-
-
-def step_cost(
-    memory_log: Sequence[ByteSite],
-    flop_log: Sequence[FlopSite],
-    marks: StepMarks,
-    *,
-    tensors: Tensors,
-) -> StepCost:
-    """Return the cost of the second step.
-
-    Projection FLOPs are those of the first, in which GaLore takes its SVDs.
-    """
-    start, end = marks.start, marks.end
-    memory = summarize_memory(memory_log[: end.memory], start=start.memory)
-    calls = [call for call in flop_log[: start.flops] if call.phase == "projection"]
-    calls += [call for call in flop_log[start.flops : end.flops] if call.phase != "projection"]
-    flops: Counter[Phase] = Counter()
-    paper_flops: Counter[Phase] = Counter()
-    for call in calls:
-        flops[call.phase] += call.flops
-        paper_flops[call.phase] += call.paper_flops
-    return StepCost(
-        forward_flops=flops["forward"],
-        backward_flops=flops["backward"],
-        optimizer_flops=flops["optimizer"],
-        projection_flops=flops["projection"],
-        paper_forward_flops=paper_flops["forward"],
-        paper_backward_flops=paper_flops["backward"],
-        peak_bytes=memory.peak_bytes,
-        first_step_peak_bytes=peak_of(memory_log, start=marks.first.memory, end=marks.start.memory),
-        peak_param_bytes=memory.high_bytes["param"],
-        peak_buffer_bytes=memory.high_bytes["buffer"],
-        peak_grad_bytes=memory.high_bytes["grad"],
-        peak_activation_bytes=memory.high_bytes["activation"],
-        peak_temp_bytes=memory.high_bytes["temp"],
-        peak_optimizer_bytes=memory.high_bytes["optimizer"],
-        optimizer_state_bytes=memory.end_bytes["optimizer"],
-        aten_ops=end.aten_ops - start.aten_ops,
-        flops_by_site=flop_sites(calls),
-        bytes_at_peak=memory.sites_at_peak,
-        peak_phase=_phase_at(memory.peak_index, marks),
-        bytes_at_highs=memory.sites_at_highs,
-        state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
-        tensors=tensors,
-    )
 
 
 def _phase_at(event_count: int, marks: StepMarks) -> Phase:

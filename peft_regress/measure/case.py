@@ -26,9 +26,15 @@ from peft_regress.cost import (
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import CaseError, told
-from peft_regress.measure.costs import CaseCosts, ProfileCache, case_costs, step_ledger
+from peft_regress.measure.costs import (
+    ProfileCache,
+    Reports,
+    case_costs,
+    metrics_of,
+    step_ledger,
+)
 from peft_regress.measure.definition import define, settings_of
-from peft_regress.measure.edge.case import CaseEdge, edge_of_case
+from peft_regress.measure.edge.costs import CaseEdge, edge_of_case
 from peft_regress.measure.invariants.facts import trainable
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.recipe import Recipe
@@ -155,7 +161,7 @@ class _Measuring:
             in_runtime = edge_of_case(
                 recipe,
                 data,
-                optimizer_state_bytes=costs.reports[""].step.optimizer_state_bytes,
+                optimizer_state_bytes=costs[""].step.optimizer_state_bytes,
                 runs=run_rounds is not None,
             )
             content = self._of_step(first, costs)
@@ -181,13 +187,13 @@ class _Measuring:
             return self.failed("error", error, after_steps=taken)
         return self._measured(costs, rounds, in_runtime, content)
 
-    def _of_step(self, first: nn.Module, costs: CaseCosts) -> dict[str, Any]:
+    def _of_step(self, first: nn.Module, costs: Reports) -> dict[str, Any]:
         content: dict[str, Any] = {}
         if self.recipe.has_own_step:
             content["batch"] = self.recipe.fine_tune.batch
         if self.recipe.is_own:
             content["trained"] = {name: list(shape) for name, shape in trainable(first).items()}
-            content["profiled_on"] = costs.profiled_on
+            content["profiled_on"] = costs[""].step.tensors
             content |= {"numerics": "bfloat16"} if is_half(first) else {}
         return content
 
@@ -199,12 +205,12 @@ class _Measuring:
 
     def _measured(
         self,
-        costs: CaseCosts,
+        costs: Reports,
         rounds: Rounds | None,
         in_runtime: CaseEdge,
         content: dict[str, Any],
     ) -> Measurement:
-        recipe, metrics = self.recipe, {**costs.metrics, **in_runtime.metrics}
+        recipe, metrics = self.recipe, {**metrics_of(costs), **in_runtime.metrics}
         facts = dict(in_runtime.facts)
         if rounds is not None:
             metrics |= rounds.metrics(timed=self.timed)
@@ -232,7 +238,7 @@ class _Measuring:
             "ok",
             metrics={**ordered, **metrics},
             invariants={name: fact.holds for name, fact in facts.items()},
-            ledger=with_plans(step_ledger(costs.reports), in_runtime.plans),
+            ledger=with_plans(step_ledger(costs), in_runtime.plans),
             **content,
         )
 

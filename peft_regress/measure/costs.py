@@ -10,7 +10,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from peft_regress.errors import InputError
 from peft_regress.measure.data import Data
 from peft_regress.measure.recipe import ModelRecipe, Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, Metric, make_metric
+from peft_regress.metrics import BATCH_SUFFIX, Metric, make_metric
 from peft_regress.runs.ledger import Rows, pack
 from peft_regress.runs.schema import Ledger
 
@@ -63,21 +63,8 @@ class CostReport:
     """`adapter_bytes` by module."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseCosts:
-    """The costs of a case."""
-
-    reports: Mapping[str, CostReport]
-    """By the suffix of their metrics: '' and, of a built-in case, that of batch 32."""
-    profiled_on: cost.Tensors
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """Return the metrics of all reports."""
-        found: dict[str, Metric] = {}
-        for suffix, report in self.reports.items():
-            found |= cost_metrics(report, suffix=suffix)
-        return found
+Reports: TypeAlias = Mapping[str, CostReport]
+"""The costs of a case by the suffix of their metrics: '' and, if built in, that of batch 32."""
 
 
 class ProfileCache:
@@ -86,8 +73,8 @@ class ProfileCache:
     def __init__(self) -> None:
         self._reports: dict[Adaptation, dict[str, CostReport]] = {}
 
-    def get(self, recipe: ModelRecipe) -> Mapping[str, CostReport]:
-        """Return the reports by the suffix of their metrics, profiling on first use."""
+    def get(self, recipe: ModelRecipe) -> Reports:
+        """Return the reports, profiling on first use."""
         if recipe.names not in self._reports:
             self._reports[recipe.names] = profile_both(recipe)
         return self._reports[recipe.names]
@@ -98,7 +85,7 @@ class ProfileCache:
 
 @single_thread()
 @undisturbed()
-def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
+def costs_of(recipe: Recipe, profiles: ProfileCache) -> Reports:
     """Return the costs of a case without training it.
 
     Raises `InputError` for data, a model or an adapter that cannot take a step.
@@ -109,26 +96,20 @@ def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
     return case_costs(recipe, profiles, data)
 
 
-def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:
+def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> Reports:
     """Return the costs of a case: with data those of its own step, else of the catalogue's."""
     if data is not None:
         return _own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
-    model = ModelRecipe.of(recipe.case.adaptation)
-    return CaseCosts(reports=profiles.get(model), profiled_on="fake tensors")
+    return profiles.get(ModelRecipe.of(recipe.case.adaptation))
 
 
-def _own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
+def _own_costs(recipe: Recipe, batch: Any) -> Reports:
     """Profile the case's own step on its own batch, and a forward pass as its loss makes it."""
     adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))
     adapter, loss = recipe.adapter, recipe.objective.loss
-    running = _running_cost(
-        adapted,
-        first_call(recipe, adapted, batch),
-        merge=adapter.merge,
-        call=lambda model, call: model(*call[0], **call[1]),
-    )
+    running = _running_cost(adapted, first_call(recipe, adapted, batch), merge=adapter.merge)
 
     def step(*, fake: bool) -> cost.StepCost:
         return cost.profile_training_step(
@@ -136,17 +117,15 @@ def _own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
         )
 
     found = on_fake_or_real(step)
-    report = _cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)
-    return CaseCosts(reports={"": report}, profiled_on=found.tensors)
+    shipped = adapter.shipped_tensors(adapted)
+    return {"": _cost_report(adapted, found, shipped=shipped, running=running)}
 
 
 class _CallCaughtError(Exception):
     """Ends a loss at its first call of the model."""
 
 
-def first_call(
-    recipe: Recipe, model: nn.Module, batch: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def first_call(recipe: Recipe, model: nn.Module, batch: Any) -> cost.Call:
     """Return what the loss calls the model with, without running it.
 
     Raises `InputError` if the loss never calls it.
@@ -160,8 +139,7 @@ def first_call(
         with contextlib.suppress(InputError):
             recipe.objective.loss(model, batch)
     except _CallCaughtError as caught:
-        args, kwargs = caught.args
-        return args, kwargs
+        return cost.Call(*caught.args)
     finally:
         handle.remove()
     raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")
@@ -252,16 +230,15 @@ def _running_cost(
     batch: Any,
     *,
     merge: Callable[[nn.Module], nn.Module | None],
-    call: Callable[[nn.Module, Any], Any] = cost.call_model,
 ) -> dict[str, int]:
     merged = merged_or_none(merge, model)
-    attached = cost.profile_inference(model, batch, call=call)
+    attached = cost.profile_inference(model, batch)
     found = {
         "inference_flops": attached.inference_flops,
         "inference_peak_bytes": attached.peak_bytes,
     }
     if merged is not None:
-        ran = cost.profile_inference(merged, batch, call=call)
+        ran = cost.profile_inference(merged, batch)
         tensors = (*merged.parameters(), *merged.buffers())
         found |= {
             "merged_inference_flops": ran.inference_flops,
@@ -309,16 +286,22 @@ def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, i
 
 def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
     """Return the metrics of a cost report; one that does not apply is absent."""
-    values = {name + suffix: getattr(report.step, name) for name in COST_METRICS}
-    if not report.step.projection_flops:
-        del values["projection_flops" + suffix]
+    values = {name + suffix: value for name, value in report.step.metrics.items()}
     for name in ("trainable_params", "total_params", "adapter_bytes"):
         values[name] = getattr(report, name)
     return {name: make_metric(name, value) for name, value in {**values, **report.running}.items()}
 
 
-def step_ledger(reports: Mapping[str, CostReport]) -> Ledger:
-    """Return where the costs of steps come from, by the suffix of their metrics."""
+def metrics_of(reports: Reports) -> dict[str, Metric]:
+    """Return the metrics of all reports."""
+    found: dict[str, Metric] = {}
+    for suffix, report in reports.items():
+        found |= cost_metrics(report, suffix=suffix)
+    return found
+
+
+def step_ledger(reports: Reports) -> Ledger:
+    """Return where the costs of steps come from."""
     rows: dict[str, Rows] = defaultdict(dict)
     shipped = reports[""].shipped_bytes
     rows["adapter_bytes"] = {(module, "ship"): size for module, size in shipped.items()}

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset, default_collate
 from peft_regress import Budget
 from peft_regress.errors import InputError
 from peft_regress.gate import judge_case
-from peft_regress.measure.edge import case as edge_case
+from peft_regress.measure.edge import costs as edge_costs
 from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import PLAN_METRICS, rows_of
 
@@ -143,7 +143,7 @@ def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch):
     def asked(**_):
         raise AssertionError("ExecuTorch was asked for")
 
-    monkeypatch.setattr(edge_case, "require_executorch", asked)
+    monkeypatch.setattr(edge_costs, "require_executorch", asked)
     plain = measured(fine_tune("head", also_train=["8"], budget=Budget(peak="1 GB")))
     assert plain.status == "ok"
     assert not EDGE_METRICS.keys() & plain.metrics.keys()

@@ -13,7 +13,7 @@ from peft_regress.catalogue.tasks.edge import EdgeTask
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.definition import define
-from peft_regress.measure.edge import case as edge_case
+from peft_regress.measure.edge import costs as edge_costs
 from peft_regress.measure.edge.package import ProgramError
 from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
@@ -78,8 +78,8 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(sources, monkeypatch
     def fails(*_, **__):
         raise ProgramError("the runtime fails: it ended by SIGSEGV")
 
-    monkeypatch.setattr(edge_case, "require_executorch", lambda **_: None)
-    monkeypatch.setattr(edge_case, "run_programs", fails)
+    monkeypatch.setattr(edge_costs, "require_executorch", lambda **_: None)
+    monkeypatch.setattr(edge_costs, "run_programs", fails)
     failed = measured(LORA, sources)
     assert (failed.status, failed.error.type) == ("error", "ProgramError")
     assert "SIGSEGV" in failed.error.message

@@ -12,10 +12,6 @@ from peft_regress.measure.edge import package
 from peft_regress.measure.edge.program import UNUSED, inference_program
 
 
-def call(model, images):
-    return model(images)
-
-
 class Halved(nn.Module):
     """Two layers whose plan can be added up by hand."""
 
@@ -29,7 +25,7 @@ class Halved(nn.Module):
 
 @pytest.mark.executorch
 def test_a_plan_is_what_one_counts_by_hand():
-    found = inference_program(Halved(), torch.zeros(4, 8), call=call)
+    found = inference_program(Halved(), torch.zeros(4, 8))
     # rows 4x8, the weight turned around 8x16, and their product 4x16, of 4 bytes each.
     assert found.plan == {
         ("", "input"): 4 * 8 * 4,

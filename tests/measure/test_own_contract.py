@@ -13,7 +13,7 @@ from own_training import convolutional, false_facts, fine_tune, image_data, meas
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from peft_regress.measure.costs import ProfileCache, costs_of
+from peft_regress.measure.costs import ProfileCache, costs_of, metrics_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
@@ -186,7 +186,7 @@ def test_statistics_ship_only_where_the_mode_moves_them():
 
 def test_cost_and_record_have_the_same_costs():
     case = fine_tune(lora())
-    alone = costs_of(Recipe.of(case, Path("absent")), ProfileCache()).metrics
+    alone = metrics_of(costs_of(Recipe.of(case, Path("absent")), ProfileCache()))
     record = measured(case)
     assert alone.items() <= record.metrics.items()
     assert record.cost_batch == 4

@@ -1,5 +1,5 @@
 """What a case costs in ExecuTorch's runtime, and whether it computes there what it computes here.
 
-`program` exports and plans, `runtime` runs a program, `costs` does both for an adapted model and
-compares it with PyTorch, and `case` for a case.
+`program` exports and plans, `runtime` runs a program, `costs` does both for a case and compares it
+with PyTorch.
 """

@@ -1,21 +1,32 @@
-"""What the programs of an adapted model cost a device, and that they compute what PyTorch does."""
+"""What the programs of a case cost a device, and that they compute what PyTorch does."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 
+from peft_regress.catalogue.tasks.edge import EDGE_STEPS
 from peft_regress.cost.batches import leaves_of
+from peft_regress.cost.inference import call_model
+from peft_regress.measure import costs
+from peft_regress.measure.data import Data
 from peft_regress.measure.edge import program
-from peft_regress.measure.edge.package import UnsupportedProgramError
+from peft_regress.measure.edge.package import (
+    ProgramError,
+    UnsupportedProgramError,
+    require_executorch,
+)
 from peft_regress.measure.edge.program import Program
-from peft_regress.measure.edge.runtime import Ran, Runtime
+from peft_regress.measure.edge.runtime import Ran, Runtime, shared_runtime
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.outputs import agree, differing
+from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.training import device_of, on_device, seed_all
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.ledger import Rows
 
@@ -33,9 +44,7 @@ class EdgeModel:
     merged: nn.Module | None
     """With the adapter folded into its weights; None if it cannot be, or there is none."""
     inputs: Any
-    """What a forward pass takes: a tree of tensors."""
-    call: program.Call
-    """(model, inputs) -> output."""
+    """What a forward pass takes, as for `call_model`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +67,7 @@ class EdgePrograms:
         # The training first: where the runtime refuses it, nothing else is planned.
         training = program.training_program(subject.model, subject.batches[0], loss=subject.loss)
         inference, merged = (
-            None
-            if model is None
-            else program.inference_program(model, subject.inputs, call=subject.call)
+            None if model is None else program.inference_program(model, subject.inputs)
             for model in (subject.model, subject.merged)
         )
         assert inference is not None  # noqa: S101  (there is a model)
@@ -131,7 +138,7 @@ def run_programs(
         ("edge_merged_outputs_equal_eager", programs.merged, subject.merged),
     ):
         if forward is not None and model is not None:
-            outputs = run_here(model, subject.inputs, call=subject.call)
+            outputs = run_here(model, subject.inputs)
             ran = runtime.run(forward, [leaves_of(subject.inputs)])
             facts[name] = same_outputs(outputs, ran)
     grown = {"edge_train_resident_bytes": there.resident_bytes}
@@ -209,11 +216,11 @@ def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
     return rate if math.isfinite(rate) else 0.0
 
 
-def run_here(model: nn.Module, batch: Any, *, call: program.Call) -> tuple[Tensor, ...]:
+def run_here(model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
     """Run the forward pass of an inference program in eager PyTorch."""
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
-        return program.floating_outputs(call(model, batch))
+        return program.floating_outputs(call_model(model, batch))
 
 
 def same_losses(here: TrainedHere, there: Ran) -> Fact:
@@ -273,3 +280,65 @@ def same_outputs(here: tuple[Tensor, ...], there: Ran) -> Fact:
 
 def _gravity(difference: float) -> tuple[bool, float]:
     return math.isnan(difference), difference
+
+
+# --- Of a case ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseEdge:
+    """What a record says of the programs of a case."""
+
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    plans: Mapping[str, Rows] = field(default_factory=dict)
+    """By the name of the metric that they add up to."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+def edge_of_case(
+    recipe: Recipe, data: Data | None, *, optimizer_state_bytes: int, runs: bool
+) -> CaseEdge:
+    """Export the programs of a case and run them, if its budget limits what it takes there.
+
+    Those of a built-in case of the edge matrix too. A program that cannot be made or run is a fact,
+    with what ExecuTorch says, and no number; but such a built-in case has nothing else.
+
+    data: None for any other built-in case, which has no programs. runs: without it the programs are
+    only planned. Raises `InputError` if ExecuTorch cannot be used; for a case of the edge matrix
+    also `UnsupportedProgramError` and `ProgramError`.
+    """
+    budget = recipe.fine_tune.budget
+    is_limited = budget is not None and budget.edge_train is not None
+    if data is None or not (is_limited or recipe.runs_in_executorch):
+        return CaseEdge()
+    require_executorch(runs=runs)
+    facts: dict[str, Fact] = {}
+    of_run: dict[str, Metric] = {}
+    try:
+        subject = _case_model(recipe, data)
+        programs = EdgePrograms.of(subject, optimizer_state_bytes=optimizer_state_bytes)
+        if runs:
+            facts, of_run = run_programs(subject, programs, shared_runtime())
+    except (UnsupportedProgramError, ProgramError) as error:
+        if recipe.runs_in_executorch:
+            raise
+        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
+    return CaseEdge(metrics={**programs.metrics, **of_run}, plans=programs.plans, facts=facts)
+
+
+def _case_model(recipe: Recipe, data: Data) -> EdgeModel:
+    seed = recipe.seeds[0]
+    model = recipe.adapted_model(seed)
+    recipe.set_mode(model)
+    seed_all(seed)
+    batches = [
+        on_device(batch, device_of(model))
+        for batch in itertools.islice(recipe.batches(data, seed=seed), EDGE_STEPS)
+    ]
+    return EdgeModel(
+        model=model,
+        batches=batches,
+        loss=recipe.objective.loss,
+        merged=costs.merged_or_none(recipe.adapter.merge, model),
+        inputs=costs.first_call(recipe, model, batches[0]),
+    )

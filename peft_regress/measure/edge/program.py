@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from peft_regress.cost.batches import leaves_of, map_batch, named_tensors
+from peft_regress.cost.inference import call_model
 from peft_regress.cost.module_trail import module_names
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.package import (
@@ -36,7 +37,6 @@ from peft_regress.runs.ledger import Rows
 from peft_regress.text import clean
 
 Loss = Callable[[nn.Module, Any], Tensor]
-Call = Callable[[nn.Module, Any], Any]
 
 MODEL: Final = "model"
 """The name of the model in the exported module: its parameters are `model.<name>`."""
@@ -95,22 +95,22 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     return _planned(_Exported(copy.deepcopy(model), batch, loss), batch, is_step=True)
 
 
-def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
+def inference_program(model: nn.Module, batch: Any) -> Program:
     """Export a forward pass in eval mode, and plan its memory.
 
     The program takes the tensors of the batch in their order, and returns the floating-point
-    tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
-    and returns its output.
+    tensors of the output. Arguments and errors are those of `training_program`; the model gets the
+    batch by `call_model`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    forward = _Exported(model, batch, lambda *run: floating_outputs(call(*run)))
+    forward = _Exported(model, batch, lambda *run: floating_outputs(call_model(*run)))
     return _planned(forward, batch, is_step=False)
 
 
 class _Exported(nn.Module):
     """A model and what is run with it as a module; the inputs are the tensors of a batch."""
 
-    def __init__(self, model: nn.Module, batch: Any, run: Call) -> None:
+    def __init__(self, model: nn.Module, batch: Any, run: Callable[[nn.Module, Any], Any]) -> None:
         super().__init__()
         self.model = model
         self._batch = batch

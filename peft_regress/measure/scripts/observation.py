@@ -5,7 +5,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 from peft_regress.cost.step_cost import ByteSite, StepCost
-from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.schema import TensorSummary
 
 
@@ -106,8 +105,7 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.costs is None:
             return {}
         return {
-            name: getattr(self.costs, name)
-            for name in COST_METRICS
+            name: value
+            for name, value in self.costs.metrics.items()
             if not any(name.endswith(f"{phase}_flops") for phase in self.uncounted)
-            and (name != "projection_flops" or self.costs.projection_flops)
         }
