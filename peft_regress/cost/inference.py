@@ -11,7 +11,7 @@ from torch import nn
 
 from peft_regress.cost.batches import Call
 from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.step_cost import ByteSite, FlopSite, Tensors, flop_sites, summarize_memory
+from peft_regress.cost.step_cost import Tensors, peak_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,6 @@ class InferenceCost:
     """Matrix work."""
     peak_bytes: int
     """The most bytes in use at one moment: parameters, buffers, the batch and activations."""
-    flops_by_site: tuple[FlopSite, ...]
-    """`inference_flops`, split by module and operator. Sorted."""
-    bytes_at_peak: tuple[ByteSite, ...]
-    """What `peak_bytes` consists of at the first moment of the peak; adds up to it. Sorted."""
     tensors: Tensors = field(compare=False)
     """What the pass was measured on; the costs are the same."""
 
@@ -82,13 +78,9 @@ def profile_inference(
                 output = call_model(copied, stage.batch)
                 end = recorder.mark()
                 del output
-        memory = summarize_memory(recorder.memory_log[: end.memory], start=start.memory)
-        sites = flop_sites(recorder.flop_log[start.flops : end.flops])
         return InferenceCost(
-            inference_flops=sum(site.flops for site in sites),
-            peak_bytes=memory.peak_bytes,
-            flops_by_site=sites,
-            bytes_at_peak=memory.sites_at_peak,
+            inference_flops=sum(call.flops for call in recorder.flop_log[start.flops : end.flops]),
+            peak_bytes=peak_of(recorder.memory_log, start=start.memory, end=end.memory),
             tensors=tensors_used(fake=fake),
         )
 

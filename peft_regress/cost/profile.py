@@ -35,9 +35,9 @@ def profile_training_step(
     """Measure what one training step costs, without a GPU and almost without memory.
 
     The second of two steps on the same batch is measured, because the optimizer then has its state;
-    the projection's FLOPs and `first_step_peak_bytes` are those of the first. The model keeps its
-    mode (train or eval) and is left unchanged, buffers and generators included. Attention's
-    inference-only kernels are off during the steps.
+    the projection's FLOPs and `first_step_peak_bytes` are those of the first. A deep copy of the
+    model takes them, in the mode that the model is in (train or eval). Generators are left
+    unchanged. Attention's inference-only kernels are off during the steps.
 
     The batch counts as activations, with the bytes of its own tensors. Other tensors that `loss`
     uses, such as class weights, count as buffers.

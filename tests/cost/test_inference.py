@@ -57,8 +57,6 @@ def test_the_products_are_those_of_the_layers(fake):
     model = resnet()
     cost = profile_inference(model, torch.randn(IMAGE), fake=fake)
     assert cost.inference_flops == products_by_hooks(model, torch.randn(IMAGE))
-    assert sum(site.flops for site in cost.flops_by_site) == cost.inference_flops
-    assert sum(site.bytes for site in cost.bytes_at_peak) == cost.peak_bytes
     assert cost.tensors == ("fake tensors" if fake else "real tensors")
 
 
