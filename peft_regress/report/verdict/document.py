@@ -314,7 +314,7 @@ def _budgets(comparison: Comparison, extent: Extent) -> Iterator[doc.Section]:
 
 
 def _setting(comparison: Comparison) -> Iterator[doc.Section]:
-    """Yield what was compared with what: entries, environments, and why times were not judged."""
+    """Yield what was compared with what: entries, environments, and how trainings were judged."""
     references = comparison.references
     pairs = [
         (references[name], new) for name, new in comparison.observed.items() if name in references
@@ -329,7 +329,7 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
         )
         lines += _counted("baseline", run_names)
         lines += _counted("environment", environments)
-    lines += map(doc.Line, (*_trainings(comparison), *sentences.times_lines(comparison)))
+    lines += map(doc.Line, _trainings(comparison))
     if lines:
         yield doc.Section(title="", body=tuple(lines))
 
