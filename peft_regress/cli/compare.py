@@ -103,7 +103,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
         matrix=None if matrix == usual_matrix() else matrix,
-        cases=of_matrix or (),
     )
     complete = is_complete(after.run.selection, [cases], expected)
     comparison = judge(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from peft_regress.cases import Case
 from peft_regress.gate.findings import Finding, narrowed
 from peft_regress.gate.fronts import LostFront
 from peft_regress.gate.verdicts import (
@@ -43,8 +42,6 @@ class Invocation:
     """The matrix whose cases are expected if it is not the default one."""
     only: str | None = None
     """The glob on the cases that are judged, if it was narrowed; see `narrow`."""
-    cases: tuple[Case, ...] = ()
-    """The cases of the suite, as far as they are known."""
 
     @property
     def run(self) -> str:

@@ -250,7 +250,7 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
     assert "peft-regress compare 0004 0007" in out
     assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
     assert "| conv1.lora\\_magnitude\\_vector.default aten.convolution +236.0 MFLOP" in out
-    assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
+    assert "pytest benchmarks --regress-cases '*/dora-r*/*'\n" in out
     assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
     assert "Shortened" not in out
 
@@ -302,7 +302,7 @@ def test_what_was_chosen_is_typed_again(run, storage, tmp_path):
     assert f"\npeft-regress compare {' '.join(arguments)}\n" in out
     assert " --regress-matrix extended --regress-strict\n" in out
     _, out, _ = run("old.json", "new.json", "--format", "markdown")
-    assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
+    assert f"pytest benchmarks --regress-cases {LORA}\n" in out
 
 
 def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
