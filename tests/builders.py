@@ -1,8 +1,11 @@
 """Build records, runs and run files for tests: small, valid, and without measuring."""
 
 import errno
+import json
 import os
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -255,6 +258,14 @@ def write_run(path, run=None):
     run = make_run() if run is None else run
     write_run_file(path, run, make_document(run))
     return path
+
+
+def run_document(run, document, *, ledgers=True):
+    """Return the JSON values of a run file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        write_run_file(path, run, document, ledgers=ledgers)
+        return json.loads(path.read_bytes())
 
 
 def keep_weights(run_file, record, content=b"x"):
