@@ -122,7 +122,6 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
                     opened_overlay(
                         [f"{settings.package}=={version}", *settings.also_install],
                         replace_torch=settings.replace_torch,
-                        seconds=settings.setup.pip_seconds,
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python

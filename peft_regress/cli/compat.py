@@ -15,7 +15,6 @@ from peft_regress.cli.options import (
     format_option,
     jobs_option,
     limit_option,
-    pip_limit_option,
     print_json,
 )
 from peft_regress.cli.progress import print_sentence
@@ -49,7 +48,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     sections={
         "Base": ("base", "inputs", "shape", "classes"),
         "Releases": ("releases", "saved_by", "also_install"),
-        "Environments": ("replace_torch", "jobs", "time_limit", "pip_time_limit"),
+        "Environments": ("replace_torch", "jobs", "time_limit"),
     },
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
@@ -103,7 +102,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 @click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @jobs_option("Try this many releases at once (default: one per core).")
 @limit_option("--time-limit", "How long the model or the adapter may take to load.")
-@pip_limit_option
 @format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
@@ -116,7 +114,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     shape: list[int] | None,
     classes: int | None,
     jobs: int | None,
-    pip_time_limit: int,
     output: str,
     **options: Any,
 ) -> None:
@@ -144,9 +141,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         )
     if not model.is_own:
         registry.get("architecture", base)
-    settings = CompatSettings(
-        base=model, jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options
-    )
+    settings = CompatSettings(base=model, jobs=jobs or default_jobs(), **options)
     with ending_signals_interrupt():
         found = compat(saved, settings, progress=print_sentence)
     if output == "json":

@@ -159,7 +159,6 @@ def opened_pool(
         on,
         baselines=setup.baselines,
         time_limit=setup.time_limit,
-        pip_seconds=setup.pip_seconds,
         say=say,
         code=code,
         own=settings_in_use(),
@@ -167,15 +166,12 @@ def opened_pool(
         yield pool
 
 
-pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
-
 ENVIRONMENT_SECTIONS: Final = {
     "Environments": (
         "replace_torch",
         "on",
         "jobs",
         "time_limit",
-        "pip_time_limit",
     ),
     "Files": ("resume", "summary"),
 }
@@ -195,7 +191,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         baselines: Path,
         jobs: int | None,
         time_limit: int,
-        pip_time_limit: int,
         **others: Any,
     ) -> None:
         from peft_regress.upgrades.measuring import MeasuringSetup
@@ -204,7 +199,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             baselines=baselines,
             jobs=jobs or default_jobs(),
             time_limit=time_limit,
-            pip_seconds=pip_time_limit,
         )
         command(*arguments, setup=setup, **others)
 
@@ -231,7 +225,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Write the findings to this file, as Markdown.",
         ),
         limit_option("--time-limit", "How long one case may take."),
-        pip_limit_option,
         baselines_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)

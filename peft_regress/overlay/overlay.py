@@ -27,7 +27,7 @@ from peft_regress.overlay.folder import (
     read_folder,
     remove_folder,
 )
-from peft_regress.overlay.pip import PIP_SECONDS, Planned, plan
+from peft_regress.overlay.pip import Planned, plan
 from peft_regress.overlay.requirements import Wanted, lacking_constraint, read_requirements
 from peft_regress.runs.environment import installed_packages
 
@@ -56,22 +56,20 @@ def opened_overlay(
     *,
     replace_torch: bool = False,
     pre: bool = False,
-    seconds: float = PIP_SECONDS,
 ) -> Iterator[Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
-    `seconds` is what one call of pip may take. Raises `InputError` if a text is no requirement,
-    `PipError` if pip finds no solution or cannot install it, `ReplacesTorchError` if torch would
-    change without `replace_torch`.
+    Raises `InputError` if a text is no requirement, `PipError` if pip finds no solution or cannot
+    install it, `ReplacesTorchError` if torch would change without `replace_torch`.
     """
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
-        wanted = read_requirements(requirements, scratch=Path(scratch), seconds=seconds, pre=pre)
-        planned, remarks = _resolved(wanted, pre=pre, seconds=seconds)
+        wanted = read_requirements(requirements, scratch=Path(scratch), pre=pre)
+        planned, remarks = _resolved(wanted, pre=pre)
         for one in planned:
             if one.name == "torch" and not replace_torch:
                 old = installed_packages().get("torch", "absent")
                 raise ReplacesTorchError(_shown(wanted), old, one.version)
-        with opened_part(planned, seconds=seconds) as overlay:
+        with opened_part(planned) as overlay:
             yield dataclasses.replace(
                 overlay,
                 remarks=tuple(remarks),
@@ -80,7 +78,7 @@ def opened_overlay(
 
 
 @contextmanager
-def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
+def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
     """Build an overlay of planned packages, without what else they would need, and hold it.
 
     Other processes may hold it too. Raises `PipError`, `InputError` for an unusable cache folder.
@@ -103,37 +101,35 @@ def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> 
             # Another process may have built it while this one waited.
             if read_folder(folder, planned) is None:
                 # pip shares the lock: it may go on for a while if this process is killed.
-                build_folder(folder, planned, seconds=seconds, keep_open=[lock.handle])
+                build_folder(folder, planned, keep_open=[lock.handle])
                 is_built = True
             lock.share()
             overlay = read_folder(folder, planned)
         yield dataclasses.replace(overlay, was_cached=not is_built)
 
 
-def _resolved(
-    wanted: Sequence[Wanted], *, pre: bool, seconds: float
-) -> tuple[tuple[Planned, ...], list[str]]:
+def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ...], list[str]]:
     """Return what pip would install, and sentences about what was added to the requirements."""
     texts = [requirement.text for requirement in wanted]
     named = {requirement.name for requirement in wanted}
     shown = _shown(wanted)
     # pip ignores what installed packages need: without these names it may break one of them.
     texts += [name for name in GATED_PACKAGES if name not in named]
-    planned = plan(texts, what=shown, seconds=seconds, pre=pre)
+    planned = plan(texts, what=shown, pre=pre)
     remarks = []
     lacking = lacking_constraint(planned, wanted, installed_packages())
     if lacking is not None:
         added, reason = lacking
         remarks.append(f"{added} was added: {reason}")
         what = f"{shown} with {added} (added: {reason})"
-        planned = plan([*texts, added], what=what, seconds=seconds, pre=pre)
+        planned = plan([*texts, added], what=what, pre=pre)
     remarks += [f"{one.name} {one.version} was yanked" for one in planned if one.is_yanked]
     # pip skips what has the installed version; a wheel, checkout or commit may differ in content.
     planned_names = {one.name for one in planned}
     skipped = [one for one in wanted if " @ " in one.text and one.name not in planned_names]
     if skipped:
         texts = [one.text for one in skipped]
-        planned += plan(texts, what=_shown(skipped), seconds=seconds, only_these=True)
+        planned += plan(texts, what=_shown(skipped), only_these=True)
     return _by_content(planned, wanted), remarks
 
 

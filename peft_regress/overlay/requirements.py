@@ -56,7 +56,7 @@ def lacking_constraint(
 
 
 def read_requirements(
-    texts: Iterable[str], *, scratch: Path, seconds: float, pre: bool = False
+    texts: Iterable[str], *, scratch: Path, pre: bool = False
 ) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
@@ -68,9 +68,9 @@ def read_requirements(
     for text in texts:
         into = scratch / str(len(found))
         if _is_path(text):
-            wanted = _read_path(Path(text), text, scratch=into, seconds=seconds)
+            wanted = _read_path(Path(text), text, scratch=into)
         else:
-            wanted = _read(text, scratch=into, seconds=seconds, pre=pre)
+            wanted = _read(text, scratch=into, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
             raise InputError(
@@ -79,7 +79,7 @@ def read_requirements(
     return tuple(found.values())
 
 
-def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
+def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
@@ -90,11 +90,11 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     url = urlsplit(requirement.url or "")
     if url.scheme == "file":
         # Like a path, so that its content identifies it.
-        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch, seconds=seconds)
+        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch)
     shown = text
     if requirement.url is None and not requirement.specifier:
         # pip itself would keep the installed release.
-        newest = released_versions(requirement.name, pre=pre, seconds=seconds)[-1]
+        newest = released_versions(requirement.name, pre=pre)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
     return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
@@ -107,9 +107,9 @@ def _is_path(text: str) -> bool:
     return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
-def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wanted:
+def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
     if is_folder(path):
-        path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
+        path = build_wheel(path.resolve(), into=scratch)
     if not is_file(path):
         raise InputError(printable(f"{text}: no such file or folder"))
     try:

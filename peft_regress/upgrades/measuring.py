@@ -36,7 +36,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
-from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
+from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -86,8 +86,6 @@ class MeasuringSetup:
     """How many cases are measured at once."""
     time_limit: float = CASE_SECONDS
     """Seconds that one case may take."""
-    pip_seconds: float = PIP_SECONDS
-    """Seconds that one call of pip may take."""
     keeper: Keeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
     pool: Pool | None = None

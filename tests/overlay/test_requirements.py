@@ -13,7 +13,7 @@ from peft_regress.overlay.requirements import Wanted, lacking_constraint, read_r
 @pytest.fixture
 def read(tmp_path):
     def call(*texts, pre=False):
-        return read_requirements(texts, scratch=tmp_path / "scratch", seconds=60, pre=pre)
+        return read_requirements(texts, scratch=tmp_path / "scratch", pre=pre)
 
     return call
 

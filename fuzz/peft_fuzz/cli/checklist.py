@@ -22,7 +22,7 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.workers.pool import default_jobs
 
-_pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
+_pre, _replace_torch = ENVIRONMENT_OPTIONS
 
 
 @click.command(
@@ -30,7 +30,7 @@ _pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
     cls=SectionedCommand,
     sections={
         "Verdict": ("base",),
-        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_seconds"),
+        "Environments": ("pre", "replace_torch", "jobs", "time_limit"),
         "Files": ("summary",),
     },
     epilog=examples("peft-fuzz checklist lora ../peft --base ../peft-main"),
@@ -48,11 +48,10 @@ _pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
 @_replace_torch
 @jobs_option("Examine this many situations at once (default: one per core).")
 @limit_option("--time-limit", "How long one situation may take.")
-@_pip_limit
 @summary_option
 @format_option
 @click.pass_context
-def command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     requirements: tuple[str, ...],
@@ -60,7 +59,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     jobs: int | None,
     summary: Path | None,
     output: str,
-    pip_time_limit: float,
     **options: Any,
 ) -> None:
     """Compare METHOD in a pull request by the protocol of peft's maintainers.
@@ -68,7 +66,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     REQUIREMENT is what pip installs, such as the checkout of a branch. The exit code is 1 if a row
     is out of its bounds, 3 if not everything was compared.
     """
-    settings = ChecklistSettings(jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options)
+    settings = ChecklistSettings(jobs=jobs or default_jobs(), **options)
     with ending_signals_interrupt():
         result = checklist(requirements, settings, progress=say)
     document = checklist_document(result)

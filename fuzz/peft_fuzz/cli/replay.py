@@ -18,7 +18,7 @@ from peft_regress.interrupts import ending_signals_interrupt
     cls=SectionedCommand,
     sections={
         "Replay": ("methods",),
-        "Environments": ("pre", "replace_torch", "time_limit", "pip_time_limit"),
+        "Environments": ("pre", "replace_torch", "time_limit"),
         "Files": ("corpus", "save", "summary"),
     },
     epilog=examples("peft-fuzz replay", "peft-fuzz replay peft==0.20.0"),

@@ -27,7 +27,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
     cls=SectionedCommand,
     sections={
         "Search": ("minutes", "methods", "seed"),
-        "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit", "pip_time_limit"),
+        "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit"),
         "Files": ("corpus", "save", "summary"),
     },
     epilog=examples(
@@ -74,7 +74,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=_NO_STORAGE,
         jobs=default_jobs(),
         time_limit=START_SECONDS,
-        pip_seconds=options["pip_time_limit"],
     )
     with (
         ending_signals_interrupt(),
