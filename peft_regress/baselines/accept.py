@@ -31,7 +31,7 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
-from peft_regress.files import make_folder, remove_leftovers, write_atomic
+from peft_regress.files import remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
@@ -99,7 +99,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     role: Role = "history" if history else "baseline"
     accepted = Acceptance(reason=reason, date=date, role=role, entry="")
     with _writing(root):
-        make_folder(root)
+        root.mkdir(parents=True, exist_ok=True)
         with opened_lock(root / ".lock") as lock:
             lock.own()
             remove_leftovers(root)
