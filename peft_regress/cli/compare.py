@@ -119,7 +119,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         complete = is_complete(after.run.selection, [cases, only], expected)
         comparison = narrow(comparison, only, complete=complete)
     if output == "json":
-        options.print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
+        options.print_json(report.encode_verdict(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:

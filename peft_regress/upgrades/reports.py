@@ -14,7 +14,7 @@ from peft_regress.report.sentences import environment_lines, outcome_line
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
 from peft_regress.report.verdict.next_steps import bisection, quoted
-from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
+from peft_regress.report.verdict.to_json import encode_case, encode_finding
 from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -136,7 +136,6 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in comparison.findings
         ],
         "cases": [encode_case(case) for case in comparison.cases],
-        **encode_fronts(comparison),
         "what_to_do": [documents.plain(words) for words in _advice(upgrade)],
     }
 

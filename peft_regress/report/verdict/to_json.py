@@ -89,12 +89,6 @@ def encode_budget(use: BudgetUse) -> dict[str, Any]:
     return {"budget": use.name, **_fields(use, "value", "limit"), "used": use.share, "over": over}
 
 
-def encode_fronts(comparison: Comparison) -> dict[str, Any]:
-    """Return `{lost_fronts: [{case, cost, beaten_by}]}`."""
-    names = ("case", "cost", "beaten_by")
-    return {"lost_fronts": [_fields(lost, *names) for lost in comparison.fronts]}
-
-
 def encode_explanation(
     old: Observation, new: Observation, changes: Sequence[MetricChange]
 ) -> dict[str, Any]:
