@@ -28,8 +28,6 @@ from peft_regress.text import printable
 
 @click.command(
     "compare",
-    cls=options.SectionedCommand,
-    sections={"Cases": ("only", "cases", "matrix", "stored_only")},
     epilog=options.examples(
         "peft-regress compare baselines runs/bench.json",
         "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",

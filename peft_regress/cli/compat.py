@@ -10,7 +10,6 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli.options import (
-    SectionedCommand,
     examples,
     format_option,
     jobs_option,
@@ -44,12 +43,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 
 @click.command(
     "compat",
-    cls=SectionedCommand,
-    sections={
-        "Base": ("base", "inputs", "shape", "classes"),
-        "Releases": ("releases", "saved_by", "also_install"),
-        "Environments": ("replace_torch", "jobs", "time_limit"),
-    },
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
         "peft-regress compat lora --base resnet18 --releases 0.14..",

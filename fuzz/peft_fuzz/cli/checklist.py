@@ -11,7 +11,6 @@ from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
 from peft_fuzz.checklist.checklist_report import checklist_document, encode_checklist
 from peft_fuzz.cli.options import ENVIRONMENT_OPTIONS, say, summary_option
 from peft_regress.cli.options import (
-    SectionedCommand,
     examples,
     format_option,
     jobs_option,
@@ -27,12 +26,6 @@ _pre, _replace_torch = ENVIRONMENT_OPTIONS
 
 @click.command(
     "checklist",
-    cls=SectionedCommand,
-    sections={
-        "Verdict": ("base",),
-        "Environments": ("pre", "replace_torch", "jobs", "time_limit"),
-        "Files": ("summary",),
-    },
     epilog=examples("peft-fuzz checklist lora ../peft --base ../peft-main"),
 )
 @click.argument("method")
