@@ -74,8 +74,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 @click.option(
     "--case",
     metavar="ID",
-    help="In place of both: a FineTune of your own, each method in the place of its adapter, on its "
-    "own batch.",
+    help="In place of both: a FineTune of your own, with each method for its adapter.",
 )
 @click.option(
     "--train",

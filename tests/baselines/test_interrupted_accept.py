@@ -5,12 +5,12 @@ import io
 import shutil
 
 import pytest
-from builders import LEDGER, LORA, make_case, make_record, make_run, split_by, write_run
+from builders import LEDGER, LORA, make_case, make_record, make_run, read_runs, split_by, write_run
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.storage import acceptance_of, read_runs
+from peft_regress.baselines.storage import acceptance_of
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.cli.main import main
 

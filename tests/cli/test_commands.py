@@ -5,10 +5,19 @@ import warnings
 from pathlib import Path
 
 import pytest
-from builders import FULL, LORA, keep_weights, make_record, make_run, write_entry, write_run
+from builders import (
+    FULL,
+    LORA,
+    keep_weights,
+    make_record,
+    make_run,
+    read_runs,
+    references_with_drift,
+    write_entry,
+    write_run,
+)
 
-from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import baseline_files, read_runs
+from peft_regress.baselines.storage import baseline_files
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
 

@@ -16,13 +16,13 @@ from builders import (
     keep_weights,
     make_record,
     make_run,
+    read_runs,
     split_by,
     write_entry,
     write_run,
     write_shards,
 )
 
-from peft_regress.baselines.storage import read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import process_bytes
 from peft_regress.runs import schema
