@@ -64,7 +64,7 @@ def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
 
 
 def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_path):
-    def released(_, *, pre, seconds):
+    def released(_, *, pre):
         return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
 
     monkeypatch.setattr(requirements, "released_versions", released)
