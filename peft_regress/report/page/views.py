@@ -143,7 +143,7 @@ def _changes(content: Content) -> dict[str, str]:
     """Return the verdict on each judged pair of entries, by both; and the newest verdict."""
     found = {}
     writer = HtmlWriter(content.cases)
-    extent = Extent(modules=False, is_accepted=True, is_away=False)
+    extent = Extent(is_accepted=True, is_away=False)
     for (old, new), comparison in content.pairs.items():
         about = f"{content.entries[new].name} judged by {content.entries[old].name}"
         found[f"{old} {new}"] = _verdict_html(comparison, writer, about, extent)
