@@ -384,17 +384,14 @@ class _Work:
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
             header = self._header(defined.source)
-            earlier = keeper.earlier(
+            kept = keeper.take(
                 case.id,
                 header,
-                version_of=version_in(self.environment.python),
-                any_machine=self.pool.is_remote,
-            )
-            kept = keeper.take(
-                earlier,
                 defined.definition,
                 trains=self.trains,
                 known=self.known.get(case.id, ()),
+                version_of=version_in(self.environment.python),
+                any_machine=self.pool.is_remote,
             )
             if kept is not None:
                 taken.add(case.id)
