@@ -89,8 +89,6 @@ def _title(change: attribution.MetricChange) -> str:
         return "absent" if value is None else format_value(value, change.unit)
 
     old, new = show(change.old), show(change.new)
-    if change.old == change.new:
-        return f"{change.metric}: {old} on both sides"
     if old == new:
         # They are equal only when rounded.
         old, new = f"{change.old:,}", f"{change.new:,}"
