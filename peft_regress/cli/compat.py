@@ -68,12 +68,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     help="Draw inputs of this shape instead: 4,3,32,32.",
 )
 @click.option(
-    "--classes",
-    type=click.IntRange(1, 100_000),
-    metavar="N",
-    help="Classes of an architecture of the catalogue (default: 10).",
-)
-@click.option(
     "--releases",
     metavar="RANGE",
     help="Releases of peft, such as 0.10.0..0.21.2, 0.14.. or 0.12.0,0.21.2 (default: the last "
@@ -105,7 +99,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     base: str | None,
     inputs: str | None,
     shape: list[int] | None,
-    classes: int | None,
     jobs: int | None,
     output: str,
     **options: Any,
@@ -127,11 +120,7 @@ def command(  # noqa: PLR0913  (arguments and options)
             "--inputs and --shape exclude each other: both say what the model gets"
         )
     folder = str(settings_in_use().folder.absolute())
-    model = BaseModel(name=base, inputs=inputs, shape=shape, classes=classes, folder=folder)
-    if model.is_own and classes is not None:
-        raise click.UsageError(
-            "--classes is for an architecture of the catalogue; your callable decides itself"
-        )
+    model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
     settings = CompatSettings(base=model, jobs=jobs or default_jobs(), **options)

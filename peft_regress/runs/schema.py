@@ -361,8 +361,6 @@ class Selection(_Strict, frozen=True, kw_only=True):
     narrowed_by: list[str] = []
     """The options that chose among them, as they were typed."""
     not_selected: list[CaseId] = []
-    narrowed_from: list[str] | UnsetType = UNSET
-    """For each item of `narrowed_by` where it was written, such as `command line`."""
 
 
 class Acceptance(_Sparse, frozen=True, kw_only=True):
