@@ -19,7 +19,6 @@ from shlex import quote
 from typing import Any
 
 import msgspec
-from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.current import Contents, read_contents, write_current
 from peft_regress.baselines.references import split, with_confirmed
@@ -270,16 +269,10 @@ def _writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-_LONGEST_TITLE = 40
-
-
 def _entry_title(run: Run) -> str:
-    """Return the part of an entry's name after its number: `peft-<version>`, if that is one."""
-    try:
-        version = str(Version(run.environment.get("peft", "")))
-    except InvalidVersion:
-        return "run"
-    return f"peft-{version.replace('!', '-')}" if len(version) <= _LONGEST_TITLE else "run"
+    """Return the part of an entry's name after its number: `peft-<version>`."""
+    version = run.environment.get("peft")
+    return "run" if version is None else f"peft-{version.replace('!', '-')}"
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,30}")

@@ -47,8 +47,8 @@ class Entry:
     date: str
     role: Role | Literal["run"]
     run: Run
-    path: Path | None = None
-    """The run file or the folder of shards; None if the run was never written."""
+    path: Path
+    """The run file or the folder of shards."""
 
 
 Series = Mapping[int, Record]
@@ -89,7 +89,7 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     to read, `InputError` for a name of nothing and for a run that is among the entries already.
     """
     entries = _stored_entries(root)
-    known = {resolved(entry.path) for entry in entries if entry.path}
+    known = {resolved(entry.path) for entry in entries}
     for run in (find_input(root, name) for name in runs):
         if resolved(run.path) in known:
             raise InputError(f"{run.name} is named twice, or is an entry of {root}; name it once")

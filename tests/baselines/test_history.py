@@ -33,7 +33,9 @@ def entries_of(*runs, environments=()):
         made = [make_record(metrics=one) if isinstance(one, dict) else one for one in records]
         run = make_run(*made, environment=packages.get(number, ENVIRONMENT))
         date = f"2026-01-{1 + number:02d}T00:00:00+00:00"
-        found.append(Entry(name=f"{number:04d}_peft", date=date, role="baseline", run=run))
+        name = f"{number:04d}_peft"
+        path = Path(f"{name}.json")
+        found.append(Entry(name=name, date=date, role="baseline", run=run, path=path))
     return found
 
 
