@@ -301,8 +301,6 @@ class _RunHooks:
             self._outcome = self._session.finish(self._coverage)
         elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
-        if self._interrupts.was_held:
-            session.exitstatus = pytest.ExitCode.INTERRUPTED
         failed = bool(self._problems) if self._outcome is None else self._outcome.failed
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
