@@ -109,18 +109,6 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def append_bytes(path: Path, content: bytes) -> None:
-    """Append to a file that others also write to. Raises `InputError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as stream:
-            stream.write(content)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}). Choose another path."
-        ) from error
-
-
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file in one step, or leave it unchanged and raise `InputError`.
 

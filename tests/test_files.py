@@ -9,7 +9,7 @@ import pytest
 from builders import full_disk, rich_run, write_run
 
 from peft_regress.errors import InputError
-from peft_regress.files import append_bytes, write_atomic
+from peft_regress.files import write_atomic
 
 
 def interrupt(*_, **__):
@@ -39,20 +39,11 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
         write_atomic(tmp_path / "run.json", b"{}")
 
 
-@pytest.mark.parametrize(
-    ("write", "name"), [(write_atomic, ""), (write_atomic, "file/run.json"), (append_bytes, "")]
-)
-def test_what_cannot_be_written_is_a_clear_error(tmp_path, write, name):
+@pytest.mark.parametrize("name", ["", "file/run.json"])
+def test_what_cannot_be_written_is_a_clear_error(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write(tmp_path / name, b"{}")
-
-
-def test_what_is_appended_stands_after_what_was_there(tmp_path):
-    path = tmp_path / "new" / "summary.md"
-    append_bytes(path, b"one\n")
-    append_bytes(path, b"two\n")
-    assert path.read_bytes() == b"one\ntwo\n"
+        write_atomic(tmp_path / name, b"{}")
 
 
 WRITE = """
