@@ -21,7 +21,7 @@ from peft_regress.metrics import Metric
 from peft_regress.report.document import as_text
 from peft_regress.report.page.content import Content, facts_of
 from peft_regress.report.page.data import page_data
-from peft_regress.report.page.sheets import Sheets
+from peft_regress.report.page.sheets import sheet_body
 from peft_regress.runs.run_file import read_run
 from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
 
@@ -199,7 +199,7 @@ def test_sheets_have_the_modules_behind_stored_numbers():
     read = functools.cache(lambda path: read_run(path).run)
     content = Content(entries=entries, whole_run=lambda asked: read(asked.path))
     assert len(content.cases) == 96
-    text = as_text(Sheets(content).body("shift/dora-r4/resnet18"))
+    text = as_text(sheet_body(content, "shift/dora-r4/resnet18"))
     flat = " ".join(text.split())
     assert "forward_flops: 3.854 GFLOP" in flat
     assert "lora_magnitude_vector.default" in flat

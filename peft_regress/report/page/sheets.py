@@ -35,76 +35,71 @@ _HOLDS: Final = {
 }
 
 
-class Sheets:
-    """Write the sheets of all cases."""
+def sheet_head(content: Content, name: str) -> list[Section]:
+    """Return what a sheet begins with: the state, what the verdict says, budgets."""
+    record, at = content.now[name], content.present[name]
+    case, state = record.case, content.state_of(name)
+    status = clean(record.status_text, longest=600)
+    lead: Words = (
+        f"{method_words(case)} on {clean(case.architecture)}, task {clean(case.task)}.",
+        "Numbers of",
+        Code(clean(content.entries[at].name)),
+        f"({entry_words(content.entries[at])}):",
+        state,
+        *([] if status in {state, "ok"} else [f"({status})"]),
+    )
+    sections = [Section(title=lead)]
+    if content.newest is not None and content.verdicts.get(name) not in {None, "unchanged"}:
+        _, comparison = content.newest
+        said = case_section(comparison.verdict_of(name), comparison).body
+        sections.append(Section(title="What the verdict says", level=2, body=said))
+    if record.repeated_run is not None:
+        of = gain_name([record])
+        what = f"The first seed repeats {clean(record.repeated_run, longest=200)} bit for bit"
+        sections.append(Section(title=f"{what}: its {of} is that of there."))
+    uses = content.budgets(name)
+    if uses:
+        sections.append(Section(title="Budgets", level=2, body=(budgets_of(uses),)))
+    return sections
 
-    def __init__(self, content: Content) -> None:
-        self._content = content
 
-    def head(self, name: str) -> list[Section]:
-        """Return what a sheet begins with: the state, what the verdict says, budgets."""
-        content, record, at = self._content, self._content.now[name], self._content.present[name]
-        case, state = record.case, content.state_of(name)
-        status = clean(record.status_text, longest=600)
-        lead: Words = (
-            f"{method_words(case)} on {clean(case.architecture)}, task {clean(case.task)}.",
-            "Numbers of",
-            Code(clean(content.entries[at].name)),
-            f"({entry_words(content.entries[at])}):",
-            state,
-            *([] if status in {state, "ok"} else [f"({status})"]),
+def sheet_body(content: Content, name: str) -> list[Section]:
+    """Return the numbers of a case, its invariants, and the modules behind its numbers."""
+    entry = content.entries[content.present[name]]
+    parts = {
+        "Metrics": _metrics(content, name),
+        "Invariants": _invariants(content.now[name]),
+        "Where its numbers come from": _present(content.whole_run(entry).cases[name]),
+    }
+    bodies = {title: tuple(body) for title, body in parts.items()}
+    return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
+
+
+def _metrics(content: Content, name: str) -> Iterator[Table | str]:
+    now = content.now[name]
+    marks = content.marks[name]
+    rows = []
+    for metric, held in now.metrics.items():
+        here = [one for one in marks.get(metric, ()) if one.entry == content.present[name]]
+        spec, shown = content.specs[metric], number(value_of(held), held.unit)
+        twin = metric.endswith(BATCH_SUFFIX) and metric.removesuffix(BATCH_SUFFIX) in METRICS
+        cells = (
+            Code(clean(metric)),
+            shown,
+            shown.exact,
+            here[0].words(spec) if here else "",
+            here[0].badge if here else "",
+            _DIRECTIONS[spec.direction],
+            "the same at batch 32" if twin else clean(spec.about),
         )
-        sections = [Section(title=lead)]
-        if content.newest is not None and content.verdicts.get(name) not in {None, "unchanged"}:
-            _, comparison = content.newest
-            said = case_section(comparison.verdict_of(name), comparison).body
-            sections.append(Section(title="What the verdict says", level=2, body=said))
-        if record.repeated_run is not None:
-            of = gain_name([record])
-            what = f"The first seed repeats {clean(record.repeated_run, longest=200)} bit for bit"
-            sections.append(Section(title=f"{what}: its {of} is that of there."))
-        uses = content.budgets(name)
-        if uses:
-            sections.append(Section(title="Budgets", level=2, body=(budgets_of(uses),)))
-        return sections
-
-    def body(self, name: str) -> list[Section]:
-        """Return the numbers of a case, its invariants, and the modules behind its numbers."""
-        content = self._content
-        entry = content.entries[content.present[name]]
-        parts = {
-            "Metrics": self._metrics(name),
-            "Invariants": _invariants(content.now[name]),
-            "Where its numbers come from": _present(content.whole_run(entry).cases[name]),
-        }
-        bodies = {title: tuple(body) for title, body in parts.items()}
-        return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
-
-    def _metrics(self, name: str) -> Iterator[Table | str]:
-        content, now = self._content, self._content.now[name]
-        marks = content.marks[name]
-        rows = []
-        for metric, held in now.metrics.items():
-            here = [one for one in marks.get(metric, ()) if one.entry == content.present[name]]
-            spec, shown = content.specs[metric], number(value_of(held), held.unit)
-            twin = metric.endswith(BATCH_SUFFIX) and metric.removesuffix(BATCH_SUFFIX) in METRICS
-            cells = (
-                Code(clean(metric)),
-                shown,
-                shown.exact,
-                here[0].words(spec) if here else "",
-                here[0].badge if here else "",
-                _DIRECTIONS[spec.direction],
-                "the same at batch 32" if twin else clean(spec.about),
-            )
-            rows.append(Row(cells=cells))
-        headings = ("metric", "value", "exactly", "change", "", "better is", "what it is")
-        table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
-        if rows:
-            yield table
-            lost = [one for one in content.held[name] if one not in now.metrics]
-            if lost:
-                yield f"not measured this time: {clean(', '.join(lost))}"
+        rows.append(Row(cells=cells))
+    headings = ("metric", "value", "exactly", "change", "", "better is", "what it is")
+    table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
+    if rows:
+        yield table
+        lost = [one for one in content.held[name] if one not in now.metrics]
+        if lost:
+            yield f"not measured this time: {clean(', '.join(lost))}"
 
 
 def _invariants(record: Record) -> Iterator[Table]:
