@@ -243,5 +243,4 @@ def test_every_command_that_takes_a_run_takes_an_entry(run, tmp_path, monkeypatc
     assert run("explain", "0001", "0001", LORA)[0] == 0
     code, out, _ = run("accept", "0001", "--reason", "again")
     assert (code, out.splitlines()[0].endswith("0002_peft-0.18.1.json")) == (0, True)
-    code, _, err = run("history", "0001")
-    assert (code, "name it once" in err) == (2, True)
+    assert run("history", "0001")[0] == 0
