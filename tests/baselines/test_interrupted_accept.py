@@ -86,7 +86,7 @@ def test_whatever_happens_at_any_changing_call_the_storage_is_as_before_or_after
         first = write_world(tmp_path / f"{storage} first", storage=storage)
         before = len(read_runs(first / "baselines"))
         count = changing_calls(lambda whole=whole: accept(whole))
-        assert count > 25
+        assert count > 20  # of seven files: each is synced and renamed, its first name is removed
         assert check_whole(whole / "baselines") == before + 1
         for at in range(1, count + 1, step):
             folder = tmp_path / f"{storage} {at}"
