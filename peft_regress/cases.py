@@ -22,6 +22,7 @@ _DATA_FILE: Final = rf"(?=.*\.(?:json|safetensors)\Z){_NAME}"
 _VERSION: Final = _NAME.replace("+", "+!")  # PEP 440 has an epoch: `1!2.0`
 _DIGEST: Final = "(sha256:)?[A-Za-z0-9]{1,128}"
 _ADDRESS: Final = "sha256:[0-9a-f]{64}"
+_MOMENT: Final = "[0-9-]{10}T[0-9:.]+(Z|[+-][0-9:]+)"
 
 NAME_RULE: Final = (
     "up to 128 letters (a-z), digits and _ . + -, first a letter, a digit or _, nowhere two dots"
@@ -42,6 +43,8 @@ Version = Annotated[str, msgspec.Meta(pattern=_pattern(_VERSION))]
 Digest = Annotated[str, msgspec.Meta(pattern=_pattern(_DIGEST))]
 Address = Annotated[str, msgspec.Meta(pattern=_pattern(_ADDRESS))]
 """The digest of a ledger, an adapter or an entry: a path may be built from it."""
+Moment = Annotated[str, msgspec.Meta(pattern=_pattern(_MOMENT))]
+"""ISO 8601 with a time zone."""
 Rank = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 _RULES: Final = {
@@ -50,6 +53,7 @@ _RULES: Final = {
     _pattern(_NAME, _NAME, _NAME): f"a case id: three names with / between, each {NAME_RULE}",
     _pattern(_VERSION): f"a version: {NAME_RULE}, or !",
     _pattern(_DIGEST): "a digest: letters (a-z) and digits, as in sha256:0123abcd",
+    _pattern(_MOMENT): "a time with its zone, as in 2026-01-02T03:04:05+00:00",
     _pattern(_ADDRESS): "a SHA-256 digest: sha256: and 64 digits of 0-9 and a-f",
 }
 

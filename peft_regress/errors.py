@@ -64,10 +64,6 @@ class RunFileError(InputError):
         shown = clean(problem, longest=_LONGEST_PROBLEM)
         super().__init__(printable(f"{path}: {shown}. {remedy}"))
 
-    def __reduce__(self) -> tuple[type[RunFileError], tuple[Path | str, str, str]]:
-        # So that it passes unchanged from one process to another.
-        return type(self), (self.path, self.problem, self.remedy)
-
 
 class SourceError(AbsentError):
     """A source checkpoint is missing or differs from the recorded bytes."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import secrets
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -72,19 +70,6 @@ def path_problem(path: Path) -> str | None:
     return None
 
 
-def _own_stream(path: Path) -> int | None:
-    """Return the file number of this process's output or error stream if the path is one."""
-    with contextlib.suppress(OSError):
-        wanted = os.stat(path)  # noqa: PTH116  (like `os.fstat` below)
-        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-            with contextlib.suppress(OSError):
-                if os.path.samestat(wanted, os.fstat(number)):
-                    if stream is not None:
-                        stream.flush()
-                    return number
-    return None
-
-
 def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
     """Read a TOML file.
 
@@ -124,31 +109,17 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def append_bytes(path: Path, content: bytes) -> None:
-    """Append to a file that others also write to. Raises `InputError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as stream:
-            stream.write(content)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}). Choose another path."
-        ) from error
-
-
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file in one step, or leave it unchanged and raise `InputError`.
 
-    A path that is not a regular file, such as a FIFO, is written to and never replaced. The same
-    goes for this process's output and error stream under any name: /dev/stdout may be a file.
+    What is not a regular file, such as a FIFO or /dev/stdout, is written to and never replaced.
     """
     try:
-        mine = _own_stream(path)
-        if mine is not None or (path.exists() and not path.is_file()):
-            with path.open("wb") if mine is None else os.fdopen(os.dup(mine), "wb") as stream:
+        if str(path.parent) in {"/dev", "/dev/fd"} or (path.exists() and not path.is_file()):
+            with path.open("ab") as stream:
                 stream.write(content)
             return
-        make_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".peft-regress-{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("xb") as stream:
@@ -163,42 +134,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"{path}: cannot be written ({error.strerror or error}); it is unchanged. "
             "Free some space or choose another path, then run the same command again."
         ) from error
-    _sync_written(path)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left below a folder to which nobody writes now."""
     for path in folder.rglob(".peft-regress-*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _sync_written(path: Path) -> None:
-    """Sync the folder of a file that was just renamed into it. Raises `InputError`."""
-    try:
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"{path}: is written, but its folder cannot be synced ({error.strerror or error}), so "
-            "that a power failure may undo it. Run the same command again."
-        ) from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and the folders above it, so that they outlive a power failure."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-        _sync_folder(one.parent)
-    folder.mkdir(exist_ok=True)  # raises if it is a file
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write to disk which names a folder has."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems sync no folder
-            raise
-    finally:
-        os.close(handle)

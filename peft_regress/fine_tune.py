@@ -104,7 +104,7 @@ class FineTune:
     def __post_init__(self) -> None:
         """Refuse values that no fine-tuning can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
-        for problem in (*_wrong_parts(self), *_wrong_names(self)):
+        for problem in (*_wrong_parts(self), *_wrong_names(self), *wrong_limits(self)):
             raise InputError(f"FineTune {self.id!r}: {problem}")
 
 
@@ -128,11 +128,6 @@ def _wrong_parts(given: FineTune) -> Iterator[str]:
     also_train: Any = given.also_train
     if isinstance(also_train, str) or not isinstance(also_train, Sequence):
         yield f"also_train={also_train!r} is not a list of module names"
-    budget: Any = given.budget
-    if not isinstance(budget, Budget | None):
-        yield f"budget={budget!r} is not a Budget"
-    if not given.matrix.isidentifier():
-        yield f"matrix={given.matrix!r} is not the name of a matrix"
 
 
 def _wrong_names(given: FineTune) -> Iterator[str]:
@@ -142,10 +137,19 @@ def _wrong_names(given: FineTune) -> Iterator[str]:
             yield f"metrics[{name!r}] has the name of a metric that is measured anyway"
         elif not is_word(name):
             yield f"metrics[{name!r}] is not a name without blanks and without / * ? [ ]"
-    for kind, values in ((Bound, given.bounds), (OwnMetric, given.metrics)):
-        for name, value in (values or {}).items():
-            if not isinstance(value, kind):
-                yield f"{name!r}: {value!r} is not a {kind.__name__}"
-    for name in given.bounds or {}:
-        if name not in METRICS and name not in own:
-            yield f"bounds: {UnknownNameError('metric', name, [*METRICS, *own])}"
+        if not isinstance(own[name], OwnMetric):
+            yield f"metrics[{name!r}]={own[name]!r} is not an OwnMetric"
+
+
+def wrong_limits(given: Any) -> Iterator[str]:
+    """Yield what is wrong with the matrix, the budget and the bounds of an own case."""
+    if not (isinstance(given.matrix, str) and given.matrix.isidentifier()):
+        yield f"matrix={given.matrix!r} is not the name of a matrix"
+    if not isinstance(given.budget, Budget | None):
+        yield f"budget={given.budget!r} is not a Budget"
+    known = [*METRICS, *(given.metrics or {})]
+    for name, bound in (given.bounds or {}).items():
+        if name not in known:
+            yield f"bounds: {UnknownNameError('metric', str(name), known)}"
+        elif not isinstance(bound, Bound):
+            yield f"bounds[{name!r}]={bound!r} is not a Bound"

@@ -25,9 +25,6 @@ class Interrupts:
     def __init__(self) -> None:
         self._installed: list[int] = []
         self._owner = 0
-        self._holds_ctrl_c = False
-        self.was_held = False
-        """Whether Ctrl-C was typed while the process was ending."""
 
     def install(self) -> None:
         """Let each signal interrupt the main thread, unless somebody handles or ignores it."""
@@ -41,24 +38,14 @@ class Interrupts:
                 self._installed.append(number)
 
     def hold(self) -> None:
-        """Let further signals change nothing, since the process is ending; a second Ctrl-C does."""
+        """Let further signals change nothing, since the process is ending; Ctrl-C still does."""
         for number in self._installed:
-            signal.signal(number, lambda *_: None)
-        if self._owner and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._hold_ctrl_c)
-            self._holds_ctrl_c = True
+            signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
         """Undo `install`."""
         while self._installed:
             signal.signal(self._installed.pop(), signal.SIG_DFL)
-        if self._holds_ctrl_c:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._holds_ctrl_c = False
-
-    def _hold_ctrl_c(self, *_: object) -> None:
-        self.was_held = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _interrupt(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._owner:

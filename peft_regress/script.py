@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Final
 
 from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case
-from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import FineTune
-from peft_regress.metrics import METRICS
+from peft_regress.errors import InputError
+from peft_regress.fine_tune import FineTune, wrong_limits
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Script:
     def __post_init__(self) -> None:
         """Refuse values that no script can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
-        for problem in _wrong_values(self):
+        for problem in (*_wrong_values(self), *wrong_limits(self)):
             raise InputError(f"Script {self.id!r}: {problem}")
 
 
@@ -68,18 +67,6 @@ def _wrong_values(given: Script) -> Iterator[str]:
     value = given.time_limit
     if not isinstance(value, int | float) or not value > 0:
         yield f"time_limit={value!r} is not a number of seconds"
-    value = given.matrix
-    if not (isinstance(value, str) and value.isidentifier()):
-        yield f"matrix={value!r} is not the name of a matrix"
-    value = given.budget
-    if not isinstance(value, Budget | None):
-        yield f"budget={value!r} is not a Budget"
-    for name, bound in (given.bounds or {}).items():
-        value = bound
-        if name not in METRICS:
-            yield f"bounds: {UnknownNameError('metric', str(name), METRICS)}"
-        elif not isinstance(value, Bound):
-            yield f"bounds[{name!r}]={value!r} is not a Bound"
 
 
 OwnCase = FineTune | Script

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gettext
 import re
+from collections.abc import Sequence
 from typing import Final
 
 _LONGEST_TEXT = 160
@@ -46,3 +47,9 @@ def visible(text: str, *, styles: bool = False) -> str:
 def count_of(count: int, singular: str, plural: str | None = None) -> str:
     """Return a count with its noun: '1 case', '1,200 cases'; the plural takes an `s` by default."""
     return f"{count:,} {gettext.ngettext(singular, plural or f'{singular}s', count)}"
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if names[3:] else ""
+    return ", ".join(map(clean, names[:3])) + more

@@ -1,16 +1,25 @@
 """Build records, runs and run files for tests: small, valid, and without measuring."""
 
 import errno
+import json
 import os
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from peft_regress.baselines.accept import accept_run
-from peft_regress.baselines.current import read_contents, write_current
+from peft_regress.baselines.current import Contents, read_contents, write_current
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.storage import entry_name
+from peft_regress.baselines.storage import (
+    Link,
+    check_order,
+    entry_name,
+    read_entries_of,
+    read_while_still,
+)
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.devices import RESERVE_BYTES, DeviceClass, process_bytes
@@ -255,6 +264,33 @@ def write_run(path, run=None):
     run = make_run() if run is None else run
     write_run_file(path, run, make_document(run))
     return path
+
+
+def read_runs(root, *, ledgers=True):
+    """Read every entry of a storage, oldest first, and check their order."""
+
+    def read(paths):
+        entries = list(read_entries_of(paths, ledgers=ledgers))
+        check_order(root, [Link.of(entry) for entry in entries])
+        return entries
+
+    return read_while_still(root, read)
+
+
+def references_with_drift(stored):
+    """Return what judges each case after some entries, oldest first, with its drift."""
+    contents = Contents()
+    for entry in stored:
+        contents.add(entry)
+    return contents.judges
+
+
+def run_document(run, document, *, ledgers=True):
+    """Return the JSON values of a run file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        write_run_file(path, run, document, ledgers=ledgers)
+        return json.loads(path.read_bytes())
 
 
 def keep_weights(run_file, record, content=b"x"):

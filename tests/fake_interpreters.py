@@ -69,7 +69,7 @@ for line in sys.stdin:
             case["rank"] = int(rank)
         log("prepare", request)
         if not misbehave(how.get("before " + name)):
-            send(definition=script["record"]["definition"])
+            say(answer=script["record"]["definition"])
     elif kind == "measure":
         open("litter", "w").close()
         log("measure", dict(request, case=name))
@@ -87,10 +87,10 @@ for line in sys.stdin:
         log(kind, request)
         send(**script["answers"][kind])
     elif kind == "restart":
-        send()
+        say(answer=None)
     elif kind == "time_steps":
         steps = range(request["steps"])
-        send(step_seconds=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
+        say(answer=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
     else:
         say(refused="ValueError: unknown request " + kind)
 """

@@ -63,7 +63,7 @@ class World:
         """Return the version of a package in each run, in order."""
         return [packages[package] for packages, _, _ in self.runs]
 
-    def released_versions(self, package, *, pre, seconds):
+    def released_versions(self, package, *, pre):
         if package not in self.index:
             raise PipError(package, "the index has no such package")
         found = sorted(map(Version, self.index[package]))

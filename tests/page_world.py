@@ -51,7 +51,11 @@ def make_entry(number, *records, role="baseline", **fields):
     )  # fmt: skip
     name = fields.pop("name", f"{number:04d}_peft")
     return Entry(
-        name=name, date=date, role=role, run=make_run(*records, accepted=accepted, **fields)
+        name=name,
+        date=date,
+        role=role,
+        run=make_run(*records, accepted=accepted, **fields),
+        path=Path(f"{name}.json"),
     )
 
 

@@ -19,7 +19,6 @@ from shlex import quote
 from typing import Any
 
 import msgspec
-from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.current import Contents, read_contents, write_current
 from peft_regress.baselines.references import split, with_confirmed
@@ -31,7 +30,7 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
-from peft_regress.files import make_folder, remove_leftovers, write_atomic
+from peft_regress.files import remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
@@ -99,7 +98,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     role: Role = "history" if history else "baseline"
     accepted = Acceptance(reason=reason, date=date, role=role, entry="")
     with _writing(root):
-        make_folder(root)
+        root.mkdir(parents=True, exist_ok=True)
         with opened_lock(root / ".lock") as lock:
             lock.own()
             remove_leftovers(root)
@@ -270,16 +269,10 @@ def _writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-_LONGEST_TITLE = 40
-
-
 def _entry_title(run: Run) -> str:
-    """Return the part of an entry's name after its number: `peft-<version>`, if that is one."""
-    try:
-        version = str(Version(run.environment.get("peft", "")))
-    except InvalidVersion:
-        return "run"
-    return f"peft-{version.replace('!', '-')}" if len(version) <= _LONGEST_TITLE else "run"
+    """Return the part of an entry's name after its number: `peft-<version>`."""
+    version = run.environment.get("peft")
+    return "run" if version is None else f"peft-{version.replace('!', '-')}"
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,30}")

@@ -16,8 +16,8 @@ from peft_regress.baselines.current import Contents, check_whole
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still
-from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import is_folder, resolved
+from peft_regress.errors import AbsentError
+from peft_regress.files import is_folder
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
 from peft_regress.gate.verdicts import Observation, Reason, Verdict
@@ -47,8 +47,8 @@ class Entry:
     date: str
     role: Role | Literal["run"]
     run: Run
-    path: Path | None = None
-    """The run file or the folder of shards; None if the run was never written."""
+    path: Path
+    """The run file or the folder of shards."""
 
 
 Series = Mapping[int, Record]
@@ -86,14 +86,10 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     """Return the entries of a storage in their order, then the named runs in their order.
 
     Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
-    to read, `InputError` for a name of nothing and for a run that is among the entries already.
+    to read, `InputError` for a name of nothing.
     """
     entries = _stored_entries(root)
-    known = {resolved(entry.path) for entry in entries if entry.path}
     for run in (find_input(root, name) for name in runs):
-        if resolved(run.path) in known:
-            raise InputError(f"{run.name} is named twice, or is an entry of {root}; name it once")
-        known.add(resolved(run.path))
         file = run.read() if is_folder(run.path) else read_run_file(run.path, ledgers=False)
         date = str(file.document.get("datetime", ""))
         entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,18 +18,6 @@ from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.run_file import RunFile, read_run_file, with_ledgers_of
 from peft_regress.runs.schema import Record, Run, Selection
-
-
-def references_with_drift(stored: Iterable[RunFile]) -> dict[str, Observation]:
-    """Return each case of the newest entry of role `baseline` that holds it, by id.
-
-    stored: oldest first. Each case has the older entries that its drift counts from. A case that an
-    entry retires is left out, unless a later entry holds it again.
-    """
-    contents = Contents()
-    for entry in stored:
-        contents.add(entry)
-    return contents.judges
 
 
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:

@@ -82,21 +82,6 @@ def adapter_folder(root: Path, digest: str) -> Path:
 # --- reading entries ------------------------------------------------------------------------------
 
 
-def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
-    """Read every entry of a baseline storage, oldest first.
-
-    Raises `RunFileError` for an entry that cannot be trusted, or that does not follow the one
-    before it.
-    """
-
-    def read(paths: Sequence[Path]) -> list[RunFile]:
-        entries = list(read_entries_of(paths, ledgers=ledgers))
-        check_order(root, [Link.of(entry) for entry in entries])
-        return entries
-
-    return read_while_still(root, read)
-
-
 def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator[RunFile]:
     """Read entries one by one. Raises `RunFileError` for one that was never accepted."""
     for path in paths:

@@ -11,8 +11,6 @@ import click
 
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
-    ENVIRONMENT_SECTIONS,
-    SectionedCommand,
     cases_option,
     environment_options,
     examples,
@@ -36,12 +34,6 @@ _ABSENT_EXIT = 3
 
 @click.command(
     "bisect",
-    cls=SectionedCommand,
-    sections={
-        "Releases": ("good", "bad", "also_install"),
-        "Cases": ("cases", "metric", "matrix"),
-        **ENVIRONMENT_SECTIONS,
-    },
     epilog=examples(
         "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
         "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
@@ -122,7 +114,6 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
                     opened_overlay(
                         [f"{settings.package}=={version}", *settings.also_install],
                         replace_torch=settings.replace_torch,
-                        seconds=settings.setup.pip_seconds,
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python

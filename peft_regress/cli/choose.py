@@ -19,7 +19,7 @@ from peft_regress.catalogue.own_cases import (
     own_fine_tunes,
     usual_storage,
 )
-from peft_regress.cli.options import SectionedCommand, examples, format_option, print_json
+from peft_regress.cli.options import examples, format_option, print_json
 from peft_regress.devices import DeviceClass
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import FineTune
@@ -45,13 +45,6 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 
 @click.command(
     "choose",
-    cls=SectionedCommand,
-    sections={
-        "A network": ("architecture", "batch", "resolution"),
-        "Or one of your own": ("model", "inputs", "head", "case", "train"),
-        "What a step may take": ("device", *_AMOUNTS, "runtime"),
-        "What to try, and how to judge": ("method", "task", "seconds"),
-    },
     epilog=examples(
         "peft-regress choose --device raspberry-pi-4-2gb --architecture mobilenet_v2",
         "peft-regress choose --memory 256MiB --architecture resnet18 --batch 1",
@@ -71,7 +64,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 @click.option(
     "--model",
     metavar="MODULE:NAME",
-    help="A function that returns a torch module, or the class of one, as for `cost --model`.",
+    help="In place of --architecture: a function that returns a torch module, or such a class.",
 )
 @click.option(
     "--input",
@@ -88,7 +81,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 @click.option(
     "--case",
     metavar="ID",
-    help="A FineTune of your own: each method takes the place of its adapter, on its own batch.",
+    help="In place of both: a FineTune of your own, with each method for its adapter.",
 )
 @click.option(
     "--train",

@@ -28,8 +28,6 @@ from peft_regress.text import printable
 
 @click.command(
     "compare",
-    cls=options.SectionedCommand,
-    sections={"Cases": ("only", "cases", "matrix", "stored_only")},
     epilog=options.examples(
         "peft-regress compare baselines runs/bench.json",
         "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
@@ -103,7 +101,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
         matrix=None if matrix == usual_matrix() else matrix,
-        cases=of_matrix or (),
     )
     complete = is_complete(after.run.selection, [cases], expected)
     comparison = judge(
@@ -120,7 +117,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         complete = is_complete(after.run.selection, [cases, only], expected)
         comparison = narrow(comparison, only, complete=complete)
     if output == "json":
-        options.print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
+        options.print_json(report.encode_verdict(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:

@@ -10,12 +10,10 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli.options import (
-    SectionedCommand,
     examples,
     format_option,
     jobs_option,
     limit_option,
-    pip_limit_option,
     print_json,
 )
 from peft_regress.cli.progress import print_sentence
@@ -45,12 +43,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 
 @click.command(
     "compat",
-    cls=SectionedCommand,
-    sections={
-        "Base": ("base", "inputs", "shape", "classes"),
-        "Releases": ("releases", "saved_by", "also_install"),
-        "Environments": ("replace_torch", "jobs", "time_limit", "pip_time_limit"),
-    },
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
         "peft-regress compat lora --base resnet18 --releases 0.14..",
@@ -76,12 +68,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     help="Draw inputs of this shape instead: 4,3,32,32.",
 )
 @click.option(
-    "--classes",
-    type=click.IntRange(1, 100_000),
-    metavar="N",
-    help="Classes of an architecture of the catalogue (default: 10).",
-)
-@click.option(
     "--releases",
     metavar="RANGE",
     help="Releases of peft, such as 0.10.0..0.21.2, 0.14.. or 0.12.0,0.21.2 (default: the last "
@@ -103,7 +89,6 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 @click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @jobs_option("Try this many releases at once (default: one per core).")
 @limit_option("--time-limit", "How long the model or the adapter may take to load.")
-@pip_limit_option
 @format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
@@ -114,9 +99,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     base: str | None,
     inputs: str | None,
     shape: list[int] | None,
-    classes: int | None,
     jobs: int | None,
-    pip_time_limit: int,
     output: str,
     **options: Any,
 ) -> None:
@@ -137,16 +120,10 @@ def command(  # noqa: PLR0913  (arguments and options)
             "--inputs and --shape exclude each other: both say what the model gets"
         )
     folder = str(settings_in_use().folder.absolute())
-    model = BaseModel(name=base, inputs=inputs, shape=shape, classes=classes, folder=folder)
-    if model.is_own and classes is not None:
-        raise click.UsageError(
-            "--classes is for an architecture of the catalogue; your callable decides itself"
-        )
+    model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
-    settings = CompatSettings(
-        base=model, jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options
-    )
+    settings = CompatSettings(base=model, jobs=jobs or default_jobs(), **options)
     with ending_signals_interrupt():
         found = compat(saved, settings, progress=print_sentence)
     if output == "json":

@@ -18,7 +18,6 @@ from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank, select_cases
 from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli.options import (
-    SectionedCommand,
     cases_option,
     examples,
     format_option,
@@ -40,14 +39,6 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
 
 @click.command(
     "cost",
-    cls=SectionedCommand,
-    sections={
-        "A method on an architecture": (
-            *("architecture", "method", "rank", "batch", "resolution"),
-            *("classes", "bn", "freeze_head"),
-        ),
-        "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
-    },
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",

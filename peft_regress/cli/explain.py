@@ -24,13 +24,6 @@ from peft_regress.report.terminal import show
 @click.argument("new")
 @click.argument("case")
 @click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    metavar="NAME",
-    help="Only this metric, such as peak_bytes; may be repeated.",
-)
-@click.option(
     "--top",
     type=click.IntRange(1),
     metavar="N",
@@ -44,7 +37,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     old: str,
     new: str,
     case: str,
-    metrics: tuple[str, ...],
     *,
     top: int,
     output: str,
@@ -56,7 +48,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     is an id.
     """
     before, after = (named_case(baselines, name, case) for name in (old, new))
-    changes = changed_costs(before.record, after.record, only=metrics)
+    changes = changed_costs(before.record, after.record)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
     else:

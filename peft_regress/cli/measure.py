@@ -30,12 +30,6 @@ _INCOMPLETE_EXIT = 3
 
 @click.command(
     "measure",
-    cls=options.SectionedCommand,
-    sections={
-        "Cases": ("cases", "matrix"),
-        "Work": ("on", "jobs", "time_limit"),
-        "Files": ("save", "resume"),
-    },
     epilog=options.examples(
         "peft-regress measure --save runs/new.json",
         "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",

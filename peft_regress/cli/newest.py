@@ -50,7 +50,7 @@ def judge_newest(
     held = [index for index in reversed(range(len(entries))) if entries[index].run.cases]
     usual = [index for index in held if _matrix_of(entries[index].run) == usual_matrix()]
     for index in dict.fromkeys((*usual, *held)):
-        later = {path for one in entries[index:] if (path := one.path)}
+        later = {one.path for one in entries[index:]}
         references = read_references_before(baselines, later)
         if not entries[index].run.cases.keys().isdisjoint(references):
             whole = whole_run(entries[index])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,32 +19,6 @@ from peft_regress.workers.pool import Pool, default_jobs
 
 if TYPE_CHECKING:
     from peft_regress.upgrades.measuring import MeasuringSetup
-
-
-class SectionedCommand(click.Command):
-    """A command with many options, whose help has them under headings.
-
-    Attributes:
-        sections: The parameters below each heading; the others follow below "Options".
-
-    """
-
-    def __init__(self, *, sections: Mapping[str, Sequence[str]], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.sections = sections
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of each heading, all in columns of one width."""
-        options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
-        helped = ((one.name, one.get_help_record(ctx)) for one in options)
-        shown = {name: record for name, record in helped if record is not None}
-        widest = max(len(option) for option, _ in shown.values())
-        named = {name for names in self.sections.values() for name in names}
-        others = [name for name in shown if name not in named]
-        for title, names in {**self.sections, "Options": others}.items():
-            with formatter.section(title):
-                records = (shown[name] for name in names)
-                formatter.write_dl([(option.ljust(widest), text) for option, text in records])
 
 
 output_file = click.Path(path_type=Path, dir_okay=False, readable=False, writable=True)
@@ -159,27 +133,11 @@ def opened_pool(
         on,
         baselines=setup.baselines,
         time_limit=setup.time_limit,
-        pip_seconds=setup.pip_seconds,
         say=say,
         code=code,
         own=settings_in_use(),
     ) as pool:
         yield pool
-
-
-pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
-
-ENVIRONMENT_SECTIONS: Final = {
-    "Environments": (
-        "replace_torch",
-        "on",
-        "jobs",
-        "time_limit",
-        "pip_time_limit",
-    ),
-    "Files": ("resume", "summary"),
-}
-"""The headings of the options that `environment_options` adds."""
 
 
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -195,7 +153,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         baselines: Path,
         jobs: int | None,
         time_limit: int,
-        pip_time_limit: int,
         **others: Any,
     ) -> None:
         from peft_regress.upgrades.measuring import MeasuringSetup
@@ -204,7 +161,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             baselines=baselines,
             jobs=jobs or default_jobs(),
             time_limit=time_limit,
-            pip_seconds=pip_time_limit,
         )
         command(*arguments, setup=setup, **others)
 
@@ -231,7 +187,6 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Write the findings to this file, as Markdown.",
         ),
         limit_option("--time-limit", "How long one case may take."),
-        pip_limit_option,
         baselines_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)

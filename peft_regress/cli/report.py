@@ -88,7 +88,7 @@ def command(
 
 
 def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:
-    check_output(path, "--html", storage=baselines, reads=map(_path_of, entries))
+    check_output(path, "--html", storage=baselines, reads=[entry.path for entry in entries])
     content = _content(entries, baselines, cases)
     page = render_page(page_parts(content, page_data(content))).encode()
     write_atomic(path, page)
@@ -102,7 +102,7 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
     read = functools.cache(_whole_run_at)
 
     def whole_run(entry: Entry) -> Run:
-        return read(_path_of(entry))
+        return read(entry.path)
 
     content = Content(entries=entries, whole_run=whole_run, devices=device_classes())
     return dataclasses.replace(
@@ -115,8 +115,3 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
 def _whole_run_at(path: Path) -> Run:
     """Read a run again, now with its ledgers."""
     return read_run(path).run
-
-
-def _path_of(entry: Entry) -> Path:
-    assert entry.path is not None  # noqa: S101  (`read_entries` read it from there)
-    return entry.path

@@ -11,8 +11,6 @@ import click
 
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
-    ENVIRONMENT_SECTIONS,
-    SectionedCommand,
     cases_option,
     environment_options,
     examples,
@@ -44,13 +42,6 @@ from peft_regress.workers.keeper import kept_records
 
 @click.command(
     "upgrade",
-    cls=SectionedCommand,
-    sections={
-        "Cases": ("cases", "matrix"),
-        "Verdict": ("base", "strict"),
-        **ENVIRONMENT_SECTIONS,
-        "Files": ("save", *ENVIRONMENT_SECTIONS["Files"]),
-    },
     epilog=examples(
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",

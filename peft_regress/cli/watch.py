@@ -12,7 +12,6 @@ import click
 import msgspec
 
 from peft_regress.cli.options import (
-    SectionedCommand,
     examples,
     format_option,
     limit_option,
@@ -35,8 +34,6 @@ _MOST_ROWS: Final = 12
 
 @click.command(
     "watch",
-    cls=SectionedCommand,
-    sections={"What to watch": ("is_module", "steps", "env", "time_limit")},
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog=examples(
         "peft-regress watch train.py --epochs 1",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from peft_regress.errors import UnknownNameError
 from peft_regress.metrics import (
     BATCH_SUFFIX,
     COST_METRICS,
@@ -137,26 +136,16 @@ class MetricChange:
         return min((split.rows for split in self.breakdowns), key=len, default=())
 
 
-def changed_costs(
-    old: Record, new: Record, *, only: Collection[str] = ()
-) -> tuple[MetricChange, ...]:
+def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
     """Return every cost metric whose value differs, or that only one side has.
 
-    With `only`, return those metrics instead, changed or not. Return nothing if a record is not
-    `ok`, since it has no costs. Raises `UnknownNameError` for a name that is no cost.
+    Return nothing if a record is not `ok`, since it has no costs.
     """
-    for metric in only:
-        if metric not in COSTS:
-            known = [name for name in COSTS if not name.endswith(BATCH_SUFFIX)]
-            large = [name for name in COSTS if name.endswith(BATCH_SUFFIX)]
-            kind = "cost metric"
-            raise UnknownNameError(kind, metric, known, unlisted={f"*{BATCH_SUFFIX}": large})
     if not old.status == new.status == "ok":
         return ()
-    chosen = [name for name in COSTS if name in only] or [
-        name for name in COSTS if _value(name, old) != _value(name, new)
-    ]
-    return tuple(explain_metric(metric, old, new) for metric in chosen)
+    return tuple(
+        explain_metric(name, old, new) for name in COSTS if _value(name, old) != _value(name, new)
+    )
 
 
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from peft_regress.cases import Case
 from peft_regress.gate.findings import Finding, narrowed
-from peft_regress.gate.fronts import LostFront
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
@@ -43,8 +41,6 @@ class Invocation:
     """The matrix whose cases are expected if it is not the default one."""
     only: str | None = None
     """The glob on the cases that are judged, if it was narrowed; see `narrow`."""
-    cases: tuple[Case, ...] = ()
-    """The cases of the suite, as far as they are known."""
 
     @property
     def run(self) -> str:
@@ -62,8 +58,6 @@ class Comparison:
     """The gravest first, then those with the most cases."""
     references: Mapping[str, Observation]
     observed: Mapping[str, Observation]
-    fronts: tuple[LostFront, ...] = ()
-    """The cases that left a front of accuracy against cost."""
     complete: bool = True
     """Whether the run measured all that it was asked for."""
     left_out: Mapping[Verdict, int] = field(default_factory=dict)
@@ -135,7 +129,7 @@ class Comparison:
         if self.invocation.only is not None:
             return False
         findings = any(finding.cause.strand != "budget" for finding in self.findings)
-        return findings or (self.strict and bool(self.looser or self.fronts))
+        return findings or (self.strict and bool(self.looser))
 
     @property
     def failing(self) -> tuple[CaseVerdict, ...]:
@@ -143,7 +137,7 @@ class Comparison:
         fails = self.failing_verdicts
         found = {case.id for case in self.cases if case.verdict in fails}
         if self.strict:
-            found |= {lost.case for lost in self.fronts} | {case.id for case in self.looser}
+            found |= {case.id for case in self.looser}
         return tuple(case for case in self.cases if case.id in found)
 
     @property
@@ -170,7 +164,6 @@ def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Compariso
         findings=narrowed(comparison.findings, ids),
         references={name: one for name, one in comparison.references.items() if name in ids},
         observed={name: one for name, one in comparison.observed.items() if name in ids},
-        fronts=tuple(lost for lost in comparison.fronts if lost.case in ids),
         complete=complete,
         left_out=replace(comparison, cases=tuple(left_out)).counts,
         left_out_red=sum(case.id not in ids for case in comparison.failing),

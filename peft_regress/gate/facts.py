@@ -17,7 +17,7 @@ from peft_regress.gate.policy import numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark, Value, Verdict
 from peft_regress.metrics import INVARIANTS, Kind
 from peft_regress.runs.schema import Defect, Failure, Inputs, Record, ScriptFacts, TensorSummary
-from peft_regress.text import count_of
+from peft_regress.text import count_of, few
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -26,7 +26,6 @@ OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score
 _TOLERANCE: Final = 1e-5
 """How far a number of the inputs may differ, relative to its size: processors sum differently."""
 _RATE_TOLERANCE: Final = 1e-9
-_MOST_NAMES: Final = 3
 
 _STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
 _NEEDS_THE_INPUTS: Final = "stored_adapter_loads"
@@ -291,12 +290,7 @@ def _shape_changes(old: Shapes, new: Shapes, gone: str, come: str) -> str:
         come: sorted(new.keys() - old.keys()),
         "changed shape": list(reshaped),
     }
-    return "; ".join(f"{words} {_few(names)}" for words, names in parts.items() if names)
-
-
-def _few(names: Sequence[str]) -> str:
-    left = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {left} more" if left > 0 else "")
+    return "; ".join(f"{words} {few(names)}" for words, names in parts.items() if names)
 
 
 # --- invariants -----------------------------------------------------------------------------------

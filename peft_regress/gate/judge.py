@@ -13,7 +13,6 @@ from peft_regress.gate.budgets import Others
 from peft_regress.gate.changes import metric_findings
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.fronts import lost_fronts
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
@@ -39,7 +38,6 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     `beside`: records of the same run that are not judged now, whose costs a budget may refer to.
     """
     wanted = references if expected is None else expected
-    wholes = {name: whole(new, references.get(name)) for name, new in observed.items()}
     others = {
         name: Others.of(new.record, references, observed, beside or {})
         for name, new in observed.items()
@@ -48,7 +46,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
         judge_case(
             name,
             references.get(name),
-            wholes.get(name),
+            observed.get(name),
             policy=policy,
             devices=devices,
             others=others.get(name, Others()),
@@ -60,7 +58,6 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
         findings=find_causes(cases, references, observed),
         references=references,
         observed=observed,
-        fronts=lost_fronts(references, wholes, policy=policy),
         complete=complete,
         invocation=invocation or Invocation(),
     )

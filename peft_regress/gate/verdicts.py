@@ -238,8 +238,3 @@ def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
         ).as_reference
         for name, record in run.cases.items()
     }
-
-
-def are_on_one_machine(old: Observation, new: Observation) -> bool:
-    """Return whether the times of both sides can be compared."""
-    return old.machine.digest == new.machine.digest != MIXED_MACHINES

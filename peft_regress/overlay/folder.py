@@ -72,7 +72,7 @@ def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
 
 
 def build_folder(
-    folder: Path, planned: Sequence[Planned], *, seconds: float, keep_open: Sequence[int] = ()
+    folder: Path, planned: Sequence[Planned], *, keep_open: Sequence[int] = ()
 ) -> None:
     """Make the venv, install what was planned, and write the marker; or leave no folder.
 
@@ -87,7 +87,7 @@ def build_folder(
         lines = [f"import site; site.addsitedir({path!r})\n" for path in site_folders()]
         (_packages_folder(folder) / _PATH_FILE).write_text("".join(lines))
         if planned:
-            install(folder / "bin" / "python", planned, seconds=seconds, keep_open=keep_open)
+            install(folder / "bin" / "python", planned, keep_open=keep_open)
         packages = _versions_in(folder)
         missing = {one.name for one in planned} - packages.keys()
         if missing:

@@ -34,7 +34,7 @@ from peft_regress.overlay.folder import (
     read_folder,
     remove_folder,
 )
-from peft_regress.overlay.pip import PIP_SECONDS, Planned, build_wheel, plan, released_versions
+from peft_regress.overlay.pip import Planned, build_wheel, plan, released_versions
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 
@@ -76,7 +76,7 @@ def lacking_constraint(
 
 
 def read_requirements(
-    texts: Iterable[str], *, scratch: Path, seconds: float, pre: bool = False
+    texts: Iterable[str], *, scratch: Path, pre: bool = False
 ) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
@@ -88,9 +88,9 @@ def read_requirements(
     for text in texts:
         into = scratch / str(len(found))
         if _is_path(text):
-            wanted = _read_path(Path(text), text, scratch=into, seconds=seconds)
+            wanted = _read_path(Path(text), text, scratch=into)
         else:
-            wanted = _read(text, scratch=into, seconds=seconds, pre=pre)
+            wanted = _read(text, scratch=into, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
             raise InputError(
@@ -99,7 +99,7 @@ def read_requirements(
     return tuple(found.values())
 
 
-def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
+def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
@@ -110,11 +110,11 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     url = urlsplit(requirement.url or "")
     if url.scheme == "file":
         # Like a path, so that its content identifies it.
-        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch, seconds=seconds)
+        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch)
     shown = text
     if requirement.url is None and not requirement.specifier:
         # pip itself would keep the installed release.
-        newest = released_versions(requirement.name, pre=pre, seconds=seconds)[-1]
+        newest = released_versions(requirement.name, pre=pre)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
     return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
@@ -127,9 +127,9 @@ def _is_path(text: str) -> bool:
     return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
-def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wanted:
+def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
     if is_folder(path):
-        path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
+        path = build_wheel(path.resolve(), into=scratch)
     if not is_file(path):
         raise InputError(printable(f"{text}: no such file or folder"))
     try:
@@ -178,22 +178,20 @@ def opened_overlay(
     *,
     replace_torch: bool = False,
     pre: bool = False,
-    seconds: float = PIP_SECONDS,
 ) -> Iterator[Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
-    `seconds` is what one call of pip may take. Raises `InputError` if a text is no requirement,
-    `PipError` if pip finds no solution or cannot install it, `ReplacesTorchError` if torch would
-    change without `replace_torch`.
+    Raises `InputError` if a text is no requirement, `PipError` if pip finds no solution or cannot
+    install it, `ReplacesTorchError` if torch would change without `replace_torch`.
     """
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
-        wanted = read_requirements(requirements, scratch=Path(scratch), seconds=seconds, pre=pre)
-        planned, remarks = _resolved(wanted, pre=pre, seconds=seconds)
+        wanted = read_requirements(requirements, scratch=Path(scratch), pre=pre)
+        planned, remarks = _resolved(wanted, pre=pre)
         for one in planned:
             if one.name == "torch" and not replace_torch:
                 old = installed_packages().get("torch", "absent")
                 raise ReplacesTorchError(_shown(wanted), old, one.version)
-        with opened_part(planned, seconds=seconds) as overlay:
+        with opened_part(planned) as overlay:
             yield dataclasses.replace(
                 overlay,
                 remarks=tuple(remarks),
@@ -202,7 +200,7 @@ def opened_overlay(
 
 
 @contextmanager
-def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
+def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
     """Build an overlay of planned packages, without what else they would need, and hold it.
 
     Other processes may hold it too. Raises `PipError`, `InputError` for an unusable cache folder.
@@ -225,37 +223,35 @@ def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> 
             # Another process may have built it while this one waited.
             if read_folder(folder, planned) is None:
                 # pip shares the lock: it may go on for a while if this process is killed.
-                build_folder(folder, planned, seconds=seconds, keep_open=[lock.handle])
+                build_folder(folder, planned, keep_open=[lock.handle])
                 is_built = True
             lock.share()
             overlay = read_folder(folder, planned)
         yield dataclasses.replace(overlay, was_cached=not is_built)
 
 
-def _resolved(
-    wanted: Sequence[Wanted], *, pre: bool, seconds: float
-) -> tuple[tuple[Planned, ...], list[str]]:
+def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ...], list[str]]:
     """Return what pip would install, and sentences about what was added to the requirements."""
     texts = [requirement.text for requirement in wanted]
     named = {requirement.name for requirement in wanted}
     shown = _shown(wanted)
     # pip ignores what installed packages need: without these names it may break one of them.
     texts += [name for name in GATED_PACKAGES if name not in named]
-    planned = plan(texts, what=shown, seconds=seconds, pre=pre)
+    planned = plan(texts, what=shown, pre=pre)
     remarks = []
     lacking = lacking_constraint(planned, wanted, installed_packages())
     if lacking is not None:
         added, reason = lacking
         remarks.append(f"{added} was added: {reason}")
         what = f"{shown} with {added} (added: {reason})"
-        planned = plan([*texts, added], what=what, seconds=seconds, pre=pre)
+        planned = plan([*texts, added], what=what, pre=pre)
     remarks += [f"{one.name} {one.version} was yanked" for one in planned if one.is_yanked]
     # pip skips what has the installed version; a wheel, checkout or commit may differ in content.
     planned_names = {one.name for one in planned}
     skipped = [one for one in wanted if " @ " in one.text and one.name not in planned_names]
     if skipped:
         texts = [one.text for one in skipped]
-        planned += plan(texts, what=_shown(skipped), seconds=seconds, only_these=True)
+        planned += plan(texts, what=_shown(skipped), only_these=True)
     return _by_content(planned, wanted), remarks
 
 

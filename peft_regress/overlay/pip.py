@@ -26,7 +26,7 @@ from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean, printable
 
-PIP_SECONDS: Final = 600.0
+_SECONDS: Final = 1800.0
 """How long one call of pip may take: an index that does not answer must not block for ever."""
 
 _QUIET: Final = ("--disable-pip-version-check", "--no-input", "--no-color")
@@ -84,7 +84,6 @@ def plan(
     requirements: Sequence[str],
     *,
     what: str = "",
-    seconds: float = PIP_SECONDS,
     pre: bool = False,
     only_these: bool = False,
 ) -> tuple[Planned, ...]:
@@ -101,7 +100,6 @@ def plan(
         _run(
             ["install", "--dry-run", *options, "--report", str(report), "--", *requirements],
             what=what or " ".join(requirements),
-            seconds=seconds,
         )
         found = json.loads(report.read_bytes())
     return tuple(sorted(map(_planned, found["install"]), key=lambda planned: planned.name))
@@ -132,7 +130,6 @@ def install(
     python: Path,
     planned: Iterable[Planned],
     *,
-    seconds: float = PIP_SECONDS,
     keep_open: Sequence[int] = (),
 ) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
@@ -158,22 +155,19 @@ def install(
                 ["install", *arguments, "--no-warn-script-location", "-r", str(file)],
                 python=python,
                 what=" ".join(line.partition(" --hash")[0] for line in lines),
-                seconds=seconds,
                 keep_open=keep_open,
             )
 
 
-def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Path:
+def build_wheel(folder: Path, *, into: Path) -> Path:
     """Build the wheel of a checkout into a folder; raises `PipError`."""
     arguments = ["wheel", "--no-deps", "--quiet", "--wheel-dir", str(into), "--", str(folder)]
-    _run(arguments, what=str(folder), seconds=seconds)
+    _run(arguments, what=str(folder))
     (wheel,) = into.glob("*.whl")
     return wheel
 
 
-def released_versions(
-    package: str, *, pre: bool = False, seconds: float = PIP_SECONDS
-) -> list[Version]:
+def released_versions(package: str, *, pre: bool = False) -> list[Version]:
     """Return the releases of a package that the index offers for this Python, oldest first.
 
     Yanked releases are left out, and pre-releases too unless `pre`. Raises `PipError`, also if one
@@ -182,7 +176,7 @@ def released_versions(
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         log = Path(folder) / "log"
         options = ["--log", str(log), *(["--pre"] if pre else [])]
-        done = _run(["index", "versions", *options, "--", package], what=package, seconds=seconds)
+        done = _run(["index", "versions", *options, "--", package], what=package)
         silent = _SILENT.search(log.read_text(encoding="utf-8", errors="replace"))
     if silent is not None:
         problem = f"its newest release is not known: {silent[1]} gave no answer ({silent[2]})"
@@ -202,13 +196,12 @@ def _run(
     arguments: Sequence[str],
     *,
     what: str,
-    seconds: float,
     python: Path | None = None,
     keep_open: Sequence[int] = (),
 ) -> str:
     """Run pip and return its output; raises `PipError` if it fails."""
     interpreter = Path(sys.executable) if python is None else python
-    done = _call(interpreter, arguments, what=what, seconds=seconds, keep_open=keep_open)
+    done = _call(interpreter, arguments, what=what, keep_open=keep_open)
     if done.returncode:
         output = f"{done.stdout}\n{done.stderr}"
         raise PipError(what, _problem_in(output), remedy=_remedy_for(output))
@@ -233,7 +226,6 @@ def _call(
     arguments: Sequence[str],
     *,
     what: str,
-    seconds: float,
     keep_open: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
@@ -252,11 +244,10 @@ def _call(
         start_new_session=True,
     ) as process:
         try:
-            output, errors = process.communicate(timeout=seconds)
+            output, errors = process.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
-            problem = f"pip gave no answer within {seconds:g} s"
-            remedy = "Is the index reachable? Allow more with --pip-time-limit SECONDS"
-            raise PipError(what, problem, remedy=remedy) from None
+            problem = f"pip gave no answer within {_SECONDS:g} s"
+            raise PipError(what, problem, remedy="Is the index reachable?") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

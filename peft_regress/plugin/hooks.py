@@ -27,8 +27,7 @@ from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.run_file import run_document
-from peft_regress.runs.schema import Failure, Record, Run, error_record
+from peft_regress.runs.schema import Failure, Record, error_record
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement
@@ -271,17 +270,6 @@ class _RunHooks:
             was_interrupted=self._was_interrupted,
         )
 
-    @property
-    def _run(self) -> Run:
-        return self._session.run_of(self._coverage.selection)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
-        if self._has_cases:
-            output_json["benchmarks"] += self._session.kept.times
-            output_json.update(run_document(self._run, output_json))
-
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_compare_machine_info(
         self, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
@@ -313,8 +301,6 @@ class _RunHooks:
             self._outcome = self._session.finish(self._coverage)
         elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
-        if self._interrupts.was_held:
-            session.exitstatus = pytest.ExitCode.INTERRUPTED
         failed = bool(self._problems) if self._outcome is None else self._outcome.failed
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -90,11 +90,10 @@ class RegressOptions:
                 raise InputError(printable(msg))
         settings = _settings_of(config)
         use_settings(settings)
-        storage = config.getini("regress_baselines")
         shard = option("regress_shard")
         made = cls(
             typed_matrix=option("regress_matrix"),
-            baselines=settings.baselines if storage is None else config.rootpath / str(storage),
+            baselines=settings.baselines,
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
             full=option("regress_full"),
@@ -163,12 +162,6 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: a run of any folder, if the project has baselines)",
         type="paths",
         default=[],
-    )
-    parser.addini(
-        "regress_baselines",
-        "folder of the baseline storage (default: that of [tool.peft_regress] in pyproject.toml, "
-        "else baselines)",
-        default=None,
     )
 
 

@@ -54,17 +54,11 @@ class RunRecords:
             add_adapters(run_file_of(self._resume), self._save)
         return said
 
-    def _earlier(self, case: str) -> list[KeptRecord]:
-        has_one = self._resume is not None and self._keeper.has(case)
-        return self._keeper.earlier(case, self._header()) if has_one else []
-
-    def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
+    def take(self, case: str, definition: Callable[[], str | None]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
-        found = self._earlier(case)
-        return self._usable(case, found, definition()) if found else None
-
-    def _usable(self, case: str, found: list[KeptRecord], definition: str) -> KeptRecord | None:
-        return self._keeper.take(found, definition, known=self._known(case))
+        if self._resume is None or not self._keeper.has(case):
+            return None
+        return self._keeper.take(case, self._header(), definition(), known=self._known(case))
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once."""
@@ -80,9 +74,8 @@ class RunRecords:
 
     def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
-        for name in sorted(selected - self.records.keys()) if self._resume else ():
-            found = self._earlier(name)
-            kept = self._usable(name, found, found[-1].record.definition) if found else None
+        for name in sorted(selected - self.records.keys()):
+            kept = self.take(name, lambda: None)
             if kept is not None:
                 self.records[name] = kept.record
                 self.taken[name] = kept

@@ -292,7 +292,6 @@ class RegressSession:
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
             matrix=None if options.matrix == usual_matrix() else options.matrix,
-            cases=tuple(matrix_cases(options.matrix)),
         )
 
     def missed_cases(self) -> list[str]:

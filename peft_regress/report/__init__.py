@@ -10,7 +10,7 @@ from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.cases import case_text
 from peft_regress.report.verdict.document import verdict_text
 from peft_regress.report.verdict.markdown import verdict_markdown
-from peft_regress.report.verdict.to_json import encode_explanation, encode_fronts, encode_verdict
+from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
 
 __all__ = [
     "as_markdown",
@@ -18,7 +18,6 @@ __all__ = [
     "case_text",
     "contents_line",
     "encode_explanation",
-    "encode_fronts",
     "encode_history",
     "encode_times",
     "encode_verdict",

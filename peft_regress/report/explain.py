@@ -23,7 +23,7 @@ def explanation(
     """Return each change with a table that adds up: the `top` largest layers, then the rest."""
     title, *facts = _heading(old, new)
     sections = [
-        change_section(change, old, new, earlier=changes[:index], top=top)
+        _change_section(change, old, new, earlier=changes[:index], top=top)
         for index, change in enumerate(changes)
     ]
     last = ""
@@ -58,7 +58,7 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
         yield sentences.with_note(f"invariant {clean(name)}: {states}", [note])
 
 
-def change_section(
+def _change_section(
     change: attribution.MetricChange,
     old: Observation,
     new: Observation,
@@ -89,8 +89,6 @@ def _title(change: attribution.MetricChange) -> str:
         return "absent" if value is None else format_value(value, change.unit)
 
     old, new = show(change.old), show(change.new)
-    if change.old == change.new:
-        return f"{change.metric}: {old} on both sides"
     if old == new:
         # They are equal only when rounded.
         old, new = f"{change.old:,}", f"{change.new:,}"

@@ -12,6 +12,7 @@ from peft_regress.metrics import Metric, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.layout import Row, Table
+from peft_regress.report.verdict.to_json import encode_sides
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -61,12 +62,12 @@ def encode_history(moves: Moves) -> dict[str, Any]:
                 "new": move.reason.new,
                 "relative_change": move.reason.relative_change,
                 "way": move.way,
-                "packages": [
-                    {"package": name, "old": old, "new": new}
-                    for name, (old, new) in changed_packages(
+                "packages": encode_sides(
+                    "package",
+                    changed_packages(
                         *(moves.entries[at].run.environment for at in (move.before, move.entry))
-                    ).items()
-                ],
+                    ),
+                ),
             }
             for move in moves.found
         ],

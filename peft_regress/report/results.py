@@ -1,10 +1,9 @@
-"""What was measured: a row for each case, which cases no other one beats, costs of one step."""
+"""What was measured: a row for each case, which points no other one beats, costs of one step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
@@ -135,20 +134,10 @@ def _decimals(values: Collection[float], column: _Column) -> int:
     return min(max(0, *needed), column.most_decimals)
 
 
-_COST = "peak_bytes"
-_FRONT = "best accuracy for its peak memory{} (no other case is as accurate with less)"
-
-
 def overview(run: Run, *, sources: str) -> list[Section | Table]:
-    """Return the results and the fronts; `sources` names the runs that the numbers come from."""
-    fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
-    batch = common_batch([record for record in run if record.status == "ok"])
-    title = _FRONT.format("" if batch is None else f" at batch {batch}")
-    return [
-        Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
-        results(_sorted(run)),
-        *([Section(title=f"{title}:", body=fronts)] if fronts else []),
-    ]
+    """Return the results; `sources` names the runs that the numbers come from."""
+    title = f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"
+    return [Section(title=title), results(_sorted(run))]
 
 
 def pareto_front(
@@ -166,34 +155,6 @@ def pareto_front(
         if is_equal or gain(one) > gain(last):
             front.append(one)
     return front
-
-
-def accuracy_front(records: Iterable[Record], cost: str) -> list[Record]:
-    """Return the measured records that no other beats in accuracy and a cost."""
-    known = [
-        one for one in records if one.status == "ok" and {cost, "accuracy"} <= one.metrics.keys()
-    ]
-    return pareto_front(
-        known, lambda one: one.metrics[cost].value, lambda one: one.metrics["accuracy"].value
-    )
-
-
-def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:
-    def group(record: Record) -> tuple[str, str]:
-        return record.case.task, record.case.architecture
-
-    grouped = groupby(sorted(run, key=group), key=group)
-    fronts = [
-        (clean(" on ".join(key[::-1])), accuracy_front(found, _COST)) for key, found in grouped
-    ]
-    return [(name, front) for name, front in fronts if front]
-
-
-def _point(record: Record) -> str:
-    case = record.case
-    method = case.method if case.rank is None else f"{case.method}-r{case.rank}"
-    accuracy = format_value(record.metrics["accuracy"].value, "fraction")
-    return f"{clean(method)} ({accuracy}, {format_value(record.metrics[_COST].value, 'byte')})"
 
 
 def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:

@@ -11,9 +11,8 @@ from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
-from peft_regress.report.document import Code, Words
 from peft_regress.runs.environment import SUSPECTS, changed_packages, likely_first
-from peft_regress.runs.schema import MIXED_MACHINES, Record, Run, Selection
+from peft_regress.runs.schema import Record, Run, Selection
 from peft_regress.text import clean, count_of
 
 _LONGEST_NOTE: Final = 300
@@ -208,34 +207,6 @@ def contents_line(run: Run) -> str:
     timed = any("step_seconds" in record.metrics for record in run)
     times = "" if timed else "; no times"
     return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{repeated}{times}"
-
-
-def times_lines(comparison: Comparison) -> list[Words]:
-    """Return why times are not judged, in how many cases, and the command that judges them."""
-    reasons: Counter[str] = Counter()
-    for name, new in comparison.observed.items():
-        old = comparison.references.get(name)
-        if old is None or not old.record.status == new.record.status == "ok":
-            continue
-        timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
-        if timed == (True, False):
-            reasons["this run measured none"] += 1
-        elif timed == (False, True):
-            reasons["the baseline has none"] += 1
-        elif all(timed) and not verdicts.are_on_one_machine(old, new):
-            mixed = MIXED_MACHINES in (old.machine.digest, new.machine.digest)
-            why = "shards of several machines" if mixed else "the baseline's machine is another one"
-            reasons[why] += 1
-    if not reasons:
-        return []
-    counted = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
-    return [
-        f"times not judged: {counted}",
-        (
-            Code("peft-regress time BASE CANDIDATE --cases GLOB"),
-            "judges two environments on this machine",
-        ),
-    ]
 
 
 def outcome_line(comparison: Comparison) -> str:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from peft_regress.files import append_bytes, write_atomic
+from peft_regress.files import write_atomic
 from peft_regress.report.document import Document, as_text
 from peft_regress.report.layout import PLAIN, Layout
 from peft_regress.report.markdown import as_markdown
@@ -122,4 +122,5 @@ def write_summary(path: Path, text: str) -> None:
     """Write a summary, or append it if the file is that of the step, which other commands share."""
     of_step = os.environ.get("GITHUB_STEP_SUMMARY")
     is_of_step = of_step is not None and os.path.realpath(path) == os.path.realpath(of_step)
-    (append_bytes if is_of_step else write_atomic)(path, text.encode())
+    before = path.read_bytes() if is_of_step and path.exists() else b""
+    write_atomic(path, before + text.encode())

@@ -117,14 +117,6 @@ def with_ledgers_of(
 # --- writing --------------------------------------------------------------------------------------
 
 
-def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
-    """Join pytest-benchmark's part and a run, with the content digest set.
-
-    Raises `InputError` for metrics that could not be read again.
-    """
-    return {**document, "peft_regress": msgspec.to_builtins(_as_read(run))}
-
-
 def _as_read(run: Run) -> Run:
     """Return a run with digests as a file of it is read."""
     for name, record in run.cases.items():

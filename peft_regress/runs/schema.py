@@ -6,7 +6,6 @@ that names the key, never a silently half-read record.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from peft_regress.budgets import LEAST_SHARE, MOST_SHARE, SHARES, Budget, Quantity, parse_amount
-from peft_regress.cases import Address, Case, CaseId, Digest, Name, Version
+from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
 from peft_regress.text import clean
@@ -361,15 +360,13 @@ class Selection(_Strict, frozen=True, kw_only=True):
     narrowed_by: list[str] = []
     """The options that chose among them, as they were typed."""
     not_selected: list[CaseId] = []
-    narrowed_from: list[str] | UnsetType = UNSET
-    """For each item of `narrowed_by` where it was written, such as `command line`."""
 
 
 class Acceptance(_Sparse, frozen=True, kw_only=True):
     """As what a run was accepted, why and when."""
 
     reason: str
-    date: str
+    date: Moment
     """ISO 8601 with a time zone, UTC as written."""
     role: Role
     retired: list[CaseId] = []
@@ -443,10 +440,6 @@ def check_acceptance(run: Run) -> None:
     accepted = run.accepted
     if accepted is None:
         return
-    if not _is_moment(accepted.date):
-        raise InputError(
-            f"was accepted on {accepted.date!r}, which is not an ISO 8601 time with a zone"
-        )
     if accepted.retired and accepted.role != "baseline":
         raise InputError(
             f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
@@ -459,13 +452,6 @@ def check_acceptance(run: Run) -> None:
     both = sorted({*run.cases, *accepted.repeats} & set(accepted.retired))
     if both:
         raise InputError(f"case {both[0]} cannot be retired by a run that has it")
-
-
-def _is_moment(text: str) -> bool:
-    try:
-        return dt.datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
 
 
 _LARGEST = 1e100

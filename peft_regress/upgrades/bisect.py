@@ -171,7 +171,6 @@ class _Search:
         with opened_overlay(
             self._requirements(version),
             replace_torch=self.settings.replace_torch,
-            seconds=setup.pip_seconds,
         ) as overlay:
             if any(one.name == self._name and one.is_yanked for one in overlay.planned):
                 raise InputError("yanked by its maintainers")
@@ -320,7 +319,6 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     known = released_versions(
         settings.package,
         pre=any(end.is_prerelease for end in ends),
-        seconds=settings.setup.pip_seconds,
     )
     for end in ends:
         if end not in known:

@@ -36,7 +36,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.metrics import KNOWN
-from peft_regress.overlay.pip import PIP_SECONDS, Planned, direct_sources
+from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -86,8 +86,6 @@ class MeasuringSetup:
     """How many cases are measured at once."""
     time_limit: float = CASE_SECONDS
     """Seconds that one case may take."""
-    pip_seconds: float = PIP_SECONDS
-    """Seconds that one call of pip may take."""
     keeper: Keeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
     pool: Pool | None = None
@@ -386,17 +384,14 @@ class _Work:
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
             header = self._header(defined.source)
-            earlier = keeper.earlier(
+            kept = keeper.take(
                 case.id,
                 header,
-                version_of=version_in(self.environment.python),
-                any_machine=self.pool.is_remote,
-            )
-            kept = keeper.take(
-                earlier,
                 defined.definition,
                 trains=self.trains,
                 known=self.known.get(case.id, ()),
+                version_of=version_in(self.environment.python),
+                any_machine=self.pool.is_remote,
             )
             if kept is not None:
                 taken.add(case.id)

@@ -14,7 +14,7 @@ from peft_regress.report.sentences import environment_lines, outcome_line
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
 from peft_regress.report.verdict.next_steps import bisection, quoted
-from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_fronts
+from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_sides
 from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -54,10 +54,6 @@ def _script_sections(made: Reproduction) -> Iterator[Section]:
     )
     for side, output in made.outputs.items():
         yield Section(title=f"It prints, with {clean(side)}:", body=(Listing(output.rstrip()),))
-
-
-def _encode_changed(changed: Mapping[str, tuple[str | None, str | None]]) -> list[dict[str, Any]]:
-    return [{"package": name, "old": old, "new": new} for name, (old, new) in changed.items()]
 
 
 # --- An upgrade -----------------------------------------------------------------------------------
@@ -127,7 +123,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         "exit_code": comparison.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.compared_with,
-        "environment": _encode_changed(upgrade.changed),
+        "environment": encode_sides("package", upgrade.changed),
         "remarks": list(upgrade.remarks),
         "counts": comparison.counts,
         "repeats": len(comparison.repeating),
@@ -136,7 +132,6 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in comparison.findings
         ],
         "cases": [encode_case(case) for case in comparison.cases],
-        **encode_fronts(comparison),
         "what_to_do": [documents.plain(words) for words in _advice(upgrade)],
     }
 
@@ -259,7 +254,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
                 "last_good": str(one.old),
                 "first_bad": str(one.new),
                 "untried_between": [str(version) for version in one.between],
-                "environment": _encode_changed(one.changed),
+                "environment": encode_sides("package", one.changed),
                 "findings": [
                     {**encode_finding(finding), "which_package": culprit}
                     for finding, culprit in _with_culprits(one)

@@ -108,7 +108,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
         new = after.get(name)
         progress(f"trying {name} {new.version if new else 'as it is here'} alone")
         untried[name] = "it needs the whole change"
-        for attempt in _attempts(name, before, new, base_requirements, setup.pip_seconds):
+        for attempt in _attempts(name, before, new, base_requirements):
             try:
                 with attempt as overlay:
                     tried = {one.name: one for one in overlay.planned}
@@ -144,16 +144,15 @@ def _attempts(
     before: Mapping[str, Planned],
     new: Planned | None,
     base_requirements: Sequence[str],
-    seconds: float,
 ) -> Iterator[AbstractContextManager[Overlay]]:
     """Yield a package with nothing else; then, if it does not import, with what pip says."""
     others = [one for one in before.values() if one.name != name]
-    yield opened_part((*others, new) if new else others, seconds=seconds)
+    yield opened_part((*others, new) if new else others)
     if new is not None:
         kept = [
             text for text in base_requirements if canonicalize_name(Requirement(text).name) != name
         ]
-        yield opened_overlay((*kept, new.source), seconds=seconds)
+        yield opened_overlay((*kept, new.source))
 
 
 def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list[str]:

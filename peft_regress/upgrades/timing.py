@@ -24,7 +24,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import Restart, Restarted, Timed, TimeSteps, prepare
+from peft_regress.upgrades.worker import Restart, TimeSteps, prepare
 from peft_regress.workers.pair import Pair
 from peft_regress.workers.pool import Environment
 from peft_regress.workers.process import WorkerError, WorkerProcess
@@ -158,7 +158,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
 
 def _restart(pair: Pair, *, seed: int) -> None:
     for worker in pair.workers:
-        worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), Restarted)
+        worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), type(None))
 
 
 def _median(worker: WorkerProcess) -> float:
@@ -167,4 +167,4 @@ def _median(worker: WorkerProcess) -> float:
 
 def _time_block(worker: WorkerProcess) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each."""
-    return worker.ask(f"{_STEPPER}.time_steps", TimeSteps(steps=BLOCK_STEPS), Timed).step_seconds
+    return worker.ask(f"{_STEPPER}.time_steps", TimeSteps(steps=BLOCK_STEPS), list[float])

@@ -114,7 +114,6 @@ def upgrade(
     with opened_overlay(
         requirements,
         replace_torch=settings.replace_torch,
-        seconds=settings.setup.pip_seconds,
     ) as overlay:
         progress(_overlay_sentence(overlay))
 

@@ -38,13 +38,6 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True):
     """Import paths `pkg.mod:NAME` of the project's own: no object can travel."""
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The worker knows the case."""
-
-    definition: str
-    """The digest that defines the case."""
-
-
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
     """Measure the prepared case."""
 
@@ -70,21 +63,10 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-class Restarted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The next step is the first one."""
-
-
 class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
     """Take the next steps of the fine-tuning."""
 
     steps: int
-
-
-class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The steps were taken."""
-
-    step_seconds: list[float]
-    """Of each step."""
 
 
 def prepare(worker: WorkerProcess, kept_by: str, case: Case, *, baselines: Path) -> str:
@@ -96,7 +78,7 @@ def prepare(worker: WorkerProcess, kept_by: str, case: Case, *, baselines: Path)
         folder=None if settings.file is None else str(settings.folder.absolute()),
         own_cases=list(settings.cases),
     )
-    return worker.ask(f"{__name__}:{kept_by}.prepare", request, Prepared).definition
+    return worker.ask(f"{__name__}:{kept_by}.prepare", request, str)
 
 
 class _OneCase:
@@ -106,8 +88,8 @@ class _OneCase:
         self._recipe: Recipe | ScriptRecipe
         self._definition: str
 
-    def prepare(self, request: Prepare) -> Prepared:
-        """Look up a case.
+    def prepare(self, request: Prepare) -> str:
+        """Look up a case; return the digest that defines it.
 
         Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
         """
@@ -123,7 +105,7 @@ class _OneCase:
             use_settings(dataclasses.replace(settings, cases=tuple(request.own_cases)))
         self._recipe = recipe_of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
-        return Prepared(definition=self._definition)
+        return self._definition
 
 
 class Measurer(_OneCase):
@@ -169,28 +151,26 @@ class Stepper(_OneCase):
         self._data: Data
         self._steps: Iterator[tuple[float, float]] = iter(())
 
-    def prepare(self, request: Prepare) -> Prepared:
+    def prepare(self, request: Prepare) -> str:
         """Look up a case and load its data."""
-        prepared = super().prepare(request)
+        definition = super().prepare(request)
         from peft_regress.measure.recipe import Recipe
 
         if not isinstance(self._recipe, Recipe):
             raise InputError(f"{request.case} is a script, whose steps are not timed in pairs")
         self._fine_tuning = self._recipe
         self._data = self._recipe.load_data()
-        return prepared
+        return definition
 
-    def restart(self, request: Restart) -> Restarted:
+    def restart(self, request: Restart) -> None:
         """Begin again with a fresh model: training changes step times, as rates fall."""
         self._steps = self._fine_tuning.steps(self._data, seed=request.seed)
         # The model before this one is in reference cycles; do not collect them during a step.
         gc.collect()
-        return Restarted()
 
-    def time_steps(self, request: TimeSteps) -> Timed:
-        """Take the next steps."""
+    def time_steps(self, request: TimeSteps) -> list[float]:
+        """Take the next steps; return the seconds of each."""
         from peft_regress.measure.training import single_thread
 
         with single_thread():
-            taken = list(islice(self._steps, request.steps))
-        return Timed(step_seconds=[seconds for _, seconds in taken])
+            return [seconds for _, seconds in islice(self._steps, request.steps)]

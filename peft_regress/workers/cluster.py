@@ -227,7 +227,6 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
     baselines: Path,
     say: Callable[[str], None],
     time_limit: float,
-    pip_seconds: float,
     code: Sequence[str],
     own: Settings | None = None,
 ) -> Iterator[DaskPool]:
@@ -255,7 +254,6 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
         code=list(code),
         own=code_of_cases,
         time_limit=time_limit,
-        pip_seconds=pip_seconds,
     )
     client = _client(address)
     try:

@@ -100,21 +100,25 @@ class Keeper:
         """Return whether an earlier run has a record of a case, usable or not."""
         return any(line.case == case for line in self.lines())
 
-    def earlier(
+    def take(  # noqa: PLR0913  (what must be equal)
         self,
         case: str,
         header: Header,
+        definition: str | None,
         *,
+        trains: bool = True,
+        known: Sequence[KnownCurve] = (),
         version_of: Callable[[str], str | None] = installed_version,
         any_machine: bool = False,
-    ) -> list[KeptRecord]:
-        """Return what an earlier run measured of a case in an equal environment, the last one last.
+    ) -> KeptRecord | None:
+        """Return what an earlier run measured of a case last; None if it must be measured.
 
-        version_of: the version there of a package that not every case uses. With `any_machine`
-        records may be of other machines, which they then name.
+        Environment and definition must be equal; None is any definition. known: a record that
+        repeats another run is taken only if that is known now. version_of: the version there of a
+        package that not every case uses. With `any_machine` records may be of other machines, which
+        they then name.
         """
-        found = []
-        for line in self.lines():
+        for line in reversed(self.lines()):
             if line.case != case:
                 continue
             reasons = journal.differences(
@@ -124,28 +128,12 @@ class Keeper:
                 self.reasons["; ".join(reasons[:3])] += 1
                 continue
             kept = journal.as_taken(line, header, find=version_of, any_machine=any_machine)
-            found += [] if kept is None else [kept]
-        return found
-
-    def take(
-        self,
-        candidates: Sequence[KeptRecord],
-        definition: str,
-        *,
-        trains: bool = True,
-        known: Sequence[KnownCurve] | None = None,
-    ) -> KeptRecord | None:
-        """Return what does for a case of this definition; None if it must be measured.
-
-        known: a record that repeats another run is taken only if that is known now; None takes it.
-        """
-        for kept in reversed(candidates):
-            record = kept.record
-            is_known = known is None or record.curve in [one.curve for one in known]
             if (
-                (record.definition, kept.trains) == (definition, trains)
-                and not was_edited(record)
-                and (is_known or not record.is_repeat)
+                kept is not None
+                and definition in {None, kept.record.definition}
+                and kept.trains == trains
+                and not was_edited(kept.record)
+                and (not kept.record.is_repeat or kept.record.curve in [one.curve for one in known])
             ):
                 return kept
         return None

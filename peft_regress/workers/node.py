@@ -156,7 +156,6 @@ class Node(WorkerPlugin):
     code: list[str]
     time_limit: float
     """Seconds that one answer may take."""
-    pip_seconds: float
     own: OwnCode | None = None
 
     def setup(self, worker: Worker) -> None:
@@ -223,7 +222,7 @@ class Node(WorkerPlugin):
             self._planned, self._python = task.planned, Path(sys.executable)
             if task.planned:
                 # One of a node's workers builds it, and nobody removes it while it is open.
-                opened = opened_part(task.planned, seconds=self.pip_seconds)
+                opened = opened_part(task.planned)
                 self._python = self._opened.enter_context(opened).python
         paths = [*(self.own.search[1:] if self.own else ()), os.environ.get("PYTHONPATH")]
         return Environment(

@@ -20,7 +20,7 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
 from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
 
-_Answer = TypeVar("_Answer", bound=msgspec.Struct)
+_Answer = TypeVar("_Answer")
 
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**14

@@ -98,12 +98,11 @@ class Functions:
     def __init__(self) -> None:
         self._objects: dict[type, object] = {}
 
-    def call(self, function: str, request: msgspec.Raw, *before: object) -> msgspec.Struct:
+    def call(self, function: str, request: msgspec.Raw, *before: object) -> Any:
         """Call a function with what stands before the request, and the request, by its type."""
         called = self.named(function)
         *_, kind = (of for name, of in typing.get_type_hints(called).items() if name != "return")
-        answer: msgspec.Struct = called(*before, msgspec.json.decode(request, type=kind))
-        return answer
+        return called(*before, msgspec.json.decode(request, type=kind))
 
     def named(self, function: str) -> Callable[..., Any]:
         """Return the function of "module:function", or the method of "module:Class.method"."""

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from peft_regress.baselines.storage import read_runs
+from builders import read_runs
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from builders import LEDGER, LORA, accept, make_record, make_run, split_by, write_run
+from builders import LEDGER, LORA, accept, make_record, make_run, read_runs, split_by, write_run
 
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.storage import acceptance_of, baseline_files, read_newest, read_runs
+from peft_regress.baselines.storage import acceptance_of, baseline_files, read_newest
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.ledger_files import ledger_content, ledger_digest
 from peft_regress.runs.run_file import read_run_file

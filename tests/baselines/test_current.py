@@ -16,6 +16,7 @@ from builders import (
     make_document,
     make_record,
     make_run,
+    read_runs,
     repeating,
     trained,
     write_run,
@@ -28,7 +29,7 @@ from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.storage import baseline_files, newest_file, read_runs
+from peft_regress.baselines.storage import baseline_files, newest_file
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import write_run_file

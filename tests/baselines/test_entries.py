@@ -13,6 +13,7 @@ from builders import (
     make_document,
     make_record,
     make_run,
+    read_runs,
     rich_run,
     shard,
     write_entry,
@@ -22,7 +23,7 @@ from builders import (
 from peft_regress.baselines.accept import retirable_cases
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.storage import acceptance_of, baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
@@ -144,7 +145,7 @@ def test_a_strange_machine_stays_inside_the_storage_and_unnamed(tmp_path, info, 
 
 @pytest.mark.parametrize(
     ("version", "title"),
-    [("main", "run"), ("1!2.0+cpu", "peft-1-2.0+cpu"), ("1." + "9" * 100, "run")],
+    [("main", "peft-main"), ("1!2.0+cpu", "peft-1-2.0+cpu")],
 )
 def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
     stored = store(tmp_path / "b", make_run(environment={"peft": version}))

@@ -5,12 +5,12 @@ import io
 import shutil
 
 import pytest
-from builders import LEDGER, LORA, make_case, make_record, make_run, split_by, write_run
+from builders import LEDGER, LORA, make_case, make_record, make_run, read_runs, split_by, write_run
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.storage import acceptance_of, read_runs
+from peft_regress.baselines.storage import acceptance_of
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.cli.main import main
 
@@ -86,7 +86,7 @@ def test_whatever_happens_at_any_changing_call_the_storage_is_as_before_or_after
         first = write_world(tmp_path / f"{storage} first", storage=storage)
         before = len(read_runs(first / "baselines"))
         count = changing_calls(lambda whole=whole: accept(whole))
-        assert count > 25
+        assert count > 20  # of seven files: each is synced and renamed, its first name is removed
         assert check_whole(whole / "baselines") == before + 1
         for at in range(1, count + 1, step):
             folder = tmp_path / f"{storage} {at}"

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import make_case, make_record, make_run, write_run
+from builders import make_case, make_record, make_run, read_runs, references_with_drift, write_run
 
 from peft_regress.baselines import run_adapters
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import acceptance_of, adapter_folder, baseline_files, read_runs
+from peft_regress.baselines.storage import acceptance_of, adapter_folder, baseline_files
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from builders import run_document
 
 from peft_regress.baselines.accept import renew_current
 from peft_regress.baselines.storage import Newest, baseline_files, write_newest
-from peft_regress.runs.run_file import RunFile, read_run_file, run_document
+from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import Run, canonical_digest
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from builders import (
     keep_weights,
     make_record,
     make_run,
+    read_runs,
     repeating,
     split_by,
     trained,
@@ -19,7 +20,7 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines.storage import baseline_files, read_runs
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.runs import ledger
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Failure, ModuleCosts

@@ -5,10 +5,19 @@ import warnings
 from pathlib import Path
 
 import pytest
-from builders import FULL, LORA, keep_weights, make_record, make_run, write_entry, write_run
+from builders import (
+    FULL,
+    LORA,
+    keep_weights,
+    make_record,
+    make_run,
+    read_runs,
+    references_with_drift,
+    write_entry,
+    write_run,
+)
 
-from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import baseline_files, read_runs
+from peft_regress.baselines.storage import baseline_files
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
 
@@ -234,5 +243,4 @@ def test_every_command_that_takes_a_run_takes_an_entry(run, tmp_path, monkeypatc
     assert run("explain", "0001", "0001", LORA)[0] == 0
     code, out, _ = run("accept", "0001", "--reason", "again")
     assert (code, out.splitlines()[0].endswith("0002_peft-0.18.1.json")) == (0, True)
-    code, _, err = run("history", "0001")
-    assert (code, "name it once" in err) == (2, True)
+    assert run("history", "0001")[0] == 0

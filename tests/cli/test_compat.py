@@ -92,7 +92,6 @@ def test_json_has_what_was_found_and_another_output_breaks(command, adapter, rel
         (("lora", *OWN, "--shape", "4,3"), "--inputs and --shape exclude each other"),
         (("lora", "--base", "a:b", "--shape", "4,x"), "'4,x' is no shape"),
         (("lora", "--base", "a:b", "--shape", "0"), "'0' is no shape"),
-        (("lora", "--base", "a:b", "--classes", "3"), "--classes is for an architecture"),
         (("lora", "--base", "resnet17"), "unknown architecture 'resnet17'"),
         (("lora", *OWN, "--releases", "new"), "'new' is not a release"),
         (("lora", *OWN, "--saved-by", "new", "--releases", "1"), "'new' is not a version"),

@@ -1,20 +1,16 @@
-"""The command `time`: what it prints, and how it ends; and why times are not judged elsewhere."""
+"""The command `time`: what it prints, and how it ends."""
 
 import json
 import math
 import re
 
 import pytest
-from builders import LORA, OTHER_MACHINE, make_record, observe
 from fake_interpreters import write_worker
 
 from peft_regress import report
-from peft_regress.gate.judge import judge
 from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
-from peft_regress.runs.schema import MIXED_MACHINES, Machine
 
 CASE = "shift/head/shufflenet_v2_x0_5"
-TIMED = {"step_seconds": [0.05, 0.05, 0.05]}
 
 
 @pytest.fixture
@@ -116,34 +112,3 @@ def test_an_interval_too_wide_names_the_pairs_that_would_do():
         assert "no bound" in shown
     assert report.encode_times(run)["cases"][0]["interval"] == [0.9, None]
     assert run.exit_code == 3
-
-
-MIXED = Machine(digest=MIXED_MACHINES, cpu="several", cores=0, threads=1, instruction_set="several")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "why"),
-    [
-        ({}, {"machine": OTHER_MACHINE}, "the baseline's machine is another one (1)"),
-        ({}, {"machine": MIXED}, "shards of several machines (1)"),
-        ({"machine": MIXED}, {"machine": MIXED}, "shards of several machines (1)"),
-    ],
-)
-def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, why):
-    before = {LORA: observe(make_record(LORA, TIMED), **old)}
-    after = {LORA: observe(make_record(LORA, TIMED), **new)}
-    comparison = judge(before, after)
-    for show in (report.verdict_text(comparison), report.verdict_markdown(comparison)):
-        shown = show.lower()
-        assert f"times not judged: {why}" in shown
-        assert "`peft-regress time base candidate" in shown
-
-
-def test_times_on_one_side_alone_are_not_judged_and_it_says_which():
-    timed, untimed = make_record(LORA, TIMED), make_record(LORA, {"accuracy": [0.5, 0.5, 0.5]})
-    sides = {LORA: observe(timed)}, {LORA: observe(untimed)}
-    for before, after, why in (
-        (*sides, "this run measured none (1)"),
-        (*sides[::-1], "the baseline has none (1)"),
-    ):
-        assert f"times not judged: {why}" in report.verdict_text(judge(before, after)).lower()

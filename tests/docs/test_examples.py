@@ -13,6 +13,7 @@ import tomllib
 
 import pytest
 import yaml
+from builders import run_document
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
 from example_rules import ELSEWHERE, RULES, constant, find_rule
@@ -24,7 +25,7 @@ from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.cli.main import main
 from peft_regress.devices import load_devices
 from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.run_file import read_run_file
 from peft_regress.settings import read_settings
 
 BLOCKS = list(blocks())

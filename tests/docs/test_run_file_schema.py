@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import run_document
 from jsonschema import Draft202012Validator
 from strategies import fuzz, runs
 
 from peft_regress.errors import InputError
-from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "run-file.schema.json").read_text())

@@ -4,12 +4,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from builders import FULL, LORA, VALUES, compare, make_record, make_run
+from builders import (
+    FULL,
+    LORA,
+    VALUES,
+    compare,
+    make_record,
+    make_run,
+    read_runs,
+    references_with_drift,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import read_runs
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS, Metric

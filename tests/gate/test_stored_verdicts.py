@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import read_runs, references_with_drift
 
-from peft_regress.baselines.references import references_with_drift
-from peft_regress.baselines.storage import read_runs
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.gate import Invocation, judge, observations_of
 from peft_regress.report import encode_verdict

@@ -13,7 +13,7 @@ from peft_regress.overlay.pip import Planned
 @pytest.fixture
 def read(tmp_path):
     def call(*texts, pre=False):
-        return read_requirements(texts, scratch=tmp_path / "scratch", seconds=60, pre=pre)
+        return read_requirements(texts, scratch=tmp_path / "scratch", pre=pre)
 
     return call
 
@@ -64,7 +64,7 @@ def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
 
 
 def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_path):
-    def released(_, *, pre, seconds):
+    def released(_, *, pre):
         return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
 
     monkeypatch.setattr(overlay, "released_versions", released)

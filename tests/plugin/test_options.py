@@ -28,7 +28,8 @@ def options_of(pytester, *arguments):
 
 
 def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
-    pytester.makeini("[pytest]\nregress_baselines = history/of ours\n")
+    text = '[tool.peft_regress]\nbaselines = "history/of ours"\n[tool.pytest.ini_options]\n'
+    pytester.makepyprojecttoml(text)
     below = pytester.mkdir("below")
     monkeypatch.chdir(below)
     usual = RegressOptions(

@@ -32,22 +32,6 @@ def test_a_new_metric_of_many_cases_is_one_line_and_no_verdict():
     ]
 
 
-def test_json_names_the_fronts_that_were_lost():
-    def sides(*points):
-        return [
-            make_record(name, {"accuracy": [accuracy] * 3, "peak_bytes": peak})
-            for name, (accuracy, peak) in zip((LORA, FULL), points, strict=True)
-        ]
-
-    comparison = compare(sides((0.8, 100), (0.9, 200)), sides((0.8, 300), (0.9, 200)))
-    assert report.encode_fronts(comparison) == {
-        "lost_fronts": [{"case": LORA, "cost": "peak_bytes", "beaten_by": FULL}]
-    }
-    text = f"beaten by {FULL}: off the front of accuracy against peak_bytes"
-    assert text in flat(report.verdict_text(comparison))
-    assert text in flat(report.case_text(comparison.cases[1], comparison))
-
-
 def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_it():
     old = make_record(LORA, VALUES, budget=Limits(peak=2 * 10**8))
     new = make_record(LORA, VALUES, budget=Limits(peak=3 * 10**8))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import LORA, accept, make_document, rich_run, write_run
+from builders import LORA, accept, make_document, rich_run, run_document, write_run
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.run_file import read_run, read_run_file, run_document
+from peft_regress.runs.run_file import read_run, read_run_file
 from peft_regress.runs.schema import canonical_digest
 
 DATE = "2026-01-01T00:00:00+00:00"

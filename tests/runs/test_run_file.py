@@ -262,7 +262,7 @@ SIGNED = [
     (case(error=None, status="error"), f"{LORA}: status 'error' with error None"),
     (case(metrics={}), f"{LORA}: status 'ok' with 0 metrics"),
     (metric("accuracy", value=0.1), f"{LORA}: metric 'accuracy' is 0.1, but the mean of its s"),
-    (accept(date="2026-01-02T03:04:05"), "ISO 8601"),
+    (accept(date="2026-01-02T03:04:05"), "a time with its zone"),
     (accept(retired=[LORA]), f"{LORA} cannot be retired by a run that has it"),
     (accept(role="history", retired=["a/b/c"]), "cannot retire"),
     # whatever a file holds, the message is a short line

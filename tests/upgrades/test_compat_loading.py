@@ -80,8 +80,8 @@ def test_inputs_are_drawn_by_shape_or_given_by_the_model_or_the_catalogue(make):
     assert [len(row) for row in drawn.outputs] == [12]
     own = make("small_nets:Asking", inputs=None)
     assert [len(row) for row in own.outputs] == [8]  # the index is no floating-point tensor
-    known = make("shufflenet_v2_x0_5", classes=3, inputs=None)
-    assert [len(row) for row in known.outputs] == [12]
+    known = make("shufflenet_v2_x0_5", inputs=None)
+    assert [len(row) for row in known.outputs] == [40]
 
 
 @pytest.mark.parametrize(

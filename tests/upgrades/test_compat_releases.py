@@ -34,7 +34,7 @@ def world(tmp_path, monkeypatch):
     opened: list[list[str]] = []
 
     @contextlib.contextmanager
-    def opened_overlay(requirements, *, replace_torch, seconds):
+    def opened_overlay(requirements, *, replace_torch):
         opened.append(requirements)
         release = requirements[0].partition("==")[2]
         if how.get(release) == "absent":
@@ -55,7 +55,7 @@ def world(tmp_path, monkeypatch):
             },
         )
 
-    def released_versions(package, *, pre, seconds):
+    def released_versions(package, *, pre):
         return [Version(text) for text in KNOWN]
 
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)

@@ -306,9 +306,9 @@ TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
 
 def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
     measurer = Measurer()
-    prepared = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
+    definition = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
     record = measurer.measure(Measure(trains=False)).record
-    assert record.definition == prepared.definition
+    assert record.definition == definition
     names = {name.removesuffix("_b32") for name in record.metrics}
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
     sizes = {"trainable_params", "total_params", "adapter_bytes"}

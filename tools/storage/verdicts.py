@@ -9,7 +9,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from peft_regress.baselines.storage import read_runs
+from peft_regress.baselines.storage import baseline_files, read_entries_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 
@@ -20,7 +20,8 @@ def main() -> None:
     """Print a line for each reason, and for each case without one."""
     storage = Path(sys.argv[1]) if len(sys.argv) > 1 else BASELINES
     sides = {
-        entry.path.stem: observations_of(entry.run, entry.path.stem) for entry in read_runs(storage)
+        entry.path.stem: observations_of(entry.run, entry.path.stem)
+        for entry in read_entries_of(baseline_files(storage), ledgers=True)
     }
     for old, new in itertools.permutations(sides, 2):
         for case in judge(sides[old], sides[new], expected=sides[new]).cases:

@@ -15,7 +15,6 @@ from peft_fuzz.checklist.running import compare, inspect
 from peft_fuzz.checklist.situations import NETWORKS, find_method, situations
 from peft_regress.errors import InputError
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.overlay.pip import PIP_SECONDS
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
 from peft_regress.workers.pool import Environment, LocalPool
@@ -31,7 +30,6 @@ class ChecklistSettings:
     method: str
     jobs: int
     time_limit: float
-    pip_seconds: float = PIP_SECONDS
     base: str = INSTALLED
     replace_torch: bool = False
     pre: bool = False
@@ -85,7 +83,6 @@ def checklist(
                     asked,
                     replace_torch=settings.replace_torch,
                     pre=settings.pre,
-                    seconds=settings.pip_seconds,
                 )
             )
             packages = ", ".join(f"{name} {version}" for name, version in overlay.packages.items())

@@ -11,7 +11,6 @@ from peft_fuzz.checklist.checklist import ChecklistSettings, checklist
 from peft_fuzz.checklist.checklist_report import checklist_document, encode_checklist
 from peft_fuzz.cli.options import ENVIRONMENT_OPTIONS, say, summary_option
 from peft_regress.cli.options import (
-    SectionedCommand,
     examples,
     format_option,
     jobs_option,
@@ -22,17 +21,11 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.workers.pool import default_jobs
 
-_pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
+_pre, _replace_torch = ENVIRONMENT_OPTIONS
 
 
 @click.command(
     "checklist",
-    cls=SectionedCommand,
-    sections={
-        "Verdict": ("base",),
-        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_seconds"),
-        "Files": ("summary",),
-    },
     epilog=examples("peft-fuzz checklist lora ../peft --base ../peft-main"),
 )
 @click.argument("method")
@@ -48,11 +41,10 @@ _pre, _replace_torch, _pip_limit = ENVIRONMENT_OPTIONS
 @_replace_torch
 @jobs_option("Examine this many situations at once (default: one per core).")
 @limit_option("--time-limit", "How long one situation may take.")
-@_pip_limit
 @summary_option
 @format_option
 @click.pass_context
-def command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     requirements: tuple[str, ...],
@@ -60,7 +52,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     jobs: int | None,
     summary: Path | None,
     output: str,
-    pip_time_limit: float,
     **options: Any,
 ) -> None:
     """Compare METHOD in a pull request by the protocol of peft's maintainers.
@@ -68,7 +59,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     REQUIREMENT is what pip installs, such as the checkout of a branch. The exit code is 1 if a row
     is out of its bounds, 3 if not everything was compared.
     """
-    settings = ChecklistSettings(jobs=jobs or default_jobs(), pip_seconds=pip_time_limit, **options)
+    settings = ChecklistSettings(jobs=jobs or default_jobs(), **options)
     with ending_signals_interrupt():
         result = checklist(requirements, settings, progress=say)
     document = checklist_document(result)

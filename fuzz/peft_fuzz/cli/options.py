@@ -34,7 +34,6 @@ summary_option = click.option(
 ENVIRONMENT_OPTIONS: Final = (
     click.option("--pre", is_flag=True, help="Allow pre-releases."),
     click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch."),
-    options.pip_limit_option,
 )
 
 

@@ -9,18 +9,12 @@ import click
 
 from peft_fuzz.cli.options import finding_options, fuzz_and_show
 from peft_fuzz.search.fuzz import FuzzSettings
-from peft_regress.cli.options import SectionedCommand, examples
+from peft_regress.cli.options import examples
 from peft_regress.interrupts import ending_signals_interrupt
 
 
 @click.command(
     "replay",
-    cls=SectionedCommand,
-    sections={
-        "Replay": ("methods",),
-        "Environments": ("pre", "replace_torch", "time_limit", "pip_time_limit"),
-        "Files": ("corpus", "save", "summary"),
-    },
     epilog=examples("peft-fuzz replay", "peft-fuzz replay peft==0.20.0"),
 )
 @finding_options

@@ -11,7 +11,7 @@ import click
 from peft_fuzz.cli.options import finding_options, fuzz_and_show, say
 from peft_fuzz.search.fuzz import FuzzSettings
 from peft_fuzz.search.worker import START_SECONDS
-from peft_regress.cli.options import SectionedCommand, examples, jobs_option, on_option, opened_pool
+from peft_regress.cli.options import examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.runs.environment import usable_cores
 from peft_regress.upgrades.measuring import MeasuringSetup
@@ -24,12 +24,6 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 
 @click.command(
     "search",
-    cls=SectionedCommand,
-    sections={
-        "Search": ("minutes", "methods", "seed"),
-        "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit", "pip_time_limit"),
-        "Files": ("corpus", "save", "summary"),
-    },
     epilog=examples(
         "peft-fuzz search", "peft-fuzz search peft==0.20.0 --methods 'lo*' --summary found.md"
     ),
@@ -74,7 +68,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=_NO_STORAGE,
         jobs=default_jobs(),
         time_limit=START_SECONDS,
-        pip_seconds=options["pip_time_limit"],
     )
     with (
         ending_signals_interrupt(),

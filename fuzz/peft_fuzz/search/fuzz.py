@@ -20,9 +20,8 @@ from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.sought import Counts, Found
 from peft_fuzz.search.worker import LIBRARIES, LIFE_SECONDS, START_SECONDS, Begun
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
-from peft_regress.files import make_folder
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.overlay.pip import PIP_SECONDS, Planned
+from peft_regress.overlay.pip import Planned
 from peft_regress.text import clean, count_of
 from peft_regress.workers.pool import Environment, LocalPool, Pool
 
@@ -43,7 +42,6 @@ class FuzzSettings:
     seed: int = 0
     jobs: int = 1
     time_limit: float = LIFE_SECONDS
-    pip_time_limit: float = PIP_SECONDS
     replace_torch: bool = False
     pre: bool = False
 
@@ -201,7 +199,7 @@ def fuzz(
     corpus = [one for one in read_corpus(settings.corpus) if one.example.method in methods]
     try:
         if settings.minutes > 0:
-            make_folder(settings.save)  # now, and not after minutes of search
+            settings.save.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of search
     except OSError as error:
         raise InputError(f"--save {settings.save}: {error.strerror}") from error
     asked = tuple(requirements)
@@ -213,7 +211,6 @@ def fuzz(
                     requirements,
                     replace_torch=settings.replace_torch,
                     pre=settings.pre,
-                    seconds=settings.pip_time_limit,
                 )
             )
             result.environment = environment_of(overlay.python, tuple(overlay.planned))

@@ -136,13 +136,13 @@ def test_json_has_every_row(fill):
 def test_requirements_and_settings_reach_the_comparison(fill):
     fill(
         "lora", "./peft", "torchao", "--base", "../main", "--jobs", "1", "--pre",
-        "--time-limit", "7", "--pip-time-limit", "8", "--yes",
+        "--time-limit", "7", "--yes",
     )  # fmt: skip
     requirements, settings = fill.asked
     assert requirements == ("./peft", "torchao")
     assert (settings.method, settings.base) == ("lora", "../main")
     assert (settings.pre, settings.replace_torch) == (True, True)
-    assert (settings.jobs, settings.time_limit, settings.pip_seconds) == (1, 7, 8)
+    assert (settings.jobs, settings.time_limit) == (1, 7)
 
 
 # --- Real checkouts -------------------------------------------------------------------------------

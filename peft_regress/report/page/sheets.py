@@ -1,16 +1,13 @@
-"""The sheet of one case: its state, its numbers, and where they and their changes come from."""
+"""The sheet of one case: its state, its numbers, and where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.changes import value_of
-from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.document import Badge, Code, Section, Words
-from peft_regress.report.explain import change_section
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.page.content import Content, entry_words, gain_name, method_words, number
 from peft_regress.report.verdict.cases import budgets_of, case_section
@@ -29,12 +26,7 @@ _PRESENT: Final = (
     "edge_train_planned_bytes",
 )
 """Metrics whose present numbers are split by module."""
-_CHANGED: Final = (*_PRESENT, "peak_activation_bytes", "peak_temp_bytes", "peak_optimizer_bytes")
-"""Metrics whose changes are explained; the others follow from these, or have no rows."""
 _MOST_ROWS: Final = 10
-_MOST_CHANGES: Final = 12
-_MOST_WHOLE_RUNS: Final = 8
-"""Entries whose ledgers are read: the first that are asked for."""
 _DIRECTIONS: Final = {"lower": "lower", "higher": "higher", "same": "the same", "none": ""}
 _HOLDS: Final = {
     True: Badge("holds", "good"),
@@ -43,112 +35,71 @@ _HOLDS: Final = {
 }
 
 
-class Sheets:
-    """Write the sheets of all cases; the ledgers of a few entries are read."""
+def sheet_head(content: Content, name: str) -> list[Section]:
+    """Return what a sheet begins with: the state, what the verdict says, budgets."""
+    record, at = content.now[name], content.present[name]
+    case, state = record.case, content.state_of(name)
+    status = clean(record.status_text, longest=600)
+    lead: Words = (
+        f"{method_words(case)} on {clean(case.architecture)}, task {clean(case.task)}.",
+        "Numbers of",
+        Code(clean(content.entries[at].name)),
+        f"({entry_words(content.entries[at])}):",
+        state,
+        *([] if status in {state, "ok"} else [f"({status})"]),
+    )
+    sections = [Section(title=lead)]
+    if content.newest is not None and content.verdicts.get(name) not in {None, "unchanged"}:
+        _, comparison = content.newest
+        said = case_section(comparison.verdict_of(name), comparison).body
+        sections.append(Section(title="What the verdict says", level=2, body=said))
+    if record.repeated_run is not None:
+        of = gain_name([record])
+        what = f"The first seed repeats {clean(record.repeated_run, longest=200)} bit for bit"
+        sections.append(Section(title=f"{what}: its {of} is that of there."))
+    uses = content.budgets(name)
+    if uses:
+        sections.append(Section(title="Budgets", level=2, body=(budgets_of(uses),)))
+    return sections
 
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self._read: set[int] = set()
 
-    def head(self, name: str) -> list[Section]:
-        """Return what a sheet begins with: the state, what the verdict says, budgets."""
-        content, record, at = self._content, self._content.now[name], self._content.present[name]
-        case, state = record.case, content.state_of(name)
-        status = clean(record.status_text, longest=600)
-        lead: Words = (
-            f"{method_words(case)} on {clean(case.architecture)}, task {clean(case.task)}.",
-            "Numbers of",
-            Code(clean(content.entries[at].name)),
-            f"({entry_words(content.entries[at])}):",
-            state,
-            *([] if status in {state, "ok"} else [f"({status})"]),
+def sheet_body(content: Content, name: str) -> list[Section]:
+    """Return the numbers of a case, its invariants, and the modules behind its numbers."""
+    entry = content.entries[content.present[name]]
+    parts = {
+        "Metrics": _metrics(content, name),
+        "Invariants": _invariants(content.now[name]),
+        "Where its numbers come from": _present(content.whole_run(entry).cases[name]),
+    }
+    bodies = {title: tuple(body) for title, body in parts.items()}
+    return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
+
+
+def _metrics(content: Content, name: str) -> Iterator[Table | str]:
+    now = content.now[name]
+    marks = content.marks[name]
+    rows = []
+    for metric, held in now.metrics.items():
+        here = [one for one in marks.get(metric, ()) if one.entry == content.present[name]]
+        spec, shown = content.specs[metric], number(value_of(held), held.unit)
+        twin = metric.endswith(BATCH_SUFFIX) and metric.removesuffix(BATCH_SUFFIX) in METRICS
+        cells = (
+            Code(clean(metric)),
+            shown,
+            shown.exact,
+            here[0].words(spec) if here else "",
+            here[0].badge if here else "",
+            _DIRECTIONS[spec.direction],
+            "the same at batch 32" if twin else clean(spec.about),
         )
-        sections = [Section(title=lead)]
-        if content.newest is not None and content.verdicts.get(name) not in {None, "unchanged"}:
-            _, comparison = content.newest
-            said = case_section(comparison.verdict_of(name), comparison).body
-            sections.append(Section(title="What the verdict says", level=2, body=said))
-        if record.repeated_run is not None:
-            of = gain_name([record])
-            what = f"The first seed repeats {clean(record.repeated_run, longest=200)} bit for bit"
-            sections.append(Section(title=f"{what}: its {of} is that of there."))
-        uses = content.budgets(name)
-        if uses:
-            sections.append(Section(title="Budgets", level=2, body=(budgets_of(uses),)))
-        return sections
-
-    def body(self, name: str) -> list[Section]:
-        """Return the numbers of a case, its invariants, and the modules behind both."""
-        whole = self._whole(self._content.present[name], name)
-        parts = {
-            "Metrics": self._metrics(name),
-            "Invariants": _invariants(self._content.now[name]),
-            "Where its numbers come from": () if whole is None else _present(whole),
-            "Where changes came from": self._changes(name),
-        }
-        bodies = {title: tuple(body) for title, body in parts.items()}
-        return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
-
-    def _metrics(self, name: str) -> Iterator[Table | str]:
-        content, now = self._content, self._content.now[name]
-        marks = content.marks[name]
-        rows = []
-        for metric, held in now.metrics.items():
-            here = [one for one in marks.get(metric, ()) if one.entry == content.present[name]]
-            spec, shown = content.specs[metric], number(value_of(held), held.unit)
-            twin = metric.endswith(BATCH_SUFFIX) and metric.removesuffix(BATCH_SUFFIX) in METRICS
-            cells = (
-                Code(clean(metric)),
-                shown,
-                shown.exact,
-                here[0].words(spec) if here else "",
-                here[0].badge if here else "",
-                _DIRECTIONS[spec.direction],
-                "the same at batch 32" if twin else clean(spec.about),
-            )
-            rows.append(Row(cells=cells))
-        headings = ("metric", "value", "exactly", "change", "", "better is", "what it is")
-        table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
-        if rows:
-            yield table
-            lost = [one for one in content.held[name] if one not in now.metrics]
-            if lost:
-                yield f"not measured this time: {clean(', '.join(lost))}"
-
-    def _changes(self, name: str) -> Iterator[Section]:
-        """Yield the modules behind the newest changes of costs."""
-        content = self._content
-        found = [
-            (one.entry, metric, one.before)
-            for metric in _CHANGED
-            for one in content.marks[name].get(metric, ())
-            if one.before is not None
-        ]
-        for new_at, metric, old_at in sorted(found, reverse=True)[:_MOST_CHANGES]:
-            sides = [
-                Observation(
-                    record=record,
-                    run_name=content.entries[at].name,
-                    environment=content.entries[at].run.environment,
-                    machine=content.entries[at].run.machine,
-                )
-                for at in (old_at, new_at)
-                if (record := self._whole(at, name)) is not None
-            ]
-            if len(sides) > 1:
-                old, new = sides
-                change = explain_metric(metric, old.record, new.record)
-                section = change_section(change, old, new, top=5)
-                title = f"{section.title} ({clean(old.run_name)} -> {clean(new.run_name)})"
-                body = (content.packages_words(old_at, new_at), *section.body)
-                yield Section(title=title, body=body, folded=True)
-
-    def _whole(self, index: int, name: str) -> Record | None:
-        """Return a record with its ledger, if there is room for the entry."""
-        if index not in self._read and len(self._read) == _MOST_WHOLE_RUNS:
-            return None
-        self._read.add(index)
-        return self._content.whole_run(self._content.entries[index]).cases[name]
+        rows.append(Row(cells=cells))
+    headings = ("metric", "value", "exactly", "change", "", "better is", "what it is")
+    table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
+    if rows:
+        yield table
+        lost = [one for one in content.held[name] if one not in now.metrics]
+        if lost:
+            yield f"not measured this time: {clean(', '.join(lost))}"
 
 
 def _invariants(record: Record) -> Iterator[Table]:

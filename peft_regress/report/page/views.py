@@ -27,7 +27,7 @@ from peft_regress.report.page.content import (
     number,
 )
 from peft_regress.report.page.plots import batches_of, tradeoffs
-from peft_regress.report.page.sheets import Sheets
+from peft_regress.report.page.sheets import sheet_body, sheet_head
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.verdict.cases import budgets_of
@@ -71,7 +71,6 @@ def page_parts(content: Content, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
-    sheets = Sheets(content)
     return {
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
@@ -81,7 +80,7 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
         "cases": {
-            name: [writer.document(part(name)) for part in (sheets.head, sheets.body)]
+            name: [writer.document(part(content, name)) for part in (sheet_head, sheet_body)]
             for name in content.cases
         },
         "devices": {device.name: html.escape(_device_words(device)) for device in content.devices},
@@ -143,7 +142,7 @@ def _changes(content: Content) -> dict[str, str]:
     """Return the verdict on each judged pair of entries, by both; and the newest verdict."""
     found = {}
     writer = HtmlWriter(content.cases)
-    extent = Extent(modules=False, is_accepted=True, is_away=False)
+    extent = Extent(is_accepted=True, is_away=False)
     for (old, new), comparison in content.pairs.items():
         about = f"{content.entries[new].name} judged by {content.entries[old].name}"
         found[f"{old} {new}"] = _verdict_html(comparison, writer, about, extent)

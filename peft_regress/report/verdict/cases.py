@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator
 from peft_regress.gate import verdicts
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.fronts import LostFront
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
@@ -111,8 +110,6 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {}
-    for lost in comparison.fronts:
-        found.setdefault(front_line(lost), []).append(lost.case)
     strict = [one for one in _all(comparison) if one[1].fails_strictly]
     others = [one for one in _all(comparison) if not one[1].fails_strictly]
     for case, remark in (*strict, *others):
@@ -122,21 +119,13 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     return {sentences.with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
 
 
-def front_line(lost: LostFront) -> str:
-    """Return which front a case left, and which case took its place."""
-    return f"beaten by {clean(lost.beaten_by)}: off the front of accuracy against {lost.cost}"
-
-
 def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
     """Return what fails only a strict run in some cases, in words."""
-    failing = [
-        *(front_line(lost) for lost in comparison.fronts if lost.case in cases),
-        *(
-            sentences.remark_line(one)
-            for case, one in _all(comparison)
-            if case in cases and one.fails_strictly
-        ),
-    ]
+    failing = (
+        sentences.remark_line(one)
+        for case, one in _all(comparison)
+        if case in cases and one.fails_strictly
+    )
     return list(dict.fromkeys(failing))
 
 

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from peft_regress.gate.attribution import COSTS, explain_metric
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import NOT_MEASURED, Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Observation, Reason
-from peft_regress.metrics import METRICS, format_value
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
 from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
@@ -53,9 +51,7 @@ class Extent:
     """How much of a comparison is written."""
 
     details: bool = True
-    """An example and the other metrics of each finding."""
-    modules: bool = True
-    """The module behind each row."""
+    """An example of each finding, with the modules behind it."""
     most: int | None = None
     """How many lines a folded list has."""
     all_names: bool = False
@@ -66,8 +62,8 @@ class Extent:
     """Whether the run was accepted since: then there is nothing to type."""
 
 
-TERMINAL: Final = Extent(details=False, modules=False, is_away=False)
-VERBOSE: Final = Extent(details=False, modules=False, is_away=False, all_names=True)
+TERMINAL: Final = Extent(details=False, is_away=False)
+VERBOSE: Final = Extent(details=False, is_away=False, all_names=True)
 
 
 def verdict_text(
@@ -159,8 +155,8 @@ class _Findings:
             title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
             body=(
                 *(clean(line, longest=_LONGEST_LINE) for line in lines),
-                self._table(leading, caption="cases of the finding"),
-                *self._folds(finding),
+                self._table(leading),
+                *self._example(finding),
             ),
             level=3,
             style="bad" if finding.is_failing else "open",
@@ -203,8 +199,8 @@ class _Findings:
             title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True
         )
 
-    def _folds(self, finding: Finding) -> Iterator[doc.Section]:
-        """Yield an example with the modules behind it, and the other metrics of every case."""
+    def _example(self, finding: Finding) -> Iterator[doc.Section]:
+        """Yield an example with the modules behind it."""
         if not self._extent.details:
             return
         lines = example_lines(finding, self._comparison)
@@ -212,25 +208,8 @@ class _Findings:
             text = "\n".join([self._names[finding.example.case], *lines])
             title = "An example, with the modules behind it"
             yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
-        others = [
-            (member.case, reason)
-            for member in finding.members
-            for reason in member.reasons
-            if reason is not leading_reason(finding, member)
-        ]
-        if others:
-            metrics = len({reason.title for _, reason in others})
-            title = f"{count_of(metrics, 'more metric')} of these cases"
-            table = self._table(others, caption=title, most_rows=None)
-            yield doc.Section(title=title, body=(table,), folded=True, in_text=False)
 
-    def _table(
-        self,
-        reasons: Sequence[tuple[str, Reason]],
-        *,
-        caption: str,
-        most_rows: int | None = MOST_CASES,
-    ) -> Table:
+    def _table(self, reasons: Sequence[tuple[str, Reason]]) -> Table:
         """Return a row for each case and reason; a metric that all share stands in the heading."""
         titles = {clean(reason.title, longest=_LONGEST_VALUE) for _, reason in reasons}
         shared = titles.pop() if len(titles) == 1 else ""
@@ -239,39 +218,17 @@ class _Findings:
             metric, *values = (
                 clean(text, longest=_LONGEST_VALUE) for text in sentences.reason_cells(reason)
             )
-            why = self._module_behind(case, reason.metric) if self._extent.modules else ""
-            rows.append(
-                Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values, why))
-            )
+            rows.append(Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values)))
         return Table(
             headings=(
                 *(f"{shared} of" if shared else "case", "metric"),
-                *("baseline", "this run", "change", "bound", "why"),
+                *("baseline", "this run", "change", "bound"),
             ),
             rows=tuple(rows),
             numbers=(2, 3, 4, 5),
-            not_in_text=(6,),
-            caption=caption,
-            most_rows=most_rows,
+            caption="cases of the finding",
+            most_rows=MOST_CASES,
         )
-
-    def _module_behind(self, case: str, metric: str) -> str:
-        """Return the module with the largest part of a change, and how many more there are."""
-        old = self._comparison.references.get(case)
-        new = self._comparison.observed.get(case)
-        if old is None or new is None or metric not in COSTS:
-            return ""
-        change = explain_metric(metric, old.record, new.record)
-        if not change.shortest:
-            return ""
-        # Only a change in the same direction as the whole explains it.
-        same = [row for row in change.shortest if (row.change > 0) == ((change.change or 0) > 0)]
-        row = (same or change.shortest)[0]
-        value = format_value(abs(row.change), METRICS[metric].unit)
-        left = len(change.shortest) - 1
-        more = f", and {left} more" if left else ""
-        module = clean(row.module) or "(no module)"
-        return f"{module} {clean(row.what)} {'+' if row.change > 0 else '-'}{value}{more}"
 
 
 def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str], ...]]:
@@ -314,7 +271,7 @@ def _budgets(comparison: Comparison, extent: Extent) -> Iterator[doc.Section]:
 
 
 def _setting(comparison: Comparison) -> Iterator[doc.Section]:
-    """Yield what was compared with what: entries, environments, and why times were not judged."""
+    """Yield what was compared with what: entries, environments, and how trainings were judged."""
     references = comparison.references
     pairs = [
         (references[name], new) for name, new in comparison.observed.items() if name in references
@@ -329,7 +286,7 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
         )
         lines += _counted("baseline", run_names)
         lines += _counted("environment", environments)
-    lines += map(doc.Line, (*_trainings(comparison), *sentences.times_lines(comparison)))
+    lines += map(doc.Line, _trainings(comparison))
     if lines:
         yield doc.Section(title="", body=tuple(lines))
 

@@ -178,9 +178,6 @@ def strictness(comparison: Comparison) -> list[str]:
     found = {
         "better than the baseline, not accepted": len(comparison.unaccepted),
         "with a bound or a budget looser than the baseline's": len(comparison.looser),
-        "that left a front of accuracy against cost": len(
-            {lost.case for lost in comparison.fronts}
-        ),
     }
     return [
         f"FAILED by strictness: {count_of(count, 'case')} {what}"

@@ -22,7 +22,7 @@ LONGEST_BYTES: Final = 60_000
 """GitHub accepts comments of 65,536 characters; the rest is left to the script that posts it."""
 
 _MOST_LINES: Final = 12
-_EXTENTS: Final = (Extent(most=_MOST_LINES), Extent(details=False, modules=False, most=_MOST_LINES))
+_EXTENTS: Final = (Extent(most=_MOST_LINES), Extent(details=False, most=_MOST_LINES))
 
 
 def verdict_markdown(comparison: Comparison) -> str:

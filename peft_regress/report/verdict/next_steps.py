@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import os
 import shlex
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.cases import Case
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.metrics import BATCH_SUFFIX
@@ -19,9 +16,6 @@ from peft_regress.runs.environment import changed_packages, suspects_of
 from peft_regress.text import printable
 
 _MOST_EXPLAINED: Final = 3
-_FIELDS: Final = ("task", "method", "rank", "architecture")
-_TYPABLE: Final = re.compile(r"[\w.+-]+")
-_MOST_TERMS: Final = 40
 _LONGEST_NAME: Final = 200
 _LONGEST_WORD: Final = 1000
 
@@ -40,7 +34,7 @@ def next_steps(
     invocation = comparison.invocation
     findings = (*failing, *incomplete)
     if is_away and findings:
-        yield "measure these cases again", measuring(comparison, findings)
+        yield "measure these cases again", measuring(invocation, findings)
         yield "all of this verdict", [compare_command(invocation)]
     yield from _explaining(comparison, failing, is_away=is_away)
     yield from _drifts(failing, invocation)
@@ -71,46 +65,23 @@ def compare_command(invocation: Invocation) -> str:
     return " ".join(words)
 
 
-def measuring(comparison: Comparison, findings: Sequence[Finding]) -> list[str]:
-    """Return the command that measures the cases of findings again, if a side has a record."""
-    invocation = comparison.invocation
-    known = {**comparison.observed, **comparison.references}
-    cases = {name: side.record.case for name, side in known.items()}
-    wanted = {name for finding in findings for name in finding.cases if name in known}
-    everything = {**{case.id: case for case in invocation.cases}, **cases}
-    expression = marker_expression([cases[name] for name in wanted], everything.values())
+def measuring(invocation: Invocation, findings: Sequence[Finding]) -> list[str]:
+    """Return the command that measures the cases of findings again."""
+    glob = covering_glob({name for finding in findings for name in finding.cases})
     words = ["pytest", invocation.suite]
-    words += [f'-m "{expression}"'] if expression else []
+    words += [f"--regress-cases {quoted(glob)}"] if glob.strip("*/") else []
     words += [] if invocation.matrix is None else [f"--regress-matrix {quoted(invocation.matrix)}"]
     words += ["--regress-strict"] if invocation.strict else []
     return words + ([] if invocation.new else [f"--regress-save {invocation.run}"])
 
 
-def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
-    """Return the expression of `-m` that selects the wanted cases and no other known one.
-
-    It has as few terms as a greedy choice finds: `case(method='dora')` if all cases of DoRA are
-    wanted. Empty if it would be too long, select all, or contain a name that cannot be typed.
-    """
-    if len({case.id for case in wanted}) == len({case.id for case in known}):
-        return ""
-    if not all(_TYPABLE.fullmatch(str(getattr(c, name))) for c in wanted for name in _FIELDS):
-        return ""
-    ids = {case.id for case in wanted}
-    groups: dict[tuple[tuple[str, object], ...], set[str]] = defaultdict(set)
-    for case in known:
-        for count in range(1, len(_FIELDS) + 1):
-            for names in combinations(_FIELDS, count):
-                groups[tuple((name, getattr(case, name)) for name in names)].add(case.id)
-    fitting = [(term, found) for term, found in groups.items() if found <= ids]
-    # Those with the most cases first; among equals the one with the fewest words.
-    fitting.sort(key=lambda pair: (-len(pair[1]), len(pair[0])))
-    terms = []
-    for term, found in fitting:
-        if found & ids:
-            ids -= found
-            terms.append(f"case({', '.join(f'{name}={value!r}' for name, value in term)})")
-    return " or ".join(terms) if len(terms) <= _MOST_TERMS else ""
+def covering_glob(cases: Collection[str]) -> str:
+    """Return a glob that matches these ids, and may match others: `*/dora-r*/resnet18`."""
+    words = []
+    for found in zip(*(name.split("/") for name in cases), strict=False):
+        start = os.path.commonprefix(found)  # noqa: RUF071  (of letters)
+        words.append(start if set(found) == {start} else f"{start}*")
+    return "/".join(words)
 
 
 def _explaining(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft_regress.gate.attribution import Breakdown, MetricChange
@@ -89,28 +89,23 @@ def encode_budget(use: BudgetUse) -> dict[str, Any]:
     return {"budget": use.name, **_fields(use, "value", "limit"), "used": use.share, "over": over}
 
 
-def encode_fronts(comparison: Comparison) -> dict[str, Any]:
-    """Return `{lost_fronts: [{case, cost, beaten_by}]}`."""
-    names = ("case", "cost", "beaten_by")
-    return {"lost_fronts": [_fields(lost, *names) for lost in comparison.fronts]}
+def encode_sides(key: str, pairs: Mapping[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """Return `{key, old, new}` of what differs between two sides, by name."""
+    return [{key: name, "old": was, "new": now} for name, (was, now) in pairs.items()]
 
 
 def encode_explanation(
     old: Observation, new: Observation, changes: Sequence[MetricChange]
 ) -> dict[str, Any]:
     """Return all rows, and each invariant that is false on a side, with where."""
-
-    def sides(key: str, pairs: dict[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
-        return [{key: name, "old": was, "new": now} for name, (was, now) in pairs.items()]
-
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "case": new.record.case.id,
         "old": _encode_side(old),
         "new": _encode_side(new),
-        "environment": sides("package", changed_packages(old.environment, new.environment)),
+        "environment": encode_sides("package", changed_packages(old.environment, new.environment)),
         "same_definition": old.record.definition == new.record.definition,
-        "settings": sides("setting", changed_settings(old.record, new.record)),
+        "settings": encode_sides("setting", changed_settings(old.record, new.record)),
         "invariants": [
             {"invariant": name, "old": was, "new": now, "note": note}
             for name, was, now, note in false_on_a_side(old.record, new.record)

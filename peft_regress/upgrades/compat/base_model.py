@@ -163,7 +163,7 @@ def _maker(base: BaseModel) -> Callable[[], Any]:
         )
         return function
     architecture = registry.get("architecture", base.name)
-    return lambda: architecture.build(num_classes=base.classes or _CLASSES, seed=_SEED)
+    return lambda: architecture.build(num_classes=_CLASSES, seed=_SEED)
 
 
 def _in_float32(batch: Any) -> Any:

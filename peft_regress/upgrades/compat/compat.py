@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.overlay.pip import PIP_SECONDS, PipError, released_versions
+from peft_regress.overlay.pip import PipError, released_versions
 from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.messages import BaseModel
@@ -48,7 +48,6 @@ class CompatSettings:
     replace_torch: bool = False
     jobs: int = field(default_factory=default_jobs)
     time_limit: float = LOADING_SECONDS
-    pip_seconds: float = PIP_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,6 @@ def compat(
             opening = opened_overlay(
                 [f"peft=={release}", *settings.also_install],
                 replace_torch=settings.replace_torch,
-                seconds=settings.pip_seconds,
             )
             overlay = overlays.enter_context(opening)
             adapters = [adapter.folder]
@@ -212,7 +210,7 @@ def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases or _BY_DEFAULT
     known: list[Version] = []
     if _DOTS in text:
-        known = released_versions("peft", pre=False, seconds=settings.pip_seconds)
+        known = released_versions("peft", pre=False)
     chosen = chosen_releases(text, known)
     # The default is the last patch of each minor release.
     by_minor = {one.release[:2]: one for one in chosen}

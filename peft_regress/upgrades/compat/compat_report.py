@@ -11,10 +11,10 @@ import msgspec
 from peft_regress.report.document import Section
 from peft_regress.report.layout import Row, Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
-from peft_regress.text import clean, count_of
+from peft_regress.text import clean, count_of, few
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
 from peft_regress.upgrades.compat.compat import Compat, ReleaseResult
-from peft_regress.upgrades.compat.verdicts import WORDS, named
+from peft_regress.upgrades.compat.verdicts import WORDS
 
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300
@@ -96,7 +96,7 @@ def _notes(one: ReleaseResult, found: Compat) -> Iterator[str]:
     for detail in one.judgement.details:
         yield clean(detail, longest=_LONGEST_DETAIL)
     if one.without is not None:
-        fields = f"the fields that it does not know in {CONFIGURATION}: {named(one.left_out)}"
+        fields = f"the fields that it does not know in {CONFIGURATION}: {few(one.left_out)}"
         why = f", {one.without.details[0]}" if one.without.verdict == "refused" else ""
         by = _number(one.without.difference) and f" ({_number(one.without.difference)})"
         words = f"{WORDS[one.without.verdict]}{why or by} without {fields}"

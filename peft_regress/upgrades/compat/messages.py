@@ -14,8 +14,6 @@ class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
     """`pkg.mod:callable`, which returns a batch; None for a drawn one."""
     shape: list[int] | None = None
     """Of the drawn batch; None for what the model or the catalogue says."""
-    classes: int | None = None
-    """Of an architecture of the catalogue."""
     folder: str
     """Import paths are looked up there."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import msgspec
 
-from peft_regress.text import clean, count_of
+from peft_regress.text import count_of, few
 from peft_regress.upgrades.compat.messages import BaseMade, Loaded
 
 Verdict = Literal[
@@ -36,8 +36,6 @@ VISIBLE: Final = 10 * TOLERANCE
 
 One that does less computes what the base computes, whether a release reads it or drops it.
 """
-
-_MOST_NAMED: Final = 3
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +90,7 @@ def problem_of_reference(adapter: Loaded) -> str:
         ("changes the numbers of", adapter.altered_keys),
     ):
         if names:
-            return f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
+            return f"{words} {count_of(len(names), 'tensor')}: {few(names)}"
     return ""
 
 
@@ -205,11 +203,11 @@ def _otherwise(adapter: Loaded, reference: Loaded) -> Iterator[str]:
     ):
         names = sorted(set(found) - set(known))
         if names:
-            yield f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
+            yield f"{words} {count_of(len(names), 'tensor')}: {few(names)}"
     ignored = set(adapter.unknown_fields) - set(reference.unknown_fields)
     ignored -= {*reference.default_fields, "peft_version"}
     if ignored:
-        yield f"ignores the settings {named(sorted(ignored))}"
+        yield f"ignores the settings {few(sorted(ignored))}"
     for name, (written, read) in adapter.changed_fields.items():
         if reference.changed_fields.get(name) != (written, read):
             yield f"reads {name} = {written} as {read}"
@@ -223,17 +221,9 @@ def _training(adapter: Loaded, reference: Loaded) -> Iterator[str]:
         more = sorted(set(adapter.trainable) - set(reference.trainable))
         fewer = sorted(set(reference.trainable) - set(adapter.trainable))
         if more:
-            yield f"trains {count_of(len(more), 'more parameter')}: {named(more)}"
+            yield f"trains {count_of(len(more), 'more parameter')}: {few(more)}"
         if fewer:
-            yield f"does not train {count_of(len(fewer), 'parameter')}: {named(fewer)}"
+            yield f"does not train {count_of(len(fewer), 'parameter')}: {few(fewer)}"
     thawed = set(adapter.trainable_for_inference) - set(reference.trainable_for_inference)
     if thawed:
-        yield f"loaded for inference, trains {named(sorted(thawed))}"
-
-
-def named(names: Iterable[str]) -> str:
-    """Return some names, and how many more there are."""
-    listed = [clean(name) for name in names]
-    more = len(listed) - _MOST_NAMED
-    shown = ", ".join(listed[:_MOST_NAMED])
-    return shown if more <= 0 else f"{shown} and {more} more"
+        yield f"loaded for inference, trains {few(sorted(thawed))}"
