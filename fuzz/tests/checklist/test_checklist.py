@@ -6,8 +6,10 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import msgspec
 import peft
 import pytest
+from builders import MACHINE
 
 from peft_fuzz.checklist import checklist as checklist_module
 from peft_fuzz.checklist import networks
@@ -212,7 +214,7 @@ from safetensors.numpy import save_file
 from peft_fuzz.checklist import situations as m
 from peft_regress.workers import serve
 def import_modules(request: serve.Import) -> serve.Imported:
-    return serve.Imported(machine=serve.describe_machine(), files={{}})
+    return serve.Imported(machine=serve.Machine(**{machine!r}), files={{}})
 def inspected(request: m.Inspect) -> m.Inspected:
     fields = None if "no method" in {how!r} else dict(r="8")
     return m.Inspected(packages=dict(peft="1.0"), fields=fields)
@@ -245,7 +247,10 @@ def filled(tmp_path, monkeypatch):
             this = "base" if wanted == ["old"] else "branch"
             python = tmp_path / this
             wrong = how if how and this == side else {}
-            python.write_text(_FAKE.format(python=sys.executable, how=wrong, parts=list(PARTS)))
+            machine = msgspec.to_builtins(MACHINE)  # to find it out would import torch
+            python.write_text(
+                _FAKE.format(python=sys.executable, how=wrong, parts=list(PARTS), machine=machine)
+            )
             python.chmod(0o755)
             yield SimpleNamespace(python=python, packages={"peft": "1.0"}, remarks=())
 
