@@ -1,15 +1,14 @@
 """Run files and storages under pytest-benchmark's own commands, its CSV and its histogram."""
 
 import csv
-import functools
 import re
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
-from pytest_benchmark import cli
 from stub_measuring import IDS, StubProject
 
 from peft_regress.baselines.storage import baseline_files
@@ -22,23 +21,20 @@ FIRST = "0001_peft-0."
 
 
 @pytest.fixture
-def benchmarks(tmp_path, monkeypatch, capsys):
-    """Return a function that calls `pytest-benchmark` on a storage and returns what it printed."""
-    monkeypatch.chdir(tmp_path)
+def compare(tmp_path):
+    """Compare runs and return what was printed; every run must end well, without a traceback."""
 
-    def call(storage, *arguments):
-        words = ["pytest-benchmark", "--storage", str(storage), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        cli.main()
-        return capsys.readouterr().out
+    def call(*arguments):
+        command = [sys.executable, "-m", "pytest_benchmark", "--storage", str(BASELINES), "compare"]
+        done = subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
 
     return call
-
-
-@pytest.fixture
-def compare(benchmarks):
-    """Return a function that compares runs of this repository, and returns what was printed."""
-    return functools.partial(benchmarks, BASELINES, "compare")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +49,13 @@ def project(tmp_path_factory):
             root=project.root / "baselines", reason="r", date="2026-01-01T00:00:00+00:00",
         )  # fmt: skip
     return project
+
+
+def of_storage(project, *arguments):
+    """Return what `pytest-benchmark --storage baselines` prints."""
+    command = [sys.executable, "-m", "pytest_benchmark", "--storage", "baselines", *arguments]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def rows(printed):
@@ -102,14 +105,13 @@ def test_a_case_in_error_is_no_timed_entry_and_strange_names_are_shown(compare, 
     ET.parse(plot)
 
 
-def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project, benchmarks):
-    storage = project.root / "baselines"
-    listed = [Path(line) for line in benchmarks(storage, "list").splitlines()]
+def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
+    listed = [Path(line) for line in of_storage(project, "list").splitlines()]
     assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
-    assert benchmarks(BASELINES, "list").splitlines() == [
+    assert of_storage(project, "--storage", str(BASELINES), "list").splitlines() == [
         str(path) for path in baseline_files(BASELINES)
     ]
-    table = benchmarks(storage, "compare", "0001")
+    table = of_storage(project, "compare", "0001")
     assert all(f"test_case[{case}]" in table for case in IDS)
 
 

@@ -6,10 +6,8 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import msgspec
 import peft
 import pytest
-from builders import MACHINE
 
 from peft_fuzz.checklist import checklist as checklist_module
 from peft_fuzz.checklist import networks
@@ -214,7 +212,8 @@ from safetensors.numpy import save_file
 from peft_fuzz.checklist import situations as m
 from peft_regress.workers import serve
 def import_modules(request: serve.Import) -> serve.Imported:
-    return serve.Imported(machine=serve.Machine(**{machine!r}), files={{}})
+    here = serve.Machine(digest="sha256:here", cpu="", cores=1, threads=1, instruction_set="")
+    return serve.Imported(machine=here, files={{}})  # to describe this machine imports torch
 def inspected(request: m.Inspect) -> m.Inspected:
     fields = None if "no method" in {how!r} else dict(r="8")
     return m.Inspected(packages=dict(peft="1.0"), fields=fields)
@@ -247,10 +246,7 @@ def filled(tmp_path, monkeypatch):
             this = "base" if wanted == ["old"] else "branch"
             python = tmp_path / this
             wrong = how if how and this == side else {}
-            machine = msgspec.to_builtins(MACHINE)  # to find it out would import torch
-            python.write_text(
-                _FAKE.format(python=sys.executable, how=wrong, parts=list(PARTS), machine=machine)
-            )
+            python.write_text(_FAKE.format(python=sys.executable, how=wrong, parts=list(PARTS)))
             python.chmod(0o755)
             yield SimpleNamespace(python=python, packages={"peft": "1.0"}, remarks=())
 
