@@ -41,6 +41,8 @@ RESERVE_BYTES: Final = 220 * _MIB
 """What firmware and Linux without a desktop keep, where a table has no `reserve`: of the 512 MiB of
 a Raspberry Pi Zero 2 W, 291.6 MiB are available after boot
 (https://docs.printercow.com/guide/32bit-vs-64bit.html)."""
+ALLOCATOR: Final = "MALLOC_MMAP_THRESHOLD_=65536 MALLOC_TRIM_THRESHOLD_=0"
+"""The environment in which a process takes no more: Linux's allocator gives back what is freed."""
 TORCH_ALONE: Final = frozenset({"full", "head", "bn_head", "bitfit", "norm"})
 """Methods of the catalogue that train with PyTorch alone."""
 

@@ -15,6 +15,7 @@ from peft_regress.choosing.ranking import (
     ranked,
     ties,
 )
+from peft_regress.devices import ALLOCATOR
 from peft_regress.metrics import Unit, format_value
 from peft_regress.report.document import Block, Line, Listing, Section
 from peft_regress.report.layout import Row, Table
@@ -118,7 +119,8 @@ def _limits(answer: Answer) -> str:
     text = f"Limits: {'; '.join(shown)}"
     if device is not None and limits.memory is None:
         whole = format_value(device.memory_bytes, "byte")
-        text += f". Memory is what the system and the runtime leave of {whole} (docs/devices.md)"
+        process = f" to a process with {ALLOCATOR}" if limits.runtime == "eager" else ""
+        text += f". The system and the runtime leave that of {whole}{process} (docs/devices.md)"
     return text
 
 

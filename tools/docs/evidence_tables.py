@@ -56,21 +56,22 @@ def accuracy(task: str) -> str:
 
 
 def severities() -> str:
-    """Return the accuracies of one network under corruptions: a row for each severity."""
+    """Return the accuracies under corruptions: a row for each network and severity."""
     evidence, rows = read_evidence(), []
-    methods: list[str] = []
-    for task in sorted(evidence.scores.keys() - set(TASKS)):
-        ((network, scores),) = evidence.scores[task].items()
-        methods = sorted(scores, key=order)
-        source = f"{100 * evidence.zero_shot[task][network]:.1f}"
-        rows.append([task, source, *(cell(scores, name) for name in methods)])
-    return table(["task", "source model", *(f"`{name}`" for name in methods)], rows)
+    tasks = sorted(task for task in evidence.scores if task.startswith("shift-"))
+    methods = ("full", "head", "bn_head", "lora-r4")
+    for network in sorted(evidence.scores[tasks[0]]):
+        for task in tasks:
+            source = f"{100 * evidence.zero_shot[task][network]:.1f}"
+            scores = evidence.scores[task][network]
+            rows.append([network, task, source, *(cell(scores, name) for name in methods)])
+    return table(["network", "task", "source model", *(f"`{name}`" for name in methods)], rows)
 
 
 def noise() -> str:
     """Return how far seeds spread, and what that leaves of a difference: medians over methods."""
     rows = []
-    for task in TASKS:
+    for task in (*TASKS, "animals"):
         pairs = [
             (scores[method], difference(scores[method], scores["full"]).margin)
             for scores in read_evidence().scores[task].values()
@@ -87,6 +88,7 @@ def noise() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "unseen": lambda: accuracy("unseen"),
     "shift": lambda: accuracy("shift"),
+    "animals": lambda: accuracy("animals"),
     "severities": severities,
     "noise": noise,
 }

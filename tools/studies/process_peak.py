@@ -20,12 +20,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress.cases import Adaptation, split_adapter_name
-from peft_regress.devices import process_bytes, runtime_of
+from peft_regress.devices import ALLOCATOR, process_bytes, runtime_of
 
 NETWORKS: Final = (
     "shufflenet_v2_x0_5",
@@ -37,7 +36,6 @@ NETWORKS: Final = (
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
 SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
 SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
-ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 """The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 MIB: Final = 2**20
 CODE_BYTES: Final = {"eager": 109 * MIB, "galore": 115 * MIB, "peft": 129 * MIB}
@@ -60,15 +58,16 @@ class Peak(NamedTuple):
         return self.measured / self.predicted - 1
 
 
-def peak_of(case: str, allocator: Mapping[str, str] = ALLOCATOR) -> Peak:
+def peak_of(case: str, allocator: str = ALLOCATOR) -> Peak:
     """Profile the step of a case, and run it in a process of its own.
 
-    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings in the environment.
+    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings, as a shell has them.
     """
     tensors = predicted_tensors(case)
+    settings = dict(one.split("=") for one in allocator.split())
     done = subprocess.run(
         [sys.executable, __file__, "--run", case],
-        env={**os.environ, **allocator, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -137,7 +136,7 @@ def main(cases: list[str]) -> None:
     if cases[:1] == ["--run"]:
         take_steps(cases[1])
         return
-    allocator = {} if "--usual" in cases else ALLOCATOR
+    allocator = "" if "--usual" in cases else ALLOCATOR
     cases = [case for case in cases if case != "--usual"]
     print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | more |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
