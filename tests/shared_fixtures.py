@@ -29,8 +29,8 @@ def pytest_runtest_setup():
     """Leave what is loaded out of every collection of garbage: torch takes a fifth of a second.
 
     pytest collects garbage at the end of each run, also of one inside a test. A training whose
-    memory was watched ends with everything among what is collected again, so that garbage which is
-    left out once is collected with the next eighth one.
+    memory was watched ends with everything among what is collected again; after each eighth one,
+    garbage is collected first.
     """
     # Not by `gc.get_freeze_count()`, which walks over all that is frozen: 60 ms for each test.
     if len(gc.get_objects(generation=2)) > 100_000:

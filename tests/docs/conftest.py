@@ -16,17 +16,13 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def new_copy(tmp_path_factory):
-    """Return a function that makes a folder a copy for examples; it is prepared once."""
-    prepared = prepare(tmp_path_factory.mktemp("prepared"))
-
-    def copied(folder):
-        return shutil.copytree(prepared, folder, symlinks=True, dirs_exist_ok=True)
-
-    return copied
+def prepared(tmp_path_factory):
+    """A copy of the repository with all that examples need; none of them runs in it."""
+    return prepare(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="session")
-def shared(new_copy, tmp_path_factory):
+def shared(prepared, tmp_path_factory):
     """The copy for examples that leave the baselines as they are."""
-    return new_copy(tmp_path_factory.mktemp("examples"))
+    folder = tmp_path_factory.mktemp("examples")
+    return shutil.copytree(prepared, folder, symlinks=True, dirs_exist_ok=True)

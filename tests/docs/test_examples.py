@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -45,13 +46,13 @@ def is_slow(command):
 
 
 @pytest.fixture
-def sandbox(request, tmp_path, new_copy, shared):
+def sandbox(request, tmp_path, prepared, shared):
     """Return the shared copy, or a copy of its own for a block that changes the baselines."""
     block = request.getfixturevalue("block")
     setup = setup_of(block)
     if setup is None and "$ peft-regress accept" not in block.text:
         return shared
-    folder = new_copy(tmp_path)
+    folder = shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
     if setup is not None:
         setup(folder)
     return folder
