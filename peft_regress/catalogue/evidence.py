@@ -30,7 +30,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scores: dict[str, dict[str, dict[str, tuple[float, ...]]]]
     """By task, architecture and method with its rank, such as `lora-r4`; one for each seed.
 
-    Tasks are those of the catalogue, and `shift-1` to `shift-5`: corruptions of that severity.
+    Tasks are those of the catalogue, `shift-1` to `shift-5` by severity, and `animals`.
     """
     zero_shot: dict[str, dict[str, float]]
     """Of the source model as it is, by task and architecture, where it knows the classes."""

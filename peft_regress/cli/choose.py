@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.budgets import Quantity, parse_amount
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 _AMOUNTS: Final[dict[str, Quantity]] = {
     "memory": "byte", "update": "flop", "ship": "byte", "storage": "byte",
 }  # fmt: skip
+_STEP_OF: Final[dict[str, set[str]]] = {
+    "architecture": {"batch", "resolution", "task"},
+    "model": {"batch", "inputs", "head"},
+    "case": set(),
+}
+"""The options of a step, by what is to be fine-tuned."""
 
 
 def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
@@ -138,6 +145,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     named = [name for name in ("architecture", "model", "case") if typed[name] is not None]
     if len(named) != 1:
         raise click.UsageError("Name one of --architecture, --model and --case.")
+    _refuse_others(context, named[0])
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
@@ -174,6 +182,15 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     else:
         show(sections.answer_sections(answer), output)
     context.exit(answer.exit_code)
+
+
+def _refuse_others(context: click.Context, kind: str) -> None:
+    """Refuse an option of a step that another kind of thing has."""
+    others = set().union(*_STEP_OF.values()) - _STEP_OF[kind]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in others and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{parameter.opts[0]} does not go with --{kind}")
 
 
 def _own_case(name: str | None) -> FineTune | None:
