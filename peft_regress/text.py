@@ -27,6 +27,8 @@ def _flat(text: str) -> str:
 
 def printable(text: str) -> str:
     """Escape control characters, such as a newline in a file name."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from peft_regress.cli.main import main
+
 TRAIN = """
 import sys
 import torch
@@ -22,14 +24,23 @@ for _ in range(100):
 """
 
 
-def run(*words, folder):
-    command = [sys.executable, "-m", "peft_regress", "watch", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+@pytest.fixture
+def watch(tmp_path, monkeypatch, capsys):
+    """Return a function that watches in this process, and returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stopped:
+            main(["watch", *words])
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 def test_a_script_is_watched_as_it_is_with_its_arguments(tmp_path):
     (tmp_path / "train.py").write_text(TRAIN)
-    done = run("train.py", "--size", "3", folder=tmp_path)
+    command = [sys.executable, "-m", "peft_regress", "watch", "train.py", "--size", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "starts --size 3" in done.stderr
     assert done.stdout.startswith("train.py --size 3: 4 optimizer steps of SGD on Linear\n")
@@ -37,12 +48,12 @@ def test_a_script_is_watched_as_it_is_with_its_arguments(tmp_path):
     assert "forward_flops" in done.stdout
 
 
-def test_a_module_is_watched_and_told_as_json(tmp_path):
+def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").touch()
     (tmp_path / "pkg" / "train.py").write_text(TRAIN)
-    words = ("--format", "json", "--steps", "2", "-m", "pkg.train")
-    found = json.loads(run(*words, folder=tmp_path).stdout)
+    _, out, _ = watch("--format", "json", "--steps", "2", "-m", "pkg.train")
+    found = json.loads(out)
     assert len(found["steps"]) == 2
     # Linear: 3 items, 4 inputs, 2 outputs; a multiply-add is 2 FLOPs.
     assert found["costs"]["forward_flops"] == 2 * 3 * 4 * 2
@@ -51,33 +62,23 @@ def test_a_module_is_watched_and_told_as_json(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
-        ("print('done')", (), "train.py took no optimizer step: it ended with exit code 0"),
-        ("raise KeyError('lr')", (), "it ended by KeyError: 'lr'"),
-        ("import time; time.sleep(60)", ("--time-limit", "3"), "still running after 3 seconds"),
-        (None, (), "no such script: train.py"),
-        ("", ("--env", "A"), "--env 'A' is not NAME=VALUE"),
+        ("print('done')", ("train.py",), "took no optimizer step: it ended with exit code 0"),
+        ("raise KeyError('lr')", ("train.py",), "it ended by KeyError: 'lr'"),
+        ("import time; time.sleep(60)", ("--time-limit=3", "train.py"), "running after 3"),
+        (None, ("train.py",), "no such script: train.py"),
+        (None, ("-m", "torch.distributed.run"), "watch the script that it starts"),
+        ("", ("--env", "A", "train.py"), "--env 'A' is not NAME=VALUE"),
     ],
 )
-def test_a_script_without_a_step_is_an_error_that_says_why(tmp_path, text, words, message):
+def test_a_script_without_a_step_is_an_error_that_says_why(watch, tmp_path, text, words, message):
     if text is not None:
         (tmp_path / "train.py").write_text(text)
-    done = run(*words, "train.py", folder=tmp_path)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+    code, _, said = watch(*words)
+    assert code == 2
+    assert message in " ".join(said.split())
 
 
-def test_a_launcher_is_refused_by_name(tmp_path):
-    done = run("-m", "torch.distributed.run", folder=tmp_path)
-    assert done.returncode == 2
-    assert "watch the script that it starts" in " ".join(done.stderr.split())
-
-
-def test_a_flood_of_output_is_no_matter(tmp_path):
-    flood = "import sys\nfor _ in range(300):\n    sys.stdout.write('x' * 1_000_000)\n"
+def test_a_flood_of_output_is_no_matter(watch, tmp_path):
+    flood = "import sys\nfor _ in range(30):\n    sys.stdout.write('x' * 1_000_000)\n"
     (tmp_path / "train.py").write_text(flood + TRAIN)
-    command = [sys.executable, "-m", "peft_regress", "watch", "train.py"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path,
-        check=False,
-    )  # fmt: skip
-    assert "4 optimizer steps" in done.stdout
+    assert "4 optimizer steps" in watch("train.py")[1]

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ from builders import run_document
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
 from example_rules import ELSEWHERE, RULES, constant, find_rule
-from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
+from example_sandbox import FIRST, NEWEST, environment, setup_of
 from examples import ROOT, Command, blocks, differences, renewed
 from jsonschema import validators
 
@@ -45,20 +46,14 @@ def is_slow(command):
     return rule is not None and rule.is_slow
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """The copy for examples that leave the baselines as they are."""
-    return prepare(tmp_path_factory.mktemp("examples"))
-
-
 @pytest.fixture
-def sandbox(request, tmp_path, shared):
+def sandbox(request, tmp_path, prepared, shared):
     """Return the shared copy, or a copy of its own for a block that changes the baselines."""
     block = request.getfixturevalue("block")
     setup = setup_of(block)
     if setup is None and "$ peft-regress accept" not in block.text:
         return shared
-    folder = prepare(tmp_path)
+    folder = shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
     if setup is not None:
         setup(folder)
     return folder

@@ -4,7 +4,6 @@ import shlex
 
 import click
 import pytest
-from example_sandbox import prepare
 
 from peft_regress.cli.main import cli, main
 
@@ -20,14 +19,9 @@ def examples():
     return [line for line in lines if line.startswith("peft-regress ")]
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("help"))
-
-
 @pytest.mark.parametrize("line", examples())
-def test_an_example_of_the_help_works(repository, monkeypatch, line):
-    monkeypatch.chdir(repository)
+def test_an_example_of_the_help_works(shared, monkeypatch, line):
+    monkeypatch.chdir(shared)
     with pytest.raises(SystemExit) as stopped:
         main(shlex.split(line)[1:])
     # 1 is a verdict: it regressed.

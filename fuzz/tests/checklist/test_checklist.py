@@ -212,7 +212,8 @@ from safetensors.numpy import save_file
 from peft_fuzz.checklist import situations as m
 from peft_regress.workers import serve
 def import_modules(request: serve.Import) -> serve.Imported:
-    return serve.Imported(machine=serve.describe_machine(), files={{}})
+    here = serve.Machine(digest="sha256:here", cpu="", cores=1, threads=1, instruction_set="")
+    return serve.Imported(machine=here, files={{}})  # to describe this machine imports torch
 def inspected(request: m.Inspect) -> m.Inspected:
     fields = None if "no method" in {how!r} else dict(r="8")
     return m.Inspected(packages=dict(peft="1.0"), fields=fields)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+import torch._dynamo  # noqa: F401  (each optimizer does, in each fork: over a second)
+
 from peft_regress.measure.scripts import child
 
 for line in sys.stdin:
