@@ -75,6 +75,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
+    "tests/tools/test_task_study.py": r"python -m pip download --no-deps .* animal_mnist==0\.4",
     "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",

@@ -26,17 +26,17 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_750),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 218),
-    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_410),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_850),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 215),
+    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
         "JavaScript and CSS of the page",
         ("peft_regress/**/*.js", "peft_regress/**/*.css"),
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_750),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_350),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_550),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
 )
 
 
