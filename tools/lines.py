@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_850),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_860),
     Part("modules there", ("peft_regress/**/*.py",), "files", 215),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(

@@ -199,7 +199,10 @@ class DaskPool:
                 f"{self._address}: no worker has the resource {_SLOT}=1. Start some with "
                 f'`dask worker {self._address} --nthreads 1 --resources "{_SLOT}=1"`'
             )
-        self._client.register_plugin(node, name=self._name)
+        try:
+            self._client.register_plugin(node, name=self._name)
+        except OSError:  # a worker died at that moment
+            self._client.register_plugin(node, name=self._name)
         lacking = self._client.run(check, self._name, workers=workers)
         for lack in filter(None, lacking.values()):
             raise NodeError(lack)

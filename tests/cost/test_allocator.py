@@ -6,7 +6,6 @@ keeps as tensors of 8 bytes. Without those, nothing may differ.
 """
 
 import copy
-import sys
 
 import memory_check
 import pytest
@@ -127,17 +126,10 @@ def test_what_a_layer_keeps_beside_its_results_counts():
 @pytest.mark.nightly
 def test_the_tool_s_table_is_of_the_networks_tested_here(monkeypatch, capsys):
     assert tuple(NETWORKS) == memory_check.ARCHITECTURES
-    chosen = ["--architecture", "squeezenet1_1", "--architecture", "vit_b_16"]
-    monkeypatch.setattr(sys, "argv", ["memory_check.py", *chosen, "--resolution", "32"])
+    monkeypatch.setattr(memory_check, "ARCHITECTURES", ("squeezenet1_1",))
     memory_check.main()
-    title, _, columns, _, squeezenet, vit, _, explanation = capsys.readouterr().out.splitlines()
-    assert title == "2 images of 32x32"
-    assert columns == "| architecture | full | head | lora | worst |"
+    columns, _, squeezenet = capsys.readouterr().out.splitlines()
+    assert columns == "| architecture | full | head | lora |"
     name, *cells = squeezenet.strip("| ").split(" | ")
     assert name == "squeezenet1_1"
-    percents = [float(cell.removesuffix(" %")) for cell in cells]
-    assert percents[-1] == min(percents) < 0
-    # A ViT is built for images of 224x224.
-    assert vit == "| vit_b_16 | | | | |"
-    assert explanation.startswith("squeezenet1_1 ")
-    assert "buffers of aten.convolution" in explanation
+    assert all(-15 < float(cell.removesuffix(" %")) <= 0 for cell in cells)

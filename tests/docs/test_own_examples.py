@@ -77,7 +77,7 @@ def test_a_script_is_judged_by_its_baseline(tmp_path):
 
 @pytest.mark.nightly
 def test_all_examples_pass_and_hold_their_invariants(tmp_path):
-    done, records = run(tmp_path)
+    done, records = run(tmp_path, "--regress-full")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(records) == len(MODULES) + 1 + len(SCRIPTS)  # two for the ViT
     wrong = [

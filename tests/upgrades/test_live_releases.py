@@ -88,7 +88,7 @@ def test_an_upgrade_adds_what_a_release_needs_and_trains_in_its_environment(comm
     run = read_run_file(file).run
     assert run.environment["peft"] == "0.16.0"
     assert run.cases[LORA].status == "ok"
-    assert "accuracy" in run.cases[LORA].metrics
+    assert "accuracy" in run.cases[LORA].curve.scores
 
 
 @pytest.mark.nightly
