@@ -203,10 +203,11 @@ class DaskPool:
             self._client.register_plugin(node, name=self._name)
         except OSError:  # a worker died at that moment
             self._client.register_plugin(node, name=self._name)
-        lacking = self._client.run(check, self._name, workers=workers)
-        for lack in filter(None, lacking.values()):
-            raise NodeError(lack)
-        self.slots = len(lacking)
+        answers = self._client.run(check, self._name, workers=workers, on_error="return")
+        alive = [one for one in answers.values() if not isinstance(one, OSError)]
+        for lack in filter(None, alive):
+            raise lack if isinstance(lack, Exception) else NodeError(lack)
+        self.slots = len(alive)
 
     def leave(self) -> None:
         """Stop, and let the nodes forget this command."""
