@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.budgets import Quantity, parse_amount
@@ -19,7 +18,7 @@ from peft_regress.catalogue.own_cases import (
     own_fine_tunes,
     usual_storage,
 )
-from peft_regress.cli.options import examples, format_option, print_json
+from peft_regress.cli.options import examples, format_option, print_json, refuse_beside
 from peft_regress.devices import DeviceClass
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import FineTune
@@ -138,7 +137,8 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     named = [name for name in ("architecture", "model", "case") if typed[name] is not None]
     if len(named) != 1:
         raise click.UsageError("Name one of --architecture, --model and --case.")
-    _refuse_others(context, named[0])
+    others = set().union(*_STEP_OF.values()) - _STEP_OF[named[0]]
+    refuse_beside(context, f"--{named[0]}", others, "that has another kind of step")
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
@@ -175,15 +175,6 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     else:
         show(sections.answer_sections(answer), output)
     context.exit(answer.exit_code)
-
-
-def _refuse_others(context: click.Context, kind: str) -> None:
-    """Refuse an option of a step that another kind of thing has."""
-    others = set().union(*_STEP_OF.values()) - _STEP_OF[kind]
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name in others and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise InputError(f"{parameter.opts[0]} does not go with --{kind}")
 
 
 def _own_case(name: str | None) -> FineTune | None:

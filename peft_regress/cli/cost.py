@@ -23,6 +23,7 @@ from peft_regress.cli.options import (
     format_option,
     matrix_option,
     print_json,
+    refuse_beside,
 )
 from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
@@ -85,12 +86,14 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
 def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without training and without a source model."""
     cases, matrix, inputs = (settings.pop(name) for name in ("cases", "matrix", "inputs"))
+    options = set(context.params) - {"output"}
     if model is not None:
-        _refuse_beside(context, "--model", {"inputs"}, "build the model as you train it there")
+        others = options - {"model", "inputs"}
+        refuse_beside(context, "--model", others, "build the model as you train it there")
         _show_model(model, inputs, output)
         return
     if cases is not None:
-        _refuse_beside(context, "--cases", {"matrix"}, "a case has its own step")
+        refuse_beside(context, "--cases", options - {"cases", "matrix"}, "a case has its own step")
         _show_cases(cases, output, matrix=matrix)
         return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
@@ -123,15 +126,6 @@ def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: s
     image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
     on = f"one training step on {image}, {chosen.classes} classes"
     show([cost_section(f"{ranked}, {on}", metrics)], output)
-
-
-def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
-    """Refuse the other options that choose a model or a step."""
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if typed and name not in {*allowed, "output"} and option not in parameter.opts:
-            raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str) -> None:

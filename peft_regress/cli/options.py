@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.errors import InputError
@@ -195,3 +196,11 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 def print_json(value: Any) -> None:
     """Print a JSON value. No string in it changes, though none is a command in a log."""
     echo(json.dumps(value, indent=2, allow_nan=False).replace("##[", r"\u0023#["))
+
+
+def refuse_beside(context: click.Context, option: str, names: Collection[str], reason: str) -> None:
+    """Refuse those of some parameters that were typed beside an option."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")

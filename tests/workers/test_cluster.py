@@ -385,3 +385,24 @@ def test_nodes_look_up_own_cases_where_they_lie(
     ((_, request),) = logged(python, "prepare")
     assert request["own_cases"] == ["gates.cases:GATES"]
     assert request["folder"] == str(tmp_path)
+
+
+def test_a_node_that_dies_while_nodes_prepare_is_left_out():
+    plugins = []
+
+    def register_plugin(node, **_):
+        plugins.append(node)
+        if len(plugins) == 1:
+            raise OSError("Stream is closed")
+
+    workers = {name: {"resources": {"slot": 1}} for name in ("dead", "alive")}
+    client = SimpleNamespace(
+        status="running",
+        wait_for_workers=lambda *_, **_kept: None,
+        scheduler_info=lambda **_: {"workers": workers},
+        register_plugin=register_plugin,
+        run=lambda *_, **_kept: {"dead": OSError("Timed out"), "alive": ""},
+    )
+    pool = DaskPool("tcp://here", client, say=print)
+    pool.prepare("node")
+    assert (plugins, pool.slots) == (["node", "node"], 1)

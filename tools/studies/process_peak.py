@@ -36,7 +36,6 @@ NETWORKS: Final = (
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
 SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
 SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
-"""The environment that a prediction is for: glibc then gives back at once what a tensor leaves."""
 MIB: Final = 2**20
 CODE_BYTES: Final = {"eager": 109 * MIB, "galore": 115 * MIB, "peft": 129 * MIB}
 """Pages of files that the smallest steps map, where the page cache maps the fewest."""

@@ -127,8 +127,8 @@ def bytes_of_animals(part: str) -> bytearray:
         packed = wheel.read(f"animal_mnist/data/Animal_MNIST/animal_{part}_version_3.gz")
     if hashlib.sha256(packed).hexdigest() != ANIMALS_SHA256[part]:
         raise ValueError(f"{ANIMALS_WHEEL} has another animal_{part}_version_3.gz than 0.4")
-    parts = (part for _, part, _ in pickletools.genops(gzip.decompress(packed)))
-    return bytearray(max((one for one in parts if isinstance(one, bytes)), key=len))
+    written = (value for _, value, _ in pickletools.genops(gzip.decompress(packed)))
+    return bytearray(max((value for value in written if isinstance(value, bytes)), key=len))
 
 
 class Animals:
