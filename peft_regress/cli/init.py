@@ -9,12 +9,15 @@ from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
 from peft_regress.cli.options import examples
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
+from peft_regress.overlay.pip import PipError, plan
 from peft_regress.report.terminal import echo, say
 from peft_regress.settings import read_settings
 from peft_regress.text import printable
@@ -42,6 +45,9 @@ first steps:
   2. peft-regress accept runs/first.json --reason "first numbers"
   3. pytest gates    (passes until a case gets worse or goes over its budget)
 Then put your own model, data and adapter into gates/cases.py, and commit baselines/."""
+_NO_PLACE: Final = """\
+In .github/workflows/gate.yml, put into GATE where CI can install peft-regress from: it was
+installed here from a place that only this machine has. Until then the workflow fails, and says so."""
 
 
 @click.command("init", epilog=examples("peft-regress init"))
@@ -53,15 +59,16 @@ def command() -> None:
     """
     folder = Path.cwd()
     _check_is_new(folder)
+    requirement = _requirement(folder)
     _add_table(folder / _SETTINGS)
     for name, source in _SUITE.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = _text(source).replace("REQUIREMENT", _requirement())
+        text = _text(source).replace("REQUIREMENT", requirement)
         write_atomic(path, text.encode())
         say(f"wrote {name}")
     _add_ignored(folder / _IGNORE)
-    echo(f"\n{_FIRST_STEPS}")
+    echo(f"\n{_FIRST_STEPS}" if requirement else f"\n{_FIRST_STEPS}\n{_NO_PLACE}")
 
 
 def _check_is_new(folder: Path) -> None:
@@ -108,25 +115,35 @@ def _packaged(folder: Path, settings: str) -> str:
     return settings
 
 
-def _requirement() -> str:
-    """Return the requirement that installs this package from the same place.
+def _requirement(folder: Path) -> str:
+    """Return what installs this package from the same place; empty if only this machine has it.
 
-    A path of this machine is no place for others: then it is the project's own repository.
+    A release of an index is named by its file and digest: others may have a package of its name.
     """
     installed = distribution("peft-regress")
     recorded = installed.read_text("direct_url.json")
     if recorded is None:
-        return f"{installed.name}=={installed.version}"
+        return _released(f"{installed.name}=={installed.version}")
     origin = json.loads(recorded)
     url, vcs = origin["url"], origin.get("vcs_info")
     if vcs is not None:
-        return f"{installed.name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
-    if url.startswith("file:"):
-        urls = dict(line.split(", ", 1) for line in installed.metadata.get_all("Project-URL") or ())
-        if "Homepage" not in urls:
-            return f"{installed.name}=={installed.version}"
-        url = f"git+{urls['Homepage']}"
-    return f"{installed.name} @ {url}"
+        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    place = urlsplit(url)
+    if not place.scheme.endswith("file"):
+        return f"{installed.name} @ {url}"
+    path = Path(url2pathname(place.path))
+    inside = vcs is None and path.is_relative_to(folder) and path != folder
+    return f"./{path.relative_to(folder).as_posix()}" if inside else ""
+
+
+def _released(requirement: str) -> str:
+    """Return the file that pip takes for a release; empty if no index has it."""
+    try:
+        (found,) = plan([requirement], only_these=True)
+    except PipError:
+        return ""
+    is_public = found.digest is not None and "@" not in urlsplit(found.url).netloc
+    return f"{found.name} @ {found.url}#sha256={found.digest}" if is_public else ""
 
 
 def _add_ignored(path: Path) -> None:

@@ -124,7 +124,7 @@ def opened_pool(
         return
     if find_spec("distributed") is None:
         raise InputError(
-            "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+            "--on needs Dask, which is not installed: pip install 'distributed>=2025.3'"
         )
     # `--help` does not wait for Dask.
     from peft_regress.catalogue.own_cases import settings_in_use

@@ -63,6 +63,8 @@ class Planned:
     version: str
     source: str
     """The requirement of exactly this: `peft==0.14.0`, or a name with a direct URL."""
+    url: str = ""
+    """The file that pip takes for it."""
     digest: str | None = None
     """The SHA-256 of the file, if the index or the URL of an archive has it."""
     is_yanked: bool = False
@@ -121,6 +123,7 @@ def _planned(item: dict[str, Any]) -> Planned:
         name=name,
         version=version,
         source=source,
+        url=info["url"],
         digest=info.get("archive_info", {}).get("hashes", {}).get("sha256"),
         is_yanked=item.get("is_yanked", False),
     )

