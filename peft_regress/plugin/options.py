@@ -44,8 +44,12 @@ class RegressOptions:
 
     typed_matrix: str | None
     """The matrix of `--regress-matrix`."""
-    baselines: Path
     baseline: str | None
+    """What `--regress-baseline` names."""
+    baselines: Path
+    """The storage that it names, or else that of the settings."""
+    judged_by: str | None
+    """What else it names, which judges in place of the storage."""
     cases: str | None
     """A glob on case ids; None for all."""
     full: bool
@@ -90,11 +94,14 @@ class RegressOptions:
                 raise InputError(printable(msg))
         settings = _settings_of(config)
         use_settings(settings)
-        shard = option("regress_shard")
+        shard, baseline = option("regress_shard"), option("regress_baseline")
+        named = _path(config, "--regress-baseline")
+        storage = named if named is not None and baseline_files(named) else None
         made = cls(
             typed_matrix=option("regress_matrix"),
-            baselines=settings.baselines,
-            baseline=option("regress_baseline"),
+            baseline=baseline,
+            baselines=storage or settings.baselines,
+            judged_by=None if storage else baseline,
             cases=option("regress_cases"),
             full=option("regress_full"),
             off=option("regress_off"),
@@ -118,8 +125,9 @@ OPTIONS: Final = {
     "baseline": (
         "NAME|PATH",
         (
-            "judge only by this entry, run file or folder of shards (default: each case by its "
-            "newest accepted baseline, and its drift by an older one)"
+            "judge only by this entry, run file or folder of shards; or take this storage in place "
+            "of that of the settings (each case by its newest accepted baseline, and its drift by "
+            "an older one)"
         ),
     ),
     "cases": ("GLOB", "measure only the cases whose id matches, such as 'shift/*'"),

@@ -89,7 +89,7 @@ class RegressSession:
         return dict(sorted({**self.imported, **self._installed()}.items()))
 
     def _load_references(self) -> dict[str, Observation]:
-        return load_references(self.options.baselines, self.options.baseline)
+        return load_references(self.options.baselines, self.options.judged_by)
 
     @property
     def has_storage(self) -> bool:
@@ -286,7 +286,7 @@ class RegressSession:
         storage = self.shown(options.baselines)
         judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
         return Invocation(
-            old=options.baseline or storage,
+            old=options.judged_by or storage,
             new=None if options.save is None else self.shown(options.save),
             suite=shlex.join([*map(self.shown, map(Path, self._config.args)), *judged_by]),
             baselines=None if options.baselines == usual else storage,

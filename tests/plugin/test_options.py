@@ -36,6 +36,7 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
         typed_matrix=None,
         baselines=pytester.path / "history" / "of ours",
         baseline=None,
+        judged_by=None,
         cases=None,
         full=False,
         off=False,
@@ -59,6 +60,7 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     assert options == dataclasses.replace(
         usual,
         baseline="0003",
+        judged_by="0003",
         cases="shift/*",
         full=True,
         # Relative to where the command was typed.

@@ -495,6 +495,12 @@ def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(a
     assert "--case shift/head/tiny --metric peak_bytes" in done.stdout
     assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
     assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
+    # Another storage than that of the settings judges as that one would.
+    (accepted.root / "baselines").rename(accepted.root / "elsewhere")
+    done = accepted.run(*SELECT, "--regress-baseline=elsewhere")
+    assert done.returncode == 1
+    assert "peak_bytes (drift since 0002_peft-" in done.stdout
+    assert "--metric peak_bytes --baselines elsewhere" in done.stdout
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "newer", "conflict"])
