@@ -6,12 +6,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from peft_regress.cases import split_case_id
+import msgspec
+from msgspec.structs import force_setattr
+
+from peft_regress.cases import CaseId, Name, split_case_id
 from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
+if TYPE_CHECKING:
+    Amount = str | int | None
+else:  # in a file
+    Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None
 
 _DECIMAL: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -25,6 +32,9 @@ _LONGEST_AMOUNT: Final = 40
 
 SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
 """The limits that are shares of another case's cost."""
+_QUANTITIES: Final[Mapping[str, Quantity]] = {
+    "peak": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
+}  # fmt: skip
 OWN_MATRIX: Final = "own"
 """The matrix of own cases that name no other."""
 LEAST_SHARE: Final = 1e-6
@@ -51,27 +61,28 @@ class Bound:
             raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The limits of a case; None is no limit. Amounts are strings with a unit.
+class Budget(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The limits of a case; None is no limit. Amounts are strings with a unit, and become numbers.
 
     Raises `InputError` for an amount without a unit or with the unit of another quantity, and for a
     share that is not positive or of no case.
     """
 
-    peak: str | None = None
+    peak: Amount = None
     """The most `peak_bytes`, such as "256 MiB"."""
-    update: str | None = None
+    update: Amount = None
     """The most FLOPs of one step, forward, backward and optimizer together: "2 GFLOP"."""
-    ship: str | None = None
+    ship: Amount = None
     """The most `adapter_bytes`, such as "500 kB"."""
     score: float | None = None
     """The lowest accuracy (a fraction), or the lowest value of your own score."""
-    edge_train: str | None = None
+    edge_train: Amount = None
     """The most `edge_train_bytes`: the case is also exported to ExecuTorch and run there."""
-    device: str | None = None
+    device: Name | None = None
     """The name of a device class: the case must fit into its memory and storage."""
-    of: str | None = None
+    of: CaseId | None = None
     """The id of the case that the following limits are shares of: "digits/full/net"."""
     peak_of: float | None = None
     """The most `peak_bytes` as a share of that case's: 0.85."""
@@ -83,15 +94,12 @@ class Budget:
     """The most `adapter_bytes` as a share of that case's."""
 
     def __post_init__(self) -> None:
-        """Refuse amounts without a unit, and shares of no case."""
-        quantities: dict[str, Quantity] = {
-            "peak": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
-        }  # fmt: skip
-        for name, quantity in quantities.items():
-            text = getattr(self, name)
+        """Turn amounts into numbers; refuse those without a unit, and shares of no case."""
+        for name, quantity in _QUANTITIES.items():
+            given = getattr(self, name)
             try:
-                if text is not None:
-                    parse_amount(text, quantity)
+                if given is not None and not _is_size(given):
+                    force_setattr(self, name, parse_amount(given, quantity))
             except InputError as error:
                 raise InputError(f"budget {name}={error}") from None
         if self.score is not None and not _is_finite(self.score):
@@ -112,6 +120,15 @@ class Budget:
             split_case_id(self.of or "task/full/architecture")
         except InputError as error:
             raise InputError(f"budget of={error}") from None
+
+    def limit(self, part: str) -> float | None:
+        """Return the limit of a part that is a number: bytes, FLOPs, a score or a share."""
+        found: float | None = getattr(self, part)
+        return found
+
+
+def _is_size(given: object) -> bool:
+    return type(given) is int and 0 <= given < 2**63
 
 
 def _is_finite(value: object) -> bool:

@@ -21,7 +21,6 @@ DEFAULT_MATRIX: Final = "default"
 _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
-_BUDGETS: Final = "benchmarks/budgets.toml"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -86,12 +85,7 @@ def read_settings(start: Path, *, root: Path | None = None) -> Settings:
         table = _table(file) if file.is_file() else None
         if table is not None:
             return _parsed(file, table)
-    return Settings(folder=start, baselines=start / _STORAGE, budgets=_usual_budgets(start))
-
-
-def _usual_budgets(folder: Path) -> Path | None:
-    file = folder / _BUDGETS
-    return file if file.is_file() else None
+    return Settings(folder=start, baselines=start / _STORAGE)
 
 
 def _table(file: Path) -> Any | None:
@@ -114,5 +108,5 @@ def _parsed(file: Path, table: Any) -> Settings:
         baselines=folder / found.baselines,
         bounds=found.bounds,
         devices=None if found.devices is None else folder / found.devices,
-        budgets=_usual_budgets(folder) if found.budgets is None else folder / found.budgets,
+        budgets=None if found.budgets is None else folder / found.budgets,
     )

@@ -87,15 +87,19 @@ own_bounds = st.dictionaries(
     ),
     max_size=3,
 )
+_shares = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(SHARES, st.sampled_from([1e-6, 0.5, 1.0, 2.0]))
+)
 budgets = st.builds(
-    schema.Limits,
+    lambda shares, **limits: schema.Budget(
+        **limits, **shares, of=builders.FULL if shares else None
+    ),
+    shares=_shares,
     peak=st.none() | _counts.map(lambda size: min(size, 2**60)),
     update=st.none() | st.integers(0, 10**13),
     ship=st.none() | st.integers(0, 9),
     score=st.none() | st.sampled_from([-2.0, 0.0, 0.5, 0.9]),
     device=st.none() | st.sampled_from(["board", "nowhere"]),
-    of=st.just(builders.FULL),
-    **dict.fromkeys(SHARES, st.none() | st.sampled_from([1e-6, 0.5, 1.0, 2.0])),
 )
 shapes = st.dictionaries(st.sampled_from("abc"), st.sampled_from([[1], [2, 3]]))
 _tensors = st.dictionaries(

@@ -46,13 +46,13 @@ def test_without_a_table_everything_is_as_usual_in_the_folder_itself(tmp_path):
     assert (found.file, found.matrix) == (None, "default")
 
 
-@pytest.mark.parametrize("table", ["", "[tool.peft_regress]\n"])
-def test_the_budgets_of_the_benchmarks_are_used_unless_others_are_named(tmp_path, table):
-    _write(tmp_path, table)
-    assert read_settings(tmp_path).budgets is None
+def test_a_file_of_budgets_is_read_only_if_the_settings_name_it(tmp_path):
+    """Another project may have a benchmarks/budgets.toml of its own."""
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "budgets.toml").touch()
-    assert read_settings(tmp_path).budgets == tmp_path / "benchmarks" / "budgets.toml"
+    (tmp_path / "benchmarks" / "budgets.toml").write_text("total = 3\n")
+    assert read_settings(tmp_path).budgets is None
+    _write(tmp_path, '[tool.peft_regress]\nbudgets = "mine.toml"\n')
+    assert read_settings(tmp_path).budgets == tmp_path / "mine.toml"
 
 
 def test_the_nearest_file_with_the_table_counts(tmp_path):

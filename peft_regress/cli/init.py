@@ -46,8 +46,8 @@ first steps:
   3. pytest gates    (passes until a case gets worse or goes over its budget)
 Then put your own model, data and adapter into gates/cases.py, and commit baselines/."""
 _NO_PLACE: Final = """\
-In .github/workflows/gate.yml, put into GATE where CI can install peft-regress from: it was
-installed here from a place that only this machine has. Until then the workflow fails, and says so."""
+In .github/workflows/gate.yml, put into GATE where CI can install peft-regress from: here it comes
+from a place that only this machine has. Until then the workflow fails and says so."""
 
 
 @click.command("init", epilog=examples("peft-regress init"))

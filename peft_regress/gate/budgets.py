@@ -1,7 +1,8 @@
 """How much of its budget a case uses, and on which devices it fits. Pure.
 
 A budget judges the measured numbers alone: no reference excuses them. A share is of what the same
-run measured of the other case, or else of the other case's reference.
+run measured of the other case, or else of the other case's reference. A built-in case for which
+nothing states a budget has that of its reference: a budget travels with its baseline.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.budgets import SHARES
+from peft_regress.budgets import SHARES, Budget
 from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
-from peft_regress.runs.schema import Limits, Record
+from peft_regress.runs.schema import Record
 
 _COSTS: Final = {
     "peak_of": "peak_bytes",
@@ -48,13 +49,20 @@ class Others(NamedTuple):
     ) -> Others:
         """Find the case that a record's budget names.
 
-        beside: records of the same run that are not judged now.
+        beside: records that are not judged now, of the same run or of the storage.
         """
         name = None if record.budget is UNSET else record.budget.of
         if name is None:
             return cls()
-        old = references[name].record if name in references else None
+        old = references[name].record if name in references else beside.get(name)
         return cls(old, observed[name].record if name in observed else beside.get(name, old))
+
+
+def with_budget_of(new: Record, old: Record | None) -> Record:
+    """Return a built-in case with the budget of its reference, if it has none itself."""
+    if old is None or new.is_own or new.budget is not UNSET:
+        return new
+    return msgspec.structs.replace(new, budget=old.budget)
 
 
 def budget_of(
@@ -70,22 +78,22 @@ def budget_of(
     return (*_uses(record, limits, devices), *_shares(record, limits, other))
 
 
-def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
+def _uses(record: Record, limits: Budget, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
     metrics = record.metrics
     score = metrics.get("score") or metrics.get("accuracy")
-    measured: tuple[tuple[str, float | None, float | None, MetricSpec], ...] = (
-        ("peak", value_in(record, "peak_bytes"), limits.peak, _BYTES),
-        ("update", update_flops(record), limits.update, _FLOPS),
-        ("ship", value_in(record, "adapter_bytes"), limits.ship, _BYTES),
-        ("edge_train", value_in(record, "edge_train_bytes"), limits.edge_train, _BYTES),
+    measured: tuple[tuple[str, float | None, MetricSpec], ...] = (
+        ("peak", value_in(record, "peak_bytes"), _BYTES),
+        ("update", update_flops(record), _FLOPS),
+        ("ship", value_in(record, "adapter_bytes"), _BYTES),
+        ("edge_train", value_in(record, "edge_train_bytes"), _BYTES),
         (
             "score",
             None if score is None else score.value,
-            limits.score,
             METRICS["score"] if score is None else score.spec,
         ),
     )
-    for name, value, limit, spec in measured:
+    for name, value, spec in measured:
+        limit = limits.limit(name)
         if limit is not None:
             yield BudgetUse(name=name, value=value, limit=limit, spec=spec)
     if limits.device is not None:
@@ -102,9 +110,9 @@ def _uses(record: Record, limits: Limits, devices: Iterable[DeviceClass]) -> Ite
                 yield BudgetUse(name=name, value=value, limit=limit, spec=_BYTES, lacks=lacks)
 
 
-def _shares(record: Record, limits: Limits, other: Record | None) -> Iterator[BudgetUse]:
+def _shares(record: Record, limits: Budget, other: Record | None) -> Iterator[BudgetUse]:
     for part in SHARES:
-        limit: float | None = getattr(limits, part)
+        limit = limits.limit(part)
         if limit is None:
             continue
         value, lacks = None, f"{limits.of} is neither in this run nor among its references"
@@ -135,10 +143,16 @@ def value_in(record: Record, metric: str) -> float | None:
 
 
 def budget_findings(
-    old: Record | None, new: Record, devices: Sequence[DeviceClass], others: Others
+    uses: Sequence[BudgetUse],
+    old: Record | None,
+    new: Record,
+    devices: Sequence[DeviceClass],
+    others: Others,
 ) -> Iterator[Reason | Remark]:
-    """Yield the parts of a budget that are exceeded, not judged, or looser than the reference's."""
-    uses = budget_of(new, devices, others.new)
+    """Yield the parts of a budget that are exceeded, not judged, or looser than the reference's.
+
+    uses: of the new record.
+    """
     before: dict[str, float | None] = {}
     if old is not None:
         under_new = msgspec.structs.replace(old, budget=new.budget)

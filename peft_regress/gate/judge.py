@@ -6,6 +6,7 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import budgets, facts
@@ -35,11 +36,12 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     `expected`: ids of the cases that the run should measure, by default those of the references;
     one without an observation is `missing`. `complete`: whether the run measured all that it was
     asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
-    `beside`: records of the same run that are not judged now, whose costs a budget may refer to.
+    `beside`: records that are not judged now, of the same run or of the storage, whose costs a
+    budget may refer to.
     """
     wanted = references if expected is None else expected
     others = {
-        name: Others.of(new.record, references, observed, beside or {})
+        name: Others.of(_budgeted(new, references.get(name)), references, observed, beside or {})
         for name, new in observed.items()
     }
     cases = tuple(
@@ -79,8 +81,10 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
     new = whole(new, old)
+    new = replace(new, record=_budgeted(new, old))
     before = None if old is None else old.record
-    found = list(budgets.budget_findings(before, new.record, devices, others))
+    uses = budgets.budget_of(new.record, devices, others.new)
+    found = list(budgets.budget_findings(uses, before, new.record, devices, others))
     if old is None:
         found += _false_at_first(new.record)
     else:
@@ -95,8 +99,12 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
         verdict=min({least, *(reason.verdict for reason in reasons)}, key=gravest),
         reasons=tuple(reasons),
         remarks=tuple(one for one in found if isinstance(one, Remark)),
-        budgets=budgets.budget_of(new.record, devices, others.new),
+        budgets=uses,
     )
+
+
+def _budgeted(new: Observation, old: Observation | None) -> Record:
+    return budgets.with_budget_of(new.record, None if old is None else old.record)
 
 
 def _findings(

@@ -174,20 +174,20 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _settings_of(config: pytest.Config) -> Settings:
-    """Return the settings of pytest's rootdir, or those of the tests that were asked for.
+    """Return the settings nearest to the tests that were asked for, or those of pytest's rootdir.
 
     A project inside another one has its own, where the outer one alone configures pytest.
     """
-    settings = read_settings(config.rootpath)
-    if settings.file is None and config.args:
+    if config.args:
         here = config.invocation_params.dir
         asked = [os.path.join(here, word.partition("::")[0]) for word in config.args]  # noqa: PTH118
         common = resolved(Path(os.path.commonpath(asked)))
         folder = common if is_folder(common) else common.parent
         # The code of rootdir, its conftest.py, runs anyway.
         nearest = read_settings(folder, root=resolved(config.rootpath))
-        return settings if nearest.file is None else nearest
-    return settings
+        if nearest.file is not None:
+            return nearest
+    return read_settings(config.rootpath)
 
 
 def _path(config: pytest.Config, option: str) -> Path | None:

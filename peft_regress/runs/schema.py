@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import LEAST_SHARE, MOST_SHARE, SHARES, Budget, Quantity, parse_amount
+from peft_regress.budgets import Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
@@ -35,8 +35,6 @@ Role = Literal["baseline", "history"]
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
-Share = Annotated[float, msgspec.Meta(ge=LEAST_SHARE, le=MOST_SHARE)]
-"""Of another case's cost."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,48 +193,6 @@ class Curve(_Strict, frozen=True, kw_only=True):
     case's own metrics."""
 
 
-class Limits(_Sparse, frozen=True, kw_only=True):
-    """The budget of a case, as numbers."""
-
-    peak: Amount | None = None
-    """Bytes: the most that `peak_bytes` may be."""
-    update: Amount | None = None
-    """FLOPs: the most that forward, backward and optimizer may take in one step."""
-    ship: Amount | None = None
-    """Bytes: the most that `adapter_bytes` may be."""
-    score: float | None = None
-    """The least that the case's `accuracy` or `score` may be."""
-    edge_train: Amount | None = None
-    """Bytes: the most that `edge_train_bytes` may be."""
-    device: Name | None = None
-    """The name of a device class whose memory and storage the case must fit into."""
-    of: CaseId | None = None
-    """The case that the following limits are shares of: the most of the same cost."""
-    peak_of: Share | None = None
-    peak_b32_of: Share | None = None
-    update_of: Share | None = None
-    ship_of: Share | None = None
-
-
-def limits_of(budget: Budget) -> Limits:
-    """Return a budget in bytes and FLOPs. Its amounts were checked when it was made."""
-
-    def parsed(text: str | None, quantity: Quantity) -> int | None:
-        return None if text is None else parse_amount(text, quantity)
-
-    shares = {name: share for name in SHARES if (share := getattr(budget, name)) is not None}
-    return Limits(
-        peak=parsed(budget.peak, "byte"),
-        update=parsed(budget.update, "flop"),
-        ship=parsed(budget.ship, "byte"),
-        score=None if budget.score is None else float(budget.score),
-        edge_train=parsed(budget.edge_train, "byte"),
-        device=budget.device,
-        of=budget.of,
-        **{name: float(share) for name, share in shares.items()},
-    )
-
-
 class Record(_Strict, frozen=True, kw_only=True):
     """The result of one case in one run."""
 
@@ -267,7 +223,7 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Of a case of one's own: how its costs were counted."""
     batch: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
     """Of a case whose costs are those of its own step: the items of its batch."""
-    budget: Limits | UnsetType = UNSET
+    budget: Budget | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
     own_code: Digest | UnsetType = UNSET
@@ -349,7 +305,7 @@ def error_record(case: Case, definition: str, failure: Failure) -> Record:
 def with_budget(record: Record, budget_of: Callable[[Case], Budget | None]) -> Record:
     """Return a record with the budget of its case, unless the case states one itself."""
     budget = budget_of(record.case) if record.budget is UNSET else None
-    return record if budget is None else msgspec.structs.replace(record, budget=limits_of(budget))
+    return record if budget is None else msgspec.structs.replace(record, budget=budget)
 
 
 class Selection(_Strict, frozen=True, kw_only=True):

@@ -30,10 +30,11 @@ from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import baseline_files, newest_file
+from peft_regress.budgets import Budget
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.runs.schema import Failure, Limits
+from peft_regress.runs.schema import Failure
 
 REPOSITORY = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
@@ -67,7 +68,7 @@ def test_it_has_what_judges_a_line_each(tmp_path):
         LORA,
         {**own, "shown": shown, **{name: VALUES[name] for name in reversed(names)}},
         invariants={"merge_equals_unmerged": False, "identity_at_init": True, "unmerge": None},
-        budget=Limits(peak=2**27, score=0.5),
+        budget=Budget(peak=2**27, score=0.5),
     )
     full = make_record(FULL, status="error", error=Failure(type="KeyError", message="a\nb"))
     store(tmp_path / "b", lora, full)

@@ -15,7 +15,7 @@ from peft_regress.catalogue.budget_file import BudgetFile, read_budgets, stated_
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
-from peft_regress.runs.schema import Limits, with_budget
+from peft_regress.runs.schema import with_budget
 
 ROOT = Path(__file__).parents[2]
 LORA, FULL = "shift/lora-r4/resnet18", "shift/full/resnet18"
@@ -54,9 +54,9 @@ def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(t
 def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path):
     budgets = read_budgets(write(tmp_path, group('{update = "2 GFLOP"}')))
     found = with_budget(make_record(LORA), budgets.budget_of)
-    assert found.budget == Limits(update=2 * 10**9)
+    assert found.budget == Budget(update=2 * 10**9)
     assert with_budget(make_record(FULL), budgets.budget_of).budget is UNSET
-    stated = make_record(LORA, budget=Limits(peak=1))
+    stated = make_record(LORA, budget=Budget(peak=1))
     assert with_budget(stated, budgets.budget_of) == stated
 
 
@@ -123,7 +123,7 @@ def test_every_case_of_the_default_matrix_has_a_budget_on_its_costs_and_its_scor
     for case in matrix_cases():
         budget = own.budget_of(case)
         assert budget is not None, case.id
-        given = {name for name, value in dataclasses.asdict(budget).items() if value is not None}
+        given = {name for name, value in msgspec.to_builtins(budget).items() if value is not None}
         suffix = "" if case.method == "full" else "_of"
         assert given >= {"score", *(f"{name}{suffix}" for name in ("peak", "update", "ship"))}
 

@@ -340,7 +340,7 @@ def test_json_has_over_budget_among_the_verdicts(run, tmp_path):
     dear = {"accuracy": [0.9] * 3, "peak_bytes": 200}
     cheap = {"accuracy": [0.8] * 3, "peak_bytes": 100}
     write_run(tmp_path / "old.json", make_run(make_record(LORA, cheap), make_record(FULL, dear)))
-    over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=schema.Limits(peak=250))
+    over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=schema.Budget(peak=250))
     write_run(tmp_path / "new.json", make_run(over, make_record(FULL, dear)))
     code, out, _ = run("old.json", "new.json", "--format", "json")
     found = json.loads(out)

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, make_record, make_run, write_entry, write_run
 
-from peft_regress.runs.schema import Limits, Selection
+from peft_regress.budgets import Budget
+from peft_regress.runs.schema import Selection
 
 IDS = (LORA, FULL)
 SLOWER = {**VALUES, "forward_flops": 2 * VALUES["forward_flops"]}
@@ -42,7 +43,7 @@ NARROWED = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL
         ([make_record(LORA, SLOWER), make_record(FULL)], {}, 1, "REGRESSED"),
         ([make_record(LORA)], {}, 3, "INCOMPLETE"),
         ([make_record(LORA)], {"selection": NARROWED}, 3, "INCOMPLETE"),
-        ([make_record(LORA, budget=Limits(peak=1)), make_record(FULL)], {}, 1, "OVER BUDGET"),
+        ([make_record(LORA, budget=Budget(peak=1)), make_record(FULL)], {}, 1, "OVER BUDGET"),
     ],
     ids=["unchanged", "worse", "missing", "narrowed", "over budget"],
 )

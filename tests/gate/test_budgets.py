@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
 
+from peft_regress.budgets import Budget
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import fits, step_runtime
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.runs.schema import Limits, OwnBound
+from peft_regress.runs.schema import OwnBound
 
 COSTS: dict[str, Any] = {
     "peak_bytes": 1000,
@@ -37,10 +38,10 @@ def verdict(new, old=None, **how):
 @pytest.mark.parametrize(
     ("fits", "over", "value"),
     [
-        (Limits(peak=1000), Limits(peak=999), 1000),
-        (Limits(update=330), Limits(update=329), 330),
-        (Limits(ship=50), Limits(ship=49), 50),
-        (Limits(score=0.85), Limits(score=0.86), 0.85),
+        (Budget(peak=1000), Budget(peak=999), 1000),
+        (Budget(update=330), Budget(update=329), 330),
+        (Budget(ship=50), Budget(ship=49), 50),
+        (Budget(score=0.85), Budget(score=0.86), 0.85),
     ],
 )
 @pytest.mark.parametrize("has_reference", [False, True])
@@ -67,17 +68,17 @@ SCORE = {**COSTS, "score": [-2.0, -4.0]}
     ("new", "old", "expected"),
     [
         # Graver than regressed, and less than newly failing.
-        (record(Limits(peak=1), metrics={**COSTS, "peak_bytes": 5000}), record(), "over_budget"),
-        (record(Limits(peak=1), status="error", metrics={}), record(), "newly_failing"),
+        (record(Budget(peak=1), metrics={**COSTS, "peak_bytes": 5000}), record(), "over_budget"),
+        (record(Budget(peak=1), status="error", metrics={}), record(), "newly_failing"),
         # No reference, bound or definition excuses it.
-        (record(Limits(peak=999)), record(Limits(peak=999)), "over_budget"),
-        (record(Limits(peak=999), bounds=GENEROUS), record(bounds=GENEROUS), "over_budget"),
-        (record(Limits(peak=999), definition="sha256:other"), record(), "over_budget"),
+        (record(Budget(peak=999)), record(Budget(peak=999)), "over_budget"),
+        (record(Budget(peak=999), bounds=GENEROUS), record(bounds=GENEROUS), "over_budget"),
+        (record(Budget(peak=999), definition="sha256:other"), record(), "over_budget"),
         # Nor that it became better.
-        (record(Limits(peak=700), metrics={**COSTS, "peak_bytes": 800}), record(), "over_budget"),
+        (record(Budget(peak=700), metrics={**COSTS, "peak_bytes": 800}), record(), "over_budget"),
         # A score of one's own stands for the accuracy.
-        (record(Limits(score=-3.0), metrics=SCORE), None, "new"),
-        (record(Limits(score=-2.9), metrics=SCORE), None, "over_budget"),
+        (record(Budget(score=-3.0), metrics=SCORE), None, "new"),
+        (record(Budget(score=-2.9), metrics=SCORE), None, "over_budget"),
     ],
 )
 def test_the_verdict_on_a_case_with_a_budget(new, old, expected):
@@ -85,7 +86,7 @@ def test_the_verdict_on_a_case_with_a_budget(new, old, expected):
 
 
 def test_a_budget_of_a_case_that_fails_is_not_judged():
-    broken = record(Limits(peak=1), status="error", metrics={})
+    broken = record(Budget(peak=1), status="error", metrics={})
     case = verdict(broken, broken)
     assert case.verdict == "known_defect"
     assert [remark.kind for remark in case.remarks] == ["not judged"]
@@ -94,11 +95,11 @@ def test_a_budget_of_a_case_that_fails_is_not_judged():
 @pytest.mark.parametrize(
     ("limits", "missing"),
     [
-        (Limits(peak=1), "peak_bytes"),
-        (Limits(update=1), "optimizer_flops"),
-        (Limits(ship=1), "adapter_bytes"),
-        (Limits(score=1.0), "accuracy"),
-        (Limits(edge_train=1), ""),
+        (Budget(peak=1), "peak_bytes"),
+        (Budget(update=1), "optimizer_flops"),
+        (Budget(ship=1), "adapter_bytes"),
+        (Budget(score=1.0), "accuracy"),
+        (Budget(edge_train=1), ""),
     ],
 )
 def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
@@ -113,16 +114,15 @@ def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
 @pytest.mark.parametrize(
     ("old", "new", "looser"),
     [
-        (Limits(peak=2000), Limits(peak=3000), True),
-        (Limits(peak=2000), Limits(), True),
-        (Limits(peak=2000), None, True),
-        (Limits(peak=3000), Limits(peak=2000), False),
-        (None, Limits(peak=2000), False),
-        (Limits(score=0.5), Limits(score=0.4), True),
-        (Limits(score=0.4), Limits(score=0.5), False),
-        (Limits(device="board"), Limits(), True),
-        (Limits(device="board"), Limits(device="large"), True),
-        (Limits(device="large"), Limits(device="board"), False),
+        (Budget(peak=2000), Budget(peak=3000), True),
+        (Budget(peak=2000), Budget(), True),
+        (Budget(peak=3000), Budget(peak=2000), False),
+        (None, Budget(peak=2000), False),
+        (Budget(score=0.5), Budget(score=0.4), True),
+        (Budget(score=0.4), Budget(score=0.5), False),
+        (Budget(device="board"), Budget(), True),
+        (Budget(device="board"), Budget(device="large"), True),
+        (Budget(device="large"), Budget(device="board"), False),
     ],
 )
 def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
@@ -144,8 +144,22 @@ def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
             assert "fails by strictness: budget" in case_text(comparison.cases[0], comparison)
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_built_in_case_for_which_nothing_states_a_budget_has_that_of_its_reference(is_own):
+    """A budget travels with its baseline; who removes that of a case of one's own, loosens it."""
+    own = {"profiled_on": "fake tensors"} if is_own else {}
+    before = record(Budget(peak=2000), **own)
+    after = record(metrics={**COSTS, "peak_bytes": 2001}, **own)
+    comparison = compare([before], [after])
+    (case,) = comparison.cases
+    assert [use.limit for use in case.budgets] == ([] if is_own else [2000])
+    assert case.verdict == ("regressed" if is_own else "over_budget")
+    assert bool(comparison.looser) == is_own
+
+
+
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
-    limits = Limits(device="board")
+    limits = Budget(device="board")
     fits = record(limits, metrics={**COSTS, **WEIGHTS})
     case = verdict(fits, devices=(BOARD,))
     assert case.verdict == "new"
@@ -175,7 +189,7 @@ def test_what_takes_the_step_of_an_own_case_is_told_by_what_trains_not_by_its_na
 
 
 def test_a_device_that_nobody_knows_is_not_judged_and_told():
-    case = verdict(record(Limits(device="toaster"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
+    case = verdict(record(Budget(device="toaster"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
     assert case.verdict == "new"
     assert {remark.text for remark in case.remarks} == {"no such device class"}
 
@@ -206,7 +220,7 @@ def full(**more):
 def test_a_share_is_of_what_the_same_run_measured_of_the_other_case(part, fits, over, value):
     metrics = {**COSTS, "peak_bytes_b32": 3000}
     for share, expected in ((fits, "new"), (over, "over_budget")):
-        new = record(Limits(of=FULL, **{part: share}), metrics=metrics)
+        new = record(Budget(of=FULL, **{part: share}), metrics=metrics)
         case = compare([], [new, full()]).verdict_of(LORA)
         assert case.verdict == expected
         (use,) = case.budgets
@@ -216,7 +230,7 @@ def test_a_share_is_of_what_the_same_run_measured_of_the_other_case(part, fits, 
 
 
 def test_a_share_is_of_the_reference_if_the_other_case_was_not_selected():
-    new = record(Limits(of=FULL, peak_of=0.5), metrics={**COSTS, "peak_bytes": 1001})
+    new = record(Budget(of=FULL, peak_of=0.5), metrics={**COSTS, "peak_bytes": 1001})
     stored = [full(), record()]
     assert compare(stored, [new]).verdict_of(LORA).verdict == "over_budget"
     assert compare(stored, [new, full(peak_bytes=2002)]).verdict_of(LORA).verdict == "unchanged"
@@ -228,7 +242,7 @@ def test_a_share_is_of_the_reference_if_the_other_case_was_not_selected():
 
 def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():
     """What full fine-tuning no longer needs, the adapter saves no longer."""
-    new = record(Limits(of=FULL, peak_of=0.5))
+    new = record(Budget(of=FULL, peak_of=0.5))
     comparison = compare([full(), record()], [full(peak_bytes=1000), new])
     case = comparison.verdict_of(LORA)
     assert case.verdict == "over_budget"
@@ -250,7 +264,7 @@ def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():
     ],
 )
 def test_without_the_other_cases_cost_a_share_is_not_judged_and_the_report_says_so(others, text):
-    new = record(Limits(of=FULL, ship_of=0.1, peak_of=0.1))
+    new = record(Budget(of=FULL, ship_of=0.1, peak_of=0.1))
     comparison = compare([], [new, *others])
     case = comparison.verdict_of(LORA)
     assert case.verdict == "new"
@@ -265,21 +279,21 @@ def test_without_the_other_cases_cost_a_share_is_not_judged_and_the_report_says_
 
 
 def test_a_share_of_what_the_case_itself_lacks_is_not_measured():
-    case = compare([], [record(Limits(of=FULL, peak_b32_of=0.5)), full()]).verdict_of(LORA)
+    case = compare([], [record(Budget(of=FULL, peak_b32_of=0.5)), full()]).verdict_of(LORA)
     assert [remark.text for remark in case.remarks] == ["not measured"]
 
 
 @pytest.mark.parametrize(("old", "new", "looser"), [(0.6, 0.7, 1), (0.7, 0.6, 0), (None, 0.6, 0)])
 def test_a_larger_share_is_a_looser_budget_and_a_first_one_is_not(old, new, looser):
-    before = record(None if old is None else Limits(of=FULL, peak_of=old))
-    comparison = compare([before, full()], [record(Limits(of=FULL, peak_of=new)), full()])
+    before = record(None if old is None else Budget(of=FULL, peak_of=old))
+    comparison = compare([before, full()], [record(Budget(of=FULL, peak_of=new)), full()])
     assert len(comparison.looser) == looser
     assert comparison.exit_code == 0
 
 
 def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
     records = [
-        make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Limits(peak=1000 + rank))
+        make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Budget(peak=1000 + rank))
         for rank in range(1, 50)
     ]
     text = verdict_markdown(compare([], records)).replace("\\", "")
@@ -294,8 +308,8 @@ FINE = "unseen/lora-r4/resnet18"
 @pytest.mark.parametrize("has_reference", [False, True], ids=["new", "with a reference"])
 def test_every_report_names_budget_value_and_margin(has_reference, snapshot):
     """Also of shares; without `verbose` only those of cases that are over."""
-    over = record(Limits(peak=800, update=660, score=0.5, of=FULL, peak_of=0.4, ship_of=0.2))
-    fine = make_record(FINE, COSTS, budget=Limits(peak=2000))
+    over = record(Budget(peak=800, update=660, score=0.5, of=FULL, peak_of=0.4, ship_of=0.2))
+    fine = make_record(FINE, COSTS, budget=Budget(peak=2000))
     comparison = compare([record()] if has_reference else [], [over, fine, full()])
     assert comparison.exit_code == 1
     brief, verbose = (verdict_text(comparison, verbose=verbose) for verbose in (False, True))

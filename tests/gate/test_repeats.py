@@ -26,7 +26,7 @@ from peft_regress.gate.policy import Policy
 from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import Observation
 from peft_regress.report import verdict_markdown, verdict_text
-from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary, limits_of
+from peft_regress.runs.schema import Inputs, OwnBound, TensorSummary
 
 THERE = {"machine": OTHER_MACHINE}
 NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}
@@ -140,7 +140,7 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
     entries = (lower, {}), (trained(), THERE)
     case = judge_case(LORA, reference(*entries), observe(repeating(lower)))
     assert said(case) == ("regressed", ["accuracy"], ["same curve"])
-    budget = limits_of(Budget(score=0.8))
+    budget = Budget(score=0.8)
     for old, verdict in ((trained(), "unchanged"), (lower, "over_budget")):
         new = msgspec.structs.replace(repeating(old), budget=budget)
         found = judge_case(LORA, observe(old), observe(new))

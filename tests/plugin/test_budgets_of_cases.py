@@ -4,8 +4,8 @@ import pytest
 from builders import make_record, make_run, write_run
 from stub_measuring import CONFTEST, InnerProject
 
+from peft_regress.budgets import Budget
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Limits
 
 BASE, SAVE = "--regress-baseline=runs/base.json", "--regress-save=runs/run.json"
 IDS = [
@@ -30,7 +30,8 @@ class Project(InnerProject):
         kept = '("head", "lora")'
         assert kept in CONFTEST
         (self.root / "conftest.py").write_text(CONFTEST.replace(kept, '("full", "lora")'))
-        (self.root / "benchmarks").mkdir()
+        named = '[tool.peft_regress]\nbudgets = "budgets.toml"\n'
+        (self.root / "pyproject.toml").write_text(named)
         self.store(*IDS)
 
     def store(self, *ids, **more):
@@ -43,7 +44,7 @@ class Project(InnerProject):
         return super().inner("--benchmark-disable", BASE, *arguments)
 
     def write(self, text):
-        (self.root / "benchmarks" / "budgets.toml").write_text(text)
+        (self.root / "budgets.toml").write_text(text)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(p
     code, out = project.inner(SAVE)
     assert code == 0, out
     cases = read_run_file(project.save).run.cases
-    assert cases[LORA].budget == Limits(of=FULL, peak_of=1.0)
+    assert cases[LORA].budget == Budget(of=FULL, peak_of=1.0)
 
 
 def test_a_share_above_its_limit_fails_the_case_and_the_run(project):
@@ -88,7 +89,7 @@ def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(proj
 
 
 def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project):
-    project.store(LORA, budget=Limits(of=FULL, peak_of=1.0))
+    project.store(LORA, budget=Budget(of=FULL, peak_of=1.0))
     project.write(KEPT.replace("= 1}", "= 1.5}"))
     code, out = project.inner("--regress-strict", "-k", "lora-r4 and not tiny2")
     assert code == 1

@@ -19,14 +19,14 @@ from page_world import (
     world,
 )
 
-from peft_regress.budgets import parse_amount
+from peft_regress.budgets import Budget, parse_amount
 from peft_regress.devices import room, runtime_of
 from peft_regress.errors import InputError
 from peft_regress.metrics import METRICS, format_value
 from peft_regress.report import verdict_text
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.plots import COSTS
-from peft_regress.runs.schema import Failure, Limits, OwnBound, Selection
+from peft_regress.runs.schema import Failure, OwnBound, Selection
 
 pytestmark = pytest.mark.browser
 WORLD = world()
@@ -105,7 +105,7 @@ SAME = make_entry(1, record(LORA), record(FULL), role="run")
             "INCOMPLETE: not everything expected was compared (1 missing, 1 unchanged)",
         ),
         (
-            make_entry(1, record(LORA, budget=Limits(peak=1)), record(FULL), role="run"),
+            make_entry(1, record(LORA, budget=Budget(peak=1)), record(FULL), role="run"),
             "bad",
             "OVER BUDGET (1 over budget, 1 unchanged)",
         ),

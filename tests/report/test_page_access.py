@@ -6,7 +6,8 @@ from builders import forward_ledger, make_metric, make_record
 from page_browser import PageUnderTest
 from page_world import content_of, make_entry, world
 
-from peft_regress.runs.schema import Failure, Limits
+from peft_regress.budgets import Budget
+from peft_regress.runs.schema import Failure
 
 pytestmark = pytest.mark.browser
 
@@ -210,7 +211,7 @@ def hostile_page():
                 invariants={text: False},
                 invariant_notes={text: text},
                 ledger=forward_ledger({text: {text: 5}}),
-                budget=Limits(peak=10, device=text or "x"),
+                budget=Budget(peak=10, device=text or "x"),
             )
             for text in texts
         ]

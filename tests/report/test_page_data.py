@@ -14,6 +14,7 @@ from page_world import make_entry as entry
 from strategies import runs
 
 from peft_regress.baselines.history import Entry, read_entries
+from peft_regress.budgets import Budget
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
@@ -23,7 +24,7 @@ from peft_regress.report.page.content import Content, facts_of
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.sheets import sheet_body
 from peft_regress.runs.run_file import read_run
-from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
+from peft_regress.runs.schema import Acceptance, Failure, OwnBound
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -175,7 +176,7 @@ def test_seconds_are_those_of_the_fastest_seed():
 
 
 def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
-    lora = make_record(LORA, budget=Limits(of=FULL, peak_of=0.8, ship_of=0.8))
+    lora = make_record(LORA, budget=Budget(of=FULL, peak_of=0.8, ship_of=0.8))
     fulls = [make_record(FULL, {"peak_bytes": value}) for value in (60_000_000, 240_000_000)]
     found = content_of(entry(0, fulls[0], lora), entry(1, fulls[1])).budgets(LORA)
     assert [(use.name, use.value, use.is_over) for _, use in found] == [

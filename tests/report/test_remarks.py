@@ -3,9 +3,10 @@
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
 from peft_regress import report
+from peft_regress.budgets import Budget
 from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
-from peft_regress.runs.schema import Limits, OwnBound
+from peft_regress.runs.schema import OwnBound
 
 
 def flat(text):
@@ -33,8 +34,8 @@ def test_a_new_metric_of_many_cases_is_one_line_and_no_verdict():
 
 
 def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_it():
-    old = make_record(LORA, VALUES, budget=Limits(peak=2 * 10**8))
-    new = make_record(LORA, VALUES, budget=Limits(peak=3 * 10**8))
+    old = make_record(LORA, VALUES, budget=Budget(peak=2 * 10**8))
+    new = make_record(LORA, VALUES, budget=Budget(peak=3 * 10**8))
     for strict in (False, True):
         comparison = compare([old], [new], invocation=Invocation(strict=strict))
         text, markdown = report.verdict_text(comparison), report.verdict_markdown(comparison)
@@ -45,7 +46,7 @@ def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_i
 
 
 def test_nobody_is_told_to_accept_what_is_over_budget():
-    over = make_record(LORA, VALUES, budget=Limits(peak=1))
+    over = make_record(LORA, VALUES, budget=Budget(peak=1))
     comparison = compare([make_record(LORA, VALUES)], [over])
     for text in (
         report.verdict_text(comparison),

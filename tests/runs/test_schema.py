@@ -84,7 +84,8 @@ def test_an_entry_judges_and_confirms_what_all_seeds_trained(record, keys, probl
     ],
 )
 def test_a_budget_becomes_numbers(budget, limits):
-    assert schema.limits_of(Budget(**budget)) == schema.Limits(**limits)
+    assert msgspec.to_builtins(Budget(**budget)) == limits
+    assert msgspec.convert(limits, Budget) == Budget(**budget)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from package_world import SETUP, World, set_world
 from packaging.version import Version
 
+from peft_regress.budgets import Budget
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
-from peft_regress.runs.schema import Limits
 from peft_regress.script import Script
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction
@@ -52,7 +52,7 @@ def boundaries(bisection):
 
 def test_a_budget_that_every_release_exceeds_is_no_change(world):
     moves = since("0.20.0", forward_flops=2000)
-    world.moved = lambda packages, name: {"budget": Limits(peak=1), **moves(packages, name)}
+    world.moved = lambda packages, name: {"budget": Budget(peak=1), **moves(packages, name)}
     assert boundaries(found()) == [("0.19.0", "0.20.0")]
 
 

@@ -18,6 +18,7 @@ from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
 from peft_regress import registry
+from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
@@ -26,7 +27,7 @@ from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Limits, with_budget
+from peft_regress.runs.schema import with_budget
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
@@ -73,13 +74,13 @@ def test_a_run_has_the_workers_packages_and_each_case(worker):
 
 
 def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_path, monkeypatch):
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "budgets.toml").write_text(
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\nbudgets = "mine.toml"\n')
+    (tmp_path / "mine.toml").write_text(
         f'[one]\nreason = "r"\ncases."{OTHER}" = {{peak = "1 MiB"}}\n'
     )
     monkeypatch.chdir(tmp_path)
     budgets = {name: record.budget for name, record in measured(worker()).cases.items()}
-    assert budgets.pop(OTHER) == Limits(peak=2**20)
+    assert budgets.pop(OTHER) == Budget(peak=2**20)
     assert set(budgets.values()) == {UNSET}
 
 

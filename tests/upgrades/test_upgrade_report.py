@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from package_world import SETUP
 from packaging.version import Version
 
+from peft_regress.budgets import Budget
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -19,7 +20,7 @@ from peft_regress.report import as_markdown, as_text
 from peft_regress.report.document import case_set
 from peft_regress.report.layout import Layout
 from peft_regress.report.markdown import code_span, fenced
-from peft_regress.runs.schema import Failure, Limits
+from peft_regress.runs.schema import Failure
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, Transition
 from peft_regress.upgrades.reports import (
     advice_on,
@@ -328,7 +329,7 @@ def test_an_upgrade_tells_used_budgets_and_new_metrics():
     old = [make_record(lora, costs), make_record(other, dearer)]
     new = [
         make_record(
-            lora, {**costs, "peak_bytes": 300, "inference_flops": 7}, budget=Limits(peak=240)
+            lora, {**costs, "peak_bytes": 300, "inference_flops": 7}, budget=Budget(peak=240)
         ),
         make_record(other, dearer),
     ]
