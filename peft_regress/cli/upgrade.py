@@ -57,7 +57,8 @@ from peft_regress.workers.keeper import kept_records
     show_default=True,
     metavar="NAME",
     help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
-    "`run` (a new run of the installed packages), an entry, a run file or a folder.",
+    "`run` (a new run of the installed packages), `merge-base` or `git:REF` (a checkout as it was "
+    "at that commit), an entry, a run file or a folder.",
 )
 @click.option(
     "--save", type=output_file, metavar="FILE", help="Write the candidate's run to this file."

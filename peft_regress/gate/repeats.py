@@ -27,11 +27,18 @@ from peft_regress.runs.schema import Curve, Record
 class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
     """A training that need not be repeated in full."""
 
-    curve: Curve
-    definition: str
-    machine: Digest
+    curve: Curve | None
+    """None for whichever it is: only the first seed is trained in full."""
+    definition: str = ""
+    machine: Digest | None = None
     run_name: str
     """The run that has it, as reports name it."""
+
+    def fits(self, curve: Curve, definition: str, machine: str) -> bool:
+        """Return whether a training of the first seed suffices."""
+        return self.curve is None or (
+            (self.curve, self.definition, self.machine) == (curve, definition, machine)
+        )
 
 
 def known_curves(references: Mapping[str, Observation]) -> dict[str, list[KnownCurve]]:

@@ -122,7 +122,7 @@ class Rounds:
         self._rounds: list[_Round] = []
         self._seen = inputs.BatchSums()
         self._test: list[Any] = []
-        self._known: KnownCurve | None = None
+        self._known: Sequence[KnownCurve] = ()
         self._first_losses: list[tuple[float, ...]] = []
         """Of the seeds that took no more than their first steps."""
         self._peaks: dict[str, int | None] = {}
@@ -133,10 +133,7 @@ class Rounds:
         known: the curves of a reference, by kind of machine.
         """
         recipe = self._recipe
-        if known:
-            here = describe_machine().digest, self._definition
-            fitting = (one for one in known if (one.machine, one.definition) == here)
-            self._known = next(fitting, None)
+        self._known = known
         self._test = [
             on_device(batch, self._device) for batch in self._data.test_batches(recipe.test_batch)
         ]
@@ -278,10 +275,12 @@ class Rounds:
             return  # sums have no fixed order there
         metrics = self._recipe.fine_tune.metrics or {}
         own = {name: value for name, value in first.own.items() if metrics[name].kind != "seconds"}
-        self.curve = Curve(losses=list(first.training.losses), scores={**first.scores, **own})
-        has_others = len(self._recipe.seeds) > 1
-        if has_others and self._known is not None and self._known.curve == self.curve:
-            self.repeats = self._known.run_name
+        curve = Curve(losses=list(first.training.losses), scores={**first.scores, **own})
+        self.curve = curve
+        if self._known and len(self._recipe.seeds) > 1:
+            here = curve, self._definition, describe_machine().digest
+            names = (one.run_name for one in self._known if one.fits(*here))
+            self.repeats = next(names, UNSET)
 
     def _keep_adapter(self, model: nn.Module) -> None:
         """Keep what the case would ship, of a built-in method with ranks only the lowest one's."""

@@ -87,7 +87,7 @@ def read_requirements(
     found: dict[str, Wanted] = {}
     for text in texts:
         into = scratch / str(len(found))
-        if _is_path(text):
+        if is_path(text):
             wanted = _read_path(Path(text), text, scratch=into)
         else:
             wanted = _read(text, scratch=into, pre=pre)
@@ -120,7 +120,7 @@ def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
     return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Return whether a text is a path; the bare name of a folder is the name of a package."""
     if text.startswith((".", "/")):
         return True

@@ -90,6 +90,8 @@ class MeasuringSetup:
     """Takes and keeps records; None if each is measured and only the result is kept."""
     pool: Pool | None = None
     """What measures instead of workers of this machine."""
+    commit: str | None = None
+    """What kept records were measured of; None for the commit of the working folder."""
 
     def opened_pool(self) -> AbstractContextManager[Pool]:
         """Give the workers that measure; those of this machine are gone at the end."""
@@ -401,7 +403,12 @@ class _Work:
         return taken
 
     def _header(self, source: Source) -> Header:
-        return Header.here(source.environment, source.machine, direct=self.results.direct)
+        return Header.here(
+            source.environment,
+            source.machine,
+            direct=self.results.direct,
+            commit=self.setup.commit,
+        )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:
         """Put a record on disk and among the results, before anybody is told."""

@@ -12,7 +12,12 @@ from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
 from peft_regress.report.sentences import environment_lines, outcome_line
 from peft_regress.report.verdict import document as verdicts
-from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
+from peft_regress.report.verdict.finding import (
+    example_lines,
+    finding_details,
+    finding_headline,
+    finding_title,
+)
 from peft_regress.report.verdict.next_steps import bisection, quoted
 from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_sides
 from peft_regress.runs.environment import likely_first, suspects_of
@@ -68,6 +73,7 @@ def upgrade_document(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> 
     return [
         _heading(upgrade),
         *_findings(upgrade, scripts),
+        *_by_baseline(upgrade),
         *verdicts.beside_sections(comparison, verdicts.TERMINAL),
         Section(title="what to do:", body=_advice(upgrade), level=3),
         dataclasses.replace(verdicts.outcome_section(comparison), level=0),
@@ -79,6 +85,8 @@ def _heading(upgrade: Upgrade) -> Section:
     for name in likely_first(upgrade.changed):
         old, new = (one or "not recorded" for one in upgrade.changed[name])
         changes.append(clean(f"{name} {old} -> {new}"))
+    if upgrade.commit:
+        changes.append(f"{' and '.join(map(clean, upgrade.installed))} as in the checkout")
     environment = "; ".join(changes) or "the same packages on both sides"
     asked = " ".join(map(clean, upgrade.requirements))
     return Section(
@@ -101,6 +109,17 @@ def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Sec
         for made in scripts:
             if made.finding is finding:
                 yield from _script_sections(made)
+
+
+def _by_baseline(upgrade: Upgrade) -> Iterator[Section]:
+    """Yield what the stored baseline calls worse, although it was so at the commit."""
+    for finding in upgrade.since_baseline:
+        runs = ", ".join(map(clean, upgrade.entries_of(finding)))
+        yield Section(
+            title=f"since {runs}, not by this change: {finding_headline(finding)}",
+            body=(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=4),),
+            level=3,
+        )
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
@@ -132,6 +151,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in comparison.findings
         ],
         "cases": [encode_case(case) for case in comparison.cases],
+        "since_baseline": [encode_finding(finding) for finding in upgrade.since_baseline],
         "what_to_do": [documents.plain(words) for words in _advice(upgrade)],
     }
 
@@ -146,6 +166,8 @@ def _advice(upgrade: Upgrade) -> tuple[Advice, ...]:
 def advice_on(upgrade: Upgrade) -> list[Advice]:
     """Return what a user can do about the findings."""
     findings = upgrade.comparison.findings
+    if upgrade.commit:
+        return _about_commit(upgrade)
     failing = [finding for finding in findings if finding.is_failing]
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
     if failing or any(finding.is_better for finding in findings):
@@ -160,6 +182,14 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
     if any(finding.cause.strand == "coverage" for finding in findings):
         advice.append(("compare what was not compared: add", "--base run"))
     return advice or [("nothing: no number changed beyond its bound",)]
+
+
+def _about_commit(upgrade: Upgrade) -> list[Advice]:
+    _, digest = str(upgrade.commit).partition(",")[0].split()
+    advice: list[Advice] = [("what the change is:", f"git diff {digest}")]
+    if upgrade.comparison.failing:
+        advice.append(("if it is meant, merge it: later changes are compared with it",))
+    return advice
 
 
 def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
@@ -22,6 +24,7 @@ from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import known_curves, whole
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.overlay.commits import is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
@@ -33,6 +36,7 @@ from peft_regress.runs.environment import (
 )
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
+from peft_regress.upgrades.commit_base import CommitBase, opened_commit
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
@@ -49,8 +53,9 @@ class UpgradeSettings:
     matrix: str = "default"
     base: str = "auto"
     """What it is compared with: `auto` (the stored baseline if it was made with the packages of the
-    current environment, otherwise a run of that environment), `run`, or the name of an entry, a run
-    file or a folder."""
+    current environment, otherwise a run of that environment), `run`, `merge-base` or `git:REF` (a
+    run of the checkouts as they were at that commit), or the name of an entry, a run file or a
+    folder."""
     save: Path | None = None
     """Where to write the candidate's run file."""
     strict: bool = False
@@ -79,11 +84,27 @@ class Upgrade:
     from there; else empty."""
     remarks: tuple[str, ...]
     saved: Path | None
+    commit: str | None = None
+    """What the commit is called that it is compared with, if it is one."""
+    by_baseline: Comparison | None = None
+    """If it is: what the stored baseline says of the cases that pass."""
 
     @property
     def suspected(self) -> tuple[Finding, ...]:
         """The findings that got worse or better."""
         return _suspected(self.comparison)
+
+    @property
+    def since_baseline(self) -> tuple[Finding, ...]:
+        """The findings by which the stored baseline fails what is as it was at the commit."""
+        found = () if self.by_baseline is None else self.by_baseline.findings
+        return tuple(one for one in found if one.is_failing)
+
+    def entries_of(self, finding: Finding) -> list[str]:
+        """Return the stored entries that a finding since the baseline compares with."""
+        assert self.by_baseline is not None  # noqa: S101  (it has the finding)
+        references = self.by_baseline.references
+        return sorted({references[name].run_name for name in finding.cases})
 
 
 def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
@@ -106,61 +127,157 @@ def upgrade(
     matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
-    # First, since both fail at once, and the rest takes minutes.
+    # First, since it fails at once, and the rest takes minutes.
     require_sources(settings.setup.baselines, cases)
-    references = _stored_references(cases, settings)
-    edited = _edit_sentence(cases, references or {})
-    devices = device_classes()
-    with opened_overlay(
-        requirements,
-        replace_torch=settings.replace_torch,
-    ) as overlay:
+    with contextlib.ExitStack() as stack:
+        base, references = None, None
+        if is_commit(settings.base):
+            base = stack.enter_context(
+                opened_commit(
+                    requirements,
+                    settings.base,
+                    setup=settings.setup,
+                    matrix=settings.matrix,
+                    replace_torch=settings.replace_torch,
+                )
+            )
+        else:
+            references = _stored_references(cases, settings)
+        overlay = stack.enter_context(
+            opened_overlay(requirements, replace_torch=settings.replace_torch)
+        )
         progress(_overlay_sentence(overlay))
-
-        remarks = (*overlay.remarks, edited) if edited else overlay.remarks
-        measured: Mapping[str, Observation] = {}
-        if references is None or (edited and settings.base == "auto"):
-            why = edited or "no stored baseline is known to have its packages"
-            progress(f"measuring the current environment: {why}")
-            references = measured = _measured_base(cases, settings, on_record)
-            edited = ""
-        candidate = _measured("candidate", cases, overlay, settings, on_record, known=references)
-        if settings.save is not None:
-            save_run(settings.save, _with_scores(candidate, measured))
-        names = [case.id for case in cases]
-        references = {name: references[name] for name in names if name in references}
-        observed = observations_of(candidate, "the candidate")
-        comparison = judge(
-            references,
-            observed,
-            expected=names,
-            invocation=Invocation(strict=settings.strict),
-            devices=devices,
-        )
-        compared = next(iter(references.values()), None)
-        before = installed_packages() if compared is None else compared.environment
-        result = Upgrade(
-            requirements=tuple(requirements),
-            compared_with=_run_names(references),
-            comparison=comparison,
-            candidate=candidate,
-            changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
-            installed=tuple(overlay.packages) if is_installed_here(before) else (),
-            responsible=find_responsible(
-                () if edited else _suspected(comparison),
-                (),
-                overlay.planned,
-                references,
-                asked=overlay.requested,
-                setup=settings.setup,
-                progress=progress,
-            ),
-            edited=edited,
-            remarks=remarks,
-            saved=settings.save,
-        )
+        if base is None:
+            result = _compared(cases, references, overlay, settings, progress, on_record)
+        else:
+            result = _compared_with_commit(cases, base, overlay, settings, progress, on_record)
+        result = replace(result, requirements=tuple(requirements))
         finish(result, overlay)
         return result
+
+
+def _compared(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom to tell)
+    cases: Sequence[Case],
+    references: Mapping[str, Observation] | None,
+    overlay: Overlay,
+    settings: UpgradeSettings,
+    progress: Callable[[str], None],
+    on_record: OnRecord,
+) -> Upgrade:
+    """Compare with stored references, or without any with a run of the current environment."""
+    edited = _edit_sentence(cases, references or {})
+    remarks = (*overlay.remarks, edited) if edited else overlay.remarks
+    measured: Mapping[str, Observation] = {}
+    if references is None or (edited and settings.base == "auto"):
+        why = edited or "no stored baseline is known to have its packages"
+        progress(f"measuring the current environment: {why}")
+        references = measured = _measured_base(cases, settings, on_record)
+        edited = ""
+    candidate = _measured("candidate", cases, overlay, settings, on_record, references)
+    comparison = _judged(cases, references, candidate, settings)
+    references = comparison.references
+    compared = next(iter(references.values()), None)
+    before = installed_packages() if compared is None else compared.environment
+    return Upgrade(
+        requirements=(),
+        compared_with=_run_names(references),
+        comparison=comparison,
+        candidate=candidate,
+        changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
+        installed=tuple(overlay.packages) if is_installed_here(before) else (),
+        responsible=find_responsible(
+            () if edited else _suspected(comparison),
+            (),
+            overlay.planned,
+            references,
+            asked=overlay.requested,
+            setup=settings.setup,
+            progress=progress,
+        ),
+        edited=edited,
+        remarks=remarks,
+        saved=_saved(candidate, measured, settings),
+    )
+
+
+def _compared_with_commit(  # noqa: PLR0913, PLR0917  (as above)
+    cases: Sequence[Case],
+    base: CommitBase,
+    overlay: Overlay,
+    settings: UpgradeSettings,
+    progress: Callable[[str], None],
+    on_record: OnRecord,
+) -> Upgrade:
+    """Compare with the checkouts as they were at a commit; the stored baseline is asked too.
+
+    Nobody accepts what a commit does. So no improvement fails, and of the budgets only those that
+    the author of a case states.
+    """
+    done = itertools.count(1)
+    progress(f"measuring the base: {base.commit.title}")
+    candidate = base.measure(
+        cases, lambda record: on_record("base", record, next(done), len(cases))
+    )
+    references = base.references(candidate)
+    if base.overlay.folder == overlay.folder:
+        progress("the candidate installs the same files, so it is not measured again")
+    else:
+        candidate = _measured("candidate", cases, overlay, settings, on_record, references)
+        references = {**references, **base.in_full(references, candidate)}
+    bare = {
+        name: record if record.is_own else msgspec.structs.replace(record, budget=UNSET)
+        for name, record in candidate.cases.items()
+    }
+    by_commit = replace(settings, strict=False)
+    comparison = _judged(
+        cases, references, msgspec.structs.replace(candidate, cases=bare), by_commit
+    )
+    failing = {case.id for case in comparison.failing}
+    stored = read_references(settings.setup.baselines, drift=True)
+    passing = [case for case in cases if case.id not in failing and case.id in stored]
+    before = next(iter(references.values())).environment
+    return Upgrade(
+        requirements=(),
+        compared_with=base.commit.title,
+        comparison=comparison,
+        candidate=candidate,
+        changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
+        installed=overlay.requested,
+        responsible=(),
+        edited="",
+        remarks=overlay.remarks,
+        saved=_saved(candidate, references, settings),
+        commit=base.commit.title,
+        by_baseline=_judged(passing, stored, candidate, by_commit),
+    )
+
+
+def _judged(
+    cases: Sequence[Case],
+    references: Mapping[str, Observation],
+    candidate: Run,
+    settings: UpgradeSettings,
+) -> Comparison:
+    """Judge cases of a candidate; shares of a budget may be of a case that was not measured."""
+    names = [case.id for case in cases]
+    observed = observations_of(candidate, "the candidate")
+    stored = read_references(settings.setup.baselines)
+    return judge(
+        {name: references[name] for name in names if name in references},
+        {name: observed[name] for name in names if name in observed},
+        expected=names,
+        invocation=Invocation(strict=settings.strict),
+        devices=device_classes(),
+        beside={name: one.record for name, one in stored.items()},
+    )
+
+
+def _saved(
+    candidate: Run, base: Mapping[str, Observation], settings: UpgradeSettings
+) -> Path | None:
+    if settings.save is not None:
+        save_run(settings.save, _with_scores(candidate, base))
+    return settings.save
 
 
 def _run_names(references: Mapping[str, Observation]) -> str:
@@ -212,7 +329,7 @@ def _measured_base(
 ) -> Mapping[str, Observation]:
     """Measure the current environment; where it repeats a stored training, with its scores."""
     stored = read_references(settings.setup.baselines)
-    run = _measured("current", cases, None, settings, on_record, known=stored)
+    run = _measured("current", cases, None, settings, on_record, stored)
     return {
         name: whole(one, stored.get(name)).as_reference
         for name, one in observations_of(run, "the current environment").items()
@@ -245,13 +362,12 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in environment.items() if name != "peft-regress"}
 
 
-def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
+def _measured(  # noqa: PLR0913, PLR0917  (what to measure, where, and whom to tell)
     side: str,
     cases: Sequence[Case],
     overlay: Overlay | None,
     settings: UpgradeSettings,
     on_record: OnRecord,
-    *,
     known: Mapping[str, Observation],
 ) -> Run:
     """Measure in an overlay, or in the running environment; what is known need not train again."""

@@ -133,7 +133,10 @@ class Keeper:
                 and definition in {None, kept.record.definition}
                 and kept.trains == trains
                 and not was_edited(kept.record)
-                and (not kept.record.is_repeat or kept.record.curve in [one.curve for one in known])
+                and (
+                    not kept.record.is_repeat
+                    or any(one.curve in (None, kept.record.curve) for one in known)
+                )
             ):
                 return kept
         return None
