@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders import MACHINE, make_record, repeating
+from msgspec import UNSET
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -16,7 +17,7 @@ from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
-from peft_regress.upgrades import bisect, responsible
+from peft_regress.upgrades import bisect, commit_base, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -174,7 +175,8 @@ class World:
     @staticmethod
     def _repeated(record, known):
         """Return a record as a worker makes it, of one seed alone if it repeats what is known."""
-        same = next((one for one in known if one.curve == record.curve), None)
+        fitting = (one for one in known if one.curve in (None, record.curve))
+        same = None if record.curve is UNSET else next(fitting, None)
         return record if same is None else repeating(record, by=same.run_name)
 
 
@@ -190,7 +192,7 @@ def versions_of(packages):
 def set_world(monkeypatch, world):
     """Let upgrades and bisections work in this world."""
     monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
-    for module in (bisect, responsible, upgrading):
+    for module in (bisect, commit_base, responsible, upgrading):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))

@@ -1,5 +1,6 @@
 """The command `upgrade`: what it compares with, what it prints and writes, how it ends."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ from package_world import World, set_world
 from packaging.version import Version
 
 from peft_regress import own_code
+from peft_regress.budgets import Budget
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.errors import InputError
+from peft_regress.overlay.commits import Commit
 from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
-from peft_regress.upgrades import reproduction
+from peft_regress.upgrades import commit_base, reproduction
 
 GLOB = "*/lora-r4/resnet18"
 IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
@@ -467,3 +470,84 @@ def test_a_base_that_repeats_an_older_entry_has_its_scores(world, storage, upgra
     assert (code, "accuracy" in out) == (1, True)
     assert "measuring the current environment" not in err
     assert "0001_peft-0.14.0" in out
+
+
+TITLE = "commit 0123456789ab, the merge base with origin/main"
+OLDER = {"environment": {**OLD, "peft": "0.14.0"}, "title": "peft-0.14.0"}
+
+
+@pytest.fixture
+def at_commit(world, upgrade, monkeypatch, tmp_path):
+    """Call the command with a commit as base, which is release 0.18.1 or another one."""
+    monkeypatch.setenv("PEFT_REGRESS_CACHE", str(tmp_path / "cache"))
+    world.computes = lambda packages, _: str(packages["peft"] >= Version("0.20.0"))
+
+    def call(*words, release="0.18.1"):
+        @contextlib.contextmanager
+        def earlier_checkouts(requirements, base):
+            assert ([*requirements], base) == ([*CANDIDATE], "merge-base")
+            yield Commit([f"peft=={release}"], "0123456789abcdef", TITLE)
+
+        monkeypatch.setattr(commit_base, "earlier_checkouts", earlier_checkouts)
+        return upgrade("--base", "merge-base", *words)
+
+    return call
+
+
+def test_with_a_commit_as_base_what_it_did_already_is_no_finding(world, storage, at_commit):
+    store(world, storage, **OLDER)
+    world.moved = lambda packages, _: (
+        {"forward_flops": 2000} if packages["peft"] >= Version("0.18.1") else {}
+    )
+    code, out, err = at_commit()
+    assert code == 0
+    assert f"compared with: {TITLE}\n" in out
+    since = "since 0001_peft-0.14.0, not by this change: regressed in 2 cases: forward_flops +100 %"
+    assert since in out
+    assert f"measuring the base: {TITLE}" in err
+    found = json.loads(at_commit("--format", "json")[1])
+    assert [one["cases"] for one in found["since_baseline"]] == [IDS]
+    world.moved = newer(forward_flops=3000)
+    code, out, _ = at_commit()
+    assert code == 1
+    assert "1. regressed in 2 cases: forward_flops +200 %" in out
+    assert "what the change is: `git diff 0123456789ab`" in out
+    assert "not by this change" not in out
+    assert "accept" not in out
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_the_base_trains_one_seed_unless_the_candidate_departs_from_it(
+    world, storage, at_commit, is_stored
+):
+    world.computes = lambda packages, name: f"{name.startswith('shift') and packages['peft']}"
+    if is_stored:
+        store(world, storage)
+    assert at_commit()[0] == 0
+    base = [] if is_stored else [("0.18.1", IDS[0])]
+    assert world.trained == [("0.20.0", IDS[0]), *base]
+
+
+@pytest.mark.parametrize("words", [(), ("--strict",)])
+def test_a_commit_that_is_better_passes_since_nobody_accepts_it(world, at_commit, words):
+    world.moved = newer(forward_flops=500)
+    code, out, _ = at_commit(*words)
+    assert (code, "improved in 2 cases: forward_flops -50 %" in out) == (0, True)
+
+
+def test_a_change_of_nothing_that_is_installed_is_measured_once(world, at_commit):
+    code, out, err = at_commit(release="0.20.0")
+    assert code == 0
+    assert "the candidate installs the same files, so it is not measured again" in err
+    assert world.versions_tried() == ["0.20.0"]
+    assert "no regression (2 unchanged" in out
+
+
+def test_a_budget_that_the_commit_exceeds_already_fails_no_change(world, storage, at_commit):
+    world.moved = lambda packages, _: (
+        {"budget": Budget(peak=10)} if packages["peft"] == Version("0.14.0") else {}
+    )
+    store(world, storage, **OLDER)
+    code, out, _ = at_commit()
+    assert code == 0
+    assert "not by this change: over budget in 2 cases" in out

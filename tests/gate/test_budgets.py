@@ -157,7 +157,6 @@ def test_a_built_in_case_for_which_nothing_states_a_budget_has_that_of_its_refer
     assert bool(comparison.looser) == is_own
 
 
-
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     limits = Budget(device="board")
     fits = record(limits, metrics={**COSTS, **WEIGHTS})
