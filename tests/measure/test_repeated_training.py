@@ -14,7 +14,7 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.fine_tune import OwnMetric
 from peft_regress.gate import judge
-from peft_regress.gate.repeats import curves_of
+from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.measure import recipe as recipe_module
 from peft_regress.measure.case import measure
@@ -89,8 +89,11 @@ def test_a_training_in_full_has_the_curve_of_its_first_seed(trained):
     assert not trained.is_repeat
 
 
-def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths):
-    record = measured(case(), known=known_of(trained))
+@pytest.mark.parametrize("is_any", [False, True])
+def test_a_repeat_has_all_but_the_scores_of_all_seeds(trained, lengths, is_any):
+    """`is_any`: whatever the first seed computes, it alone is asked for."""
+    any_curve = [KnownCurve(curve=None, run_name="0007_before")]
+    record = measured(case(), known=any_curve if is_any else known_of(trained))
     assert (record.is_repeat, record.repeated_run) == (True, "0007_before")
     assert lengths == [STEPS, 4, 4]
     assert trained.metrics.keys() - record.metrics.keys() == {"loss", "accuracy", "hits"}

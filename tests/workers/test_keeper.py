@@ -185,6 +185,8 @@ def test_a_repeating_case_is_taken_while_what_it_repeats_is_known(search):
     search.run(stop_after=2, known=known(IDS[0]))
     assert search.run(resume=search.save, stop_after=3, known=known(IDS[0])) == IDS[2:]
     assert search.run(resume=search.save, known=known(IDS[0])) == []
+    any_curve = {IDS[0]: [KnownCurve(curve=None, run_name="any")]}
+    assert search.run(resume=search.save, known=any_curve) == []
     assert search.repeated == IDS[:1]
 
 
