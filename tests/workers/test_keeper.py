@@ -185,9 +185,13 @@ def test_a_repeating_case_is_taken_while_what_it_repeats_is_known(search):
     search.run(stop_after=2, known=known(IDS[0]))
     assert search.run(resume=search.save, stop_after=3, known=known(IDS[0])) == IDS[2:]
     assert search.run(resume=search.save, known=known(IDS[0])) == []
-    any_curve = {IDS[0]: [KnownCurve(curve=None, run_name="any")]}
-    assert search.run(resume=search.save, known=any_curve) == []
     assert search.repeated == IDS[:1]
+
+
+def test_a_repeating_case_is_taken_where_the_first_seed_suffices(search):
+    search.run(stop_after=2, known=known(IDS[0]))
+    first_seed = {IDS[0]: [KnownCurve(curve=None, run_name="base")]}
+    assert search.run(resume=search.save, known=first_seed) == IDS[2:]
 
 
 @pytest.mark.parametrize("now", [None, known(IDS[0], departs=9), known(IDS[1])])
