@@ -84,6 +84,8 @@ class StepSandbox:
         self.programs = folder / "programs"
         for made in (self.workspace, self.temp, self.programs):
             made.mkdir()
+        self.variables = {}
+        """What GitHub says of the event."""
         self.answers = folder / "answers"
         self.calls = folder / "calls"
         text = _STAND_IN.format(
@@ -131,12 +133,14 @@ class StepSandbox:
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
             "PYTHONWARNINGS": "ignore",
+            "GITHUB_BASE_REF": "",
             "GITHUB_ACTION_PATH": str(ROOT / ".github" / "actions" / "gate"),
             "GITHUB_OUTPUT": str(self.temp / "output"),
             "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
             "GITHUB_WORKSPACE": str(self.workspace),
             "RUNNER_TEMP": str(self.temp),
             **{name: os.environ[name] for name in ("COLUMNS",) if name in os.environ},
+            **self.variables,
             **own,
         }
 

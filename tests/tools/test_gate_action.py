@@ -131,6 +131,45 @@ def test_the_storage_is_the_projects_own_if_it_has_one(gate):
     assert "--baselines" not in command_of(gate.upgrade(requirements="peft==0.14.0"))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "variables", "calls", "base"),
+    [
+        ({}, {}, [], None),
+        ({"requirements": "peft==0.14.0"}, {"GITHUB_BASE_REF": "main"}, [], None),
+        ({"base": "0004"}, {"GITHUB_BASE_REF": "main"}, [], "0004"),
+        (
+            {},
+            {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "c0ffee"},
+            ["fetch --quiet --no-tags --depth=2 origin c0ffee"],
+            "git:HEAD^1",
+        ),
+        (
+            {"requirements": "./python"},
+            {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "other"},
+            [
+                "fetch --quiet --no-tags --unshallow origin "
+                "+refs/heads/main:refs/remotes/origin/main"
+            ],
+            "merge-base",
+        ),
+    ],
+)
+def test_a_pull_request_of_a_library_is_compared_with_what_it_starts_from(
+    gate, inputs, variables, calls, base
+):
+    gate.sandbox.variables |= variables
+    git = [
+        Answer(start="git rev-parse HEAD", output="c0ffee"),
+        Answer(start="git rev-parse --is-shallow", output="true"),
+        Answer(start="git rev-parse --quiet", code=1),
+    ]
+    ended = gate.run(*git, upgraded(), PAGE, **{"requirements": ".", **inputs})
+    assert ended.code == 0, ended.errors
+    typed = command_of(ended)
+    assert (typed[typed.index("--base") + 1] if "--base" in typed else None) == base
+    assert [line for line in ended.lines if "fetch" in line] == [f"git {call}" for call in calls]
+
+
 def own_project(folder, **settings):
     """Make another repository with a first suite, in which the action's own steps run."""
     gate = Gate(folder, **settings)

@@ -29,13 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"))
     parser.add_argument("--project", type=Path, help="a checkout that may have cases of its own")
+    parser.add_argument("--storage", type=Path, help="in place of the one that pyproject.toml names")
     chosen = parser.parse_args(arguments)
     storage, is_own = chosen.baselines, False
     file = None if chosen.project is None else chosen.project / "pyproject.toml"
     if file is not None and file.is_file():
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("peft_regress")
         if table is not None:
-            storage, is_own = chosen.project / table.get("baselines", "baselines"), True
+            stated = chosen.project / table.get("baselines", "baselines")
+            storage, is_own = chosen.storage or stated, True
     environment = newest_environment(storage)
     if environment is None:
         print(f"# {storage.as_posix()} has no baseline yet", file=None if is_own else sys.stderr)
