@@ -131,6 +131,9 @@ def test_the_storage_is_the_projects_own_if_it_has_one(gate):
     assert "--baselines" not in command_of(gate.upgrade(requirements="peft==0.14.0"))
 
 
+REFS = "refs/heads/main:refs/remotes/origin/main"
+
+
 @pytest.mark.parametrize(
     ("inputs", "variables", "calls", "base"),
     [
@@ -146,10 +149,7 @@ def test_the_storage_is_the_projects_own_if_it_has_one(gate):
         (
             {"requirements": "./python"},
             {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "other"},
-            [
-                "fetch --quiet --no-tags --unshallow origin "
-                "+refs/heads/main:refs/remotes/origin/main"
-            ],
+            [f"fetch --quiet --no-tags --unshallow origin +{REFS}"],
             "merge-base",
         ),
     ],
