@@ -9,7 +9,6 @@ happens under the storage's lock.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from peft_regress.baselines.storage import (
     entry_number,
 )
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
-from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.cases import matching_ids
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
@@ -211,17 +211,9 @@ def _bare(run: Run) -> Run:
 def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
     """Return the ids of expected cases that match one of the globs, sorted.
 
-    Raises `UnknownNameError` for a glob that matches none; it names a few expected cases.
+    Raises `UnknownNameError` for a glob that matches none.
     """
-    expected = sorted(contents.judges)
-    found: set[str] = set()
-    for pattern in patterns:
-        fitting = [name for name in expected if fnmatchcase(name, pattern)]
-        if not fitting:
-            few = difflib.get_close_matches(pattern, expected, n=3) or expected[:3]
-            raise UnknownNameError("case pattern", pattern, few)
-        found.update(fitting)
-    return sorted(found)
+    return sorted({name for one in patterns for name in matching_ids(contents.judges, one)})
 
 
 def _check_errors(made: RunFile, allowed: Sequence[str]) -> None:

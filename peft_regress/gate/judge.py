@@ -6,6 +6,7 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import budgets, facts
@@ -30,14 +31,16 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     devices: Sequence[DeviceClass] = (),
     beside: Mapping[str, Record] | None = None,
 ) -> Comparison:
-    """Judge every case that was expected or that ran.
+    """Judge every case that was expected or that ran, and that the glob of `invocation` matches.
 
     `expected`: ids of the cases that the run should measure, by default those of the references;
     one without an observation is `missing`. `complete`: whether the run measured all that it was
     asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
     `beside`: records of the same run that are not judged now, whose costs a budget may refer to.
     """
-    wanted = references if expected is None else expected
+    invocation = invocation or Invocation()
+    wanted = {*(references if expected is None else expected), *observed}
+    chosen = sorted(name for name in wanted if fnmatchcase(name, invocation.cases))
     others = {
         name: Others.of(new.record, references, observed, beside or {})
         for name, new in observed.items()
@@ -51,15 +54,16 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
             devices=devices,
             others=others.get(name, Others()),
         )
-        for name in sorted({*wanted, *observed})
+        for name in chosen
     )
     return Comparison(
         cases=cases,
         findings=find_causes(cases, references, observed),
         references=references,
-        observed=observed,
+        observed={name: observed[name] for name in chosen if name in observed},
         complete=complete,
-        invocation=invocation or Invocation(),
+        not_judged=len(observed.keys() - set(chosen)),
+        invocation=invocation,
     )
 
 
