@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -129,7 +129,7 @@ def _store(  # noqa: PLR0913, PLR0917  (what is accepted, how, and where)
     path = root / _machine_id(machine_info) / f"{number:04d}_{_entry_title(made.run)}.json"
     accepted = msgspec.structs.replace(
         accepted,
-        retired=retirable_cases(contents, retire),
+        retired=sorted({name for one in retire for name in matching_ids(contents.judges, one)}),
         repeats=repeats,
         entry=entry_name(path),
         predecessor=contents.links[-1].digest if contents.links else "",
@@ -206,14 +206,6 @@ def _is_same(
 def _bare(run: Run) -> Run:
     """Return a run without its cases and what depends on where it is stored."""
     return msgspec.structs.replace(run, cases={}, accepted=None, ledgers={}, content_digest="")
-
-
-def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
-    """Return the ids of expected cases that match one of the globs, sorted.
-
-    Raises `UnknownNameError` for a glob that matches none.
-    """
-    return sorted({name for one in patterns for name in matching_ids(contents.judges, one)})
 
 
 def _check_errors(made: RunFile, allowed: Sequence[str]) -> None:

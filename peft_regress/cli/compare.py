@@ -112,11 +112,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:
-        notes = []
-        if not complete:
-            how = narrowing_words(selection)
-            notes = [printable(f"{new} is a partial run ({how})")]
-        layout = stdout_layout()
+        partial = printable(f"{new} is a partial run ({narrowing_words(selection)})")
+        notes, layout = [] if complete else [partial], stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
 

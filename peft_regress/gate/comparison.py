@@ -118,15 +118,6 @@ class Comparison:
         return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
 
     @property
-    def can_be_accepted(self) -> bool:
-        """Whether accepting the run changes its verdict.
-
-        It changes none on a budget.
-        """
-        findings = any(finding.cause.strand != "budget" for finding in self.findings)
-        return findings or (self.strict and bool(self.looser))
-
-    @property
     def failing(self) -> tuple[CaseVerdict, ...]:
         """The cases that make the exit code 1, also by strictness."""
         fails = self.failing_verdicts

@@ -41,10 +41,6 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     invocation = invocation or Invocation()
     wanted = {*(references if expected is None else expected), *observed}
     chosen = sorted(name for name in wanted if fnmatchcase(name, invocation.cases))
-    others = {
-        name: Others.of(new.record, references, observed, beside or {})
-        for name, new in observed.items()
-    }
     cases = tuple(
         judge_case(
             name,
@@ -52,7 +48,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
             observed.get(name),
             policy=policy,
             devices=devices,
-            others=others.get(name, Others()),
+            others=Others.of(observed.get(name), references, observed, beside or {}),
         )
         for name in chosen
     )

@@ -28,12 +28,7 @@ from peft_regress.report import verdict_text
 from peft_regress.runs.schema import Defect, Failure
 
 
-def compare(
-    old,
-    new,
-    *,
-    environments=(ENVIRONMENT, ENVIRONMENT),
-):
+def compare(old, new, *, environments=(ENVIRONMENT, ENVIRONMENT)):
     """Judge one case whose sides differ only in their metrics."""
     before, after = (
         observe(make_record(LORA, metrics), environment=environment)

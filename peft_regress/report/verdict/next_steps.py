@@ -48,7 +48,11 @@ def next_steps(
         yield from _first_steps(comparison)
         return
     is_missing = [finding.verdict == "missing" for finding in findings]
-    if comparison.can_be_accepted and not (is_missing and all(is_missing)):
+    # No accepted run excuses a case that is over its budget.
+    can_help = any(one.cause.strand != "budget" for one in comparison.findings) or (
+        comparison.strict and comparison.looser
+    )
+    if can_help and not (is_missing and all(is_missing)):
         yield accepting(comparison)
     if any(is_missing):
         _, words = accepting(comparison)
