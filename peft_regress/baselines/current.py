@@ -1,9 +1,8 @@
 """What judges each case now, as all entries of a storage say together; `current.txt` shows it.
 
-The folder of each machine has a `current.txt` for `git diff`: all that judges the cases of its
-entries, a line each. It follows from the entries and is written after them, before the name of the
-newest one. Whoever reads a storage reads all of its entries, and checks that the files say the
-same.
+The folder of each machine has a `current.txt` for `git diff`: all that judges its cases, a line
+each. It follows from the entries and is written after them, before the name of the newest one.
+Whoever reads a storage reads all of its entries, and checks that the files say the same.
 """
 
 from __future__ import annotations

@@ -122,9 +122,7 @@ FIELDS = {
     "rates": ([[0.1]], [[0.1, 0.2]]),
     "test_items": (300, 301),
     "machine": (MACHINE, OTHER_MACHINE),
-    "script": [
-        schema.ScriptFacts(optimizers=[name], autocast="", batches={}) for name in ("Adam", "SGD")
-    ],
+    "script": [schema.ScriptFacts(optimizers=[name], autocast="", batches={}) for name in "ab"],
 }
 """Two values of each field of a record, or why the field judges nothing."""
 
@@ -215,13 +213,8 @@ git() {{ command git -c user.name=n -c user.email=e@x -c init.defaultBranch=main
 
 
 def run_in(folder, script):
-    done = subprocess.run(
-        ["bash", "-c", f"{_SHELL}\n{script}"],
-        cwd=folder,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    command = ["bash", "-c", f"{_SHELL}\n{script}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
