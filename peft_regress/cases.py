@@ -8,12 +8,15 @@ checks them wherever a record is decoded, and nothing behind that needs to.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, TypeGuard
 
 import msgspec
 
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, UnknownNameError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -160,3 +163,16 @@ def split_case_id(text: str) -> list[str]:
             f" Each part: {NAME_RULE}."
         )
     return parts
+
+
+def matching_ids(known: Iterable[str], pattern: str) -> list[str]:
+    """Return the ids that match a glob, sorted.
+
+    Raises `UnknownNameError` if none does; it names the closest.
+    """
+    every = sorted(known)
+    found = [name for name in every if fnmatchcase(name, pattern)]
+    if not found:
+        closest = get_close_matches(pattern, every) or every[:3]
+        raise UnknownNameError("case pattern", pattern, closest)
+    return found

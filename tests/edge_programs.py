@@ -69,13 +69,7 @@ def lora_model():
 def subject(model, *, merged=None, steps=3):
     """Return a model to measure, on images."""
     batches = [batch(seed=step) for step in range(steps)]
-    return EdgeModel(
-        model=model,
-        batches=batches,
-        loss=loss,
-        merged=merged,
-        inputs=batches[0][0],
-    )
+    return EdgeModel(model=model, batches=batches, loss=loss, merged=merged, inputs=batches[0][0])
 
 
 @functools.cache

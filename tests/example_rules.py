@@ -91,7 +91,7 @@ ELSEWHERE = {
 """What runs a command elsewhere, or has it for people: the file, and the text of the commands."""
 RULES = (
     *(Rule(pattern=pattern, how="elsewhere") for pattern in ELSEWHERE.values()),
-    Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
+    Rule(pattern=r"peft-regress compare 0004 0007 --cases .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     Rule(pattern=r"peft-regress (list|compare|explain|history|accept|report) .*", how="here"),

@@ -6,23 +6,29 @@ import itertools
 
 import cpuinfo
 import pytest
-from hypothesis import settings
 from restored import registry_restored
 
 from peft_regress.catalogue import own_cases
 from peft_regress.cli.main import main
 from peft_regress.report.layout import PLAIN
 
-# On a busy machine one example may take long, and every run tries the same examples.
-settings.register_profile("same", deadline=None, derandomize=True)
-settings.register_profile(
-    "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
-)
-settings.load_profile("same")
 # Each run file says what the processor is. To find it out takes a process, and a tenth of a second
 # of sleep, each time.
 cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
 _THAWED = itertools.count()
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads `--hypothesis-profile`
+def pytest_configure():
+    """Let every run try the same examples, each for as long as a busy machine takes."""
+    # pytest-benchmark's commands import this module too, where hypothesis may be missing.
+    from hypothesis import settings
+
+    settings.register_profile("same", deadline=None, derandomize=True)
+    settings.register_profile(
+        "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
+    )
+    settings.load_profile("same")
 
 
 def pytest_runtest_setup():

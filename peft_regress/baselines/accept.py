@@ -9,9 +9,8 @@ happens under the storage's lock.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,7 +28,8 @@ from peft_regress.baselines.storage import (
     entry_number,
 )
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
-from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.cases import matching_ids
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
@@ -129,7 +129,7 @@ def _store(  # noqa: PLR0913, PLR0917  (what is accepted, how, and where)
     path = root / _machine_id(machine_info) / f"{number:04d}_{_entry_title(made.run)}.json"
     accepted = msgspec.structs.replace(
         accepted,
-        retired=retirable_cases(contents, retire),
+        retired=sorted({name for one in retire for name in matching_ids(contents.judges, one)}),
         repeats=repeats,
         entry=entry_name(path),
         predecessor=contents.links[-1].digest if contents.links else "",
@@ -206,22 +206,6 @@ def _is_same(
 def _bare(run: Run) -> Run:
     """Return a run without its cases and what depends on where it is stored."""
     return msgspec.structs.replace(run, cases={}, accepted=None, ledgers={}, content_digest="")
-
-
-def retirable_cases(contents: Contents, patterns: Iterable[str]) -> list[str]:
-    """Return the ids of expected cases that match one of the globs, sorted.
-
-    Raises `UnknownNameError` for a glob that matches none; it names a few expected cases.
-    """
-    expected = sorted(contents.judges)
-    found: set[str] = set()
-    for pattern in patterns:
-        fitting = [name for name in expected if fnmatchcase(name, pattern)]
-        if not fitting:
-            few = difflib.get_close_matches(pattern, expected, n=3) or expected[:3]
-            raise UnknownNameError("case pattern", pattern, few)
-        found.update(fitting)
-    return sorted(found)
 
 
 def _check_errors(made: RunFile, allowed: Sequence[str]) -> None:

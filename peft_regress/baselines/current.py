@@ -1,8 +1,8 @@
 """What judges each case now, as all entries of a storage say together; `current.txt` shows it.
 
-The folder of each machine has a `current.txt`: the cases that its entries judge, a number a line,
-for `git diff`. It follows from the entries and is written after them, before the name of the newest
-one. Whoever reads a storage reads all of its entries, and checks that the files say the same.
+The folder of each machine has a `current.txt` for `git diff`: all that judges its cases, a line
+each. It follows from the entries and is written after them, before the name of the newest one.
+Whoever reads a storage reads all of its entries, and checks that the files say the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -21,18 +21,24 @@ from peft_regress.baselines import storage
 from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
-from peft_regress.gate.changes import next_origins
+from peft_regress.gate.changes import is_shown_only, next_origins
+from peft_regress.gate.facts import error_text
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
-from peft_regress.metrics import metric_order
+from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.run_file import RunFile
-from peft_regress.runs.schema import Acceptance, Record, digest_of
-from peft_regress.text import printable
+from peft_regress.runs.schema import Acceptance, Record, canonical_digest, canonical_json, digest_of
+from peft_regress.text import count_of, printable
 
 CURRENT: Final = "current.txt"
 
 _HEAD: Final = "# What judges each case now, from the entries: see `peft-regress accept --renew`.\n"
-_SHOWN: Final = frozenset({"exact", "bytes", "accuracy", "score"})
-"""The kinds of metrics: fingerprints are long lists, times and information judge nothing."""
+_LONGEST: Final = 60
+"""A value with more characters is shown by its digest."""
+_OTHERS: Final = (
+    *("numerics", "profiled_on", "own_code", "batch", "test_items"),
+    *("inputs", "rates", "nearby_losses"),
+)
+"""The fields of a record whose lines have no form of their own."""
 
 
 # --- what all entries say -------------------------------------------------------------------------
@@ -128,7 +134,7 @@ def current_texts(contents: Contents) -> dict[str, str]:
         _, adapter = contents.adapter_of.get(name, (0, ""))
         about = list(_standing(judging, adapter))
         named[folder] |= {line.split()[1] for line in about} & links.keys()  # no adapter
-        facts = [*about, *_facts(judging.record)]
+        facts = [*about, *_facts(judging)]
         lines[folder] += [f"{printable(f'{name} {fact}')}\n" for fact in facts]
     return {
         folder: _HEAD
@@ -154,19 +160,75 @@ def _standing(judging: Observation, adapter: str) -> Iterator[str]:
         yield f"stored_adapter {adapter}"
 
 
-def _facts(record: Record) -> Iterator[str]:
+def _facts(judging: Observation) -> Iterator[str]:
+    """Yield the lines about what was measured: all that judges."""
+    record = judging.record
+    yield f"definition {_start(record.definition)}"
+    if record.settings is not UNSET:
+        yield f"settings {shlex.join(f'{name}={value}' for name, value in record.settings.items())}"
     if record.status != "ok":
-        yield f"status {record.status_text}"
-    for name in sorted(record.metrics, key=metric_order):
-        metric = record.metrics[name]
-        if metric.kind in _SHOWN:
-            yield f"{name} {metric.value!r} {metric.unit}"
-    for name, holds in sorted(record.invariants.items()):
-        if holds is False:
-            yield f"invariant {name} false"
+        yield f"status {error_text(record)}"
+    yield from _metrics(record)
+    yield from _invariants(record)
+    yield from _training(judging)
     if record.budget is not UNSET:
         for name, limit in msgspec.to_builtins(record.budget).items():
             yield f"budget {name} {limit}"
+    for name, own in () if record.bounds is UNSET else sorted(record.bounds.items()):
+        yield f"bound {name} {own.bound!r} {own.reason}"
+
+
+def _metrics(record: Record) -> Iterator[str]:
+    for name in sorted(record.metrics, key=metric_order):
+        metric = record.metrics[name]
+        if not is_shown_only(metric):
+            words = [name, repr(metric.value), metric.unit]
+            words += [] if metric.spec == METRICS.get(name) else [metric.direction, metric.kind]
+            words += [] if metric.samples is None else [_digest(metric.samples)]
+            yield " ".join(words)
+
+
+def _invariants(record: Record) -> Iterator[str]:
+    """Yield a line each: which hold, which fail and how, and which do not apply."""
+    defects = {} if record.defects is UNSET else record.defects
+    for word, answer in (("holds", True), ("fails", False), ("does_not_apply", None)):
+        names = [name for name, holds in sorted(record.invariants.items()) if holds is answer]
+        if answer is False:
+            names = [f"{one}={_digest((defects.get(one), record.note_on(one)))}" for one in names]
+        if names:
+            yield f"{word} {' '.join(names)}"
+
+
+def _training(judging: Observation) -> Iterator[str]:
+    """Yield the lines about what trains, from what and how."""
+    record = judging.record
+    if record.trained is not UNSET:
+        yield f"trained {count_of(len(record.trained), 'tensor')} {_digest(record.trained)}"
+    if record.curve is not UNSET:
+        yield f"curve {_digest(record.curve)} on machine {_start(judging.machine.digest)}"
+    if record.script is not UNSET:
+        yield f"optimizers {' '.join(record.script.optimizers)}"
+        yield f"autocast {record.script.autocast or 'off'}"
+        yield f"batches {_short(record.script.batches)}"
+    for name in _OTHERS:
+        value = getattr(record, name)
+        if value is not UNSET:
+            yield f"{name} {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    """Return a value as it is, or if it is long, the start of its digest."""
+    text = value if isinstance(value, str) else canonical_json(value).decode()
+    return text if len(text) <= _LONGEST else _digest(value)
+
+
+def _digest(value: Any) -> str:
+    return _start(canonical_digest(value))
+
+
+def _start(digest: str) -> str:
+    """Return the first 12 digits of a digest."""
+    return digest.removeprefix("sha256:")[:12]
 
 
 def _newest(contents: Contents, texts: Mapping[str, str]) -> Newest:
@@ -175,7 +237,7 @@ def _newest(contents: Contents, texts: Mapping[str, str]) -> Newest:
     return Newest(
         entry=last.name,
         digest=last.digest,
-        names=storage.digest_of_names(link.name for link in contents.links),
+        names=digest_of("\n".join(link.name for link in contents.links).encode()),
         current={folder: digest_of(text.encode()) for folder, text in sorted(texts.items())},
     )
 
@@ -187,16 +249,17 @@ def _check_current(root: Path, contents: Contents) -> None:
         return  # an accept has not ended
     texts = current_texts(contents)
     for folder, text in texts.items():
-        if _text_of(root, folder) != text.encode():
-            raise _not_so(root, root / folder / CURRENT)
+        path = root / folder / CURRENT
+        if _content_of(path) != text.encode():
+            raise _not_so(root, path)
     if newest != _newest(contents, texts):
         raise _not_so(root, storage.newest_file(root))
 
 
-def _text_of(root: Path, folder: str) -> bytes:
-    """Return the content of a `current.txt`; empty without one."""
+def _content_of(path: Path) -> bytes:
+    """Return the content of a file; empty without one."""
     try:
-        return read_bytes(root / folder / CURRENT)
+        return read_bytes(path)
     except OSError:
         return b""
 
@@ -212,13 +275,10 @@ def write_current(root: Path, contents: Contents) -> list[Path]:
 
     Return the files that were not so already.
     """
-    written = []
     texts = current_texts(contents)
-    for folder, text in texts.items():
-        path = root / folder / CURRENT
-        if _text_of(root, folder) != text.encode():
-            write_atomic(path, text.encode())
-            written.append(path)
-    if storage.write_newest(root, _newest(contents, texts)):
-        written.append(storage.newest_file(root))
+    files = {root / folder / CURRENT: text.encode() for folder, text in texts.items()}
+    files[storage.newest_file(root)] = storage.encode_newest(_newest(contents, texts))
+    written = [path for path, content in files.items() if _content_of(path) != content]
+    for path in written:
+        write_atomic(path, files[path])
     return written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -64,15 +64,14 @@ def expected_cases(
     }
 
 
-def is_complete(selection: Selection, patterns: Sequence[str], expected: Collection[str]) -> bool:
-    """Return whether a run has all that it was asked for, as far as it is of these cases.
+def is_complete(selection: Selection, pattern: str, expected: Collection[str]) -> bool:
+    """Return whether a run has all that it was asked for of the cases that a glob matches.
 
     A case that was retired since is missing from no run, unless the run was narrowed: then nobody
     knows what else was left out.
     """
     left_out = any(
-        all(fnmatchcase(name, pattern) for pattern in patterns)
-        and (selection.narrowed_by or name in expected)
+        fnmatchcase(name, pattern) and (selection.narrowed_by or name in expected)
         for name in selection.not_selected
     )
     return selection.complete or (bool(selection.not_selected) and not left_out)

@@ -16,10 +16,10 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import is_folder, read_bytes, write_atomic
+from peft_regress.files import is_folder, read_bytes
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import RunFile, read_run_file
-from peft_regress.runs.schema import Acceptance, digest_of
+from peft_regress.runs.schema import Acceptance
 
 _T = TypeVar("_T")
 
@@ -150,14 +150,9 @@ class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     entry: str
     digest: str
     names: str
-    """A digest of the names of all entries."""
+    """A digest of the names of all entries, in their order."""
     current: dict[str, str]
     """The digest of each machine folder's `current.txt`."""
-
-
-def digest_of_names(names: Iterable[str]) -> str:
-    """Return a digest of the names of all entries, in their order."""
-    return digest_of("\n".join(names).encode())
 
 
 def newest_file(root: Path) -> Path:
@@ -183,14 +178,9 @@ def read_newest(root: Path) -> Newest | None:
         raise RunFileError(path, f"does not name an entry ({error})", restore(root)) from error
 
 
-def write_newest(root: Path, newest: Newest) -> bool:
-    """Name the newest entry; return False if it is named already. Raises `InputError`."""
-    content = msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
-    path = newest_file(root)
-    is_new = not path.exists() or read_bytes(path) != content
-    if is_new:
-        write_atomic(path, content)
-    return is_new
+def encode_newest(newest: Newest) -> bytes:
+    """Return the content of `newest`."""
+    return msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
 
 
 # --- whether all is there -------------------------------------------------------------------------

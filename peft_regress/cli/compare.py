@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
@@ -13,11 +12,12 @@ from peft_regress import report
 from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.baselines.references import expected_cases, is_complete, read_references
 from peft_regress.baselines.run_adapters import gather_adapters
+from peft_regress.cases import matching_ids
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli import options
-from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.comparison import Invocation, narrow
+from peft_regress.errors import InputError
+from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.sentences import narrowing_words
@@ -30,20 +30,13 @@ from peft_regress.text import printable
     "compare",
     epilog=options.examples(
         "peft-regress compare baselines runs/bench.json",
-        "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
+        "peft-regress compare 0004 0007 --cases 'shift/dora-r4/*'",
     ),
 )
 @click.argument("old")
 @click.argument("new")
 @options.matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
-@options.cases_option(
-    "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
-)
-@click.option(
-    "--only",
-    metavar="GLOB",
-    help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
-)
+@options.cases_option("Expect, judge and show only the cases whose id matches.", default="*")
 @options.strict_option
 @click.option(
     "--save",
@@ -67,7 +60,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     matrix: str,
     cases: str,
-    only: str | None,
     strict: bool,
     stored_only: bool,
     save: Path | None,
@@ -101,31 +93,27 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
         matrix=None if matrix == usual_matrix() else matrix,
+        cases=cases,
     )
-    complete = is_complete(after.run.selection, [cases], expected)
+    selection = after.run.selection
+    if cases != "*":
+        matching_ids({*expected, *after.run.cases, *selection.not_selected}, cases)
+    complete = is_complete(selection, cases, expected)
     comparison = judge(
         references,
         observations_of(after.run, new),
-        expected={name for name in expected if fnmatchcase(name, cases)},
+        expected=expected,
         complete=complete,
         invocation=invocation,
         devices=device_classes(),
     )
-    if only is not None:
-        if not any(fnmatchcase(case.id, only) for case in comparison.cases):
-            raise AbsentError(f"--only {only!r} matches none of {len(comparison.cases)} cases")
-        complete = is_complete(after.run.selection, [cases, only], expected)
-        comparison = narrow(comparison, only, complete=complete)
     if output == "json":
         options.print_json(report.encode_verdict(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:
-        notes = []
-        if not complete:
-            how = narrowing_words(after.run.selection)
-            notes = [printable(f"{new} is a partial run ({how})")]
-        layout = stdout_layout()
+        partial = printable(f"{new} is a partial run ({narrowing_words(selection)})")
+        notes, layout = [] if complete else [partial], stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
@@ -31,9 +32,11 @@ _SUITE: Final = {
 """The files of a first suite, and where their text is."""
 
 _SETTINGS: Final = "pyproject.toml"
-_IGNORE: Final = ".gitignore"
-_IGNORED: Final = ("/runs/", "/baselines/.lock")
-"""What is not to be committed beside the suite and its baselines."""
+_FOR_GIT: Final = {
+    ".gitignore": ("/runs/", "/baselines/.lock"),
+    ".gitattributes": ("/baselines/**/*.json -diff linguist-generated",),
+}
+"""What is not to be committed, and what no diff shows, since `current.txt` does."""
 
 _DECLARING: Final = {"packages", "py-modules", "package-dir"}
 """The keys that tell setuptools what a wheel has."""
@@ -55,7 +58,7 @@ def command() -> None:
     """Write a first suite that gates a fine-tuning of your own.
 
     It goes into the working folder: gates/ with one small case that runs in seconds, its settings
-    in pyproject.toml, a workflow, and what git shall ignore. No file is overwritten.
+    in pyproject.toml, a workflow, and two files for git. No file is overwritten.
     """
     folder = Path.cwd()
     _check_is_new(folder)
@@ -67,7 +70,8 @@ def command() -> None:
         text = _text(source).replace("REQUIREMENT", requirement)
         write_atomic(path, text.encode())
         say(f"wrote {name}")
-    _add_ignored(folder / _IGNORE)
+    for name, lines in _FOR_GIT.items():
+        _add_lines(folder / name, lines)
     echo(f"\n{_FIRST_STEPS}" if requirement else f"\n{_FIRST_STEPS}\n{_NO_PLACE}")
 
 
@@ -146,14 +150,14 @@ def _released(requirement: str) -> str:
     return f"{found.name} @ {found.url}#sha256={found.digest}" if is_public else ""
 
 
-def _add_ignored(path: Path) -> None:
-    """Add run files and the storage's lock to .gitignore."""
+def _add_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add the lines that a file for git lacks."""
     before = path.read_bytes() if path.exists() else b""
-    missing = [line for line in _IGNORED if line.encode() not in before.splitlines()]
+    missing = [line for line in lines if line.encode() not in before.splitlines()]
     if missing:
         gap = b"" if not before or before.endswith(b"\n") else b"\n"
         write_atomic(path, before + gap + "".join(f"{line}\n" for line in missing).encode())
-        say(f"added {' and '.join(missing)} to {_IGNORE}" if before else f"wrote {_IGNORE}")
+        say(f"added {' and '.join(missing)} to {path.name}" if before else f"wrote {path.name}")
 
 
 def _text(name: str) -> str:

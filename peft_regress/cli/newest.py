@@ -18,7 +18,7 @@ from peft_regress.baselines.references import (
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.devices import DeviceClass
-from peft_regress.gate.comparison import Comparison, Invocation, narrow
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.schema import Run
@@ -40,8 +40,8 @@ def judge_newest(
     A run that was named is always judged, by the storage, even if it holds no case. An entry is
     judged by what the storage held before it; entries of the usual matrix come first. None if each
     entry is the first with its cases. `whole_run` reads an entry with its ledgers. `cases` is a
-    glob; it narrows the verdict as `compare --only` does. Expected are the stored cases of the
-    matrix that most cases of the run belong to, as in `compare --stored-only`.
+    glob, as in `compare --cases`. Expected are the stored cases of the matrix that most cases of
+    the run belong to, as in `compare --stored-only`.
     """
     last = len(entries) - 1
     if entries[last].role == "run":
@@ -71,24 +71,21 @@ def _judge(
         # What was accepted of a part of the cases leaves the others to older entries.
         expected = expected if whole.selection.complete else set(whole.cases)
         expected -= set(whole.accepted.retired if whole.accepted else ())
-    comparison = judge(
+    return judge(
         references,
         observations_of(whole, newest.name),
         expected=expected,
-        complete=is_complete(whole.selection, ["*"], expected),
+        complete=is_complete(whole.selection, cases, expected),
         invocation=Invocation(
             old=str(baselines),
             new=newest.name,
             file=str(newest.path),
             baselines=None if baselines == usual_storage() else str(baselines),
             matrix=None if matrix == usual_matrix() else matrix,
+            cases=cases,
         ),
         devices=device_classes(),
     )
-    if cases == "*":
-        return comparison
-    complete = is_complete(whole.selection, [cases], expected)
-    return narrow(comparison, cases, complete=complete)
 
 
 def _matrix_of(run: Run) -> str:
@@ -115,7 +112,7 @@ def judged_pairs(
         found[pair] = judge(
             observed[pair[0]],
             observed[pair[1]],
-            complete=is_complete(new.run.selection, ["*"], old.run.cases),
+            complete=is_complete(new.run.selection, "*", old.run.cases),
             invocation=Invocation(old=old.name, new=new.name),
             devices=devices,
         )

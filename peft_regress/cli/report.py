@@ -99,10 +99,12 @@ def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | 
 
 
 def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Content:
-    read = functools.cache(_whole_run_at)
+    @functools.cache
+    def read_whole(path: Path) -> Run:
+        return read_run(path).run
 
     def whole_run(entry: Entry) -> Run:
-        return read(entry.path)
+        return read_whole(entry.path)
 
     content = Content(entries=entries, whole_run=whole_run, devices=device_classes())
     return dataclasses.replace(
@@ -110,8 +112,3 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
         newest=judge_newest(baselines, entries, whole_run, cases or "*"),
         pairs=judged_pairs(entries, whole_run=whole_run, devices=content.devices),
     )
-
-
-def _whole_run_at(path: Path) -> Run:
-    """Read a run again, now with its ledgers."""
-    return read_run(path).run

@@ -42,16 +42,17 @@ class Others(NamedTuple):
     @classmethod
     def of(
         cls,
-        record: Record,
+        new: Observation | None,
         references: Mapping[str, Observation],
         observed: Mapping[str, Observation],
         beside: Mapping[str, Record],
     ) -> Others:
-        """Find the case that a record's budget names.
+        """Find the case that a budget names.
 
         beside: records that are not judged now, of the same run or of the storage.
         """
-        name = None if record.budget is UNSET else record.budget.of
+        budget = UNSET if new is None else new.record.budget
+        name = None if budget is UNSET else budget.of
         if name is None:
             return cls()
         old = references[name].record if name in references else beside.get(name)

@@ -215,7 +215,7 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         yield Reason(metric=name, old=shown(old), new=shown(new), verdict="incomparable")
     elif old is None and not _could_know(sides.old, name):
         yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
-    elif _is_shown_only(either) or not can_compare(
+    elif is_shown_only(either) or not can_compare(
         name, (side.environment.get("torch") for side in sides[:2])
     ):
         return
@@ -312,7 +312,8 @@ def _could_know(side: Observation, name: str) -> bool:
     return was_asked and name in side.known and name in METRICS
 
 
-def _is_shown_only(metric: Metric) -> bool:
+def is_shown_only(metric: Metric) -> bool:
+    """Return whether nothing judges the value of a metric."""
     # The wall time of one run is shown: a busy machine is no slower code.
     return metric.kind in {"info", "seconds"} or metric.direction == "none"
 

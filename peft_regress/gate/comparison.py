@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from typing import Literal
 
-from peft_regress.gate.findings import Finding, narrowed
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
@@ -39,8 +38,8 @@ class Invocation:
     """Whether improvements that nobody has accepted fail, too."""
     matrix: str | None = None
     """The matrix whose cases are expected if it is not the default one."""
-    only: str | None = None
-    """The glob on the cases that are judged, if it was narrowed; see `narrow`."""
+    cases: str = "*"
+    """A glob on the ids of the cases that are judged."""
 
     @property
     def run(self) -> str:
@@ -60,10 +59,8 @@ class Comparison:
     observed: Mapping[str, Observation]
     complete: bool = True
     """Whether the run measured all that it was asked for."""
-    left_out: Mapping[Verdict, int] = field(default_factory=dict)
-    """How many cases with each verdict `only` leaves out: they decide nothing here."""
-    left_out_red: int = 0
-    """How many of these fail, also by strictness."""
+    not_judged: int = 0
+    """How many cases of the run are left out: nobody knows whether they are worse."""
     invocation: Invocation = Invocation()
 
     @property
@@ -121,17 +118,6 @@ class Comparison:
         return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
 
     @property
-    def can_be_accepted(self) -> bool:
-        """Whether accepting the run changes its verdict.
-
-        It changes none on a budget. If cases are left out it would change what nobody sees.
-        """
-        if self.invocation.only is not None:
-            return False
-        findings = any(finding.cause.strand != "budget" for finding in self.findings)
-        return findings or (self.strict and bool(self.looser))
-
-    @property
     def failing(self) -> tuple[CaseVerdict, ...]:
         """The cases that make the exit code 1, also by strictness."""
         fails = self.failing_verdicts
@@ -147,25 +133,3 @@ class Comparison:
         return tuple(
             case for case in self.cases if case.id in failing or case.verdict in INCOMPLETE
         )
-
-
-def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Comparison:
-    """Return the comparison of the cases that match a glob, each with the verdict that it has.
-
-    `complete`: whether the run measured all of these that it was asked for. Reports say how many
-    cases are left out and with which verdicts, so that no regression is hidden.
-    """
-    cases = tuple(case for case in comparison.cases if fnmatchcase(case.id, pattern))
-    ids = {case.id for case in cases}
-    left_out = [case for case in comparison.cases if case.id not in ids]
-    return replace(
-        comparison,
-        cases=cases,
-        findings=narrowed(comparison.findings, ids),
-        references={name: one for name, one in comparison.references.items() if name in ids},
-        observed={name: one for name, one in comparison.observed.items() if name in ids},
-        complete=complete,
-        left_out=replace(comparison, cases=tuple(left_out)).counts,
-        left_out_red=sum(case.id not in ids for case in comparison.failing),
-        invocation=replace(comparison.invocation, only=pattern),
-    )

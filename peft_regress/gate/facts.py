@@ -63,7 +63,7 @@ def status_reason(old: Record, new: Record) -> Reason | None:
     elif _is_same_error(old.error, new.error):
         verdict = "known_defect"
     else:
-        verdict, texts = "newly_failing", (_error_text(old), _error_text(new))
+        verdict, texts = "newly_failing", (error_text(old), error_text(new))
     return Reason(metric="status", old=texts[0], new=texts[1], verdict=verdict)
 
 
@@ -78,7 +78,8 @@ def _is_same_error(old: Failure | None, new: Failure | None) -> bool:
     return error_pattern(old) == error_pattern(new) and len(steps) < 2  # noqa: PLR2004
 
 
-def _error_text(record: Record) -> str:
+def error_text(record: Record) -> str:
+    """Return the status with its error, and after how many steps it came."""
     error = record.error
     if error is None or error.after_steps is UNSET:
         return record.status_text

@@ -134,26 +134,18 @@ def find_causes(
     for case in sorted(verdicts, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
             groups[cause].append(Member(case=case.id, reasons=reasons))
-    return _sorted(Finding(cause=cause, members=tuple(found)) for cause, found in groups.items())
 
-
-def narrowed(findings: Iterable[Finding], cases: Collection[str]) -> tuple[Finding, ...]:
-    """Return findings with only the members among some cases, sorted like `find_causes`."""
-    parts = (_part(one, lambda member: member.case in cases) for one in findings)
-    return _sorted(part for part in parts if part.members)
-
-
-def _part(finding: Finding, belongs: Callable[[Member], bool]) -> Finding:
-    return replace(finding, members=tuple(filter(belongs, finding.members)))
-
-
-def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     def order(finding: Finding) -> tuple[object, ...]:
         # Of new cases, an invariant that is false says more than that nothing judges them.
         is_coverage = finding.cause.strand == "coverage"
         return gravest(finding.verdict), is_coverage, -len(finding.members), finding.cause[:4]
 
+    findings = (Finding(cause=cause, members=tuple(found)) for cause, found in groups.items())
     return tuple(sorted(findings, key=order))
+
+
+def _part(finding: Finding, belongs: Callable[[Member], bool]) -> Finding:
+    return replace(finding, members=tuple(filter(belongs, finding.members)))
 
 
 def sort_findings(

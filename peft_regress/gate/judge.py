@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import budgets, facts
@@ -31,7 +32,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     devices: Sequence[DeviceClass] = (),
     beside: Mapping[str, Record] | None = None,
 ) -> Comparison:
-    """Judge every case that was expected or that ran.
+    """Judge every case that was expected or that ran, and that the glob of `invocation` matches.
 
     `expected`: ids of the cases that the run should measure, by default those of the references;
     one without an observation is `missing`. `complete`: whether the run measured all that it was
@@ -39,11 +40,10 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     `beside`: records that are not judged now, of the same run or of the storage, whose costs a
     budget may refer to.
     """
-    wanted = references if expected is None else expected
-    others = {
-        name: Others.of(_budgeted(new, references.get(name)), references, observed, beside or {})
-        for name, new in observed.items()
-    }
+    invocation = invocation or Invocation()
+    observed = {name: _budgeted(new, references.get(name)) for name, new in observed.items()}
+    wanted = {*(references if expected is None else expected), *observed}
+    chosen = sorted(name for name in wanted if fnmatchcase(name, invocation.cases))
     cases = tuple(
         judge_case(
             name,
@@ -51,17 +51,18 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
             observed.get(name),
             policy=policy,
             devices=devices,
-            others=others.get(name, Others()),
+            others=Others.of(observed.get(name), references, observed, beside or {}),
         )
-        for name in sorted({*wanted, *observed})
+        for name in chosen
     )
     return Comparison(
         cases=cases,
         findings=find_causes(cases, references, observed),
         references=references,
-        observed=observed,
+        observed={name: observed[name] for name in chosen if name in observed},
         complete=complete,
-        invocation=invocation or Invocation(),
+        not_judged=len(observed.keys() - set(chosen)),
+        invocation=invocation,
     )
 
 
@@ -80,8 +81,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     """
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
-    new = whole(new, old)
-    new = replace(new, record=_budgeted(new, old))
+    new = _budgeted(whole(new, old), old)
     before = None if old is None else old.record
     uses = budgets.budget_of(new.record, devices, others.new)
     found = list(budgets.budget_findings(uses, before, new.record, devices, others))
@@ -103,8 +103,9 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     )
 
 
-def _budgeted(new: Observation, old: Observation | None) -> Record:
-    return budgets.with_budget_of(new.record, None if old is None else old.record)
+def _budgeted(new: Observation, old: Observation | None) -> Observation:
+    record = budgets.with_budget_of(new.record, None if old is None else old.record)
+    return replace(new, record=record)
 
 
 def _findings(

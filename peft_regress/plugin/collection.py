@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from peft_regress.cases import Case, in_words
+from peft_regress.cases import Case, in_words, matching_ids
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
-from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import Observation
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Collected
@@ -128,9 +128,8 @@ class CollectionHooks:
         if glob is not None:
             if not any(fnmatchcase(name, glob) for name in cases):
                 check_other_matrices(glob, matrix=options.matrix, option="--regress-matrix")
-                what = "case pattern"
-                raise UnknownNameError(what, glob, list(cases)[:3])
-            _keep(config, items, lambda case: fnmatchcase(case.id, glob))
+            chosen = matching_ids(cases, glob)
+            _keep(config, items, lambda case: case.id in chosen)
         if shard is not None:
             shards = shard_of(filter(None, map(case_of, items)), count=shard.count)
             _keep(config, items, lambda case: shards[case.id] == shard.index)

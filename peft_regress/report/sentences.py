@@ -180,15 +180,12 @@ def counts_line(comparison: Comparison) -> str:
     """Return '2 regressed, 94 unchanged; 80 repeat the baseline'."""
     count = len(comparison.repeating)
     more = f"; {count} repeat{'s' if count == 1 else ''} the baseline" if count else ""
-    return (_counted(comparison.counts) or "nothing compared") + more
-
-
-def _counted(counts: Mapping[verdicts.Verdict, int]) -> str:
-    """Return '2 regressed, 94 unchanged'; of the verdicts, only a defect has a plural."""
-    return ", ".join(
+    # Of the verdicts, only a defect has a plural.
+    counted = ", ".join(
         f"{count} {short_verdict(verdict)}{'s' if verdict == 'known_defect' and count > 1 else ''}"
-        for verdict, count in counts.items()
+        for verdict, count in comparison.counts.items()
     )
+    return (counted or "nothing compared") + more
 
 
 def narrowing_words(selection: Selection) -> str:
@@ -221,20 +218,11 @@ def outcome_line(comparison: Comparison) -> str:
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"
-    return f"{words} ({counts_line(comparison)}){_only(comparison)}"
-
-
-def _only(comparison: Comparison) -> str:
-    """Say of how many cases the verdict is, and what the others are, if it is not of all."""
-    pattern, left_out = comparison.invocation.only, comparison.left_out
-    if pattern is None:
-        return ""
-    shown = len(comparison.cases)
-    others = f"; left out: {_counted(left_out)}" if left_out else ""
-    # A strict run also fails on what no verdict shows, such as a looser bound.
-    if comparison.strict and comparison.left_out_red:
-        others += f"; {comparison.left_out_red} of these fail"
-    return f" in {shown} of {shown + sum(left_out.values())} cases, only {clean(pattern)}{others}"
+    others = ""
+    if comparison.not_judged:
+        cases = count_of(comparison.not_judged, "case")
+        others = f" in {clean(comparison.invocation.cases)}; not judged: {cases}"
+    return f"{words} ({counts_line(comparison)}){others}"
 
 
 _ABSENT: Final = "not recorded"

@@ -1,19 +1,24 @@
 """`current.txt` says what judges each case now; it is what the entries say, or an error."""
 
-import difflib
+import functools
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from builders import (
     FULL,
     LORA,
+    MACHINE,
+    OTHER_MACHINE,
     VALUES,
     accept,
+    curve,
     make_document,
+    make_metric,
     make_record,
     make_run,
     read_runs,
@@ -22,7 +27,7 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines import storage
+from peft_regress.baselines import current, storage
 from peft_regress.baselines.accept import renew_current
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries
@@ -32,9 +37,10 @@ from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import baseline_files, newest_file
 from peft_regress.budgets import Budget
 from peft_regress.errors import InputError
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import Metric
+from peft_regress.runs import schema
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.runs.schema import Failure
 
 REPOSITORY = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
@@ -70,38 +76,68 @@ def test_it_has_what_judges_a_line_each(tmp_path):
         invariants={"merge_equals_unmerged": False, "identity_at_init": True, "unmerge": None},
         budget=Budget(peak=2**27, score=0.5),
     )
-    full = make_record(FULL, status="error", error=Failure(type="KeyError", message="a\nb"))
+    full = make_record(FULL, status="error", error=schema.Failure(type="KeyError", message="a\nb"))
     store(tmp_path / "b", lora, full)
-    assert lines_of(tmp_path / "b") == [
+    lines = [re.sub(r"\b[0-9a-f]{12}$", "DIGEST", line) for line in lines_of(tmp_path / "b")]
+    assert lines == [
         f"{FULL} judged_by 0001_peft-0.18.1",
+        f"{FULL} definition definition",
         rf"{FULL} status error (KeyError: a\nb)",
         f"{LORA} judged_by 0001_peft-0.18.1",
+        f"{LORA} definition definition",
         f"{LORA} trainable_params 150000 count",
         f"{LORA} peak_bytes 120000000 byte",
-        f"{LORA} accuracy 0.91 fraction",
-        f"{LORA} own 0.30000000000000004 ratio",
-        f"{LORA} invariant merge_equals_unmerged false",
+        f"{LORA} first_losses 2.4 nat DIGEST",
+        f"{LORA} accuracy 0.91 fraction DIGEST",
+        f"{LORA} own 0.30000000000000004 ratio lower score",
+        f"{LORA} holds identity_at_init",
+        f"{LORA} fails merge_equals_unmerged=DIGEST",
+        f"{LORA} does_not_apply unmerge",
         f"{LORA} budget peak 134217728",
         f"{LORA} budget score 0.5",
     ]
 
 
-def test_an_accepted_change_is_old_and_new_number(root):
-    before = lines_of(root)
-    store(root, make_record(LORA, {**VALUES, "aten_ops": 950}), make_record(FULL), history=True)
-    assert lines_of(root) == before, "history judges nothing"
-    store(root, make_record(LORA, {**VALUES, "aten_ops": 950}))
-    changed = [line for line in difflib.ndiff(before, lines_of(root)) if line[0] in "+-"]
-    drift = "drift_since 0001_peft-0.18.1 peak_bytes peak_bytes_b32 first_losses accuracy loss"
-    assert changed == [
-        f"- {LORA} judged_by 0001_peft-0.18.1",
-        f"+ {LORA} judged_by 0003_peft-0.18.1",
-        f"+ {LORA} {drift}",
-        f"- {LORA} aten_ops 900 count",
-        f"+ {LORA} aten_ops 950 count",
-    ]
-    store(root, make_record(LORA), retire=[FULL])
-    assert not [line for line in lines_of(root) if line.startswith(FULL)]
+FIELDS = {
+    "case": "each line begins with its id",
+    "ledger": "it explains costs, which have lines",
+    "repeats": "it names the run whose curve has a line",
+    "definition": ("sha256:a", "sha256:b"),
+    "status": ("error", "unsupported"),
+    "error": [schema.Failure(type="E", message="m", after_steps=steps) for steps in (1, 2)],
+    "metrics": [{"loss": make_metric("loss", samples)} for samples in ([2.0, 1.0], [1.0, 2.0])],
+    "invariants": [{"a": False, "b": answer} for answer in (True, None)],
+    "settings": ({"steps": "4"}, {"steps": "8"}),
+    "invariant_notes": ({"a": "in conv1"}, {"a": "in conv2"}),
+    "defects": [{"a": schema.Defect(size=size)} for size in (1.0, 2.0)],
+    "numerics": ("usual", "head"),
+    "inputs": [schema.Inputs(optimizer=[{"lr": rate}]) for rate in (0.1, 0.2)],
+    "trained": ({"a": [2, 3]}, {"b": [2, 3]}),
+    "profiled_on": ("fake tensors", "real tensors"),
+    "batch": (32, 16),
+    "budget": (schema.Limits(peak=2), schema.Limits(ship=2)),
+    "bounds": [{"loss": schema.OwnBound(bound=0.5, reason=reason)} for reason in "ab"],
+    "own_code": ("sha256:a", "sha256:b"),
+    "curve": (curve(), curve(3)),
+    "nearby_losses": ([[1.0]], [[2.0]]),
+    "rates": ([[0.1]], [[0.1, 0.2]]),
+    "test_items": (300, 301),
+    "machine": (MACHINE, OTHER_MACHINE),
+    "script": [schema.ScriptFacts(optimizers=[name], autocast="", batches={}) for name in "ab"],
+}
+"""Two values of each field of a record, or why the field judges nothing."""
+
+
+@pytest.mark.parametrize("field", schema.Record.__struct_fields__)
+def test_every_field_of_a_record_has_a_line_or_judges_nothing(field):
+    if isinstance(FIELDS[field], str):
+        return
+    values = {name: pair for name, pair in FIELDS.items() if not isinstance(pair, str)}
+    record = make_record(**{name: pair[0] for name, pair in values.items()})
+    other = msgspec.structs.replace(record, **{field: values[field][1]})
+    judging = [observations_of(make_run(one), "r")[LORA] for one in (record, other)]
+    was, now = map(list, map(current._facts, judging))
+    assert was != now
 
 
 def test_each_machine_has_the_cases_that_its_entries_judge(root):
@@ -177,6 +213,44 @@ peft-regress() {{ "{sys.executable}" -m peft_regress "$@"; }}
 git() {{ command git -c user.name=n -c user.email=e@x -c init.defaultBranch=main "$@"; }}"""
 
 
+def run_in(folder, script):
+    command = ["bash", "-c", f"{_SHELL}\n{script}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_diff_shows_all_that_an_accepted_run_changed_and_no_entry(tmp_path):
+    root = tmp_path / "baselines"
+
+    def record_with(updates, shape, **invariants):
+        metrics = {"peak_bytes": 9, "aten_ops": 900, "optimizer_updates": updates}
+        return make_record(LORA, metrics, invariants=invariants, trained={"fc.weight": shape})
+
+    store(root, record_with([2.0, 2.0], [10, 512], a=True, b=True), make_record(FULL))
+    shutil.copy(REPOSITORY / ".gitattributes", tmp_path)
+    run_in(tmp_path, "git init -q; git add .; git commit -qm first")
+    new = record_with([0.7, 0.7], [10, 256], a=True, b=False)
+    store(root, new, history=True)
+    assert run_in(tmp_path, "git diff baselines/*/current.txt") == "", "history judges nothing"
+    store(root, new)
+    run_in(tmp_path, "git add .")
+    diff = "git diff --cached --word-diff -U0"
+    shown = run_in(tmp_path, f"{diff} -- 'baselines/*/current.txt'")
+    shown = re.sub(r"\b[0-9a-f]{12}\b", "DIGEST", shown)
+    assert re.findall(r"^[^#@\n]+(?:-\]|\+\}).*$", shown, re.MULTILINE) == [
+        f"{LORA} judged_by {{+0003_peft-0.18.1+}}",
+        f"{{+{LORA} drift_since+}} 0001_peft-0.18.1 {{+peak_bytes+}}",
+        f"{LORA} optimizer_updates [-2.0-]{{+0.7+}} ratio [-DIGEST-]{{+DIGEST+}}",
+        f"[-b-]{{+{LORA} fails b=DIGEST+}}",
+        f"{LORA} trained 1 tensor [-DIGEST-]{{+DIGEST+}}",
+    ]
+    shown = run_in(tmp_path, diff)
+    assert re.search(r"\nBinary files /dev/null and .*/0003_.*\.json differ\n", shown)
+    store(root, make_record(LORA), retire=[FULL])
+    assert not [line for line in lines_of(root) if line.startswith(FULL)]
+
+
 def commands_of_the_docs():
     page = (REPOSITORY / "docs" / "usage.md").read_text()
     section = page.split("\n## Two branches accepted\n")[1].split("\n## ")[0]
@@ -189,17 +263,7 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     root = folder / "baselines"
     folder.mkdir()
 
-    def run(script):
-        done = subprocess.run(
-            ["bash", "-c", f"{_SHELL}\n{script}"],
-            cwd=folder,
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    run = functools.partial(run_in, folder)
     store(root, trained(LORA), trained(FULL))
     run("git init -q; echo '**/baselines/.lock' > .gitignore; git add .; git commit -qm first")
     run("git switch -qc theirs")

@@ -20,10 +20,10 @@ from builders import (
     write_run,
 )
 
-from peft_regress.baselines.accept import retirable_cases
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import acceptance_of, baseline_files
+from peft_regress.cases import matching_ids
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
@@ -182,12 +182,12 @@ def test_globs_match_the_expected_cases(tmp_path):
     write_entry(tmp_path, 1, *map(make_record, (LORA, FULL, GALORE)))
     write_entry(tmp_path, 2, make_record(), retired=[GALORE])
     write_entry(tmp_path, 3, make_record("a/b/c"), role="history")
-    contents = read_contents(tmp_path)
-    assert retirable_cases(contents, [FULL]) == [FULL]
-    assert retirable_cases(contents, ["*/full/*", "shift/*"]) == [FULL, LORA]
+    judges = read_contents(tmp_path).judges
+    assert matching_ids(judges, FULL) == [FULL]
+    assert matching_ids(judges, "shift/*") == [FULL, LORA]
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
-            retirable_cases(contents, ["shift/*", pattern])
+            matching_ids(judges, pattern)
 
 
 def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(own_storage):

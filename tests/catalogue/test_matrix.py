@@ -100,12 +100,7 @@ def test_params_carry_id_and_marker():
     assert param.values == (Case(task="shift", method="lora", architecture="resnet18", rank=4),)
     (mark,) = param.marks
     assert mark.name == "case"
-    assert mark.kwargs == {
-        "task": "shift",
-        "method": "lora",
-        "architecture": "resnet18",
-        "rank": 4,
-    }
+    assert mark.kwargs == {"task": "shift", "method": "lora", "architecture": "resnet18", "rank": 4}
 
 
 @pytest.mark.parametrize("case", matrix_cases(), ids=lambda case: case.id)

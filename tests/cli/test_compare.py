@@ -135,8 +135,11 @@ def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
     write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=narrowed))
     arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
     assert run(*arguments)[0] == 3
-    assert run(*arguments, "--cases", "own/a/*")[0] == 0
+    code, out, _ = run(*arguments, "--cases", "own/a/*")
+    assert (code, "partial" in out) == (0, False)
     assert run(*arguments, "--cases", "own/b/*")[0] == 3
+    # Neither side holds it, but it was left out.
+    assert run("a.json", "a.json", "--cases", "own/b/*")[0] == 3
     # It was interrupted, and nobody narrowed it.
     cut = schema.Selection(complete=False)
     write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=cut))
@@ -161,6 +164,7 @@ NO_ENTRY = "is no file and no entry of baselines. Entries: 0001_peft-0.18.1."
     ("arguments", "message"),
     [
         (("baselines", "run.json", "--matrix", "none-such"), "default"),
+        (("0001", "run.json", "--cases", f"{LORA}x"), f"pattern '{LORA}x'. Did you mean '{LORA}'?"),
         (("0001", "baselines"), "baselines: is a baseline storage. Name a run file or one entry"),
         (("0009", "0001"), NO_ENTRY),
         (("0001", "no.json"), NO_ENTRY),
@@ -375,62 +379,22 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
 DORA = "shift/dora-r1/resnet18"
 
 
-@pytest.fixture
-def one_worse(tmp_path):
-    """Two runs of all cases: LoRA at rank 4 costs more in the newer one."""
+def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(run, tmp_path):
+    """LoRA at rank 4 costs more in the newer run."""
     write_run(tmp_path / "old.json", make_run(*map(make_record, IDS)))
     newer = [make_record(name, MORE if name == LORA else None) for name in IDS]
     write_run(tmp_path / "new.json", make_run(*newer))
-    return "old.json", "new.json"
-
-
-def test_only_shows_and_judges_the_cases_of_its_glob(run, one_worse):
-    glob = "*/lora-*/resnet18"
-    code, out, _ = run(*one_worse, "--only", glob)
+    one_worse, glob = ("old.json", "new.json"), "*/lora-*/resnet18"
+    code, out, _ = run(*one_worse, "--cases", glob)
     assert code == 1
-    assert out.endswith(
-        "REGRESSED (1 regressed, 5 unchanged) in 6 of 96 cases, only */lora-*/resnet18; left out: "
-        "90\n  unchanged\n"
-    )
+    assert out.endswith(f"REGRESSED (1 regressed, 5 unchanged) in {glob}; not judged: 90 cases\n")
     # What nobody sees must not be accepted.
     assert "peft-regress accept" in run(*one_worse)[1]
     assert "accept" not in out
-    out = run(*one_worse, "--only", glob, "--format", "markdown")[1]
-    assert f"peft-regress compare old.json new.json --only '{glob}'\n" in out
-    assert "accept" not in out
-
-
-def test_only_never_hides_that_another_case_is_red(run, one_worse):
-    code, out, _ = run(*one_worse, "--only", DORA)
-    assert code == 0
-    assert LORA not in out
-    last = " ".join(out.rpartition("\n\n")[2].split())
-    assert last.startswith("no regression (1 unchanged) in 1 of 96 cases")
-    assert last.endswith("left out: 1 regressed, 94 unchanged")
-    code, out, _ = run(*one_worse, "--only", DORA, "--format", "json")
-    found = json.loads(out)
-    assert (code, found["exit_code"], found["only"]) == (0, 0, DORA)
-    assert found["left_out"] == {"regressed": 1, "unchanged": 94}
-    assert [case["id"] for case in found["cases"]] == [DORA]
-    assert {"only", "left_out"}.isdisjoint(json.loads(run(*one_worse, "--format", "json")[1]))
-
-
-def test_a_glob_of_no_case_is_refused(run, one_worse):
-    found, out, err = run(*one_worse, "--only", "lora")
-    assert (found, out) == (3, "")
-    assert "--only 'lora' matches none of 96 cases" in err
-
-
-def test_only_judges_a_partial_run_by_what_it_has_of_these_cases(run, storage, tmp_path):
-    left = [name for name in IDS if name not in {LORA, DORA}]
-    selection = schema.Selection(complete=False, narrowed_by=["-k x"], not_selected=left)
-    write_run(tmp_path / "a.json", make_run(*map(make_record, (LORA, DORA)), selection=selection))
-    assert run("baselines", "a.json")[0] == 3
-    code, out, _ = run("baselines", "a.json", "--only", DORA)
-    assert (code, "partial" in out) == (0, False)
-    # These are expected, and were not measured.
-    assert run("baselines", "a.json", "--only", "shift/dora-*")[0] == 3
-    # An interrupted run is not complete.
-    cut = make_run(*map(make_record, IDS), selection=schema.Selection(complete=False))
-    write_run(tmp_path / "a.json", cut)
-    assert run("baselines", "a.json", "--only", DORA)[0] == 3
+    out = run(*one_worse, "--cases", glob, "--format", "markdown")[1]
+    assert f"peft-regress compare old.json new.json --cases '{glob}'\n" in out
+    code, out, _ = run(*one_worse, "--cases", DORA)
+    assert (code, LORA in out) == (0, False)
+    assert out.endswith(f"no regression (1 unchanged) in {DORA}; not judged: 95 cases\n")
+    code, out, _ = run(*one_worse, "--cases", DORA, "--format", "json")
+    assert (code, [case["id"] for case in json.loads(out)["cases"]]) == (0, [DORA])

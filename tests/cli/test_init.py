@@ -217,22 +217,29 @@ def test_the_workflow_installs_the_project_and_the_gate_and_runs_the_suite(
     assert str(page).startswith(f"{kept['with']['path']}/")
 
 
+ENTRIES = "/baselines/**/*.json -diff linguist-generated\n"
+
+
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("name", "before", "after"),
     [
-        (None, "/runs/\n/baselines/.lock\n"),
-        ("*.pyc", "*.pyc\n/runs/\n/baselines/.lock\n"),
-        ("/runs/\n", "/runs/\n/baselines/.lock\n"),
-        ("/baselines/.lock\n/runs/\n", "/baselines/.lock\n/runs/\n"),
+        (".gitignore", None, "/runs/\n/baselines/.lock\n"),
+        (".gitignore", "*.pyc", "*.pyc\n/runs/\n/baselines/.lock\n"),
+        (".gitignore", "/runs/\n", "/runs/\n/baselines/.lock\n"),
+        (".gitignore", "/baselines/.lock\n/runs/\n", "/baselines/.lock\n/runs/\n"),
+        (".gitattributes", None, ENTRIES),
+        (".gitattributes", "*.png binary\n", f"*.png binary\n{ENTRIES}"),
     ],
 )
-def test_git_ignores_run_files_and_the_lock_of_the_storage(folder, command, before, after):
+def test_git_ignores_run_files_and_the_lock_and_shows_no_entry(
+    folder, command, name, before, after
+):
     if before is not None:
-        (folder / ".gitignore").write_text(before)
+        (folder / name).write_text(before)
     code, out, _ = command("init")
     assert code == 0
-    assert (folder / ".gitignore").read_text() == after
-    assert (".gitignore" in out) == (before != after)
+    assert (folder / name).read_text() == after
+    assert (name in out) == (before != after)
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -59,7 +59,7 @@ def test_a_run_gets_the_verdict_of_compare(
     assert (again, out.splitlines()[-1]) == (code, outcome)
 
 
-def test_a_verdict_narrowed_by_cases_is_that_of_only_and_counts_the_others(
+def test_a_verdict_on_some_cases_is_that_of_compare_and_counts_the_others(
     command, verdict, tmp_path
 ):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
@@ -67,12 +67,11 @@ def test_a_verdict_narrowed_by_cases_is_that_of_only_and_counts_the_others(
     found, outcome, cases = verdict("run.json", "--cases", "*/lora-*")
     assert (found["exit_code"], found["counts"]) == (0, {"unchanged": 1})
     assert cases == {LORA: "unchanged"}
-    words = ("compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*")
+    words = ("compare", "baselines", "run.json", "--stored-only", "--cases", "*/lora-*")
     again, out, _ = command(*words)
     assert (again, out.splitlines()[-1]) == (found["exit_code"], outcome)
-    assert outcome.endswith("left out: 1 regressed")
-    assert found["style"] == "open"
-    assert found["command"].endswith(" --only '*/lora-*'")
+    assert outcome.endswith(" in */lora-*; not judged: 1 case")
+    assert found["command"].endswith(" --cases '*/lora-*'")
 
 
 @pytest.mark.parametrize("chosen", [(), ("--cases", "*/full/*")], ids=["all", "some"])
@@ -112,17 +111,6 @@ def test_a_case_may_be_retired_after_the_newest_entry_that_holds_one(verdict, tm
     assert LORA not in cases
 
 
-def test_the_newest_entry_is_the_last_that_holds_a_case(verdict, tmp_path):
-    storage = tmp_path / "baselines"
-    write_entry(storage, 1, *map(make_record, IDS))
-    write_entry(storage, 2, make_record(LORA, SLOWER))
-    write_entry(storage, 3, make_record(FULL))
-    found, outcome, cases = verdict("--cases", LORA)
-    assert found["new"] == 1
-    assert outcome.startswith("REGRESSED (1 regressed) in 1 of 2 cases, only ")
-    assert cases == {LORA: "regressed"}
-
-
 def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it(verdict, tmp_path):
     storage = tmp_path / "baselines"
     write_entry(storage, 1, *map(make_record, IDS))
@@ -131,7 +119,12 @@ def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it
     assert (found["exit_code"], found["new"]) == (1, 1)
     assert outcome == "REGRESSED (1 regressed, 1 unchanged)"
     assert cases == {LORA: "regressed", FULL: "unchanged"}
-    write_entry(storage, 3, make_record(LORA, SLOWER), make_record(FULL))
+    # The newest entry is the last that holds a case.
+    write_entry(storage, 3, make_record(FULL))
+    found, outcome, cases = verdict("--cases", LORA)
+    assert (found["new"], cases) == (1, {LORA: "regressed"})
+    assert outcome == f"REGRESSED (1 regressed) in {LORA}; not judged: 1 case"
+    write_entry(storage, 4, make_record(LORA, SLOWER), make_record(FULL))
     found, outcome, _ = verdict()
     assert (found["exit_code"], outcome) == (0, "no regression (2 unchanged)")
 

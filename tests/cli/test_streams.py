@@ -59,7 +59,6 @@ COMMANDS = [
     pytest.param(("compare", "RUN", "RUN", "--format", "json"), id="compare-json"),
     pytest.param(("compare", "RUN", "RUN", "--format", "markdown"), id="compare-markdown"),
     pytest.param(("explain", "RUN", "RUN", LORA, "--format", "json"), id="explain"),
-    pytest.param(("compare", "RUN", "RUN", "--only", "*"), id="compare-only"),
     pytest.param(("history", "RUN"), id="history"),
     pytest.param(("report", "RUN"), id="report"),
     pytest.param(("upgrade", "--clean"), id="upgrade"),

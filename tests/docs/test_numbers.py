@@ -3,12 +3,14 @@
 What a table or a block shows has tests of its own, and docs/choosing.md too.
 """
 
+import json
 import re
 
 import pytest
 import readability
 from examples import ROOT
 
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.catalogue.methods.adapters import _MOST_INPUTS
 from peft_regress.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
@@ -20,6 +22,9 @@ from peft_regress.upgrades.compat.verdicts import TOLERANCE
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS
 
 POLICY = DEFAULT_POLICY
+STORED = [path for path in (ROOT / "baselines").rglob("*") if path.is_file()]
+ENTRIES = {path.name[:4]: path.read_bytes() for path in baseline_files(ROOT / "baselines")}
+TIMED = [number for number, one in ENTRIES.items() if json.loads(one)["benchmarks"]]
 CLAIMS = {
     "own-model.md": [f"If they differ by more than {facts._TOLERANCE:.0e}".replace("e-0", "e-")],
     "upgrading.md": [
@@ -43,6 +48,11 @@ CLAIMS = {
         f"by default {RESERVE_BYTES // 2**20} MiB",
         f"at most {RUNTIME_BYTES['executorch'] // 2**20} MiB of code",
         f"the runtime and {float(1 + OPERATOR_SHARE):g} times the tensors",
+    ],
+    "usage.md": [
+        f"takes up to {max(len(one) for one in ENTRIES.values()) / 1e6:.0f} MB",
+        f"about {round(sum(path.stat().st_size for path in STORED) / 1e6, -1):.0f} MB",
+        f"The entries {' and '.join(TIMED).replace(' and ', ', ', len(TIMED) - 2)} have times",
     ],
     "methods.md": [f"no layer of more than {_MOST_INPUTS:,} inputs"],
 }

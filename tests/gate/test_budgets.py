@@ -233,10 +233,13 @@ def test_a_share_is_of_the_reference_if_the_other_case_was_not_selected():
     stored = [full(), record()]
     assert compare(stored, [new]).verdict_of(LORA).verdict == "over_budget"
     assert compare(stored, [new, full(peak_bytes=2002)]).verdict_of(LORA).verdict == "unchanged"
-    # Records of the run that are not judged now give the other case too.
-    beside = {FULL: full(peak_bytes=2002)}
-    comparison = judge(observe_all(stored), observe_all([new]), expected=[LORA], beside=beside)
-    assert [case.verdict for case in comparison.cases] == ["unchanged"]
+    # Records of the run that are not judged give the other case too.
+    other = full(peak_bytes=2002)
+    later = judge(observe_all(stored), observe_all([new]), expected=[LORA], beside={FULL: other})
+    chosen = compare(stored, [new, other], invocation=Invocation(cases=LORA))
+    for comparison in (later, chosen):
+        assert [case.verdict for case in comparison.cases] == ["unchanged"]
+        assert [*comparison.observed] == [LORA]
 
 
 def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():

@@ -188,11 +188,7 @@ def test_below_a_failing_case_stands_no_trace_of_torch(project):
     assert "torch.__trace" not in done.stdout
 
 
-FILES = (
-    "--regress-save=next.json",
-    "--regress-summary=summary.md",
-    "--junitxml=junit.xml",
-)
+FILES = ("--regress-save=next.json", "--regress-summary=summary.md", "--junitxml=junit.xml")
 
 
 def test_a_run_against_its_own_baseline_is_clean_in_every_file(accepted):

@@ -7,7 +7,6 @@ from builders import accept, curve, make_run, trained, write_run
 from restored import registry_restored
 from stub_measuring import IDS, InnerProject
 
-from peft_regress.cli.main import main
 from peft_regress.runs.run_file import read_run_file
 
 SAVE = "--regress-save=runs/run.json"
@@ -97,7 +96,7 @@ def test_gate(case, peft_regress):
 """
 
 
-def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, outside_xdist):
+def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, command, outside_xdist):
     pytester.makepyfile(test_gate=CASES)
     saved = pytester.path / "run.json"
 
@@ -108,10 +107,9 @@ def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys, 
         return done.stdout.str()
 
     def accepted(reason):
-        with pytest.raises(SystemExit) as ended:
-            main(["accept", str(saved), "--reason", reason])
-        assert not ended.value.code
-        return capsys.readouterr().out
+        code, out, _ = command("accept", saved, "--reason", reason)
+        assert code == 0
+        return out
 
     run()
     accepted("first")

@@ -126,15 +126,6 @@ def test_a_metric_without_a_ratio_is_named():
     assert "  new, gone, or zero in the baseline: projection_flops\n" in text
 
 
-def in_every_report(comparison):
-    texts = (
-        verdict_text(comparison),
-        verdict_markdown(comparison),
-        case_text(comparison.cases[0], comparison),
-    )
-    return [" ".join(text.replace("\\", "").split()) for text in texts]
-
-
 def test_a_case_that_newly_fails_has_a_row_with_its_error():
     error = Failure(type="KeyError", message="'conv1'")
     text = text_of([make_record()], [make_record(status="error", error=error)])

@@ -1,14 +1,19 @@
 """Run files and storages under pytest-benchmark's own commands, its CSV and its histogram."""
 
 import csv
+import functools
+import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
+from packaging.requirements import Requirement
 from stub_measuring import IDS, StubProject
 
 from peft_regress.baselines.storage import baseline_files
@@ -20,21 +25,25 @@ FIRST = "0001_peft-0."
 """How a table shows the first entry of `project`."""
 
 
+def printed(folder, *arguments, absent=()):
+    """Return what pytest-benchmark's command prints in a folder; it ends well, without a traceback.
+
+    absent: modules that its environment does not have, and no plugin of pytest either.
+    """
+    code = f"import sys; sys.modules.update(dict.fromkeys({[*absent]}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}from pytest_benchmark.cli import main; main()", *arguments],
+        cwd=folder, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def compare(tmp_path):
-    """Compare runs and return what was printed; every run must end well, without a traceback."""
-
-    def call(*arguments):
-        command = [sys.executable, "-m", "pytest_benchmark", "--storage", str(BASELINES), "compare"]
-        done = subprocess.run(
-            [*command, *map(str, arguments)],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    return call
+    return functools.partial(printed, tmp_path, "--storage", BASELINES, "compare")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +60,9 @@ def project(tmp_path_factory):
     return project
 
 
-def of_storage(project, *arguments):
-    """Return what `pytest-benchmark --storage baselines` prints."""
-    command = [sys.executable, "-m", "pytest_benchmark", "--storage", "baselines", *arguments]
-    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def rows(printed):
+def rows(table):
     """Return the rows of the table: of which case, and `NOW` or an entry."""
-    return set(re.findall(r"^test_case\[(\S+)\] \((.*?)\) ", printed, re.MULTILINE))
+    return set(re.findall(r"^test_case\[(\S+)\] \((.*?)\) ", table, re.MULTILINE))
 
 
 def csv_rows(path):
@@ -106,21 +108,34 @@ def test_a_case_in_error_is_no_timed_entry_and_strange_names_are_shown(compare, 
 
 
 def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
-    listed = [Path(line) for line in of_storage(project, "list").splitlines()]
+    storage = (project.root, "--storage", "baselines")
+    listed = [Path(line) for line in printed(*storage, "list").splitlines()]
     assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
-    assert of_storage(project, "--storage", str(BASELINES), "list").splitlines() == [
-        str(path) for path in baseline_files(BASELINES)
-    ]
-    table = of_storage(project, "compare", "0001")
+    table = printed(*storage, "compare", "0001")
     assert all(f"test_case[{case}]" in table for case in IDS)
+
+
+def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftest():
+    """As in the environment of `tox -e bench`."""
+    root = BASELINES.parent
+    groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
+    of_tests = {Requirement(one).name for one in groups["test"] if isinstance(one, str)}
+    of_tests -= {"pytest-benchmark", "pytest-xdist"}
+    modules = packages_distributions().items()
+    absent = [name for name, of in modules if of_tests & {one.lower() for one in of}]
+    assert {"hypothesis", "syrupy"} <= {*absent}
+    table = printed(root, "--storage", "baselines", "compare", "0001", "0002", absent=absent)
+    assert f"[{LORA}] (0002_peft-0.)" in table
+    listed = printed(root, "--storage", "baselines", "list", absent=absent).splitlines()
+    assert listed == [str(path) for path in baseline_files(BASELINES)]
 
 
 @pytest.mark.parametrize("more", ["-q", "--benchmark-storage=file://baselines"])
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
     before = sorted((project.root / "baselines").rglob("*"))
-    code, printed = project.run("--benchmark-compare=0001", more, "-k", "head")
+    code, out = project.run("--benchmark-compare=0001", more, "-k", "head")
     assert code == 0
     heads = ("shift/head/tiny", "shift/head/tiny2")
-    assert rows(printed) == {(case, side) for case in heads for side in ("NOW", FIRST)}
-    assert "machine_info is different" not in printed
+    assert rows(out) == {(case, side) for case in heads for side in ("NOW", FIRST)}
+    assert "machine_info is different" not in out
     assert sorted((project.root / "baselines").rglob("*")) == before

@@ -99,8 +99,6 @@ def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc
 def style_of(comparison: Comparison) -> Style:
     """Return the style of the outcome, by its exit code."""
     styles: dict[int, Style] = {0: "good", 1: "bad"}
-    if comparison.left_out_red:
-        styles[0] = "open"
     return styles.get(comparison.lenient_exit_code, "open")
 
 

@@ -42,14 +42,19 @@ def next_steps(
     if any(is_of_training(finding) for finding in incomplete):
         saved = f"--regress-save {quoted(invocation.run)}"
         yield "train all seeds", ["pytest", invocation.suite, "--regress-full", saved]
-    is_first = bool(comparison.observed) and not comparison.references
-    if is_first and invocation.only is None:
+    if comparison.not_judged:
+        return  # Nobody should accept what this verdict does not show.
+    if comparison.observed and not comparison.references:
         yield from _first_steps(comparison)
         return
     is_missing = [finding.verdict == "missing" for finding in findings]
-    if comparison.can_be_accepted and not (is_missing and all(is_missing)):
+    # No accepted run excuses a case that is over its budget.
+    can_help = any(one.cause.strand != "budget" for one in comparison.findings) or (
+        comparison.strict and comparison.looser
+    )
+    if can_help and not (is_missing and all(is_missing)):
         yield accepting(comparison)
-    if any(is_missing) and invocation.only is None:
+    if any(is_missing):
         _, words = accepting(comparison)
         yield "if what is missing is gone for good", [*words, "--retire ID"]
 
@@ -58,7 +63,7 @@ def compare_command(invocation: Invocation) -> str:
     """Return the command that repeats the comparison."""
     words = ["peft-regress", "compare", quoted(invocation.old), quoted(invocation.run)]
     words += [] if invocation.matrix is None else [f"--matrix {quoted(invocation.matrix)}"]
-    words += [] if invocation.only is None else [f"--only {quoted(invocation.only)}"]
+    words += [] if invocation.cases == "*" else [f"--cases {quoted(invocation.cases)}"]
     words += ["--strict"] if invocation.strict else []
     # The storage may be named already, as the side that judges.
     words += [] if invocation.baselines == invocation.old else storage_words(invocation)

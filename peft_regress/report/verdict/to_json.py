@@ -20,17 +20,13 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, repeats, cases}`.
 
     The exit code is that without strictness; `repeats` is the number of cases of which one seed
-    alone trained in full; a case is `{id, verdict, reasons}`. If the cases were narrowed, with
-    `only`, the glob, and `left_out`, the number of other cases with each verdict.
+    alone trained in full; a case is `{id, verdict, reasons}`.
     """
-    only = comparison.invocation.only
-    narrowed = {} if only is None else {"only": only, "left_out": comparison.left_out}
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": comparison.lenient_exit_code,
         "counts": comparison.counts,
         "repeats": len(comparison.repeating),
-        **narrowed,
         "cases": [encode_case(case) for case in comparison.cases],
     }
 
