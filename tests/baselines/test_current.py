@@ -115,7 +115,7 @@ FIELDS = {
     "trained": ({"a": [2, 3]}, {"b": [2, 3]}),
     "profiled_on": ("fake tensors", "real tensors"),
     "batch": (32, 16),
-    "budget": (schema.Limits(peak=2), schema.Limits(ship=2)),
+    "budget": (Budget(peak=2), Budget(ship=2)),
     "bounds": [{"loss": schema.OwnBound(bound=0.5, reason=reason)} for reason in "ab"],
     "own_code": ("sha256:a", "sha256:b"),
     "curve": (curve(), curve(3)),
