@@ -1,4 +1,4 @@
-"""Measure checkouts as they were at a commit, which a change of them is compared with.
+"""Checkouts as they were at a commit, which a change of them is compared with.
 
 Records are kept by the commit, so that the next change that begins there measures none of it again.
 """
@@ -6,10 +6,10 @@ Records are kept by the commit, so that the next change that begins there measur
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from peft_regress.baselines.references import read_references
 from peft_regress.cases import Case
 from peft_regress.files import cache_folder
 from peft_regress.gate.repeats import KnownCurve, known_curves, whole
@@ -17,78 +17,22 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.commits import Commit, earlier_checkouts
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.runs.schema import Record, Run
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
+from peft_regress.runs.schema import Run
+from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.keeper import Keeper
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommitBase:
-    """The environment of a commit, to measure in."""
+class CommitBase(NamedTuple):
+    """A commit, its environment, and how to measure there."""
 
     commit: Commit
     overlay: Overlay
     setup: MeasuringSetup
-    matrix: str
-
-    def measure(self, cases: Sequence[Case], on_record: Callable[[Record], None]) -> Run:
-        """Measure cases, of each the first seed alone in full."""
-        known = known_curves(read_references(self.setup.baselines))
-        for case in cases:
-            curves = known.setdefault(case.id, [])
-            curves.append(KnownCurve(curve=None, run_name=self.commit.name))
-        return self._run(cases, known, on_record)
-
-    def references(self, run: Run) -> Mapping[str, Observation]:
-        """Return cases as what a candidate is judged by.
-
-        Where the first seed repeats a stored training, they have the scores of that. Elsewhere its
-        curve stands for the others: a candidate that repeats it needs no more.
-        """
-        stored = read_references(self.setup.baselines)
-        found = {name: whole(one, stored.get(name)) for name, one in self._observed(run).items()}
-        return {name: replace(one, curves={one.machine.digest: one}) for name, one in found.items()}
-
-    def in_full(
-        self, references: Mapping[str, Observation], candidate: Run
-    ) -> Mapping[str, Observation]:
-        """Measure all seeds of the cases in which a candidate departs."""
-        departed = [
-            one.record.case
-            for name, one in references.items()
-            if one.record.is_repeat and name in candidate.cases
-            if candidate.cases[name].status == "ok" and not candidate.cases[name].is_repeat
-        ]
-        return self._observed(self._run(departed, {}, lambda _: None)) if departed else {}
-
-    def _run(
-        self,
-        cases: Sequence[Case],
-        known: Mapping[str, list[KnownCurve]],
-        on_record: Callable[[Record], None],
-    ) -> Run:
-        return measure_cases(
-            cases,
-            python=self.overlay.python,
-            planned=self.overlay.planned,
-            setup=self.setup,
-            matrix=self.matrix,
-            known=known,
-            on_record=on_record,
-        )
-
-    def _observed(self, run: Run) -> Mapping[str, Observation]:
-        return observations_of(run, self.commit.name)
 
 
 @contextlib.contextmanager
 def opened_commit(
-    requirements: Sequence[str],
-    base: str,
-    *,
-    setup: MeasuringSetup,
-    matrix: str,
-    replace_torch: bool,
+    requirements: Sequence[str], base: str, setup: MeasuringSetup, *, replace_torch: bool
 ) -> Iterator[CommitBase]:
     """Make the environment of a commit. Raises what its parts raise."""
     with (
@@ -99,12 +43,45 @@ def opened_commit(
         folder.mkdir(parents=True, exist_ok=True)
         keeper = Keeper(None, folder / f"{overlay.folder.name}.json")
         try:
-            yield CommitBase(
-                commit=commit,
-                overlay=overlay,
-                setup=replace(setup, keeper=keeper, commit=commit.digest),
-                matrix=matrix,
-            )
+            kept = replace(setup, keeper=keeper, commit=commit.digest)
+            yield CommitBase(commit, overlay, kept)
         finally:
             if keeper.writer is not None:
                 keeper.writer.close()
+
+
+def first_seeds(
+    cases: Sequence[Case], commit: Commit, stored: Mapping[str, Observation]
+) -> dict[str, list[KnownCurve]]:
+    """Return what lets a commit train the first seed of each case alone in full."""
+    known = known_curves(stored)
+    for case in cases:
+        known.setdefault(case.id, []).append(KnownCurve(curve=None, run_name=commit.name))
+    return known
+
+
+def as_references(
+    run: Run, commit: Commit, stored: Mapping[str, Observation]
+) -> dict[str, Observation]:
+    """Return what a commit measured as what a candidate is judged by.
+
+    Where the first seed repeats a stored training, a case has the scores of that. Elsewhere its
+    curve stands for the others: a candidate that repeats it needs no more.
+    """
+    found = observations_of(run, commit.name)
+    completed = {name: whole(one, stored.get(name)) for name, one in found.items()}
+    return {name: replace(one, curves={one.machine.digest: one}) for name, one in completed.items()}
+
+
+def departed(references: Mapping[str, Observation], candidate: Run) -> list[Case]:
+    """Return the cases in which a candidate departs from the first seed of its base."""
+    trained = {
+        name
+        for name, record in candidate.cases.items()
+        if record.status == "ok" and not record.is_repeat
+    }
+    return [
+        one.record.case
+        for name, one in references.items()
+        if one.record.is_repeat and name in trained
+    ]

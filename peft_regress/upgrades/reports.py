@@ -85,7 +85,7 @@ def _heading(upgrade: Upgrade) -> Section:
     for name in likely_first(upgrade.changed):
         old, new = (one or "not recorded" for one in upgrade.changed[name])
         changes.append(clean(f"{name} {old} -> {new}"))
-    if upgrade.commit:
+    if upgrade.by_baseline:
         changes.append(f"{' and '.join(map(clean, upgrade.installed))} as in the checkout")
     environment = "; ".join(changes) or "the same packages on both sides"
     asked = " ".join(map(clean, upgrade.requirements))
@@ -166,7 +166,7 @@ def _advice(upgrade: Upgrade) -> tuple[Advice, ...]:
 def advice_on(upgrade: Upgrade) -> list[Advice]:
     """Return what a user can do about the findings."""
     findings = upgrade.comparison.findings
-    if upgrade.commit:
+    if upgrade.by_baseline:
         return _about_commit(upgrade)
     failing = [finding for finding in findings if finding.is_failing]
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
@@ -185,7 +185,7 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
 
 
 def _about_commit(upgrade: Upgrade) -> list[Advice]:
-    _, digest = str(upgrade.commit).partition(",")[0].split()
+    _, digest = upgrade.compared_with.partition(",")[0].split()
     advice: list[Advice] = [("what the change is:", f"git diff {digest}")]
     if upgrade.comparison.failing:
         advice.append(("if it is meant, merge it: later changes are compared with it",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
@@ -22,7 +22,7 @@ from peft_regress.catalogue.sources import require_sources
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
-from peft_regress.gate.repeats import known_curves, whole
+from peft_regress.gate.repeats import KnownCurve, known_curves, whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.commits import is_commit
 from peft_regress.overlay.folder import Overlay
@@ -36,7 +36,13 @@ from peft_regress.runs.environment import (
 )
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.commit_base import CommitBase, opened_commit
+from peft_regress.upgrades.commit_base import (
+    CommitBase,
+    as_references,
+    departed,
+    first_seeds,
+    opened_commit,
+)
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
@@ -84,10 +90,8 @@ class Upgrade:
     from there; else empty."""
     remarks: tuple[str, ...]
     saved: Path | None
-    commit: str | None = None
-    """What the commit is called that it is compared with, if it is one."""
     by_baseline: Comparison | None = None
-    """If it is: what the stored baseline says of the cases that pass."""
+    """If it is compared with a commit: what the stored baseline says of the cases that pass."""
 
     @property
     def suspected(self) -> tuple[Finding, ...]:
@@ -127,128 +131,126 @@ def upgrade(
     matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
-    # First, since it fails at once, and the rest takes minutes.
+    # First, since both fail at once, and the rest takes minutes.
     require_sources(settings.setup.baselines, cases)
+    references = None if is_commit(settings.base) else _stored_references(cases, settings)
     with contextlib.ExitStack() as stack:
-        base, references = None, None
+        torch = settings.replace_torch
+        base = None
         if is_commit(settings.base):
-            base = stack.enter_context(
-                opened_commit(
-                    requirements,
-                    settings.base,
-                    setup=settings.setup,
-                    matrix=settings.matrix,
-                    replace_torch=settings.replace_torch,
-                )
-            )
-        else:
-            references = _stored_references(cases, settings)
-        overlay = stack.enter_context(
-            opened_overlay(requirements, replace_torch=settings.replace_torch)
-        )
+            opened = opened_commit(requirements, settings.base, settings.setup, replace_torch=torch)
+            base = stack.enter_context(opened)
+        overlay = stack.enter_context(opened_overlay(requirements, replace_torch=torch))
         progress(_overlay_sentence(overlay))
+        measure = functools.partial(_measured, cases=cases, settings=settings, on_record=on_record)
         if base is None:
-            result = _compared(cases, references, overlay, settings, progress, on_record)
+            sides = _beside_packages(cases, references, overlay, settings, progress, measure)
         else:
-            result = _compared_with_commit(cases, base, overlay, settings, progress, on_record)
-        result = replace(result, requirements=tuple(requirements))
+            sides = _beside_commit(cases, base, overlay, progress, measure)
+        candidate = sides.candidate
+        comparison = _judged(cases, sides.references, candidate, settings, base)
+        compared = next(iter(comparison.references.values()), None)
+        before = installed_packages() if compared is None else compared.environment
+        if settings.save is not None:
+            save_run(settings.save, _with_scores(candidate, sides.measured))
+        result = Upgrade(
+            requirements=tuple(requirements),
+            compared_with=base.commit.title if base else _run_names(comparison.references),
+            comparison=comparison,
+            candidate=candidate,
+            changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
+            installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
+            responsible=find_responsible(
+                () if base or sides.edited else _suspected(comparison),
+                (),
+                overlay.planned,
+                comparison.references,
+                asked=overlay.requested,
+                setup=settings.setup,
+                progress=progress,
+            ),
+            edited=sides.edited,
+            remarks=(*overlay.remarks, *filter(None, [sides.remark])),
+            saved=settings.save,
+            by_baseline=_by_baseline(comparison, settings) if base else None,
+        )
         finish(result, overlay)
         return result
 
 
-def _compared(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom to tell)
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """What a candidate is compared with, and what it measured."""
+
+    references: Mapping[str, Observation]
+    candidate: Run
+    measured: Mapping[str, Observation]
+    """The references that were measured for it, and may be stored nowhere."""
+    edited: str = ""
+    remark: str = ""
+
+
+def _beside_packages(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom to tell)
     cases: Sequence[Case],
     references: Mapping[str, Observation] | None,
     overlay: Overlay,
     settings: UpgradeSettings,
     progress: Callable[[str], None],
-    on_record: OnRecord,
-) -> Upgrade:
-    """Compare with stored references, or without any with a run of the current environment."""
-    edited = _edit_sentence(cases, references or {})
-    remarks = (*overlay.remarks, edited) if edited else overlay.remarks
+    measure: Callable[..., Run],
+) -> _Sides:
+    """Measure a candidate, and without references the current environment before."""
+    remark = edited = _edit_sentence(cases, references or {})
     measured: Mapping[str, Observation] = {}
     if references is None or (edited and settings.base == "auto"):
         why = edited or "no stored baseline is known to have its packages"
         progress(f"measuring the current environment: {why}")
-        references = measured = _measured_base(cases, settings, on_record)
+        references = measured = _measured_base(read_references(settings.setup.baselines), measure)
         edited = ""
-    candidate = _measured("candidate", cases, overlay, settings, on_record, references)
-    comparison = _judged(cases, references, candidate, settings)
-    references = comparison.references
-    compared = next(iter(references.values()), None)
-    before = installed_packages() if compared is None else compared.environment
-    return Upgrade(
-        requirements=(),
-        compared_with=_run_names(references),
-        comparison=comparison,
+    candidate = measure("candidate", overlay, known=known_curves(references))
+    return _Sides(
+        references=references,
         candidate=candidate,
-        changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
-        installed=tuple(overlay.packages) if is_installed_here(before) else (),
-        responsible=find_responsible(
-            () if edited else _suspected(comparison),
-            (),
-            overlay.planned,
-            references,
-            asked=overlay.requested,
-            setup=settings.setup,
-            progress=progress,
-        ),
+        measured=measured,
         edited=edited,
-        remarks=remarks,
-        saved=_saved(candidate, measured, settings),
+        remark=remark,
     )
 
 
-def _compared_with_commit(  # noqa: PLR0913, PLR0917  (as above)
+def _beside_commit(
     cases: Sequence[Case],
     base: CommitBase,
     overlay: Overlay,
-    settings: UpgradeSettings,
     progress: Callable[[str], None],
-    on_record: OnRecord,
-) -> Upgrade:
-    """Compare with the checkouts as they were at a commit; the stored baseline is asked too.
-
-    Nobody accepts what a commit does. So no improvement fails, and of the budgets only those that
-    the author of a case states.
-    """
-    done = itertools.count(1)
-    progress(f"measuring the base: {base.commit.title}")
-    candidate = base.measure(
-        cases, lambda record: on_record("base", record, next(done), len(cases))
-    )
-    references = base.references(candidate)
-    if base.overlay.folder == overlay.folder:
+    measure: Callable[..., Run],
+) -> _Sides:
+    """Measure a commit, then a candidate unless it installs the same files."""
+    commit, before, setup = base
+    progress(f"measuring the base: {commit.title}")
+    stored = read_references(setup.baselines)
+    known = first_seeds(cases, commit, stored)
+    candidate = measure("base", before, known=known, setup=setup)
+    references = as_references(candidate, commit, stored)
+    if before.folder == overlay.folder:
         progress("the candidate installs the same files, so it is not measured again")
     else:
-        candidate = _measured("candidate", cases, overlay, settings, on_record, references)
-        references = {**references, **base.in_full(references, candidate)}
-    bare = {
-        name: record if record.is_own else msgspec.structs.replace(record, budget=UNSET)
-        for name, record in candidate.cases.items()
-    }
-    by_commit = replace(settings, strict=False)
-    comparison = _judged(
-        cases, references, msgspec.structs.replace(candidate, cases=bare), by_commit
-    )
-    failing = {case.id for case in comparison.failing}
+        candidate = measure("candidate", overlay, known=known_curves(references))
+        left = departed(references, candidate)
+        if left:
+            in_full = measure("base", before, known={}, setup=setup, cases=left)
+            references |= observations_of(in_full, commit.name)
+    return _Sides(references=references, candidate=candidate, measured=references)
+
+
+def _by_baseline(by_commit: Comparison, settings: UpgradeSettings) -> Comparison:
+    """Judge what passes by a commit by the stored baseline, too."""
     stored = read_references(settings.setup.baselines, drift=True)
-    passing = [case for case in cases if case.id not in failing and case.id in stored]
-    before = next(iter(references.values())).environment
-    return Upgrade(
-        requirements=(),
-        compared_with=base.commit.title,
-        comparison=comparison,
-        candidate=candidate,
-        changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
-        installed=overlay.requested,
-        responsible=(),
-        edited="",
-        remarks=overlay.remarks,
-        saved=_saved(candidate, references, settings),
-        commit=base.commit.title,
-        by_baseline=_judged(passing, stored, candidate, by_commit),
+    failing = {case.id for case in by_commit.failing}
+    passing = [name for name in by_commit.observed if name not in failing and name in stored]
+    return judge(
+        stored,
+        {name: by_commit.observed[name] for name in passing},
+        expected=passing,
+        devices=device_classes(),
     )
 
 
@@ -257,27 +259,19 @@ def _judged(
     references: Mapping[str, Observation],
     candidate: Run,
     settings: UpgradeSettings,
+    base: CommitBase | None,
 ) -> Comparison:
-    """Judge cases of a candidate; shares of a budget may be of a case that was not measured."""
+    """Judge a candidate. Nobody accepts what is better than a commit, so that it never fails."""
     names = [case.id for case in cases]
-    observed = observations_of(candidate, "the candidate")
     stored = read_references(settings.setup.baselines)
     return judge(
         {name: references[name] for name in names if name in references},
-        {name: observed[name] for name in names if name in observed},
+        observations_of(candidate, "the candidate"),
         expected=names,
-        invocation=Invocation(strict=settings.strict),
+        invocation=Invocation(strict=settings.strict and base is None),
         devices=device_classes(),
         beside={name: one.record for name, one in stored.items()},
     )
-
-
-def _saved(
-    candidate: Run, base: Mapping[str, Observation], settings: UpgradeSettings
-) -> Path | None:
-    if settings.save is not None:
-        save_run(settings.save, _with_scores(candidate, base))
-    return settings.save
 
 
 def _run_names(references: Mapping[str, Observation]) -> str:
@@ -325,11 +319,10 @@ def _of_here(old: Observation) -> Observation | None:
 
 
 def _measured_base(
-    cases: Sequence[Case], settings: UpgradeSettings, on_record: OnRecord
+    stored: Mapping[str, Observation], measure: Callable[..., Run]
 ) -> Mapping[str, Observation]:
     """Measure the current environment; where it repeats a stored training, with its scores."""
-    stored = read_references(settings.setup.baselines)
-    run = _measured("current", cases, None, settings, on_record, stored)
+    run = measure("current", None, known=known_curves(stored))
     return {
         name: whole(one, stored.get(name)).as_reference
         for name, one in observations_of(run, "the current environment").items()
@@ -362,13 +355,15 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in environment.items() if name != "peft-regress"}
 
 
-def _measured(  # noqa: PLR0913, PLR0917  (what to measure, where, and whom to tell)
+def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     side: str,
-    cases: Sequence[Case],
     overlay: Overlay | None,
+    *,
+    known: Mapping[str, list[KnownCurve]],
+    cases: Sequence[Case],
     settings: UpgradeSettings,
     on_record: OnRecord,
-    known: Mapping[str, Observation],
+    setup: MeasuringSetup | None = None,
 ) -> Run:
     """Measure in an overlay, or in the running environment; what is known need not train again."""
     done = itertools.count(1)
@@ -377,11 +372,11 @@ def _measured(  # noqa: PLR0913, PLR0917  (what to measure, where, and whom to t
         cases,
         python=Path(sys.executable) if overlay is None else overlay.python,
         planned=() if overlay is None else overlay.planned,
-        setup=settings.setup,
+        setup=setup or settings.setup,
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
-        known=known_curves(known),
+        known=known,
         on_record=lambda record: on_record(side, record, next(done), len(cases)),
         on_interrupt=lambda run: None if save is None else save_run(save, run),
     )
