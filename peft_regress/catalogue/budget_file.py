@@ -23,7 +23,7 @@ from peft_regress.files import read_table, read_toml
 
 _FULL: Final = "_full"
 _Limit = Literal[
-    "peak", "update", "ship", "score",
+    "peak", "update", "ship", "edge_train", "score",
     "peak_of_full", "peak_b32_of_full", "update_of_full", "ship_of_full",
 ]  # fmt: skip
 
