@@ -81,6 +81,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     new = whole(new, old)
     before = None if old is None else old.record
     found = list(budgets.budget_findings(before, new.record, devices, others))
+    found += facts.script_remarks(new.record)
     if old is None:
         found += _false_at_first(new.record)
     else:
