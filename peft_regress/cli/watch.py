@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from peft_regress.cli.options import (
-    examples,
-    format_option,
-    limit_option,
-    print_json,
-)
+from peft_regress.cli.options import examples, format_option, limit_option, print_json
 from peft_regress.errors import InputError
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import show
-from peft_regress.text import clean, count_of
+from peft_regress.text import clean, count_of, few
 
 if TYPE_CHECKING:
     from peft_regress.cost.step_cost import ByteSite
@@ -154,6 +149,8 @@ def _sentences(found: Observation) -> Iterable[str]:
     for phase, names in found.uncounted.items():
         yield f"no {phase}_flops: there is no formula for {', '.join(map(clean, names))}"
     yield from map(clean, found.notes)
+    if found.written:
+        yield f"files that the script wrote: {few(found.written)}"
     if found.ended:
         yield f"the script ended before its steps were over: {clean(found.ended)}"
 

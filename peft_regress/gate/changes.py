@@ -209,6 +209,8 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     is_own = name in sides.bounds.own
     if either is None or (old == new and not is_own and either.kind != "score"):
         return  # most metrics; a score or a bound of the author's may be remarked on even then
+    if new is None and name in sides.new.record.unseeded:
+        return  # the inputs are the reason
     if old and new and old.spec != new.spec:
         # Checked before the kind excludes a metric: a side that says `info` must not hide it.
         shown = "{0.unit}, {0.direction}, {0.kind}".format
@@ -306,8 +308,8 @@ def _could_know(side: Observation, name: str) -> bool:
 
     What a program costs is measured where a case asks for it, which shows in its record.
     """
-    if name == "optimizer_updates":
-        return False  # older versions measured it for some optimizers only
+    if name == "optimizer_updates" or name in side.record.unseeded:
+        return False  # it varies; older versions measured updates for some optimizers only
     was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
     return was_asked and name in side.known and name in METRICS
 

@@ -138,6 +138,9 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
     ):
         was = f"{difference.where}: {difference.old}"
         yield Reason(metric="inputs", old=was, new=difference.new, verdict="incomparable")
+    if not old.metrics.keys().isdisjoint(new.unseeded):
+        was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
+        yield Reason(metric="inputs", old=was, new=now, verdict="incomparable")
     if old.trained is not UNSET:
         tensors = count_of(len(old.trained), "tensor")
         if new.trained is UNSET:
@@ -165,6 +168,14 @@ def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
     before, after = (record.autocast or "off" for record in (old.script, new.script))
     if before != after:
         yield _regressed("autocast", before, after)
+
+
+def script_remarks(new: Record) -> Iterator[Remark]:
+    """Say what of a script is not judged, and which files it wrote."""
+    if new.unseeded:
+        yield Remark(kind="unseeded", subject="script", text=few(new.unseeded))
+    if new.script is not UNSET and new.script.written:
+        yield Remark(kind="written", subject="script", text=new.script.written)
 
 
 def _regressed(metric: str, old: str, new: str | None) -> Reason:
@@ -274,8 +285,8 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 def _model_shapes(record: Record) -> Shapes:
-    """Return the shapes of the unadapted model; none if they were not recorded."""
-    weights = {} if record.inputs is UNSET else record.inputs.weights
+    """Return the shapes of the unadapted model; none if not all were recorded."""
+    weights = {} if record.inputs is UNSET or record.unseeded else record.inputs.weights
     return {name: one.shape for name, one in weights.items()}
 
 

@@ -85,6 +85,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     before = None if old is None else old.record
     uses = budgets.budget_of(new.record, devices, others.new)
     found = list(budgets.budget_findings(uses, before, new.record, devices, others))
+    found += facts.script_remarks(new.record)
     if old is None:
         found += _false_at_first(new.record)
     else:

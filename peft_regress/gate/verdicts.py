@@ -41,12 +41,14 @@ RemarkKind = Literal[
     "looser bound",
     "looser budget",
     "model",
+    "unseeded",
+    "written",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
 for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
 the usual bound would have reported the change. `looser ...`: than the reference's. `model`: the
-unadapted model changed."""
+unadapted model changed. `unseeded`: what of a script is not judged. `written`: its new files."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""

@@ -130,6 +130,10 @@ _ABOUT_TEXT: Final[dict[str, str]] = {
     "same curve": "the first seed's training equals that of {} bit for bit",
     "by bounds": "its training is judged by bounds: {}",
     "model": "the model changed: {}",
+    "unseeded": "not judged, since two runs of the script differ: {} (seed it, as by "
+    "torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and the "
+    "generator of its data loader)",
+    "written": "files that the script wrote: {}",
 }
 
 

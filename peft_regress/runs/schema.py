@@ -149,7 +149,7 @@ class Inputs(_Sparse, frozen=True, kw_only=True):
     """The numbers of each parameter group at the start."""
 
 
-class ScriptFacts(_Strict, frozen=True, kw_only=True):
+class ScriptFacts(_Sparse, frozen=True, kw_only=True):
     """What was seen of a training script beyond metrics."""
 
     optimizers: list[str]
@@ -158,6 +158,10 @@ class ScriptFacts(_Strict, frozen=True, kw_only=True):
     """The dtype of autocast in the forward pass; '' without."""
     batches: dict[str, list[str]]
     """Digests of the whole numbers that the model got, by argument, one a micro-batch."""
+    unseeded: list[str] = []
+    """What differs between two runs, and so is in no record: inputs in words, metrics by name."""
+    written: str = ""
+    """The files of its folder that appeared or changed while it ran, in words."""
 
 
 class MadeWith(_Strict, frozen=True, kw_only=True):
@@ -261,6 +265,11 @@ class Record(_Strict, frozen=True, kw_only=True):
     def has_score(self) -> bool:
         """Return whether a score of the author's own is in the place of the accuracy."""
         return "score" in self.metrics or (self.curve is not UNSET and "score" in self.curve.scores)
+
+    @property
+    def unseeded(self) -> list[str]:
+        """Return what differs between two runs of a script; empty for any other case."""
+        return [] if self.script is UNSET else self.script.unseeded
 
     @property
     def repeated_run(self) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from peft_regress.cli.main import main
+from peft_regress.measure.scripts import process
 
 TRAIN = """
 import sys
@@ -76,6 +77,26 @@ def test_a_script_without_a_step_is_an_error_that_says_why(watch, tmp_path, text
     code, _, said = watch(*words)
     assert code == 2
     assert message in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("most", "told"), [(9, "log.txt, logs/2.txt, out/"), (6, "log.txt, out/"), (5, "")]
+)
+def test_the_files_that_a_script_writes_are_named(watch, tmp_path, monkeypatch, most, told):
+    """The folder has six files and folders to look at, and one more in `logs`."""
+    monkeypatch.setattr(process, "_MOST_FILES", most)
+    writing = "import pathlib\npathlib.Path('out/deep').mkdir(parents=True)\n"
+    for folder in ("logs", "venv", ".cache", "__pycache__"):
+        (tmp_path / folder).mkdir()
+        writing += f"pathlib.Path('{folder}/2.txt').write_text('2')\n"
+    for name in ("log.txt", "run.json.journal", "out/deep/1.txt"):
+        writing += f"pathlib.Path('{name}').write_text('2')\n"
+    for name in ("log.txt", "run.json.journal", "logs/1.txt", "kept.txt", "venv/pyvenv.cfg"):
+        (tmp_path / name).write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "logs")
+    (tmp_path / "train.py").write_text(writing + TRAIN)
+    out = watch("train.py")[1]
+    assert out.partition("files that the script wrote: ")[2].partition("\n")[0] == told
 
 
 def test_a_flood_of_output_is_no_matter(watch, tmp_path):

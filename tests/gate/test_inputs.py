@@ -7,7 +7,7 @@ from builders import LORA, VALUES, compare, find_origins, make_record, observe
 from peft_regress.gate.facts import first_difference
 from peft_regress.gate.judge import judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text
-from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, TensorSummary
+from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
 
 
 def summary(*shape, mean=0.1, norm=4.0, dtype="float32"):
@@ -99,6 +99,54 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
         "forward_flops": "regressed",
         "invariant frozen": "regressed",
     }
+
+
+def scripted(*unseeded, written="", **costs):
+    """Return the record of a script, without what differs between its two runs."""
+    metrics = {"peak_bytes": 9, "first_losses": [[2.0]], "gradient_norms": [[1.0]], **costs}
+    facts = ScriptFacts(
+        optimizers=[], autocast="", batches={}, unseeded=list(unseeded), written=written
+    )
+    names = ["neck.bias"] if "weights" in unseeded else INPUTS.weights
+    weights = {name: INPUTS.weights[name] for name in names}
+    kept = {name: value for name, value in metrics.items() if name not in unseeded}
+    return record(changed(weights=weights), kept, script=facts)
+
+
+LOSSES = ("first_losses", "gradient_norms")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict", "reasons", "remarks"),
+    [
+        ((), ("weights", *LOSSES), "incomparable", {"inputs"}, ["unseeded"]),
+        (LOSSES, (), "unchanged", set(), ["by bounds", *["new metric"] * 2]),
+        (LOSSES, ("weights", *LOSSES), "unchanged", set(), ["unseeded"]),
+        (LOSSES, ("peak_bytes", *LOSSES), "incomparable", {"inputs"}, ["unseeded"]),
+        (("peak_bytes", *LOSSES), LOSSES, "unchanged", set(), ["unseeded", "new metric"]),
+    ],
+)
+def test_a_script_is_judged_by_what_repeats_on_both_sides(old, new, verdict, reasons, remarks):
+    case = judge_case(LORA, observe(scripted(*old)), observe(scripted(*new)))
+    assert case.verdict == verdict
+    assert {one.metric for one in case.reasons} == reasons
+    assert [one.kind for one in case.remarks] == remarks
+    for reason in case.reasons:
+        assert reason.new == f"differ: {', '.join(new)}"
+    dearer = scripted(*new, trainable_params=2)
+    case = judge_case(LORA, observe(scripted(*old, trainable_params=1)), observe(dearer))
+    assert case.verdict == "regressed"
+
+
+def test_what_a_script_wrote_is_told_until_a_reference_judges_it_and_compared_with_nothing():
+    old, new = scripted(written="log.txt"), scripted(written="out/ and \x1b[1m")
+    line = "files that the script wrote: out/ and [1m"
+    for references in ([], [old]):
+        comparison = compare(references, [new])
+        assert line in case_text(comparison.cases[0], comparison)
+        for text in (verdict_text(comparison), verdict_markdown(comparison)):
+            assert ("files that the script wrote" in text) == (not references)
+    assert comparison.counts == {"unchanged": 1}
 
 
 def test_costs_alone_do_not_depend_on_the_inputs():

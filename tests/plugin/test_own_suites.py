@@ -87,6 +87,38 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
         assert command("compare", "0001", suite.root / "run.json")[0] == 0
 
 
+UNSEEDED = """\
+import peft
+import torch
+from torch import nn
+net = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+net = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["0", "2"]))
+optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+log = open("log.txt", "w")
+while True:
+    net(torch.randn(2, 8)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_seed_is_judged_by_all_that_repeats(suite, command):
+    cases = "from peft_regress import Script\nGATES = [Script('toy/lora-r4/one', 'train.py')]\n"
+    (suite.root / "toy_gates.py").write_text(cases)
+
+    def says(script, *lines):
+        (suite.root / "train.py").write_text(script)
+        suite.run().stdout.fnmatch_lines(lines)
+
+    says(UNSEEDED, "*files that the script wrote: log.txt*", "INCOMPLETE: * (1 new)")
+    assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0
+    for _ in range(2):
+        says(UNSEEDED, "*two runs of the script differ: init*", "no regression (1 unchanged)")
+    says(UNSEEDED.replace("r=4", "r=8"), "*trainable_params +100 %*", "REGRESSED*")
+    says(UNSEEDED.replace("AdamW", "SGD"), "*optimizer of*", "*AdamW*SGD*", "REGRESSED*")
+
+
 def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accepted_unasked(
     suite, command
 ):

@@ -92,6 +92,8 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What is to be known about these numbers."""
     ended: str = ""
     """The exception that ended the script before its steps were over, in one line; '' if none."""
+    written: tuple[str, ...] = ()
+    """The files of its folder that appeared or changed while it ran; of a new folder its name."""
 
     @property
     def why_no_costs(self) -> str:

@@ -37,10 +37,14 @@ _LAUNCHERS: Final = (
 )
 _LINES_KEPT: Final = 20
 _LONGEST_LINE: Final = 2000
+_MOST_FILES: Final = 20_000
+"""Of the folder of a script: to look at so many takes a tenth of a second."""
+_LEFT_OUT: Final = (".", "__pycache__", "node_modules")
+"""How the names of folders begin that are not looked at, as virtual environments are not."""
 
 
 class ScriptError(InputError):
-    """A script that takes no step, or not the same one twice."""
+    """A script that takes no step."""
 
 
 def watch_script(  # noqa: PLR0913  (all but the script have defaults)
@@ -85,18 +89,14 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         )
         request.write_bytes(msgspec.json.encode(asked))
         words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]
-        ended, last = _run(
-            words,
-            env={**os.environ, **OFFLINE, **(env or {})},
-            folder=folder,
-            time_limit=time_limit,
-            shows=shows,
-        )
+        variables = {**os.environ, **OFFLINE, **(env or {})}
+        before = _stamps_below(folder)
+        ended, last = _run(words, env=variables, folder=folder, time_limit=time_limit, shows=shows)
         seen = None
         if answer.is_file():
             seen = msgspec.json.decode(answer.read_bytes(), type=Observation)
     if seen is not None and seen.steps:
-        return seen
+        return msgspec.structs.replace(seen, written=_written(folder, before))
     if seen is not None and seen.ended:
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {seen.ended}")
     said = next((clean(line) for line in reversed(last) if line.strip()), "")
@@ -105,12 +105,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
 
 
 def _run(
-    words: list[str],
-    *,
-    env: dict[str, str],
-    folder: Path,
-    time_limit: float,
-    shows: IO[str] | None,
+    words: list[str], *, env: dict[str, str], folder: Path, time_limit: float, shows: IO[str] | None
 ) -> tuple[str, Sequence[str]]:
     """Run a command, and return how it ended and the end of its output."""
     last: deque[str] = deque(maxlen=_LINES_KEPT)
@@ -147,3 +142,44 @@ def _read(stream: IO[str], last: deque[str], shows: IO[str] | None) -> None:
         last.append(line.rstrip("\n"))
         if shows is not None:
             shows.write(line)
+
+
+def _stamps_below(root: Path) -> dict[str, dict[str, int]]:
+    """Return what each folder below another has, the upper ones first, up to `_MOST_FILES`."""
+    found: dict[str, dict[str, int]] = {}
+    folders, left = [""], _MOST_FILES
+    for at in folders:  # which grow
+        stamps = _stamps_in(root / at)
+        left -= len(stamps)
+        if left < 0:
+            break
+        found[at] = stamps
+        folders += [f"{at}{name}" for name in stamps if name.endswith("/")]
+    return found
+
+
+def _stamps_in(folder: Path) -> dict[str, int]:
+    """Return when each file of a folder was changed, and 0 for each folder: `out/`."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if len(found) > _MOST_FILES:
+                break
+            if not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):  # it may be gone
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_mtime_ns
+            elif not (entry.name.startswith(_LEFT_OUT) or Path(entry, "pyvenv.cfg").is_file()):
+                found[f"{entry.name}/"] = 0
+    return found
+
+
+def _written(root: Path, before: dict[str, dict[str, int]]) -> tuple[str, ...]:
+    """Return what is new or changed in some folders; of a new folder, its name alone."""
+    found = (
+        clean(f"{at}{name}")
+        for at, stamps in before.items()
+        for name, stamp in _stamps_in(root / at).items()
+        # Journals of runs are this package's own: other workers go on meanwhile.
+        if stamps.get(name) != stamp and ".journal" not in name
+    )
+    return tuple(sorted(found))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.measure.costs import CostReport, step_ledger
 from peft_regress.measure.scripts.observation import Observation
 from peft_regress.measure.scripts.process import ScriptError, watch_script
-from peft_regress.metrics import METRICS, Metric, make_metric
+from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
 from peft_regress.own_code import stated_by
 from peft_regress.runs.schema import (
     Failure,
@@ -27,11 +29,14 @@ from peft_regress.runs.schema import (
     error_record,
 )
 from peft_regress.script import Script
+from peft_regress.text import few
 
 NUDGE: Final = 1e-4
 """How far the second run moves the weights after its first step, as a share of each number."""
 _SAME_LOSS: Final = 1e-6
 """How far the first loss of two runs may differ, relative: threads sum in no fixed order."""
+_OF_ANY_BATCH: Final = ("optimizer_", "peak_optimizer_", "peak_param_", "peak_grad_")
+"""How the names of costs begin that are the same whatever the shapes of a batch."""
 
 
 @dataclass
@@ -62,8 +67,7 @@ class ScriptRecipe:
     def measure(self, *, has_reference: bool) -> Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 
-        Raises `ScriptError` for a script that takes no two steps, or whose runs differ: that is,
-        which draws without a seed; only without a reference.
+        Raises `ScriptError` for a script that takes no two steps; only without a reference.
         """
         try:
             return self._record()
@@ -78,34 +82,34 @@ class ScriptRecipe:
         script = self.script
         first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
         self.used = dict(first.packages)
-        _check_repeats(script, first, second)
-        if first.costs is None:
-            raise ScriptError(f"Script {script.id!r}: {script.script}: {first.why_no_costs}")
-        metrics = _metrics(first)
+        for seen in (first, second):
+            if seen.costs is None:
+                raise ScriptError(f"Script {script.id!r}: {script.script}: {seen.why_no_costs}")
+        unseeded, metrics = _unseeded(first, second), _metrics(first)
         return Record(
             case=script.case,
             definition=self.definition,
             status="ok",
             error=None,
-            metrics={name: metrics[name] for name in METRICS if name in metrics},
+            metrics={name: metrics[name] for name in METRICS if name in metrics.keys() - unseeded},
             invariants={},
             ledger=step_ledger({"": _report(first)}),
             settings=_settings(script),
             inputs=Inputs(
-                weights=first.weights,
-                train=dict(_batches(first)),
+                weights=_equal(first.weights, second.weights),
+                train=_equal(_batches(first), _batches(second)),
                 optimizer=[dict(group) for one in first.optimizers for group in one.groups],
             ),
             trained={name: list(one.shape) for name, one in first.trained.items()},
             profiled_on="real tensors",
-            nearby_losses=[_losses(second)],
-            rates=[
-                list(rates) for rates in zip(*(step.rates for step in first.steps), strict=True)
-            ],
+            nearby_losses=UNSET if unseeded else [_losses(second)],
+            rates=[list(one) for one in zip(*(step.rates for step in first.steps), strict=True)],
             script=ScriptFacts(
                 optimizers=[one.name for one in first.optimizers],
                 autocast=first.autocast,
-                batches=_digests(first),
+                batches=_equal(_digests(first), _digests(second)),
+                unseeded=unseeded,
+                written=few(first.written),
             ),
             **stated_by(script),
         )
@@ -143,32 +147,38 @@ def _watch(script: Script, *, nudge: float) -> Observation:
         raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
-def _check_repeats(script: Script, first: Observation, second: Observation) -> None:
-    """Raise `InputError` if two runs differ before anything was moved."""
-    found = next(_differences(first, second), None)
-    if found is not None:
-        raise ScriptError(
-            f"Script {script.id!r}: two runs of {script.script} differ, first in {found}. Seed it, "
-            "as by torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, "
-            "and give a data loader a seeded generator"
-        )
+def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two runs have in common."""
+    return {name: one for name, one in first.items() if second.get(name) == one}
 
 
-def _differences(first: Observation, second: Observation) -> Iterator[str]:
-    for name, was in first.weights.items():
-        now = second.weights.get(name)
-        if now != was:
-            yield f"the weights {name} before the first step"
-    was_digests, now_digests = _digests(first), _digests(second)
-    for name, digests in was_digests.items():
-        if now_digests.get(name) != digests:
-            yield f"the training batches ({name})"
-    for name, summary in _batches(first):
-        if dict(_batches(second)).get(name) != summary:
-            yield f"the training batches ({name})"
-    for loss, again in list(zip(_losses(first), _losses(second), strict=False))[:1]:
-        if not math.isclose(loss, again, rel_tol=_SAME_LOSS):
-            yield f"the loss of step 1, {loss:.7g} and {again:.7g}, such as by dropout"
+def _unseeded(first: Observation, second: Observation) -> list[str]:
+    """Return what differs between two runs: inputs in words, metrics by name; [] with a seed.
+
+    Only without one: the losses of a seeded script differ too, since its weights were moved.
+    """
+    runs = first, second
+    inputs: dict[str, list[dict[str, Any]]] = {
+        "initial weights": [seen.weights for seen in runs],
+        "training batches": [{**_batches(seen), **_digests(seen)} for seen in runs],
+    }
+    found = [
+        f"{what} such as {min(names)}"
+        for what, (was, now) in inputs.items()
+        if (names := was.keys() - _equal(was, now).keys())
+    ]
+    pairs = list(zip(_losses(first), _losses(second), strict=False))[:1]
+    if not found and all(math.isclose(*pair, rel_tol=_SAME_LOSS) for pair in pairs):
+        return []
+    again, shapes = _metrics(second), [[x.shape for x in _batches(seen).values()] for seen in runs]
+    # Of other shapes, the costs of the second step may be equal by chance.
+    of_batch = {} if shapes[0] == shapes[1] else COST_METRICS
+    return found + [
+        name
+        for name, one in _metrics(first).items()
+        if (one.kind != "seconds" and one != again.get(name))
+        or (name in of_batch and not name.startswith(_OF_ANY_BATCH))
+    ]
 
 
 def _losses(seen: Observation) -> list[float]:
@@ -182,13 +192,11 @@ def _losses(seen: Observation) -> list[float]:
     return means
 
 
-def _metrics(seen: Observation) -> Mapping[str, Metric]:
+def _metrics(seen: Observation) -> dict[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
-    values |= {
-        name: getattr(report, name)
-        for name in ("trainable_params", "total_params", "adapter_bytes")
-    }
+    names = ("trainable_params", "total_params", "adapter_bytes")
+    values |= {name: getattr(report, name) for name in names}
     values["micro_batches"] = len(seen.steps[1].micro_batches)
     plain = [step.seconds for step in seen.steps if not step.is_recorded]
     if plain:
@@ -204,35 +212,31 @@ def _metrics(seen: Observation) -> Mapping[str, Metric]:
 def _report(seen: Observation) -> CostReport:
     """Return the costs as those of any other case; what trains is what would be shipped."""
     assert seen.costs is not None  # noqa: S101  (checked before)
-    shipped: dict[str, int] = {}
-    trainable = 0
+    trainable = sum(math.prod(one.shape) for one in seen.trained.values())
+    shipped: Counter[str] = Counter()
     for name, one in seen.trained.items():
-        size = math.prod(one.shape)
-        trainable += size
-        module = name.rpartition(".")[0]
-        shipped[module] = shipped.get(module, 0) + size * one.itemsize
+        shipped[name.rpartition(".")[0]] += math.prod(one.shape) * one.itemsize
     return CostReport(
         step=seen.costs,
         running={},
         trainable_params=trainable,
         total_params=trainable + seen.frozen_params,
-        adapter_bytes=sum(shipped.values()),
+        adapter_bytes=shipped.total(),
         shipped_bytes=shipped,
     )
 
 
-def _batches(seen: Observation) -> Iterator[tuple[str, TensorSummary]]:
-    """Yield what the model was called with, by micro-batch and argument."""
+def _batches(seen: Observation) -> dict[str, TensorSummary]:
+    """Return what the model was called with, by micro-batch and argument."""
     batches = (batch for step in seen.steps for batch in step.micro_batches)
-    for at, batch in enumerate(batches, 1):
-        for name, summary in batch.inputs.items():
-            yield f"{at} {name}", summary
+    return {
+        f"{at} {name}": summary
+        for at, batch in enumerate(batches, 1)
+        for name, summary in batch.inputs.items()
+    }
 
 
 def _digests(seen: Observation) -> dict[str, list[str]]:
-    digests: dict[str, list[str]] = {}
-    for step in seen.steps:
-        for batch in step.micro_batches:
-            for name, digest in batch.digests.items():
-                digests.setdefault(name, []).append(digest)
-    return digests
+    batches = [batch for step in seen.steps for batch in step.micro_batches]
+    names = {name: None for batch in batches for name in batch.digests}
+    return {name: [one.digests[name] for one in batches if name in one.digests] for name in names}

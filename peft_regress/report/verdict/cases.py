@@ -130,12 +130,12 @@ def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
 
 
 def _all(comparison: Comparison) -> list[tuple[str, verdicts.Remark]]:
-    """Return the remarks by case, but those on how trainings were judged: they stand elsewhere."""
+    """Return the remarks by case, but those on trainings, and on the files of a judged script."""
     return [
         (case.id, remark)
         for case in comparison.cases
         for remark in case.remarks
-        if remark.subject != "training"
+        if remark.subject != "training" and (remark.kind != "written" or case.verdict == "new")
     ]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 from builders import observe
+from msgspec import UNSET
 from watched_scripts import LOOP
 
 from peft_regress import Script
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.measure.scripts import script_case
-from peft_regress.measure.scripts.process import ScriptError
 from peft_regress.runs.schema import Record
 
 ID = "scripts/head/convnet"
@@ -137,18 +137,37 @@ def test_other_data_is_no_other_computation(reasons):
     assert reason.old.startswith("training batches 1 0: ")
 
 
+LOSSES = ["first_losses", "gradient_norms"]
+IN_ONE_RUN = "ran = pathlib.Path(__file__ + '.ran')\nis_second = ran.exists()\nran.touch()\n"
+
+
 @pytest.mark.parametrize(
-    ("before", "named"),
+    ("text", "inputs", "lost", "kept"),
     [
-        ("torch.seed()\nnet[4].reset_parameters()", "the weights 4.weight before the first step"),
-        (f"torch.seed()\n{OTHER_DATA}", "the training batches (1 0)"),
-        ("torch.seed()\nnet[2] = nn.Sequential(nn.ReLU(), nn.Dropout())", "the loss of step 1"),
+        # Weights, the order of the data, dropout, the shapes of another step, costs.
+        ("net[4].reset_parameters()\n" + LOOP,
+         ["initial weights such as 4.bias"], {"4.weight"}, {"0.weight", "1 0"}),
+        (LOOP.replace("batch_size=8", "batch_size=8, shuffle=True"),
+         ["training batches such as 1 0"], {"1 0"}, {"0.weight", "4.weight"}),
+        ("net[3] = nn.Sequential(nn.Dropout(), net[3])\n" + LOOP, [], set(), {"4.weight", "1 0"}),
+        (f"{IN_ONE_RUN}x, y = data[:8]\nstep(x[is_second:], y[is_second:])\n" + LOOP,
+         ["training batches such as 1 0"],
+         {"1 0", "forward_flops", "backward_flops", "peak_bytes", "aten_ops"}, {"2 0"}),
+        (f"{IN_ONE_RUN}criterion = loss_of\ndef loss_of(x, y):\n"
+         "    more = (x.flatten(1) @ x.flatten(1).T).mean() if is_second else 0\n"
+         "    return criterion(x, y) + more\n" + LOOP,
+         [], {"forward_flops"}, {"1 0", "peak_param_bytes"}),
     ],
 )  # fmt: skip
-def test_a_script_that_draws_without_a_seed_is_refused_by_what_differs(measured, before, named):
-    with pytest.raises(ScriptError, match="Seed it") as caught:
-        measured(f"{before}\n{LOOP}")
-    assert named in str(caught.value)
+def test_what_differs_between_two_runs_is_named_and_left_out(measured, text, inputs, lost, kept):
+    record = measured(f"import pathlib\ntorch.seed()\n{text}")
+    recorded = {*record.metrics, *record.inputs.weights, *record.inputs.train}
+    assert record.unseeded[: len(inputs)] == inputs
+    assert [name for name in record.unseeded[len(inputs) :] if name in LOSSES] == LOSSES
+    assert recorded.isdisjoint({*LOSSES, *lost})
+    assert {"optimizer_flops", "optimizer_state_bytes", "trainable_params", *kept} <= recorded
+    assert record.nearby_losses is UNSET
+    assert ("forward_flops" in recorded) == ("forward_flops" not in lost)
 
 
 @pytest.mark.parametrize(
