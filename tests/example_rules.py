@@ -64,6 +64,7 @@ ELSEWHERE = {
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'"
     ),
     "tests/overlay/test_overlay.py": r"peft-regress upgrade \.\./peft",
+    "tests/overlay/test_commits.py": r"peft-regress upgrade \. --base merge-base .*",
     "tests/cli/test_compat.py": r"peft-regress compat .*",
     "tests/cli/test_time.py": r"peft-regress time old/bin/python new/bin/python .*",
     # CI runs the environments of tox.
@@ -72,7 +73,7 @@ ELSEWHERE = {
         rf"{TOX} bench(?:-edge)?(?: -- -n 2)?|python -m pip install \./fuzz"
         rf"|{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)"
     ),
-    ".github/workflows/bench.yml": (rf"{TOX} bench-extended|gh run download .* --name verdict .*"),
+    ".github/workflows/bench.yml": rf"{TOX} bench-extended",
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
     "tests/tools/test_task_study.py": r"python -m pip download --no-deps .* animal_mnist==0\.4",
@@ -84,7 +85,6 @@ ELSEWHERE = {
     "tests/docs/test_examples.py": (
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?"
     ),
-    "tests/tools/test_workflows.py": r"python -m pip install --constraint constraints\.txt \.",
     "tests/tools/test_wheel.py": r"python -m pip install \.",
     "tests/runs/test_pytest_benchmark_compare.py": r"pytest benchmarks --benchmark-compare",
 }
@@ -93,7 +93,6 @@ RULES = (
     *(Rule(pattern=pattern, how="elsewhere") for pattern in ELSEWHERE.values()),
     Rule(pattern=r"peft-regress compare 0004 0007 --cases .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
-    Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     Rule(pattern=r"peft-regress (list|compare|explain|history|accept|report) .*", how="here"),
     Rule(pattern=r"peft-regress history", how="here"),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
@@ -122,13 +121,10 @@ RULES = (
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python (tools/studies/task_study\.py)", instead=r"python \1 --help"),
-    Rule(pattern=r"python tools/ci/constraints\.py .*"),
-    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
-    Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),
 )
 
