@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"))
     parser.add_argument("--project", type=Path, help="a checkout that may have cases of its own")
-    parser.add_argument("--storage", type=Path, help="in place of the one that pyproject.toml names")
+    parser.add_argument("--storage", type=Path, help="in place of theirs")
     chosen = parser.parse_args(arguments)
     storage, is_own = chosen.baselines, False
     file = None if chosen.project is None else chosen.project / "pyproject.toml"
