@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -282,6 +283,8 @@ def _lock_file(folder: Path) -> Path:
 
 def clean_overlays() -> tuple[list[str], list[str]]:
     """Remove every overlay that nobody uses; return the names of removed and of used ones."""
+    # What was measured of commits, too: it is measured again when it is asked for.
+    shutil.rmtree(cache_folder() / "commits", ignore_errors=True)
     removed: list[str] = []
     used: list[str] = []
     for folder in sorted(cache_folder().glob("overlays/*/")):
