@@ -185,11 +185,13 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
 
 
 def _about_commit(upgrade: Upgrade) -> list[Advice]:
+    if not upgrade.comparison.failing:
+        return [("nothing: the change makes nothing worse",)]
     _, digest = upgrade.compared_with.partition(",")[0].split()
-    advice: list[Advice] = [("what the change is:", f"git diff {digest}")]
-    if upgrade.comparison.failing:
-        advice.append(("if it is meant, merge it: later changes are compared with it",))
-    return advice
+    return [
+        ("what the change is:", f"git diff {digest}"),
+        ("if it is meant, merge it: later changes are compared with it",),
+    ]
 
 
 def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:

@@ -505,6 +505,7 @@ def test_with_a_commit_as_base_what_it_did_already_is_no_finding(world, storage,
     since = "since 0001_peft-0.14.0, not by this change: regressed in 2 cases: forward_flops +100 %"
     assert since in out
     assert f"measuring the base: {TITLE}" in err
+    assert "nothing: the change makes nothing worse" in out
     found = json.loads(at_commit("--format", "json")[1])
     assert [one["cases"] for one in found["since_baseline"]] == [IDS]
     world.moved = newer(forward_flops=3000)
