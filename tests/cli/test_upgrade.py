@@ -472,6 +472,20 @@ def test_a_base_that_repeats_an_older_entry_has_its_scores(world, storage, upgra
     assert "0001_peft-0.14.0" in out
 
 
+def test_a_narrowed_upgrade_judges_shares_by_what_is_stored_of_the_other_case(
+    world, storage, upgrade
+):
+    share = Budget(of="shift/full/resnet18", peak_of=0.9)
+    world.moved = lambda packages, name: (
+        {"budget": share} if "/lora-r4/" in name and packages["peft"] < Version("0.20.0") else {}
+    )
+    store(world, storage, names=["shift/full/resnet18", IDS[0]])
+    code, out, _ = upgrade(cases=IDS[0])
+    assert code == 1
+    assert "over budget in 1 case: budget peak_of shift/full/resnet18" in out
+    assert "not judged" not in out
+
+
 TITLE = "commit 0123456789ab, the merge base with origin/main"
 OLDER = {"environment": {**OLD, "peft": "0.14.0"}, "title": "peft-0.14.0"}
 

@@ -3,32 +3,12 @@
 import shutil
 
 import pytest
-from strangers import AVX2, Stranger, make_environment, make_wheel, write_library
+from strangers import AVX2, Stranger, write_library
 
 CASE = "digits/lora-r4/small"
 GLOB = "shift/lora-r4/shufflenet*"
 LAYER = "peft/tuners/lora/layer.py"
 PRODUCT = "lora_B(lora_A(dropout(x))) * scaling"
-STEPS = ("Install the gate", "Gate the candidate")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return make_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory, wheel):
-    return make_environment(tmp_path_factory.mktemp("environment"), wheel)
-
-
-@pytest.fixture
-def stranger(tmp_path, environment):
-    made = Stranger(folder=tmp_path, environment=environment)
-    # The action makes its environment here; what it needs was downloaded.
-    make_environment(made.temp / "peft-regress")
-    made.git("init", "--quiet")
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +79,56 @@ def test_the_action_judges_own_cases_by_the_storage_of_its_input(own):
     assert CASE in ended.summary
 
 
+@on_kinds(slow="avx2")
+def test_a_person_reads_in_a_diff_what_an_accept_changes(own):
+    """Also on another kind of machine, where the same training rounds otherwise."""
+    edit(own, "gates/cases.py", "r=4", "r=8")
+    own.type("pytest", "gates", "-q", "--regress-save", "runs/second.json", code=1)
+    own.type("peft-regress", "accept", "runs/second.json", "--reason", "a higher rank")
+    own.git("add", "--all")
+    shown = own.git("diff", "--staged", "--word-diff", "-U0", "--", "baselines")
+    for words in ("settings", "trained 4 tensors", "forward_flops", "first_losses", "accuracy"):
+        assert f"{CASE} {words}" in shown
+    assert len(shown.splitlines()) < 60, shown
+    assert "0002_" in own.type("pytest-benchmark", "--storage", "baselines", "list")
+    own.type("pytest-benchmark", "--storage", "baselines", "compare", "0001", "0002")
+
+
+UNSEEDED = """
+import pathlib
+import peft
+import torch
+
+net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+net = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["0"]))
+optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+pathlib.Path("out").mkdir(exist_ok=True)
+for step in range(6):
+    net(torch.randn(8, 16)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    pathlib.Path("out", f"{step}.txt").write_text("a checkpoint")
+"""
+SCRIPT = """
+from peft_regress import Script
+
+GATES = [Script("toy/lora-r4/mlp", "train.py")]
+"""
+
+
+@on_kinds(slow="here")
+def test_a_script_without_a_seed_is_judged_by_what_repeats(own):
+    (own.repository / "train.py").write_text(UNSEEDED)
+    (own.repository / "gates" / "cases.py").write_text(SCRIPT)
+    assert "files that the script wrote: out/" in own.type("peft-regress", "watch", "train.py")
+    own.type("pytest", "gates", "-q", "--regress-save", "runs/script.json", code=1)
+    retired = ("--retire", CASE)
+    own.type("peft-regress", "accept", "runs/script.json", "--reason", "a script", *retired)
+    assert "no regression (1 unchanged)" in own.type("pytest", "gates", "-q")
+    edit(own, "train.py", "r=4", "r=8")
+    assert "forward_flops" in own.type("pytest", "gates", "-q", code=1)
+
+
 def change_library(stranger, before, after):
     """Make a repository of peft, and a change of it.
 
@@ -109,7 +139,9 @@ def change_library(stranger, before, after):
     stranger.commit("main")
     stranger.git("update-ref", "refs/remotes/origin/main", "HEAD")
     edit(stranger, LAYER, before, after)
-    (stranger.repository / "README").touch()
+    # A file of another kind, which has the name of this project's budgets.
+    (stranger.repository / "benchmarks").mkdir()
+    (stranger.repository / "benchmarks" / "budgets.toml").write_text("seconds = 3\n")
     stranger.commit("a pull request")
     stranger.variables |= {"GITHUB_BASE_REF": "main"}
 

@@ -1,54 +1,12 @@
-"""The wheel by itself: installed by uv, in a folder that is no clone."""
+"""The wheel by itself, in a folder that is no clone."""
 
-import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from strangers import Stranger
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-UV = [sys.executable, "-m", "uv"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run([*UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT])
-    (file,) = folder.glob("*.whl")
-    return file
-
-
-@pytest.fixture(scope="module")
-def typed(wheel, tmp_path_factory):
-    """Return a function that runs a command of the wheel in an empty folder."""
-    folder = tmp_path_factory.mktemp("made")
-    run([*UV, "venv", "--quiet", "--python", sys.executable, folder / "env"])
-    python = folder / "env" / "bin" / "python"
-    run([*UV, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel])
-    # What it depends on, from here; the wheel comes first.
-    (packages,) = (folder / "env").glob("lib/python*/site-packages")
-    installed = Path(find_spec("torch").origin).parents[1]
-    (packages / "zzz_here.pth").write_text(f"{installed}\n")
-    (folder / "empty").mkdir()
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [folder / "env" / "bin" / "peft-regress", *words],
-            cwd=folder / "empty", check=False, capture_output=True, text=True,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return call
-
-
-def run(command) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
@@ -74,6 +32,11 @@ def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
     assert wheel.stat().st_size < 3_000_000
 
 
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory, environment):
+    return Stranger(folder=tmp_path_factory.mktemp("empty"), environment=environment)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -92,6 +55,6 @@ def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
     ],
 )
 def test_outside_a_clone_a_command_works_or_says_how_to_get_what_it_needs(typed, words, code, said):
-    done = typed(*words.split())
-    assert said in done.stdout + done.stderr
-    assert done.returncode == code
+    printed = typed.type("peft-regress", *words.split(), code=code)
+    assert said in printed
+    assert "Traceback" not in printed
