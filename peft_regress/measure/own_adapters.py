@@ -66,10 +66,12 @@ def adapter_of(fine_tune: FineTune) -> Method:
 
 @dataclass(frozen=True, kw_only=True)
 class _OwnAdapter(Method):
-    """An adapter without a name or settings of the catalogue: AdamW has torch's settings."""
+    """An adapter that the catalogue does not have; its AdamW has torch's settings."""
 
-    name: str = ""
     learning_rate: float = 1e-3
+
+    def described(self) -> dict[str, Json]:
+        return {"class": self.name}
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -84,6 +86,7 @@ class _OwnAdapter(Method):
 class CallableAdapter(_OwnAdapter):
     """Wraps a model by the user's function; nothing is known of it but what trains."""
 
+    name: str = "callable"
     wrap: Callable[[nn.Module], Any]
     starts_elsewhere: str = "an adapter of one's own may start anywhere"
     adapter_in_float32: bool = False
@@ -91,10 +94,7 @@ class CallableAdapter(_OwnAdapter):
     _file: ClassVar[str] = "trained.safetensors"
 
     def definition(self) -> Json:
-        return "callable"  # its code defines nothing
-
-    def described(self) -> dict[str, Json]:
-        return {"class": "callable"}
+        return self.name  # its code defines nothing
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         heads = find_heads(base, self.heads)
@@ -126,6 +126,7 @@ def _config_adapter(config: Any, heads: tuple[str, ...]) -> ConfigAdapter:
         elsewhere = f"{kind} puts a prompt before the inputs"
         for_use_only = f"peft does not load a prompt to train on ({kind})"
     return ConfigAdapter(
+        name=kind,
         config=config,
         heads=heads,
         float32_numerics="hra" if kind == "HRAConfig" else "usual",
@@ -146,16 +147,12 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
     _file: ClassVar[str] = "trained_beside.safetensors"
 
     @property
-    def _kind(self) -> str:
-        return type(self.config).__name__
-
-    @property
     def alters_base(self) -> bool:
         return peft_adapter.alters_base(vars(self.config))
 
     def definition(self) -> Json:
         fields = {name: value for name, value, is_default in self._fields() if not is_default}
-        return {"config": self._kind, "fields": fields}
+        return {"config": self.name, "fields": fields}
 
     def described(self) -> dict[str, Json]:
         fields = {
@@ -163,7 +160,7 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
             for name, value, is_default in self._fields()
             if not is_default or type(value) in {int, float}
         }
-        return {"class": self._kind, **fields}
+        return {**super().described(), **fields}
 
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
         for name, default in peft_adapter.config_defaults(type(self.config)).items():
@@ -192,7 +189,7 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
 
     def doubled(self) -> Self | None:
         rank = getattr(self.config, "r", None)
-        counts_blocks = self._kind in _COUNT_BLOCKS
+        counts_blocks = self.name in _COUNT_BLOCKS
         if counts_blocks or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             return None
         twice = copy.deepcopy(self.config)

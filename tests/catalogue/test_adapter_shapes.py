@@ -7,7 +7,7 @@ from torch import nn
 from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 
-FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
+FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))
 GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
 STEM = "base_model.model."

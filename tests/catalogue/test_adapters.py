@@ -16,7 +16,7 @@ from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
 from peft_regress.errors import UnsupportedCaseError
 
-FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
+FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 ADALORA, LORA_FA, LORA_PLUS = (method_named(name) for name in ("adalora", "lorafa", "loraplus"))
 HRA, OFT, BOFT = (method_named(name) for name in ("hra", "oft", "boft"))
 RANKED = tuple(method for method in FLOAT32 if method.ranks)

@@ -48,7 +48,7 @@ class Method(ABC):
     """
 
     name: str
-    """The name in a case id."""
+    """The name in a case id, or of the class of a configuration."""
     learning_rate: float
     """The peak of the cosine schedule in `finetune`, the same on every base.
 

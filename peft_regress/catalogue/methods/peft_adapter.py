@@ -28,7 +28,6 @@ from peft_regress.catalogue.methods.method import (
 from peft_regress.catalogue.methods.targets import (
     ALL_BUT_GROUPED,
     Targets,
-    find_heads,
     head_parameters,
     no_targets,
 )
@@ -96,7 +95,6 @@ class SavedByPeft(Method):
             save_tensors(tensors, folder / self._file)
 
     def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
-        find_heads(base, self.heads)
         adapted = self.read(base, folder, is_trainable=trainable)
         of_heads = head_parameters(cast("Any", adapted).get_base_model(), self.heads).values()
         for parameter in of_heads:
