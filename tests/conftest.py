@@ -27,7 +27,7 @@ def tiny_sources(tmp_path_factory):
     from peft_regress.catalogue.methods import LORA
 
     # As a side effect the libraries are imported, see the note in test_plugin.py.
-    LORA.adapt(tiny_network(), heads=("head",), rank=4, seed=0)
+    LORA.at(4, heads=("head",)).adapt(tiny_network(), seed=0)
     state = train_source(TinyArchitecture())
     for name in ("tiny", "tiny2"):
         save_source(root, TinyArchitecture(name=name), state)

@@ -162,8 +162,8 @@ def by_module(cost):
 def adapted(name, method):
     """Build a network in train mode and adapt it as the package does, at rank 4 if any."""
     network, chosen = NETWORKS[name], registry.get("method", method)
-    model: nn.Module = chosen.adapt(
-        network.build(), heads=(network.head,), rank=RANK if chosen.ranks else None, seed=0
+    model: nn.Module = chosen.at(RANK if chosen.ranks else None, heads=(network.head,)).adapt(
+        network.build(), seed=0
     )
     return model.train()
 
@@ -174,7 +174,7 @@ def profiled(model, name, method, *, fake=True):
     rank = RANK if chosen.ranks else None
     return profile_step(
         model,
-        lambda stand_in: chosen.make_optimizer(stand_in, rank=rank),
+        lambda stand_in: chosen.at(rank).make_optimizer(stand_in),
         input_shape=NETWORKS[name].shape,
         num_classes=CLASSES,
         fake=fake,

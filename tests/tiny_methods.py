@@ -9,13 +9,22 @@ from tiny_training import finetune
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.catalogue.methods import ADAPTERS, Method
+from peft_regress.catalogue.methods import Method
 from peft_regress.catalogue.methods.method import cast_base
 
 RANK = 2
+
+
+def rank_of(method):
+    """Return the rank on the tiny network: of its depthwise layer a multiple of the groups."""
+    if method.name.endswith("-grouped"):
+        return 8
+    return RANK if method.ranks else None
+
+
 # Those of this package, in the order of their names; other packages may register more.
 ALL: tuple[Method, ...] = tuple(
-    method
+    method.at(rank_of(method), heads=("head",))
     for method in registry.items("method")
     if type(method).__module__.startswith("peft_regress.")
 )
@@ -36,19 +45,12 @@ def each(*methods):
 
 
 def method_named(name):
-    return {method.name: method for method in (*ALL, *ADAPTERS)}[name]
-
-
-def rank_of(method):
-    """Return the rank on the tiny network: of its depthwise layer a multiple of the groups."""
-    if method.name.endswith("-grouped"):
-        return 8
-    return RANK if method.ranks else None
+    return {method.name: method for method in ALL}[name]
 
 
 def adapted(method, *, rank=None, seed=0):
     base = cast_base(tiny_network(), method.base_dtype)
-    return method.adapt(base, heads=("head",), rank=rank or rank_of(method), seed=seed)
+    return method.at(rank or rank_of(method), heads=("head",)).adapt(base, seed=seed)
 
 
 def trained(method, *, steps=None):
@@ -62,7 +64,7 @@ def _trained(name, steps):
     model = adapted(method)
     finetune(
         model,
-        method.make_optimizer(model, rank=rank_of(method)),
+        method.make_optimizer(model),
         tiny_data(method.base_dtype),
         steps=steps,
         batch_size=16,
@@ -75,7 +77,7 @@ def _trained(name, steps):
 def loaded(method, folder, *, train=False):
     """Load what was saved in a folder into a fresh network."""
     base = cast_base(tiny_network(), method.base_dtype)
-    return method.load(base, folder, heads=("head",), trainable=train).eval()
+    return method.at(heads=("head",)).load(base, folder, trainable=train).eval()
 
 
 def trainable(model):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress import registry
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.architectures import Architecture, BringsWeights
-from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.matrix import method_at
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.sources import build_source, source_digest
@@ -62,8 +62,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     """
     task: Task = registry.get("task", case.task)
     architecture: Architecture = registry.get("architecture", case.architecture)
-    check_rank(case.method, case.rank)
-    method: Method = registry.get("method", case.method)
+    method = method_at(case.method, case.rank, heads=(architecture.head,))
     edge = task if isinstance(task, EdgeTask) else None
     brings = architecture if edge and isinstance(architecture, BringsWeights) else None
 
@@ -89,7 +88,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         return {
             "source": digest,
             "task": task.definition(),
-            "method": method.hyperparameters(case.rank),
+            "method": method.hyperparameters(),
             **({} if edge else {"cost": cost}),
         }
 
@@ -98,7 +97,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         model=model,
         data=data,
         adapter=case.adapter_name,
-        also_train=(architecture.head,),
+        also_train=method.heads,
         schedule=None if edge else cosine_to_zero(STEPS),
         mode=functools.partial(
             set_modes, batch_norm_statistics=method.trains_batch_norm_statistics

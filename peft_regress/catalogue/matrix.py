@@ -18,6 +18,7 @@ from typing import Any, get_args
 from peft_regress import registry
 from peft_regress.budgets import OWN_MATRIX
 from peft_regress.cases import Adaptation, Case
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.own_cases import (
     add_own_cases,
     own_fine_tune,
@@ -162,20 +163,24 @@ def parse_case_id(text: str) -> Case:
     case = Case.parse(text)
     if own_fine_tune(case) is None:
         registry.get("task", case.task)
-        check_rank(case.method, case.rank)
+        method_at(case.method, case.rank)
         registry.get("architecture", case.architecture)
     return case
 
 
-def check_rank(method: str, rank: int | None) -> None:
-    """Raise `InputError` if a rank is missing, superfluous, or not positive."""
-    ranks = registry.get("method", method).ranks
-    if ranks and rank is None:
-        raise InputError(f"method {method!r} needs a rank, for instance {ranks[0]}")
-    if not ranks and rank is not None:
-        raise InputError(f"method {method!r} has no rank, but rank {rank} was given")
+def method_at(name: str, rank: int | None, *, heads: tuple[str, ...] = ()) -> Method:
+    """Return a registered method at a rank, with the heads that train beside it.
+
+    Raises `UnknownNameError`, `InputError` for a rank that is missing, superfluous or not positive.
+    """
+    method: Method = registry.get("method", name)
+    if method.ranks and rank is None:
+        raise InputError(f"method {name!r} needs a rank, for instance {method.ranks[0]}")
+    if not method.ranks and rank is not None:
+        raise InputError(f"method {name!r} has no rank, but rank {rank} was given")
     if rank is not None and rank < 1:
         raise InputError(f"rank {rank} is not a positive whole number")
+    return method.at(rank, heads=heads)
 
 
 def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:

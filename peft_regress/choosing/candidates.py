@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
 import sys
 import time
@@ -15,12 +14,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peft_regress import registry
-from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.choosing.ranking import Candidate, Costs
@@ -35,7 +34,7 @@ from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
-from peft_regress.measure.recipe import ModelRecipe, Recipe
+from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import format_value
 from peft_regress.settings import DEFAULT_MATRIX
 
@@ -61,7 +60,7 @@ class Subject:
 
     name: str
     batch: int
-    step: Callable[[Method, int | None], Step]
+    step: Callable[[Method], Step]
     """Returns a fresh step of a method at a rank; raises whatever a library raises."""
     items: Callable[[int], Any]
     """Returns a batch of a size."""
@@ -118,9 +117,9 @@ def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
     settings = CostSettings(batch=batch, resolution=resolution)
     architecture = registry.get("architecture", name)
 
-    def step(method: Method, rank: int | None) -> Step:
-        recipe = ModelRecipe(method=method, architecture=architecture, rank=rank)
-        return _step_of(method, rank, adapted_model(recipe, settings))
+    def step(method: Method) -> Step:
+        headed = dataclasses.replace(method, heads=(architecture.head,))
+        return _step_of(headed, adapted_model(headed, architecture, settings))
 
     def items(size: int) -> Any:
         shape = (size, *settings.input_shape[1:])
@@ -150,10 +149,11 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     if not heads[0] or heads[0] not in modules:
         raise InputError(f"--model {path} has no module {head!r} as its head: name one by --head")
 
-    def step(method: Method, rank: int | None) -> Step:
-        model = method.adapt(copy.deepcopy(base), heads=heads, rank=rank, seed=0)
+    def step(method: Method) -> Step:
+        headed = dataclasses.replace(method, heads=heads)
+        model = headed.adapt(copy.deepcopy(base), seed=0)
         set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
-        return _step_of(method, rank, model)
+        return _step_of(headed, model)
 
     def items(size: int) -> Any:
         return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
@@ -185,12 +185,12 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
     moving = own.checked(data).adapter.moving
     batch = next(own.batches(data, seed=seed))
 
-    def step(method: Method, rank: int | None) -> Step:
-        recipe = Recipe.of(adapted_by(fine_tune, method, rank), storage)
+    def step(method: Method) -> Step:
+        recipe = Recipe.of(adapted_by(fine_tune, method), storage)
         adapter = dataclasses.replace(recipe.adapter, moving=moving)
         model = recipe.adapted_model(seed)
         recipe.set_mode(model)
-        return Step(model, recipe.make_optimizer, lambda: adapter.shipped_tensors(model).values())
+        return _step_of(adapter, model, recipe.make_optimizer)
 
     def items(wanted: int) -> Any:
         def of_size(leaf: Tensor) -> Tensor | RandomTensor:
@@ -208,22 +208,22 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
     )
 
 
-def adapted_by(fine_tune: FineTune, method: Method, rank: int | None) -> FineTune:
-    """Return a case with a method of the catalogue in place of its adapter."""
-    names = fine_tune.case
-    case = Case(task=names.task, method=method.name, architecture=names.architecture, rank=rank)
+def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
+    """Return a case with a method of the catalogue, at its rank, in place of its adapter."""
+    case = msgspec.structs.replace(fine_tune.case, method=method.name, rank=method.rank)
     optimizer = None if method.has_own_optimizer else fine_tune.optimizer
     return dataclasses.replace(
         fine_tune, id=case.id, adapter=case.adapter_name, optimizer=optimizer
     )
 
 
-def _step_of(method: Method, rank: int | None, model: nn.Module) -> Step:
-    return Step(
-        model,
-        functools.partial(method.make_optimizer, rank=rank),
-        lambda: method.shipped_tensors(model).values(),
-    )
+def _step_of(
+    method: Method,
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
+) -> Step:
+    shipped = method.shipped_tensors
+    return Step(model, make_optimizer or method.make_optimizer, lambda: shipped(model).values())
 
 
 def try_all(
@@ -261,7 +261,7 @@ def try_all(
         for rank in _ranks(method):
             try:
                 with warnings.catch_warnings(action="ignore"):
-                    found = _price(subject, method, rank, limits)
+                    found = _price(subject, method.at(rank), limits)
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
                 tried.refused.setdefault(method.name, told(error))
                 break
@@ -302,7 +302,7 @@ def what_would_fit(
     elif architecture is not None and limits.of("head").memory:
         while (resolution := resolution // 2) >= _SMALLEST_IMAGE:
             subject = of_architecture(architecture, batch=batch, resolution=resolution)
-            found = _price(subject, registry.get("method", "head"), None, limits)
+            found = _price(subject, registry.get("method", "head"), limits)
             if found.largest_batch or not found.lacks:
                 size = found.largest_batch or batch
                 yield f"head at a batch of {size} on 3x{resolution}x{resolution}"
@@ -318,8 +318,8 @@ def _may_rise(one: Candidate, full: Costs) -> bool:
     return all(saves) or (any(saves) and (one.rank or 0) < _KNOWN)
 
 
-def _price(subject: Subject, method: Method, rank: int | None, limits: Limits) -> Candidate:
-    step = subject.step(method, rank)
+def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
+    step = subject.step(method)
 
     def record(*, fake: bool) -> StepLog:
         batch = subject.items(MANY if fake else subject.batch)
@@ -338,10 +338,10 @@ def _price(subject: Subject, method: Method, rank: int | None, limits: Limits) -
     )
     is_planned = limits.runtime == "executorch"
     if is_planned:
-        costs = _planned(subject, method, rank, costs, state=cost.optimizer_state_bytes)
+        costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
     return Candidate(
         method=method.name,
-        rank=rank,
+        rank=method.rank,
         costs=costs,
         largest_batch=(
             _largest_batch(log, limits.of(method.name)) if is_of_many and not is_planned else None
@@ -350,9 +350,7 @@ def _price(subject: Subject, method: Method, rank: int | None, limits: Limits) -
     )
 
 
-def _planned(
-    subject: Subject, method: Method, rank: int | None, costs: Costs, *, state: int
-) -> Costs:
+def _planned(subject: Subject, method: Method, costs: Costs, *, state: int) -> Costs:
     """Return the costs of the same step as a program of ExecuTorch, which has one batch size.
 
     Its optimizer keeps the same state beside the program. Raises `UnsupportedCaseError` for a
@@ -364,7 +362,7 @@ def _planned(
         subject.items(subject.batch),
         lambda leaf: leaf.draw(torch.device("cpu")) if isinstance(leaf, RandomTensor) else leaf,
     )
-    program = training_program(subject.step(method, rank).model, batch, loss=subject.loss)
+    program = training_program(subject.step(method).model, batch, loss=subject.loss)
     return costs._replace(memory=program.planned_bytes + state, storage=len(program.content))
 
 

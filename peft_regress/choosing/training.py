@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peft_regress import registry
+from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
 from peft_regress.choosing.ranking import Candidate, is_below
 from peft_regress.fine_tune import FineTune
@@ -52,8 +52,7 @@ def train_all(
 @single_thread()
 @undisturbed()
 def _score(fine_tune: FineTune, one: Candidate, storage: Path, *, seed: int) -> float:
-    method = registry.get("method", one.method)
-    recipe = Recipe.of(adapted_by(fine_tune, method, one.rank), storage)
+    recipe = Recipe.of(adapted_by(fine_tune, method_at(one.method, one.rank)), storage)
     data = recipe.load_data()
     model = recipe.adapted_model(seed)
     with warnings.catch_warnings(action="ignore"):
@@ -67,7 +66,7 @@ def _score(fine_tune: FineTune, one: Candidate, storage: Path, *, seed: int) -> 
 
 def as_code(fine_tune: FineTune, one: Candidate) -> str:
     """Return the case with a candidate's adapter, to paste where its functions are known."""
-    adapted = adapted_by(fine_tune, registry.get("method", one.method), one.rank)
+    adapted = adapted_by(fine_tune, method_at(one.method, one.rank))
     lines = [f'    "{adapted.id}",']
     for field in dataclasses.fields(FineTune):
         value = getattr(adapted, field.name, None)

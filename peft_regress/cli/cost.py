@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.matrix import check_rank, select_cases
+from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli.options import (
     cases_option,
@@ -105,7 +105,7 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         raise click.UsageError(
             "Name --architecture and --method, or --model in place of both, or --cases."
         )
-    check_rank(method, settings["rank"])
+    method_at(method, settings["rank"])
     registry.get("architecture", architecture)
     names = Adaptation(method=method, architecture=architecture, rank=settings.pop("rank"))
     _show_adaptation(names, settings, output)

@@ -262,7 +262,7 @@ class _Measuring:
             "invariants": {},
             "ledger": schema.Ledger(),
         }
-        blank["numerics"] = self.recipe.adapter.traits.numerics
+        blank["numerics"] = self.recipe.adapter.numerics
         blank |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,

@@ -6,7 +6,6 @@ A built-in case, and `peft-regress cost`, on random images; one of the user's on
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,17 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from peft_regress import cost
+from peft_regress import cost, registry
 from peft_regress.cases import Adaptation
+from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.built_in import set_modes
-from peft_regress.catalogue.methods.method import cast_base
+from peft_regress.catalogue.matrix import method_at
+from peft_regress.catalogue.methods.method import Method, cast_base
 from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.data import Data
-from peft_regress.measure.recipe import ModelRecipe, Recipe
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
 from peft_regress.metrics import BATCH_SUFFIX, Metric, make_metric
 from peft_regress.runs.ledger import Rows, pack
@@ -73,11 +74,16 @@ class ProfileCache:
     def __init__(self) -> None:
         self._reports: dict[Adaptation, dict[str, CostReport]] = {}
 
-    def get(self, recipe: ModelRecipe) -> Reports:
-        """Return the reports, profiling on first use."""
-        if recipe.names not in self._reports:
-            self._reports[recipe.names] = profile_both(recipe)
-        return self._reports[recipe.names]
+    def get(self, names: Adaptation) -> Reports:
+        """Return the reports of a step on one image and on 32, profiling on first use."""
+        if names not in self._reports:
+            method, architecture = _looked_up(names)
+            # A device runs its model on one image.
+            self._reports[names] = {
+                "": profile_method(method, architecture, CostSettings(), running=True),
+                BATCH_SUFFIX: profile_method(method, architecture, CostSettings(batch=32)),
+            }
+        return self._reports[names]
 
 
 # --- Of a case ------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> Rep
     """Return the costs of a case: with data those of its own step, else of the catalogue's."""
     if data is not None:
         return _own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
-    return profiles.get(ModelRecipe.of(recipe.case.adaptation))
+    return profiles.get(recipe.case.adaptation)
 
 
 def _own_costs(recipe: Recipe, batch: Any) -> Reports:
@@ -154,9 +160,9 @@ def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
     Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank, and
     for settings with which a library raises.
     """
-    recipe = ModelRecipe.of(names)
+    method, architecture = _looked_up(names)
     try:
-        return profile_recipe(recipe, settings)
+        return profile_method(method, architecture, settings)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split()).removesuffix(".")
         raise InputError(
@@ -165,48 +171,42 @@ def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
         ) from error
 
 
-def profile_recipe(
-    recipe: ModelRecipe, settings: CostSettings, *, running: bool = False
+def _looked_up(names: Adaptation) -> tuple[Method, Architecture]:
+    architecture: Architecture = registry.get("architecture", names.architecture)
+    return method_at(names.method, names.rank, heads=(architecture.head,)), architecture
+
+
+def profile_method(
+    method: Method, architecture: Architecture, settings: CostSettings, *, running: bool = False
 ) -> CostReport:
     """Profile one training step on random weights and images; needs no data and no source.
 
-    running: whether also what the adapted model costs to run.
+    method: at a rank, with its heads. running: whether also what the adapted model costs to run.
     """
-    model = adapted_model(recipe, settings)
-    dtype: torch.dtype = getattr(torch, recipe.method.base_dtype)
+    model = adapted_model(method, architecture, settings)
+    dtype = method.dtype or torch.float32
     ran: dict[str, int] = {}
     if running:
         images = torch.zeros(settings.input_shape, dtype=dtype)
-        ran = _running_cost(model, images, merge=recipe.method.merge)
+        ran = _running_cost(model, images, merge=method.merge)
     step = cost.profile_step(
         model,
-        functools.partial(recipe.method.make_optimizer, rank=recipe.rank),
+        method.make_optimizer,
         input_shape=settings.input_shape,
         num_classes=settings.classes,
         loss=settings.loss,
         dtype=dtype,
     )
-    return _cost_report(model, step, shipped=recipe.method.shipped_tensors(model), running=ran)
+    return _cost_report(model, step, shipped=method.shipped_tensors(model), running=ran)
 
 
-def profile_both(recipe: ModelRecipe) -> dict[str, CostReport]:
-    """Return the reports of a step on one image and on 32, by the suffix of their metrics."""
-    # A device runs its model on one image.
-    return {
-        "": profile_recipe(recipe, CostSettings(), running=True),
-        BATCH_SUFFIX: profile_recipe(recipe, CostSettings(batch=32)),
-    }
-
-
-def adapted_model(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
+def adapted_model(method: Method, architecture: Architecture, settings: CostSettings) -> nn.Module:
     """Return the model whose step is profiled: on random weights, in its training mode."""
-    method, head = recipe.method, recipe.architecture.head
-    model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
-    model = cast_base(model, method.base_dtype)
-    model = method.adapt(model, heads=(head,), rank=recipe.rank, seed=_COST_SEED)
+    model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
+    model = method.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)
     if settings.freeze_head:
         for name, parameter in model.named_parameters():
-            if f".{head}." in f".{name}":
+            if f".{architecture.head}." in f".{name}":
                 parameter.requires_grad = False
     train_statistics = (
         method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"

@@ -60,7 +60,7 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
         "mode": _mode(fine_tune),
         "also_train": sorted(fine_tune.also_train),
     }
-    stated |= {f"adapter {name}": value for name, value in recipe.adapter.settings().items()}
+    stated |= {f"adapter {name}": value for name, value in recipe.adapter.described().items()}
     return {
         name: value if isinstance(value, str) else canonical_json(value).decode()
         for name, value in stated.items()

@@ -17,18 +17,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from peft_regress import registry
-from peft_regress.cases import Adaptation, Case
-from peft_regress.catalogue.architectures import Architecture
+from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import BuiltIn, fine_tune_of
-from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import CaseError, calling
-from peft_regress.measure.adapters import Adapter, adapter_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
+from peft_regress.measure.own_adapters import adapter_of
 from peft_regress.measure.training import (
     Loop,
     TrainingRun,
@@ -45,40 +42,13 @@ _Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRecipe:
-    """A method on an architecture at a rank: all that the cost of a built-in step depends on."""
-
-    method: Method
-    architecture: Architecture
-    rank: int | None = None
-
-    @classmethod
-    def of(cls, names: Adaptation) -> ModelRecipe:
-        """Look the names up.
-
-        Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
-        """
-        architecture = registry.get("architecture", names.architecture)
-        check_rank(names.method, names.rank)
-        method = registry.get("method", names.method)
-        return cls(method=method, architecture=architecture, rank=names.rank)
-
-    @property
-    def names(self) -> Adaptation:
-        """Return the names of the parts."""
-        return Adaptation(
-            method=self.method.name, architecture=self.architecture.name, rank=self.rank
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A fine-tuning with its adapter looked up and its loss chosen."""
 
     fine_tune: FineTune
     baselines: Path
     """The folder with `sources/` and `adapters/`."""
-    adapter: Adapter
+    adapter: Method
     objective: Objective
 
     @classmethod
@@ -176,7 +146,7 @@ class Recipe:
         if self.is_own:
             seed_all(self.seeds[0])
         with self.calling("data()"):
-            return Data.of(self.fine_tune, dtype=self.adapter.traits.dtype)
+            return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 
     def calling(self, function: str) -> AbstractContextManager[None]:
         """Return a context for a function of the case: what an own one raises is a `CaseError`."""
@@ -203,7 +173,7 @@ class Recipe:
         model = self._made(nn.Module, "model()", self.fine_tune.model)
         if self.is_own:  # the function may keep it for the next time
             model = copy.deepcopy(model)
-        dtype = self.adapter.traits.dtype
+        dtype = self.adapter.dtype
         return model if dtype is None else model.to(dtype)
 
     def adapted_model(self, seed: int) -> nn.Module:

@@ -250,7 +250,7 @@ class Rounds:
             self._keep_adapter(model)
             self._updates = inputs.optimizer_updates(
                 recipe.make_optimizer,
-                dtype=recipe.adapter.traits.dtype or torch.float32,
+                dtype=recipe.adapter.dtype or torch.float32,
                 device=self._device,
             )
             self._compare(self._rounds[0])

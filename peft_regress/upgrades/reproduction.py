@@ -187,7 +187,7 @@ def _adapting(
     # By exact class: what a derived class does is not known here.
     if type(method) is Selective:
         try:
-            method.adapt(model, heads=(architecture.head,), rank=None, seed=0)
+            method.at(heads=(architecture.head,)).adapt(model, seed=0)
         except UnsupportedCaseError:
             return None
         return {**found, "selects": method.trains}

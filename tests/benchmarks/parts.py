@@ -35,12 +35,12 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 
     def profile(*, batch: int, fake: bool) -> float:
         model = architecture.build(num_classes=10, seed=0)
-        model = method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
+        model = method.at(rank, heads=(architecture.head,)).adapt(model, seed=0)
         set_modes(model, batch_norm_statistics=False)
         started = time.perf_counter()
         profile_step(
             model,
-            lambda wrapped: method.make_optimizer(wrapped, rank=rank),
+            lambda wrapped: method.at(rank).make_optimizer(wrapped),
             input_shape=(batch, 3, 224, 224),
             num_classes=10,
             fake=fake,
@@ -48,7 +48,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
         return time.perf_counter() - started
 
     model = architecture.build(num_classes=10, seed=0)
-    method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
+    method.at(rank, heads=(architecture.head,)).adapt(model, seed=0)
     imports = _resident_megabytes()
     profile(batch=32, fake=True)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports

@@ -7,7 +7,7 @@ from torch import nn
 from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 
-FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
+FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))
 GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
 STEM = "base_model.model."
@@ -20,7 +20,7 @@ pytestmark = [
 
 def _added(method, rank, layer):
     """Adapt a layer and return what trains in it, by the names below its own."""
-    model = method.adapt(One(layer), heads=("head",), rank=rank, seed=0)
+    model = method.at(rank, heads=("head",)).adapt(One(layer), seed=0)
     stem = f"{STEM}layer."
     return {n.removeprefix(stem): s for n, s in trainable(model).items() if n.startswith(stem)}
 
@@ -134,7 +134,7 @@ def test_a_rank_that_the_groups_do_not_divide_is_refused(method, groups, rank):
     """A release that takes it shows as a case that is no longer unsupported."""
     model = One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
     with pytest.raises(ValueError, match=f"groups={groups} and rank {rank}"):
-        method.adapt(model, heads=("head",), rank=rank, seed=0)
+        method.at(rank, heads=("head",)).adapt(model, seed=0)
 
 
 LAYERS = {
@@ -160,12 +160,12 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
     if not method.targets.find(model, heads=("head",)):
         assert layer in {"grouped", "depthwise"}
         return
-    expected = method.expected_trainable(model, heads=("head",), rank=rank)
+    expected = method.at(rank, heads=("head",)).expected_trainable(model)
     if method in PRINCIPAL and not isinstance(model.layer, nn.Linear):
         with pytest.raises(ValueError, match="Unknown initialization"):
-            method.adapt(model, heads=("head",), rank=rank, seed=0)
+            method.at(rank, heads=("head",)).adapt(model, seed=0)
         return
-    assert trainable(method.adapt(model, heads=("head",), rank=rank, seed=0)) == expected
+    assert trainable(method.at(rank, heads=("head",)).adapt(model, seed=0)) == expected
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -173,5 +173,5 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
 def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
     model = One(LAYERS[layer]())
     if method.targets.find(model, heads=("head",)):
-        expected = method.expected_trainable(model, heads=("head",), rank=None)
-        assert trainable(method.adapt(model, heads=("head",), rank=None, seed=0)) == expected
+        expected = method.at(heads=("head",)).expected_trainable(model)
+        assert trainable(method.at(heads=("head",)).adapt(model, seed=0)) == expected

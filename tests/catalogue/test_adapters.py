@@ -16,7 +16,7 @@ from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
 from peft_regress.errors import UnsupportedCaseError
 
-FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
+FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 ADALORA, LORA_FA, LORA_PLUS = (method_named(name) for name in ("adalora", "lorafa", "loraplus"))
 HRA, OFT, BOFT = (method_named(name) for name in ("hra", "oft", "boft"))
 RANKED = tuple(method for method in FLOAT32 if method.ranks)
@@ -37,14 +37,14 @@ def test_no_eligible_layer_is_an_unsupported_case(method):
     model = One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
     message = f"{method.name}: One has none of its targets, {method.targets.description} "
     with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
-        method.adapt(model, heads=("head",), rank=2, seed=0)
+        method.at(2, heads=("head",)).adapt(model, seed=0)
 
 
 # peft allows AdaLoRA a rank of 0; the command line does not.
 @each(*(method for method in RANKED if method is not ADALORA))
 def test_the_librarys_own_value_error_goes_through(method):
     with pytest.raises(ValueError, match="positive integer"):
-        method.adapt(tiny_network(), heads=("head",), rank=0, seed=0)
+        method.at(0, heads=("head",)).adapt(tiny_network(), seed=0)
 
 
 @each(*FLOAT32)
@@ -60,7 +60,7 @@ def test_a_release_without_the_optimizer_is_an_unsupported_case(method, monkeypa
     monkeypatch.delattr(peft.optimizers, f"create_{method.name}_optimizer")
     message = f"peft {peft.__version__} has no create_{method.name}_optimizer in peft.optimizers"
     with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
-        method.make_optimizer(adapted(method), rank=2)
+        method.at(2).make_optimizer(adapted(method))
 
 
 # LoRA and its kin
@@ -78,7 +78,7 @@ def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a():
     model = adapted(LORA_PLUS)
     rate_of = {
         id(parameter): group["lr"]
-        for group in LORA_PLUS.make_optimizer(model, rank=2).param_groups
+        for group in LORA_PLUS.at(2).make_optimizer(model).param_groups
         for parameter in group["params"]
     }
     rates = {
@@ -113,7 +113,7 @@ def test_lorafa_keeps_a_at_its_draw_and_ships_it():
 
 
 def test_adalora_is_scheduled_over_the_steps_of_a_run():
-    declared = ADALORA.hyperparameters(4)
+    declared = ADALORA.at(4).hyperparameters()
     assert declared["total_step"] == STEPS
     assert (declared["init_r"], declared["target_r"]) == (6, 4)
 

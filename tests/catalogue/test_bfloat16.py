@@ -67,7 +67,7 @@ def test_training_is_reproducible_to_the_bit(method):
         model = adapted(method)
         return finetune(
             model,
-            method.make_optimizer(model, rank=rank_of(method)),
+            method.at(rank_of(method)).make_optimizer(model),
             tiny_data("bfloat16"),
             steps=4,
             batch_size=16,

@@ -24,7 +24,7 @@ def _holding(parameter):
 
 
 def _step(parameter, gradient, *, rank):
-    optimizer = GALORE.make_optimizer(_holding(parameter), rank=rank)
+    optimizer = GALORE.at(rank).make_optimizer(_holding(parameter))
     before = parameter.detach().clone()
     parameter.grad = gradient.clone()
     optimizer.step()
@@ -36,7 +36,7 @@ def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(12, 20, generator=generator)
     ours, stock = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    ours_optimizer = method.make_optimizer(_holding(ours), rank=3)
+    ours_optimizer = method.at(3).make_optimizer(_holding(ours))
     stock_optimizer = import_module("galore_torch").GaLoreAdamW(
         [
             {
@@ -73,7 +73,7 @@ def test_a_convolution_is_seen_as_a_matrix(shape):
 
 @each(*BOTH)
 def test_weights_are_ranked_and_vectors_left_plain(method):
-    ranked, plain = method.make_optimizer(adapted(method), rank=2).param_groups
+    ranked, plain = method.at(2).make_optimizer(adapted(method)).param_groups
     assert ranked["rank"] == 2
     assert "rank" not in plain
     assert {p.ndim for p in ranked["params"]} == {2, 4}
@@ -83,7 +83,7 @@ def test_weights_are_ranked_and_vectors_left_plain(method):
 @each(*BOTH)
 def test_the_projection_is_refreshed_every_gap_and_not_between(method):
     parameter = nn.Parameter(torch.zeros(6, 9))
-    optimizer = method.make_optimizer(_holding(parameter), rank=2)
+    optimizer = method.at(2).make_optimizer(_holding(parameter))
     generator = torch.Generator().manual_seed(0)
     assert method.update_proj_gap < STEPS
     refreshed, last = [], None
@@ -100,7 +100,7 @@ def test_the_projection_is_refreshed_every_gap_and_not_between(method):
 @each(*BOTH)
 def test_a_weight_to_project_is_needed(method):
     with pytest.raises(UnsupportedCaseError, match="no trainable weight"):
-        method.make_optimizer(nn.BatchNorm2d(3), rank=2)
+        method.at(2).make_optimizer(nn.BatchNorm2d(3))
 
 
 # The variant that clones
@@ -155,7 +155,7 @@ def test_on_bfloat16_the_svd_is_taken_in_float32_and_its_slice_is_a_copy(monkeyp
 
     monkeypatch.setattr(torch.linalg, "svd", seen)
     parameter = nn.Parameter(torch.zeros(8, 2, 3, 3, dtype=torch.bfloat16))
-    optimizer = GALORE_BF16.make_optimizer(_holding(parameter), rank=3)
+    optimizer = GALORE_BF16.at(3).make_optimizer(_holding(parameter))
     parameter.grad = torch.randn(8, 2, 3, 3, dtype=torch.bfloat16)
     optimizer.step()
     state = optimizer.state[parameter]

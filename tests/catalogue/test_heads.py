@@ -48,9 +48,9 @@ WHOLE = tuple(method for method in ALL if method.name != "adalora-bf16")
 
 @each(*WHOLE)
 def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method):
-    rank = rank_of(method)
-    expected = method.expected_trainable(_detecting(method), heads=HEADS, rank=rank)
-    model = method.adapt(_detecting(method), heads=HEADS, rank=rank, seed=0)
+    method = method.at(rank_of(method), heads=HEADS)
+    expected = method.expected_trainable(_detecting(method))
+    model = method.adapt(_detecting(method), seed=0)
     assert trainable(model) == expected
     prefix = "base_model.model." if isinstance(method, PeftAdapter) else ""
     assert {f"{prefix}{name}" for name in OF_HEADS} <= expected.keys()
@@ -60,8 +60,8 @@ def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method):
 
 @each(LORA, HEAD, BITFIT, NORM, FULL, GALORE)
 def test_all_of_the_heads_is_shipped_and_comes_back(method, tmp_path):
-    rank = rank_of(method)
-    model = method.adapt(_detecting(), heads=HEADS, rank=rank, seed=0)
+    method = method.at(rank_of(method), heads=HEADS)
+    model = method.adapt(_detecting(), seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -71,23 +71,23 @@ def test_all_of_the_heads_is_shipped_and_comes_back(method, tmp_path):
     method.save(model, tmp_path)
     images = torch.randn(2, 3, 4, 4)
     for train in (True, False):
-        loaded = method.load(_detecting(), tmp_path, heads=HEADS, trainable=train)
+        loaded = method.load(_detecting(), tmp_path, trainable=train)
         assert torch.equal(loaded.eval()(images), model.eval()(images))
         assert trainable(loaded) == (trainable(model) if train else {})
 
 
-@each(*(method for method in WHOLE if method not in (HEAD, BN_HEAD)))
+@each(*(method for method in WHOLE if method.name not in ("head", "bn_head")))
 def test_without_a_head_only_the_method_itself_trains(method):
-    rank = rank_of(method)
-    model = method.adapt(_detecting(method), heads=(), rank=rank, seed=0)
-    assert trainable(model) == method.expected_trainable(_detecting(method), heads=(), rank=rank)
+    method = method.at(rank_of(method))
+    model = method.adapt(_detecting(method), seed=0)
+    assert trainable(model) == method.expected_trainable(_detecting(method))
     assert trainable(model)
 
 
 @each(HEAD, BN_HEAD)
 def test_a_method_that_trains_only_heads_is_unsupported_without_one(method):
     with pytest.raises(UnsupportedCaseError, match=f"{method.name} trains only a head, and no"):
-        method.adapt(_detecting(), heads=(), rank=None, seed=0)
+        method.at().adapt(_detecting(), seed=0)
 
 
 class Tied(nn.Module):
@@ -106,16 +106,16 @@ class Tied(nn.Module):
 
 
 def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path):
-    expected = LORA.expected_trainable(Tied(), heads=("head",), rank=2)
-    base = Tied()
-    model = LORA.adapt(base, heads=("head",), rank=2, seed=0)
+    method, base = LORA.at(2, heads=("head",)), Tied()
+    expected = method.expected_trainable(Tied())
+    model = method.adapt(base, seed=0)
     assert trainable(model) == expected
     plain = {name.removeprefix("base_model.model.") for name in expected if "lora" not in name}
     assert plain == {"tokens.weight", "shared.weight", "shared.bias"}
     with torch.no_grad():
         base.tokens.weight += 1
-    LORA.save(model, tmp_path)
-    loaded = LORA.load(Tied(), tmp_path, heads=("head",), trainable=False)
+    method.save(model, tmp_path)
+    loaded = method.load(Tied(), tmp_path, trainable=False)
     changed = loaded.get_parameter("base_model.model.tokens.weight")
     assert torch.equal(changed, base.tokens.weight)
 

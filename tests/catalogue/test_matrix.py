@@ -8,9 +8,9 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import (
     case_params,
-    check_rank,
     matrices_of,
     matrix_cases,
+    method_at,
     parse_case_id,
     select_cases,
     shard_of,
@@ -142,7 +142,7 @@ def test_what_is_no_id_is_refused(text):
 )
 def test_rank_is_there_exactly_where_the_method_has_one(method, rank, message):
     with pytest.raises(InputError, match=message):
-        check_rank(method, rank)
+        method_at(method, rank)
 
 
 @pytest.mark.parametrize(

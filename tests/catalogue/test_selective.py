@@ -40,7 +40,7 @@ def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions():
             self.attention = nn.MultiheadAttention(4, num_heads=2)
             self.head = nn.Linear(4, 2)
 
-    expected = BITFIT.expected_trainable(Attending(), heads=("head",), rank=None)
+    expected = BITFIT.at(heads=("head",)).expected_trainable(Attending())
     assert set(expected) == {
         "attention.in_proj_bias",
         "attention.out_proj.bias",
@@ -49,7 +49,7 @@ def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions():
     }
     with torch.device("meta"):
         model = swin_t(num_classes=3)
-    names = set(BITFIT.expected_trainable(model, heads=("head",), rank=None))
+    names = set(BITFIT.at(heads=("head",)).expected_trainable(model))
     assert not [name for name in names if "table" in name]
     assert "features.1.0.attn.qkv.bias" in names
 
@@ -63,7 +63,7 @@ def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one():
             self.rms = nn.RMSNorm(3)
             self.head = nn.Linear(3, 2)
 
-    expected = NORM.expected_trainable(Normalized(), heads=("head",), rank=None)
+    expected = NORM.at(heads=("head",)).expected_trainable(Normalized())
     assert list(expected) == [
         "batch.weight",
         "batch.bias",
@@ -93,13 +93,13 @@ class WithoutTargets(nn.Module):
 def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(method, targets):
     message = rf"{method.name}: WithoutTargets has none of its targets, {targets} .*'head'"
     with pytest.raises(UnsupportedCaseError, match=message):
-        method.adapt(WithoutTargets(), heads=("head",), rank=None, seed=0)
+        method.at(heads=("head",)).adapt(WithoutTargets(), seed=0)
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.5])
 def test_statistics_follow_at_one_momentum_whatever_the_models_own_is(momentum):
     base = tiny_network()
     base.norm.momentum = momentum
-    assert BN_HEAD.adapt(base, heads=("head",), rank=None, seed=0).norm.momentum == 0.1
+    assert BN_HEAD.at(heads=("head",)).adapt(base, seed=0).norm.momentum == 0.1
     base.norm.momentum = momentum
-    assert HEAD.adapt(base, heads=("head",), rank=None, seed=0).norm.momentum == momentum
+    assert HEAD.at(heads=("head",)).adapt(base, seed=0).norm.momentum == momentum

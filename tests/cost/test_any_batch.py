@@ -1,24 +1,23 @@
 """One profile, at a batch of a prime, tells the cost at every batch."""
 
-import functools
-
 import pytest
 import torch
 
-from peft_regress.cases import Adaptation, split_adapter_name
+from peft_regress import registry
+from peft_regress.cases import split_adapter_name
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
 from peft_regress.cost.step_cost import MANY
 from peft_regress.measure.costs import CostSettings, adapted_model
-from peft_regress.measure.recipe import ModelRecipe
 
 
 def log_of(name, architecture, *, batch, resolution=64):
     method, rank = split_adapter_name(name)
-    recipe = ModelRecipe.of(Adaptation(method=method, architecture=architecture, rank=rank))
+    network = registry.get("architecture", architecture)
+    chosen = registry.get("method", method).at(rank, heads=(network.head,))
     settings = CostSettings(batch=batch, resolution=resolution)
     return record_training_step(
-        adapted_model(recipe, settings),
-        functools.partial(recipe.method.make_optimizer, rank=rank),
+        adapted_model(chosen, network, settings),
+        chosen.make_optimizer,
         batch=random_images(settings.input_shape, 10, "cross-entropy", torch.float32),
         loss=loss_of_images(10),
     )

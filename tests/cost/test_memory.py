@@ -1,6 +1,5 @@
 """Memory: the log, hand-computed steps, and GaLore's state."""
 
-import functools
 import gc
 
 import pytest
@@ -154,7 +153,7 @@ def test_activations_scale_with_the_batch_and_state_does_not():
 
 
 def galore_adamw(rank):
-    return functools.partial(registry.get("method", "galore").make_optimizer, rank=rank)
+    return registry.get("method", "galore").at(rank).make_optimizer
 
 
 def test_galore_s_state_projection_and_svd():
@@ -163,7 +162,7 @@ def test_galore_s_state_projection_and_svd():
         nn.Conv2d(3, 8, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
     # As a case does, before the step: the import of galore_torch makes tensors.
-    registry.get("method", "galore").adapt(model, heads=(), rank=rank, seed=0)
+    registry.get("method", "galore").at(rank, heads=()).adapt(model, seed=0)
     for fake in (True, False):
         cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore_adamw(rank), fake=fake)
         # (8, 27) and (4, 8) are wide: the left vectors are kept, a slice of the whole (m, m) U.

@@ -18,9 +18,8 @@ from torch import nn
 
 from peft_regress.catalogue.methods import LORA
 from peft_regress.catalogue.methods.selective import HEAD
-from peft_regress.measure.adapters.adapter import MethodAdapter
-from peft_regress.measure.adapters.tuner import SECOND
 from peft_regress.measure.invariants.outputs import UNMERGE_TOLERANCE
+from peft_regress.measure.invariants.tuner import SECOND
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
 
@@ -38,13 +37,14 @@ WITH_COPY = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
 def watched(method, base):
     """Return a watch and the adapted model."""
     data = tiny_data(method.base_dtype)
+    method = method.at(rank_of(method), heads=("head",))
     watch = InvariantWatch(
-        adapter=MethodAdapter(method=method, rank=rank_of(method), heads=("head",)),
+        adapter=method,
         objective=Objective(),
         base=copy.deepcopy(base),
         probe=(data.test_images[:8], data.test_labels[:8]),
     )
-    return watch, method.adapt(base, heads=("head",), rank=rank_of(method), seed=0)
+    return watch, method.adapt(base, seed=0)
 
 
 def facts_of(method=LORA, base=None):

@@ -1,17 +1,20 @@
 """Measuring a case: real training of a tiny network, real profiles."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
+from peft_regress.baselines.references import read_references
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue import built_in
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError
 from peft_regress.measure import definition
-from peft_regress.measure.case import measure
+from peft_regress.measure.case import measure, recipe_of
 from peft_regress.measure.costs import CostSettings, ProfileCache, adaptation_cost
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
@@ -195,6 +198,15 @@ class TestDefinition:
         before = define(Recipe.of(case(), tiny))
         monkeypatch.setattr(definition, name, value)
         assert define(Recipe.of(case(), tiny)) != before
+
+    def test_of_every_stored_case_is_the_one_that_judges_it(self):
+        """Or every baseline of a user would be incomparable with this version."""
+        root = Path(__file__).parents[2] / "baselines"
+        stored = read_references(root)
+        cases = [one for name in ("default", "extended", "edge") for one in matrix_cases(name)]
+        assert {one.id: define(recipe_of(one, root)) for one in cases} == {
+            one.id: stored[one.id].record.definition for one in cases
+        }
 
 
 class TestCost:

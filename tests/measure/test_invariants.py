@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from peft_regress.catalogue.methods.selective import BN_HEAD, HEAD
 from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.measure.adapters.adapter import MethodAdapter
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import StoredOutput
@@ -47,18 +46,30 @@ def _nothing(_):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faulty:
+class Wrapped:
+    """A method that another one stands in front of, at every rank."""
+
+    method: Any = LORA
+
+    def __getattr__(self, name):
+        return getattr(self.method, name)
+
+    def at(self, *args, **options):
+        return replace(self, method=self.method.at(*args, **options))
+
+    def doubled(self):
+        return replace(self, method=self.method.doubled())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty(Wrapped):
     """A method with one fault: what adapting, merging or shipping does besides its work."""
 
-    method: Any
     adapting: Any = _nothing
     merging: Any = _nothing
     shipping: Any = _nothing
     loading: Any = _nothing
     disabling: Any = lambda method, model: method.disabled(model)
-
-    def __getattr__(self, name):
-        return getattr(self.method, name)
 
     def adapt(self, model, **options):
         adapted = self.method.adapt(model, **options)
@@ -90,7 +101,7 @@ class Faulty:
 def _watch(method, base, rank=2, **more):
     data = tiny_data(method.base_dtype)
     return InvariantWatch(
-        adapter=MethodAdapter(method=method, rank=rank, heads=("head",)),
+        adapter=method.at(rank, heads=("head",)),
         objective=Objective(),
         base=copy.deepcopy(base),
         probe=(data.test_images[:8], data.test_labels[:8]),
@@ -104,9 +115,10 @@ def _watched(method, rank=2, *, training=_nothing, **more):
     data = tiny_data(method.base_dtype)
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base, rank, **more)
-    adapted = method.adapt(base, heads=("head",), rank=rank, seed=0)
+    method = method.at(rank, heads=("head",))
+    adapted = method.adapt(base, seed=0)
     watch.before_training(adapted)
-    optimizer = method.make_optimizer(adapted, rank=rank)
+    optimizer = method.make_optimizer(adapted)
     watch.training.watch_first_step(adapted, optimizer)
     finetune(
         adapted,
@@ -156,11 +168,11 @@ def test_watching_changes_neither_the_losses_nor_the_modes():
     def losses(*, watched):
         base = tiny_network()
         watch = _watch(LORA, base)
-        adapted = LORA.adapt(base, heads=("head",), rank=2, seed=0).train()
+        adapted = LORA.at(2, heads=("head",)).adapt(base, seed=0).train()
         if watched:
             watch.before_training(adapted)
             assert all(module.training for module in adapted.modules())
-        optimizer = LORA.make_optimizer(adapted, rank=2)
+        optimizer = LORA.at(2).make_optimizer(adapted)
         if watched:
             watch.training.watch_first_step(adapted, optimizer)
         return finetune(adapted, optimizer, data, steps=3, batch_size=8, seed=0).losses
@@ -188,7 +200,7 @@ def _put_back(part):
     name = f"{BASE}linear.{part}.default"
 
     def strike(model):
-        start = method_named("adalora").adapt(tiny_network(), heads=("head",), rank=2, seed=0)
+        start = method_named("adalora").at(2, heads=("head",)).adapt(tiny_network(), seed=0)
         with torch.no_grad():
             model.get_parameter(name).copy_(start.get_parameter(name))
 
@@ -200,36 +212,31 @@ def _unwrapped(model):
     parent.linear = parent.linear.base_layer
 
 
-@dataclass(frozen=True)
-class OtherLora:
-    """LoRA with one function replaced."""
+@dataclass(frozen=True, kw_only=True)
+class OfRank(Wrapped):
+    """LoRA that is put on at another rank than is asked."""
 
-    function: str
-    replacement: Any
+    rank_of_asked: Any
 
-    def __getattr__(self, name):
-        return self.replacement if name == self.function else getattr(LORA, name)
-
-
-def _of_rank(rank_of_asked):
-    def adapt(model, *, rank, **options):
-        return LORA.adapt(model, rank=rank_of_asked(rank), **options)
-
-    return OtherLora("adapt", adapt)
+    def adapt(self, model, *, seed):
+        other = replace(self.method, rank=self.rank_of_asked(self.method.rank))
+        return other.adapt(model, seed=seed)
 
 
-def _moving_what_nobody_trains(model, *, rank):
-    """Move a weight in the first step, and back in the second, so that the end does not show it."""
-    weight = model.get_parameter(f"{BASE}norm.weight")
-    moves = iter([1.0, -1.0])
+class Moving(Wrapped):
+    """LoRA whose first step moves a weight that is frozen, and the second moves it back."""
 
-    def move(*_):
-        with torch.no_grad():
-            weight.add_(next(moves, 0.0))
+    def make_optimizer(self, model):
+        weight = model.get_parameter(f"{BASE}norm.weight")
+        moves = iter([1.0, -1.0])
 
-    optimizer = LORA.make_optimizer(model, rank=rank)
-    optimizer.register_step_post_hook(move)
-    return optimizer
+        def move(*_):
+            with torch.no_grad():
+                weight.add_(next(moves, 0.0))
+
+        optimizer = self.method.make_optimizer(model)
+        optimizer.register_step_post_hook(move)
+        return optimizer
 
 
 @contextlib.contextmanager
@@ -306,14 +313,17 @@ FAULTS = {
         lora(adapting=_trains(f"{BASE}norm.weight", requires_grad=True)),
         "expected_trainable frozen_unchanged reload_keeps_trainable saved_adapter_reloads",
     ),
-    "another rank": (_of_rank(lambda _: 3), "expected_trainable doubled_rank_not_smaller"),
+    "another rank": (
+        OfRank(rank_of_asked=lambda _: 3),
+        "expected_trainable doubled_rank_not_smaller",
+    ),
     "twice the rank has no more": (
-        _of_rank(lambda r: 1 if r > 2 else r),
+        OfRank(rank_of_asked=lambda r: 1 if r > 2 else r),
         "doubled_rank_not_smaller",
     ),
     "an adapter never moves": (lora(adapting=_deadened), "trainable_changed"),
     "a weight moves in the first step alone": (
-        OtherLora("make_optimizer", _moving_what_nobody_trains),
+        Moving(),
         "frozen_unchanged",
     ),
     # What is expected and not there is left out of the fill.
@@ -441,9 +451,9 @@ def test_a_library_that_cannot_merge_on_bfloat16_itself_is_caught(monkeypatch):
 
 def test_an_optimizer_whose_step_is_never_seen_is_no_pass():
     watch = _watch(LORA, tiny_network())
-    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
+    adapted = LORA.at(2, heads=("head",)).adapt(tiny_network(), seed=0)
     watch.before_training(adapted)
-    facts = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
+    facts = watch.after_training(adapted, LORA.at(2).make_optimizer(adapted))
     found = {name: fact.holds for name, fact in facts.items()}
     assert {"expected_trainable", "frozen_unchanged"} <= _broken(found)
 
@@ -455,7 +465,7 @@ def _filled(method):
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base)
     rank = rank_of(method) or 2
-    watch.before_training(method.adapt(base, heads=("head",), rank=rank, seed=0))
+    watch.before_training(method.at(rank, heads=("head",)).adapt(base, seed=0))
     assert watch.filled_losses is not None
     return watch.filled_losses
 
@@ -476,19 +486,19 @@ def test_each_fill_moves_the_output_of_every_adapter(method):
 @pytest.mark.parametrize("name", ["lora", "lora-bf16"])
 def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
     """On a real network; the tiny one damps what its adapters do."""
-    method = method_named(name)
+    method = method_named(name).at(1, heads=(MOBILENET_V3_SMALL.head,))
     data = registry.get("task", "shift").load()
     images = data.test_images[:4].to(getattr(torch, method.base_dtype))
 
     def losses(factor):
         base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
         watch = InvariantWatch(
-            adapter=MethodAdapter(method=method, rank=1, heads=(MOBILENET_V3_SMALL.head,)),
+            adapter=method,
             objective=Objective(),
             base=copy.deepcopy(base),
             probe=(images, data.test_labels[:4]),
         )
-        adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)
+        adapted = method.adapt(base, seed=0)
         for module in adapted.modules():
             if isinstance(module, lora_layer.LoraLayer):
                 module.scaling["default"] *= factor
@@ -505,7 +515,7 @@ def _wide_and_others():
     data = tiny_data()
     probe = data.test_images[:8], data.test_labels[:8]
     watch = _watch(LORA, base, wide_probe=one_wide_image(probe))
-    watch.before_training(LORA.adapt(base, heads=("head",), rank=2, seed=0))
+    watch.before_training(LORA.at(2, heads=("head",)).adapt(base, seed=0))
     assert watch.wide_filled_loss is not None
     assert watch.filled_losses is not None
     return watch.wide_filled_loss, watch.filled_losses
@@ -535,7 +545,7 @@ def test_what_is_wrong_for_wide_images_or_two_threads_alone_shows_in_the_wide_lo
 
 def test_a_filled_adapter_without_a_finite_loss_is_an_error():
     base = tiny_network()
-    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
+    adapted = LORA.at(2, heads=("head",)).adapt(tiny_network(), seed=0)
     adapted.get_submodule("base_model.model.head").register_forward_hook(
         lambda _module, _args, out: out * math.nan
     )
@@ -548,7 +558,7 @@ def test_a_filled_adapter_without_a_finite_loss_is_an_error():
 
 def test_an_adapter_in_half_precision_is_caught():
     name = "base_model.model.linear.lora_A.default.weight"
-    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
+    adapted = LORA.at(2, heads=("head",)).adapt(tiny_network(), seed=0)
     adapted.get_parameter(name).data = torch.zeros(2, 8, dtype=torch.bfloat16)
     data = tiny_data()
     batch = data.test_images, data.test_labels

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from peft_regress.measure import rounds
-from peft_regress.measure.adapters.peft_config import ConfigAdapter
 from peft_regress.measure.invariants import memory, saving
 from peft_regress.measure.invariants.memory import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
+from peft_regress.measure.own_adapters import ConfigAdapter
 
 FACT = "training_keeps_no_memory"
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])

@@ -16,7 +16,7 @@ from peft_regress.measure.inputs import optimizer_updates
 
 def updates(method="galore", *, rank=4):
     its = registry.get("method", method)
-    found = updates_by(lambda model: its.make_optimizer(model, rank=rank))
+    found = updates_by(lambda model: its.at(rank).make_optimizer(model))
     assert found is not None
     return found
 

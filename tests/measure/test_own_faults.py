@@ -10,7 +10,7 @@ from own_training import false_facts, fine_tune, measured
 from peft.tuners.lora.layer import Linear
 from peft.utils import save_and_load
 
-from peft_regress.measure.adapters.peft_config import ConfigAdapter
+from peft_regress.measure.own_adapters import ConfigAdapter
 from peft_regress.runs.schema import Defect
 
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"], init_lora_weights="gaussian")

@@ -29,7 +29,7 @@ def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix(
         marked = f"`{method.name}` (no matrix)" in LISTED
         assert marked == (not method.matrices), method.name
         (row,) = re.findall(rf"^\|[^|]*`{method.name}`.*$", LISTED, re.MULTILINE)
-        declared = method.hyperparameters(tool.rank_of(method))
+        declared = method.at(tool.rank_of(method)).hyperparameters()
         ranks = ", ".join(map(str, method.ranks)) or "none"
         rate = f"{declared['optimizer']}, {declared['learning_rate']:g}"
         if not method.name.endswith("-bf16"):

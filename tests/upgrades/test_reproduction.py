@@ -311,7 +311,7 @@ def test_what_trains_is_what_the_method_selects(pairing):
     method = registry.get("method", case.method)
     heads = (registry.get("architecture", case.architecture).head,)
     named = dict(model.named_parameters())
-    expected = method.expected_trainable(model, heads=heads, rank=None)
+    expected = method.at(heads=heads).expected_trainable(model)
     count = sum(named[name].numel() for name in expected)
     assert run(script_of(pairing, ["trainable_params"]))["trainable_params"] == str(count)
 

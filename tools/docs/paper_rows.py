@@ -89,11 +89,10 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 @cache
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
-    from peft_regress.measure.costs import CostSettings, profile_recipe
-    from peft_regress.measure.recipe import ModelRecipe
+    from peft_regress.measure.costs import CostSettings, profile_method
 
     architecture = registry.get("architecture", case.architecture)
-    recipe = ModelRecipe(method=_method_of(case), architecture=architecture, rank=case.rank)
+    method = _method_of(case)
     settings = CostSettings(
         batch=batch,
         resolution=_RESOLUTION,
@@ -102,7 +101,7 @@ def measured(case: Row, batch: int = 1) -> CostReport:
         bn="train",
         freeze_head=case.freezes_head,
     )
-    return profile_recipe(recipe, settings)
+    return profile_method(method, architecture, settings)
 
 
 class Convolutions(Targets):
@@ -118,7 +117,8 @@ class Convolutions(Targets):
 
 def _method_of(case: Row) -> Method:
     """Return the method of a row; the paper's networks have adapters on convolutions alone."""
-    method: Method = registry.get("method", case.method)
+    head = registry.get("architecture", case.architecture).head
+    method: Method = registry.get("method", case.method).at(case.rank, heads=(head,))
     if case.freezes_head and case.architecture in PAPER_ARCHITECTURES:
         return replace(
             cast("PeftAdapter", method), targets=Convolutions(description="Conv2d with groups == 1")
@@ -142,7 +142,7 @@ def adapted(case: Row) -> nn.Module:
 
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
-    model = _method_of(case).adapt(model, heads=(architecture.head,), rank=case.rank, seed=0)
+    model = _method_of(case).adapt(model, seed=0)
     if case.freezes_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":
@@ -159,10 +159,7 @@ def paper_optimizer(case: Row) -> Callable[[nn.Module], Optimizer]:
 
     def make(model: nn.Module) -> Optimizer:
         if case.method == "galore":
-            optimizer: Optimizer = registry.get("method", "galore").make_optimizer(
-                model, rank=case.rank
-            )
-            return optimizer
+            return _method_of(case).make_optimizer(model)
         from torch.optim import AdamW
 
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -203,13 +202,13 @@ def _real_step(architecture: str, method: str) -> tuple[int, Callable[[], Callab
 
     def make_model() -> nn.Module:
         base = network.build(num_classes=CLASSES, seed=0)
-        model: nn.Module = adapter.adapt(base, heads=(network.head,), rank=rank, seed=0)
+        model: nn.Module = adapter.at(rank, heads=(network.head,)).adapt(base, seed=0)
         set_modes(model, batch_norm_statistics=adapter.trains_batch_norm_statistics)
         return model
 
     def make_step() -> Callable[[], object]:
         model = make_model()
-        optimizer = adapter.make_optimizer(model, rank=rank)
+        optimizer = adapter.at(rank).make_optimizer(model)
         images, labels = torch.randn(shape), torch.randint(CLASSES, shape[:1])
 
         def step() -> None:
@@ -220,7 +219,7 @@ def _real_step(architecture: str, method: str) -> tuple[int, Callable[[], Callab
 
         return step
 
-    make_optimizer = partial(adapter.make_optimizer, rank=rank)
+    make_optimizer = adapter.at(rank).make_optimizer
     recorded = profile_step(make_model(), make_optimizer, input_shape=shape, num_classes=CLASSES)
     return recorded.peak_bytes, make_step
 

@@ -108,9 +108,9 @@ def take_steps(case: str) -> None:
     method: Any = registry.get("method", names.method)
     network: Any = registry.get("architecture", names.architecture)
     base = network.build(num_classes=_CLASSES, seed=0)
-    model = method.adapt(base, heads=(network.head,), rank=names.rank, seed=0)
+    model = method.at(names.rank, heads=(network.head,)).adapt(base, seed=0)
     set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
-    optimizer = method.make_optimizer(model, rank=names.rank)
+    optimizer = method.at(names.rank).make_optimizer(model)
     images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
     for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)

@@ -180,8 +180,8 @@ def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
     task.prepare(model, head=head, seed=seed)
     if case.method != "zero-shot":
         method = registry.get("method", case.method)
-        model = method.adapt(model, heads=(head,), rank=case.rank, seed=seed)
-        optimizer = method.make_optimizer(model, rank=case.rank)
+        model = method.at(case.rank, heads=(head,)).adapt(model, seed=seed)
+        optimizer = method.at(case.rank).make_optimizer(model)
         for group in optimizer.param_groups:
             group["lr"] *= factor
         statistics_train = method.trains_batch_norm_statistics

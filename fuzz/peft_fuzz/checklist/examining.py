@@ -211,7 +211,7 @@ def losses_of(situation: Situation) -> list[float]:
     """Return the losses of a short training from a fresh adapter."""
     method, adapted = situations.find_method(situation.method), wrapped(situation).train()
     items = batch(situation)
-    optimizer = method.make_optimizer(adapted, rank=situation.rank)
+    optimizer = method.at(situation.rank).make_optimizer(adapted)
     torch.manual_seed(_SEED)
     losses = []
     for _ in range(_STEPS):

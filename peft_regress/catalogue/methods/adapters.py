@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from peft_regress.cases import BFLOAT16_SUFFIX, Json
 from peft_regress.catalogue.methods import adapter_shapes as shapes
 from peft_regress.catalogue.methods.adapter_shapes import BLOCK_SIZE
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Shapes
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
@@ -81,7 +81,7 @@ def _peft_optimizer(name: str, *args: Any, **settings: Any) -> Optimizer:
     return cast("Optimizer", make(*args, **settings))
 
 
-def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
+def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module) -> Optimizer:
     import torch  # listing names must not cost the import
 
     return _peft_optimizer(
@@ -97,14 +97,14 @@ def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | Non
     )
 
 
-def _lora_fa_optimizer(method: PeftAdapter, model: nn.Module, rank: int | None) -> Optimizer:
-    settings = {"lr": method.learning_rate, "weight_decay": 0.0}
-    return _peft_optimizer("create_lorafa_optimizer", model, r=rank, lora_alpha=rank, **settings)
+def _lora_fa_optimizer(method: PeftAdapter, model: nn.Module) -> Optimizer:
+    settings = {"r": method.rank, "lora_alpha": method.rank, "weight_decay": 0.0}
+    return _peft_optimizer("create_lorafa_optimizer", model, lr=method.learning_rate, **settings)
 
 
-def _adalora_optimizer(method: PeftAdapter, model: nn.Module, _rank: int | None) -> Optimizer:
+def _adalora_optimizer(method: PeftAdapter, model: nn.Module) -> Optimizer:
     """Return AdamW after whose steps AdaLoRA allocates its budget, while gradients exist."""
-    optimizer = method.adamw(model)
+    optimizer = Method.make_optimizer(method, model)
     steps = itertools.count(1)
 
     def allocate(*_arguments: object) -> None:
@@ -196,7 +196,7 @@ _FLOAT32: Final = (
         shapes.lora_shapes,
         {},
         optimizer=_lora_plus_optimizer,
-        optimizer_settings={**ADAMW_SETTINGS, "loraplus_lr_ratio": _LORA_PLUS_RATIO},
+        optimizer_settings={"loraplus_lr_ratio": _LORA_PLUS_RATIO},
     ),
     _of_lora(
         "lorafa",
@@ -205,7 +205,7 @@ _FLOAT32: Final = (
         {},
         targets=_LINEAR_FIRST,
         optimizer=_lora_fa_optimizer,
-        optimizer_settings={**ADAMW_SETTINGS, "optimizer": "LoraFAOptimizer"},
+        optimizer_settings={"optimizer": "LoraFAOptimizer"},
         frozen=".lora_A.",
     ),
     *(

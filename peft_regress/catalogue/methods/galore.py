@@ -3,6 +3,8 @@
 Source: Zhao et al., GaLore (2024), algorithm 2.
 """
 
+# ruff: noqa: D102  (`Method` says what each returns)
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -11,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
+from peft_regress.catalogue.methods.base_names import moved_buffers
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import UnsupportedCaseError
 
@@ -36,45 +39,40 @@ class GaLore(Method):
     clones_projection: bool = False
     """Whether to keep only the singular vectors in use; the library keeps all."""
 
-    def _settings(self, rank: int | None) -> dict[str, Json]:
+    def _settings(self) -> dict[str, Json]:
         return {
-            "rank": rank,
+            "rank": self.rank,
             "update_proj_gap": self.update_proj_gap,
             "scale": self.scale,
             "proj_type": self.proj_type,
         }
 
-    def hyperparameters(self, rank: int | None) -> dict[str, Json]:
-        """Return all settings; betas, eps and no weight decay are the library's defaults."""
+    def hyperparameters(self) -> dict[str, Json]:
+        # Betas, eps and no weight decay are the library's defaults.
         return {
-            **ADAMW_SETTINGS,
+            **super().hyperparameters(),
             "optimizer": "GaLoreAdamW",
-            "learning_rate": self.learning_rate,
-            **self._settings(rank),
+            **self._settings(),
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
             # Only here, so that the definition of the stock method stays the same.
             **({"clones_projection": True} if self.clones_projection else {}),
-            **self.base_settings(),
         }
 
     @property
     def has_own_optimizer(self) -> bool:
-        """Return True: the optimizer is the method."""
         return True
 
-    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:  # noqa: ARG002
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
         """Let everything train, in place; the optimizer does the rest."""
-        find_heads(model, heads)
+        find_heads(base, self.heads)
         # Here, since its import makes tensors, which are no cost of a training step.
         import_module("galore_torch")
-        model.requires_grad_(requires_grad=True)
-        return model
+        return base.requires_grad_(requires_grad=True)
 
-    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:  # noqa: ARG002
-        """Return name and shape of every parameter."""
+    def expected_trainable(self, base: nn.Module) -> Shapes:
         return {name: tuple(parameter.shape) for name, parameter in base.named_parameters()}
 
-    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Return GaLoreAdamW, with weights of 2 and 4 dimensions in a group with a rank."""
         galore_torch = import_module("galore_torch")
         from peft_regress.catalogue.methods import galore_projector as own
@@ -87,7 +85,7 @@ class GaLore(Method):
             raise UnsupportedCaseError(
                 f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
             )
-        settings = self._settings(rank)
+        settings = self._settings()
         groups: list[dict[str, Any]] = [{"params": projected, **settings}]
         groups += [{"params": plain}] if plain else []
         optimizer = galore_torch.GaLoreAdamW(
@@ -113,7 +111,7 @@ class GaLore(Method):
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers: an update has full size after projecting back."""
-        return model.state_dict()
+        return {**moved_buffers(model, self.moving), **model.state_dict()}
 
 
 GALORE = GaLore(name="galore", learning_rate=4e-3)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from peft_regress.cases import Json
+from peft_regress.catalogue.methods.base_names import PEFT_PREFIX, moved_buffers
 from peft_regress.errors import InputError
 from peft_regress.metrics import Numerics
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
 BaseDtype = Literal["float32", "bfloat16"]
-Heads = tuple[str, ...]
-"""The qualified names of modules that train in full, such as the last layer."""
 Shapes = dict[str, tuple[int, ...]]
 """By parameter name."""
 
@@ -35,19 +35,20 @@ ADAMW_SETTINGS: Final[dict[str, Json]] = {
     "weight_decay": 0.0,
 }
 
-_MODEL_FILE: Final = "model.safetensors"
+# Not the seed of a case's first round: what must be shipped must not come from the seed.
+_LOADING_SEED: Final = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A way to fine-tune a model: what it wraps, trains and ships.
+    """A way to fine-tune a model, which measuring takes: what it wraps, trains and ships.
 
-    As it stands it trains the model itself, which leaves nothing to switch off or to merge. A
-    method of another package need not derive from it, only have all its attributes.
+    A registered method has neither rank nor heads, until `at` gives it both. As it stands it trains
+    the model itself, which leaves nothing to switch off or to merge.
     """
 
     name: str
-    """The name in a case id."""
+    """The name in a case id, or of the class of a configuration."""
     learning_rate: float
     """The peak of the cosine schedule in `finetune`, the same on every base.
 
@@ -55,6 +56,12 @@ class Method(ABC):
     method is a compromise between architectures: the rates shall give stable measurements, not the
     best accuracy.
     """
+    rank: int | None = None
+    heads: tuple[str, ...] = ()
+    """The qualified names of modules that train in full and are never adapted, such as the last
+    layer. A head may hold several layers."""
+    moving: frozenset[str] = frozenset()
+    """The buffers of the base that training moves and its library does not ship."""
     ranks: tuple[int, ...] = ()
     """The ranks in a matrix; empty if the method has no rank."""
     matrices: tuple[str, ...] = ("default",)
@@ -63,15 +70,40 @@ class Method(ABC):
     """The floating-point type of the base model and the images, cast before `adapt`."""
     trains_batch_norm_statistics: bool = False
     """Whether BatchNorm layers run in train mode and estimate their statistics again."""
-    prunes: tuple[str, ...] = ()
+    prunes: Collection[str] = ()
     """Parts of the names of parameters that the method itself may set to or leave at zero."""
-    scales: tuple[str, ...] = ()
+    scales: Collection[str] = ()
     """Parts of the names of adapter parameters that scale or replace the base's values.
 
     They start far from zero and from a random number.
     """
     float32_numerics: Numerics = "usual"
     """The numerics on a float32 base; on bfloat16 its rounding decides."""
+    starts_elsewhere: str = ""
+    """Why the adapted, untrained model need not compute the base's output; '' if it must."""
+    loads_for_use_only: str = ""
+    """Why its library does not load it to train on; '' if it does."""
+    adapter_in_float32: bool = True
+    """Whether its library promises adapter parameters in float32."""
+    grows_with_rank: bool = True
+    """Whether it trains more parameters at a higher rank, always."""
+
+    _file: ClassVar[str] = "model.safetensors"
+
+    def at(self, rank: int | None = None, *, heads: tuple[str, ...] = ()) -> Self:
+        """Return the method at a rank, with the heads that train beside it."""
+        return replace(self, rank=rank, heads=heads)
+
+    def doubled(self) -> Self | None:
+        """Return the same method at twice the rank; None if it has no rank."""
+        return None if self.rank is None else replace(self, rank=2 * self.rank)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the base model and its batches are cast to; None keeps their type."""
+        import torch  # listing names must not cost the import
+
+        return None if self.base_dtype == "float32" else getattr(torch, self.base_dtype)
 
     @property
     def numerics(self) -> Numerics:
@@ -88,37 +120,49 @@ class Method(ABC):
         """Whether `make_optimizer` is a part of the method, so that no other may replace it."""
         return False
 
-    @abstractmethod
-    def hyperparameters(self, rank: int | None) -> dict[str, Json]:
+    def hyperparameters(self) -> dict[str, Json]:
         """Return all settings (learning rate, alpha, betas ...), for the definition."""
+        # Nothing for float32, the first type that there was.
+        base = {} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}
+        return {**ADAMW_SETTINGS, "learning_rate": self.learning_rate, **base}
 
-    def base_settings(self) -> dict[str, Json]:
-        """Return the type of the base for a definition; nothing for float32, the first type."""
-        return {} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}
+    def definition(self) -> Json:
+        """Return what its author set, as it defines a case of one's own."""
+        return self.described()
+
+    def described(self) -> dict[str, Json]:
+        """Return the same by name, for people; a number is named at its default, too."""
+        return {"method": self.name, **self.hyperparameters()}
 
     @abstractmethod
-    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:
-        """Wrap the model and set what trains; `heads` train in full and are never adapted.
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
+        """Wrap the model and set what trains; the base must not be used afterwards.
 
-        A head may hold several layers, and there may be none. Raises `UnsupportedCaseError` if no
-        module is eligible or a head does not exist, and passes on the library's own ValueError and
-        NotImplementedError. Uses only generators seeded with `seed`. May change the given model in
-        place; do not use that model afterwards.
+        Raises `UnsupportedCaseError` if no module is eligible, `InputError` for wrong use and a
+        head that does not exist, and passes on what a library raises. The caller has set the seed
+        of the global generators.
         """
 
-    @abstractmethod
-    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:
-        """Return name and shape of each parameter that must train after `base` is adapted.
+    def expected_trainable(self, base: nn.Module) -> Shapes | None:  # noqa: ARG002
+        """Return name and shape of what must train; None where the reference judges it.
 
         They follow from the unadapted model by the method's rule, without the library that wraps
         it, so they can check the library. Names are those of the adapted model.
         """
+        return None
 
-    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:  # noqa: ARG002
-        """Return the optimizer over the trainable parameters, `foreach=False`."""
-        return self.adamw(model)
+    def adapter_parameters(self, adapted: nn.Module) -> list[str]:
+        """Return the names of its parameters that train, without those of heads and copies."""
+        starts = tuple(f"{head}." for head in self.heads)
+        return [
+            name
+            for name, parameter in adapted.named_parameters()
+            if parameter.requires_grad
+            and ".modules_to_save." not in name
+            and not name.removeprefix(PEFT_PREFIX).startswith(starts)
+        ]
 
-    def adamw(self, model: nn.Module) -> Optimizer:
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Return AdamW over what trains, one tensor at a time so that its work can be counted."""
         import torch  # listing names must not cost the import
 
@@ -139,22 +183,27 @@ class Method(ABC):
         """
         return {}
 
-    @abstractmethod
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the tensors that a device needs beyond the source model, by name; no copies."""
+        trained = {
+            name: parameter.detach()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        return {**trained, **moved_buffers(model, self.moving)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what is shipped into an existing folder, as the method's library does."""
-        save_tensors(self.shipped_tensors(model), folder / _MODEL_FILE)
+        save_tensors(self.shipped_tensors(model), folder / self._file)
 
-    def load(self, base: nn.Module, folder: Path, *, heads: Heads, trainable: bool) -> nn.Module:
+    def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
         """Adapt a fresh base model from a folder that `save` wrote, as the method's library does.
 
         With `trainable` the result can be trained further, otherwise nothing in it trains. May
         change `base` in place. Raises `InputError` if the tensors are not exactly the shipped ones.
         """
-        model = self.adapt(base, heads=heads, rank=None, seed=0)
-        load_tensors(self.shipped_tensors(model), folder / _MODEL_FILE)
+        model = self.adapt(base, seed=_LOADING_SEED)
+        load_tensors(self.shipped_tensors(model), folder / self._file)
         return model if trainable else model.requires_grad_(requires_grad=False)
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:  # noqa: ARG002

@@ -1,5 +1,7 @@
 """A method of peft; `adapters` has a table of them. No torch at import."""
 
+# ruff: noqa: D102  (`Method` says what each returns)
+
 from __future__ import annotations
 
 import copy
@@ -11,12 +13,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods import method as methods
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
+from peft_regress.catalogue.methods.base_names import PEFT_PREFIX, moved_buffers
+from peft_regress.catalogue.methods.method import (
+    Method,
+    Shapes,
+    check_names,
+    load_tensors,
+    save_tensors,
+)
 from peft_regress.catalogue.methods.targets import (
     ALL_BUT_GROUPED,
     Targets,
@@ -30,9 +38,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-_WRAPPED: Final = "base_model.model."
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
-_HEAD_FILE: Final = "head.safetensors"
 _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 _STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
 # By design of the method; C3A starts as the identity only on request.
@@ -67,13 +73,67 @@ def alters_base(settings: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeftAdapter(Method):
-    """Put an adapter of peft on chosen layers, and train it together with the whole heads.
+class SavedByPeft(Method):
+    """An adapter that peft saves, loads, switches off and merges; the heads lie beside it.
 
     The heads are unfrozen themselves and not named in peft's `modules_to_save`, which keeps a
     second, unused copy of each and inflates parameter counts and memory. So their tensors are
     shipped here and not by peft.
     """
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        return {**_adapter_state(model), **self._beside(model)}
+
+    def _beside(self, model: nn.Module) -> dict[str, Tensor]:
+        return {**head_state(model, self.heads), **moved_buffers(model, self.moving)}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        # By default it would ask the hub about embeddings, which a vision model does not have.
+        cast("Any", model).save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a model card without content
+        if tensors := self._beside(model):
+            save_tensors(tensors, folder / self._file)
+
+    def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
+        adapted = self.read(base, folder, is_trainable=trainable)
+        of_heads = head_parameters(cast("Any", adapted).get_base_model(), self.heads).values()
+        for parameter in of_heads:
+            parameter.requires_grad = True
+        if targets := self._beside(adapted):
+            load_tensors(targets, folder / self._file)
+        for parameter in of_heads:
+            parameter.requires_grad = trainable
+        return adapted
+
+    def read(self, base: nn.Module, folder: Path, **options: Any) -> nn.Module:
+        """Put the adapter of a folder on a model; `options` are those of `from_pretrained`."""
+        peft = import_module("peft")
+        adapted = peft.PeftModel.from_pretrained(base, folder, adapter_name=ADAPTER, **options)
+        return cast("nn.Module", adapted)
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None]:
+        return cast("AbstractContextManager[None]", cast("Any", model).disable_adapter())
+
+    def merge(self, model: nn.Module) -> nn.Module | None:
+        return cast("nn.Module", cast("Any", copy.deepcopy(model)).merge_and_unload())
+
+
+def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of an adapter as peft would save them."""
+    peft = import_module("peft")
+    state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    return cast("dict[str, Tensor]", state)
+
+
+def head_state(model: nn.Module, heads: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return what trains of the heads of a model that peft wrapped, by its names in the base."""
+    of_heads = head_parameters(cast("Any", model).get_base_model(), heads)
+    return {name: p.detach() for name, p in of_heads.items() if p.requires_grad}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftAdapter(SavedByPeft):
+    """Put an adapter of peft on chosen layers, and train it together with the whole heads."""
 
     ranks: tuple[int, ...] = (4,)
     matrices: tuple[str, ...] = ("extended",)
@@ -87,10 +147,10 @@ class PeftAdapter(Method):
     """Name and shape of each parameter added to a layer, for the layer and the rank."""
     targets: Targets = ALL_BUT_GROUPED
     """The layers that are adapted."""
-    optimizer: Callable[[PeftAdapter, nn.Module, int | None], Optimizer] | None = None
-    """Makes the optimizer from the method, model and rank; None for AdamW over what trains."""
+    optimizer: Callable[[PeftAdapter, nn.Module], Optimizer] | None = None
+    """Makes the optimizer from the method and the model; None for AdamW over what trains."""
     optimizer_settings: Mapping[str, Json] | None = None
-    """Its settings, for the definition."""
+    """Its settings, for the definition, where they are not those of AdamW."""
     frozen: str | None = None
     """A part of the names of adapter parameters that do not train."""
     wrapping: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -98,41 +158,38 @@ class PeftAdapter(Method):
     expected_warning: str = ""
     """The start of what the library says at each wrapping, a pattern; it is not shown."""
 
-    def hyperparameters(self, rank: int | None) -> dict[str, Json]:
+    _file: ClassVar[str] = "head.safetensors"
+
+    def hyperparameters(self) -> dict[str, Json]:
         """Return all settings, in peft's names except for rank, alpha and dropout."""
         # Not for LoRA's class, so that the definitions of its first methods stay the same.
         of_config = {} if self.config == "LoraConfig" else {"config": self.config}
-        settings = {
-            _DEFINITION_NAMES.get(name, name): value for name, value in self.settings(rank).items()
-        }
+        settings = self.settings(self.rank)
         return {
-            **(self.optimizer_settings or ADAMW_SETTINGS),
-            "learning_rate": self.learning_rate,
-            "rank": rank,
-            **settings,
+            **super().hyperparameters(),
+            **(self.optimizer_settings or {}),
+            "rank": self.rank,
+            **{_DEFINITION_NAMES.get(name, name): value for name, value in settings.items()},
             "targets": self.targets.description,
             "head": "trained in full",
             **of_config,
-            **self.base_settings(),
         }
 
     @property
     def alters_base(self) -> bool:
-        """Return whether the settings start it with a part of the base's weights."""
-        return alters_base(self.settings(self.ranks[0] if self.ranks else None))
+        return alters_base(self.settings(self.rank))
 
     @property
     def has_own_optimizer(self) -> bool:
-        """Return whether the method brings an optimizer, or a schedule that hangs on one."""
         return self.optimizer is not None
 
-    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Wrap the model with peft under `seed`; `UnsupportedCaseError` also without the method."""
-        of_heads = head_parameters(model, heads)
-        layers = self.targets.find(model, heads=heads)
+        of_heads = head_parameters(base, self.heads)
+        layers = self.targets.find(base, heads=self.heads)
         if not layers:
-            raise no_targets(self.name, model, targets=self.targets.description, heads=heads)
-        adapted = self.wrap(model, layers, self.settings(rank), seed=seed)
+            raise no_targets(self.name, base, targets=self.targets.description, heads=self.heads)
+        adapted = self.wrap(base, layers, self.settings(self.rank), seed=seed)
         for parameter in of_heads.values():
             parameter.requires_grad = True
         return adapted
@@ -158,10 +215,8 @@ class PeftAdapter(Method):
         return self._with_frozen(adapted)
 
     def read(self, base: nn.Module, folder: Path, *, seed: int = 0, **options: Any) -> nn.Module:
-        """Put the adapter of a folder on a model; `options` are those of `from_pretrained`."""
-        peft = import_module("peft")
         with self._seeded(seed):
-            adapted = peft.PeftModel.from_pretrained(base, folder, adapter_name=ADAPTER, **options)
+            adapted = super().read(base, folder, **options)
         return self._with_frozen(adapted)
 
     @contextmanager
@@ -175,86 +230,32 @@ class PeftAdapter(Method):
             torch.manual_seed(seed)
             yield
 
-    def _with_frozen(self, adapted: Any) -> nn.Module:
+    def _with_frozen(self, adapted: nn.Module) -> nn.Module:
         """Freeze what a method freezes: peft leaves that to its users."""
         for name, parameter in adapted.named_parameters():
             if self.frozen is not None and self.frozen in name:
                 parameter.requires_grad = False
-        return cast("nn.Module", adapted)
-
-    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:
-        """Return name and shape of each adapter parameter and of the heads'."""
-        expected = {
-            f"{_WRAPPED}{name}.{parameter}": shape
-            for name, layer in self.targets.find(base, heads=heads).items()
-            for parameter, shape in self.shapes(layer, rank or 0).items()
-        }
-        for name, parameter in head_parameters(base, heads).items():
-            expected[f"{_WRAPPED}{name}"] = tuple(parameter.shape)
-        return expected
-
-    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
-        """Return the method's optimizer, or AdamW, over the adapters and the heads."""
-        if self.optimizer is None:
-            return self.adamw(model)
-        return self.optimizer(self, model, rank)
-
-    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return the adapter as peft would save it, and the heads under their own names."""
-        return {**adapter_state(model), **_head_state(model)}
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the adapter as peft does, and the heads beside it."""
-        # By default it would ask the hub about embeddings, which a vision model does not have.
-        cast("Any", model).save_pretrained(
-            folder, selected_adapters=[ADAPTER], save_embedding_layers=False
-        )
-        (folder / "README.md").unlink(missing_ok=True)  # a model card without content
-        methods.save_tensors(_head_state(model), folder / _HEAD_FILE)
-
-    def load(self, base: nn.Module, folder: Path, *, heads: Heads, trainable: bool) -> nn.Module:
-        """Load the adapter as peft does, and the heads beside it."""
-        from safetensors.torch import load_file
-
-        of_heads = head_parameters(base, heads)
-        adapted = self.read(base, folder, is_trainable=trainable)
-        # peft does not report surplus or absent tensors.
-        methods.check_names(load_file(folder / _ADAPTER_FILE), adapter_state(adapted))
-        for parameter in of_heads.values():
-            parameter.requires_grad = trainable
-        tensors = {name: p.detach() for name, p in of_heads.items()}
-        methods.load_tensors(tensors, folder / _HEAD_FILE)
         return adapted
 
-    def disabled(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Return peft's own context in which the adapter is off."""
-        return cast("AbstractContextManager[None]", cast("Any", model).disable_adapter())
+    def expected_trainable(self, base: nn.Module) -> Shapes:
+        expected = {
+            f"{PEFT_PREFIX}{name}.{parameter}": shape
+            for name, layer in self.targets.find(base, heads=self.heads).items()
+            for parameter, shape in self.shapes(layer, self.rank or 0).items()
+        }
+        for name, parameter in head_parameters(base, self.heads).items():
+            expected[f"{PEFT_PREFIX}{name}"] = tuple(parameter.shape)
+        return expected
 
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold the adapter into a copy of the base model."""
-        return cast("nn.Module", cast("Any", copy.deepcopy(model)).merge_and_unload())
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
+        if self.optimizer is None:
+            return super().make_optimizer(model)
+        return self.optimizer(self, model)
 
+    def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
+        from safetensors.torch import load_file
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of an adapter as peft would save them."""
-    peft = import_module("peft")
-    state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-    return cast("dict[str, Tensor]", state)
-
-
-def _head_state(model: nn.Module) -> dict[str, Tensor]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    # By the layer, not by the name: peft itself decides which of the parameters in its layers to
-    # save.
-    adapted = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, BaseTunerLayer)
-        for parameter in module.parameters()
-    }
-    return {
-        name.removeprefix(_WRAPPED): parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in adapted
-    }
+        adapted = super().load(base, folder, trainable=trainable)
+        # peft does not report surplus or absent tensors.
+        check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
+        return adapted

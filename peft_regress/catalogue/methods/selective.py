@@ -1,5 +1,7 @@
 """Methods that train a part of the model itself, without an adapter. No torch at import."""
 
+# ruff: noqa: D102  (`Method` says what each returns)
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -7,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import ADAMW_SETTINGS, Heads, Method, Shapes
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.catalogue.methods.targets import head_parameters, no_targets, normalization_layers
 from peft_regress.errors import UnsupportedCaseError
 
@@ -34,42 +36,38 @@ class Selective(Method):
 
     trains: Literal["all", "head", "biases", "normalization"]
 
-    def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
-        """Return all settings, for the definition."""
+    def hyperparameters(self) -> dict[str, Json]:
         momentum = _BATCH_NORM_MOMENTUM if self.trains_batch_norm_statistics else None
         return {
-            **ADAMW_SETTINGS,
-            "learning_rate": self.learning_rate,
+            **super().hyperparameters(),
             "trains": self.trains,
             "batch_norm_momentum": momentum,
-            **self.base_settings(),
         }
 
-    def adapt(self, model: nn.Module, *, heads: Heads, rank: int | None, seed: int) -> nn.Module:  # noqa: ARG002
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
         """Set what trains, in place; nothing is drawn at random.
 
         Raises `UnsupportedCaseError` if only the heads would train, since that is another method,
         or nothing at all.
         """
-        trained = self._trained(model, heads)
+        trained = self._trained(base)
         if not trained:
             raise UnsupportedCaseError(
                 f"{self.name} trains only a head, and no head with parameters is named"
             )
-        for name, parameter in model.named_parameters():
+        for name, parameter in base.named_parameters():
             parameter.requires_grad = name in trained
         if self.trains_batch_norm_statistics:
-            set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
-        return model
+            set_batch_norm_momentum(base, _BATCH_NORM_MOMENTUM)
+        return base
 
-    def expected_trainable(self, base: nn.Module, *, heads: Heads, rank: int | None) -> Shapes:  # noqa: ARG002
-        """Return name and shape of each parameter that must train."""
-        trained = self._trained(base, heads)
+    def expected_trainable(self, base: nn.Module) -> Shapes:
+        trained = self._trained(base)
         return {n: tuple(p.shape) for n, p in base.named_parameters() if n in trained}
 
-    def _trained(self, model: nn.Module, heads: Heads) -> set[str]:
+    def _trained(self, model: nn.Module) -> set[str]:
         """Return the names of the parameters that train. Raises `UnsupportedCaseError`."""
-        of_heads = head_parameters(model, heads).keys()
+        of_heads = head_parameters(model, self.heads).keys()
         names = {name for name, _ in model.named_parameters()}
         if self.trains == "all":
             return names
@@ -79,21 +77,17 @@ class Selective(Method):
             # Also `in_proj_bias` of an attention, but not Swin's table of relative positions.
             found = {name for name in names if name.rpartition(".")[2].endswith("bias")}
         else:
-            layers = normalization_layers(model, heads=heads)
+            layers = normalization_layers(model, heads=self.heads)
             found = {name for name in names if name.rpartition(".")[0] in layers}
         if not found - of_heads:
-            raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
+            raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=self.heads)
         return found | of_heads
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers, or what trains and, if they change, the statistics."""
+        shipped = {**super().shipped_tensors(model)}
         if self.trains == "all":
-            return model.state_dict()
-        shipped = {
-            name: parameter.detach()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+            shipped |= model.state_dict()
         if self.trains_batch_norm_statistics:
             # The count of batches matters only for a momentum of None; inference never reads it.
             shipped |= {

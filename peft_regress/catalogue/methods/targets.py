@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.errors import UnsupportedCaseError
+from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,21 +25,26 @@ _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
 
 
 def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
-    """Return the heads by their qualified names. Raises `UnsupportedCaseError`."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for head in heads:
-        if head not in modules:
-            raise UnsupportedCaseError(
-                f"{type(model).__name__} has no module {head!r} to train as its head"
-            )
-    return [modules[head] for head in heads]
+    """Return the heads by their qualified names; raises `InputError` for one that cannot train."""
+    found = []
+    for name in heads:
+        try:
+            found.append(model.get_submodule(name))
+        except AttributeError:
+            known = ", ".join(child for child, _ in model.named_children())
+            raise InputError(
+                f"also_train: {type(model).__name__} has no module {name!r}; it has {known}"
+            ) from None
+        if next(found[-1].parameters(), None) is None:
+            raise InputError(f"also_train: module {name!r} has no parameters to train")
+    return found
 
 
 def head_parameters(model: nn.Module, heads: tuple[str, ...]) -> dict[str, nn.Parameter]:
     """Return all parameters of the heads, under the model's names and in its order.
 
     By identity: a parameter that a head shares has the name of its first place, as it has in
-    `named_parameters`. Raises `UnsupportedCaseError` if the model has no such module.
+    `named_parameters`. Raises `InputError` if the model has no such module.
     """
     of_heads = {id(p) for head in find_heads(model, heads) for p in head.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) in of_heads}
@@ -114,7 +119,7 @@ class Targets:
     def find(self, model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
         """Return the layers by qualified name, in the model's order, without those in a head.
 
-        A shared layer has one name. Raises `UnsupportedCaseError` if the model has no such head.
+        A shared layer has one name. Raises `InputError` if the model has no such head.
         """
         if self.normalization:
             return normalization_layers(model, heads=heads)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import FilledLossError
-from peft_regress.measure.adapters import Adapter
 from peft_regress.measure.invariants.outputs import in_float32
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.training import threads
@@ -38,7 +38,7 @@ class Filled:
         self,
         adapted: nn.Module,
         *,
-        adapter: Adapter,
+        adapter: Method,
         probe: Probe,
         wide_probe: Any,
         parameters: Collection[str],
@@ -99,7 +99,7 @@ class Filled:
         _draw(parameters, self._starts_of(parameters), seed=seed)
 
     def _starts_of(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        scales = self._adapter.traits.scales
+        scales = self._adapter.scales
         return {
             name: parameter.detach().clone()
             for name, parameter in parameters.items()

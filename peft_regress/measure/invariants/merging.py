@@ -8,8 +8,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from peft_regress.measure.adapters import Adapter, tuner
-from peft_regress.measure.invariants import facts
+from peft_regress.catalogue.methods.method import Method
+from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.outputs import (
@@ -23,7 +23,7 @@ from peft_regress.measure.invariants.probe import LayerOutputs, Probe
 _NO_LAYERS: Final = "it is no adapter in layers of peft"
 
 
-def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe) -> Fact:
+def merge_equals_unmerged(adapted: nn.Module, *, adapter: Method, probe: Probe) -> Fact:
     """Compare the outputs merged and unmerged, in float32."""
     outputs, worked = facts.attempt(lambda: _merged_outputs(adapted, adapter, probe))
     if not worked.holds:
@@ -40,7 +40,7 @@ def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe)
 
 
 def _merged_outputs(
-    adapted: nn.Module, adapter: Adapter, probe: Probe
+    adapted: nn.Module, adapter: Method, probe: Probe
 ) -> tuple[Outputs, Outputs] | None:
     model, batch = in_float32(adapted, probe.batch)
     merged = adapter.merge(model)

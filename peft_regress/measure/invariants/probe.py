@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from peft_regress.measure.adapters.heads import base_name, base_prefix
+from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact, attempt
 from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
 from peft_regress.measure.objective import Objective

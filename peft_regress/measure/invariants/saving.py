@@ -12,9 +12,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.storages import peak_while
-from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.tuner import loads_unnoticed
 from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.outputs import (
@@ -23,6 +22,7 @@ from peft_regress.measure.invariants.outputs import (
     agree_with_rows,
 )
 from peft_regress.measure.invariants.probe import Probe
+from peft_regress.measure.invariants.tuner import loads_unnoticed
 
 # Of each number, and for the sums of a layer: visible in bfloat16, harmless in a deep network.
 _SHIFT: Final = 0.05
@@ -40,7 +40,7 @@ class StoredOutput:
 class SavingFacts:
     """The facts of saving and loading."""
 
-    def __init__(self, adapter: Adapter, probe: Probe, stored: StoredOutput | None) -> None:
+    def __init__(self, adapter: Method, probe: Probe, stored: StoredOutput | None) -> None:
         """Keep how to load an adapter, and the stored one."""
         self._adapter = adapter
         self._probe = probe
@@ -68,7 +68,7 @@ class SavingFacts:
         if saved is None:
             return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), worked)
         _, self.peak_bytes = saved
-        with _shifted(adapted, kept=self._adapter.traits.prunes):
+        with _shifted(adapted, kept=self._adapter.prunes):
             # Into the same folder: nothing may stay of what was saved before.
             _, resaved = facts.attempt(lambda: self._adapter.save(adapted, folder))
             used, worked = facts.attempt(lambda: self._load(folder, trainable=False))
@@ -96,14 +96,14 @@ class SavingFacts:
             layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
         )
         # Of a prompt peft ships what its encoder computes, and not the encoder.
-        if not same.holds or self._adapter.traits.loads_for_use_only:
+        if not same.holds or self._adapter.loads_for_use_only:
             return same
         return self._same_numbers(facts.trainable(adapted), adapted, used)
 
     def _same_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> Fact:
         """Return whether the very numbers were loaded: the probe may not show each of them."""
         wanted, found = facts.named_tensors(adapted), facts.named_tensors(loaded)
-        prunes = self._adapter.traits.prunes
+        prunes = self._adapter.prunes
         wrong = [
             name
             for name in facts.moved({name: wanted[name] for name in names}, found)
@@ -117,7 +117,7 @@ class SavingFacts:
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> Fact:
-        if why := self._adapter.traits.loads_for_use_only:
+        if why := self._adapter.loads_for_use_only:
             return Fact.null(why)
         if left := sorted(facts.trainable(used)):
             return Fact.false(f"loaded for use, these train: {facts.listed(left)}", tensors=left)

@@ -10,18 +10,18 @@ from typing import Any, Final, TypeVar
 
 from torch import Tensor, nn
 
-from peft_regress.measure.adapters import Adapter, tuner
-from peft_regress.measure.adapters.tuner import SECOND
-from peft_regress.measure.invariants import facts
+from peft_regress.catalogue.methods.method import Method
+from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact, attempt, listed, moved, named_tensors
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
 from peft_regress.measure.invariants.outputs import IDENTITY_TOLERANCE, RELOAD_TOLERANCE, Outputs
+from peft_regress.measure.invariants.tuner import SECOND
 from peft_regress.measure.objective import evaluated
 
 T = TypeVar("T")
 
 
-def switched_off(filled: Filled, of_base: Outputs, *, adapter: Adapter) -> dict[str, Fact]:
+def switched_off(filled: Filled, of_base: Outputs, *, adapter: Method) -> dict[str, Fact]:
     """Compare the model with the adapter off with its base, and with what it was once it is on."""
     before, probe = facts.trainable(filled.model), filled.probe
 
@@ -42,7 +42,7 @@ def switched_off(filled: Filled, of_base: Outputs, *, adapter: Adapter) -> dict[
             tolerance=IDENTITY_TOLERANCE,
             layers=lambda: (off_now(probe.layers), probe.layers(probe.base)),
         )
-    if adapter.traits.alters_base:
+    if adapter.alters_base:
         off = Fact.null("wrapping alters the base's weights")
     return {"disabled_equals_base": off, "toggling_keeps_trainable": toggled}
 
@@ -66,7 +66,7 @@ _VISIBLE: Final = 1e-4
 _SEED: Final = len(FILL_SEEDS)  # of the second adapter: none of the first one's
 
 
-def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
+def second_adapter(filled: Filled, adapter: Method) -> dict[str, Fact]:
     """Add, fill, activate and delete a second adapter; the first one is filled otherwise after it.
 
     filled: is not used for anything else but what lasts through this.
@@ -74,7 +74,7 @@ def second_adapter(filled: Filled, adapter: Adapter) -> dict[str, Fact]:
     model, null = filled.model, ""
     if not tuner.layers_of(model):
         null = "it is no adapter in layers of peft"
-    elif adapter.traits.alters_base:
+    elif adapter.alters_base:
         null = "adding one alters the base's weights"
     if null:
         return dict.fromkeys(_BESIDE_ANOTHER, Fact.null(null))

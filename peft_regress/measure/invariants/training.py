@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
-from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.heads import base_name, base_prefix
+from peft_regress.catalogue.methods.base_names import base_name, base_prefix
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact
 
@@ -18,7 +18,7 @@ _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 class TrainingFacts:
     """The facts of what trains, after wrapping, after one step and after training."""
 
-    def __init__(self, *, adapter: Adapter, base: nn.Module, steps: int) -> None:
+    def __init__(self, *, adapter: Method, base: nn.Module, steps: int) -> None:
         """Keep what must train; see `InvariantWatch` for the arguments."""
         self._adapter = adapter
         self._base = base
@@ -85,12 +85,12 @@ class TrainingFacts:
             for name in self.expected
             if name not in after or name not in before or torch.equal(before[name], after[name])
         ]
-        prunes = self._adapter.traits.prunes
+        prunes = self._adapter.prunes
         return Fact.unless([n for n in still if not any(part in n for part in prunes)])
 
     def _unchanged(self, adapted: nn.Module) -> Fact:
         after = facts.named_tensors(adapted)
-        may_move = _STATISTICS if self._adapter.traits.trains_batch_norm_statistics else ()
+        may_move = _STATISTICS if self._adapter.trains_batch_norm_statistics else ()
         prefix = base_prefix(adapted, self._base)
         frozen = {
             name: tensor

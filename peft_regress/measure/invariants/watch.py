@@ -7,9 +7,9 @@ from typing import Any, Final
 from torch import nn
 from torch.optim import Optimizer
 
+from peft_regress.catalogue.methods.base_names import base_name, base_prefix
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.gc_pause import paused_gc
-from peft_regress.measure.adapters import Adapter
-from peft_regress.measure.adapters.heads import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact, attempt, trainable
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
@@ -58,7 +58,7 @@ class InvariantWatch:
     def __init__(  # noqa: PLR0913  (the parts of a case)
         self,
         *,
-        adapter: Adapter,
+        adapter: Method,
         objective: Objective,
         base: nn.Module,
         probe: Any,
@@ -97,7 +97,7 @@ class InvariantWatch:
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
             "dtypes_as_asked": _of_layers(
                 lambda: self._probe.of_other_dtype(
-                    adapted, adapter_in_float32=self._adapter.traits.adapter_in_float32
+                    adapted, adapter_in_float32=self._adapter.adapter_in_float32
                 )
             ),
             "channels_last_kept": _of_layers(lambda: self._probe.not_channels_last(adapted)),
@@ -126,7 +126,7 @@ class InvariantWatch:
     def _identity(self, adapted: nn.Module, of_base: Outputs) -> Fact:
         tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
         found = self._probe.outputs_in_float32(adapted)
-        elsewhere = self._adapter.traits.starts_elsewhere
+        elsewhere = self._adapter.starts_elsewhere
         if elsewhere and not agree(found, of_base, tolerance=tolerance):
             return Fact.null(elsewhere)
         return self._probe.same(
@@ -187,7 +187,7 @@ class InvariantWatch:
             found, wanted = trainable(doubled), twice.expected_trainable(self._base) or {}
             return Fact.unless([name for name in wanted if found.get(name) != wanted[name]])
         more, fewer = _count(doubled), _count(adapted)
-        if more > fewer or (more == fewer and not twice.traits.grows_with_rank):
+        if more > fewer or (more == fewer and not twice.grows_with_rank):
             return Fact(holds=True)
         return Fact.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
 

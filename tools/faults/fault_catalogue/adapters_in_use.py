@@ -184,8 +184,8 @@ def names_changed_on_both_sides(original, model, *args, **kwargs):
     return original(model, renamed, **kwargs)
 
 
-@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:_head_state", case=_LORA)
-def head_not_saved(_original, _model):
+@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:head_state", case=_LORA)
+def head_not_saved(_original, *_args):
     """The trained head is not saved, so that a loaded adapter has the source's head."""
     return {}
 
@@ -211,10 +211,10 @@ def running_statistics_not_saved(original, *args):
     return {name: shipped[name] for name in shipped if ".running_" not in name}
 
 
-@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:_head_state", case=_LORA)
-def head_saved_in_half_precision(original, model):
+@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:head_state", case=_LORA)
+def head_saved_in_half_precision(original, *args):
     """The trained head is saved in float16."""
-    return {name: tensor.half() for name, tensor in original(model).items()}
+    return {name: tensor.half() for name, tensor in original(*args).items()}
 
 
 @fault("serialisation", at=_SAVE, case=OWN.id)
