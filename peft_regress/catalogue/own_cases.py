@@ -19,7 +19,7 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.script import OWN_CASES, OwnCase
-from peft_regress.settings import Settings, read_settings
+from peft_regress.settings import DEFAULT_MATRIX, Settings, read_settings
 from peft_regress.text import printable
 
 GIVEN: Final = "case_params"
@@ -62,11 +62,11 @@ def settings_in_use() -> Settings:
 def usual_matrix() -> str:
     """Return the matrix that is taken if none is named.
 
-    That of the settings; without settings `own` if a suite gave cases itself, else `default`.
+    That of the settings; where they name no cases, `own` if a suite gave some itself.
     """
     settings = settings_in_use()
-    given = settings.file is None and _registry.cases
-    return OWN_MATRIX if given else settings.matrix
+    is_given = settings.matrix == DEFAULT_MATRIX and _registry.cases
+    return OWN_MATRIX if is_given else settings.matrix
 
 
 def usual_storage() -> Path:

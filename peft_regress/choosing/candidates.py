@@ -39,7 +39,6 @@ from peft_regress.metrics import format_value
 from peft_regress.settings import DEFAULT_MATRIX
 
 FULL: Final = "full"
-_SMALLEST_IMAGE: Final = 32
 _RANKS: Final = tuple(2**power for power in range(13))
 _KNOWN: Final = 16
 """Up to this rank there is evidence, which a rank that saves only memory or FLOPs may need."""
@@ -290,23 +289,13 @@ def _ranks(method: Method) -> Sequence[int | None]:
     return _RANKS if _is_default(method) else method.ranks
 
 
-def what_would_fit(
-    tried: Tried, limits: Limits, architecture: str | None, *, batch: int, resolution: int
-) -> Iterator[str]:
-    """Yield what may help where nothing fits: a smaller batch, smaller images, ExecuTorch."""
+def what_would_fit(tried: Tried, limits: Limits) -> Iterator[str]:
+    """Yield what may help where nothing fits: a smaller batch, ExecuTorch."""
     least = min(tried.candidates, key=lambda one: one.costs, default=None)
     if least is None:
         return
     if least.largest_batch:
         yield f"{least.name} at a batch of {least.largest_batch}"
-    elif architecture is not None and limits.of("head").memory:
-        while (resolution := resolution // 2) >= _SMALLEST_IMAGE:
-            subject = of_architecture(architecture, batch=batch, resolution=resolution)
-            found = _price(subject, registry.get("method", "head"), limits)
-            if found.largest_batch or not found.lacks:
-                size = found.largest_batch or batch
-                yield f"head at a batch of {size} on 3x{resolution}x{resolution}"
-                break
     if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
         taken = format_value(RUNTIME_BYTES["executorch"], "byte")
         yield f"a program of ExecuTorch, whose runtime takes {taken}: --runtime executorch"

@@ -168,7 +168,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if typed["train"] and case is not None:
         answer = _trained(answer, case)
     if not answer.order:
-        hints = candidates.what_would_fit(tried, limits, typed["architecture"], **step)
+        hints = candidates.what_would_fit(tried, limits)
         answer = dataclasses.replace(answer, hints=tuple(hints))
     if output == "json":
         print_json(sections.answer_json(answer))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,8 +26,7 @@ from peft_regress.gate.paired_times import (
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.upgrades.worker import Restart, TimeSteps, prepare
-from peft_regress.workers.pair import Pair
-from peft_regress.workers.pool import Environment
+from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
 _SEEDS: Final = (0, 1)  # a fine-tuning each, of two blocks
@@ -105,7 +105,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
 
 
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
+    with contextlib.closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
         return worker.packages
 
 
@@ -135,10 +135,10 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
     Both sides go first equally often, which cancels a drift of the machine. Which one begins is
     drawn: what the machine does at regular times must not always meet the same side.
     """
-    base, candidate = (Environment(python=Path(python)) for python in plan.interpreters)
-    with closing(Pair(base, candidate, time_limit=plan.time_limit)) as pair:
+    with contextlib.ExitStack() as stack:
+        base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
         before, after = (
-            prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in pair.workers
+            prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in workers
         )
         if before != after:
             raise _DefinitionDiffersError(
@@ -146,18 +146,29 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
                 f"{plan.interpreters[0]} and {after[:15]} in {plan.interpreters[1]}; install the "
                 "same peft_regress in both"
             )
-        _restart(pair, seed=_SEEDS[0])
-        for worker in pair.workers:
+        _restart(workers, seed=_SEEDS[0])
+        for worker in workers:
             _time_block(worker)  # to warm up
         times: list[TimePair] = []
         for seed in _SEEDS:
-            _restart(pair, seed=seed)
-            times += pair.in_turns((base_first, not base_first), _median)
+            _restart(workers, seed=seed)
+            for is_first in (base_first, not base_first):
+                turns = workers if is_first else workers[::-1]
+                seconds = {worker: _median(worker) for worker in turns}
+                times.append((seconds[base], seconds[candidate]))
         return times
 
 
-def _restart(pair: Pair, *, seed: int) -> None:
-    for worker in pair.workers:
+def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> WorkerProcess:
+    """Start a worker, which ends with the stack."""
+    scratch = tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True)
+    folder = Path(stack.enter_context(scratch))
+    seat = stack.enter_context(contextlib.closing(Seat(folder, time_limit=plan.time_limit)))
+    return seat.worker(Environment(python=Path(interpreter)))
+
+
+def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
+    for worker in workers:
         worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), type(None))
 
 

@@ -106,7 +106,11 @@ MEASURE = (
 )
 ROWS = {
     "action/gate/Install the gate": Row(
-        context={"inputs.extra-index-url": "https://example.org/cpu", "inputs.install": ""},
+        context={
+            "inputs.extra-index-url": "https://example.org/cpu",
+            "inputs.install": "",
+            "inputs.baselines": "",
+        },
         calls=[
             "python -m venv TEMP/peft-regress",
             "python ROOT/tools/ci/constraints.py --project . ROOT/baselines",
