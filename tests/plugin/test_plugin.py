@@ -538,7 +538,7 @@ METHOD = """
 from peft_regress.catalogue.methods import LORA
 
 class Odd(type(LORA)):
-    def hyperparameters(self, rank):
+    def hyperparameters(self):
         return {{}}
     def {where}(self, *args, **kwargs):
         raise {error}("{message}")
