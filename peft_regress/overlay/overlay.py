@@ -76,11 +76,14 @@ def lacking_constraint(
     return (_OLD_TRANSFORMERS, _REASON) if is_old and not fits else None
 
 
-def read_requirements(texts: Iterable[str], *, scratch: Path) -> tuple[Wanted, ...]:
+def read_requirements(
+    texts: Iterable[str], *, scratch: Path, pre: bool = False
+) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
-    A name without a version means its newest release. The wheel of a checkout is built into the
-    folder `scratch`. Raises `InputError` if a text is no requirement, or a package is named twice.
+    A name without a version means its newest release, which may be a pre-release with `pre`. The
+    wheel of a checkout is built into the folder `scratch`. Raises `InputError` if a text is no
+    requirement, or a package is named twice.
     """
     found: dict[str, Wanted] = {}
     for text in texts:
@@ -88,7 +91,7 @@ def read_requirements(texts: Iterable[str], *, scratch: Path) -> tuple[Wanted, .
         if is_path(text):
             wanted = _read_path(Path(text), text, scratch=into)
         else:
-            wanted = _read(text, scratch=into)
+            wanted = _read(text, scratch=into, pre=pre)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
             raise InputError(
@@ -97,7 +100,7 @@ def read_requirements(texts: Iterable[str], *, scratch: Path) -> tuple[Wanted, .
     return tuple(found.values())
 
 
-def _read(text: str, *, scratch: Path) -> Wanted:
+def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
@@ -112,7 +115,7 @@ def _read(text: str, *, scratch: Path) -> Wanted:
     shown = text
     if requirement.url is None and not requirement.specifier:
         # pip itself would keep the installed release.
-        newest = released_versions(requirement.name)[-1]
+        newest = released_versions(requirement.name, pre=pre)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
     return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
@@ -175,6 +178,7 @@ def opened_overlay(
     requirements: Sequence[str],
     *,
     replace_torch: bool = False,
+    pre: bool = False,
 ) -> Iterator[Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
@@ -182,8 +186,8 @@ def opened_overlay(
     install it, `ReplacesTorchError` if torch would change without `replace_torch`.
     """
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
-        wanted = read_requirements(requirements, scratch=Path(scratch))
-        planned, remarks = _resolved(wanted)
+        wanted = read_requirements(requirements, scratch=Path(scratch), pre=pre)
+        planned, remarks = _resolved(wanted, pre=pre)
         for one in planned:
             if one.name == "torch" and not replace_torch:
                 old = installed_packages().get("torch", "absent")
@@ -227,21 +231,21 @@ def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
         yield dataclasses.replace(overlay, was_cached=not is_built)
 
 
-def _resolved(wanted: Sequence[Wanted]) -> tuple[tuple[Planned, ...], list[str]]:
+def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ...], list[str]]:
     """Return what pip would install, and sentences about what was added to the requirements."""
     texts = [requirement.text for requirement in wanted]
     named = {requirement.name for requirement in wanted}
     shown = _shown(wanted)
     # pip ignores what installed packages need: without these names it may break one of them.
     texts += [name for name in GATED_PACKAGES if name not in named]
-    planned = plan(texts, what=shown)
+    planned = plan(texts, what=shown, pre=pre)
     remarks = []
     lacking = lacking_constraint(planned, wanted, installed_packages())
     if lacking is not None:
         added, reason = lacking
         remarks.append(f"{added} was added: {reason}")
         what = f"{shown} with {added} (added: {reason})"
-        planned = plan([*texts, added], what=what)
+        planned = plan([*texts, added], what=what, pre=pre)
     remarks += [f"{one.name} {one.version} was yanked" for one in planned if one.is_yanked]
     # pip skips what has the installed version; a wheel, checkout or commit may differ in content.
     planned_names = {one.name for one in planned}

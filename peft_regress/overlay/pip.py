@@ -86,6 +86,7 @@ def plan(
     requirements: Sequence[str],
     *,
     what: str = "",
+    pre: bool = False,
     only_these: bool = False,
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
@@ -94,7 +95,8 @@ def plan(
     even if they are installed, without their dependencies. Raises `PipError` about `what` if pip
     finds no solution.
     """
-    options = ["--no-deps", "--force-reinstall"] if only_these else []
+    options = ["--pre"] if pre else []
+    options += ["--no-deps", "--force-reinstall"] if only_these else []
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         report = Path(folder) / "report.json"
         _run(

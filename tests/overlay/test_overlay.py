@@ -188,7 +188,7 @@ def planning(monkeypatch):
 
 def test_a_yanked_release_is_a_remark(planning, tmp_path):
     wanted = read("candy==1.2", tmp_path=tmp_path)
-    planned, remarks = overlays._resolved(wanted)
+    planned, remarks = overlays._resolved(wanted, pre=False)
     assert [one.version for one in planned] == ["1.2"]
     assert remarks == ["candy 1.2 was yanked"]
     assert planning == [["candy==1.2", *overlays.GATED_PACKAGES]]
@@ -198,7 +198,7 @@ def test_a_known_constraint_is_added_and_is_a_remark(planning, monkeypatch, tmp_
     here = {"peft": "0.21.2", "transformers": "5.24.0"}
     monkeypatch.setattr(overlays, "installed_packages", lambda: here)
     wanted = read("peft==0.16.0", tmp_path=tmp_path)
-    _, remarks = overlays._resolved(wanted)
+    _, remarks = overlays._resolved(wanted, pre=False)
     assert len(planning) == 2
     assert planning[1] == [*planning[0], "transformers<5"]
     assert len(remarks) == 1
@@ -207,7 +207,7 @@ def test_a_known_constraint_is_added_and_is_a_remark(planning, monkeypatch, tmp_
 
 def test_a_wheel_with_the_installed_version_is_tried_nevertheless(index, tmp_path):
     wheel = write_wheel(tmp_path, "peft", version("peft"), source="x = 1")
-    planned, _ = overlays._resolved(read(str(wheel), tmp_path=tmp_path))
+    planned, _ = overlays._resolved(read(str(wheel), tmp_path=tmp_path), pre=False)
     assert [one.source for one in planned] == [f"peft @ {wheel.as_uri()}"]
 
 

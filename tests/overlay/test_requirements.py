@@ -12,8 +12,8 @@ from peft_regress.overlay.pip import Planned
 
 @pytest.fixture
 def read(tmp_path):
-    def call(*texts):
-        return read_requirements(texts, scratch=tmp_path / "scratch")
+    def call(*texts, pre=False):
+        return read_requirements(texts, scratch=tmp_path / "scratch", pre=pre)
 
     return call
 
@@ -64,15 +64,15 @@ def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
 
 
 def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_path):
-    def released(_):
-        return ["1.9", "1.10"]
+    def released(_, *, pre):
+        return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
 
     monkeypatch.setattr(overlay, "released_versions", released)
     # Also beside a folder of that name.
     monkeypatch.chdir(tmp_path)
     write_checkout(tmp_path / "candy", "candy", "1.0")
     assert [one.text for one in read("candy")] == ["candy==1.10"]
-    assert [one.text for one in read("candy[x]")] == ["candy[x]==1.10"]
+    assert [one.text for one in read("candy[x]", pre=True)] == ["candy[x]==2.0b1"]
 
 
 def test_a_wheel_is_the_same_wherever_it_lies_and_however_it_is_named(
