@@ -119,7 +119,8 @@ def _items(registry: str) -> dict[str, Any]:
     _loaded.add(registry)  # at once: a package may register more while it loads
     try:
         points = _points(f"{registry}s").values()
-        loaded = [item for found in points for item in _as_tuple(found)]
+        groups = (found if isinstance(found, tuple) else (found,) for found in points)
+        loaded = [item for group in groups for item in group]
         # By name, so that the order of cases does not depend on the order of installation.
         for item in sorted(loaded, key=lambda item: item.name):
             _insert(registry, item, known)
@@ -129,10 +130,6 @@ def _items(registry: str) -> dict[str, Any]:
         known.clear()
         raise
     return known
-
-
-def _as_tuple(found: Any) -> tuple[Any, ...]:
-    return found if isinstance(found, tuple) else (found,)
 
 
 def _points(group: str) -> dict[str, Any]:

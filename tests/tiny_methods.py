@@ -4,13 +4,13 @@ import copy
 import functools
 
 import pytest
+import torch
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
 from torch import nn
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import Method
-from peft_regress.catalogue.methods.method import cast_base
 
 RANK = 2
 
@@ -49,7 +49,7 @@ def method_named(name):
 
 
 def adapted(method, *, rank=None, seed=0):
-    base = cast_base(tiny_network(), method.base_dtype)
+    base = tiny_network().to(getattr(torch, method.base_dtype))
     return method.at(rank or rank_of(method), heads=("head",)).adapt(base, seed=seed)
 
 
@@ -76,7 +76,7 @@ def _trained(name, steps):
 
 def loaded(method, folder, *, train=False):
     """Load what was saved in a folder into a fresh network."""
-    base = cast_base(tiny_network(), method.base_dtype)
+    base = tiny_network().to(getattr(torch, method.base_dtype))
     return method.at(heads=("head",)).load(base, folder, trainable=train).eval()
 
 

@@ -26,8 +26,8 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_860),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 215),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_900),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 214),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
         "JavaScript and CSS of the page",
@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_550),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_400),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
 )
 

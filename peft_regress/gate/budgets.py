@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -59,11 +60,11 @@ class Others(NamedTuple):
         return cls(old, observed[name].record if name in observed else beside.get(name, old))
 
 
-def with_budget_of(new: Record, old: Record | None) -> Record:
+def with_budget_of(new: Observation, old: Observation | None) -> Observation:
     """Return a built-in case with the budget of its reference, if it has none itself."""
-    if old is None or new.is_own or new.budget is not UNSET:
+    if old is None or new.record.is_own or new.record.budget is not UNSET:
         return new
-    return msgspec.structs.replace(new, budget=old.budget)
+    return replace(new, record=msgspec.structs.replace(new.record, budget=old.record.budget))
 
 
 def budget_of(

@@ -6,7 +6,6 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from peft_regress.devices import DeviceClass
@@ -41,7 +40,9 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     budget may refer to.
     """
     invocation = invocation or Invocation()
-    observed = {name: _budgeted(new, references.get(name)) for name, new in observed.items()}
+    observed = {
+        name: budgets.with_budget_of(new, references.get(name)) for name, new in observed.items()
+    }
     wanted = {*(references if expected is None else expected), *observed}
     chosen = sorted(name for name in wanted if fnmatchcase(name, invocation.cases))
     cases = tuple(
@@ -81,7 +82,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     """
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
-    new = _budgeted(whole(new, old), old)
+    new = budgets.with_budget_of(whole(new, old), old)
     before = None if old is None else old.record
     uses = budgets.budget_of(new.record, devices, others.new)
     found = list(budgets.budget_findings(uses, before, new.record, devices, others))
@@ -102,11 +103,6 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
         remarks=tuple(one for one in found if isinstance(one, Remark)),
         budgets=uses,
     )
-
-
-def _budgeted(new: Observation, old: Observation | None) -> Observation:
-    record = budgets.with_budget_of(new.record, None if old is None else old.record)
-    return replace(new, record=record)
 
 
 def _findings(

@@ -36,9 +36,8 @@ class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
 
     def fits(self, curve: Curve, definition: str, machine: str) -> bool:
         """Return whether a training of the first seed suffices."""
-        return self.curve is None or (
-            (self.curve, self.definition, self.machine) == (curve, definition, machine)
-        )
+        known = self.curve, self.definition, self.machine
+        return self.curve is None or known == (curve, definition, machine)
 
 
 def known_curves(references: Mapping[str, Observation]) -> dict[str, list[KnownCurve]]:

@@ -19,7 +19,7 @@ from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.matrix import method_at
-from peft_regress.catalogue.methods.method import Method, cast_base
+from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.errors import InputError
@@ -203,7 +203,7 @@ def profile_method(
 def adapted_model(method: Method, architecture: Architecture, settings: CostSettings) -> nn.Module:
     """Return the model whose step is profiled: on random weights, in its training mode."""
     model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
-    model = method.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)
+    model = method.adapt(model.to(getattr(torch, method.base_dtype)), seed=_COST_SEED)
     if settings.freeze_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":

@@ -81,7 +81,9 @@ def _found(folder: Path, base: str) -> tuple[str, str]:
         return commit, f"commit {commit[:12]}, {printable(ref)}"
     target = os.environ.get("GITHUB_BASE_REF")
     branches = (f"origin/{target}",) if target else _UPSTREAM
-    branch = next((one for one in branches if _is_known(folder, one)), None)
+    known = set(_git(folder, "for-each-ref", "--format=%(refname)").split())
+    names = {one: {f"refs/remotes/{one}", f"refs/heads/{one}"} for one in branches}
+    branch = next((one for one in branches if names[one] & known), None)
     if branch is None:
         raise InputError(
             f"{folder}: has no branch {' or '.join(branches)}: fetch it, as by `git fetch origin`, "
@@ -95,14 +97,6 @@ def _found(folder: Path, base: str) -> tuple[str, str]:
             "another commit by --base git:REF, such as git:HEAD~1"
         )
     return commit, f"commit {commit[:12]}, the merge base with {branch}"
-
-
-def _is_known(folder: Path, branch: str) -> bool:
-    try:
-        _git(folder, "rev-parse", "--verify", "--quiet", f"{branch}^{{commit}}")
-    except InputError:
-        return False
-    return True
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -113,13 +113,12 @@ def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Sec
 
 def _by_baseline(upgrade: Upgrade) -> Iterator[Section]:
     """Yield what the stored baseline calls worse, although it was so at the commit."""
+    references = upgrade.by_baseline.references if upgrade.by_baseline else {}
     for finding in upgrade.since_baseline:
-        runs = ", ".join(map(clean, upgrade.entries_of(finding)))
-        yield Section(
-            title=f"since {runs}, not by this change: {finding_headline(finding)}",
-            body=(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=4),),
-            level=3,
-        )
+        since = f"since {clean(references[finding.example.case].run_name)}, not by this change"
+        cases = Line(f"cases: {documents.case_set(finding.cases)}", most_lines=4)
+        title = f"{since}: {finding_headline(finding)}"
+        yield Section(title=title, body=(cases,), level=3)
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:

@@ -154,7 +154,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
             _restart(workers, seed=seed)
             for is_first in (base_first, not base_first):
                 turns = workers if is_first else workers[::-1]
-                seconds = {worker: _median(worker) for worker in turns}
+                seconds = {one: statistics.median(_time_block(one)[1:]) for one in turns}
                 times.append((seconds[base], seconds[candidate]))
         return times
 
@@ -170,10 +170,6 @@ def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> Work
 def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
     for worker in workers:
         worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), type(None))
-
-
-def _median(worker: WorkerProcess) -> float:
-    return statistics.median(_time_block(worker)[1:])
 
 
 def _time_block(worker: WorkerProcess) -> list[float]:

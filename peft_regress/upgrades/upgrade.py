@@ -104,12 +104,6 @@ class Upgrade:
         found = () if self.by_baseline is None else self.by_baseline.findings
         return tuple(one for one in found if one.is_failing)
 
-    def entries_of(self, finding: Finding) -> list[str]:
-        """Return the stored entries that a finding since the baseline compares with."""
-        assert self.by_baseline is not None  # noqa: S101  (it has the finding)
-        references = self.by_baseline.references
-        return sorted({references[name].run_name for name in finding.cases})
-
 
 def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
     return tuple(one for one in comparison.findings if one.is_failing or one.is_better)
@@ -148,7 +142,10 @@ def upgrade(
         else:
             sides = _beside_commit(cases, base, overlay, progress, measure)
         candidate = sides.candidate
-        comparison = _judged(cases, sides.references, candidate, settings, base)
+        # Nobody accepts what is better than a commit: it never fails.
+        strict, names = settings.strict and base is None, [case.id for case in cases]
+        comparison = _judged(names, sides.references, candidate, settings, strict=strict)
+        passing = [case.id for case in comparison.cases if case not in comparison.failing]
         compared = next(iter(comparison.references.values()), None)
         before = installed_packages() if compared is None else compared.environment
         if settings.save is not None:
@@ -172,7 +169,7 @@ def upgrade(
             edited=sides.edited,
             remarks=(*overlay.remarks, *filter(None, [sides.remark])),
             saved=settings.save,
-            by_baseline=_by_baseline(comparison, settings) if base else None,
+            by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
         finish(result, overlay)
         return result
@@ -204,7 +201,13 @@ def _beside_packages(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom
     if references is None or (edited and settings.base == "auto"):
         why = edited or "no stored baseline is known to have its packages"
         progress(f"measuring the current environment: {why}")
-        references = measured = _measured_base(read_references(settings.setup.baselines), measure)
+        # Where it repeats a stored training, it has the scores of that.
+        stored = read_references(settings.setup.baselines)
+        run = measure("current", None, known=known_curves(stored))
+        references = measured = {
+            name: whole(one, stored.get(name)).as_reference
+            for name, one in observations_of(run, "the current environment").items()
+        }
         edited = ""
     candidate = measure("candidate", overlay, known=known_curves(references))
     return _Sides(
@@ -241,34 +244,23 @@ def _beside_commit(
     return _Sides(references=references, candidate=candidate, measured=references)
 
 
-def _by_baseline(by_commit: Comparison, settings: UpgradeSettings) -> Comparison:
-    """Judge what passes by a commit by the stored baseline, too."""
-    stored = read_references(settings.setup.baselines, drift=True)
-    failing = {case.id for case in by_commit.failing}
-    passing = [name for name in by_commit.observed if name not in failing and name in stored]
-    return judge(
-        stored,
-        {name: by_commit.observed[name] for name in passing},
-        expected=passing,
-        devices=device_classes(),
-    )
-
-
 def _judged(
-    cases: Sequence[Case],
-    references: Mapping[str, Observation],
+    names: Sequence[str],
+    references: Mapping[str, Observation] | None,
     candidate: Run,
     settings: UpgradeSettings,
-    base: CommitBase | None,
+    *,
+    strict: bool = False,
 ) -> Comparison:
-    """Judge a candidate. Nobody accepts what is better than a commit, so that it never fails."""
-    names = [case.id for case in cases]
-    stored = read_references(settings.setup.baselines)
+    """Judge cases of a candidate by references, or without any by the stored baseline."""
+    stored = read_references(settings.setup.baselines, drift=references is None)
+    sides = stored if references is None else references
+    observed = observations_of(candidate, "the candidate")
     return judge(
-        {name: references[name] for name in names if name in references},
-        observations_of(candidate, "the candidate"),
+        {name: sides[name] for name in names if name in sides},
+        {name: observed[name] for name in names if name in observed},
         expected=names,
-        invocation=Invocation(strict=settings.strict and base is None),
+        invocation=Invocation(strict=strict),
         devices=device_classes(),
         beside={name: one.record for name, one in stored.items()},
     )
@@ -316,17 +308,6 @@ def _of_here(old: Observation) -> Observation | None:
     if fitting is None or any(map(is_from_folder, _libraries(fitting))):
         return None
     return replace(old, environment=fitting)
-
-
-def _measured_base(
-    stored: Mapping[str, Observation], measure: Callable[..., Run]
-) -> Mapping[str, Observation]:
-    """Measure the current environment; where it repeats a stored training, with its scores."""
-    run = measure("current", None, known=known_curves(stored))
-    return {
-        name: whole(one, stored.get(name)).as_reference
-        for name, one in observations_of(run, "the current environment").items()
-    }
 
 
 def _with_scores(candidate: Run, base: Mapping[str, Observation]) -> Run:

@@ -215,13 +215,6 @@ class Method(ABC):
         return None
 
 
-def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
-    """Cast parameters and floating-point buffers in place."""
-    import torch  # listing names must not cost the import
-
-    return model.to(getattr(torch, dtype))
-
-
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name, as safetensors."""
     from safetensors.torch import save_file

@@ -103,11 +103,8 @@ def rows_of(outputs: Outputs) -> list[list[float]]:
     if len(outputs) == 1 and outputs[0].ndim == 2:  # noqa: PLR2004
         rows: list[list[float]] = outputs[0].tolist()
         return rows
-    return [_sampled(tensor.flatten()).tolist() for tensor in outputs]
-
-
-def _sampled(flat: Tensor) -> Tensor:
-    return flat[:: -(-len(flat) // _MOST_STORED)] if len(flat) > _MOST_STORED else flat
+    flat = (tensor.flatten() for tensor in outputs)
+    return [one[:: max(1, -(-len(one) // _MOST_STORED))].tolist() for one in flat]
 
 
 def agree_with_rows(outputs: Outputs, rows: list[list[float]], *, tolerance: float) -> bool:

@@ -32,7 +32,7 @@ def verdict_markdown(comparison: Comparison) -> str:
     for extent in _EXTENTS:
         sections = verdict_sections(comparison, extent)
         text = _written([*head, *sections])
-        if _fits(text):
+        if len(text.encode()) <= LONGEST_BYTES:
             return text
         command = clean(compare_command(comparison.invocation), longest=400)
         words = ("Shortened to the length that GitHub accepts:", Code(command), "shows everything.")
@@ -41,10 +41,6 @@ def verdict_markdown(comparison: Comparison) -> str:
     told = [clean(finding_headline(one), longest=400) for one in comparison.findings]
     more = [f"and {len(told) - _MOST_LINES} more"] if len(told) > _MOST_LINES else []
     return _written([*head, Section(title="", body=(*told[:_MOST_LINES], *more)), *steps])
-
-
-def _fits(text: str) -> bool:
-    return len(text.encode()) <= LONGEST_BYTES
 
 
 def _written(sections: list[Section]) -> str:
