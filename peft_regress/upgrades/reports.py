@@ -165,8 +165,12 @@ def _advice(upgrade: Upgrade) -> tuple[Advice, ...]:
 def advice_on(upgrade: Upgrade) -> list[Advice]:
     """Return what a user can do about the findings."""
     findings = upgrade.comparison.findings
+    if upgrade.by_baseline and not upgrade.comparison.failing:
+        return [("nothing: the change makes nothing worse",)]
     if upgrade.by_baseline:
-        return _about_commit(upgrade)
+        _, digest = upgrade.compared_with.partition(",")[0].split()
+        meant = "if it is meant, merge it: later changes are compared with it"
+        return [("what the change is:", f"git diff {digest}"), (meant,)]
     failing = [finding for finding in findings if finding.is_failing]
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
     if failing or any(finding.is_better for finding in findings):
@@ -181,16 +185,6 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
     if any(finding.cause.strand == "coverage" for finding in findings):
         advice.append(("compare what was not compared: add", "--base run"))
     return advice or [("nothing: no number changed beyond its bound",)]
-
-
-def _about_commit(upgrade: Upgrade) -> list[Advice]:
-    if not upgrade.comparison.failing:
-        return [("nothing: the change makes nothing worse",)]
-    _, digest = upgrade.compared_with.partition(",")[0].split()
-    return [
-        ("what the change is:", f"git diff {digest}"),
-        ("if it is meant, merge it: later changes are compared with it",),
-    ]
 
 
 def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:

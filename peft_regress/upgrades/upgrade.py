@@ -17,8 +17,9 @@ from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import select_cases
-from peft_regress.catalogue.own_cases import device_classes
+from peft_regress.catalogue.own_cases import device_classes, own_fine_tune, settings_in_use
 from peft_regress.catalogue.sources import require_sources
+from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
@@ -125,13 +126,17 @@ def upgrade(
     matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
-    # First, since both fail at once, and the rest takes minutes.
     require_sources(settings.setup.baselines, cases)
     references = None if is_commit(settings.base) else _stored_references(cases, settings)
     with contextlib.ExitStack() as stack:
         torch = settings.replace_torch
         base = None
         if is_commit(settings.base):
+            here = settings_in_use().folder.resolve()
+            is_own = any(here.is_relative_to(Path(one).resolve()) for one in requirements)
+            if is_own and any(map(own_fine_tune, cases)):
+                problem = "cases that lie in the checkout run its code of today on both sides"
+                raise InputError(f"--base {settings.base}: {problem}; compare with an entry")
             opened = opened_commit(requirements, settings.base, settings.setup, replace_torch=torch)
             base = stack.enter_context(opened)
         overlay = stack.enter_context(opened_overlay(requirements, replace_torch=torch))

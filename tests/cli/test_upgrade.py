@@ -566,3 +566,12 @@ def test_a_budget_that_the_commit_exceeds_already_fails_no_change(world, storage
     code, out, _ = at_commit()
     assert code == 0
     assert "not by this change: over budget in 2 cases" in out
+
+
+def test_cases_of_the_checkout_itself_have_no_commit_as_base(world, storage, upgrade, edit):
+    """They would run the code of today on both sides, and so never fail."""
+    store(world, storage, names=["mine/full/net"])
+    code, _, err = upgrade(".", "--base", "git:HEAD~1", cases="mine/*/*")
+    assert code == 2
+    assert "--base git:HEAD~1: cases that lie in the checkout run its code of today" in err
+    assert world.runs == []

@@ -170,6 +170,13 @@ def test_a_pull_request_of_a_library_is_compared_with_what_it_starts_from(
     assert [line for line in ended.lines if "fetch" in line] == [f"git {call}" for call in calls]
 
 
+def test_own_cases_with_requirements_are_compared_with_their_baseline(gate):
+    """A checkout with cases would run its code of today on both sides of a commit."""
+    (gate.project / "pyproject.toml").write_text("[tool.peft_regress]\n")
+    gate.sandbox.variables |= {"GITHUB_BASE_REF": "main"}
+    assert "--base" not in command_of(gate.upgrade())
+
+
 def own_project(folder, **settings):
     """Make another repository with a first suite, in which the action's own steps run."""
     gate = Gate(folder, **settings)
