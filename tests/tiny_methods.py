@@ -48,8 +48,13 @@ def method_named(name):
     return {method.name: method for method in ALL}[name]
 
 
+def cast_base(model, dtype):
+    """Cast parameters and floating-point buffers in place, to a dtype by its name."""
+    return model.to(getattr(torch, dtype))
+
+
 def adapted(method, *, rank=None, seed=0):
-    base = tiny_network().to(getattr(torch, method.base_dtype))
+    base = cast_base(tiny_network(), method.base_dtype)
     return method.at(rank or rank_of(method), heads=("head",)).adapt(base, seed=seed)
 
 
@@ -76,7 +81,7 @@ def _trained(name, steps):
 
 def loaded(method, folder, *, train=False):
     """Load what was saved in a folder into a fresh network."""
-    base = tiny_network().to(getattr(torch, method.base_dtype))
+    base = cast_base(tiny_network(), method.base_dtype)
     return method.at(heads=("head",)).load(base, folder, trainable=train).eval()
 
 

@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_410),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_420),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
 )
 

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from tiny_methods import ALL, adapted, each, rank_of, trained
+from tiny_methods import ALL, adapted, cast_base, each, rank_of, trained
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
-
-from peft_regress.catalogue.methods.method import cast_base
 
 ON_BFLOAT16 = tuple(method for method in ALL if method.base_dtype == "bfloat16")
 pytestmark = [

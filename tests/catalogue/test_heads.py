@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tiny_methods import ALL, each, rank_of, trainable
+from tiny_methods import ALL, cast_base, each, rank_of, trainable
 from torch import nn
 
 from peft_regress.catalogue.methods import LORA, PeftAdapter
 from peft_regress.catalogue.methods.galore import GALORE
-from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.catalogue.methods.selective import BITFIT, BN_HEAD, FULL, HEAD, NORM
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.gate.policy import Policy, numerics_of_method

@@ -6,7 +6,17 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
+from tiny_methods import (
+    ALL,
+    adapted,
+    cast_base,
+    each,
+    loaded,
+    method_named,
+    rank_of,
+    trainable,
+    trained,
+)
 from tiny_network import tiny_data, tiny_network
 
 from peft_regress.catalogue.architectures.torchvision_models import (
@@ -16,7 +26,6 @@ from peft_regress.catalogue.architectures.torchvision_models import (
     SHUFFLENET_V2_X0_5,
 )
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.errors import InputError
 
 ARCHITECTURES = (MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5, RESNET18, MOBILENET_V2)

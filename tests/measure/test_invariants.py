@@ -12,7 +12,7 @@ import peft.tuners.lora.layer as lora_layer
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_methods import ALL, each, method_named, rank_of, trained
+from tiny_methods import ALL, cast_base, each, method_named, rank_of, trained
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
 
@@ -20,7 +20,6 @@ from peft_regress import registry
 from peft_regress.catalogue.architectures.torchvision_models import MOBILENET_V3_SMALL
 from peft_regress.catalogue.methods import LORA, PeftAdapter
 from peft_regress.catalogue.methods.galore import GALORE
-from peft_regress.catalogue.methods.method import cast_base
 from peft_regress.catalogue.methods.selective import BN_HEAD, HEAD
 from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
