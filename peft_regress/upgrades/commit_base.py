@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from peft_regress.cases import Case
 from peft_regress.files import cache_folder
 from peft_regress.gate.repeats import KnownCurve, known_curves, whole
@@ -70,18 +72,16 @@ def as_references(
     """
     found = observations_of(run, commit.name)
     completed = {name: whole(one, stored.get(name)) for name, one in found.items()}
-    return {name: replace(one, curves={one.machine.digest: one}) for name, one in completed.items()}
+    known = {name: one.record.curve is not UNSET for name, one in completed.items()}
+    return {
+        name: replace(one, curves={one.machine.digest: one} if known[name] else {})
+        for name, one in completed.items()
+    }
 
 
 def departed(references: Mapping[str, Observation], candidate: Run) -> list[Case]:
     """Return the cases in which a candidate departs from the first seed of its base."""
-    trained = {
-        name
-        for name, record in candidate.cases.items()
-        if record.status == "ok" and not record.is_repeat
-    }
-    return [
-        one.record.case
-        for name, one in references.items()
-        if one.record.is_repeat and name in trained
-    ]
+    ran = candidate.cases.items()
+    trained = {name for name, one in ran if one.status == "ok" and not one.is_repeat}
+    repeats = (one.record for one in references.values() if one.record.is_repeat)
+    return [record.case for record in repeats if record.case.id in trained]
