@@ -227,7 +227,7 @@ def select_moves(entries: Sequence[Entry], *, case: str = "*", metric: str = "*"
         for name, records in cases.items()
         for pair in pairwise(records)
         for move in moves_between(entries, name, records, pair)
-        if move.reason.metric in metrics[name]
+        if move.reason.name in metrics[name]
     ]
     return Moves(
         entries=tuple(entries),

@@ -163,7 +163,8 @@ def budget_findings(
         if use.is_over:
             was = before.get(use.name)
             yield Reason(
-                metric=f"budget {use.name}",
+                kind="budget",
+                subject=use.name,
                 old=was,
                 new=use.value,
                 relative_change=_change(was, use),
@@ -257,7 +258,8 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
             was, now, limit = before[need], after[need], _limit(new, device, need)
             if _fits(now, limit) is False and was is not None is not now:
                 yield Reason(
-                    metric=f"fits {device.name}",
+                    kind="fits",
+                    subject=device.name,
                     old=was,
                     new=now,
                     relative_change=(now - was) / was if was else None,

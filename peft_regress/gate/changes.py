@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from peft_regress.gate.facts import OF_INPUTS, first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, Policy
 from peft_regress.gate.repeats import lacks_seeds
-from peft_regress.gate.verdicts import Change, Observation, Origin, Reason, Remark, Verdict
+from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import EDGE_METRICS, METRICS, Kind, Metric, MetricSpec, metric_order
 from peft_regress.runs.schema import Record
 
@@ -214,7 +214,10 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     if old and new and old.spec != new.spec:
         # Checked before the kind excludes a metric: a side that says `info` must not hide it.
         shown = "{0.unit}, {0.direction}, {0.kind}".format
-        yield Reason(metric=name, old=shown(old), new=shown(new), verdict="incomparable")
+        sides = shown(old), shown(new)
+        yield Reason(
+            kind="metric", subject=name, old=sides[0], new=sides[1], obstacle="other meaning"
+        )
     elif old is None and not _could_know(sides.old, name):
         yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
     elif is_shown_only(either) or not can_compare(
@@ -224,20 +227,34 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     elif new is None:
         # What an older version of this project cannot measure is not gone: nobody looked.
         is_unknown = name in METRICS and name not in sides.new.known
-        lost: Verdict = "incomparable" if is_unknown else "regressed"
-        yield Reason(metric=name, old=either.value, new=None, verdict=lost, spec=either.spec)
+        yield _of_one_side(name, old, new, "not measured" if is_unknown else None)
     elif old is None:
         # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
-        appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
-        yield Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
+        yield _of_one_side(name, old, new, None if new.kind == "exact" else "other meaning")
     elif sides.same_inputs or new.kind not in OF_INPUTS:
         yield from _of_both(name, old, new, sides.bounds)
+
+
+def _of_one_side(
+    name: str, old: Metric | None, new: Metric | None, obstacle: Obstacle | None
+) -> Reason:
+    either = new or old
+    assert either is not None  # noqa: S101  (a metric of one side)
+    return Reason(
+        kind="metric",
+        subject=name,
+        old=None if old is None else old.value,
+        new=None if new is None else new.value,
+        verdict="incomparable" if obstacle else "regressed",
+        obstacle=obstacle,
+        spec=either.spec,
+    )
 
 
 def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Reason | Remark]:
     if not are_comparable(old, new):
         was, now = (len(one.samples or ()) for one in (old, new))
-        yield Reason(metric=f"{name}.samples", old=was, new=now, verdict="incomparable")
+        yield Reason(kind="samples", subject=name, old=was, new=now, obstacle="other meaning")
         return
     if not bounds.judges(name, new):
         text = "it has no bound of its own"
@@ -268,7 +285,8 @@ def _beyond(
         # A ratio beyond the largest float has no JSON; the two values say enough.
         is_finite = change.relative is not None and math.isfinite(change.relative)
         yield Reason(
-            metric=name,
+            kind="metric",
+            subject=name,
             old=change.old,
             new=change.new,
             relative_change=change.relative if is_finite else None,

@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 from msgspec import UNSET
 
 from peft_regress.gate.policy import numerics_of
-from peft_regress.gate.verdicts import Observation, Reason, Remark, Value, Verdict
+from peft_regress.gate.verdicts import (
+    Observation,
+    Reason,
+    ReasonKind,
+    Remark,
+    Value,
+    Verdict,
+)
 from peft_regress.metrics import INVARIANTS, Kind
 from peft_regress.runs.schema import Defect, Failure, Inputs, Record, ScriptFacts, TensorSummary
 from peft_regress.text import count_of, few
@@ -64,7 +71,7 @@ def status_reason(old: Record, new: Record) -> Reason | None:
         verdict = "known_defect"
     else:
         verdict, texts = "newly_failing", (error_text(old), error_text(new))
-    return Reason(metric="status", old=texts[0], new=texts[1], verdict=verdict)
+    return Reason(kind="status", old=texts[0], new=texts[1], verdict=verdict)
 
 
 def error_pattern(error: Failure | None) -> str:
@@ -90,8 +97,7 @@ def definition_reasons(old: Record, new: Record) -> Iterator[Reason]:
     """Yield each setting that differs; without any, both digests."""
     changed = changed_settings(old, new) or {"": (old.definition, new.definition)}
     for name, (was, now) in changed.items():
-        metric = f"definition {name}".rstrip()
-        yield Reason(metric=metric, old=was, new=now, verdict="incomparable")
+        yield Reason(kind="definition", subject=name, old=was, new=now, obstacle="definition")
 
 
 def changed_settings(old: Record, new: Record) -> dict[str, tuple[str | None, str | None]]:
@@ -110,11 +116,12 @@ def cost_reasons(old: Record, new: Record) -> Iterator[Reason]:
         if was is None or now is None or was.value == now.value:
             continue
         yield Reason(
-            metric=name,
+            kind="metric",
+            subject=name,
             old=was.value,
             new=now.value,
             relative_change=now.value / was.value - 1 if was.value else None,
-            verdict="incomparable",
+            obstacle="definition",
             spec=now.spec,
         )
 
@@ -137,10 +144,10 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
         one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
     ):
         was = f"{difference.where}: {difference.old}"
-        yield Reason(metric="inputs", old=was, new=difference.new, verdict="incomparable")
+        yield Reason(kind="inputs", old=was, new=difference.new, obstacle="inputs")
     if not old.metrics.keys().isdisjoint(new.unseeded):
         was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
-        yield Reason(metric="inputs", old=was, new=now, verdict="incomparable")
+        yield Reason(kind="inputs", old=was, new=now, obstacle="inputs")
     if old.trained is not UNSET:
         tensors = count_of(len(old.trained), "tensor")
         if new.trained is UNSET:
@@ -178,8 +185,8 @@ def script_remarks(new: Record) -> Iterator[Remark]:
         yield Remark(kind="written", subject="script", text=new.script.written)
 
 
-def _regressed(metric: str, old: str, new: str | None) -> Reason:
-    return Reason(metric=metric, old=old, new=new, verdict="regressed")
+def _regressed(kind: ReasonKind, old: str, new: str | None) -> Reason:
+    return Reason(kind=kind, old=old, new=new, verdict="regressed")
 
 
 class Difference(NamedTuple):
@@ -312,23 +319,34 @@ def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | 
     """Compare the invariants."""
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
-        subject, note = f"invariant {name}", new.record.note_on(name)
+        note = new.record.note_on(name)
         if name not in was and name not in old.known and name in INVARIANTS:
             text = note if now[name] is False else ""
-            yield Remark(kind="new metric", subject=subject, new=now[name], text=text)
+            about = f"invariant {name}"
+            yield Remark(kind="new metric", subject=about, new=now[name], text=text)
             continue
         verdict = _invariant_verdict(name, old.record, new.record)
         if verdict is None:
             continue
-        if verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS:
-            verdict = "incomparable"  # an older version never checked it
+        # An older version never checked it.
+        is_unknown = (
+            verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS
+        )
         before: Value
         after: Value
         before, after = was.get(name), now.get(name)
         if before is after is False and verdict == "regressed":
             before, after = (f"false: {one.record.note_on(name)}" for one in (old, new))
             note = ""
-        yield Reason(metric=subject, old=before, new=after, verdict=verdict, note=note)
+        yield Reason(
+            kind="invariant",
+            subject=name,
+            old=before,
+            new=after,
+            verdict="incomparable" if is_unknown else verdict,
+            obstacle="not measured" if is_unknown else None,
+            note=note,
+        )
 
 
 def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:

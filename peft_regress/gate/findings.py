@@ -22,10 +22,11 @@ from peft_regress.gate.verdicts import (
     CaseVerdict,
     Observation,
     Reason,
+    ReasonKind,
     Verdict,
     gravest,
 )
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec, metric_order
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind, MetricSpec, metric_order
 
 Strand = Literal[
     "status",
@@ -108,14 +109,14 @@ class Finding:
 
     def spec_of(self, metric: str) -> MetricSpec | None:
         """Return the unit, direction and kind of a metric of its reasons; None for other facts."""
-        return next((reason.spec for reason in self.reasons if reason.metric == metric), None)
+        return next((reason.spec for reason in self.reasons if reason.name == metric), None)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest relative change of each metric."""
         found: dict[str, list[float]] = defaultdict(list)
         for reason in self.reasons:
             if reason.relative_change is not None:
-                found[reason.metric].append(reason.relative_change)
+                found[reason.name].append(reason.relative_change)
         return {
             name: (min(found[name]), max(found[name])) for name in sorted(found, key=metric_order)
         }
@@ -175,7 +176,7 @@ def sort_findings(
 
 def _named_by_failures(finding: Finding, failures: Collection[Verdict]) -> Finding:
     """Name a finding by the metric that fails if its cause's metric got better."""
-    failed = Counter(reason.metric for reason in finding.reasons if reason.verdict in failures)
+    failed = Counter(reason.name for reason in finding.reasons if reason.verdict in failures)
     what = finding.cause.what
     if finding.cause.strand != "costs" or {what, f"{what}{BATCH_SUFFIX}"} & failed.keys():
         return finding
@@ -189,7 +190,7 @@ def leading_reason(finding: Finding, member: Member) -> Reason:
     by_cause = [f"{what}{BATCH_SUFFIX}", what]
 
     def order(reason: Reason) -> tuple[int, int, float]:
-        position = -1 - by_cause.index(reason.metric) if reason.metric in by_cause else 0
+        position = -1 - by_cause.index(reason.name) if reason.name in by_cause else 0
         return gravest(reason.verdict), position, -abs(reason.relative_change or 0.0)
 
     return min(member.reasons, key=order)
@@ -206,7 +207,7 @@ def causes_of(
         yield Cause("coverage", case.verdict, None), ()
     if new is None:
         return
-    is_redefined = any(one.metric.partition(" ")[0] == "definition" for one in case.reasons)
+    is_redefined = any(one.kind == "definition" for one in case.reasons)
     strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
     for reason in case.reasons:
         if reason.verdict != "known_defect":
@@ -220,13 +221,8 @@ def causes_of(
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
 
-_STRANDS: Final[dict[str, Strand]] = {
-    "fingerprint": "function",
-    "accuracy": "quality",
-    "score": "quality",
-}
-"""By the kind of a metric; metrics of other kinds are costs, or of the case's author."""
-_STRANDS_BY_WORD: Final[dict[str, Strand]] = {
+_STRANDS: Final[Mapping[ReasonKind, Strand]] = {
+    "status": "status",
     "invariant": "invariant",
     "budget": "budget",
     "fits": "fit",
@@ -236,26 +232,24 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "numerics": "function",
     "rates": "function",
 }
-"""By the first word of a reason that is about no metric."""
-NOT_MEASURED: Final = "not measured"
-"""What the cause is of all that an older version of this project cannot measure."""
+_STRANDS_OF_METRICS: Final[Mapping[Kind, Strand]] = {
+    "fingerprint": "function",
+    "accuracy": "quality",
+    "score": "quality",
+}
+"""Metrics of other kinds are costs, or of the case's author."""
 
 
 def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
-    if reason.metric == "status":
-        return "status", ""
-    word, _, name = reason.metric.partition(" ")
-    if reason.verdict in INCOMPLETE - {"new"}:
-        of_metric = reason.spec is not None or word == "invariant"
-        if of_metric and reason.old is not None and reason.new is None:
-            return "coverage", NOT_MEASURED
+    if reason.obstacle:
         # Of another definition, what the case costs now follows from its settings.
-        return "coverage", "definition" if is_redefined else reason.metric
-    if word in _STRANDS_BY_WORD:
-        return _STRANDS_BY_WORD[word], name
-    strand = _STRANDS.get("exact" if reason.spec is None else reason.spec.kind, "costs")
-    is_own = reason.metric not in METRICS and reason.spec is not None
-    return ("own", reason.metric) if strand == "costs" and is_own else (strand, "")
+        is_alone = reason.obstacle == "other meaning" and not is_redefined
+        return "coverage", reason.name if is_alone else reason.obstacle
+    if reason.spec is None or reason.kind != "metric":
+        return _STRANDS.get(reason.kind, "costs"), reason.subject
+    strand = _STRANDS_OF_METRICS.get(reason.spec.kind, "costs")
+    is_own = strand == "costs" and reason.subject not in METRICS
+    return ("own", reason.subject) if is_own else (strand, "")
 
 
 def _cause(
@@ -273,8 +267,8 @@ def _cause(
     if strand == "coverage":
         # Cases whose inputs differ alike have one cause; so do those that lack a training alike.
         where = [str(one.old) for one in reasons if name in {"inputs", "training"}]
-        settings = [one for one in reasons if one.metric.startswith("definition ")]
-        where += [f"{one.metric}: {one.old} -> {one.new}" for one in settings]
+        settings = [one for one in reasons if one.kind == "definition" and one.subject]
+        where += [f"{one.name}: {one.old} -> {one.new}" for one in settings]
         return Cause(strand, name, None, tuple(where))
     # Nothing shows where in a model its function changed; the method is the closest hint.
     hint = str(reasons[0].new) if strand == "trained" else new.record.case.method
@@ -291,7 +285,7 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
     """Return the cause of changed costs, in the part of a layer with most of the change."""
-    changed = {reason.metric: reason for reason in reasons if reason.metric != "trained"}
+    changed = {reason.name: reason for reason in reasons if reason.kind != "trained"}
     sizes = [
         name
         for name in changed

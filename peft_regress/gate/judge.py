@@ -127,5 +127,7 @@ def _false_at_first(new: Record) -> Iterator[Reason]:
     """Yield the invariants that are false although nothing judges them yet."""
     for name, holds in sorted(new.invariants.items()):
         if holds is False:
-            metric, note = f"invariant {name}", new.note_on(name)
-            yield Reason(metric=metric, old=None, new=False, verdict="new", note=note)
+            note = new.note_on(name)
+            yield Reason(
+                kind="invariant", subject=name, old=None, new=False, verdict="new", note=note
+            )

@@ -101,7 +101,7 @@ def training_findings(
     is_repeat = before.is_repeat, after.is_repeat
     if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
         texts = _in_words(before), _in_words(after)
-        yield Reason(metric="training", old=texts[0], new=texts[1], verdict="incomparable")
+        yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
     one = _trained_here(new, old)
     if one is not None and after.curve is not UNSET:
         yield _compared(one, old, new, policy)
@@ -146,7 +146,7 @@ def _compared(
         was, now = pairs[step]
         if abs(now - was) > rounding * max(map(abs, known.losses[: step + 1])):
             found = Reason(
-                metric="curve",
+                kind="curve",
                 old=f"loss {was!r} of {name} at step {step + 1}",
                 new=f"computes something else from step {step + 1} on: loss {now!r}",
                 verdict="regressed",
@@ -172,7 +172,7 @@ def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -
         scale = max(abs(old), abs(known.losses[0])) if metric == "loss" else abs(old)
         if abs(new - old) > rounding * scale:
             return Reason(
-                metric="evaluation",
+                kind="evaluation",
                 old=f"{metric} {old!r} of {name}",
                 new=f"the evaluation changed: {metric} {new!r} after equal losses",
                 verdict="regressed",

@@ -64,18 +64,50 @@ class Change(NamedTuple):
     bound: float
 
 
+ReasonKind = Literal[
+    "status",
+    "trained",
+    "numerics",
+    "autocast",
+    "optimizer",
+    "rates",
+    "inputs",
+    "curve",
+    "evaluation",
+    "invariant",
+    "metric",
+    "fits",
+    "budget",
+    "definition",
+    "training",
+    "samples",
+]
+"""What a reason is about. `numerics`: the precision class. `rates`: of learning. `curve`: a loss
+after equal ones. `evaluation`: scores after equal losses. `training`: that a side trained one seed
+alone. `samples`: the number of a metric's samples."""
+
+Obstacle = Literal[
+    "missing", "new", "definition", "inputs", "training", "not measured", "other meaning"
+]
+"""Why something could not be judged: it has no record, or no reference; another definition, other
+inputs; a side that trained one seed alone, is of a version that does not measure it, or means
+something else by it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reason:
     """One difference between both sides of a case."""
 
-    metric: str
-    """A metric, `status`, `definition`, `inputs`, `trained`, `training`, `curve`, `evaluation`,
-    `numerics`, `rates`, `definition SETTING`, `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
+    kind: ReasonKind
+    subject: str = ""
+    """The metric, invariant, setting, budget or device."""
     old: Value
     new: Value
     relative_change: float | None = None
     bound: float | None = None
-    verdict: Verdict
+    verdict: Verdict = "incomparable"
+    obstacle: Obstacle | None = None
+    """Why it is incomparable."""
     since: str | None = None
     """Of a drift: the entry that `old` is from, older than the one that judges the case."""
     spec: MetricSpec | None = None
@@ -88,9 +120,18 @@ class Reason:
     """Of an invariant: where it is false, or why it is no longer checked."""
 
     @property
+    def name(self) -> str:
+        """What it is about in words: `peak_bytes`, `invariant NAME`, `curve`."""
+        if self.kind == "metric":
+            return self.subject
+        if self.kind == "samples":
+            return f"{self.subject}.samples"
+        return f"{self.kind} {self.subject}".rstrip()
+
+    @property
     def title(self) -> str:
-        """The metric as reports name it."""
-        return self.metric if self.since is None else f"{self.metric} (drift since {self.since})"
+        """The name as reports show it."""
+        return self.name if self.since is None else f"{self.name} (drift since {self.since})"
 
 
 @dataclass(frozen=True, kw_only=True)

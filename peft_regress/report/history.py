@@ -54,7 +54,7 @@ def encode_history(moves: Moves) -> dict[str, Any]:
         "moves": [
             {
                 "case": move.case,
-                "metric": move.reason.metric,
+                "metric": move.reason.name,
                 "unit": None if move.reason.spec is None else move.reason.spec.unit,
                 "before": names[move.before],
                 "entry": names[move.entry],
@@ -104,7 +104,7 @@ def _groups(moves: Sequence[Move]) -> Iterator[Line]:
     for move in moves:
         # States are equal in all cases of a group, numbers need not be.
         state = (move.reason.old, move.reason.new) if move.reason.spec is None else ()
-        by_metric[move.reason.metric, move.way, *state].append(move)
+        by_metric[move.reason.name, move.way, *state].append(move)
     groups: dict[tuple[str, frozenset[str]], list[str]] = defaultdict(list)
     for found in by_metric.values():
         cases = frozenset(move.case for move in found)
@@ -130,7 +130,7 @@ def _range(moves: Sequence[Move]) -> str:
     others = {_without_ratio(move) for move in moves if move.reason.relative_change is None}
     shown = " to ".join([*ends, *sorted(others)])
     pair = f" ({_sides(moves[0])})" if len(moves) == 1 and known else ""
-    return f"{clean(reason.metric)} {shown}{pair}"
+    return f"{clean(reason.name)} {shown}{pair}"
 
 
 def _without_ratio(move: Move) -> str:

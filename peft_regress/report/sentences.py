@@ -53,10 +53,10 @@ def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
 def definition_words(reasons: Iterable[verdicts.Reason]) -> str:
     """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
     settings = (
-        f"{reason.title.removeprefix('definition ')}: "
+        f"{reason.subject}: "
         f"{shown_value(reason.old, None)} -> {shown_value(reason.new, None)}"
         for reason in reasons
-        if reason.metric.startswith("definition ")
+        if reason.kind == "definition" and reason.subject
     )
     return clean("; ".join(settings)) or "data, source model, settings or protocol differ"
 
@@ -168,8 +168,8 @@ def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     for case in comparison.cases:
         for reason in case.reasons:
             if reason.verdict == "known_defect":
-                is_state = reason.metric == "status"
-                what = clean(str(reason.new) if is_state else f"{reason.metric} is false")
+                is_state = reason.kind == "status"
+                what = clean(str(reason.new) if is_state else f"{reason.name} is false")
                 found.setdefault(what, []).append(clean(case.id))
                 notes.setdefault(what, []).append(reason.note)
     return {with_note(what, notes[what]): ids for what, ids in found.items()}

@@ -29,7 +29,6 @@ from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
-_INVARIANT: Final = "invariant "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +260,6 @@ class _Search:
     ) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""
         comparison, metric = judge(old, new), self.settings.metric
-        wanted = {metric, f"{_INVARIANT}{metric}"}
         findings = tuple(
             finding
             for finding in comparison.findings
@@ -269,7 +267,7 @@ class _Search:
             if finding.cause.strand != "budget"
             and (
                 metric is None
-                or any(one.metric in wanted for member in finding.members for one in member.reasons)
+                or any(metric in {one.kind, one.subject} for one in finding.reasons)
             )
         )
         return replace(comparison, findings=findings)

@@ -267,7 +267,7 @@ def reproduce(
 
 def _shown(finding: Finding) -> set[str]:
     """Return the metrics or the invariant to show, without costs that follow from other costs."""
-    metrics = {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
+    metrics = {reason.subject for reason in finding.example.reasons}
     if finding.cause.strand != "costs":
         return metrics
     return {name for name in metrics if name.endswith("_flops")} | {finding.cause.what}

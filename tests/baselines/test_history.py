@@ -32,7 +32,7 @@ def entries_of(*runs, environments=()):
 
 def moved(entries, **how):
     return [
-        (move.reason.metric, move.before, move.entry, move.way)
+        (move.reason.name, move.before, move.entry, move.way)
         for move in select_moves(entries, **how).found
     ]
 

@@ -51,7 +51,7 @@ def test_a_case_over_budget_fails_with_or_without_a_reference(fits, over, value,
     case = verdict(record(over), old)
     assert case.verdict == "over_budget" in FAILING
     (reason,) = case.reasons
-    assert reason.metric == f"budget {case.budgets[0].name}"
+    assert reason.name == f"budget {case.budgets[0].name}"
     assert (reason.verdict, reason.new, reason.limit) == (
         "over_budget",
         pytest.approx(value),
@@ -168,7 +168,7 @@ def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     ]
     heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
     (reason,) = verdict(heavy, devices=(BOARD,)).reasons
-    assert (reason.metric, reason.new, reason.limit) == ("budget storage of board", 101, 100)
+    assert (reason.name, reason.new, reason.limit) == ("budget storage of board", 101, 100)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():
     case = comparison.verdict_of(LORA)
     assert case.verdict == "over_budget"
     (reason,) = case.reasons
-    assert reason.metric == f"budget peak_of {FULL}"
+    assert reason.name == f"budget peak_of {FULL}"
     assert (reason.old, reason.new, reason.relative_change) == (0.5, 1.0, 0.5)
     assert f"budget peak_of {FULL}: 50.0 % -> 100.0 %  +50.0 points (budget 50.0 %" in (
         case_text(case, comparison)
@@ -358,7 +358,7 @@ def test_a_fit_that_is_lost_is_a_regression_whatever_the_bounds_allow():
     board = make_device("board", 1100, 100)
     case = judged(SIZES, {**SIZES, "peak_bytes": 1101}, board)
     (reason,) = case.reasons
-    assert (case.verdict, reason.metric) == ("regressed", "fits board")
+    assert (case.verdict, reason.name) == ("regressed", "fits board")
     assert (reason.old, reason.new, reason.limit) == (1000, 1101, 1100)
     (reason,) = judged(SIZES, {**SIZES, "peak_param_bytes": 91}, board).reasons
     assert (reason.old, reason.new, reason.limit) == (90, 101, 100)

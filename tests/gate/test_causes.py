@@ -147,7 +147,7 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
         ("invariant", "merge_equals_unmerged", 2),
     ]
     # If the function changed, accuracy follows.
-    assert {reason.metric for reason in findings[1].example.reasons} == {"first_losses", "accuracy"}
+    assert {reason.name for reason in findings[1].example.reasons} == {"first_losses", "accuracy"}
 
 
 def test_accuracy_without_a_changed_function_is_quality():

@@ -63,7 +63,7 @@ def test_changes_within_the_bound_that_add_up_are_a_regression_or_an_improvement
     case = judged([START, START + 90_000], START + 180_000)
     assert case.verdict == "regressed"
     (reason,) = case.reasons
-    assert (reason.metric, reason.old, reason.new) == ("peak_bytes", START, START + 180_000)
+    assert (reason.name, reason.old, reason.new) == ("peak_bytes", START, START + 180_000)
     assert (reason.relative_change, reason.bound) == (0.0018, DEFAULT_POLICY.bytes_bound)
     assert reason.since == "0001_peft"
     assert reason.title == "peak_bytes (drift since 0001_peft)"
@@ -87,7 +87,7 @@ def test_function_that_slips_below_its_margin_each_time_is_found(name, step):
     history = [moved(times) for times in range(2)]
     assert judged(history[:1], moved(1)).verdict == "unchanged"
     (reason,) = judged(history, moved(2)).reasons
-    assert (reason.metric, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
+    assert (reason.name, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
 
 
 def test_an_accepted_drift_never_alarms_again():
@@ -120,7 +120,7 @@ def test_exact_metrics_and_seconds_do_not_drift(name, values):
 
 def test_a_change_beyond_the_bound_is_reported_once_and_not_as_drift():
     case = judged([START, START + 90_000], 2 * START)
-    assert [(reason.metric, reason.since) for reason in case.reasons] == [("peak_bytes", None)]
+    assert [(reason.name, reason.since) for reason in case.reasons] == [("peak_bytes", None)]
 
 
 CUTS = {

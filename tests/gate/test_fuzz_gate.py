@@ -322,9 +322,9 @@ def test_other_inputs_never_let_a_run_pass_that_fails_or_was_not_compared(old, n
         assert severity(other)
     costs = [
         {
-            reason.metric: reason.verdict
+            reason.name: reason.verdict
             for reason in case.reasons
-            if METRICS.get(reason.metric, METRICS["loss"]).kind in {"exact", "bytes"}
+            if METRICS.get(reason.name, METRICS["loss"]).kind in {"exact", "bytes"}
         }
         for case in (same, other)
     ]

@@ -86,14 +86,14 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
     case = judge_case(LORA, observe(record()), observe(record(other, worse)))
     (reason,) = case.reasons
     assert case.verdict == reason.verdict == "incomparable"
-    assert (reason.metric, reason.old, reason.new) == (
+    assert (reason.name, reason.old, reason.new) == (
         "inputs",
         "optimizer group 0, lr: 0.001",
         "0.01",
     )
     dearer = record(other, {**worse, "forward_flops": 9e12}, invariants={"frozen": False})
     case = judge_case(LORA, observe(record(invariants={"frozen": True})), observe(dearer))
-    found = {reason.metric: reason.verdict for reason in case.reasons}
+    found = {reason.name: reason.verdict for reason in case.reasons}
     assert found == {
         "inputs": "incomparable",
         "forward_flops": "regressed",
@@ -129,7 +129,7 @@ LOSSES = ("first_losses", "gradient_norms")
 def test_a_script_is_judged_by_what_repeats_on_both_sides(old, new, verdict, reasons, remarks):
     case = judge_case(LORA, observe(scripted(*old)), observe(scripted(*new)))
     assert case.verdict == verdict
-    assert {one.metric for one in case.reasons} == reasons
+    assert {one.name for one in case.reasons} == reasons
     assert [one.kind for one in case.remarks] == remarks
     for reason in case.reasons:
         assert reason.new == f"differ: {', '.join(new)}"
@@ -193,7 +193,7 @@ def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, 
     old, after = (observe(make_record(LORA, trained=trained)) for trained in (TRAINED, new))
     case = judge_case(LORA, old, after)
     (reason,) = case.reasons
-    assert (reason.metric, reason.verdict, reason.old) == ("trained", "regressed", "3 tensors")
+    assert (reason.name, reason.verdict, reason.old) == ("trained", "regressed", "3 tensors")
     assert reason.new == words
 
 
@@ -238,7 +238,7 @@ def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the
     )
     comparison = compare([old], [new])
     (case,) = comparison.cases
-    found = {reason.metric: reason.verdict for reason in case.reasons}
+    found = {reason.name: reason.verdict for reason in case.reasons}
     assert found == {
         "inputs": "incomparable",
         "trained": "regressed",
@@ -267,7 +267,7 @@ def test_a_stored_adapter_of_other_weights_or_test_data_says_nothing(inputs):
     old = record(invariants={"stored_adapter_loads": True})
     new = record(inputs, invariants={"stored_adapter_loads": None})
     case = judge_case(LORA, observe(old), observe(new))
-    assert {reason.metric: reason.verdict for reason in case.reasons} == {"inputs": "incomparable"}
+    assert {reason.name: reason.verdict for reason in case.reasons} == {"inputs": "incomparable"}
 
 
 def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression():

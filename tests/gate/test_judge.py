@@ -158,7 +158,7 @@ def test_what_fails_stands_before_what_got_better_and_is_not_excused_by_it():
     )
     case = judged(old, new)
     assert case.verdict == "regressed"
-    assert [(reason.metric, reason.verdict) for reason in case.reasons] == [
+    assert [(reason.name, reason.verdict) for reason in case.reasons] == [
         ("peak_bytes", "regressed"),
         ("invariant merge", "regressed"),
         ("forward_flops", "improved"),
@@ -209,9 +209,9 @@ def test_another_precision_regresses_and_the_bounds_stay_those_of_the_reference(
         for loss, numerics in ((2.3, "usual"), (2.3 * (1 + 1e-4), "bfloat16"))
     )
     case = judged(old, new)
-    assert [reason.metric for reason in case.reasons] == ["numerics", "first_losses"]
+    assert [reason.name for reason in case.reasons] == ["numerics", "first_losses"]
     assert case.reasons[1].bound == DEFAULT_POLICY.fingerprint_bound[0]
-    assert [reason.metric for reason in judged(new, old).reasons] == ["numerics"]
+    assert [reason.name for reason in judged(new, old).reasons] == ["numerics"]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])
@@ -222,7 +222,7 @@ def test_another_number_of_seeds_is_incomparable(name, count):
     case = compare({name: VALUES[name]}, {name: new})
     assert case.verdict == "incomparable"
     (reason,) = case.reasons
-    assert (reason.metric, reason.old, reason.new) == (f"{name}.samples", 3, count)
+    assert (reason.name, reason.old, reason.new) == (f"{name}.samples", 3, count)
 
 
 @pytest.mark.parametrize("other", [{**ENVIRONMENT, "torch": "2.12.0"}, {"peft": "0.18.1"}])
@@ -239,7 +239,7 @@ def test_only_operators_depend_on_the_release_of_torch(other):
 def test_a_metric_that_vanished_is_a_regression(name):
     new = {key: value for key, value in VALUES.items() if key != name}
     (reason,) = compare(VALUES, new).reasons
-    assert (reason.metric, reason.new, reason.verdict) == (name, None, "regressed")
+    assert (reason.name, reason.new, reason.verdict) == (name, None, "regressed")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_a_known_defect_does_not_hide_a_new_one():
     old = make_record(invariants={"merge": False, "frozen": True})
     case = judged(old, make_record(invariants={"merge": False, "frozen": False}))
     assert case.verdict == "regressed"
-    assert [reason.metric for reason in case.reasons] == ["invariant frozen", "invariant merge"]
+    assert [reason.name for reason in case.reasons] == ["invariant frozen", "invariant merge"]
 
 
 KEY, TYPE = (Failure(type=kind, message="'neck'") for kind in ("KeyError", "TypeError"))
@@ -406,7 +406,7 @@ def test_a_changed_definition_is_incomparable_and_names_the_settings_that_both_s
     ]
     case = judged(*sides)
     assert case.verdict == "incomparable"
-    found = {reason.metric: (reason.old, reason.new) for reason in case.reasons}
+    found = {reason.name: (reason.old, reason.new) for reason in case.reasons}
     assert found.pop("forward_flops") == (1, 9)
     named = {f"definition adapter {name}": pair for name, pair in changed.items()}
     assert found == (named or {"definition": ("sha256:a", "sha256:b")})
@@ -432,7 +432,7 @@ def test_a_case_without_a_record_is_missing_and_one_without_a_reference_new():
     case = judged(None, new)
     assert case.verdict == "new"
     # What is false is a reason although nothing judges it.
-    assert [(one.metric, one.new, one.note) for one in case.reasons] == [
+    assert [(one.name, one.new, one.note) for one in case.reasons] == [
         ("invariant merge", False, "head: off by 0.3")
     ]
 

@@ -76,7 +76,7 @@ def test_what_an_older_version_cannot_measure_is_neither_gone_nor_passed(lost):
     old = observe(make_record(LORA, full, invariants=held), known=KNOWN)
     less = make_record(LORA, costs)
     case = judge_case(LORA, old, observe(less, known={*KNOWN} - {name}))
-    assert [(one.metric, one.new, one.verdict) for one in case.reasons] == [
+    assert [(one.name, one.new, one.verdict) for one in case.reasons] == [
         (lost, None, "incomparable")
     ]
     # The version that can measure it lost it.

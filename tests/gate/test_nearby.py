@@ -108,7 +108,7 @@ def test_another_rate_is_named_with_its_step_and_both_rates():
     old, new = (trained(rates=rates) for rates in ([[0.5, 0.4, 0.2]], [[0.5, 0.3]]))
     case = judged(old, new)
     (reason,) = case.reasons
-    assert (case.verdict, reason.metric) == ("regressed", "rates")
+    assert (case.verdict, reason.name) == ("regressed", "rates")
     assert (reason.old, reason.new) == ("0.4", "learning rate after step 2: 0.3")
     comparison = judge({LORA: observe(old)}, {LORA: observe(new)})
     assert "learning rate after step 2: 0.3" in verdict_text(comparison)

@@ -113,7 +113,7 @@ def test_the_reason_for_a_bound_stands_beside_the_verdict_and_it_touches_no_othe
         for value in (1000, 1100)
     )
     comparison = judge({LORA: old}, {LORA: new})
-    assert {one.metric: one.bound for one in comparison.cases[0].reasons} == {
+    assert {one.name: one.bound for one in comparison.cases[0].reasons} == {
         "forward_flops": 0,
         "peak_bytes": 0.02,
     }

@@ -43,7 +43,7 @@ def reference(*entries):
 
 def said(case):
     """Return the verdict, the subjects of the reasons, and the kinds of the remarks."""
-    return case.verdict, [one.metric for one in case.reasons], [one.kind for one in case.remarks]
+    return case.verdict, [one.name for one in case.reasons], [one.kind for one in case.remarks]
 
 
 SAME = ("unchanged", [], ["same curve"])

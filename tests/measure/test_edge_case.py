@@ -60,7 +60,7 @@ def test_the_gate_judges_the_budget(record):
     case = judge_case(record.case.id, observe(record), observe(over))
     assert case.verdict == "over_budget"
     (reason,) = case.reasons
-    assert (reason.metric, reason.new, reason.limit) == (
+    assert (reason.name, reason.new, reason.limit) == (
         "budget edge_train", over.metrics["edge_train_bytes"].value, 100,
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record):
     assert "1.running_mean" in moving.invariant_notes["edge_programs_run"]
     moving = msgspec.structs.replace(moving, definition=record.definition)
     case = judge_case(record.case.id, observe(record), observe(moving))
-    assert "invariant edge_programs_run" in {reason.metric for reason in case.reasons}
+    assert "invariant edge_programs_run" in {reason.name for reason in case.reasons}
     assert ("not judged", "budget edge_train") in {(r.kind, r.subject) for r in case.remarks}
 
 

@@ -54,7 +54,7 @@ def reasons(old, new):
         observe(one, machine=machine, known=KNOWN)
         for one, machine in ((old, MACHINE), (new, OTHER_MACHINE))
     )
-    return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
+    return [reason.name for reason in judge_case(old.case.id, *sides).reasons]
 
 
 def test_nearby_losses_are_a_little_off_in_every_seed(sound):

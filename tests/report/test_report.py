@@ -120,7 +120,8 @@ def test_modules_beyond_the_largest_are_counted():
 
 def test_numbers_that_look_alike_when_rounded_are_shown_in_full():
     reason = Reason(
-        metric="forward_flops",
+        kind="metric",
+        subject="forward_flops",
         old=706_115_232,
         new=706_115_233,
         relative_change=1.4e-9,

@@ -41,7 +41,8 @@ def test_a_glob_is_what_the_cases_have_in_common(fits, glob):
 
 def finding(*cases, metric="forward_flops", since=None):
     reason = Reason(
-        metric=metric,
+        kind="metric",
+        subject=metric,
         old=1,
         new=2,
         relative_change=1.0,

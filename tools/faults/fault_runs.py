@@ -171,5 +171,5 @@ def noise_of(case: str, run: Run, judge: Judge) -> str:
     verdict = judge(record)
     if verdict.verdict in {"unchanged", "known_defect"} and record.is_repeat:
         return ""
-    seen: Sequence[str] = [one.metric for one in verdict.reasons]
+    seen: Sequence[str] = [one.name for one in verdict.reasons]
     return f"{case}: {verdict.verdict}: {', '.join(seen) or 'another training'}"

@@ -131,7 +131,7 @@ def _signals(reasons: Iterable[Reason]) -> list[str]:
     """
     farthest: dict[str, tuple[float, str]] = {}
     for reason in reasons:
-        name = reason.metric.removeprefix("invariant ").removesuffix(BATCH_SUFFIX)
+        name = (reason.subject or reason.kind).removesuffix(BATCH_SUFFIX)
         found = _distance(reason)
         farthest[name] = max(found, farthest.get(name, found))
     ordered = sorted(farthest.items(), key=lambda item: (-item[1][0], item[0]))
@@ -143,11 +143,11 @@ def _distance(reason: Reason) -> tuple[float, str]:
     if reason.bound and reason.relative_change is not None:
         multiple = abs(reason.relative_change) / reason.bound
         return multiple, f"{_rounded(multiple)}x"
-    if reason.metric == "status":
+    if reason.kind == "status":
         return float("inf"), str(reason.new).partition(" ")[0]
-    if reason.metric == "curve":
+    if reason.kind == "curve":
         return float("inf"), "".join(re.findall(r"from step \d+ on", str(reason.new)))
-    if reason.metric.startswith("invariant "):
+    if reason.kind == "invariant":
         return float("inf"), str(reason.new).lower()
     return float("inf"), ""
 

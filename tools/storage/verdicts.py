@@ -27,7 +27,7 @@ def main() -> None:
         for case in judge(sides[old], sides[new], expected=sides[new]).cases:
             print(old, new, case.id, case.verdict)
             for reason in case.reasons:
-                print("   ", reason.metric, reason.verdict, reason.old, reason.new)
+                print("   ", reason.name, reason.verdict, reason.old, reason.new)
 
 
 if __name__ == "__main__":

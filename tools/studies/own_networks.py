@@ -252,7 +252,7 @@ def judged(old: Record, new: Record) -> list[str]:
         ).as_reference
         for side, record in (("sha256:here", old), ("sha256:there", new))
     ]
-    return [reason.metric for reason in judge_case(old.case.id, *sides).reasons]
+    return [reason.name for reason in judge_case(old.case.id, *sides).reasons]
 
 
 _COMPUTED: Final = {"curves": curves, "records": records}

@@ -74,7 +74,7 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
         ]
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
         worse = sum(reason.verdict not in UNACCEPTED for _, reason in reasons)
-        which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons[:_MOST_NAMED])
+        which = ", ".join(f"{case} {reason.name}" for case, reason in reasons[:_MOST_NAMED])
         counts = (len(expected), compared, worse, len(reasons) - worse)
         cells = (Path(name).stem, *counts, which)
         print("| " + " | ".join(f"{c:,}" if isinstance(c, int) else c for c in cells) + " |")

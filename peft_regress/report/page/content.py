@@ -166,7 +166,7 @@ class Content:
                     found.setdefault(name, []).append(Mark(new, "break"))
                 continue
             for move in moves_between(self.entries, case, records, (old, new)):
-                name, reason = move.reason.metric, move.reason
+                name, reason = move.reason.name, move.reason
                 if name in self.specs and None not in (reason.old, reason.new):
                     mark = Mark(new, move.way, old, reason.relative_change)
                     found.setdefault(name, []).append(mark)

@@ -61,13 +61,13 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
 def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
     """Yield each reason with the modules behind it."""
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
-    metrics = {reason.metric for reason in shown}
+    metrics = {reason.name for reason in shown}
     for reason in shown[:_MOST_REASONS]:
         below: list[str] = []
         if reason.since is not None:
-            words = history_of_drift(case.id, reason.metric, comparison.invocation)
+            words = history_of_drift(case.id, reason.name, comparison.invocation)
             below = [_DRIFT, " ".join(words)]
-        elif reason.metric.removesuffix(BATCH_SUFFIX) not in metrics - {reason.metric}:
+        elif reason.name.removesuffix(BATCH_SUFFIX) not in metrics - {reason.name}:
             # At batch 32 the modules are the same as at batch 1.
             below = module_lines(reason, case.id, comparison)
         line = reason_line(reason)
@@ -80,7 +80,7 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
 def reason_line(reason: verdicts.Reason) -> str:
     """Return a reason as one line: what changed, from where to where, and its bound."""
     metric, old, new, change, _ = sentences.reason_cells(reason)
-    if reason.metric.startswith("invariant "):
+    if reason.kind == "invariant":
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
         return sentences.with_note(what, [reason.note])
     return f"{metric}: {old} -> {new}  {change}{sentences.against(reason)}".rstrip()
@@ -89,10 +89,10 @@ def reason_line(reason: verdicts.Reason) -> str:
 def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
     """Name the modules behind a change of a case, the largest first."""
     old, new = comparison.references.get(case), comparison.observed.get(case)
-    spec = METRICS.get(reason.metric)
+    spec = METRICS.get(reason.name)
     if old is None or new is None or spec is None:
         return []
-    found = explain_metric(reason.metric, old.record, new.record).shortest
+    found = explain_metric(reason.name, old.record, new.record).shortest
     lines = [
         f"{clean(row.module) or '(no module)'} {clean(row.what)}: "
         f"{'+' if row.change > 0 else '-'}{format_value(abs(row.change), spec.unit)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.findings import NOT_MEASURED, Finding, leading_reason, sort_findings
+from peft_regress.gate.findings import Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Observation, Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
@@ -167,7 +167,7 @@ class _Findings:
             remedy = _DEFECT_FROM_THE_START
         elif is_of_training(finding):
             remedy = _TRAIN_BOTH
-        elif finding.cause.what == NOT_MEASURED:
+        elif finding.cause.what == "not measured":
             remedy = _MEASURE_AGAIN
         remedies = [] if self._extent.is_accepted else [remedy]
         lines = (*finding_details(finding, self._comparison), *remedies)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.findings import NOT_MEASURED, Finding, Member
+from peft_regress.gate.findings import Finding, Member
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
@@ -45,7 +45,7 @@ def finding_title(finding: Finding) -> str:
         return _status_title(finding.example)
     if cause.strand == "invariant":
         return _invariant_title(finding)
-    exact = [one for one in finding.example.reasons if one.metric in _IN_WORDS]
+    exact = [one for one in finding.example.reasons if one.kind in _IN_WORDS]
     if exact:
         return clean(str(exact[0].new))
     return _changes_title(finding) or ", ".join(map(_without_ratio, finding.example.reasons))
@@ -115,7 +115,7 @@ def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list
         _without_ratio(reason)
         for member in finding.members
         for reason in member.reasons
-        if reason.metric == "trained" and finding.cause.strand == "costs"
+        if reason.kind == "trained" and finding.cause.strand == "costs"
     }
     return [*sorted(model)[:1], *sorted(trained)[:1]]
 
@@ -129,11 +129,11 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
         return []
     member = finding.example
     lines = []
-    at_one = {reason.metric for reason in member.reasons}
+    at_one = {reason.name for reason in member.reasons}
     shown = [
         reason
         for reason in member.reasons
-        if reason.metric.removesuffix(BATCH_SUFFIX) not in at_one - {reason.metric}
+        if reason.name.removesuffix(BATCH_SUFFIX) not in at_one - {reason.name}
     ]
     for reason in shown[:_MOST_REASONS]:
         lines.append(reason_line(reason))
@@ -187,13 +187,13 @@ def strictness(comparison: Comparison) -> list[str]:
 
 
 def _status_title(member: Member) -> str:
-    reason = next(reason for reason in member.reasons if reason.metric == "status")
+    reason = next(reason for reason in member.reasons if reason.kind == "status")
     old, new = (clean(str(value), longest=_LONGEST_ERROR) for value in (reason.old, reason.new))
     return f"{old} -> {new}"
 
 
 def _without_ratio(reason: Reason) -> str:
-    if reason.metric == "trained" and reason.new is not None:
+    if reason.kind == "trained" and reason.new is not None:
         return f"trained: {clean(str(reason.old))} -> {clean(str(reason.new))}"
     state = " is new" if reason.old is None else " is gone" if reason.new is None else ""
     return f"{clean(reason.title)}{state}"
@@ -207,12 +207,12 @@ def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
 def _invariant_title(finding: Finding) -> str:
     reason = finding.example.reasons[0]
     if finding.verdict == "new":
-        return f"{clean(reason.metric)} is false"
+        return f"{clean(reason.name)} is false"
     old, new = (
         sentences.shown_value(value, None) if value is not None else "unchecked"
         for value in (reason.old, reason.new)
     )
-    return f"{clean(reason.metric)}: {old} -> {new}"
+    return f"{clean(reason.name)}: {old} -> {new}"
 
 
 def _limit_title(finding: Finding) -> str:
@@ -224,8 +224,8 @@ def _limit_title(finding: Finding) -> str:
 
 def _coverage_title(finding: Finding) -> str:
     what = finding.cause.what
-    if what == NOT_MEASURED:
-        names = {reason.metric for one in finding.members for reason in one.reasons}
+    if what == "not measured":
+        names = {reason.name for one in finding.members for reason in one.reasons}
         listed = ", ".join(clean(name) for name in sorted(names, key=metric_order))
         return f"the version of peft_regress that made this run does not measure {listed}"
     if what == "definition":
@@ -235,7 +235,7 @@ def _coverage_title(finding: Finding) -> str:
     words = _NOT_COMPARED.get(what)
     if words is None:
         return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
-    reason = next(one for one in finding.example.reasons if one.metric == what)
+    reason = next(one for one in finding.example.reasons if one.kind == what)
     old, new = (
         "not recorded" if side is None else clean(str(side)) for side in (reason.old, reason.new)
     )

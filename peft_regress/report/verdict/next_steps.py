@@ -138,7 +138,7 @@ def _drifts(failing: Sequence[Finding], invocation: Invocation) -> Iterator[Step
     for finding in failing:
         reason = next((one for one in finding.example.reasons if one.since is not None), None)
         if reason is not None:
-            words = history_of_drift(finding.example.case, reason.metric, invocation)
+            words = history_of_drift(finding.example.case, reason.name, invocation)
             yield "the steps that add up, each within its bound", words
             return
 
@@ -190,7 +190,7 @@ def bisection(
 
 def _metric(finding: Finding) -> list[str]:
     """Return the option that limits a bisection to the finding's metric."""
-    metrics = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
+    metrics = [reason.subject or reason.name for reason in finding.example.reasons]
     names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *metrics[:1])
     return next(([f"--metric {quoted(name)}"] for name in names if name in metrics), [])
 

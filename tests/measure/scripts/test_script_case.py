@@ -125,7 +125,7 @@ OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
 def test_each_change_is_told_by_its_name(reasons, text, metrics):
     case = reasons(text)
     assert case.verdict == "regressed"
-    told = {reason.metric for reason in case.reasons if reason.verdict == "regressed"}
+    told = {reason.name for reason in case.reasons if reason.verdict == "regressed"}
     assert metrics <= told
 
 
@@ -133,7 +133,7 @@ def test_other_data_is_no_other_computation(reasons):
     case = reasons(OTHER_DATA + LOOP)
     assert case.verdict == "incomparable"
     (reason,) = case.reasons
-    assert reason.metric == "inputs"
+    assert reason.name == "inputs"
     assert reason.old.startswith("training batches 1 0: ")
 
 
