@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case, is_word
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
+from peft_regress.invariants import INVARIANTS
+from peft_regress.metrics import METRICS, Direction, Kind, Unit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -212,43 +212,6 @@ METRICS: dict[str, MetricSpec] = {
     ),
 }
 
-EDGE_INVARIANTS: tuple[str, ...] = (
-    "edge_programs_run",
-    "edge_kernels_exist",
-    "edge_losses_equal_eager",
-    "edge_gradients_equal_eager",
-    "edge_outputs_equal_eager",
-    "edge_merged_outputs_equal_eager",
-)
-"""The names of the facts that `measure.edge` checks where a case asks for them."""
-
-INVARIANTS: tuple[str, ...] = (
-    "identity_at_init",
-    "expected_trainable",
-    "frozen_unchanged",
-    "trainable_changed",
-    "projections_renewed",
-    "training_keeps_no_memory",
-    "merge_equals_unmerged",
-    "unmerge_restores_base",
-    "refused_merge_keeps_base",
-    "disabled_equals_base",
-    "toggling_keeps_trainable",
-    "adapters_do_not_leak",
-    "delete_leaves_nothing",
-    "doubled_rank_not_smaller",
-    "dtypes_as_asked",
-    "channels_last_kept",
-    "saved_adapter_reloads",
-    "reload_keeps_trainable",
-    "stored_adapter_loads",
-    *EDGE_INVARIANTS,
-)
-"""The names of all facts; `measure.invariants` checks the others for every case."""
-
-KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
-"""What this package can measure, for the run files that it writes."""
-
 OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
 """The metrics that need every seed trained in full, as do those of an own case: a case that repeats
 another run lacks them."""

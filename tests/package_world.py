@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.cases import Case
-from peft_regress.metrics import COST_METRICS, KNOWN
+from peft_regress.invariants import KNOWN
+from peft_regress.metrics import COST_METRICS
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from peft_regress.gate.facts import OF_INPUTS, first_difference
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds, Policy
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import EDGE_METRICS, METRICS, Kind, Metric, MetricSpec, metric_order
@@ -37,17 +37,18 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
 def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric changed and how far it may, by its kind."""
     if old.kind == "fingerprint":
-        return _fingerprint_change(name, old, new, bounds)
-    (bound,) = bounds.on(name, old)
+        return _fingerprint_change(old, new, bounds.of_metric(name, old))
+    allowed = bounds.of_metric(name, old)
+    (bound,) = allowed.steps
     if old.kind in {"accuracy", "score"}:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if is_absolute(old):
             return Change(old.value, new.value, difference, bound)
-        if abs(difference) <= bounds.rounding_of(name):
+        if abs(difference) <= allowed.rounding:
             difference = 0.0
-        relative = _relative(difference, max(abs(old.value), bounds.floor_of(name)))
+        relative = _relative(difference, max(abs(old.value), allowed.floor))
         return Change(old.value, new.value, relative, bound)
     relative = _relative(new.value - old.value, abs(old.value))
     return Change(old.value, new.value, relative, bound)
@@ -58,20 +59,17 @@ def is_absolute(metric: Metric | MetricSpec) -> bool:
     return metric.kind == "score" or (metric.kind == "accuracy" and metric.unit == "fraction")
 
 
-def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
+def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Change:
     """Return the change of the loss, over all seeds and steps, that comes nearest to its bound.
 
     Training amplifies rounding, so each step has its own bound.
     """
-    # Looked up once for each step, not for each seed: a long history asks often.
-    of_steps = bounds.on(name, old)
-    nearest, of_bound = Change(old.value, new.value, 0.0, of_steps[0]), 0.0
-    floor, rounding = bounds.floor_of(name), bounds.rounding_of(name)
+    nearest, of_bound = Change(old.value, new.value, 0.0, bounds.steps[0]), 0.0
     for before, after in zip(old.by_seed, new.by_seed, strict=True):
-        for a, b, bound in zip(before, after, of_steps, strict=False):
-            if a == b or abs(b - a) <= rounding:
+        for a, b, bound in zip(before, after, bounds.steps, strict=False):
+            if a == b or abs(b - a) <= bounds.rounding:
                 continue
-            change = _relative(b - a, max(abs(a), floor))
+            change = _relative(b - a, max(abs(a), bounds.floor))
             # A bound of one's own may be 0.
             share = abs(change) / bound if change is not None and bound else math.inf
             if not share <= of_bound:
@@ -165,7 +163,7 @@ def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bo
     """Return whether an origin stays after one more entry: whether the gate reported no change."""
     if metric == before:
         return True
-    if not are_comparable(before, metric) or not bounds.judges(name, metric):
+    if not are_comparable(before, metric) or not bounds.of_metric(name, metric).judges:
         return False
     step = change_of(name, before, metric, bounds)
     whole = step if origin.metric is before else _drift_of(name, origin, metric, bounds)
@@ -214,9 +212,8 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     if old and new and old.spec != new.spec:
         # Checked before the kind excludes a metric: a side that says `info` must not hide it.
         shown = "{0.unit}, {0.direction}, {0.kind}".format
-        sides = shown(old), shown(new)
         yield Reason(
-            kind="metric", subject=name, old=sides[0], new=sides[1], obstacle="other meaning"
+            kind="metric", subject=name, old=shown(old), new=shown(new), obstacle="other meaning"
         )
     elif old is None and not _could_know(sides.old, name):
         yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
@@ -256,13 +253,14 @@ def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Re
         was, now = (len(one.samples or ()) for one in (old, new))
         yield Reason(kind="samples", subject=name, old=was, new=now, obstacle="other meaning")
         return
-    if not bounds.judges(name, new):
+    allowed = bounds.of_metric(name, new)
+    if not allowed.judges:
         text = "it has no bound of its own"
         yield Remark(kind="not judged", subject=name, new=new.value, spec=new.spec, text=text)
         return
     change = change_of(name, old, new, bounds)
     yield from _beyond(name, change, new, bounds)
-    if name not in bounds.own or direction_of(change, new):
+    if allowed.own_reason is None or direction_of(change, new):
         return
     usual = change_of(name, old, new, bounds.usual)
     if direction_of(usual, new):
@@ -272,7 +270,7 @@ def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Re
             old=usual.old,
             new=usual.new,
             spec=new.spec,
-            text=bounds.reason_for(name),
+            text=allowed.own_reason,
         )
 
 
@@ -294,7 +292,7 @@ def _beyond(
             verdict="regressed" if direction == "worse" else "improved",
             since=since,
             spec=metric.spec,
-            bound_reason=bounds.reason_for(name),
+            bound_reason=bounds.of_metric(name, metric).own_reason or "",
         )
 
 
@@ -313,11 +311,12 @@ def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
         metric = sides.new.record.metrics.get(name)
         if metric is None or name not in sides.old.record.metrics:
             continue
-        pairs = zip(before.on(name, metric), bounds.on(name, metric), strict=True)
+        allowed = bounds.of_metric(name, metric)
+        pairs = zip(before.of_metric(name, metric).steps, allowed.steps, strict=True)
         pair = next(((was, now) for was, now in pairs if now > was), None)
         if pair is not None:
             old, new = (None if math.isinf(bound) else bound for bound in pair)
-            text, spec = bounds.reason_for(name), metric.spec
+            text, spec = allowed.own_reason or "", metric.spec
             yield Remark(kind="looser bound", subject=name, old=old, new=new, spec=spec, text=text)
 
 

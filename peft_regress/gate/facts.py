@@ -22,7 +22,8 @@ from peft_regress.gate.verdicts import (
     Value,
     Verdict,
 )
-from peft_regress.metrics import INVARIANTS, Kind
+from peft_regress.invariants import INVARIANTS
+from peft_regress.metrics import Kind
 from peft_regress.runs.schema import Defect, Failure, Inputs, Record, ScriptFacts, TensorSummary
 from peft_regress.text import count_of, few
 
@@ -35,8 +36,6 @@ _TOLERANCE: Final = 1e-5
 _RATE_TOLERANCE: Final = 1e-9
 
 _STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
-_NEEDS_THE_INPUTS: Final = "stored_adapter_loads"
-"""The invariant that does not apply to other weights or test data than the stored adapter's."""
 _COSTS: Final = (
     "trainable_params",
     "adapter_bytes",
@@ -357,7 +356,8 @@ def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
     if now is True:
         return "fixed" if was is False else None
     # An invariant that is no longer checked may not hold.
-    is_lost = was is not None and (name != _NEEDS_THE_INPUTS or first_difference(old, new) is None)
+    needs_inputs = name in INVARIANTS and INVARIANTS[name].needs_inputs
+    is_lost = was is not None and not (needs_inputs and first_difference(old, new))
     return "regressed" if is_lost else None
 
 

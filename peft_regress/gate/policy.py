@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from msgspec import UNSET
 
@@ -165,6 +165,24 @@ DEFAULT_POLICY = Policy()
 _NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
 
 
+class MetricBounds(NamedTuple):
+    """How far one metric may change."""
+
+    steps: tuple[float, ...]
+    """Of a fingerprint for each step, of others one."""
+    floor: float
+    """The size as which smaller losses, or updates, are compared."""
+    rounding: float
+    """The size of a difference of losses, or updates, that is none."""
+    own_reason: str | None
+    """The evidence for the author's own bound; None for a usual one."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether any change of the metric could be reported."""
+        return self.steps[0] < math.inf
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """The bounds on the metrics of a record."""
@@ -204,62 +222,37 @@ class Bounds:
         """The same without the author's own."""
         return replace(self, own={}) if self.own else self
 
-    def own_or(self, name: str, usual: float) -> float:
-        """Return the author's bound on a metric, else the usual one."""
-        own = self.own.get(name)
-        return usual if own is None else own.bound
+    def of_metric(self, name: str, metric: Metric) -> MetricBounds:
+        """Return how far a metric of this name may change."""
+        policy, own = self.policy, self.own.get(name)
+        is_update, is_fingerprint = name == "optimizer_updates", metric.kind == "fingerprint"
+        steps = [len(one) if isinstance(one, list) else 1 for one in metric.samples or ()]
+        count = (max(steps, default=1) or 1) if is_fingerprint else 1
+        return MetricBounds(
+            tuple(self._usual(name, metric, step) for step in range(count))
+            if own is None
+            else (own.bound,) * count,
+            floor=policy.update_floor if is_update else self.loss_floor,
+            rounding=0.0 if is_update or own else policy.loss_rounding,
+            own_reason=None if own is None else own.reason,
+        )
 
-    def reason_for(self, name: str) -> str:
-        """Return the evidence for the author's bound on a metric; empty if it has the usual one."""
-        own = self.own.get(name)
-        return "" if own is None else own.reason
-
-    def on_fingerprint(self, name: str, step: int) -> float:
-        """Return the bound on one loss of a fingerprint; `step` counts from 0."""
-        policy = self.policy
-        usual = policy.fingerprint(name, self.numerics, step=step)
-        if name == "first_losses" and step < len(self.nearby_changes):
-            usual = min(usual, max(self.nearby_changes[step], policy.nearby_least))
-        return self.own_or(name, usual)
-
-    def on_accuracy(self, seeds: int) -> float:
-        """Return the bound on the mean accuracy of some seeds."""
-        of_items = self.policy.accuracy_items / (self.test_items * seeds)
-        return max(self.policy.accuracy_margin, of_items)
-
-    def floor_of(self, name: str) -> float:
-        """Return the size as which smaller losses, or updates, are compared."""
-        return self.policy.update_floor if name == "optimizer_updates" else self.loss_floor
-
-    def rounding_of(self, name: str) -> float:
-        """Return the size of a difference of losses, or updates, that is none."""
-        is_exact = name == "optimizer_updates" or name in self.own
-        return 0.0 if is_exact else self.policy.loss_rounding
-
-    def judges(self, name: str, metric: Metric) -> bool:
-        """Return whether any change of the metric could be reported."""
-        return self.on(name, metric)[0] < math.inf
-
-    def on(self, name: str, metric: Metric) -> tuple[float, ...]:
-        """Return the bound on a metric, of a fingerprint that of each step."""
+    def _usual(self, name: str, metric: Metric, step: int) -> float:
+        """Return the usual bound; of a fingerprint on one step, which counts from 0."""
         policy = self.policy
         if metric.kind == "fingerprint":
-            steps = [len(one) if isinstance(one, list) else 1 for one in metric.samples or ()]
-            return tuple(
-                self.on_fingerprint(name, step) for step in range(max(steps, default=1) or 1)
-            )
-        usual = {
-            "bytes": policy.bytes_bound,
-            "accuracy": (
-                self.on_accuracy(len(metric.samples or (metric.value,)))
-                if metric.unit == "fraction"
-                else policy.loss_margin
-            ),
-            # What a score means, and how much it varies, only its author knows.
-            "score": math.inf,
-            "seconds": math.inf,
-        }.get(metric.kind, 0.0)
-        return (self.own_or(name, usual),)
+            usual = policy.fingerprint(name, self.numerics, step=step)
+            if name == "first_losses" and step < len(self.nearby_changes):
+                return min(usual, max(self.nearby_changes[step], policy.nearby_least))
+            return usual
+        if metric.kind == "accuracy":
+            if metric.unit != "fraction":
+                return policy.loss_margin
+            answers = self.test_items * len(metric.samples or (metric.value,))
+            return max(policy.accuracy_margin, policy.accuracy_items / answers)
+        # What a score means, and how much it varies, only its author knows.
+        by_kind = {"bytes": policy.bytes_bound, "score": math.inf, "seconds": math.inf}
+        return by_kind.get(metric.kind, 0.0)
 
 
 def _first_losses(record: Record) -> list[list[float]]:

@@ -27,7 +27,8 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.interrupts import held_signals
-from peft_regress.metrics import KNOWN, make_metric
+from peft_regress.invariants import KNOWN
+from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.records import RunRecords

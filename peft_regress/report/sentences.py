@@ -53,8 +53,7 @@ def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
 def definition_words(reasons: Iterable[verdicts.Reason]) -> str:
     """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
     settings = (
-        f"{reason.subject}: "
-        f"{shown_value(reason.old, None)} -> {shown_value(reason.new, None)}"
+        f"{reason.subject}: {shown_value(reason.old, None)} -> {shown_value(reason.new, None)}"
         for reason in reasons
         if reason.kind == "definition" and reason.subject
     )

@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from peft_regress.cases import Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
-from peft_regress.metrics import KNOWN
+from peft_regress.invariants import KNOWN
 from peft_regress.runs.environment import commit_here, commit_of, installed_version
 from peft_regress.runs.run_file import check_record, read_run
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -20,7 +19,8 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.invariants import INVARIANTS
+from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned, released_versions
 from peft_regress.runs.environment import changed_packages
@@ -28,7 +28,6 @@ from peft_regress.script import Script
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +265,7 @@ class _Search:
             # A budget may be exceeded at both ends: it does not say that anything changed.
             if finding.cause.strand != "budget"
             and (
-                metric is None
-                or any(metric in {one.kind, one.subject} for one in finding.reasons)
+                metric is None or any(metric in {one.kind, one.subject} for one in finding.reasons)
             )
         )
         return replace(comparison, findings=findings)

@@ -35,7 +35,7 @@ from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.metrics import KNOWN
+from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.journal import Header, KeptRecord

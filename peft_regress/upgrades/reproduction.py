@@ -25,6 +25,7 @@ from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import UnknownNameError, UnsupportedCaseError
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
+from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.text import clean
 from peft_regress.workers.process import variables
@@ -65,7 +66,6 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "trainable_params": ("trainable_params",),
     "total_params": ("trainable_params",),
     "adapter_bytes": ("trainable_params",),
-    "expected_trainable": ("trainable_params",),
     "forward_flops": ("forward_flops",),
     "backward_flops": ("backward_flops",),
     "paper_forward_flops": ("forward_flops",),
@@ -83,8 +83,7 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "accuracy": _FUNCTION,
     "loss": _FUNCTION,
     "filled_losses": ("filled_loss",),
-    "identity_at_init": ("identity_at_start",),
-    "merge_equals_unmerged": ("merged_equals_unmerged",),
+    **{name: one.shown_by for name, one in INVARIANTS.items()},
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from peft_regress import registry
 from peft_regress.devices import load_devices
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
+from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.plugin.options import OPTIONS
 from peft_regress.runs.schema import Run
@@ -28,6 +29,15 @@ def test_every_metric_is_explained_with_its_unit(metric):
     rows = [line.split("|") for line in METRICS_PAGE.splitlines() if line.startswith("| `")]
     (row,) = [row for row in rows if f"`{metric}`" in row[1]]
     assert row[2].strip() == METRICS[metric].unit
+
+
+def test_every_invariant_stands_on_the_page_as_its_row_says():
+    rows = [
+        f"| `{name}` | {one.promise}{f'; null {one.null}' if one.null else ''} |"
+        for name, one in INVARIANTS.items()
+    ]
+    section = METRICS_PAGE.partition("## Invariants")[2].partition("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("| `")] == rows
 
 
 def test_every_bound_of_the_policy_is_on_the_page():

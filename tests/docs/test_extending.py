@@ -13,8 +13,9 @@ from torch import nn
 from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
+from peft_regress.invariants import KNOWN
 from peft_regress.measure.costs import cost_metrics
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, KNOWN, METRICS, MetricSpec
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
 
 CASE = "shift/lora-r4/resnet18"
 

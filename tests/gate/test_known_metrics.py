@@ -17,7 +17,8 @@ from builders import (
 
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.gate.findings import find_causes
-from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, KNOWN, METRICS, metric_order
+from peft_regress.invariants import KNOWN
+from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS, metric_order
 from peft_regress.report.verdict.finding import finding_headline
 from peft_regress.runs.run_file import read_run
 

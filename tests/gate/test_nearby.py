@@ -28,7 +28,7 @@ def record(losses=LOSSES, **more):
 
 
 def bounds_of(one):
-    return [*Bounds.of(one).on("first_losses", one.metrics["first_losses"])]
+    return [*Bounds.of(one).of_metric("first_losses", one.metrics["first_losses"]).steps]
 
 
 def moved(*shares):

@@ -7,7 +7,8 @@ from builders import LORA, find_origins, make_record, observe
 
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
-from peft_regress.metrics import KNOWN, Metric
+from peft_regress.invariants import KNOWN
+from peft_regress.metrics import Metric
 from peft_regress.report import case_text
 from peft_regress.runs.schema import OwnBound
 

@@ -13,8 +13,9 @@ from torch.utils.data import TensorDataset, default_collate
 from peft_regress import Budget
 from peft_regress.errors import InputError
 from peft_regress.gate import judge_case
+from peft_regress.invariants import EDGE_INVARIANTS
 from peft_regress.measure.edge import costs as edge_costs
-from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
+from peft_regress.metrics import EDGE_METRICS
 from peft_regress.runs.ledger import PLAN_METRICS, rows_of
 
 LORA = peft.LoraConfig(r=2, target_modules=["0", "6"])

@@ -10,13 +10,14 @@ from tiny_architecture import TinyArchitecture
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.tasks.edge import EdgeTask
+from peft_regress.invariants import EDGE_INVARIANTS
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.definition import define
 from peft_regress.measure.edge import costs as edge_costs
 from peft_regress.measure.edge.package import ProgramError
 from peft_regress.measure.recipe import Recipe
-from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
+from peft_regress.metrics import EDGE_METRICS
 from peft_regress.runs.ledger import rows_of
 
 LORA = Case(task="small", method="lora", architecture="tiny", rank=2)

@@ -24,12 +24,12 @@ from peft_regress.catalogue.methods.selective import BN_HEAD, HEAD
 from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
-from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 NAMES = [name for name in INVARIANTS if name not in EDGE_INVARIANTS]

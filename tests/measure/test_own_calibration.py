@@ -9,7 +9,7 @@ from torch import nn
 
 from peft_regress import load_digits
 from peft_regress.gate import judge_case
-from peft_regress.metrics import KNOWN
+from peft_regress.invariants import KNOWN
 
 
 class DigitNet(nn.Module):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.metrics import KNOWN
+from peft_regress.invariants import KNOWN
 from peft_regress.runs import journal
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Line, read_journal
 from peft_regress.runs.schema import Failure

@@ -17,7 +17,7 @@ from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import curves_of
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason
-from peft_regress.metrics import KNOWN
+from peft_regress.invariants import KNOWN
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.schema import Ledger, Record
 

@@ -222,7 +222,7 @@ def print_bounds() -> None:
     """Print what the gate says of each network: under rounding nothing, of the fault something."""
     here = elsewhere("records", {}, dict[str, Record])
     for name, record in here.items():
-        bounds = Bounds.of(record).on("first_losses", record.metrics["first_losses"])
+        bounds = Bounds.of(record).of_metric("first_losses", record.metrics["first_losses"]).steps
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
     fault = {"STUDY_FACTOR": "0.9"}
     runs = {

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.gc_pause import paused_gc
+from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.measure.invariants.facts import Fact, attempt, trainable
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
@@ -31,7 +32,6 @@ from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
 from peft_regress.measure.invariants.switching import second_adapter, switched_off
 from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.measure.objective import Objective
-from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
 
 _OF_A_FILLED: Final = (
     "unmerge_restores_base",

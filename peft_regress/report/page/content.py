@@ -251,7 +251,7 @@ def facts_of(name: str, record: Record) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     metric = record.metrics[name]
     judged = metric.kind not in {"info", "seconds"} and metric.direction != "none"
-    bound = Bounds.of(record).on(name, metric)[0] if judged else 0.0
+    bound = Bounds.of(record).of_metric(name, metric).steps[0] if judged else 0.0
     if 0 < bound < float("inf"):
         facts["bound"] = bound
     if metric.kind in {"accuracy", "score"}:
