@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Final, Literal, NamedTuple
 
 from peft_regress.gate.facts import OF_INPUTS, first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds, Policy
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
-from peft_regress.metrics import EDGE_METRICS, METRICS, Kind, Metric, MetricSpec, metric_order
+from peft_regress.metrics import (
+    BATCH_SUFFIX,
+    COST_METRICS,
+    EDGE_METRICS,
+    METRICS,
+    Kind,
+    Metric,
+    MetricSpec,
+    Unit,
+    metric_order,
+)
 from peft_regress.runs.schema import Record
 
 # --- how far --------------------------------------------------------------------------------------
@@ -337,6 +348,32 @@ def is_shown_only(metric: Metric) -> bool:
     return metric.kind in {"info", "seconds"} or metric.direction == "none"
 
 
+OPERATORS: Final = ("aten_ops", "edge_ops")
+"""How the names of counts of operators start."""
+
+
 def can_compare(name: str, torches: Iterable[str | None]) -> bool:
     """Return whether a metric can be judged: another torch may use other operators."""
-    return not name.startswith(("aten_ops", "edge_ops")) or len(set(torches)) == 1
+    return not name.startswith(OPERATORS) or len(set(torches)) == 1
+
+
+def with_share(reason: Reason, old: Record | None) -> Reason:
+    """Return a reason with the share of its change, of FLOPs and bytes of all that a step takes."""
+    if reason.kind != "metric" or reason.spec is None or reason.relative_change is None:
+        return reason
+    suffix = BATCH_SUFFIX if reason.subject.endswith(BATCH_SUFFIX) else ""
+    is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in COST_METRICS
+    parts = _WHOLES.get(reason.spec.unit, ()) if is_of_step else ()
+    whole = sum(
+        one.value for part in parts if old and (one := old.metrics.get(part + suffix)) is not None
+    )
+    if not whole or not isinstance(reason.old, int | float):
+        return replace(reason, share=abs(reason.relative_change))
+    assert isinstance(reason.new, int | float)  # noqa: S101  (of a metric of both sides)
+    return replace(reason, share=abs(reason.new - reason.old) / whole)
+
+
+_WHOLES: Final[Mapping[Unit, tuple[str, ...]]] = {
+    "flop": ("forward_flops", "backward_flops"),
+    "byte": ("peak_bytes",),
+}

@@ -113,8 +113,8 @@ class Comparison:
         return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
 
     @property
-    def looser(self) -> tuple[CaseVerdict, ...]:
-        """The cases with a bound or a budget that is looser than the reference's."""
+    def remarked(self) -> tuple[CaseVerdict, ...]:
+        """The cases with a remark that fails a strict run."""
         return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
 
     @property
@@ -123,7 +123,7 @@ class Comparison:
         fails = self.failing_verdicts
         found = {case.id for case in self.cases if case.verdict in fails}
         if self.strict:
-            found |= {case.id for case in self.looser}
+            found |= {case.id for case in self.remarked}
         return tuple(case for case in self.cases if case.id in found)
 
     @property

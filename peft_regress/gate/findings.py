@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
+from msgspec import UNSET
+
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.facts import error_pattern
 from peft_regress.gate.verdicts import (
@@ -26,7 +28,8 @@ from peft_regress.gate.verdicts import (
     Verdict,
     gravest,
 )
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind, MetricSpec, metric_order
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind, MetricSpec
+from peft_regress.runs.schema import Record
 
 Strand = Literal[
     "status",
@@ -65,8 +68,14 @@ class Member:
 
     @property
     def size(self) -> float:
-        """The largest relative change."""
-        return max((abs(reason.relative_change or 0.0) for reason in self.reasons), default=0.0)
+        """The largest relative change of those with the gravest verdict."""
+        return max((abs(reason.relative_change or 0.0) for reason in self.telling), default=0.0)
+
+    @property
+    def telling(self) -> tuple[Reason, ...]:
+        """The reasons with the gravest verdict; what got better hides nothing that got worse."""
+        verdict = min((reason.verdict for reason in self.reasons), key=gravest, default=None)
+        return tuple(reason for reason in self.reasons if reason.verdict == verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +120,20 @@ class Finding:
         """Return the unit, direction and kind of a metric of its reasons; None for other facts."""
         return next((reason.spec for reason in self.reasons if reason.name == metric), None)
 
+    @property
+    def first(self) -> Reason | None:
+        """The reason that means most to a training; None if it has none."""
+        telling = (reason for member in self.members for reason in member.telling)
+        return min(telling, key=lambda one: (one.rank, -one.share), default=None)
+
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Return the smallest and the largest relative change of each metric."""
+        """Return the smallest and the largest relative change of each metric, by what it means."""
         found: dict[str, list[float]] = defaultdict(list)
-        for reason in self.reasons:
+        shown = sorted(self.reasons, key=lambda one: (gravest(one.verdict), one.rank, -one.share))
+        for reason in shown:
             if reason.relative_change is not None:
                 found[reason.name].append(reason.relative_change)
-        return {
-            name: (min(found[name]), max(found[name])) for name in sorted(found, key=metric_order)
-        }
+        return {name: (min(changes), max(changes)) for name, changes in found.items()}
 
 
 # --- grouping -------------------------------------------------------------------------------------
@@ -130,7 +144,7 @@ def find_causes(
     old: Mapping[str, Observation],
     new: Mapping[str, Observation],
 ) -> tuple[Finding, ...]:
-    """Return the findings behind the verdicts, the gravest first, then those with most cases."""
+    """Return the findings behind the verdicts: the gravest first, then by what they mean."""
     groups: dict[Cause, list[Member]] = defaultdict(list)
     for case in sorted(verdicts, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
@@ -138,8 +152,15 @@ def find_causes(
 
     def order(finding: Finding) -> tuple[object, ...]:
         # Of new cases, an invariant that is false says more than that nothing judges them.
-        is_coverage = finding.cause.strand == "coverage"
-        return gravest(finding.verdict), is_coverage, -len(finding.members), finding.cause[:4]
+        is_coverage, first = finding.cause.strand == "coverage", finding.first
+        meaning = (0, 0.0) if first is None else (first.rank, -first.share)
+        return (
+            gravest(finding.verdict),
+            is_coverage,
+            meaning,
+            -len(finding.members),
+            finding.cause[:4],
+        )
 
     findings = (Finding(cause=cause, members=tuple(found)) for cause, found in groups.items())
     return tuple(sorted(findings, key=order))
@@ -189,9 +210,9 @@ def leading_reason(finding: Finding, member: Member) -> Reason:
     what = finding.cause.what
     by_cause = [f"{what}{BATCH_SUFFIX}", what]
 
-    def order(reason: Reason) -> tuple[int, int, float]:
+    def order(reason: Reason) -> tuple[int, int, int, float]:
         position = -1 - by_cause.index(reason.name) if reason.name in by_cause else 0
-        return gravest(reason.verdict), position, -abs(reason.relative_change or 0.0)
+        return gravest(reason.verdict), position, reason.rank, -reason.share
 
     return min(member.reasons, key=order)
 
@@ -209,18 +230,34 @@ def causes_of(
         return
     is_redefined = any(one.kind == "definition" for one in case.reasons)
     strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
+    by_error: dict[str, str] = {}
     for reason in case.reasons:
-        if reason.verdict != "known_defect":
-            strands[_strand_of(reason, is_redefined=is_redefined)].append(reason)
-    # If the function changed, accuracy and loss follow; what trains decides what it costs.
-    following: tuple[tuple[Strand, Strand], ...] = (("quality", "function"), ("trained", "costs"))
-    for follower, leader in following:
-        if (follower, "") in strands and (leader, "") in strands:
-            strands[leader, ""] += strands.pop((follower, ""))
+        if reason.verdict == "known_defect":
+            continue
+        strand, name = _strand_of(reason, is_redefined=is_redefined)
+        if strand == "invariant" and (error := _error_of(new.record, name)):
+            name = by_error.setdefault(error, name)
+        strands[strand, name].append(reason)
+    for follower, leader in _FOLLOWING_STRANDS:
+        if follower in strands and leader in strands:
+            strands[leader] += strands.pop(follower)
     for (strand, name), reasons in strands.items():
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
 
+def _error_of(record: Record, invariant: str) -> str:
+    """Return the error by which an invariant is false; empty if it is by none."""
+    defects = {} if record.defects is UNSET else record.defects
+    return error_pattern(defects[invariant].error) if invariant in defects else ""
+
+
+_FOLLOWING_STRANDS: Final[tuple[tuple[tuple[Strand, str], tuple[Strand, str]], ...]] = (
+    (("quality", ""), ("function", "")),
+    (("function", ""), ("trained", "")),
+    (("costs", ""), ("trained", "")),
+    (("invariant", "expected_trainable"), ("trained", "")),
+)
+"""If the function changed, accuracy and loss follow; what trains decides losses and costs."""
 _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "status": "status",
     "invariant": "invariant",
@@ -230,6 +267,8 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "curve": "function",
     "evaluation": "function",
     "numerics": "function",
+    "autocast": "function",
+    "optimizer": "function",
     "rates": "function",
 }
 _STRANDS_OF_METRICS: Final[Mapping[Kind, Strand]] = {
@@ -270,9 +309,11 @@ def _cause(
         settings = [one for one in reasons if one.kind == "definition" and one.subject]
         where += [f"{one.name}: {one.old} -> {one.new}" for one in settings]
         return Cause(strand, name, None, tuple(where))
+    costs = [one for one in reasons if one.spec and one.spec.kind in {"exact", "bytes"}]
+    if strand == "trained" and costs:
+        return _cost_cause(costs, old, new)._replace(strand=strand, what=strand, worse=worse)
     # Nothing shows where in a model its function changed; the method is the closest hint.
-    hint = str(reasons[0].new) if strand == "trained" else new.record.case.method
-    return Cause(strand, strand, worse, (hint,))
+    return Cause(strand, strand, worse, (new.record.case.method,))
 
 
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
@@ -285,18 +326,20 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
     """Return the cause of changed costs, in the part of a layer with most of the change."""
-    changed = {reason.name: reason for reason in reasons if reason.kind != "trained"}
+    verdict = min((reason.verdict for reason in reasons), key=gravest)
+    changed = {reason.subject: reason for reason in reasons if reason.verdict == verdict}
+    large = [name for name, reason in changed.items() if not reason.is_small] or [*changed]
     sizes = [
         name
-        for name in changed
+        for name in large
         if name in METRICS and name.removesuffix(BATCH_SUFFIX) not in _FOLLOWING
     ]
-    metric = next((name for name in _LEADING if name in changed), None) or max(
-        sizes, key=lambda name: abs(changed[name].relative_change or 0.0), default=None
+    metric = next((name for name in _LEADING if name in large), None) or max(
+        sizes, key=lambda name: changed[name].share, default=None
     )
     part = None
     if metric is None:
-        metric = next(iter(changed))
+        metric = large[0]
     else:
         part = _largest_part(metric, old, new)
     return Cause(

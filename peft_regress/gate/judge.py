@@ -11,12 +11,13 @@ from fnmatch import fnmatchcase
 from peft_regress.devices import DeviceClass
 from peft_regress.gate import budgets, facts
 from peft_regress.gate.budgets import Others
-from peft_regress.gate.changes import metric_findings
+from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
+from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import Record
 
 
@@ -90,10 +91,12 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if old is None:
         found += _false_at_first(new.record)
     else:
-        found += _findings(old, new, policy=policy, devices=devices)
+        judged = list(_findings(old, new, policy=policy, devices=devices))
+        found += _with_operators_remarked(old, new, judged)
     # The gravest first: what fails must not stand behind what got better.
     reasons = sorted(
-        (one for one in found if isinstance(one, Reason)), key=lambda one: gravest(one.verdict)
+        (with_share(one, before) for one in found if isinstance(one, Reason)),
+        key=lambda one: (gravest(one.verdict), one.rank, -one.share),
     )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(
@@ -121,6 +124,33 @@ def _findings(
         yield from metric_findings(old, new, policy)
         yield from budgets.lost_fits(before, after, devices)
         yield from facts.invariant_findings(old, new)
+
+
+def _with_operators_remarked(
+    old: Observation, new: Observation, found: Sequence[Reason | Remark]
+) -> Sequence[Reason | Remark]:
+    """Turn other counts of operators into remarks if the user's own code alone can be the cause.
+
+    No package changed, nor anything else that is judged exactly: the losses, FLOPs and bytes.
+    """
+    reasons = {one for one in found if isinstance(one, Reason) and one.verdict != "known_defect"}
+    if not all(one.subject.startswith(OPERATORS) and one.old and one.new for one in reasons):
+        return found
+    environments = old.environment, new.environment
+    if changed_packages(*environments) or old.has_direct or new.has_direct:
+        return found
+    has_curve = any(isinstance(one, Remark) and one.kind == "same curve" for one in found)
+    exact = {"exact", "bytes"} if has_curve else {"exact", "bytes", "fingerprint"}
+    before, after = old.record.metrics, new.record.metrics
+    for name, metric in before.items():
+        if metric.kind in exact and not name.startswith(OPERATORS) and after.get(name) != metric:
+            return found
+    return [
+        Remark(kind="operators", subject=one.subject, old=one.old, new=one.new, spec=one.spec)
+        if isinstance(one, Reason) and one in reasons
+        else one
+        for one in found
+    ]
 
 
 def _false_at_first(new: Record) -> Iterator[Reason]:

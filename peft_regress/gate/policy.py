@@ -87,7 +87,7 @@ class Policy:
     bfloat16_update_bound: float = 0.05
     """The same of bfloat16 tensors, whose sums round to 8 bits. Seen 7.7e-3, limited to SSE4."""
 
-    curve_steps: int = 5
+    curve_steps: int = 4
     """A curve that equals the reference's for so many losses can depart by rounding no more than
     `curve_rounding`. Seen between AVX-512, AVX2 and SSE: all 72 trainings of the catalogue depart
     by the third loss; small networks of one's own by the eighteenth, then in the last bits."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
-from peft_regress.metrics import Metric, MetricSpec
+from peft_regress.metrics import Kind, Metric, MetricSpec
 from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
 
 Verdict = Literal[
@@ -40,6 +41,7 @@ RemarkKind = Literal[
     "within own bound",
     "looser bound",
     "looser budget",
+    "operators",
     "model",
     "unseeded",
     "written",
@@ -47,7 +49,8 @@ RemarkKind = Literal[
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
 for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
-the usual bound would have reported the change. `looser ...`: than the reference's. `model`: the
+the usual bound would have reported the change. `looser ...`: than the reference's. `operators`:
+other counts of them, while nothing else changed, and no package. `model`: the
 unadapted model changed. `unseeded`: what of a script is not judged. `written`: its new files."""
 
 gravest = VERDICTS.index
@@ -66,25 +69,29 @@ class Change(NamedTuple):
 
 ReasonKind = Literal[
     "status",
+    "definition",
     "trained",
     "numerics",
     "autocast",
+    "inputs",
+    "training",
     "optimizer",
     "rates",
-    "inputs",
     "curve",
     "evaluation",
     "invariant",
     "metric",
-    "fits",
-    "budget",
-    "definition",
-    "training",
     "samples",
+    "budget",
+    "fits",
 ]
-"""What a reason is about. `numerics`: the precision class. `rates`: of learning. `curve`: a loss
-after equal ones. `evaluation`: scores after equal losses. `training`: that a side trained one seed
-alone. `samples`: the number of a metric's samples."""
+"""What a reason is about; what means most to a training comes first. `numerics`: the precision
+class. `training`: that a side trained one seed alone. `rates`: of learning. `curve`: a loss after
+equal ones. `evaluation`: scores after equal losses. `samples`: the number of a metric's samples."""
+_KINDS: Final[tuple[ReasonKind, ...]] = get_args(ReasonKind)
+_METRIC_RANKS: Final[Mapping[Kind, int]] = {"fingerprint": 0, "accuracy": 1, "score": 1}
+"""Costs come last."""
+SMALL_SHARE: Final = 0.01
 
 Obstacle = Literal[
     "missing", "new", "definition", "inputs", "training", "not measured", "other meaning"
@@ -108,6 +115,9 @@ class Reason:
     verdict: Verdict = "incomparable"
     obstacle: Obstacle | None = None
     """Why it is incomparable."""
+    share: float = math.inf
+    """How large the change is: of FLOPs and bytes as a share of what the whole step takes, of other
+    metrics the relative change. Infinite where no number says it."""
     since: str | None = None
     """Of a drift: the entry that `old` is from, older than the one that judges the case."""
     spec: MetricSpec | None = None
@@ -127,6 +137,18 @@ class Reason:
         if self.kind == "samples":
             return f"{self.subject}.samples"
         return f"{self.kind} {self.subject}".rstrip()
+
+    @property
+    def rank(self) -> int:
+        """Where it stands among others of its verdict: what it means to a training."""
+        of_metric = 0 if self.spec is None else _METRIC_RANKS.get(self.spec.kind, 2)
+        return 3 * _KINDS.index(self.kind) + (of_metric if self.kind == "metric" else 0)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is a cost that changes by less than a hundredth."""
+        is_cost = self.kind == "metric" and self.spec and self.spec.kind in {"exact", "bytes"}
+        return bool(is_cost) and self.share < SMALL_SHARE
 
     @property
     def title(self) -> str:
@@ -151,7 +173,7 @@ class Remark:
     @property
     def fails_strictly(self) -> bool:
         """Whether it fails a strict run until the record is accepted."""
-        return self.kind in {"looser bound", "looser budget"}
+        return self.kind in {"looser bound", "looser budget", "operators"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,14 +125,17 @@ def _shown_bound(reason: verdicts.Reason) -> str:
     return f"{bound} ({clean(reason.bound_reason)})" if reason.bound_reason else bound
 
 
-_ABOUT_TEXT: Final[dict[str, str]] = {
-    "same curve": "the first seed's training equals that of {} bit for bit",
-    "by bounds": "its training is judged by bounds: {}",
-    "model": "the model changed: {}",
-    "unseeded": "not judged, since two runs of the script differ: {} (seed it, as by "
+_REMARKS: Final[Mapping[verdicts.RemarkKind, str]] = {
+    "same curve": "the first seed's training equals that of {text} bit for bit",
+    "by bounds": "its training is judged by bounds: {text}",
+    "within own bound": "{subject}: {old} -> {new} is within its own bound ({text})",
+    "looser budget": "{subject} is looser than the baseline's: {old} -> {new}",
+    "operators": "{subject}: {old} -> {new}, while nothing else changed, and no package",
+    "model": "the model changed: {text}",
+    "unseeded": "not judged, since two runs of the script differ: {text} (seed it, as by "
     "torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and the "
     "generator of its data loader)",
-    "written": "files that the script wrote: {}",
+    "written": "files that the script wrote: {text}",
 }
 
 
@@ -145,11 +148,6 @@ def remark_line(remark: verdicts.Remark) -> str:
     if remark.kind == "not judged":
         value = f" ({new})" if remark.new is not None else ""
         return f"{subject} is not judged{value}: {text}"
-    if remark.kind == "within own bound":
-        return f"{subject}: {old} -> {new} is within its own bound ({text})"
-    if remark.kind == "looser budget":
-        now = f"{old} -> {new}" if remark.new is not None else f"{old} -> none"
-        return f"{subject} is looser than the baseline's: {now}"
     if remark.kind == "looser bound":
         bounds = (
             "none" if side is None else shown_change(float(side), remark.spec).lstrip("+")
@@ -157,7 +155,8 @@ def remark_line(remark: verdicts.Remark) -> str:
         )
         why = f" ({text})" if text else ""
         return f"the bound on {subject} is looser than the baseline's: {' -> '.join(bounds)}{why}"
-    return _ABOUT_TEXT[remark.kind].format(text)
+    new = "none" if remark.new is None else new
+    return _REMARKS[remark.kind].format(subject=subject, old=old, new=new, text=text)
 
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:

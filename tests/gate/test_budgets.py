@@ -132,12 +132,12 @@ def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
         comparison = compare(
             [sides[0]], [sides[1]], devices=devices, invocation=Invocation(strict=strict)
         )
-        assert bool(comparison.looser) == looser
+        assert bool(comparison.remarked) == looser
         assert comparison.exit_code == (1 if looser and strict else 0)
         assert bool(comparison.red) == (looser and strict)
         text = verdict_text(comparison)
         assert ("is looser than the baseline's" in text) == looser
-        assert ("FAILED by strictness: 1 case with a bound or a budget" in text) == (
+        assert ("FAILED by strictness: 1 case with a looser bound or budget" in text) == (
             looser and strict
         )
         if looser and strict:
@@ -154,7 +154,7 @@ def test_a_built_in_case_for_which_nothing_states_a_budget_has_that_of_its_refer
     (case,) = comparison.cases
     assert [use.limit for use in case.budgets] == ([] if is_own else [2000])
     assert case.verdict == ("regressed" if is_own else "over_budget")
-    assert bool(comparison.looser) == is_own
+    assert bool(comparison.remarked) == is_own
 
 
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
@@ -289,7 +289,7 @@ def test_a_share_of_what_the_case_itself_lacks_is_not_measured():
 def test_a_larger_share_is_a_looser_budget_and_a_first_one_is_not(old, new, looser):
     before = record(None if old is None else Budget(of=FULL, peak_of=old))
     comparison = compare([before, full()], [record(Budget(of=FULL, peak_of=new)), full()])
-    assert len(comparison.looser) == looser
+    assert len(comparison.remarked) == looser
     assert comparison.exit_code == 0
 
 

@@ -245,7 +245,7 @@ def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the
         "trainable_params": "regressed",
         "forward_flops": "regressed",
     }
-    assert [finding.cause.strand for finding in comparison.findings] == ["costs", "coverage"]
+    assert [finding.cause.strand for finding in comparison.findings] == ["trained", "coverage"]
     text = verdict_text(comparison)
     assert "the model changed: changed shape neck.weight 8x16 -> 8x32" in text
     assert "trained: 1 tensor -> 1 tensor: changed shape neck.lora_A 4x16 -> 4x32" in text

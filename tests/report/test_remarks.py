@@ -42,7 +42,7 @@ def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_i
         assert "budget peak is looser than the baseline's: 190.7 MiB -> 286.1 MiB" in text
         for shown in (text, markdown):
             assert ("peft-regress accept" in shown) == strict
-            assert ("FAILED by strictness: 1 case with a bound or a budget" in shown) == strict
+            assert ("FAILED by strictness: 1 case with a looser bound or budget" in shown) == strict
 
 
 def test_nobody_is_told_to_accept_what_is_over_budget():

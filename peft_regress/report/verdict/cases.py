@@ -60,7 +60,9 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
 
 def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
     """Yield each reason with the modules behind it."""
-    shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    every = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    shown = [reason for reason in every if not reason.is_small] or every
+    small = [reason for reason in every if reason not in shown]
     metrics = {reason.name for reason in shown}
     for reason in shown[:_MOST_REASONS]:
         below: list[str] = []
@@ -75,6 +77,8 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
+    if small:
+        yield f"and by less than 1 %: {clean(', '.join(reason.title for reason in small))}"
 
 
 def reason_line(reason: verdicts.Reason) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.findings import Finding, Member
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Reason
+from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
 from peft_regress.report.verdict.cases import module_lines, reason_line
@@ -36,24 +37,30 @@ def finding_headline(finding: Finding) -> str:
 
 def finding_title(finding: Finding) -> str:
     """Return what changed and by how much."""
-    cause = finding.cause
-    if cause.strand in {"budget", "fit"}:
-        return _limit_title(finding)
-    if cause.strand == "coverage":
-        return _coverage_title(finding)
-    if cause.strand == "status":
-        return _status_title(finding.example)
-    if cause.strand == "invariant":
-        return _invariant_title(finding)
-    exact = [one for one in finding.example.reasons if one.kind in _IN_WORDS]
-    if exact:
-        return clean(str(exact[0].new))
-    return _changes_title(finding) or ", ".join(map(_without_ratio, finding.example.reasons))
+    by_strand = {
+        "budget": _limit_title,
+        "fit": _limit_title,
+        "coverage": _coverage_title,
+        "status": _status_title,
+        "invariant": _invariant_title,
+    }
+    return by_strand.get(finding.cause.strand, _telling_title)(finding)
+
+
+def _telling_title(finding: Finding) -> str:
+    """Return the reason that means most to a training; of metrics the two leading ones."""
+    first, *others = finding.example.telling
+    if first.kind in _IN_WORDS:
+        return clean(str(first.new))
+    if first.kind != "metric":
+        return _without_ratio(first)
+    return _changes_title(finding) or ", ".join(map(_without_ratio, [first, *others]))
 
 
 def _changes_title(finding: Finding) -> str:
     """Return how far the two leading metrics changed; empty if none has a ratio."""
-    ranges = finding.ranges()
+    telling = {reason.name for member in finding.members for reason in member.telling}
+    ranges = {name: pair for name, pair in finding.ranges().items() if name in telling}
     leading = [name for name in ranges if not name.endswith(BATCH_SUFFIX)][:2] or list(ranges)[:2]
     what = finding.cause.what
     if what in ranges:
@@ -67,7 +74,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     """Return where the change is, as far as it is known, and what changed with it."""
     cause = finding.cause
     lines = []
-    if cause.strand == "costs" and len(cause.where) > 1:
+    if cause.strand in {"costs", "trained"} and len(cause.where) > 1:
         part, operator = cause.where[:2]
         lines.append(f"where: {clean(part)}, {clean(operator)}")
         if cause.base_runs:
@@ -78,11 +85,12 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     if cause.strand == "budget":
         lines.append("accepting does not change this: reduce the cost, or change the budget")
     lines += _notes(finding)
-    lines += _what_changed_before_costs(finding, comparison)
+    lines += _changed_models(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()
+    large = {reason.name for reason in finding.reasons if not reason.is_small} or {*ranges}
     others = [
-        f"{clean(name)} {_range(pair, finding.spec_of(name))}"
+        name
         for name, pair in ranges.items()
         if any(pair)
         and not title.startswith((f"{name} ", f"{name}:"))
@@ -90,19 +98,30 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
-    if others:
-        lines.append(f"also changed: {', '.join(others)}")
+    shown = [
+        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}"
+        for name in others
+        if name in large
+    ]
+    small = sum(name not in large for name in others)
+    shown += [f"and {count_of(small, 'cost')} by less than 1 %"] if small else []
+    if shown:
+        lines.append(f"also changed: {', '.join(shown)}")
     return lines
 
 
 def _notes(finding: Finding) -> list[str]:
     """Say where an invariant is false."""
-    notes = [reason.note for member in finding.members for reason in member.reasons]
-    return [f"where: {sentences.where_false(notes)}"] if any(notes) else []
+    notes = [reason.note for reason in finding.reasons]
+    lines = [f"where: {sentences.where_false(notes)}"] if any(notes) else []
+    if finding.cause.strand == "invariant":
+        others = {reason.subject for reason in finding.reasons} - {finding.cause.what}
+        lines += [f"the same error in: {', '.join(sorted(map(clean, others)))}"] if others else []
+    return lines
 
 
-def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list[str]:
-    """Say how the model and what trains of it changed, which other costs follow from."""
+def _changed_models(finding: Finding, comparison: Comparison) -> list[str]:
+    """Say how the model changed, from which costs follow."""
     if finding.cause.strand not in {"costs", "trained"}:
         return []
     model = {
@@ -111,13 +130,7 @@ def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list
         for remark in comparison.verdict_of(name).remarks
         if remark.kind == "model"
     }
-    trained = {
-        _without_ratio(reason)
-        for member in finding.members
-        for reason in member.reasons
-        if reason.kind == "trained" and finding.cause.strand == "costs"
-    }
-    return [*sorted(model)[:1], *sorted(trained)[:1]]
+    return sorted(model)[:1]
 
 
 def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
@@ -177,7 +190,9 @@ def strictness(comparison: Comparison) -> list[str]:
         return []
     found = {
         "better than the baseline, not accepted": len(comparison.unaccepted),
-        "with a bound or a budget looser than the baseline's": len(comparison.looser),
+        "with a looser bound or budget, or other operators, than the baseline": len(
+            comparison.remarked
+        ),
     }
     return [
         f"FAILED by strictness: {count_of(count, 'case')} {what}"
@@ -186,15 +201,15 @@ def strictness(comparison: Comparison) -> list[str]:
     ]
 
 
-def _status_title(member: Member) -> str:
-    reason = next(reason for reason in member.reasons if reason.kind == "status")
+def _status_title(finding: Finding) -> str:
+    reason = next(reason for reason in finding.example.reasons if reason.kind == "status")
     old, new = (clean(str(value), longest=_LONGEST_ERROR) for value in (reason.old, reason.new))
     return f"{old} -> {new}"
 
 
 def _without_ratio(reason: Reason) -> str:
-    if reason.kind == "trained" and reason.new is not None:
-        return f"trained: {clean(str(reason.old))} -> {clean(str(reason.new))}"
+    if reason.kind != "metric" and reason.new is not None:
+        return f"{reason.name}: {clean(str(reason.old))} -> {clean(str(reason.new))}"
     state = " is new" if reason.old is None else " is gone" if reason.new is None else ""
     return f"{clean(reason.title)}{state}"
 
@@ -206,13 +221,14 @@ def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
 
 def _invariant_title(finding: Finding) -> str:
     reason = finding.example.reasons[0]
-    if finding.verdict == "new":
-        return f"{clean(reason.name)} is false"
     old, new = (
         sentences.shown_value(value, None) if value is not None else "unchecked"
         for value in (reason.old, reason.new)
     )
-    return f"{clean(reason.name)}: {old} -> {new}"
+    state = "is false" if finding.verdict == "new" else f"{old} -> {new}"
+    if reason.new is not False or reason.subject not in INVARIANTS:
+        return f"{clean(reason.name)}: {state}"
+    return f"{INVARIANTS[reason.subject].broken} ({reason.subject}: {state})"
 
 
 def _limit_title(finding: Finding) -> str:

@@ -50,7 +50,7 @@ def next_steps(
     is_missing = [finding.verdict == "missing" for finding in findings]
     # No accepted run excuses a case that is over its budget.
     can_help = any(one.cause.strand != "budget" for one in comparison.findings) or (
-        comparison.strict and comparison.looser
+        comparison.strict and comparison.remarked
     )
     if can_help and not (is_missing and all(is_missing)):
         yield accepting(comparison)
@@ -96,12 +96,18 @@ def _explaining(
     invocation = comparison.invocation
     if invocation.new is None and not is_away:
         return
-    for finding in [one for one in failing if one.cause.strand == "costs"][:_MOST_EXPLAINED]:
+    for finding in [one for one in failing if _has_costs(one)][:_MOST_EXPLAINED]:
         case = finding.example.case
         if case in comparison.references and len(case) <= _LONGEST_NAME:
             sides = (comparison.references[case].run_name, invocation.run, case)
             words = ["peft-regress", "explain", *map(quoted, sides), *storage_words(invocation)]
             yield "which modules and operators", words
+
+
+def _has_costs(finding: Finding) -> bool:
+    return finding.cause.strand == "costs" or (
+        finding.cause.strand == "trained" and any(one.kind == "metric" for one in finding.reasons)
+    )
 
 
 def _bisecting(comparison: Comparison, failing: Sequence[Finding]) -> Iterator[Step]:
@@ -190,7 +196,10 @@ def bisection(
 
 def _metric(finding: Finding) -> list[str]:
     """Return the option that limits a bisection to the finding's metric."""
-    metrics = [reason.subject or reason.name for reason in finding.example.reasons]
+    telling = finding.example.telling
+    metrics = [one.subject for one in telling if one.kind in {"metric", "invariant"}]
+    if telling[0].kind not in {"metric", "invariant"}:
+        return ["--metric status"] if telling[0].kind == "status" else []
     names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *metrics[:1])
     return next(([f"--metric {quoted(name)}"] for name in names if name in metrics), [])
 
