@@ -134,11 +134,11 @@ def rooms(_: Records) -> str:
         return format_value(size, "byte") if size else "none"
 
     rows = [
-        [f"`{device.name}`", shown(device.memory_bytes), shown(device.reserve_bytes)]
+        [f"`{device.name}`", shown(device.reserve_bytes)]
         + [shown(room(device, runtime)) for runtime in RUNTIME_BYTES]
         for device in load_devices()
     ]
-    header = ["device", "memory", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
+    header = ["device", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
     return table(header, rows)
 
 
