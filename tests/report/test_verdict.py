@@ -169,7 +169,7 @@ def test_what_is_false_in_a_first_run_is_shown_with_where_in_every_report():
     notes = {"merge_equals_unmerged": "layer4.0.conv1: off by 0.3"}
     record = make_record(invariants={"merge_equals_unmerged": False}, invariant_notes=notes)
     comparison = compare([], [record, make_record(FULL)])
-    title = "new in 1 case: invariant merge_equals_unmerged is false"
+    title = "new in 1 case: merging changes the output (merge_equals_unmerged is false)"
     where = "where: layer4.0.conv1: off by 0.3"
     text = verdict_text(comparison)
     assert text.startswith(title), "before the cases that nothing judges"

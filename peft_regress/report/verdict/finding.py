@@ -225,10 +225,10 @@ def _invariant_title(finding: Finding) -> str:
         sentences.shown_value(value, None) if value is not None else "unchecked"
         for value in (reason.old, reason.new)
     )
-    state = "is false" if finding.verdict == "new" else f"{old} -> {new}"
+    state = " is false" if finding.verdict == "new" else f": {old} -> {new}"
     if reason.new is not False or reason.subject not in INVARIANTS:
-        return f"{clean(reason.name)}: {state}"
-    return f"{INVARIANTS[reason.subject].broken} ({reason.subject}: {state})"
+        return f"{clean(reason.name)}{state}"
+    return f"{INVARIANTS[reason.subject].broken} ({reason.subject}{state})"
 
 
 def _limit_title(finding: Finding) -> str:
