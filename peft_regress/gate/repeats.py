@@ -153,16 +153,11 @@ def _compared(
             )
     if found is None:
         return _by_bounds("their losses depart early, or in the last bits")
-    # It judges unless another package was accepted since on another kind of machine, or a case of
-    # one's own starts from other weights or data.
-    is_current = one.run_name == old.run_name or not changed_packages(
-        one.environment, old.environment
-    )
-    if is_current and first_difference(one.record, new.record) is None:
-        return found
-    return _by_bounds(
-        "since their curve another kind of machine accepted other packages, or inputs changed"
-    )
+    if one.run_name != old.run_name and changed_packages(one.environment, old.environment):
+        return _by_bounds("the newest entry has other packages than the curve of this machine")
+    if first_difference(one.record, new.record):
+        return _by_bounds("they start from other inputs")
+    return found
 
 
 def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -> Reason | None:
