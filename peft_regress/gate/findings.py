@@ -7,7 +7,8 @@ if they have an equal cause. The cause of costs is the part of a layer with most
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
@@ -65,6 +66,7 @@ class Member:
 
     case: str
     reasons: tuple[Reason, ...]
+    """The gravest first, then by what they mean to a training."""
 
     @property
     def size(self) -> float:
@@ -74,8 +76,7 @@ class Member:
     @property
     def telling(self) -> tuple[Reason, ...]:
         """The reasons with the gravest verdict; what got better hides nothing that got worse."""
-        verdict = min((reason.verdict for reason in self.reasons), key=gravest, default=None)
-        return tuple(reason for reason in self.reasons if reason.verdict == verdict)
+        return tuple(one for one in self.reasons if one.verdict == self.reasons[0].verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +124,12 @@ class Finding:
     @property
     def first(self) -> Reason | None:
         """The reason that means most to a training; None if it has none."""
-        telling = (reason for member in self.members for reason in member.telling)
-        return min(telling, key=lambda one: (one.rank, -one.share), default=None)
+        return min(self.reasons, key=lambda one: one.order, default=None)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest relative change of each metric, by what it means."""
         found: dict[str, list[float]] = defaultdict(list)
-        shown = sorted(self.reasons, key=lambda one: (gravest(one.verdict), one.rank, -one.share))
-        for reason in shown:
+        for reason in sorted(self.reasons, key=lambda one: one.order):
             if reason.relative_change is not None:
                 found[reason.name].append(reason.relative_change)
         return {name: (min(changes), max(changes)) for name, changes in found.items()}
@@ -151,16 +150,11 @@ def find_causes(
             groups[cause].append(Member(case=case.id, reasons=reasons))
 
     def order(finding: Finding) -> tuple[object, ...]:
+        first = finding.first
         # Of new cases, an invariant that is false says more than that nothing judges them.
-        is_coverage, first = finding.cause.strand == "coverage", finding.first
-        meaning = (0, 0.0) if first is None else (first.rank, -first.share)
-        return (
-            gravest(finding.verdict),
-            is_coverage,
-            meaning,
-            -len(finding.members),
-            finding.cause[:4],
-        )
+        unjudged = gravest(finding.verdict), math.inf, 0.0
+        order = unjudged if first is None else first.order
+        return order, -len(finding.members), finding.cause[:4]
 
     findings = (Finding(cause=cause, members=tuple(found)) for cause, found in groups.items())
     return tuple(sorted(findings, key=order))
@@ -185,7 +179,7 @@ def sort_findings(
     for finding in findings:
         part = _part(finding, fails)
         if part.members:
-            failing.append(_named_by_failures(part, failures))
+            failing.append(part)
         rest.append(_part(finding, lambda member: not fails(member)))
     rest = [finding for finding in rest if finding.members]
     return (
@@ -195,24 +189,14 @@ def sort_findings(
     )
 
 
-def _named_by_failures(finding: Finding, failures: Collection[Verdict]) -> Finding:
-    """Name a finding by the metric that fails if its cause's metric got better."""
-    failed = Counter(reason.name for reason in finding.reasons if reason.verdict in failures)
-    what = finding.cause.what
-    if finding.cause.strand != "costs" or {what, f"{what}{BATCH_SUFFIX}"} & failed.keys():
-        return finding
-    (name, _), *_ = failed.most_common()
-    return replace(finding, cause=finding.cause._replace(what=name))
-
-
 def leading_reason(finding: Finding, member: Member) -> Reason:
     """Return the reason that shows a case's part in a finding best: the gravest, by its cause."""
     what = finding.cause.what
     by_cause = [f"{what}{BATCH_SUFFIX}", what]
 
-    def order(reason: Reason) -> tuple[int, int, int, float]:
+    def order(reason: Reason) -> tuple[int, int, tuple[int, int, float]]:
         position = -1 - by_cause.index(reason.name) if reason.name in by_cause else 0
-        return gravest(reason.verdict), position, reason.rank, -reason.share
+        return gravest(reason.verdict), position, reason.order
 
     return min(member.reasons, key=order)
 
@@ -242,6 +226,7 @@ def causes_of(
         if follower in strands and leader in strands:
             strands[leader] += strands.pop(follower)
     for (strand, name), reasons in strands.items():
+        reasons.sort(key=lambda one: one.order)
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
 
@@ -326,8 +311,8 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
     """Return the cause of changed costs, in the part of a layer with most of the change."""
-    verdict = min((reason.verdict for reason in reasons), key=gravest)
-    changed = {reason.subject: reason for reason in reasons if reason.verdict == verdict}
+    gravest_ones = [reason for reason in reasons if reason.verdict == reasons[0].verdict]
+    changed = {reason.subject: reason for reason in gravest_ones}
     large = [name for name, reason in changed.items() if not reason.is_small] or [*changed]
     sizes = [
         name

@@ -93,10 +93,9 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     else:
         judged = list(_findings(old, new, policy=policy, devices=devices))
         found += _with_operators_remarked(old, new, judged)
-    # The gravest first: what fails must not stand behind what got better.
     reasons = sorted(
         (with_share(one, before) for one in found if isinstance(one, Reason)),
-        key=lambda one: (gravest(one.verdict), one.rank, -one.share),
+        key=lambda one: one.order,
     )
     least: Verdict = "new" if old is None else "unchanged"
     return CaseVerdict(

@@ -139,10 +139,11 @@ class Reason:
         return f"{self.kind} {self.subject}".rstrip()
 
     @property
-    def rank(self) -> int:
-        """Where it stands among others of its verdict: what it means to a training."""
+    def order(self) -> tuple[int, int, float]:
+        """The key that sorts reasons: the gravest first, then by what they mean to a training."""
         of_metric = 0 if self.spec is None else _METRIC_RANKS.get(self.spec.kind, 2)
-        return 3 * _KINDS.index(self.kind) + (of_metric if self.kind == "metric" else 0)
+        rank = 3 * _KINDS.index(self.kind) + (of_metric if self.kind == "metric" else 0)
+        return gravest(self.verdict), rank, -self.share
 
     @property
     def is_small(self) -> bool:
