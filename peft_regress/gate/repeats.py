@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest
-from peft_regress.gate.facts import first_difference
+from peft_regress.gate.inputs import telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy, numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
@@ -158,7 +158,7 @@ def _compared(
     is_current = one.run_name == old.run_name or not changed_packages(
         one.environment, old.environment
     )
-    if is_current and first_difference(one.record, new.record) is None:
+    if is_current and telling_difference(one.record, new.record) is None:
         return found
     return _by_bounds(
         "since their curve another kind of machine accepted other packages, or inputs changed"

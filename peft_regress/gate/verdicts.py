@@ -43,12 +43,14 @@ RemarkKind = Literal[
     "model",
     "unseeded",
     "written",
+    "sensitivity",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
 for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
 the usual bound would have reported the change. `looser ...`: than the reference's. `model`: the
-unadapted model changed. `unseeded`: what of a script is not judged. `written`: its new files."""
+unadapted model changed. `unseeded`: what of a script is not judged. `written`: its new files.
+`sensitivity`: how small a change of an own case's losses fails it."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""
@@ -67,6 +69,7 @@ class Change(NamedTuple):
 ReasonKind = Literal[
     "status",
     "trained",
+    "model",
     "numerics",
     "autocast",
     "optimizer",
@@ -82,9 +85,9 @@ ReasonKind = Literal[
     "training",
     "samples",
 ]
-"""What a reason is about. `numerics`: the precision class. `rates`: of learning. `curve`: a loss
-after equal ones. `evaluation`: scores after equal losses. `training`: that a side trained one seed
-alone. `samples`: the number of a metric's samples."""
+"""What a reason is about. `model`: the unadapted one of a script. `numerics`: the precision class.
+`rates`: of learning. `curve`: a loss after equal ones. `evaluation`: scores after equal losses.
+`training`: that a side trained one seed alone. `samples`: the number of a metric's samples."""
 
 Obstacle = Literal[
     "missing", "new", "definition", "inputs", "training", "not measured", "other meaning"
@@ -100,7 +103,7 @@ class Reason:
 
     kind: ReasonKind
     subject: str = ""
-    """The metric, invariant, setting, budget or device."""
+    """The metric, invariant, setting, budget or device; the part of the inputs."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -117,7 +120,8 @@ class Reason:
     limit: float | None = None
     """Of a budget or a device: the most that `new` may be, of a score the least."""
     note: str = ""
-    """Of an invariant: where it is false, or why it is no longer checked."""
+    """Of an invariant: where it is false, or why it is no longer checked. Of inputs, rates and an
+    optimizer: the place of both values."""
 
     @property
     def name(self) -> str:
@@ -126,6 +130,8 @@ class Reason:
             return self.subject
         if self.kind == "samples":
             return f"{self.subject}.samples"
+        if self.kind == "inputs":
+            return self.kind
         return f"{self.kind} {self.subject}".rstrip()
 
     @property

@@ -24,7 +24,7 @@ _NOT_COMPARED: Final = {
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
-_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "model", "numerics", "rates"})
 """The reasons on a function that say by themselves what changed."""
 
 
@@ -47,7 +47,7 @@ def finding_title(finding: Finding) -> str:
         return _invariant_title(finding)
     exact = [one for one in finding.example.reasons if one.kind in _IN_WORDS]
     if exact:
-        return clean(str(exact[0].new))
+        return sentences.both_sides(exact[0]) if exact[0].note else clean(str(exact[0].new))
     return _changes_title(finding) or ", ".join(map(_without_ratio, finding.example.reasons))
 
 
@@ -97,7 +97,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
 
 def _notes(finding: Finding) -> list[str]:
     """Say where an invariant is false."""
-    notes = [reason.note for member in finding.members for reason in member.reasons]
+    notes = [reason.note for reason in finding.reasons if reason.kind == "invariant"]
     return [f"where: {sentences.where_false(notes)}"] if any(notes) else []
 
 
@@ -236,7 +236,4 @@ def _coverage_title(finding: Finding) -> str:
     if words is None:
         return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
     reason = next(one for one in finding.example.reasons if one.kind == what)
-    old, new = (
-        "not recorded" if side is None else clean(str(side)) for side in (reason.old, reason.new)
-    )
-    return f"{words}: {old} -> {new}"
+    return f"{words}: {sentences.both_sides(reason)}"
