@@ -57,8 +57,8 @@ class Policy:
 
     nearby_least: float = 4e-6
     """The bound on a first loss of an own case is how far the losses up to the next step move if
-    each weight is moved by 1e-4 of it, but at least this, and at most the usual bound. Seen on ten own networks: rounding moves
-    a loss by 1.1e-7 (tools/studies/own_networks.py --bounds)."""
+    each weight is moved by 1e-4 of it, but at least this, and at most the usual bound. Seen on ten
+    own networks: rounding moves a loss by 1.1e-7 (tools/studies/own_networks.py --bounds)."""
 
     bfloat16_fingerprint_bound: tuple[float, ...] = (0.01, 0.15, 0.3, 0.3)
     """The same on a bfloat16 base, whose numbers have 8 bits: processors with and without bfloat16

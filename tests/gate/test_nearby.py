@@ -17,7 +17,7 @@ from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
 from peft_regress.gate.repeats import completed
-from peft_regress.report import case_text, verdict_text
+from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.runs.schema import OwnBound
 
 LOSSES = [[2.0, 1.0, 0.5, 0.25], [2.0, 1.0, 0.5, 0.25]]
@@ -136,6 +136,9 @@ def test_another_rate_is_named_with_its_step_and_both_rates():
     words = "learning rate after step 2: 0.4 -> 0.3"
     assert f"regressed in 1 case: {words}" in verdict_text(comparison)
     assert f"rates: {words}" in case_text(comparison.cases[0], comparison)
+    page = verdict_markdown(comparison)
+    assert "rates: learning rate after step 2 of" in page
+    assert "where: " not in page
 
 
 @pytest.mark.parametrize(
