@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
-from peft_regress.gate.facts import OF_INPUTS, first_difference
+from peft_regress.gate.inputs import OF_INPUTS, telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds, Policy
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
@@ -140,7 +140,7 @@ def next_origins(
         return {}
     entry, old = before
     record = here[1]
-    same_inputs = first_difference(old, record) is None
+    same_inputs = telling_difference(old, record) is None
     was, bounds = Bounds.of(old, policy), Bounds.between(old, record, policy)
     # An origin that is too far by the bounds of what comes next would be an alarm for ever.
     judging = Bounds.of(record, policy)
@@ -199,7 +199,7 @@ def metric_findings(
 ) -> Iterator[Reason | Remark]:
     """Yield every reason and remark on the metrics, in the order of the table."""
     bounds = Bounds.between(old.record, new.record, policy)
-    sides = _Sides(old, new, bounds, first_difference(old.record, new.record) is None)
+    sides = _Sides(old, new, bounds, telling_difference(old.record, new.record) is None)
     for name in sorted(old.record.metrics.keys() | new.record.metrics.keys(), key=metric_order):
         if lacks_seeds(old.record, name) or lacks_seeds(new.record, name):
             continue
@@ -209,6 +209,7 @@ def metric_findings(
         if not any(isinstance(one, Reason) for one in of_newest):
             yield from _drift(sides, name)
     yield from _looser_bounds(sides)
+    yield from _sensitivity(sides)
 
 
 def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
@@ -329,6 +330,19 @@ def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
             old, new = (None if math.isinf(bound) else bound for bound in pair)
             text, spec = allowed.own_reason or "", metric.spec
             yield Remark(kind="looser bound", subject=name, old=old, new=new, spec=spec, text=text)
+
+
+def _sensitivity(sides: _Sides) -> Iterator[Remark]:
+    """Say how small a change of an own case's losses fails it."""
+    record = sides.new.record
+    names = {"first_losses": "the first loss", "filled_losses": "the losses of a filled adapter"}
+    bounds = [
+        f"{sides.bounds.of_metric(name, record.metrics[name]).steps[0]:.2g} of {words}"
+        for name, words in names.items()
+        if name in record.metrics
+    ]
+    if record.is_own and bounds:
+        yield Remark(kind="sensitivity", subject="training", text=", ".join(bounds))
 
 
 def _could_know(side: Observation, name: str) -> bool:

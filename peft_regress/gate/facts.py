@@ -5,14 +5,20 @@ Pure. What an old record could not say is no difference.
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from msgspec import UNSET
 
+from peft_regress.gate.inputs import (
+    OF_INPUTS,
+    optimizer_differences,
+    rate_difference,
+    shape_text,
+    telling_difference,
+)
 from peft_regress.gate.policy import numerics_of
 from peft_regress.gate.verdicts import (
     Observation,
@@ -23,17 +29,10 @@ from peft_regress.gate.verdicts import (
     Verdict,
 )
 from peft_regress.invariants import INVARIANTS
-from peft_regress.metrics import Kind
-from peft_regress.runs.schema import Defect, Failure, Inputs, Record, ScriptFacts, TensorSummary
+from peft_regress.runs.schema import Defect, Failure, Record
 from peft_regress.text import count_of, few
 
 Shapes = Mapping[str, Sequence[int]]
-
-OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
-"""The kinds of metrics whose values depend on the weights and the data that go in."""
-_TOLERANCE: Final = 1e-5
-"""How far a number of the inputs may differ, relative to its size: processors sum differently."""
-_RATE_TOLERANCE: Final = 1e-9
 
 _STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
 _COSTS: Final = (
@@ -130,35 +129,63 @@ def cost_reasons(old: Record, new: Record) -> Iterator[Reason]:
 
 def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
     """Compare the model, the inputs of its training, and the trained parameters."""
-    models = _model_shapes(old), _model_shapes(new)
-    if models[0] and models[1] and models[0] != models[1]:
-        words = _shape_changes(*models, "no longer has", "newly has")
-        yield Remark(kind="model", subject="model", text=words)
-    difference = first_difference(old, new)
-    rate = _rate_difference(old, new)
+    yield from _model_change(old, new)
+    difference, rate = telling_difference(old, new), rate_difference(old, new)
     # A schedule of one's own may follow the data; that of a script is its libraries'.
     if rate is not None and (difference is None or new.script is not UNSET):
-        yield _regressed("rates", rate.old, f"{rate.where}: {rate.new}")
+        yield _regressed("rates", rate.old, rate.new, note=rate.where)
     if difference is not None and any(
         one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
     ):
-        was = f"{difference.where}: {difference.old}"
-        yield Reason(kind="inputs", old=was, new=difference.new, obstacle="inputs")
+        yield Reason(
+            kind="inputs",
+            subject=difference.part,
+            old=difference.old,
+            new=difference.new,
+            obstacle="inputs",
+            note=difference.where,
+        )
     if not old.metrics.keys().isdisjoint(new.unseeded):
         was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
-        yield Reason(kind="inputs", old=was, new=now, obstacle="inputs")
-    if old.trained is not UNSET:
-        tensors = count_of(len(old.trained), "tensor")
-        if new.trained is UNSET:
-            yield _regressed("trained", tensors, None)
-        elif new.trained != old.trained:
-            words = _shape_changes(old.trained, new.trained, "no longer", "newly")
-            yield _regressed("trained", tensors, f"{count_of(len(new.trained), 'tensor')}: {words}")
+        yield Reason(kind="inputs", subject="seed", old=was, new=now, obstacle="inputs")
+    yield from _trained_reasons(old, new)
     before, after = numerics_of(old), numerics_of(new)
     if before != after:  # it decides the bounds
         words = f"the precision changed from {before} to {after}"
         yield _regressed("numerics", before, words)
     yield from _script_reasons(old, new)
+
+
+def _model_change(old: Record, new: Record) -> Iterator[Reason | Remark]:
+    """Compare the unadapted model: that of a script is its libraries' doing."""
+    was, now = _model_shapes(old), _model_shapes(new)
+    if not was or not now or was == now:
+        return
+    words = _shape_changes(was, now, "no longer has", "newly has")
+    totals = [side.metrics.get("total_params") for side in (old, new)]
+    if new.script is not UNSET and None not in totals and totals[0] != totals[1]:
+        yield _regressed("model", count_of(len(was), "tensor"), f"the model {words}")
+    else:  # a buffer, or a case whose author wrote the model
+        yield Remark(kind="model", subject="model", text=words)
+
+
+def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare what trains. Where equal parameters have other names, nothing got worse."""
+    if old.trained is UNSET or new.trained == old.trained:
+        return
+    tensors = count_of(len(old.trained), "tensor")
+    if new.trained is UNSET:
+        yield _regressed("trained", tensors, None)
+        return
+    words = _shape_changes(old.trained, new.trained, "no longer", "newly")
+    reason = _regressed("trained", tensors, f"{count_of(len(new.trained), 'tensor')}: {words}")
+    is_renamed = (
+        old.curve is not UNSET
+        and new.curve is not UNSET
+        and old.curve.losses == new.curve.losses
+        and sorted(old.trained.values()) == sorted(new.trained.values())
+    )
+    yield replace(reason, verdict="incomparable", obstacle="inputs") if is_renamed else reason
 
 
 def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
@@ -169,8 +196,8 @@ def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
     if before != after:
         yield _regressed("optimizer", before, after)
     elif old.inputs is not UNSET and new.inputs is not UNSET:
-        for found in _optimizer_differences(old.inputs, new.inputs):
-            yield _regressed("optimizer", found.old, f"{found.where}: {found.new}")
+        for found in optimizer_differences(old.inputs, new.inputs):
+            yield _regressed("optimizer", found.old, found.new, note=found.where)
     before, after = (record.autocast or "off" for record in (old.script, new.script))
     if before != after:
         yield _regressed("autocast", before, after)
@@ -184,110 +211,8 @@ def script_remarks(new: Record) -> Iterator[Remark]:
         yield Remark(kind="written", subject="script", text=new.script.written)
 
 
-def _regressed(kind: ReasonKind, old: str, new: str | None) -> Reason:
-    return Reason(kind=kind, old=old, new=new, verdict="regressed")
-
-
-class Difference(NamedTuple):
-    """One number or shape that differs between the inputs of both sides."""
-
-    where: str
-    old: str
-    new: str
-
-
-def first_difference(old: Record, new: Record) -> Difference | None:
-    """Return the first difference between the inputs of two records.
-
-    None if there is none, or if a side did not record its inputs. A number, or a tensor of a batch,
-    that only one side has is no difference: the other may not have known it. Nor is a weight of a
-    script: a release may add or drop a buffer, and the losses show what that does.
-    """
-    if old.inputs is UNSET or new.inputs is UNSET:
-        return None
-    is_fixed = old.script is UNSET or new.script is UNSET
-    found = _differences(old.inputs, new.inputs, one_sided=is_fixed)
-    if old.script is UNSET or new.script is UNSET:
-        found = itertools.chain(found, _optimizer_differences(old.inputs, new.inputs))
-    else:
-        # A script's optimizer is chosen by the libraries that it uses, and judged by itself.
-        found = itertools.chain(found, _batch_differences(old.script, new.script))
-    return next(found, None)
-
-
-def _differences(old: Inputs, new: Inputs, *, one_sided: bool) -> Iterator[Difference]:
-    if old.weights and new.weights:
-        yield from _tensor_differences("weights", old.weights, new.weights)
-        for name in sorted(old.weights.keys() ^ new.weights.keys()) if one_sided else ():
-            sides = (
-                _shape_text(side[name].shape) if name in side else "absent"
-                for side in (old.weights, new.weights)
-            )
-            yield Difference(f"weights {name}", *sides)
-    yield from _tensor_differences("training batches", old.train, new.train)
-    yield from _tensor_differences("test batches", old.test, new.test)
-
-
-def _optimizer_differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
-    if old.optimizer and new.optimizer and len(old.optimizer) != len(new.optimizer):
-        yield Difference("optimizer groups", str(len(old.optimizer)), str(len(new.optimizer)))
-    for number, (was, now) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):
-        for name in sorted(was.keys() & now.keys()):
-            if not math.isclose(was[name], now[name], rel_tol=_TOLERANCE):
-                where = f"optimizer group {number}, {name}"
-                yield Difference(where, f"{was[name]:g}", f"{now[name]:g}")
-
-
-def _batch_differences(old: ScriptFacts, new: ScriptFacts) -> Iterator[Difference]:
-    """Yield each argument whose whole numbers differ, with the first micro-batch that does."""
-    for name in sorted(old.batches.keys() & new.batches.keys()):
-        pairs = enumerate(zip(old.batches[name], new.batches[name], strict=False), 1)
-        first = next(((at, was, now) for at, (was, now) in pairs if was != now), None)
-        if first is not None:
-            yield Difference(f"{name} of micro-batch {first[0]}", *first[1:])
-
-
-def _tensor_differences(
-    what: str, old: Mapping[str, TensorSummary], new: Mapping[str, TensorSummary]
-) -> Iterator[Difference]:
-    for name in sorted(old.keys() & new.keys()):
-        before, after, where = old[name], new[name], f"{what} {name}".rstrip()
-        # A mean near zero has no size of its own: the root mean square of the tensor has.
-        typical = abs(before.norm) / math.sqrt(max(math.prod(map(float, before.shape)), 1.0))
-        near = _TOLERANCE * typical
-        if before.shape != after.shape:
-            yield Difference(where, _shape_text(before.shape), _shape_text(after.shape))
-        elif before.dtype != after.dtype:
-            yield Difference(where, before.dtype, after.dtype)
-        elif not math.isclose(before.norm, after.norm, rel_tol=_TOLERANCE):
-            yield Difference(where, f"norm {before.norm:.7g}", f"norm {after.norm:.7g}")
-        elif not math.isclose(before.mean, after.mean, rel_tol=_TOLERANCE, abs_tol=near):
-            yield Difference(where, f"mean {before.mean:.7g}", f"mean {after.mean:.7g}")
-
-
-def _rate_difference(old: Record, new: Record) -> Difference | None:
-    """Return the first step after which a learning rate differs; None if a side recorded none.
-
-    Rates may differ in their last bits, since machines compute a cosine differently.
-    """
-    if old.rates is UNSET or new.rates is UNSET:
-        return None
-    if len(old.rates) != len(new.rates):
-        return Difference("the number of learning rates", str(len(old.rates)), str(len(new.rates)))
-    for number, (was, now) in enumerate(zip(old.rates, new.rates, strict=True)):
-        least = _RATE_TOLERANCE * max(map(abs, was), default=0.0)
-        for step in range(max(len(was), len(now))):
-            # After its last change a rate stays.
-            a, b = was[min(step, len(was) - 1)], now[min(step, len(now) - 1)]
-            if not math.isclose(a, b, rel_tol=_RATE_TOLERANCE, abs_tol=least):
-                group = f" of group {number}" if number else ""
-                return Difference(f"learning rate{group} after step {step + 1}", f"{a:g}", f"{b:g}")
-    return None
-
-
-def _shape_text(shape: Sequence[int]) -> str:
-    """Return a shape as '16x8x3x3'; that of a single number as 'scalar'."""
-    return "x".join(map(str, shape)) or "scalar"
+def _regressed(kind: ReasonKind, old: str | None, new: str | None, note: str = "") -> Reason:
+    return Reason(kind=kind, old=old, new=new, verdict="regressed", note=note)
 
 
 def _model_shapes(record: Record) -> Shapes:
@@ -299,7 +224,7 @@ def _model_shapes(record: Record) -> Shapes:
 def _shape_changes(old: Shapes, new: Shapes, gone: str, come: str) -> str:
     """Return how two sets of named shapes differ, in words: the first few names of each kind."""
     reshaped = (
-        f"{name} {_shape_text(old[name])} -> {_shape_text(new[name])}"
+        f"{name} {shape_text(old[name])} -> {shape_text(new[name])}"
         for name in sorted(old.keys() & new.keys())
         if old[name] != new[name]
     )
@@ -357,7 +282,7 @@ def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
         return "fixed" if was is False else None
     # An invariant that is no longer checked may not hold.
     needs_inputs = name in INVARIANTS and INVARIANTS[name].needs_inputs
-    is_lost = was is not None and not (needs_inputs and first_difference(old, new))
+    is_lost = was is not None and not (needs_inputs and telling_difference(old, new))
     return "regressed" if is_lost else None
 
 

@@ -254,6 +254,7 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "numerics": "function",
     "autocast": "function",
     "optimizer": "function",
+    "model": "trained",
     "rates": "function",
 }
 _STRANDS_OF_METRICS: Final[Mapping[Kind, Strand]] = {
@@ -290,7 +291,8 @@ def _cause(
         return _cost_cause(reasons, old, new)
     if strand == "coverage":
         # Cases whose inputs differ alike have one cause; so do those that lack a training alike.
-        where = [str(one.old) for one in reasons if name in {"inputs", "training"}]
+        alike = [one for one in reasons if one.kind in {"inputs", "training"}]
+        where = [one.subject or str(one.old) for one in alike]
         settings = [one for one in reasons if one.kind == "definition" and one.subject]
         where += [f"{one.name}: {one.old} -> {one.new}" for one in settings]
         return Cause(strand, name, None, tuple(where))

@@ -56,9 +56,9 @@ class Policy:
     """By what the adapter is, if its bound is a different one."""
 
     nearby_least: float = 4e-6
-    """The bound on a first loss of an own case is how far it moves if each weight is moved by 1e-4
-    of it, but at least this, and at most the usual bound. Seen on ten own networks: rounding moves
-    a loss by 1.1e-7 (tools/studies/own_networks.py --bounds)."""
+    """The bound on a first loss of an own case is how far the losses up to the next step move if
+    each weight is moved by 1e-4 of it, but at least this, and at most the usual bound. Seen on ten
+    own networks: rounding moves a loss by 1.1e-7 (tools/studies/own_networks.py --bounds)."""
 
     bfloat16_fingerprint_bound: tuple[float, ...] = (0.01, 0.15, 0.3, 0.3)
     """The same on a bfloat16 base, whose numbers have 8 bits: processors with and without bfloat16
@@ -261,14 +261,18 @@ def _first_losses(record: Record) -> list[list[float]]:
 
 
 def _nearby_changes(record: Record, floor: float) -> tuple[float, ...]:
-    """Return by step how far the first losses are from those of nearby weights, over all seeds."""
+    """Return by step how far the first losses are from those of nearby weights, over all seeds.
+
+    The largest up to the next step: rounding may amplify a step earlier than the nearby weights do.
+    """
     if record.nearby_losses is UNSET or not floor or numerics_of(record) == "bfloat16":
         return ()  # bfloat16 has no weights as near as that
     shares = (
         [abs(b - a) / max(abs(a), floor) for a, b in zip(losses, others, strict=False)]
         for losses, others in zip(_first_losses(record), record.nearby_losses, strict=False)
     )
-    return tuple(map(max, zip(*shares, strict=False)))
+    changes = [*map(max, zip(*shares, strict=False))]
+    return tuple(max(changes[: step + 2]) for step in range(len(changes)))
 
 
 def numerics_of(record: Record) -> Numerics:

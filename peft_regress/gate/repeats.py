@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest
-from peft_regress.gate.facts import first_difference
+from peft_regress.gate.inputs import telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy, numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
@@ -155,7 +155,7 @@ def _compared(
         return _by_bounds("their losses depart early, or in the last bits")
     if one.run_name != old.run_name and changed_packages(one.environment, old.environment):
         return _by_bounds("the newest entry has other packages than the curve of this machine")
-    if first_difference(one.record, new.record):
+    if telling_difference(one.record, new.record):
         return _by_bounds("they start from other inputs")
     return found
 

@@ -45,13 +45,15 @@ RemarkKind = Literal[
     "model",
     "unseeded",
     "written",
+    "sensitivity",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
 for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
 the usual bound would have reported the change. `looser ...`: than the reference's. `operators`:
-other counts of them, while nothing else changed, and no package. `model`: the
-unadapted model changed. `unseeded`: what of a script is not judged. `written`: its new files."""
+other counts of them, while nothing else changed, and no package. `model`: the unadapted model
+changed. `unseeded`: what of a script is not judged. `written`: its new files. `sensitivity`: how
+small a change of an own case's losses fails it."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""
@@ -71,6 +73,7 @@ ReasonKind = Literal[
     "status",
     "definition",
     "trained",
+    "model",
     "numerics",
     "autocast",
     "inputs",
@@ -85,9 +88,10 @@ ReasonKind = Literal[
     "budget",
     "fits",
 ]
-"""What a reason is about; what means most to a training comes first. `numerics`: the precision
-class. `training`: that a side trained one seed alone. `rates`: of learning. `curve`: a loss after
-equal ones. `evaluation`: scores after equal losses. `samples`: the number of a metric's samples."""
+"""What a reason is about; what means most to a training comes first. `model`: the unadapted one of
+a script. `numerics`: the precision class. `training`: that a side trained one seed alone. `rates`:
+of learning. `curve`: a loss after equal ones. `evaluation`: scores after equal losses. `samples`:
+the number of a metric's samples."""
 _KINDS: Final[tuple[ReasonKind, ...]] = get_args(ReasonKind)
 _METRIC_RANKS: Final[Mapping[Kind, int]] = {"fingerprint": 0, "accuracy": 1, "score": 1}
 """Costs come last."""
@@ -107,7 +111,7 @@ class Reason:
 
     kind: ReasonKind
     subject: str = ""
-    """The metric, invariant, setting, budget or device."""
+    """The metric, invariant, setting, budget or device; the part of the inputs."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -127,7 +131,8 @@ class Reason:
     limit: float | None = None
     """Of a budget or a device: the most that `new` may be, of a score the least."""
     note: str = ""
-    """Of an invariant: where it is false, or why it is no longer checked."""
+    """Of an invariant: where it is false, or why it is no longer checked. Of inputs, rates and an
+    optimizer: the place of both values."""
 
     @property
     def name(self) -> str:
@@ -136,6 +141,8 @@ class Reason:
             return self.subject
         if self.kind == "samples":
             return f"{self.subject}.samples"
+        if self.kind == "inputs":
+            return self.kind
         return f"{self.kind} {self.subject}".rstrip()
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
+from msgspec import UNSET
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
 
 _NUMBERS_AT_ONCE: Final = 2**20
 """Copies of a whole embedding in float64 would be the most memory that a script ever has."""
+_MOST_ROWS: Final = 64
 
 
 def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
@@ -69,15 +71,19 @@ class Rates:
 
 
 class BatchSums:
-    """Sums over the tensors of batches, all of one path together."""
+    """Sums over the tensors of batches, all of one path together.
 
-    def __init__(self) -> None:
+    rows: whether to tell the rows of the first batch apart.
+    """
+
+    def __init__(self, *, rows: bool = False) -> None:
+        self._rows = rows
         self._sums: dict[str, _Sums] = {}
 
     def add(self, batch: Any) -> None:
         """Add the tensors of a batch."""
         for path, tensor in named_tensors(batch):
-            self._sums.setdefault(path, _Sums(tensor)).add(tensor)
+            self._sums.setdefault(path, _Sums(tensor, rows=self._rows)).add(tensor)
 
     def summaries(self) -> dict[str, TensorSummary]:
         """Return the summaries by path."""
@@ -85,8 +91,9 @@ class BatchSums:
 
 
 class _Sums:
-    def __init__(self, first: Tensor) -> None:
+    def __init__(self, first: Tensor, *, rows: bool) -> None:
         self._shape = list(first.shape)
+        self._rows = _projected(first.detach()) if rows and first.dim() else UNSET
         self._dtype = str(first.dtype).removeprefix("torch.")
         self._count = 0
         self._sum = 0.0
@@ -106,8 +113,25 @@ class _Sums:
     def summary(self) -> TensorSummary:
         mean = self._sum / self._count if self._count else 0.0
         return TensorSummary(
-            shape=self._shape, dtype=self._dtype, mean=mean, norm=math.sqrt(self._squares)
+            shape=self._shape,
+            dtype=self._dtype,
+            mean=mean,
+            norm=math.sqrt(self._squares),
+            rows=self._rows,
         )
+
+
+def _projected(batch: Tensor) -> list[float]:
+    """Return one number for each row: its product with a fixed vector of different numbers.
+
+    So changed rows can be counted, and a permutation inside a row is seen.
+    """
+    if batch.is_complex():
+        batch = torch.view_as_real(batch)
+    rows = batch[:_MOST_ROWS].flatten(start_dim=1) if batch.dim() > 1 else batch[:_MOST_ROWS, None]
+    vector = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=batch.device).sin_()
+    products = (row.nan_to_num(0.0, 0.0, 0.0).double() @ vector for row in rows)
+    return [float(f"{float(one):.7g}") for one in products]
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:

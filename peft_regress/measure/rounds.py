@@ -120,7 +120,7 @@ class Rounds:
         )
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
-        self._seen = inputs.BatchSums()
+        self._seen = inputs.BatchSums(rows=True)
         self._test: list[Any] = []
         self._known: Sequence[KnownCurve] = ()
         self._first_losses: list[tuple[float, ...]] = []
@@ -321,7 +321,7 @@ class Rounds:
     @property
     def inputs(self) -> Inputs:
         """Return what went into the training of the first seed."""
-        test = inputs.BatchSums()
+        test = inputs.BatchSums(rows=True)
         for batch in self._test:
             test.add(batch)
         return Inputs(

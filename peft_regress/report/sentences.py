@@ -28,7 +28,18 @@ def reason_cells(reason: verdicts.Reason) -> tuple[str, str, str, str, str]:
     if old == new and reason.old != reason.new:
         # They differ, but not as rounded.
         old, new = clean(str(reason.old)), clean(str(reason.new))
-    return clean(reason.title), old, new, change, _shown_bound(reason)
+    if reason.old is None and reason.kind == "inputs":
+        old = ""  # `new` is a sentence
+    is_place = reason.note and reason.kind != "invariant"
+    title = f"{reason.title}: {reason.note}" if is_place else reason.title
+    return clean(title), old, new, change, _shown_bound(reason)
+
+
+def both_sides(reason: verdicts.Reason) -> str:
+    """Return where a reason is and both values: 'learning rate after step 1: 0.1 -> 0.2'."""
+    _, old, new, _, _ = reason_cells(reason)
+    place = f"{clean(reason.note)}: " if reason.note else ""
+    return f"{place}{old} -> {new}" if old else new
 
 
 def against(reason: verdicts.Reason) -> str:
@@ -136,6 +147,7 @@ _REMARKS: Final[Mapping[verdicts.RemarkKind, str]] = {
     "torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and the "
     "generator of its data loader)",
     "written": "files that the script wrote: {text}",
+    "sensitivity": "the smallest change that fails it: {text}",
 }
 
 

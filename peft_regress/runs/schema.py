@@ -134,6 +134,8 @@ class TensorSummary(_Strict, frozen=True, kw_only=True):
     mean: float
     norm: float
     """Euclidean, over all elements."""
+    rows: list[float] | UnsetType = UNSET
+    """Of the first batch: a random projection of each row, of the first 64."""
 
 
 class Inputs(_Sparse, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.catalogue.methods.adapters import _MOST_INPUTS
 from peft_regress.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
-from peft_regress.gate import facts
+from peft_regress.gate import inputs
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.costs import CostSettings
 from peft_regress.measure.scripts.script_case import NUDGE
@@ -26,7 +26,7 @@ STORED = [path for path in (ROOT / "baselines").rglob("*") if path.is_file()]
 ENTRIES = {path.name[:4]: path.read_bytes() for path in baseline_files(ROOT / "baselines")}
 TIMED = [number for number, one in ENTRIES.items() if json.loads(one)["benchmarks"]]
 CLAIMS = {
-    "own-model.md": [f"If they differ by more than {facts._TOLERANCE:.0e}".replace("e-0", "e-")],
+    "own-model.md": [f"If they differ by more than {inputs.TOLERANCE:.0e}".replace("e-0", "e-")],
     "upgrading.md": [
         f"up to {TOLERANCE:.0e} is the same".replace("e-0", "e-"),
         f"a block is {BLOCK_STEPS} steps",

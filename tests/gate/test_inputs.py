@@ -2,16 +2,26 @@
 
 import msgspec
 import pytest
-from builders import LORA, VALUES, compare, find_origins, make_record, observe
+from builders import (
+    CURVE,
+    LORA,
+    VALUES,
+    compare,
+    curve,
+    find_origins,
+    make_record,
+    observe,
+    trained,
+)
 
-from peft_regress.gate.facts import first_difference
+from peft_regress.gate.inputs import telling_difference
 from peft_regress.gate.judge import judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
 
 
-def summary(*shape, mean=0.1, norm=4.0, dtype="float32"):
-    return TensorSummary(shape=list(shape), dtype=dtype, mean=mean, norm=norm)
+def summary(*shape, mean=0.1, norm=4.0, dtype="float32", **rows):
+    return TensorSummary(shape=list(shape), dtype=dtype, mean=mean, norm=norm, **rows)
 
 
 INPUTS = Inputs(
@@ -47,6 +57,33 @@ def weights(**others):
             "training batches 0", "mean 0.1", "mean 0.2",
         ),
         (
+            changed(weights=weights(neck_bias=summary(8, mean=0.0, norm=0.0))),
+            "weights neck.bias", "norm 4", "constant 0",
+        ),
+        # Each tells more than the last: numbers, a shape, a constant, a gone weight, a dtype.
+        (
+            changed(weights=weights(neck_weight=summary(8, 9), neck_bias=summary(8, norm=5.0))),
+            "weights neck.weight", "8x16", "8x9",
+        ),
+        (
+            changed(
+                weights=weights(neck_bias=summary(9)),
+                train={**INPUTS.train, "1": summary(4, dtype="int64", mean=0.0, norm=0.0)},
+            ),
+            "training batches 1", "norm 4", "constant 0",
+        ),
+        (
+            changed(
+                weights={"neck.bias": summary(8, mean=0.0, norm=0.0)},
+                optimizer=[{"lr": 0.01, "weight_decay": 0.0}],
+            ),
+            "weights neck.weight", "8x16", "absent",
+        ),
+        (
+            changed(weights={"neck.bias": summary(8)}, test={"0": summary(1, dtype="float64")}),
+            "test batches 0", "float32", "float64",
+        ),
+        (
             changed(test={"0": summary(2, 3, 8, 8, dtype="float64")}),
             "test batches 0", "float32", "float64",
         ),
@@ -54,12 +91,115 @@ def weights(**others):
             changed(optimizer=[{"lr": 0.01, "weight_decay": 0.0}]),
             "optimizer group 0, lr", "0.001", "0.01",
         ),
-        (changed(optimizer=INPUTS.optimizer * 2), "optimizer groups", "1", "2"),
+        (
+            changed(optimizer=[*INPUTS.optimizer, {"lr": 0.01, "weight_decay": 0.0}]),
+            "optimizer groups", "1", "2",
+        ),
         (changed(weights=weights(neck_extra=summary(3))), "weights neck.extra", "absent", "3"),
     ],
 )  # fmt: skip
-def test_the_first_difference_of_the_inputs_is_named(inputs, where, old, new):
-    assert first_difference(record(), record(inputs)) == (where, old, new)
+def test_the_difference_of_the_inputs_that_tells_most_is_named(inputs, where, old, new):
+    found = telling_difference(record(), record(inputs))
+    assert (found.where, found.old, found.new) == (where, old, new)
+
+
+IMAGES = [0.5, -1.5, 2.5, -3.5]
+LABELS = [1.0, 0.0, 2.0, 1.0]
+TOKENS = [[5.0, 6.0, 7.0], [50.0, 60.0, 70.0]]
+
+
+def batches(images, labels=LABELS, norm=4.0):
+    shown = {} if images is None else {"rows": images}
+    return changed(
+        train={
+            "0": summary(len(IMAGES), 8, norm=norm, **shown),
+            "1": summary(4, dtype="int64", rows=labels),
+        }
+    )
+
+
+def texts(ids, labels):
+    return changed(
+        train={
+            name: summary(3, 9, dtype="int64", rows=rows)
+            for name, rows in (("input_ids", ids), ("labels", labels))
+        }
+    )
+
+
+EQUAL_SUMS = "norm and mean of all batches are equal"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            batches(IMAGES), batches(IMAGES, [1.0, 1.0, 0.0, 1.0]),
+            f"labels differ in 2 of 4 rows; inputs are equal; {EQUAL_SUMS}",
+        ),
+        (
+            batches(IMAGES), batches([0.5, -1.5, 9.0, -3.5], norm=5.0),
+            "inputs differ in 1 of 4 rows; labels are equal",
+        ),
+        (
+            batches(IMAGES), batches(IMAGES[::-1], LABELS[::-1]),
+            f"inputs, labels have another order; {EQUAL_SUMS}",
+        ),
+        (
+            batches(IMAGES), batches([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0]),
+            f"inputs differ in 4 of 4 rows; labels differ in 2 of 4 rows; {EQUAL_SUMS}",
+        ),
+        (texts(*TOKENS), texts(*TOKENS[::-1]), "input_ids and labels are swapped"),
+        (
+            changed(train={"": summary(99, 2, rows=[1.0] * 64)}),
+            changed(train={"": summary(99, 2, rows=[1.0] * 63 + [2.0], norm=9.0)}),
+            "values differ in 1 of the first 64 rows",
+        ),
+    ],
+)  # fmt: skip
+def test_other_rows_of_the_first_batch_are_told_in_words(old, new, words):
+    comparison = compare([record(old)], [record(new)])
+    (reason,) = comparison.cases[0].reasons
+    text = f"in the first training batch, {words}"
+    assert (reason.name, reason.old, reason.new, reason.verdict) == (
+        "inputs", None, text, "incomparable",
+    )  # fmt: skip
+    shown = [case_text(comparison.cases[0], comparison), verdict_text(comparison)]
+    in_case, in_all = (" ".join(one.split()) for one in shown)
+    assert f"inputs: {text}" in in_case
+    assert f"cannot be compared: {text}" in in_all
+    assert "absent" not in verdict_markdown(comparison)
+
+
+@pytest.mark.parametrize(
+    ("rows", "norm", "where"),
+    [
+        (None, 4.0, None),
+        (None, 5.0, "training batches 0"),
+        ([0.5 + 4e-6, -1.5, 2.5, -3.5], 4.0, None),
+        (IMAGES, 5.0, "training batches 0 after the first 4 rows"),
+    ],
+    ids=["not recorded", "by their norm", "rounding", "a later batch"],
+)
+def test_rows_are_compared_if_both_sides_have_them_but_for_rounding(rows, norm, where):
+    for sides in ((IMAGES, rows), (rows, IMAGES)):
+        norms = (4.0, norm)
+        found = telling_difference(
+            *(record(batches(one, norm=size)) for one, size in zip(sides, norms, strict=True))
+        )
+        assert (None if found is None else found.where) == where
+
+
+def test_cases_whose_same_part_differs_are_one_finding():
+    ids = [LORA, "unseen/lora-r4/resnet18"]
+    old = [make_record(one, VALUES, inputs=INPUTS) for one in ids]
+    other = [weights(neck_bias=summary(8, norm=norm)) for norm in (5.0, 6.0)]
+    new = [
+        make_record(one, VALUES, inputs=changed(weights=found))
+        for one, found in zip(ids, other, strict=True)
+    ]
+    (finding,) = compare(old, new).findings
+    assert finding.cases == tuple(ids)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +213,12 @@ def test_the_first_difference_of_the_inputs_is_named(inputs, where, old, new):
         changed(optimizer=[{"lr": 0.001, "weight_decay": 0.0, "fused": 1.0}]),
         changed(train={"0": INPUTS.train["0"]}),
         changed(weights={}, optimizer=[]),
+        changed(optimizer=INPUTS.optimizer * 2),
     ],
 )
 def test_noise_and_what_only_one_side_knows_are_no_difference(inputs):
-    assert first_difference(record(), record(inputs)) is None
-    assert first_difference(record(inputs), record()) is None
+    assert telling_difference(record(), record(inputs)) is None
+    assert telling_difference(record(inputs), record()) is None
 
 
 def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged():
@@ -86,11 +227,8 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
     case = judge_case(LORA, observe(record()), observe(record(other, worse)))
     (reason,) = case.reasons
     assert case.verdict == reason.verdict == "incomparable"
-    assert (reason.name, reason.old, reason.new) == (
-        "inputs",
-        "optimizer group 0, lr: 0.001",
-        "0.01",
-    )
+    assert (reason.name, reason.note) == ("inputs", "optimizer group 0, lr")
+    assert (reason.old, reason.new) == ("0.001", "0.01")
     dearer = record(other, {**worse, "forward_flops": 9e12}, invariants={"frozen": False})
     case = judge_case(LORA, observe(record(invariants={"frozen": True})), observe(dearer))
     found = {reason.name: reason.verdict for reason in case.reasons}
@@ -136,6 +274,24 @@ def test_a_script_is_judged_by_what_repeats_on_both_sides(old, new, verdict, rea
     dearer = scripted(*new, trainable_params=2)
     case = judge_case(LORA, observe(scripted(*old, trainable_params=1)), observe(dearer))
     assert case.verdict == "regressed"
+
+
+def test_a_parameter_that_a_script_lost_is_a_regression_and_a_buffer_a_remark():
+    old, bare = (scripted(total_params=count) for count in (136, 8))
+    fewer = changed(weights={"neck.bias": INPUTS.weights["neck.bias"]})
+    lost = msgspec.structs.replace(bare, inputs=fewer)
+    words = "the model no longer has neck.weight"
+    for sides in ((old, lost), (lost, old)):
+        comparison = compare(*([side] for side in sides))
+        (case,) = comparison.cases
+        said = words if sides[1] is lost else "the model newly has neck.weight"
+        assert case.verdict == "regressed"
+        assert [one.new for one in case.reasons if one.kind == "model"] == [said]
+        assert f"regressed in 1 case: {said}" in verdict_text(comparison)
+    buffer = msgspec.structs.replace(old, inputs=fewer)
+    case = judge_case(LORA, observe(old), observe(buffer))
+    assert (case.verdict, case.reasons) == ("unchanged", ())
+    assert "model" in {one.kind for one in case.remarks}
 
 
 def test_what_a_script_wrote_is_told_until_a_reference_judges_it_and_compared_with_nothing():
@@ -195,6 +351,27 @@ def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, 
     (reason,) = case.reasons
     assert (reason.name, reason.verdict, reason.old) == ("trained", "regressed", "3 tensors")
     assert reason.new == words
+
+
+@pytest.mark.parametrize(
+    ("losses", "shape", "verdict"),
+    [(CURVE, [8, 4], "incomparable"), (curve(3), [8, 4], "regressed"),
+     (CURVE, [4], "regressed"), (msgspec.UNSET, [8, 4], "regressed")],
+    ids=["renamed", "another curve", "another shape", "no curve"],
+)  # fmt: skip
+def test_a_renamed_layer_with_equal_losses_is_no_regression(losses, shape, verdict):
+    old = trained(trained={"neck.lora_B": [8, 4]}, inputs=INPUTS, curve=CURVE)
+    renamed = changed(weights={"throat.bias": summary(8), "throat.weight": summary(8, 16)})
+    new = trained(
+        trained={"throat.lora_B": shape},
+        inputs=renamed,
+        curve=losses,
+    )
+    comparison = compare([old], [new])
+    found = {one.kind: one.verdict for one in comparison.cases[0].reasons}
+    assert (found["trained"], found["inputs"]) == (verdict, "incomparable")
+    words = "cannot be compared: weights neck.bias: 8 -> absent"
+    assert words in " ".join(verdict_text(comparison).split())
 
 
 def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none():

@@ -1,5 +1,6 @@
 """What a case says of itself decides bounds: nearby losses, the number of test items, the rates."""
 
+import msgspec
 import pytest
 from builders import (
     CURVE,
@@ -16,7 +17,8 @@ from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
 from peft_regress.gate.repeats import completed
-from peft_regress.report import verdict_text
+from peft_regress.report import case_text, verdict_markdown, verdict_text
+from peft_regress.runs.schema import OwnBound
 
 LOSSES = [[2.0, 1.0, 0.5, 0.25], [2.0, 1.0, 0.5, 0.25]]
 LEAST = DEFAULT_POLICY.nearby_least
@@ -40,14 +42,34 @@ def judged(old, new):
     return judge_case(LORA, observe(old), observe(new, machine=OTHER_MACHINE))
 
 
-def test_losses_are_bounded_by_those_of_nearby_weights():
+def test_losses_are_bounded_by_those_of_nearby_weights_up_to_the_next_step():
     one = record(nearby_losses=moved(1e-4, 1e-4, -1e-3, 1e-2))
-    assert bounds_of(one) == pytest.approx([USUAL[0], 1e-4, 1e-3, 1e-2])
+    assert bounds_of(one) == pytest.approx([USUAL[0], 1e-3, 1e-2, 1e-2])
+    falling = record(nearby_losses=moved(0, 1e-3, 1e-4, 1e-5))
+    assert bounds_of(falling) == pytest.approx([USUAL[0], 1e-3, 1e-3, 1e-3])
 
 
 def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usual():
     assert bounds_of(record(nearby_losses=moved(0, 0, 1e-9, 0))) == [LEAST] * 4
     assert bounds_of(record(nearby_losses=moved(9, 9, 9, 9))) == [*USUAL]
+
+
+@pytest.mark.parametrize("kind", ["fake tensors", "real tensors"])
+def test_an_own_case_says_the_smallest_change_that_fails_it(kind):
+    losses = {"first_losses": LOSSES, "filled_losses": [[1.0]] * 2}
+    one = make_record(LORA, losses, nearby_losses=moved(0, 5e-4, 0, 0), profiled_on=kind)
+    wider = make_record(LORA, losses, bounds={"first_losses": OwnBound(bound=0.01, reason="r")})
+    own = msgspec.structs.replace(wider, profiled_on=kind)
+    for record, bound in ((one, "4e-06"), (own, "0.01")):
+        comparison = judge({LORA: observe(record)}, {LORA: observe(record)})
+        text = f"{bound} of the first loss, 3e-05 of the losses of a filled adapter"
+        words = f"the smallest change that fails it: {text}"
+        assert words in " ".join(case_text(comparison.cases[0], comparison).split())
+        assert words not in verdict_text(comparison)
+        (remark,) = (one for one in comparison.cases[0].remarks if one.kind == "sensitivity")
+        assert remark.text == text
+    built_in = judge({LORA: observe(wider)}, {LORA: observe(wider)})
+    assert "smallest change" not in case_text(built_in.cases[0], built_in)
 
 
 def test_a_step_that_was_accepted_by_wider_bounds_is_no_drift_for_ever():
@@ -109,28 +131,37 @@ def test_another_rate_is_named_with_its_step_and_both_rates():
     case = judged(old, new)
     (reason,) = case.reasons
     assert (case.verdict, reason.name) == ("regressed", "rates")
-    assert (reason.old, reason.new) == ("0.4", "learning rate after step 2: 0.3")
+    assert (reason.note, reason.old, reason.new) == ("learning rate after step 2", "0.4", "0.3")
     comparison = judge({LORA: observe(old)}, {LORA: observe(new)})
-    assert "learning rate after step 2: 0.3" in verdict_text(comparison)
+    words = "learning rate after step 2: 0.4 -> 0.3"
+    assert f"regressed in 1 case: {words}" in verdict_text(comparison)
+    assert f"rates: {words}" in case_text(comparison.cases[0], comparison)
+    page = verdict_markdown(comparison)
+    assert "rates: learning rate after step 2 of" in page
+    assert "where: " not in page
 
 
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
         ([[0.5]], [[0.5]], None),
-        ([[0.5]], [[0.5, 0.4]], "learning rate after step 2: 0.4"),
-        ([[0.5, 0.25]], [[0.5]], "learning rate after step 2: 0.5"),
-        ([[0.5], [0.1]], [[0.5], [0.2]], "learning rate of group 1 after step 1: 0.2"),
-        ([[0.5], [0.1]], [[0.5]], "the number of learning rates: 1"),
+        ([[0.5]], [[0.5, 0.4]], ("learning rate after step 2", "0.5", "0.4")),
+        ([[0.5, 0.25]], [[0.5]], ("learning rate after step 2", "0.25", "0.5")),
+        (
+            [[0.5], [0.1]], [[0.5], [0.2]],
+            ("learning rate of group 1 after step 1", "0.1", "0.2"),
+        ),
+        ([[0.5], [0.1]], [[0.5]], ("number of learning rates", "2", "1")),
+        ([[0.5], [0.5]], [[0.5]], None),
         ([[0.5, 1e-18]], [[0.5, 0.0]], None),
         ([[0.5]], None, None),
         (None, [[0.5]], None),
-        ([], [[0.5]], "the number of learning rates: 1"),
+        ([], [[0.5]], ("number of learning rates", "0", "1")),
     ],
-)
+)  # fmt: skip
 def test_rates_are_compared_but_for_their_last_bits(old, new, found):
     sides = (trained(**({} if rates is None else {"rates": rates})) for rates in (old, new))
-    reasons = [reason.new for reason in judged(*sides).reasons]
+    reasons = [(one.note, one.old, one.new) for one in judged(*sides).reasons]
     assert reasons == ([] if found is None else [found])
 
 

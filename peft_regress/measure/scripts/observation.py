@@ -39,7 +39,8 @@ class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     loss: float | None
     """The sum of what `backward` was called on; None if that is not all single numbers."""
     inputs: dict[str, TensorSummary]
-    """The tensors that the model was called with, by the argument's name."""
+    """The tensors that the model was called with, by the argument's name; with the rows of the
+    script's first micro-batch."""
     digests: dict[str, str]
     """Of those that are whole numbers: a digest of their values, which no processor rounds."""
 

@@ -154,7 +154,7 @@ class Watcher:
             with _unrecorded():
                 is_loss = all(loss.numel() == 1 for loss in losses)
                 value = sum(float(loss.detach()) for loss in losses) if is_loss else None
-                sums = BatchSums()
+                sums = BatchSums(rows=not self._steps and not self._micro_batches)
                 sums.add(self._inputs)
                 digests = {
                     name: digest_of(tensor)

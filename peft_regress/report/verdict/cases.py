@@ -87,7 +87,8 @@ def reason_line(reason: verdicts.Reason) -> str:
     if reason.kind == "invariant":
         what = f"{metric}: {old} -> {new}" if reason.verdict != "new" else f"{metric} is false"
         return sentences.with_note(what, [reason.note])
-    return f"{metric}: {old} -> {new}  {change}{sentences.against(reason)}".rstrip()
+    sides = f"{old} -> {new}" if old else new
+    return f"{metric}: {sides}  {change}{sentences.against(reason)}".rstrip()
 
 
 def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:

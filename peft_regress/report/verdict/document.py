@@ -209,13 +209,12 @@ class _Findings:
 
     def _table(self, reasons: Sequence[tuple[str, Reason]]) -> Table:
         """Return a row for each case and reason; a metric that all share stands in the heading."""
-        titles = {clean(reason.title, longest=_LONGEST_VALUE) for _, reason in reasons}
+        found = [(case, sentences.reason_cells(reason)) for case, reason in reasons]
+        titles = {clean(cells[0], longest=_LONGEST_VALUE) for _, cells in found}
         shared = titles.pop() if len(titles) == 1 else ""
         rows = []
-        for case, reason in reasons:
-            metric, *values = (
-                clean(text, longest=_LONGEST_VALUE) for text in sentences.reason_cells(reason)
-            )
+        for case, cells in found:
+            metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
             rows.append(Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values)))
         return Table(
             headings=(

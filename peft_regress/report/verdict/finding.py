@@ -25,7 +25,7 @@ _NOT_COMPARED: Final = {
     "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
-_IN_WORDS: Final = frozenset({"curve", "evaluation", "numerics", "rates"})
+_IN_WORDS: Final = frozenset({"curve", "evaluation", "model", "numerics", "rates"})
 """The reasons on a function that say by themselves what changed."""
 
 
@@ -50,6 +50,8 @@ def finding_title(finding: Finding) -> str:
 def _telling_title(finding: Finding) -> str:
     """Return the reason that means most to a training; of metrics the two leading ones."""
     first, *others = finding.example.telling
+    if first.note:
+        return sentences.both_sides(first)
     if first.kind in _IN_WORDS:
         return clean(str(first.new))
     if first.kind != "metric":
@@ -112,7 +114,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
 
 def _notes(finding: Finding) -> list[str]:
     """Say where an invariant is false."""
-    notes = [reason.note for reason in finding.reasons]
+    notes = [reason.note for reason in finding.reasons if reason.kind == "invariant"]
     lines = [f"where: {sentences.where_false(notes)}"] if any(notes) else []
     if finding.cause.strand == "invariant":
         others = {reason.subject for reason in finding.reasons} - {finding.cause.what}
@@ -252,7 +254,4 @@ def _coverage_title(finding: Finding) -> str:
     if words is None:
         return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
     reason = next(one for one in finding.example.reasons if one.kind == what)
-    old, new = (
-        "not recorded" if side is None else clean(str(side)) for side in (reason.old, reason.new)
-    )
-    return f"{words}: {old} -> {new}"
+    return f"{words}: {sentences.both_sides(reason)}"

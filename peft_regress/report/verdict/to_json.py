@@ -47,7 +47,7 @@ def _encode_reason(reason: Reason) -> dict[str, Any]:
     """Return `{metric, old, new, relative_change, bound, verdict}`.
 
     With `bound_reason` for a bound of the author's, `limit` for a budget or a device, and `note`
-    for an invariant: where it is false.
+    for an invariant: where it is false; for inputs, rates and an optimizer: the place.
     """
     names = ("old", "new", "relative_change", "bound", "verdict")
     encoded = {"metric": reason.title, **_fields(reason, *names)}

@@ -71,6 +71,19 @@ def test_the_same_script_is_unchanged(reasons):
     assert reasons(LOOP).verdict == "unchanged"
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("[1] *= 2", "differ in 1 of 8 rows"),
+        ("[:8] = data.tensors[0][:8].flip(0)", "have another order"),
+    ],
+)
+def test_other_rows_of_the_first_micro_batch_are_told_in_words(reasons, rows, words):
+    case = reasons(f"data.tensors[0]{rows}\n{LOOP}")
+    (reason,) = (one for one in case.reasons if one.kind == "inputs")
+    assert reason.new.startswith(f"in the first micro-batch, values of tensor 0 {words}")
+
+
 OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
 
 
@@ -116,8 +129,8 @@ OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
             id="a scaled loss and one more buffer",
         ),
         pytest.param(
-            "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1))\n" + LOOP,
-            {"forward_flops", "peak_bytes"},
+            "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1).requires_grad_(False))\n" + LOOP,
+            {"forward_flops", "peak_bytes", "model"},
             id="more work",
         ),
     ],
@@ -134,7 +147,7 @@ def test_other_data_is_no_other_computation(reasons):
     assert case.verdict == "incomparable"
     (reason,) = case.reasons
     assert reason.name == "inputs"
-    assert reason.old.startswith("training batches 1 0: ")
+    assert reason.new == "in the first micro-batch, values of tensor 0 differ in 8 of 8 rows"
 
 
 LOSSES = ["first_losses", "gradient_norms"]
