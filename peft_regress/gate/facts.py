@@ -128,7 +128,9 @@ def cost_reasons(old: Record, new: Record) -> Iterator[Reason]:
 # --- what trains, and from what -------------------------------------------------------------------
 
 
-def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
+def training_facts(
+    old: Record, new: Record, *, same_files: bool = False
+) -> Iterator[Reason | Remark]:
     """Compare the model, the inputs of its training, and the trained parameters."""
     models = _model_shapes(old), _model_shapes(new)
     if models[0] and models[1] and models[0] != models[1]:
@@ -143,10 +145,10 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
         one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
     ):
         was = f"{difference.where}: {difference.old}"
-        yield Reason(kind="inputs", old=was, new=difference.new, obstacle="inputs")
+        yield _inputs_reason(was, difference.new, same_files=same_files)
     if not old.metrics.keys().isdisjoint(new.unseeded):
         was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
-        yield Reason(kind="inputs", old=was, new=now, obstacle="inputs")
+        yield _inputs_reason(was, now, same_files=same_files)
     if old.trained is not UNSET:
         tensors = count_of(len(old.trained), "tensor")
         if new.trained is UNSET:
@@ -186,6 +188,12 @@ def script_remarks(new: Record) -> Iterator[Remark]:
 
 def _regressed(kind: ReasonKind, old: str, new: str | None) -> Reason:
     return Reason(kind=kind, old=old, new=new, verdict="regressed")
+
+
+def _inputs_reason(old: str, new: str, *, same_files: bool) -> Reason:
+    if same_files:
+        return _regressed("inputs", old, new)
+    return Reason(kind="inputs", old=old, new=new, obstacle="inputs")
 
 
 class Difference(NamedTuple):

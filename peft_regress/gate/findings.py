@@ -35,6 +35,7 @@ Strand = Literal[
     "fit",
     "costs",
     "trained",
+    "inputs",
     "invariant",
     "function",
     "quality",
@@ -227,6 +228,7 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "budget": "budget",
     "fits": "fit",
     "trained": "trained",
+    "inputs": "inputs",
     "curve": "function",
     "evaluation": "function",
     "numerics": "function",
@@ -271,8 +273,8 @@ def _cause(
         where += [f"{one.name}: {one.old} -> {one.new}" for one in settings]
         return Cause(strand, name, None, tuple(where))
     # Nothing shows where in a model its function changed; the method is the closest hint.
-    hint = str(reasons[0].new) if strand == "trained" else new.record.case.method
-    return Cause(strand, strand, worse, (hint,))
+    hints = {"trained": reasons[0].new, "inputs": reasons[0].old}
+    return Cause(strand, strand, worse, (str(hints.get(strand, new.record.case.method)),))
 
 
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")

@@ -249,6 +249,7 @@ class _Search:
                 before,
                 asked=[self.settings.package],
                 base_requirements=self._requirements(old),
+                same_files=True,
                 setup=self.settings.setup,
                 progress=self.progress,
             ),
@@ -258,7 +259,7 @@ class _Search:
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]
     ) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""
-        comparison, metric = judge(old, new), self.settings.metric
+        comparison, metric = judge(old, new, same_files=True), self.settings.metric
         findings = tuple(
             finding
             for finding in comparison.findings

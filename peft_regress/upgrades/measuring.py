@@ -137,6 +137,8 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     record: Record
     imported: dict[Name, Version]
     """The packages that the case uses beyond the requirements of this package."""
+    loaded: list[str] = []
+    """The packages of which a module is loaded once the case has run."""
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
 
@@ -185,7 +187,7 @@ def _source(seat: Seat, worker: WorkerProcess) -> Source:
 def _measured(
     seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
 ) -> MeasuredCase:
-    case, packages, files = Case.parse(request.case), {}, {}
+    case, packages, loaded, files = Case.parse(request.case), {}, list[str](), {}
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as folder:
         asked = Measure(
             trains=request.trains,
@@ -194,7 +196,7 @@ def _measured(
         )
         try:
             answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
-            record, packages = answer.record, answer.packages
+            record, packages, loaded = answer.record, answer.packages, answer.loaded
             files = adapter_files(Path(folder), case)
         except RequestRefusedError:
             raise
@@ -210,7 +212,42 @@ def _measured(
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
             record = error_record(case, definition, failure)
     source = _source(seat, worker)
-    return MeasuredCase(source=source, record=record, imported=packages, adapter=files)
+    return MeasuredCase(
+        source=source, record=record, imported=packages, loaded=loaded, adapter=files
+    )
+
+
+def packages_loaded(  # noqa: PLR0913  (as of `measure_cases`)
+    cases: Sequence[Case],
+    *,
+    python: Path,
+    setup: MeasuringSetup,
+    planned: Sequence[Planned],
+    trains: bool,
+    known: Mapping[str, list[KnownCurve]],
+) -> set[str] | None:
+    """Return the packages of which cases load a module; None if a case fails, and may lack some."""
+    environment = _environment(python, planned)
+    function = f"{__name__}:{measure_case.__name__}"
+    requests = [
+        CaseRequest(
+            case=case.id,
+            baselines=str(setup.baselines.absolute()),
+            trains=trains,
+            known=known.get(case.id, []),
+        )
+        for case in cases
+    ]
+    with setup.opened_pool() as pool:
+        futures = pool.submit(environment, function, requests, MeasuredCase)
+        measured = [future.result() for future in futures]
+    if any(one.record.status != "ok" for one in measured):
+        return None
+    return {name for one in measured for name in one.loaded}
+
+
+def _environment(python: Path, planned: Sequence[Planned]) -> Environment:
+    return Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES)
 
 
 @dataclass(kw_only=True)
@@ -284,9 +321,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     try:
         with setup.opened_pool() as pool:
             work = _Work(
-                environment=Environment(
-                    python=python, planned=tuple(planned), libraries=_LIBRARIES
-                ),
+                environment=_environment(python, planned),
                 setup=setup,
                 pool=pool,
                 results=results,

@@ -345,7 +345,7 @@ def test_a_real_worker_measures_what_this_process_does():
 
 def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     measurer = Measurer()
-    measurer._recipe = SimpleNamespace(packages=dict)
+    measurer._recipe = SimpleNamespace(packages=dict, loaded=set)
     given = []
 
     def measured(_, *, known, **__):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.findings import Finding, Member
+from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
@@ -36,15 +36,16 @@ def finding_headline(finding: Finding) -> str:
 
 def finding_title(finding: Finding) -> str:
     """Return what changed and by how much."""
-    cause = finding.cause
-    if cause.strand in {"budget", "fit"}:
-        return _limit_title(finding)
-    if cause.strand == "coverage":
-        return _coverage_title(finding)
-    if cause.strand == "status":
-        return _status_title(finding.example)
-    if cause.strand == "invariant":
-        return _invariant_title(finding)
+    titles = {
+        "budget": _limit_title,
+        "fit": _limit_title,
+        "coverage": _coverage_title,
+        "status": _status_title,
+        "invariant": _invariant_title,
+        "inputs": _inputs_title,
+    }
+    if finding.cause.strand in titles:
+        return titles[finding.cause.strand](finding)
     exact = [one for one in finding.example.reasons if one.kind in _IN_WORDS]
     if exact:
         return clean(str(exact[0].new))
@@ -77,6 +78,8 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
     if cause.strand == "budget":
         lines.append("accepting does not change this: reduce the cost, or change the budget")
+    if cause.strand == "inputs":
+        lines.append("losses and scores, which depend on the inputs, could not be judged")
     lines += _notes(finding)
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
@@ -125,7 +128,7 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
 
     Empty for an invariant, a status or missing coverage: there the title says everything.
     """
-    if finding.cause.strand in {"invariant", "status", "coverage", "trained"}:
+    if finding.cause.strand in {"invariant", "status", "coverage", "trained", "inputs"}:
         return []
     member = finding.example
     lines = []
@@ -186,8 +189,13 @@ def strictness(comparison: Comparison) -> list[str]:
     ]
 
 
-def _status_title(member: Member) -> str:
-    reason = next(reason for reason in member.reasons if reason.kind == "status")
+def _inputs_title(finding: Finding) -> str:
+    reason = finding.example.reasons[0]
+    return f"the inputs changed: {clean(str(reason.old))} -> {clean(str(reason.new))}"
+
+
+def _status_title(finding: Finding) -> str:
+    reason = next(reason for reason in finding.example.reasons if reason.kind == "status")
     old, new = (clean(str(value), longest=_LONGEST_ERROR) for value in (reason.old, reason.new))
     return f"{old} -> {new}"
 
