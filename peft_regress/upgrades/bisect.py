@@ -78,6 +78,8 @@ class Bisection:
     """Ids."""
     trained: bool
     """Whether the cases were fine-tuned; otherwise costs showed a change."""
+    was_interrupted: bool = False
+    """Whether Ctrl-C ended the search for the responsible packages."""
 
 
 def bisect(
@@ -99,7 +101,7 @@ def bisect(
     search = _Search(settings=settings, versions=releases_between(settings), progress=progress)
     transitions, trains = search.first(cases)
     tried = {version for version, _ in search.measured}
-    return Bisection(
+    found = Bisection(
         settings=settings,
         versions=search.versions,
         transitions=tuple(transitions),
@@ -108,6 +110,12 @@ def bisect(
         cases=tuple(case.id for case in cases),
         trained=trains,
     )
+    for one in transitions:
+        progress(f"{settings.package} {one.new} changes what {one.old} does")
+    try:
+        return replace(found, transitions=tuple(map(search.with_responsible, transitions)))
+    except KeyboardInterrupt:
+        return replace(found, was_interrupted=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,18 +250,23 @@ class _Search:
             between=self.versions[low + 1 : high],
             comparison=comparison,
             changed=changed_packages(any_before.environment, any_after.environment),
-            responsible=find_responsible(
-                comparison.findings,
-                self.planned[old],
-                self.planned[new],
-                before,
-                asked=[self.settings.package],
-                base_requirements=self._requirements(old),
-                same_files=True,
-                setup=self.settings.setup,
-                progress=self.progress,
-            ),
+            responsible=(),
         )
+
+    def with_responsible(self, transition: Transition) -> Transition:
+        """Try each package that changed by itself."""
+        responsible = find_responsible(
+            transition.comparison.findings,
+            self.planned[transition.old],
+            self.planned[transition.new],
+            transition.comparison.references,
+            asked=[self.settings.package],
+            base_requirements=self._requirements(transition.old),
+            same_files=True,
+            setup=self.settings.setup,
+            progress=self.progress,
+        )
+        return replace(transition, responsible=responsible)
 
     def _compared(
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
@@ -27,6 +27,7 @@ from peft_regress.upgrades.bisect import Bisection, Transition
 from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
+_INTERRUPTED: Final = "not tried, interrupted"
 Advice = tuple[str, ...]
 """Words and commands alternate, words first."""
 
@@ -151,7 +152,7 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
     if upgrade.was_interrupted:
-        return "not tried, interrupted"
+        return _INTERRUPTED
     names = upgrade.installed or tuple(upgrade.changed)
     return f"{names[0]}, the only one that changed" if len(names) == 1 else None
 
@@ -271,16 +272,19 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     if len(moved) > 1:
         changed = [f"environment: {'; '.join(moved)}"]
     yield Section(title=title, body=tuple(changed), level=2, style="strong")
-    for finding, culprit in _with_culprits(transition):
+    for finding, culprit in _with_culprits(found, transition):
         head = finding.verdict.replace("_", " ")
         yield _finding_section(head, finding, transition.comparison, culprit)
 
 
-def _with_culprits(transition: Transition) -> Iterator[tuple[Finding, str | None]]:
+def _with_culprits(
+    found: Bisection, transition: Transition
+) -> Iterator[tuple[Finding, str | None]]:
     """Yield each finding with the package that causes it."""
+    unknown = _INTERRUPTED if found.was_interrupted else None
     for index, finding in enumerate(transition.comparison.findings):
         known = transition.responsible
-        yield finding, known[index].sentence if known else None
+        yield finding, known[index].sentence if known else unknown
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
@@ -305,7 +309,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
                 "environment": encode_sides("package", one.changed),
                 "findings": [
                     {**encode_finding(finding), "which_package": culprit}
-                    for finding, culprit in _with_culprits(one)
+                    for finding, culprit in _with_culprits(found, one)
                 ],
             }
             for one in found.transitions

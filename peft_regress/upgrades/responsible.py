@@ -63,7 +63,8 @@ class ResponsiblePackages:
             said = f"no package alone does it, only with others: {few(tried)}"
         else:
             left, why = few([name for name, _ in self.untried]), self.untried[0][1]
-            said = f"unknown: {left} cannot be tried alone ({clean(why, longest=_LONGEST_WHY)})"
+            why = clean(why, longest=_LONGEST_WHY)
+            said = f"unknown, since {left} cannot be tried alone ({why})"
             does = "does" if len(tried) == 1 else "do"
             said += f"; {few(tried)} {does} not do it" if tried else ""
         return clean(said, longest=_LONGEST)

@@ -111,7 +111,7 @@ def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     (found,) = responsible(world)
     assert found.untried == (("peft", "ImportError: HybridCache"),)
     assert found.sentence == (
-        "unknown: peft cannot be tried alone (ImportError: HybridCache); "
+        "unknown, since peft cannot be tried alone (ImportError: HybridCache); "
         "transformers does not do it"
     )
 
