@@ -44,13 +44,15 @@ class World:
     index: dict[str, list[str]]
     moved: Any = lambda *_: {}
     """What a case measures besides `FLAT`, by the packages and the case's id: values, `invariants`,
-    a `status` with its `error`, or `fails_in_training`."""
+    `inputs`, a `status` with its `error`, or `fails_in_training`."""
     broken: Any = lambda _: None
     """Why an environment cannot be installed (`PipError`) or imported, by its packages."""
     extra: dict[str, list[str]] = field(default_factory=dict)
     """The requirements that a requirement brings."""
     computes: Any = lambda *_: None
     """What a case computes, by the packages and the case's id: as a text; None if it is unknown."""
+    loaded: set[str] | None = None
+    """The packages of which a case loads a module; None if that is unknown."""
     yanked: set[str] = field(default_factory=set)
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
     """(packages, case ids, whether they trained) of each run."""
@@ -128,6 +130,7 @@ class World:
         python,
         trains=True,
         known=None,
+        loaded=None,
         on_record=lambda _: None,
         narrowed_by=(),
         keep_adapters=None,
@@ -146,6 +149,8 @@ class World:
             self.trained += [(packages["peft"], name) for name in ids]
         for record in records:
             on_record(record)
+            if loaded is not None and self.loaded is not None:
+                loaded[record.case.id] = self.loaded
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=packages,
@@ -158,7 +163,7 @@ class World:
     def record(self, packages, name, *, trains=True):
         moved = dict(self.moved(versions_of(packages), name))
         fails_in_training = moved.pop("fails_in_training", False)
-        budget = moved.pop("budget", None)
+        asides = {name: moved.pop(name, None) for name in ("budget", "inputs")}
         if moved.get("status") or (fails_in_training and trains):
             return make_record(name, status=moved.get("status", "error"), error=moved.get("error"))
         facts = moved.pop("invariants", {"frozen_unchanged": True})
@@ -168,7 +173,7 @@ class World:
             values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
         computed = self.computes(versions_of(packages), name) if trains else None
         more = {} if computed is None else {"curve": _curve_of(computed)}
-        more |= {} if budget is None else {"budget": budget}
+        more |= {name: one for name, one in asides.items() if one is not None}
         code = code_of(Case.parse(name))
         more |= {} if code is None else {"own_code": code}
         return make_record(name, values, invariants=facts, **more)

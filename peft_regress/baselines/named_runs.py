@@ -1,6 +1,6 @@
 """The paths that a user names: the one place that reads runs by name and refuses outputs.
 
-A name is a run file, a folder of shards, a baseline storage, or an entry of the storage.
+A name is a run file, a journal, a folder of shards, a baseline storage, or an entry of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.runs.journal import is_journal, partial_run
 from peft_regress.runs.run_file import RunFile, read_run
 from peft_regress.text import printable
 
@@ -26,7 +27,7 @@ class Named(NamedTuple):
     """What a name stands for; nothing is read yet."""
 
     path: Path
-    """A run file, a folder of shards, or a storage."""
+    """A run file, the journal of an interrupted run, a folder of shards, or a storage."""
     name: str
     """The name that reports show: of an entry `0003_peft-0.21.2`, else the path."""
     is_storage: bool
@@ -35,7 +36,8 @@ class Named(NamedTuple):
 
     def read(self) -> RunFile:
         """Read the one run. Raises `InputError` for a storage, which holds several."""
-        return read_run(self.of_one_run())
+        path = self.of_one_run()
+        return partial_run(path) if is_journal(path) else read_run(path)
 
     def of_one_run(self) -> Path:
         """Return the path of the one run. Raises `InputError` for a storage."""
@@ -53,7 +55,7 @@ class Named(NamedTuple):
         """
         if self.is_storage:
             return read_references(self.path)
-        found = observations_of(read_run(self.path).run, self.name)
+        found = observations_of(self.read().run, self.name)
         repeating = [name for name, one in found.items() if one.record.is_repeat]
         stored = read_references(self.root) if repeating else {}
         return found | {
@@ -64,7 +66,7 @@ class Named(NamedTuple):
 def find_named(root: Path, name: str) -> Named:
     """Find what a name stands for; an entry, such as `0003`, is one of the storage `root`.
 
-    Raises `AbsentError` if the name is none of the four, `InputError` if it is empty: as a path, an
+    Raises `AbsentError` if the name is none of these, `InputError` if it is empty: as a path, an
     empty name would be the working directory.
     """
     if not name:

@@ -90,7 +90,13 @@ def command(  # noqa: PLR0913  (arguments and options)
         setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
         chosen = BisectSettings(setup=setup, case=cases, **settings)
         found = bisect(chosen, progress=print_sentence)
-    wants_scripts = summary is not None or output == "markdown"
+        _show(found, summary, output)
+    context.exit(0 if found.transitions else _ABSENT_EXIT)
+
+
+def _show(found: Bisection, summary: Path | None, output: str) -> None:
+    """Write the summary, and print the result; raise `KeyboardInterrupt` again if it was one."""
+    wants_scripts = (summary is not None or output == "markdown") and not found.was_interrupted
     issue = reports.bisection_document(found, _scripts(found) if wants_scripts else {})
     if summary is not None:
         write_markdown(summary, issue)
@@ -99,7 +105,8 @@ def command(  # noqa: PLR0913  (arguments and options)
         print_json(reports.encode_bisection(found))
     else:
         show(reports.bisection_document(found) if output == "text" else issue, output)
-    context.exit(0 if found.transitions else _ABSENT_EXIT)
+    if found.was_interrupted:
+        raise KeyboardInterrupt
 
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:

@@ -68,9 +68,10 @@ def command(  # noqa: PLR0913  (arguments and options)
 ) -> None:
     """Judge run NEW by OLD.
 
-    Each is a run file, a folder of shards, or an entry of the storage such as 0001. OLD may also be
-    a baseline storage. It then judges as in `pytest benchmarks`: each case by its newest baseline
-    and by drift, and every case of the matrix is expected.
+    Each is a run file, a folder of shards, an entry of the storage such as 0001, or the `.journal`
+    that an interrupted run left. OLD may also be a baseline storage. It then judges as in
+    `pytest benchmarks`: each case by its newest baseline and by drift, and every case of the matrix
+    is expected.
     """
     of_matrix = None if stored_only else tuple(matrix_cases(matrix))
     after = find_input(baselines, new).read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from peft_regress.files import cache_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
-from peft_regress.report.terminal import print_progress, say, show, write_markdown
+from peft_regress.report.terminal import echo, print_progress, say, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
@@ -118,6 +119,12 @@ def command(  # noqa: PLR0913  (arguments and options)
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             scripts = tuple(reproduce(failing, result.comparison.observed, pythons))
 
+    def show_compared(result: Upgrade) -> None:
+        """Show the comparison before single packages are tried, which takes long."""
+        if output == "text":
+            show(reports.compared_sections(result), output)
+            echo()
+
     with (
         ending_signals_interrupt(),
         opened_pool(on, setup, say=print_sentence) as pool,
@@ -129,8 +136,20 @@ def command(  # noqa: PLR0913  (arguments and options)
             UpgradeSettings(setup=setup, pattern=cases, **settings),
             progress=print_sentence,
             on_record=record_printer(pool),
+            on_comparison=show_compared,
             finish=finish,
         )
+        _show(result, scripts, summary, output)
+    context.exit(result.comparison.exit_code)
+
+
+def _show(
+    result: Upgrade, scripts: Sequence[Reproduction], summary: Path | None, output: str
+) -> None:
+    """Write the summary, and print the result; as text, what follows the comparison.
+
+    Raises `KeyboardInterrupt` again if that ended the trials.
+    """
     issue = reports.upgrade_document(result, scripts)
     if summary is not None:
         write_markdown(summary, issue)
@@ -138,8 +157,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(reports.encode_upgrade(result))
     else:
-        show(reports.upgrade_document(result) if output == "text" else issue, output)
-    context.exit(result.comparison.exit_code)
+        show(reports.tried_sections(result) if output == "text" else issue, output)
+    if result.was_interrupted:
+        raise KeyboardInterrupt
 
 
 def _clean() -> None:

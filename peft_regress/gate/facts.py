@@ -127,7 +127,9 @@ def cost_reasons(old: Record, new: Record) -> Iterator[Reason]:
 # --- what trains, and from what -------------------------------------------------------------------
 
 
-def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
+def training_facts(
+    old: Record, new: Record, *, same_files: bool = False
+) -> Iterator[Reason | Remark]:
     """Compare the model, the inputs of its training, and the trained parameters."""
     yield from _model_change(old, new)
     difference, rate = telling_difference(old, new), rate_difference(old, new)
@@ -137,17 +139,15 @@ def training_facts(old: Record, new: Record) -> Iterator[Reason | Remark]:
     if difference is not None and any(
         one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
     ):
-        yield Reason(
-            kind="inputs",
-            subject=difference.part,
-            old=difference.old,
-            new=difference.new,
-            obstacle="inputs",
+        yield _inputs_reason(
+            difference.part,
+            (difference.old, difference.new),
             note=difference.where,
+            same_files=same_files,
         )
     if not old.metrics.keys().isdisjoint(new.unseeded):
-        was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
-        yield Reason(kind="inputs", subject="seed", old=was, new=now, obstacle="inputs")
+        sides = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
+        yield _inputs_reason("seed", sides, same_files=same_files)
     yield from _trained_reasons(old, new)
     before, after = numerics_of(old), numerics_of(new)
     if before != after:  # it decides the bounds
@@ -213,6 +213,21 @@ def script_remarks(new: Record) -> Iterator[Remark]:
 
 def _regressed(kind: ReasonKind, old: str | None, new: str | None, note: str = "") -> Reason:
     return Reason(kind=kind, old=old, new=new, verdict="regressed", note=note)
+
+
+def _inputs_reason(
+    part: str, sides: tuple[str | None, str], note: str = "", *, same_files: bool
+) -> Reason:
+    """Return that inputs differ: if both sides ran the same files, the packages changed them."""
+    return Reason(
+        kind="inputs",
+        subject=part,
+        old=sides[0],
+        new=sides[1],
+        verdict="regressed" if same_files else "incomparable",
+        obstacle=None if same_files else "inputs",
+        note=note,
+    )
 
 
 def _model_shapes(record: Record) -> Shapes:

@@ -39,6 +39,7 @@ Strand = Literal[
     "fit",
     "costs",
     "trained",
+    "inputs",
     "invariant",
     "function",
     "quality",
@@ -249,6 +250,7 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "budget": "budget",
     "fits": "fit",
     "trained": "trained",
+    "inputs": "inputs",
     "curve": "function",
     "evaluation": "function",
     "numerics": "function",
@@ -281,7 +283,7 @@ def _cause(
     strand: Strand, name: str, reasons: Sequence[Reason], old: Observation | None, new: Observation
 ) -> Cause:
     worse = any(reason.verdict in FAILING for reason in reasons)
-    if strand in {"budget", "fit", "invariant", "own"}:
+    if strand in {"budget", "fit", "inputs", "invariant", "own"}:
         return Cause(strand, name, worse)
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)
     if strand == "status":

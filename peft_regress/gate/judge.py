@@ -31,6 +31,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
     beside: Mapping[str, Record] | None = None,
+    same_files: bool = False,
 ) -> Comparison:
     """Judge every case that was expected or that ran, and that the glob of `invocation` matches.
 
@@ -38,7 +39,8 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     one without an observation is `missing`. `complete`: whether the run measured all that it was
     asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
     `beside`: records that are not judged now, of the same run or of the storage, whose costs a
-    budget may refer to.
+    budget may refer to. `same_files`: whether both sides ran the same files, so that other inputs
+    (data, weights, draws) are the work of the packages, and regressed.
     """
     invocation = invocation or Invocation()
     observed = {
@@ -54,6 +56,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
             policy=policy,
             devices=devices,
             others=Others.of(observed.get(name), references, observed, beside or {}),
+            same_files=same_files,
         )
         for name in chosen
     )
@@ -76,10 +79,11 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
     others: Others = Others(),  # noqa: B008  (immutable)
+    same_files: bool = False,
 ) -> CaseVerdict:
     """Judge one case by its reference; either may be absent.
 
-    others: the case whose cost the shares of the budget refer to.
+    others: the case whose cost the shares of the budget refer to. same_files: see `judge`.
     """
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
@@ -91,7 +95,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if old is None:
         found += _false_at_first(new.record)
     else:
-        judged = list(_findings(old, new, policy=policy, devices=devices))
+        judged = list(_findings(old, new, policy=policy, devices=devices, same_files=same_files))
         found += _with_operators_remarked(old, new, judged)
     reasons = sorted(
         (with_share(one, before) for one in found if isinstance(one, Reason)),
@@ -108,7 +112,12 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
 
 
 def _findings(
-    old: Observation, new: Observation, *, policy: Policy, devices: Sequence[DeviceClass]
+    old: Observation,
+    new: Observation,
+    *,
+    policy: Policy,
+    devices: Sequence[DeviceClass],
+    same_files: bool,
 ) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
     status = facts.status_reason(before, after)
@@ -119,7 +128,7 @@ def _findings(
         yield from facts.cost_reasons(before, after)
     elif before.status == after.status == "ok":
         yield from training_findings(old, new, policy=policy)
-        yield from facts.training_facts(before, after)
+        yield from facts.training_facts(before, after, same_files=same_files)
         yield from metric_findings(old, new, policy)
         yield from budgets.lost_fits(before, after, devices)
         yield from facts.invariant_findings(old, new)

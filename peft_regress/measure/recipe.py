@@ -35,7 +35,7 @@ from peft_regress.measure.training import (
     seed_all,
     training_steps,
 )
-from peft_regress.runs.environment import imported_packages, packages_with
+from peft_regress.runs.environment import imported_packages, loaded_packages, packages_with
 from peft_regress.script import Script
 
 _Made = TypeVar("_Made")
@@ -124,6 +124,11 @@ class Recipe:
         if self.is_own:
             return imported_packages()
         return packages_with(["executorch"]) if self.runs_in_executorch else {}
+
+    @staticmethod
+    def loaded() -> set[str]:
+        """Return the packages of which a measured case has loaded a module."""
+        return loaded_packages()
 
     @property
     def seeds(self) -> range:

@@ -39,7 +39,7 @@ def explanation(
 
 def _heading(old: Observation, new: Observation) -> Iterator[str]:
     yield f"{clean(new.record.case.id)}: {clean(old.run_name)} -> {clean(new.run_name)}"
-    moved = sentences.environment_lines(old.environment, new.environment)
+    moved = sentences.version_changes(old.environment, new.environment)
     yield f"environment: {'; '.join(moved) or 'the same packages on both sides'}"
     before, after = old.record.status_text, new.record.status_text
     if before != after:

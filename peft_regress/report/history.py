@@ -93,7 +93,7 @@ def _dated(entry: Entry) -> str:
 def _heading(entries: Sequence[Entry], at: int, before: int) -> str:
     if before < 0:
         return _dated(entries[at])
-    packages = sentences.environment_lines(*(entries[one].run.environment for one in (before, at)))
+    packages = sentences.version_changes(*(entries[one].run.environment for one in (before, at)))
     changed = "; ".join(packages) or "no package changed"
     return f"{_dated(entries[at])}, compared with {clean(entries[before].name)}: {changed}"
 

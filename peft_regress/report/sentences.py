@@ -11,7 +11,7 @@ from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.verdicts import Value as ReasonValue
 from peft_regress.metrics import MetricSpec, format_change, format_value
-from peft_regress.runs.environment import SUSPECTS, changed_packages, likely_first
+from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.runs.schema import Record, Run, Selection
 from peft_regress.text import clean, count_of
 
@@ -239,29 +239,11 @@ def outcome_line(comparison: Comparison) -> str:
     return f"{words} ({counts_line(comparison)}){others}"
 
 
-_ABSENT: Final = "not recorded"
-
-
 def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return 'peft 0.15.0 -> 0.14.0' for each package whose version changed, likely causes first.
 
-    A package that only one side recorded is no change, unless it is a likely cause.
+    A package that only one side recorded is no change: the other's cases may not have imported it
+    yet, or failed before.
     """
-    moved = {
-        name: pair
-        for name, pair in changed_packages(old, new).items()
-        if None not in pair or name in SUSPECTS
-    }
-    return [
-        clean(f"{package} {moved[package][0] or _ABSENT} -> {moved[package][1] or _ABSENT}")
-        for package in likely_first(moved)
-    ]
-
-
-def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return `version_changes`, and how many packages only one side recorded."""
-    lines = version_changes(old, new)
-    others = len(changed_packages(old, new)) - len(lines)
-    if others:
-        lines.append(f"{count_of(others, 'package')} recorded on one side only")
-    return lines
+    both = {name for name in changed_packages(old, new) if name in old and name in new}
+    return [clean(f"{name} {old[name]} -> {new[name]}") for name in likely_first(both)]

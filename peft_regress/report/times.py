@@ -11,7 +11,7 @@ from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
 from peft_regress.report.layout import Row, Style, Table
-from peft_regress.report.sentences import environment_lines
+from peft_regress.report.sentences import version_changes
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
@@ -100,7 +100,7 @@ def _notes(case: CaseTimes) -> Iterator[str]:
 def _sides(run: TimingRun) -> Iterator[str]:
     yield f"base: {clean(run.base)}"
     yield f"candidate: {clean(run.candidate)}"
-    moved = environment_lines(run.base_packages, run.candidate_packages)
+    moved = version_changes(run.base_packages, run.candidate_packages)
     yield f"environment: {'; '.join(moved) or 'the same packages'}"
     estimates = [case.estimate for case in run.cases if case.estimate is not None]
     if estimates:

@@ -84,6 +84,13 @@ def installed_version(name: str) -> str | None:
         return None
 
 
+def loaded_packages() -> set[str]:
+    """Return the names of the packages of which a module is loaded."""
+    owners = _owners()
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    return {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
+
+
 def imported_packages() -> dict[str, str]:
     """Return the version of every package of which a module is loaded, and of their requirements.
 
@@ -93,12 +100,8 @@ def imported_packages() -> dict[str, str]:
         point.dist.name for point in entry_points(group="pytest11") if point.dist is not None
     }
     runner = packages_with({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
-    owners = _owners()
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
-    return packages_with(
-        roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys()
-    )
+    roots = loaded_packages() - runner.keys() - {"peft-regress"}
+    return packages_with(roots, without=_SHOWN_WITH | runner.keys())
 
 
 _owners = functools.cache(packages_distributions)

@@ -21,8 +21,8 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.invariants import KNOWN
 from peft_regress.runs.environment import commit_here, commit_of, installed_version
-from peft_regress.runs.run_file import check_record, read_run
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record
+from peft_regress.runs.run_file import RunFile, check_record, read_run
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection
 
 _Schema = Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 _NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
@@ -133,6 +133,43 @@ def check_kept(record: Record) -> None:
     if isinstance(record.ledger, str):
         raise InputError(f"{record.case.id}: its ledger stands elsewhere")
     check_record(record.case.id, record)
+
+
+def is_journal(path: Path) -> bool:
+    """Return whether a path is that of a journal, and not of a run file."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def partial_run(path: Path) -> RunFile:
+    """Read a journal as the run that was interrupted: its records of the last environment.
+
+    Raises `RunFileError` if it cannot be trusted, or has no record.
+    """
+    lines = [line for line in read_journal(path) if line.kept.trains]
+    if not lines:
+        raise RunFileError(path, "has no record of a training", "Make the run again.")
+    last = lines[-1].header
+    packages = last.environment, last.direct
+    lines = [one for one in lines if (one.header.environment, one.header.direct) == packages]
+    imported = {name: version for one in lines for name, version in one.kept.imported.items()}
+    run = Run(
+        schema_version=SCHEMA_VERSION,
+        environment={**imported, **last.environment},
+        direct=last.direct,
+        machine=last.machine,
+        selection=Selection(complete=False, narrowed_by=["interrupted"]),
+        cases={line.case: _placed(line, last) for line in lines},
+        metrics_known=last.metrics_known,
+    )
+    return RunFile(path=path, run=run, document={})
+
+
+def _placed(line: Line, of_run: Header) -> Record:
+    """Return a record that says where it was measured, if not on the machine of the run."""
+    record, machine = line.kept.record, line.header.machine
+    if record.machine is not UNSET or machine == of_run.machine:
+        return record
+    return msgspec.structs.replace(record, machine=machine)
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from packaging.utils import canonicalize_name
@@ -78,6 +78,8 @@ class Bisection:
     """Ids."""
     trained: bool
     """Whether the cases were fine-tuned; otherwise costs showed a change."""
+    was_interrupted: bool = False
+    """Whether Ctrl-C ended the search for the responsible packages."""
 
 
 def bisect(
@@ -99,7 +101,7 @@ def bisect(
     search = _Search(settings=settings, versions=releases_between(settings), progress=progress)
     transitions, trains = search.first(cases)
     tried = {version for version, _ in search.measured}
-    return Bisection(
+    found = Bisection(
         settings=settings,
         versions=search.versions,
         transitions=tuple(transitions),
@@ -108,6 +110,12 @@ def bisect(
         cases=tuple(case.id for case in cases),
         trained=trains,
     )
+    for one in transitions:
+        progress(f"{settings.package} {one.new} changes what {one.old} does")
+    try:
+        return replace(found, transitions=tuple(map(search.with_responsible, transitions)))
+    except KeyboardInterrupt:
+        return replace(found, was_interrupted=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,8 @@ class _Search:
     """By version and whether the cases trained."""
     skipped: dict[Version, str] = field(default_factory=dict)
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
+    loaded: dict[str, Collection[str]] = field(default_factory=dict)
+    """The packages of which a case has loaded a module, by case."""
 
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return the first release of each change between the ends, and whether cases trained."""
@@ -174,7 +184,12 @@ class _Search:
                 raise InputError("yanked by its maintainers")
             self.planned[version] = overlay.planned
             run = measure_cases(
-                cases, python=overlay.python, planned=overlay.planned, setup=setup, trains=trains
+                cases,
+                python=overlay.python,
+                planned=overlay.planned,
+                setup=setup,
+                trains=trains,
+                loaded=self.loaded,
             )
         lost = [case.id for case in cases if case.id not in run.cases]
         if lost:
@@ -242,23 +257,30 @@ class _Search:
             between=self.versions[low + 1 : high],
             comparison=comparison,
             changed=changed_packages(any_before.environment, any_after.environment),
-            responsible=find_responsible(
-                comparison.findings,
-                self.planned[old],
-                self.planned[new],
-                before,
-                asked=[self.settings.package],
-                base_requirements=self._requirements(old),
-                setup=self.settings.setup,
-                progress=self.progress,
-            ),
+            responsible=(),
         )
+
+    def with_responsible(self, transition: Transition) -> Transition:
+        """Try each package that changed by itself."""
+        responsible = find_responsible(
+            transition.comparison.findings,
+            self.planned[transition.old],
+            self.planned[transition.new],
+            transition.comparison.references,
+            asked=[self.settings.package],
+            base_requirements=self._requirements(transition.old),
+            loaded=self.loaded,
+            same_files=True,
+            setup=self.settings.setup,
+            progress=self.progress,
+        )
+        return replace(transition, responsible=responsible)
 
     def _compared(
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]
     ) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""
-        comparison, metric = judge(old, new), self.settings.metric
+        comparison, metric = judge(old, new, same_files=True), self.settings.metric
         findings = tuple(
             finding
             for finding in comparison.findings

@@ -13,7 +13,7 @@ import re
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -137,6 +137,8 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     record: Record
     imported: dict[Name, Version]
     """The packages that the case uses beyond the requirements of this package."""
+    loaded: list[str] = []
+    """The packages of which a module is loaded once the case has run."""
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
 
@@ -185,7 +187,7 @@ def _source(seat: Seat, worker: WorkerProcess) -> Source:
 def _measured(
     seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
 ) -> MeasuredCase:
-    case, packages, files = Case.parse(request.case), {}, {}
+    case, packages, loaded, files = Case.parse(request.case), {}, list[str](), {}
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as folder:
         asked = Measure(
             trains=request.trains,
@@ -194,7 +196,7 @@ def _measured(
         )
         try:
             answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
-            record, packages = answer.record, answer.packages
+            record, packages, loaded = answer.record, answer.packages, answer.loaded
             files = adapter_files(Path(folder), case)
         except RequestRefusedError:
             raise
@@ -210,7 +212,9 @@ def _measured(
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
             record = error_record(case, definition, failure)
     source = _source(seat, worker)
-    return MeasuredCase(source=source, record=record, imported=packages, adapter=files)
+    return MeasuredCase(
+        source=source, record=record, imported=packages, loaded=loaded, adapter=files
+    )
 
 
 @dataclass(kw_only=True)
@@ -266,6 +270,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     trains: bool = True,
     keep_adapters: Path | None = None,
     known: Mapping[str, list[KnownCurve]] | None = None,
+    loaded: dict[str, Collection[str]] | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
     on_interrupt: Callable[[Run], None] = lambda _: None,
 ) -> Run:
@@ -273,7 +278,8 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
 
     `planned` is what the interpreter's environment has over the running one. `narrowed_by` states
     how the cases were selected from the matrix. Without `trains` a record has only the costs of a
-    step. `known` is what need not be trained again, by case. `on_record` gets each record when it
+    step. `known` is what need not be trained again, by case. `loaded` gets the packages of which
+    a case that ran has loaded a module, by case. `on_record` gets each record when it
     is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it. A case that was lost
     with the nodes that measured it has no record. Raises `UnusableEnvironmentError` if nothing can
     be measured there, `InputError` if there are no cases, `NodeError` for a node that differs.
@@ -293,6 +299,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
                 trains=trains,
                 keep_adapters=keep_adapters,
                 known=known or {},
+                loaded={} if loaded is None else loaded,
                 on_record=on_record,
             )
             work.measure(cases)
@@ -316,6 +323,7 @@ class _Work:
     trains: bool
     keep_adapters: Path | None
     known: Mapping[str, list[KnownCurve]]
+    loaded: dict[str, Collection[str]]
     on_record: Callable[[Record], None]
     submitted: list[Future[MeasuredCase]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -414,6 +422,8 @@ class _Work:
         """Put a record on disk and among the results, before anybody is told."""
         record, source = measured.record, measured.source
         self._check(case, measured)
+        if record.status == "ok":
+            self.loaded[case.id] = measured.loaded
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, record.case, measured.adapter)
         kept = KeptRecord(record=record, trains=self.trains, imported=measured.imported)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
-from peft_regress.report.sentences import environment_lines, outcome_line
+from peft_regress.report.sentences import outcome_line, version_changes
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import (
     example_lines,
@@ -27,6 +27,7 @@ from peft_regress.upgrades.bisect import Bisection, Transition
 from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
+_INTERRUPTED: Final = "not tried, interrupted"
 Advice = tuple[str, ...]
 """Words and commands alternate, words first."""
 
@@ -41,7 +42,7 @@ def _finding_section(
     details = finding_details(finding, comparison)
     body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
-        body.append(Line(f"which package: {package}"))
+        body.append(Line(f"which package: {package}", most_lines=2))
     body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
     numbers = example_lines(finding, comparison)
     if numbers:
@@ -69,22 +70,43 @@ def upgrade_document(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> 
 
     With `scripts` that show the findings it is an issue for a library's maintainers.
     """
-    comparison = upgrade.comparison
+    return [*compared_sections(upgrade, scripts), *_closing(upgrade)]
+
+
+def compared_sections(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> list[Section]:
+    """Return the outcome, the environment and each finding."""
     return [
         _heading(upgrade),
         *_findings(upgrade, scripts),
         *_by_baseline(upgrade),
-        *verdicts.beside_sections(comparison, verdicts.TERMINAL),
+        *verdicts.beside_sections(upgrade.comparison, verdicts.TERMINAL),
+    ]
+
+
+def tried_sections(upgrade: Upgrade) -> list[Section]:
+    """Return what follows once single packages were tried: which do it, and what to do."""
+    numbered = enumerate(upgrade.comparison.findings, start=1)
+    lines = [
+        Line(f"{number}. {_culprit(finding, upgrade)}", most_lines=2)
+        for number, finding in numbered
+        if finding in upgrade.suspected and (upgrade.responsible or upgrade.was_interrupted)
+    ]
+    which = [Section(title="which package:", body=tuple(lines), level=3)] if lines else []
+    return [*which, *_closing(upgrade)]
+
+
+def _closing(upgrade: Upgrade) -> list[Section]:
+    return [
         Section(title="what to do:", body=_advice(upgrade), level=3),
-        dataclasses.replace(verdicts.outcome_section(comparison), level=0),
+        dataclasses.replace(verdicts.outcome_section(upgrade.comparison), level=0),
     ]
 
 
 def _heading(upgrade: Upgrade) -> Section:
     changes = []
     for name in likely_first(upgrade.changed):
-        old, new = (one or "not recorded" for one in upgrade.changed[name])
-        changes.append(clean(f"{name} {old} -> {new}"))
+        old, new = upgrade.changed[name]
+        changes.append(clean(f"{name} {old} -> {new}" if old else f"{name} {new} (new)"))
     if upgrade.by_baseline:
         changes.append(f"{' and '.join(map(clean, upgrade.installed))} as in the checkout")
     environment = "; ".join(changes) or "the same packages on both sides"
@@ -129,6 +151,8 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
         return f"unknown, since {clean(upgrade.edited)}"
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
+    if upgrade.was_interrupted:
+        return _INTERRUPTED
     names = upgrade.installed or tuple(upgrade.changed)
     return f"{names[0]}, the only one that changed" if len(names) == 1 else None
 
@@ -243,21 +267,24 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
         maybe = ", ".join(map(str, transition.between))
         title = f"{first}, or one of {maybe} before it, changes what {old} does"
     changed = []
-    if len(transition.changed) > 1:
-        sides = (transition.comparison.references, transition.comparison.observed)
-        before, after = (next(iter(side.values())).environment for side in sides)
-        changed = [f"environment: {'; '.join(environment_lines(before, after))}"]
+    sides = (transition.comparison.references, transition.comparison.observed)
+    moved = version_changes(*(next(iter(side.values())).environment for side in sides))
+    if len(moved) > 1:
+        changed = [f"environment: {'; '.join(moved)}"]
     yield Section(title=title, body=tuple(changed), level=2, style="strong")
-    for finding, culprit in _with_culprits(transition):
+    for finding, culprit in _with_culprits(found, transition):
         head = finding.verdict.replace("_", " ")
         yield _finding_section(head, finding, transition.comparison, culprit)
 
 
-def _with_culprits(transition: Transition) -> Iterator[tuple[Finding, str | None]]:
+def _with_culprits(
+    found: Bisection, transition: Transition
+) -> Iterator[tuple[Finding, str | None]]:
     """Yield each finding with the package that causes it."""
+    unknown = _INTERRUPTED if found.was_interrupted else None
     for index, finding in enumerate(transition.comparison.findings):
         known = transition.responsible
-        yield finding, known[index].sentence if known else None
+        yield finding, known[index].sentence if known else unknown
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
@@ -282,7 +309,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
                 "environment": encode_sides("package", one.changed),
                 "findings": [
                     {**encode_finding(finding), "which_package": culprit}
-                    for finding, culprit in _with_culprits(one)
+                    for finding, culprit in _with_culprits(found, one)
                 ],
             }
             for one in found.transitions

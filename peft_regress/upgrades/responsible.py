@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -19,11 +19,14 @@ from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay, opened_part
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.environment import likely_first
-from peft_regress.text import clean
+from peft_regress.text import clean, few
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""
+_LONGEST: Final = 170
+"""Two lines of a report."""
+_LONGEST_WHY: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +51,23 @@ class ResponsiblePackages:
 
     @property
     def sentence(self) -> str:
-        """Return the conclusion in one line."""
+        """Return the conclusion in at most two lines of a report."""
         found = self.alone or self.together
-        reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
-        tried = ", ".join(self.without_effect)
+        tried = list(dict.fromkeys(title.split(" with ")[0] for title in self.without_effect))
         if found:
-            names = f"{' and '.join(found)}{' alone' if self.alone else ''}"
+            names = few(found) if found[2:] else " and ".join(found)
+            names += " alone" if self.alone else ""
             does = f"{names} {'does' if len(found) == 1 else 'do'} it"
             said = "; ".join([does, *self._about_asked()])
         elif not self.untried:
-            said = f"no package alone does it, only together: {tried}"
-        elif not tried:
-            said = reasons
+            said = f"no package alone does it, only with others: {few(tried)}"
         else:
-            left = " or ".join(name for name, _ in self.untried)
-            said = f"{left}, alone or with others: {tried} alone: no; {reasons}"
-        return clean(said, longest=600)
+            left, why = few([name for name, _ in self.untried]), self.untried[0][1]
+            why = clean(why, longest=_LONGEST_WHY)
+            said = f"unknown, since {left} cannot be tried alone ({why})"
+            does = "does" if len(tried) == 1 else "do"
+            said += f"; {few(tried)} {does} not do it" if tried else ""
+        return clean(said, longest=_LONGEST)
 
     def _about_asked(self) -> Iterator[str]:
         """Yield what is known of the packages that were asked for and are not named yet."""
@@ -76,7 +80,7 @@ class ResponsiblePackages:
                 yield f"{title}: no" if others else f"{name} alone: no"
         for name, why in self.untried:
             if name in self.asked:
-                yield f"{name} cannot be tried alone: {why}"
+                yield f"{name} cannot be tried alone: {clean(why, longest=_LONGEST_WHY)}"
 
 
 def find_responsible(  # noqa: PLR0913  (both sides, and what was found between them)
@@ -87,6 +91,8 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     *,
     asked: Sequence[str] = (),
     base_requirements: Sequence[str] = (),
+    loaded: Mapping[str, Collection[str]],
+    same_files: bool = False,
     setup: MeasuringSetup,
     progress: Callable[[str], None],
 ) -> tuple[ResponsiblePackages, ...]:
@@ -94,13 +100,23 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
 
     `base` and `candidate` are what the two environments have over the running one, `references`
     what the good one measured, `asked` the packages that were asked for, `base_requirements` the
-    requirements that the good one was made of. Returns one result per finding; nothing if fewer
-    than two packages changed.
+    requirements that the good one was made of; for `same_files` see `judge`. `loaded` has, by case,
+    the packages of which it loads a module: others can do nothing alone. Returns one result per
+    finding; nothing if fewer than two packages changed.
     """
     before, after = ({one.name: one for one in planned} for planned in (base, candidate))
     names = sorted(likely_first(_differing(before, after)), key=lambda name: name not in asked)
     if len(names) < 2 or not findings:  # noqa: PLR2004  (one package needs no trial)
         return ()
+    examples = [references[one.example.case].record.case for one in findings]
+    examples = list(dict.fromkeys(examples))
+    trains = any(finding.cause.strand != "costs" for finding in findings)
+    known = known_curves(references)
+    if all(case.id in loaded for case in examples):
+        names = [name for name in names if any(name in loaded[case.id] for case in examples)]
+        if len(names) == 1:
+            alone = ResponsiblePackages(alone=(names[0],), without_effect=(), untried=())
+            return (alone,) * len(findings)
     shown: dict[str, tuple[bool, ...]] = {}
     why = f"only the first {_MOST_TRIALS} packages are tried"
     untried = dict.fromkeys(names[_MOST_TRIALS:], why)
@@ -121,7 +137,16 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
                     if foreign or not differing:
                         continue  # the whole candidate would show nothing about one package
                     title = f"{name} with {', '.join(others)}" if others else name
-                    shown[title] = _shown(findings, overlay, references, setup=setup)
+                    run = measure_cases(
+                        examples,
+                        python=overlay.python,
+                        setup=setup,
+                        planned=overlay.planned,
+                        trains=trains,
+                        known=known,
+                    )
+                    observed = observations_of(run, "alone")
+                    shown[title] = _shown(findings, references, observed, same_files=same_files)
             except InputError as error:
                 untried[name] = str(error).rpartition("bin/python: ")[2]
             else:
@@ -174,24 +199,14 @@ def _named(names: Sequence[str], planned: Mapping[str, Planned]) -> str:
 
 def _shown(
     findings: Sequence[Finding],
-    overlay: Overlay,
     references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
     *,
-    setup: MeasuringSetup,
+    same_files: bool,
 ) -> tuple[bool, ...]:
-    """Return which findings an overlay shows."""
-    examples = dict.fromkeys(finding.example.case for finding in findings)
-    run = measure_cases(
-        [references[name].record.case for name in examples],
-        python=overlay.python,
-        setup=setup,
-        planned=overlay.planned,
-        trains=any(finding.cause.strand != "costs" for finding in findings),
-        known=known_curves(references),
-    )
-    observed = observations_of(run, "alone")
+    """Return which findings an environment shows."""
     found = set()
-    for verdict in judge(references, observed, expected=examples).cases:
+    for verdict in judge(references, observed, expected=observed, same_files=same_files).cases:
         name = verdict.id
         causes = causes_of(verdict, references.get(name), observed.get(name))
         found |= {(name, cause.strand, cause.what) for cause, _ in causes}

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class UpgradeSettings:
     """Whether unaccepted improvements fail too."""
     replace_torch: bool = False
 
+    @property
+    def runs_base_here(self) -> bool:
+        """Whether the base ran these files: a stored baseline of these packages stands for it."""
+        return self.base in {"auto", "run"} or is_commit(self.base)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
@@ -86,6 +91,8 @@ class Upgrade:
     differs in `changed` alone."""
     responsible: tuple[ResponsiblePackages, ...]
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
+    was_interrupted: bool = False
+    """Whether Ctrl-C ended the search for the responsible packages."""
     edited: str
     """That the user's own code is not that of what it is compared with, so that a finding may come
     from there; else empty."""
@@ -110,20 +117,22 @@ def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
     return tuple(one for one in comparison.findings if one.is_failing or one.is_better)
 
 
-def upgrade(
+def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
     requirements: Sequence[str],
     settings: UpgradeSettings,
     *,
     progress: Callable[[str], None] = lambda _: None,
     on_record: OnRecord = lambda *_: None,
+    on_comparison: Callable[[Upgrade], None] = lambda _: None,
     finish: Callable[[Upgrade, Overlay], None] = lambda *_: None,
 ) -> Upgrade:
     """Measure the candidate and what it is compared with, judge, and find the causes.
 
     `progress` gets a sentence per step; `on_record` gets the side, each record, how many records
-    there are and how many there will be; `finish` is called while the candidate's environment still
-    exists. Raises `InputError` if the requirements or the environment cannot be used, or if no case
-    matches the glob.
+    there are and how many there will be; `on_comparison` gets what is known before single packages
+    are tried; `finish` is called while the candidate's environment still exists, unless Ctrl-C
+    ended the trials. Raises `InputError` if the requirements or the environment cannot be used, or
+    if no case matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
     require_sources(settings.setup.baselines, cases)
@@ -141,7 +150,10 @@ def upgrade(
             base = stack.enter_context(opened)
         overlay = stack.enter_context(opened_overlay(requirements, replace_torch=torch))
         progress(_overlay_sentence(overlay))
-        measure = functools.partial(_measured, cases=cases, settings=settings, on_record=on_record)
+        loaded: dict[str, Collection[str]] = {}
+        measure = functools.partial(
+            _measured, cases=cases, settings=settings, loaded=loaded, on_record=on_record
+        )
         if base is None:
             sides = _beside_packages(cases, references, overlay, settings, progress, measure)
         else:
@@ -160,24 +172,48 @@ def upgrade(
             compared_with=base.commit.title if base else _run_names(comparison.references),
             comparison=comparison,
             candidate=candidate,
-            changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
+            changed=_changed(before, candidate, overlay),
             installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
-            responsible=find_responsible(
-                () if base or sides.edited else _suspected(comparison),
-                (),
-                overlay.planned,
-                comparison.references,
-                asked=overlay.requested,
-                setup=settings.setup,
-                progress=progress,
-            ),
+            responsible=(),
             edited=sides.edited,
             remarks=(*overlay.remarks, *filter(None, [sides.remark])),
             saved=settings.save,
             by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
+        on_comparison(result)
+        try:
+            responsible = find_responsible(
+                () if base or sides.edited else result.suspected,
+                (),
+                overlay.planned,
+                comparison.references,
+                asked=overlay.requested,
+                loaded=loaded,
+                same_files=settings.runs_base_here,
+                setup=settings.setup,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            return replace(result, was_interrupted=True)
+        result = replace(result, responsible=responsible)
         finish(result, overlay)
         return result
+
+
+def _changed(
+    before: Mapping[str, str], candidate: Run, overlay: Overlay
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return the versions of what changed: what both sides recorded, and what was installed.
+
+    What only some cases import is not recorded of a case that fails before.
+    """
+    installed = {name: one for name, one in overlay.packages.items() if name in before}
+    after = _libraries({**candidate.environment, **installed})
+    return {
+        name: versions
+        for name, versions in changed_packages(_libraries(before), after).items()
+        if None not in versions or name in overlay.packages
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +304,7 @@ def _judged(
         invocation=Invocation(strict=strict),
         devices=device_classes(),
         beside={name: one.record for name, one in stored.items()},
+        same_files=references is not None and settings.runs_base_here,
     )
 
 
@@ -348,6 +385,7 @@ def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     known: Mapping[str, list[KnownCurve]],
     cases: Sequence[Case],
     settings: UpgradeSettings,
+    loaded: dict[str, Collection[str]],
     on_record: OnRecord,
     setup: MeasuringSetup | None = None,
 ) -> Run:
@@ -363,6 +401,7 @@ def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
         known=known,
+        loaded=loaded,
         on_record=lambda record: on_record(side, record, next(done), len(cases)),
         on_interrupt=lambda run: None if save is None else save_run(save, run),
     )

@@ -55,6 +55,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     record: Record
     packages: dict[str, str] = {}
     """The versions of what the case uses beyond the requirements of this package."""
+    loaded: list[str] = []
+    """The packages of which a module is loaded once the case has run."""
 
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +141,9 @@ class Measurer(_OneCase):
             record = error_record(self._recipe.case, self._definition, failure)
         else:
             record = measurement.record
-        return Measured(record=record, packages=self._recipe.packages())
+        return Measured(
+            record=record, packages=self._recipe.packages(), loaded=sorted(self._recipe.loaded())
+        )
 
 
 class Stepper(_OneCase):

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from builders import (
+    ENVIRONMENT,
     FULL,
     GALORE,
     LEDGER,
     LORA,
+    MACHINE,
     VALUES,
     keep_weights,
     make_record,
@@ -25,7 +27,9 @@ from builders import (
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import process_bytes
+from peft_regress.invariants import KNOWN
 from peft_regress.runs import schema
+from peft_regress.runs.journal import Header, JournalWriter, KeptRecord
 from peft_regress.runs.run_file import read_run_file
 
 CASES = matrix_cases("default")
@@ -45,6 +49,36 @@ def run(command, tmp_path, monkeypatch):
 def storage(tmp_path):
     write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
     return tmp_path / "baselines"
+
+
+@pytest.mark.parametrize("side", ["new", "old"])
+def test_the_journal_of_an_interrupted_run_is_a_partial_run(run, tmp_path, side):
+    """Of another environment, a cost trial and an older record of a case nothing counts."""
+    here = Header(environment=ENVIRONMENT, machine=MACHINE, metrics_known=sorted(KNOWN))
+    before = msgspec.structs.replace(here, environment={**ENVIRONMENT, "peft": "0.1"})
+    writer = JournalWriter(tmp_path / "part.json.journal")
+    writer.add(before, KeptRecord(record=make_record(GALORE)))
+    writer.add(here, KeptRecord(record=make_record(LORA, MORE)))
+    writer.add(here, KeptRecord(record=make_record(LORA)))
+    writer.add(here, KeptRecord(record=make_record(FULL), trains=False))
+    writer.close()
+    whole = make_run(make_record(LORA, MORE), make_record(FULL))
+    write_run(tmp_path / "whole.json", whole)
+    sides = ("whole.json", "part.json.journal")
+    code, out, _ = run(*(sides if side == "new" else sides[::-1]))
+    if side == "new":
+        assert "part.json.journal is a partial run (interrupted)" in out
+        assert "INCOMPLETE" in out
+        assert (code, "1 improved" in out, "1 missing" in out) == (3, True, True)
+    else:
+        assert (code, "1 regressed" in out, "1 new" in out) == (1, True, True)
+    assert "galore" not in out
+
+
+def test_a_journal_without_a_training_is_no_run(run, tmp_path):
+    (tmp_path / "empty.json.journal").touch()
+    code, _, err = run("empty.json.journal", "empty.json.journal")
+    assert (code, "has no record of a training" in err) == (2, True)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from peft_regress.errors import InputError
 from peft_regress.overlay.commits import Commit
 from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Failure
-from peft_regress.upgrades import commit_base, reproduction
+from peft_regress.runs.schema import Failure, Inputs, TensorSummary
+from peft_regress.upgrades import commit_base, reproduction, responsible
 
 GLOB = "*/lora-r4/resnet18"
 IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
@@ -90,6 +90,75 @@ def test_a_baseline_of_the_installed_packages_stands_for_them(world, storage, up
     assert "compared with: 0001_peft-0.18.1" in out
     assert "environment: peft 0.18.1 -> 0.20.0\n" in out
     assert "nothing: no number changed" in out
+
+
+def inputs_by_peft(packages, _):
+    """Draw other weights with the new peft."""
+    norm = 2.0 if packages["peft"] >= Version("0.20.0") else 1.0
+    drawn = TensorSummary(shape=[4], dtype="float32", mean=0.0, norm=norm)
+    return {"inputs": Inputs(weights={"head": drawn})}
+
+
+@pytest.mark.parametrize(
+    ("base", "verdict"), [("auto", "regressed"), ("run", "regressed"), ("0001", "incomparable")]
+)
+def test_other_inputs_are_the_work_of_a_release_unless_a_stored_entry_was_named(
+    world, storage, upgrade, base, verdict
+):
+    world.moved = inputs_by_peft
+    store(world, storage)
+    _, out, _ = upgrade("--base", base, "--format", "json")
+    found = json.loads(out)
+    assert {case["verdict"] for case in found["cases"]} == {verdict}
+    assert [finding["verdict"] for finding in found["findings"]] == [verdict]
+    _, out, _ = upgrade("--base", base)
+    words = "losses and scores, which depend on the inputs, could not be judged"
+    assert (words in " ".join(out.split())) == (verdict == "regressed")
+    assert "--metric" not in out
+
+
+def test_which_package_draws_other_inputs_is_found(world, storage, upgrade):
+    world.moved = inputs_by_peft
+    store(world, storage)
+    _, out, _ = upgrade(*BOTH)
+    assert "which package:\n  1. peft alone does it; transformers alone: no\n" in out
+
+
+def test_a_package_that_only_one_side_recorded_is_no_change(world, storage, upgrade):
+    """A candidate that fails before it imports what its case uses."""
+    store(world, storage, environment={**OLD, "lightning": "2.6.6"})
+    world.moved = newer(status="error")
+    for form in ("text", "json"):
+        _, out, _ = upgrade("--base", "0001", "--format", form)
+        assert "lightning" not in out
+
+
+def test_a_package_that_an_upgrade_adds_is_named(world, storage, upgrade):
+    world.index["urllib3"] = ["2.8.0"]
+    world.extra[CANDIDATE[0]] = ["urllib3==2.8.0"]
+    _, out, _ = upgrade()
+    assert "environment: peft 0.18.1 -> 0.20.0; urllib3 2.8.0 (new)" in out
+
+
+@pytest.mark.parametrize("form", ["text", "json", "markdown"])
+def test_ctrl_c_while_packages_are_tried_leaves_the_comparison(
+    world, storage, upgrade, monkeypatch, form
+):
+    def interrupted(*_, **__):
+        sys.stdout.write("TRIALS\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(responsible, "opened_part", interrupted)
+    store(world, storage)
+    world.moved = newer(forward_flops=2000)
+    issue = storage.with_name("issue.md")
+    code, out, _ = upgrade(*BOTH, "--format", form, "--summary", str(issue))
+    assert code == 130
+    before, _, after = out.partition("TRIALS\n")
+    finding = '"title": "forward_flops' if form == "json" else "1. regressed in 2 cases: forward"
+    assert finding in (before if form == "text" else after)
+    assert (out.count(finding), after.count("not tried, interrupted")) == (1, 1)
+    assert "which package: not tried, interrupted" in issue.read_text()
 
 
 def test_another_release_of_this_project_changes_no_number(world, storage, upgrade):
@@ -359,7 +428,7 @@ def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade):
     sentence = "transformers alone does it; peft alone: no"
     code, out, err = upgrade(*BOTH)
     assert code == 1
-    assert f"which package: {sentence}" in " ".join(out.split())
+    assert f"which package: 1. {sentence}" in " ".join(out.split())
     assert "trying peft 0.20.0 alone" in err
     code, out, _ = upgrade(*BOTH, "--format", "json")
     (finding,) = json.loads(out)["findings"]

@@ -15,8 +15,9 @@ from builders import (
 )
 
 from peft_regress.gate.inputs import telling_difference
-from peft_regress.gate.judge import judge_case
+from peft_regress.gate.judge import judge, judge_case
 from peft_regress.report import case_text, verdict_markdown, verdict_text
+from peft_regress.report.verdict.finding import finding_details, finding_title
 from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
 
 
@@ -237,6 +238,24 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
         "forward_flops": "regressed",
         "invariant frozen": "regressed",
     }
+
+
+def test_of_the_same_files_other_inputs_are_the_work_of_the_packages():
+    other = changed(weights=weights(neck_weight=summary(8, 16, norm=4.1)))
+    old, new = record(invariants={"frozen": True}), record(other, invariants={"frozen": True})
+    comparison = judge({LORA: observe(old)}, {LORA: observe(new)}, same_files=True)
+    (case,), (finding,) = comparison.cases, comparison.findings
+    (reason,) = case.reasons
+    assert (case.verdict, reason.kind, reason.verdict) == ("regressed", "inputs", "regressed")
+    assert (reason.obstacle, finding.cause.strand) == (None, "inputs")
+    assert finding_title(finding).startswith("the inputs changed: weights neck.weight: norm")
+    assert finding_details(finding, comparison) == [
+        "losses and scores, which depend on the inputs, could not be judged"
+    ]
+    unseeded = observe(scripted(*LOSSES))
+    case = judge_case(LORA, observe(scripted()), unseeded, same_files=True)
+    assert [(one.kind, one.verdict) for one in case.reasons] == [("inputs", "regressed")]
+    assert judge_case(LORA, observe(scripted()), unseeded).verdict == "incomparable"
 
 
 def scripted(*unseeded, written="", **costs):

@@ -16,6 +16,7 @@ from peft_regress.runs.environment import (
     TRAINING_THREADS,
     describe_machine,
     installed_packages,
+    loaded_packages,
     usable_cores,
 )
 
@@ -40,6 +41,13 @@ def test_versions_are_those_installed():
     assert found["python"] == platform.python_version()
     for package in ("peft", "torch", "torchvision", "galore-torch", "peft-regress"):
         assert found[package] == version(package)
+
+
+def test_a_package_is_loaded_if_a_module_of_it_is(monkeypatch):
+    """What it requires is not, until something imports that."""
+    monkeypatch.setattr(environment, "_owners", lambda: {"a": ["Dist_A"], "b": ["b", "also-b"]})
+    monkeypatch.setattr(sys, "modules", {"a.part": None, "nobodys": None})
+    assert loaded_packages() == {"dist-a"}
 
 
 @pytest.mark.parametrize(

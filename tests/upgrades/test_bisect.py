@@ -16,9 +16,10 @@ from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
 from peft_regress.report import as_markdown, as_text
+from peft_regress.runs.schema import Inputs, TensorSummary
 from peft_regress.script import Script
 from peft_regress.upgrades import bisect as bisecting
-from peft_regress.upgrades import reproduction
+from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
 from peft_regress.upgrades.reports import bisection_document, encode_bisection
 
@@ -338,6 +339,31 @@ def test_a_boundary_is_exit_0_and_none_is_exit_3(world, searched):
     assert "regressed: forward_flops +100 %" in out
     assert "peft 0.20.0: costs of 1 case\n" in err
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_ctrl_c_while_packages_are_tried_leaves_the_release(pair, searched, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(responsible, "opened_part", interrupted)
+    pair.moved = since("0.21.0", forward_flops=2000)
+    code, out, err = searched()
+    assert (code, "peft 0.21.0 changes what 0.20.0 does\n" in err) == (130, True)
+    assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
+    assert "which package: not tried, interrupted\n" in out
+
+
+def test_the_release_that_draws_other_inputs_is_found(world):
+    def moved(packages, _):
+        norm = 2.0 if packages["peft"] >= Version("0.21.0") else 1.0
+        drawn = TensorSummary(shape=[4], dtype="float32", mean=0.0, norm=norm)
+        return {"inputs": Inputs(weights={"head": drawn})}
+
+    world.moved = moved
+    result = found()
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    (finding,) = result.transitions[0].comparison.findings
+    assert (finding.verdict, finding.cause.strand) == ("regressed", "inputs")
 
 
 def test_json_says_what_was_tried(world, searched):

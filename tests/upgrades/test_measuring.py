@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import fake_interpreters
 import pytest
-from builders import CURVE, make_record, make_run
+from builders import CURVE, MACHINE, make_record, make_run
 from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
@@ -28,7 +28,14 @@ from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import with_budget
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
+from peft_regress.upgrades import measuring
+from peft_regress.upgrades.measuring import (
+    MeasuredCase,
+    MeasuringSetup,
+    Source,
+    measure_cases,
+    save_run,
+)
 from peft_regress.upgrades.worker import Measure, Measurer, Prepare
 from peft_regress.workers import process as process_module
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -343,9 +350,29 @@ def test_a_real_worker_measures_what_this_process_does():
     assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
 
 
+def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch):
+    def measure_case(_, __, request):
+        case = Case.parse(request.case)
+        status = "error" if case.id == BAD else "ok"
+        source = Source(where="here", machine=MACHINE, environment={})
+        return MeasuredCase(
+            source=source,
+            record=make_record(case.id, status=status),
+            imported={},
+            loaded=["torch", case.method],
+            adapter={},
+        )
+
+    monkeypatch.setattr(measuring, "measure_case", measure_case)
+    loaded = {}
+    measure_cases(CASES, python=Path("python"), setup=SETUP, trains=False, loaded=loaded)
+    ran = [case for case in CASES if case.id != BAD]
+    assert loaded == {case.id: ["torch", case.method] for case in ran}
+
+
 def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     measurer = Measurer()
-    measurer._recipe = SimpleNamespace(packages=dict)
+    measurer._recipe = SimpleNamespace(packages=dict, loaded=lambda: {"torch"})
     given = []
 
     def measured(_, *, known, **__):
@@ -355,5 +382,5 @@ def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     monkeypatch.setattr(measuring_code, "measure", measured)
     known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
     for request in (Measure(trains=True), Measure(trains=True, known=known)):
-        measurer.measure(request)
+        assert measurer.measure(request).loaded == ["torch"]
     assert given == [[], known]

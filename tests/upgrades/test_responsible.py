@@ -10,7 +10,7 @@ from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.overlay.pip import Planned
-from peft_regress.upgrades.responsible import find_responsible
+from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
@@ -36,7 +36,8 @@ def responsible(
     sides = []
     for requirements in ([f"{n}=={v}" for n, v in base], [f"{n}=={v}" for n, v in new.items()]):
         with world.opened_overlay(requirements) as overlay:
-            run = world.measure_cases(cases, python=overlay.python, setup=SETUP)
+            loaded = {}
+            run = world.measure_cases(cases, python=overlay.python, setup=SETUP, loaded=loaded)
             sides.append(observations_of(run, "a side"))
     old, observed = sides
     verdicts = [judge_case(name, old[name], observed[name]) for name in IDS]
@@ -47,6 +48,7 @@ def responsible(
         planned(**dict(base)),
         planned(**new),
         old,
+        loaded=loaded,
         setup=SETUP,
         progress=progress,
         **options,
@@ -85,7 +87,7 @@ def either(packages, _):
         (either, "peft and transformers alone do it"),
         (
             moves("peft", "transformers", forward_flops=2000),
-            "no package alone does it, only together: peft, transformers",
+            "no package alone does it, only with others: peft, transformers",
         ),
         (moves("peft", status="error"), "peft alone does it"),
     ],
@@ -111,8 +113,8 @@ def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     (found,) = responsible(world)
     assert found.untried == (("peft", "ImportError: HybridCache"),)
     assert found.sentence == (
-        "peft, alone or with others: transformers alone: no; "
-        "peft cannot be tried alone: ImportError: HybridCache"
+        "unknown, since peft cannot be tried alone (ImportError: HybridCache); "
+        "transformers does not do it"
     )
 
 
@@ -172,6 +174,31 @@ def test_if_one_package_changed_or_nothing_was_found_nothing_is_tried(world, can
         world.moved = moves("peft", forward_flops=2000)
     assert responsible(world, candidate) == ()
     assert world.runs == []
+
+
+def test_a_package_that_the_case_does_not_import_is_not_tried(world):
+    world.loaded = {"peft", "torch"}
+    world.moved = moves("peft", forward_flops=2000)
+    (found,) = responsible(world)
+    assert (found.sentence, found.untried) == ("peft alone does it", ())
+    assert world.versions_tried() == []
+    world.loaded = {"peft", "torch", "transformers"}
+    (found,) = responsible(world)
+    assert found.without_effect == ("transformers",)
+
+
+def test_the_sentence_has_at_most_two_lines():
+    names = tuple(f"a-rather-long-name-{number}" for number in range(9))
+    why = "ImportError: cannot import name 'HybridCache' from 'transformers' (/a/long/path)"
+    for alone in ((), names):
+        found = ResponsiblePackages(
+            alone=alone,
+            without_effect=tuple(f"{name} with {names[0]}" for name in names),
+            untried=tuple((name, why) for name in names),
+            asked=names,
+        )
+        assert len(found.sentence) <= 170
+    assert found.sentence.startswith("a-rather-long-name-0, a-rather")
 
 
 def test_of_many_packages_the_most_likely_are_tried_and_the_rest_is_listed(world, monkeypatch):

@@ -89,6 +89,8 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Operators without a FLOP formula by phase: the FLOPs of such a phase are unknown."""
     packages: dict[str, str] = {}
     """The versions of what the script imported, beyond this package's requirements."""
+    loaded: frozenset[str] = frozenset()
+    """The packages of which it has loaded a module."""
     notes: tuple[str, ...] = ()
     """What is to be known about these numbers."""
     ended: str = ""

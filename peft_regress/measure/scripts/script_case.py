@@ -45,7 +45,8 @@ class ScriptRecipe:
 
     script: Script
     used: dict[str, str] = field(default_factory=dict)
-    """The packages that it imported, once it was measured."""
+    """The packages that it imported, with their requirements, once it was measured."""
+    _loaded: frozenset[str] = frozenset()
 
     is_own: ClassVar[bool] = True
     runs_in_executorch: ClassVar[bool] = False
@@ -64,6 +65,10 @@ class ScriptRecipe:
         """Return the versions of what the script imported beyond this package's requirements."""
         return self.used
 
+    def loaded(self) -> frozenset[str]:
+        """Return the packages of which the measured script has loaded a module."""
+        return self._loaded
+
     def measure(self, *, has_reference: bool) -> Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 
@@ -81,7 +86,7 @@ class ScriptRecipe:
     def _record(self) -> Record:
         script = self.script
         first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
-        self.used = dict(first.packages)
+        self.used, self._loaded = dict(first.packages), first.loaded
         for seen in (first, second):
             if seen.costs is None:
                 raise ScriptError(f"Script {script.id!r}: {script.script}: {seen.why_no_costs}")

@@ -34,7 +34,7 @@ from peft_regress.imports import told
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage
-from peft_regress.runs.environment import imported_packages
+from peft_regress.runs.environment import imported_packages, loaded_packages
 
 RECORDED_STEPS: Final = 2
 _SECONDS_TO_END: Final = 5
@@ -332,6 +332,7 @@ class Watcher:
             notes=tuple(self._notes),
             ended="" if ended is None else told(ended),
             packages=imported_packages(),
+            loaded=frozenset(loaded_packages()),
             **self._facts,
         )
         Path(self._request.answer).write_bytes(msgspec.json.encode(found))

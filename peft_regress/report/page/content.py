@@ -28,7 +28,7 @@ from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
 from peft_regress.metrics import METRICS, Metric, MetricSpec, Unit, format_value, metric_order
 from peft_regress.report.document import Badge, Number
-from peft_regress.report.sentences import environment_lines, shown_change
+from peft_regress.report.sentences import shown_change, version_changes
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean
 
@@ -211,7 +211,7 @@ class Content:
     def packages_words(self, before: int, after: int) -> str:
         """Return which packages differ between two entries."""
         sides = (self.entries[index].run.environment for index in (before, after))
-        lines = environment_lines(*sides)
+        lines = version_changes(*sides)
         more = [f"and {len(lines) - _MOST_PACKAGES} more"] if lines[_MOST_PACKAGES:] else []
         shown = ", ".join([*lines[:_MOST_PACKAGES], *more])
         return shown or "packages as before: the code under test"

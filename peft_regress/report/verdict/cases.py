@@ -42,7 +42,7 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
     body += [f"{strictly}{line}" for line in strict_lines(comparison, {case.id})]
     if old is not None and new is not None:
         if case.reasons:
-            changes = sentences.environment_lines(old.environment, new.environment)
+            changes = sentences.version_changes(old.environment, new.environment)
             body.append("environment: " + ("; ".join(changes) or "as in the baseline"))
         body.append(f"baseline: {clean(old.run_name)}")
     if case.verdict == "over_budget":

@@ -277,7 +277,7 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     if pairs:
         run_names = Counter(clean(_named(old), longest=_LONGEST_LINE) for old, _ in pairs)
         environments = Counter(
-            "; ".join(sentences.environment_lines(old.environment, new.environment))
+            "; ".join(sentences.version_changes(old.environment, new.environment))
             or "as in the baseline"
             for old, new in pairs
         )

@@ -43,6 +43,7 @@ def finding_title(finding: Finding) -> str:
         "coverage": _coverage_title,
         "status": _status_title,
         "invariant": _invariant_title,
+        "inputs": _inputs_title,
     }
     return by_strand.get(finding.cause.strand, _telling_title)(finding)
 
@@ -86,6 +87,8 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
     if cause.strand == "budget":
         lines.append("accepting does not change this: reduce the cost, or change the budget")
+    if cause.strand == "inputs":
+        lines.append("losses and scores, which depend on the inputs, could not be judged")
     lines += _notes(finding)
     lines += _changed_models(finding, comparison)
     title = finding_title(finding)
@@ -140,7 +143,7 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
 
     Empty for an invariant, a status or missing coverage: there the title says everything.
     """
-    if finding.cause.strand in {"invariant", "status", "coverage", "trained"}:
+    if finding.cause.strand in {"invariant", "status", "coverage", "trained", "inputs"}:
         return []
     member = finding.example
     lines = []
@@ -201,6 +204,10 @@ def strictness(comparison: Comparison) -> list[str]:
         for what, count in found.items()
         if count
     ]
+
+
+def _inputs_title(finding: Finding) -> str:
+    return f"the inputs changed: {sentences.both_sides(finding.example.reasons[0])}"
 
 
 def _status_title(finding: Finding) -> str:

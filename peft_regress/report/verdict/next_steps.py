@@ -11,7 +11,8 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
-from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.invariants import INVARIANTS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.environment import changed_packages, suspects_of
 from peft_regress.text import printable
 
@@ -201,7 +202,8 @@ def _metric(finding: Finding) -> list[str]:
     if telling[0].kind not in {"metric", "invariant"}:
         return ["--metric status"] if telling[0].kind == "status" else []
     names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *metrics[:1])
-    return next(([f"--metric {quoted(name)}"] for name in names if name in metrics), [])
+    known = {*METRICS, *INVARIANTS, "status"}.intersection(metrics)
+    return next(([f"--metric {quoted(name)}"] for name in names if name in known), [])
 
 
 def _is_release(version: str) -> bool:

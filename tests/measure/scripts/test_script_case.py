@@ -27,7 +27,7 @@ def measured(watch, monkeypatch):
                 text, nudge=nudge, steps=steps
             )
         )  # fmt: skip
-        recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
+        recipe = measure.recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
         return recipe.measure(has_reference=has_reference)
 
     return measure
@@ -65,6 +65,8 @@ def test_the_record_of_a_script_survives_a_file(measured):
     assert record.script.optimizers == ["AdamW"]
     assert "accuracy" not in record.metrics
     assert record.invariants == {}
+    assert {"torch", "numpy"} <= measured.recipe.loaded()
+    assert "pip" not in measured.recipe.loaded()
 
 
 def test_the_same_script_is_unchanged(reasons):
