@@ -24,13 +24,12 @@ _STORAGE: Final = "baselines"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class BoundRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BoundRule(Bound, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A user's bound for the metrics of many cases."""
 
     cases: _Text
     """A glob on case ids."""
     metric: _Text
-    bound: Annotated[float, msgspec.Meta(ge=0)]
     reason: _Text
 
 
