@@ -29,7 +29,7 @@ from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import with_budget
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.upgrades.worker import Measure, Measurer, Prepare
+from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
 from peft_regress.workers.pool import UnusableEnvironmentError
 
@@ -307,8 +307,9 @@ TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
 
 def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
     measurer = Measurer()
-    definition = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = measurer.measure(Measure(trains=False)).record
+    costs = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    definition = measurer.prepare(costs)
+    record = measurer.measure(costs).record
     assert record.definition == definition
     names = {name.removesuffix("_b32") for name in record.metrics}
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
@@ -317,7 +318,7 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     assert (record.status, record.invariants) == ("ok", {})
     save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
-    trained = measurer.measure(Measure(trains=True)).record
+    trained = measurer.measure(CaseRequest(case=TINY.id, baselines=str(tiny))).record
     assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
@@ -328,8 +329,9 @@ def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeyp
 
     monkeypatch.setattr(measuring_code, "measure", broken)
     measurer = Measurer()
-    measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = measurer.measure(Measure(trains=False)).record
+    request = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    measurer.prepare(request)
+    record = measurer.measure(request).record
     assert (record.case, record.status) == (TINY, "error")
     assert (record.error.type, record.error.message) == ("AttributeError", "no scaling")
 
@@ -354,6 +356,6 @@ def test_what_is_known_reaches_the_measuring_code(monkeypatch):
 
     monkeypatch.setattr(measuring_code, "measure", measured)
     known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
-    for request in (Measure(trains=True), Measure(trains=True, known=known)):
-        measurer.measure(request)
+    for those in ([], known):
+        measurer.measure(CaseRequest(case=TINY.id, baselines="", known=those))
     assert given == [[], known]

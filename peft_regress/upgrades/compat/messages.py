@@ -81,5 +81,4 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     training_problem: str = ""
     """Why it does not load to train on."""
     without: Loaded | None = None
-    """What becomes of a refused one without the fields that are not known: before 0.14 peft refuses
-    a configuration with one."""
+    """What becomes of a refused one without its unknown fields, which peft refuses before 0.14."""
