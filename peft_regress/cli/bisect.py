@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ import click
 
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli.options import (
+    also_install_option,
     cases_option,
     environment_options,
     examples,
     format_option,
     matrix_option,
-    opened_pool,
     print_json,
+    ready_to_measure,
 )
 from peft_regress.cli.progress import print_sentence
-from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
-from peft_regress.workers.keeper import kept_records
 
 _ABSENT_EXIT = 3
 
@@ -52,13 +50,7 @@ _ABSENT_EXIT = 3
     help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
 @matrix_option
-@click.option(
-    "--with",
-    "also_install",
-    multiple=True,
-    metavar="REQUIREMENT",
-    help="Install this requirement with each release; may be repeated.",
-)
+@also_install_option
 @environment_options
 @format_option
 @click.pass_context
@@ -82,13 +74,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         check_output(summary, "--summary", storage=setup.baselines)
 
-    with (
-        ending_signals_interrupt(),
-        opened_pool(on, setup, say=print_sentence) as pool,
-        kept_records(None, resume, print_sentence) as keeper,
-    ):
-        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
-        chosen = BisectSettings(setup=setup, case=cases, **settings)
+    with ready_to_measure(setup, on, save=None, resume=resume) as ready:
+        chosen = BisectSettings(setup=ready, case=cases, **settings)
         found = bisect(chosen, progress=print_sentence)
     wants_scripts = summary is not None or output == "markdown"
     issue = reports.bisection_document(found, _scripts(found) if wants_scripts else {})

@@ -10,11 +10,13 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli.options import (
+    also_install_option,
     examples,
     format_option,
     jobs_option,
     limit_option,
     print_json,
+    replace_torch_option,
 )
 from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
@@ -23,7 +25,6 @@ from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
 from peft_regress.upgrades.compat.messages import BaseModel
-from peft_regress.workers.pool import default_jobs
 
 
 def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
@@ -79,14 +80,8 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     help="The release that saved the adapter, to compare with (default: what its configuration "
     "says, since 0.18).",
 )
-@click.option(
-    "--with",
-    "also_install",
-    multiple=True,
-    metavar="REQUIREMENT",
-    help="Install this requirement with each release; may be repeated.",
-)
-@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
+@also_install_option
+@replace_torch_option
 @jobs_option("Try this many releases at once (default: one per core).")
 @limit_option("--time-limit", "How long the model or the adapter may take to load.")
 @format_option
@@ -99,7 +94,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     base: str | None,
     inputs: str | None,
     shape: list[int] | None,
-    jobs: int | None,
     output: str,
     **options: Any,
 ) -> None:
@@ -123,7 +117,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
-    settings = CompatSettings(base=model, jobs=jobs or default_jobs(), **options)
+    settings = CompatSettings(base=model, **options)
     with ending_signals_interrupt():
         found = compat(saved, settings, progress=print_sentence)
     if output == "json":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
-    opened_pool,
     output_file,
     print_json,
+    ready_to_measure,
     strict_option,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
-from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
@@ -37,7 +35,6 @@ from peft_regress.upgrades.upgrade import (
     is_installed_here,
     upgrade,
 )
-from peft_regress.workers.keeper import kept_records
 
 
 @click.command(
@@ -118,17 +115,12 @@ def command(  # noqa: PLR0913  (arguments and options)
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             scripts = tuple(reproduce(failing, result.comparison.observed, pythons))
 
-    with (
-        ending_signals_interrupt(),
-        opened_pool(on, setup, say=print_sentence) as pool,
-        kept_records(save, resume, print_sentence) as keeper,
-    ):
-        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
+    with ready_to_measure(setup, on, save=save, resume=resume) as ready:
         result = upgrade(
             requirements,
-            UpgradeSettings(setup=setup, pattern=cases, **settings),
+            UpgradeSettings(setup=ready, pattern=cases, **settings),
             progress=print_sentence,
-            on_record=record_printer(pool),
+            on_record=record_printer(ready.pool),
             finish=finish,
         )
     issue = reports.upgrade_document(result, scripts)
