@@ -31,8 +31,7 @@ class AbsentError(PeftRegressError):
 class UnknownNameError(InputError):
     """An unknown name of a method, architecture, task, case or the like.
 
-    `unlisted` has further known names by family: too many for a message, but the closest match may
-    be one of them.
+    `unlisted` has more names by family, too many to show; the closest match may be one of them.
     """
 
     def __init__(

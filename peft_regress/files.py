@@ -71,10 +71,7 @@ def path_problem(path: Path) -> str | None:
 
 
 def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read a TOML file.
-
-    remedy: what to do if it cannot be read. Raises `InputError`.
-    """
+    """Read a TOML file. remedy: what to do if it cannot be read. Raises `InputError`."""
     try:
         return tomllib.loads(read_bytes(path).decode())
     except OSError as error:

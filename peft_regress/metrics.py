@@ -213,8 +213,7 @@ METRICS: dict[str, MetricSpec] = {
 }
 
 OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
-"""The metrics that need every seed trained in full, as do those of an own case: a case that repeats
-another run lacks them."""
+"""The metrics, beside an own case's, that need every seed trained in full: a repeat lacks them."""
 
 _POSITIONS = {name: position for position, name in enumerate(METRICS)}
 

@@ -61,8 +61,7 @@ def add(registry: RegistryName, item: Named) -> None:
 def get(registry: RegistryName, name: str) -> Any:
     """Return the registered item of a name, or else a family's.
 
-    Raises `UnknownNameError`, which lists the registered names and suggests the closest name, also
-    from the families.
+    Raises `UnknownNameError` with the registered names and the closest name, also of the families.
     """
     known = _items(registry)
     if name in known:
@@ -89,10 +88,7 @@ def items(registry: RegistryName) -> tuple[Any, ...]:
 
 
 def remove(registry: RegistryName, name: str) -> None:
-    """Remove a registration, for a test suite that must leave no trace.
-
-    Raises `UnknownNameError`.
-    """
+    """Remove a registration, for tests that must leave no trace. Raises `UnknownNameError`."""
     known = _items(registry)
     if name not in known:
         raise UnknownNameError(registry, name, known)

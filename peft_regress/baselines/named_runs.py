@@ -48,8 +48,7 @@ class Named(NamedTuple):
     def observations(self) -> dict[str, Observation]:
         """Return the cases by id, to compare others with.
 
-        Of a storage each case's newest baseline; a case that repeats a stored training has its
-        scores.
+        Of a storage each case's newest baseline; one that repeats a stored training has its scores.
         """
         if self.is_storage:
             return read_references(self.path)

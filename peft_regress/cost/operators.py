@@ -42,8 +42,7 @@ class Operator(NamedTuple):
     many_tensors_remedy: str
     """What to do about such a kernel if its work is unknown; '' for other operators."""
     real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
-    """(arguments, result) -> (output, least bytes of its storage); None if the fake kernel is
-    right."""
+    """(arguments, result) -> (output, least bytes of its storage); None for a right fake kernel."""
     uses_operands: bool
 
 

@@ -39,8 +39,7 @@ class Objective:
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the scalar loss of a batch.
 
-        Raises `InputError` if the default loss does not know such a batch, or the loss is no
-        scalar.
+        Raises `InputError` if the default loss does not know such a batch, or for no scalar.
         """
         found: object
         if self.own_loss is not None:

@@ -46,8 +46,7 @@ _MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
 def adapter_of(fine_tune: FineTune) -> Method:
     """Return what a fine-tuning puts on its model: a method, a configuration, or a callable.
 
-    Raises `InputError` for the name of no method, a wrong rank, or an optimizer beside a method
-    that brings its own.
+    Raises `InputError` for no method, a wrong rank, or an optimizer beside a method's own.
     """
     given, heads = fine_tune.adapter, tuple(fine_tune.also_train)
     if isinstance(given, str):

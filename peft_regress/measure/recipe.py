@@ -199,10 +199,7 @@ class Recipe:
         return self._made(LRScheduler, "schedule(optimizer)", own, optimizer)
 
     def set_mode(self, model: nn.Module) -> None:
-        """Put a model in the mode that the case trains in.
-
-        Raises `CaseError` if the case's own function fails.
-        """
+        """Put a model in the mode that the case trains in. Raises `CaseError` if that fails."""
         mode = self.fine_tune.mode
         if callable(mode):
             with self.calling("mode(model)"):

@@ -1,7 +1,6 @@
 """Call pip: plan, install, build a wheel, list releases.
 
-pip runs with the user's settings (indexes, proxies, certificates), and its own error lines explain
-a failure.
+pip has the user's settings (indexes, proxies, certificates); its error lines explain a failure.
 """
 
 from __future__ import annotations
@@ -92,8 +91,7 @@ def plan(
     """Return what pip would add to the running environment for some requirements.
 
     Installed packages that meet them are left out. With `only_these`, the requirements are planned
-    even if they are installed, without their dependencies. Raises `PipError` about `what` if pip
-    finds no solution.
+    even if they are installed, without dependencies. Raises `PipError` about `what` if pip fails.
     """
     options = ["--pre"] if pre else []
     options += ["--no-deps", "--force-reinstall"] if only_these else []
@@ -138,8 +136,7 @@ def install(
     """Install what was planned, and only that, into the environment of an interpreter.
 
     A file must have the digest of the plan, if the plan has one. pip inherits the open files
-    `keep_open`, so that a lock on the environment is held as long as pip writes there. Raises
-    `PipError`.
+    `keep_open`, so that a lock on the environment holds while pip writes there. Raises `PipError`.
     """
     checked: list[str] = []
     unchecked: list[str] = []

@@ -138,8 +138,7 @@ def check_kept(record: Record) -> None:
 def read_lines(path: Path) -> list[Line]:
     """Read what a run left: its journal, or its run file with the journal beside it.
 
-    What was measured last comes last. Raises `InputError` if there is neither, or if one of them
-    cannot be trusted.
+    What was measured last comes last. Raises `InputError` for neither, or one not to be trusted.
     """
     journal = resumed_journal(path)
     has_file = journal != path and path.exists()

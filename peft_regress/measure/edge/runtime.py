@@ -1,7 +1,6 @@
 """ExecuTorch's runtime in a worker process, which forks for each program.
 
-A crash of the runtime ends the fork alone, and the memory of each program is measured from the same
-start.
+A crash of the runtime ends the fork alone, and each program's memory is measured from one start.
 """
 
 from __future__ import annotations
@@ -91,8 +90,7 @@ class Runtime:
         """Take a step of SGD on each of some inputs of a training program, or run a forward pass.
 
         learning_rate: None for a forward pass, on the inputs of one step. Raises
-        `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError` if it
-        fails, crashes or hangs.
+        `UnsupportedProgramError` without a kernel for an operator, `ProgramError` if it fails.
         """
         with tempfile.TemporaryDirectory(prefix="peft-regress-edge-") as name:
             folder = Path(name)
