@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol, get_args
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
-from peft_regress.text import printable
 
 RegistryName = Literal["method", "architecture", "task"]
 
@@ -140,8 +139,7 @@ def _load(point: EntryPoint) -> Any:
         return point.load()
     except Exception as error:  # the code of another package
         owner = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
-        msg = (
+        raise InputError(
             f"entry point {point.name!r} ({point.group}: {point.value}){owner} does not load: "
             f"{told(error)}. Repair that package or uninstall it."
-        )
-        raise InputError(printable(msg)) from error
+        ) from error

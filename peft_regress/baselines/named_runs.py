@@ -19,7 +19,6 @@ from peft_regress.files import is_folder, path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.run_file import RunFile, read_run
-from peft_regress.text import printable
 
 
 class Named(NamedTuple):
@@ -152,4 +151,4 @@ def check_output(
         if written == Path(read) or (written.parent == Path(read) and written.suffix == ".json"):
             problem = "is the run that is read, or would be a shard of it"
     if problem is not None:
-        raise InputError(printable(f"{option} {path}: {problem}. Choose another path."))
+        raise InputError(f"{option} {path}: {problem}. Choose another path.")

@@ -132,7 +132,7 @@ def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
     if is_folder(path):
         path = build_wheel(path.resolve(), into=scratch)
     if not is_file(path):
-        raise InputError(printable(f"{text}: no such file or folder"))
+        raise InputError(f"{text}: no such file or folder")
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
         digest = _content_digest(path)

@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
-from peft_regress.text import clean, printable
+from peft_regress.text import clean
 
 _SECONDS: Final = 1800.0
 """How long one call of pip may take: an index that does not answer must not block for ever."""
@@ -51,7 +51,7 @@ class PipError(InputError):
     def __init__(self, what: str, problem: str, *, remedy: str = "") -> None:
         self.what = what
         self.problem = problem
-        super().__init__(printable(f"{what}: {problem}{f'. {remedy}' if remedy else ''}"))
+        super().__init__(f"{what}: {problem}{f'. {remedy}' if remedy else ''}")
 
 
 @dataclass(frozen=True, kw_only=True)
