@@ -24,7 +24,7 @@ from peft_regress.report.terminal import show
 from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.releases import BaseModel
 
 
 def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:

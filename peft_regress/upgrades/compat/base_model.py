@@ -18,7 +18,7 @@ from peft_regress.errors import InputError
 from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.training import seed_all
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)

@@ -13,11 +13,10 @@ from packaging.version import InvalidVersion, Version
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PipError, released_versions
-from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
-from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
+    BaseModel,
     BaseModelError,
     Seen,
     try_adapters,
@@ -199,11 +198,10 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         return adapter.saved_by, "the adapter's configuration"
     written = adapter.configuration.get("peft_version")
     says = "does not say" if written is None else f"says {written!r}, which is no version of"
-    msg = (
+    raise AbsentError(
         f"{adapter.folder}: {CONFIGURATION} {says} the peft that saved the adapter (before "
         "0.18 it never does): name it with --saved-by VERSION"
     )
-    raise AbsentError(printable(msg))
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from peft_regress.text import count_of, few
-from peft_regress.upgrades.compat.messages import BaseMade, Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded
 
 Verdict = Literal[
     "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"
