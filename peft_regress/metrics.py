@@ -173,12 +173,7 @@ METRICS: dict[str, MetricSpec] = {
         "ratio",
         "Of a script: the norm of all gradients in each step, as the optimizer gets them.",
     ),
-    "micro_batches": MetricSpec(
-        unit="count",
-        direction="same",
-        kind="exact",
-        about="Of a script: the backward passes of its second step.",
-    ),
+    "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
     "filled_losses": _fingerprint(
         "nat", "The loss of an adapter filled with seeded numbers: a fingerprint of its function."
     ),

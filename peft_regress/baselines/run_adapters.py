@@ -114,7 +114,7 @@ def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
 
 
 def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write an adapter's files, the manifest last: it tells an interruption. Raises `InputError`."""
+    """Write an adapter's files, last the manifest: it tells interruptions. Raises `InputError`."""
     for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
         write_atomic(target / name, files[name])
 

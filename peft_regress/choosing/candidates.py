@@ -237,7 +237,7 @@ def try_all(
 
     Methods of the default matrix at ranks 1, 2, 4 ... as long as a rank saves memory and FLOPs over
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
-    the catalogue's ranks. A method that cannot be put on the network, or take a step there, is refused.
+    the catalogue's ranks. A method that does not fit the network, or take a step, is refused.
 
     evidence: scores by seed, by a name such as `lora-r4`. only: a pattern of methods; full
     fine-tuning is tried in any case, to compare with. seconds: after so many, no method is tried.

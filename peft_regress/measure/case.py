@@ -256,19 +256,17 @@ class _Measuring:
         return self._record(status, error=failure)
 
     def _record(self, status: schema.Status, **content: Any) -> Measurement:
-        blank: dict[str, Any] = {
-            "error": None,
-            "metrics": {},
-            "invariants": {},
+        stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
+        stated |= {
             "ledger": schema.Ledger(),
+            "numerics": self.recipe.adapter.numerics,
+            **stated_by(self.recipe.fine_tune),
         }
-        blank["numerics"] = self.recipe.adapter.numerics
-        blank |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,
             status=status,
             settings=settings_of(self.recipe),
-            **{**blank, **content},
+            **{**stated, **content},
         )
         return Measurement(record=made)

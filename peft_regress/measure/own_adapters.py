@@ -30,13 +30,9 @@ from peft_regress.measure.training import seed_all
 
 # Written by peft itself, or of no consequence for what is computed.
 _UNSAID: Final = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
+    "auto_mapping", "base_model_name_or_path", "inference_mode",
+    "peft_type", "peft_version", "revision",
+}  # fmt: skip
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
 # They train a whole matrix where the rank is half its size or more.

@@ -92,12 +92,6 @@ class MeasuringSetup:
     commit: str | None = None
     """What kept records were measured of; None for the commit of the working folder."""
 
-    def opened_pool(self) -> AbstractContextManager[Pool]:
-        """Give the workers that measure; those of this machine are gone at the end."""
-        if self.pool is not None:
-            return nullcontext(self.pool)
-        return LocalPool(self.jobs, self.time_limit)
-
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where an answer comes from."""
@@ -255,8 +249,10 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     if not cases:
         raise InputError("there is no case to measure")
     results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
+    own = LocalPool(setup.jobs, setup.time_limit)
+    opening: AbstractContextManager[Pool] = nullcontext(setup.pool) if setup.pool else own
     try:
-        with setup.opened_pool() as pool:
+        with opening as pool:
             work = _Work(
                 environment=Environment(
                     python=python, planned=tuple(planned), libraries=_LIBRARIES

@@ -45,15 +45,10 @@ UNUSED: Final = "unused"
 _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 """Operators that the runtime has itself: arithmetic on shapes, views."""
 _LONGEST: Final = 300
-_REFUSALS: Final = frozenset(
-    {
-        "GuardOnDataDependentSymNode",
-        "NotImplementedError",
-        "SpecViolationError",
-        "Unsupported",
-        "UserError",
-    }
-)
+_REFUSALS: Final = {
+    "GuardOnDataDependentSymNode", "NotImplementedError", "SpecViolationError",
+    "Unsupported", "UserError",
+}  # fmt: skip
 """Errors by which torch and ExecuTorch say that they do not express something."""
 _NO_KERNEL: Final = "Missing out variants"
 _KEY: Final = "peft_regress_module"
