@@ -170,8 +170,7 @@ METRICS: dict[str, MetricSpec] = {
         "nat", "The losses of the first steps of each seed; shown is their mean at step 1."
     ),
     "gradient_norms": _fingerprint(
-        "ratio",
-        "Of a script: the norm of all gradients in each step, as the optimizer gets them.",
+        "ratio", "Of a script: the norm of all gradients in each step, as the optimizer gets them."
     ),
     "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
     "filled_losses": _fingerprint(
@@ -181,8 +180,7 @@ METRICS: dict[str, MetricSpec] = {
         "nat", "The loss of a filled adapter on an image of 224x224, computed by two threads."
     ),
     "optimizer_updates": _fingerprint(
-        "ratio",
-        "How far the optimizer moves three small tensors: a fingerprint of its function.",
+        "ratio", "How far the optimizer moves three small tensors: a fingerprint of its function."
     ),
     "accuracy": _quality(
         "fraction",

@@ -21,12 +21,7 @@ import msgspec
 
 from peft_regress.baselines.current import Contents, read_contents, write_current
 from peft_regress.baselines.references import split, with_confirmed
-from peft_regress.baselines.storage import (
-    acceptance_of,
-    baseline_files,
-    entry_name,
-    entry_number,
-)
+from peft_regress.baselines.storage import acceptance_of, baseline_files, entry_name, entry_number
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
 from peft_regress.cases import matching_ids
 from peft_regress.errors import AbsentError, InputError

@@ -217,9 +217,7 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
 
 
 def _step_of(
-    method: Method,
-    model: nn.Module,
-    make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
+    method: Method, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer] | None = None
 ) -> Step:
     shipped = method.shipped_tensors
     return Step(model, make_optimizer or method.make_optimizer, lambda: shipped(model).values())

@@ -34,13 +34,7 @@ from peft_regress.report.terminal import show
 @format_option
 @baselines_option
 def command(  # noqa: PLR0913  (arguments and options)
-    old: str,
-    new: str,
-    case: str,
-    *,
-    top: int,
-    output: str,
-    baselines: Path,
+    old: str, new: str, case: str, *, top: int, output: str, baselines: Path
 ) -> None:
     """Show which modules and operators changed the costs of CASE.
 

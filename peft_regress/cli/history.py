@@ -21,8 +21,7 @@ from peft_regress.report.terminal import show
 @click.command(
     "history",
     epilog=examples(
-        "peft-regress history",
-        "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'",
+        "peft-regress history", "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'"
     ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)

@@ -182,11 +182,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_setup(
-        *arguments: Any,
-        baselines: Path,
-        jobs: int,
-        time_limit: int,
-        **others: Any,
+        *arguments: Any, baselines: Path, jobs: int, time_limit: int, **others: Any
     ) -> None:
         from peft_regress.upgrades.measuring import MeasuringSetup
 

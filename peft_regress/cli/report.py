@@ -59,12 +59,7 @@ from peft_regress.text import count_of
 @format_option
 @baselines_option
 def command(
-    runs: tuple[str, ...],
-    *,
-    page: Path | None,
-    cases: str | None,
-    output: str,
-    baselines: Path,
+    runs: tuple[str, ...], *, page: Path | None, cases: str | None, output: str, baselines: Path
 ) -> None:
     """Show what every case costs and how accurate it is.
 

@@ -29,12 +29,7 @@ from peft_regress.report.terminal import print_progress, say, show, write_markdo
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
-from peft_regress.upgrades.upgrade import (
-    Upgrade,
-    UpgradeSettings,
-    is_installed_here,
-    upgrade,
-)
+from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed_here, upgrade
 
 
 @click.command(

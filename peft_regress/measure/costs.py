@@ -223,10 +223,7 @@ def merged_or_none(
 
 
 def _running_cost(
-    model: nn.Module,
-    batch: Any,
-    *,
-    merge: Callable[[nn.Module], nn.Module | None],
+    model: nn.Module, batch: Any, *, merge: Callable[[nn.Module], nn.Module | None]
 ) -> dict[str, int]:
     merged = merged_or_none(merge, model)
     attached = cost.profile_inference(model, batch)

@@ -31,9 +31,7 @@ class Objective:
     def of(cls, fine_tune: FineTune) -> Self:
         """Take the functions of a fine-tuning."""
         return cls(
-            own_loss=fine_tune.loss,
-            own_score=fine_tune.score,
-            name=f"FineTune {fine_tune.id!r}",
+            own_loss=fine_tune.loss, own_score=fine_tune.score, name=f"FineTune {fine_tune.id!r}"
         )
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:

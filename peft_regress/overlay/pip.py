@@ -82,11 +82,7 @@ def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
 
 
 def plan(
-    requirements: Sequence[str],
-    *,
-    what: str = "",
-    pre: bool = False,
-    only_these: bool = False,
+    requirements: Sequence[str], *, what: str = "", pre: bool = False, only_these: bool = False
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
@@ -127,12 +123,7 @@ def _planned(item: dict[str, Any]) -> Planned:
     )
 
 
-def install(
-    python: Path,
-    planned: Iterable[Planned],
-    *,
-    keep_open: Sequence[int] = (),
-) -> None:
+def install(python: Path, planned: Iterable[Planned], *, keep_open: Sequence[int] = ()) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
 
     A file must have the digest of the plan, if the plan has one. pip inherits the open files
@@ -222,11 +213,7 @@ def _remedy_for(output: str) -> str:
 
 
 def _call(
-    python: Path,
-    arguments: Sequence[str],
-    *,
-    what: str,
-    keep_open: Sequence[int] = (),
+    python: Path, arguments: Sequence[str], *, what: str, keep_open: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.

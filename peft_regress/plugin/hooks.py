@@ -49,9 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config,
-) -> Generator[None, object, object]:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Ignore a warning that tells nothing, also where a conftest.py imports the libraries.
 
     They import bitsandbytes, and that imports torch's compiler, which warns of torch itself.

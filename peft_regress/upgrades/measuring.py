@@ -374,10 +374,7 @@ class _Work:
 
     def _header(self, source: Source) -> Header:
         return Header.here(
-            source.environment,
-            source.machine,
-            direct=self.results.direct,
-            commit=self.setup.commit,
+            source.environment, source.machine, direct=self.results.direct, commit=self.setup.commit
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:

@@ -102,8 +102,7 @@ def compat(
 
         def tried(release: str) -> Future[Seen]:
             opening = opened_overlay(
-                [f"peft=={release}", *settings.also_install],
-                replace_torch=settings.replace_torch,
+                [f"peft=={release}", *settings.also_install], replace_torch=settings.replace_torch
             )
             overlay = overlays.enter_context(opening)
             adapters = [adapter.folder]
