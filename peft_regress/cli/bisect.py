@@ -9,16 +9,7 @@ from typing import Any
 import click
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.cli.options import (
-    also_install_option,
-    cases_option,
-    environment_options,
-    examples,
-    format_option,
-    matrix_option,
-    print_json,
-    ready_to_measure,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.report.terminal import print_progress, show, write_markdown
@@ -32,7 +23,7 @@ _ABSENT_EXIT = 3
 
 @click.command(
     "bisect",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
         "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
     ),
@@ -40,7 +31,7 @@ _ABSENT_EXIT = 3
 @click.argument("package")
 @click.option("--good", required=True, metavar="VERSION", help="A release before the change.")
 @click.option("--bad", required=True, metavar="VERSION", help="A release after the change.")
-@cases_option(
+@options.cases_option(
     "Try cases whose id matches, such as shift/dora-r4/resnet18 (default: one case of each method "
     "and architecture)."
 )
@@ -49,10 +40,10 @@ _ABSENT_EXIT = 3
     metavar="NAME",
     help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
-@matrix_option
-@also_install_option
-@environment_options
-@format_option
+@options.matrix_option
+@options.also_install_option
+@options.environment_options
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -74,7 +65,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         check_output(summary, "--summary", storage=setup.baselines)
 
-    with ready_to_measure(setup, on, save=None, resume=resume) as ready:
+    with options.ready_to_measure(setup, on, save=None, resume=resume) as ready:
         chosen = BisectSettings(setup=ready, case=cases, **settings)
         found = bisect(chosen, progress=print_sentence)
     wants_scripts = summary is not None or output == "markdown"
@@ -83,7 +74,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(reports.encode_bisection(found))
+        options.print_json(reports.encode_bisection(found))
     else:
         show(reports.bisection_document(found) if output == "text" else issue, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)

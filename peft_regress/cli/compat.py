@@ -9,15 +9,7 @@ import click
 
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
-from peft_regress.cli.options import (
-    also_install_option,
-    examples,
-    format_option,
-    jobs_option,
-    limit_option,
-    print_json,
-    replace_torch_option,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import show
@@ -44,7 +36,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 
 @click.command(
     "compat",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
         "peft-regress compat lora --base resnet18 --releases 0.14..",
     ),
@@ -80,11 +72,11 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     help="The release that saved the adapter, to compare with (default: what its configuration "
     "says, since 0.18).",
 )
-@also_install_option
-@replace_torch_option
-@jobs_option("Try this many releases at once (default: one per core).")
-@limit_option("--time-limit", "How long the model or the adapter may take to load.")
-@format_option
+@options.also_install_option
+@options.replace_torch_option
+@options.jobs_option("Try this many releases at once (default: one per core).")
+@options.limit_option("--time-limit", "How long the model or the adapter may take to load.")
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -95,7 +87,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     inputs: str | None,
     shape: list[int] | None,
     output: str,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Show which releases load the saved ADAPTER, and whether they compute the same.
 
@@ -117,11 +109,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
-    settings = CompatSettings(base=model, **options)
+    chosen = CompatSettings(base=model, **settings)
     with ending_signals_interrupt():
-        found = compat(saved, settings, progress=print_sentence)
+        found = compat(saved, chosen, progress=print_sentence)
     if output == "json":
-        print_json(compat_report.encode_compat(found))
+        options.print_json(compat_report.encode_compat(found))
     else:
         show(compat_report.compat_document(found), output)
     context.exit(found.exit_code)

@@ -9,17 +9,7 @@ from typing import Any
 import click
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.cli.options import (
-    cases_option,
-    environment_options,
-    examples,
-    format_option,
-    matrix_option,
-    output_file,
-    print_json,
-    ready_to_measure,
-    strict_option,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
@@ -34,15 +24,15 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
 
 @click.command(
     "upgrade",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
         "peft-regress upgrade --summary issue.md peft torch==2.13.0",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
-@cases_option()
-@matrix_option
+@options.cases_option()
+@options.matrix_option
 @click.option(
     "--base",
     default="auto",
@@ -53,14 +43,17 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
     "at that commit), an entry, a run file or a folder.",
 )
 @click.option(
-    "--save", type=output_file, metavar="FILE", help="Write the candidate's run to this file."
+    "--save",
+    type=options.output_file,
+    metavar="FILE",
+    help="Write the candidate's run to this file.",
 )
-@strict_option
+@options.strict_option
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
 )
-@environment_options
-@format_option
+@options.environment_options
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -110,7 +103,7 @@ def command(  # noqa: PLR0913  (arguments and options)
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             scripts = tuple(reproduce(failing, result.comparison.observed, pythons))
 
-    with ready_to_measure(setup, on, save=save, resume=resume) as ready:
+    with options.ready_to_measure(setup, on, save=save, resume=resume) as ready:
         result = upgrade(
             requirements,
             UpgradeSettings(setup=ready, pattern=cases, **settings),
@@ -123,7 +116,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(reports.encode_upgrade(result))
+        options.print_json(reports.encode_upgrade(result))
     else:
         show(reports.upgrade_document(result) if output == "text" else issue, output)
     context.exit(result.comparison.exit_code)
