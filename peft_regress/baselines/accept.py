@@ -170,10 +170,8 @@ def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: 
 def _is_same(
     newest: RunFile, contents: Contents, run: Run, accepted: Acceptance, retire: Sequence[str]
 ) -> bool:
-    """Return whether the newest entry holds this run, accepted in the same way.
-
-    Then the command was typed again.
-    """
+    """Return whether the newest entry holds this run, accepted in the same way."""
+    # Then the command was typed again.
     was = acceptance_of(newest)
     is_typed_alike = (
         (was.reason, was.role) == (accepted.reason, accepted.role)

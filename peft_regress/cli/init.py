@@ -101,10 +101,8 @@ def _joined(before: str, table: str) -> str:
 
 
 def _packaged(folder: Path, settings: str) -> str:
-    """Return settings that name the packages; say it where setuptools would search for them.
-
-    It refuses to choose between several folders, such as gates/ and baselines/.
-    """
+    """Return settings that name the packages; say it where setuptools would search for them."""
+    # It refuses to choose between several folders, such as gates/ and baselines/.
     tables = tomllib.loads(settings)
     backend = tables.get("build-system", {}).get("build-backend", "setuptools")
     is_packaged = any((folder / name).exists() for name in ("setup.py", "setup.cfg", "src"))
@@ -119,10 +117,8 @@ def _packaged(folder: Path, settings: str) -> str:
 
 
 def _requirement(folder: Path) -> str:
-    """Return what installs this package from the same place; empty if only this machine has it.
-
-    A release of an index is named by its file and digest: others may have a package of its name.
-    """
+    """Return what installs this package from the same place; empty if only this machine has it."""
+    # A release of an index is named by its file and digest: others may have a package of its name.
     installed = distribution("peft-regress")
     recorded = installed.read_text("direct_url.json")
     if recorded is None:

@@ -99,11 +99,10 @@ def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Si
 
 
 def _workspace(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
-    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass.
-
-    Each part begins a page: the gates and the new states of each step, then, for one step more and
-    before and after the layer, three tensors of states that inputs fit into, too, and two of cells.
-    """
+    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass."""
+    # Each part begins a page: the gates and the new states of each step, then, for one step more
+    # and before and after the layer, three tensors of states that inputs fit into, too, and two of
+    # cells.
     x, width, trains = args[0], args[10], args[15]
     if not trains or x.dtype != torch.float32:
         return

@@ -343,10 +343,8 @@ def _new_profiles() -> ProfileCache:
 
 @contextlib.contextmanager
 def _untraced() -> Iterator[None]:
-    """Detach pytest's handlers from torch's trace, so that torch makes none.
-
-    Below a test that fails pytest would show an empty line for each record.
-    """
+    """Detach pytest's handlers from torch's trace, so that torch makes none."""
+    # Below a test that fails pytest would show an empty line for each record.
     logger = logging.getLogger(_TRACE)
     attached = logger.handlers[:]
     logger.handlers[:] = [one for one in attached if type(one).__module__.startswith("torch.")]

@@ -264,11 +264,10 @@ class _PlannedTensor(NamedTuple):
 
 
 def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
-    """Return what is in memory at the fullest moment of a planned program; adds up to the plan.
-
-    A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or `activation`
-    and `temp` with the operator that fills it); what no tensor uses then is `UNUSED` of no module.
-    """
+    """Return what is in memory at the fullest moment of a planned program; adds up to the plan."""
+    # A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or
+    # `activation` and `temp` with the operator that fills it); what no tensor uses then is `UNUSED`
+    # of no module.
     tensors = list(planned)
     moment = _fullest(tensors)
     rows: Counter[tuple[str, str]] = Counter()

@@ -84,11 +84,9 @@ def _configuration(file: Path) -> dict[str, Any]:
 
 
 def _foreign_code(configuration: dict[str, Any]) -> str:
-    """Return what of a configuration lets a release of peft run other code; '' if nothing does.
-
-    Older releases import `megatron_core` whatever it is, and hand `trust_remote_code` to
-    transformers. An X-LoRA loads the adapters that it names.
-    """
+    """Return what of a configuration lets a release of peft run other code; '' if nothing does."""
+    # Older releases import `megatron_core` whatever it is, and hand `trust_remote_code` to
+    # transformers. An X-LoRA loads the adapters that it names.
     module = configuration.get("megatron_core")
     if module not in (None, "megatron.core"):
         return f"megatron_core names the module {module!r}"

@@ -174,10 +174,8 @@ def _of_output(adapter: Loaded, difference: float | None) -> tuple[str, ...]:
 def _merged(
     adapter: Loaded, reference: Loaded
 ) -> tuple[float | None, Verdict | None, tuple[str, ...]]:
-    """Return the difference with the adapter merged, its verdict if it is wrong, and details.
-
-    Merging must not change the function: what counts is the reference's output before it.
-    """
+    """Return the difference with the adapter merged, its verdict if it is wrong, and details."""
+    # Merging must not change the function: what counts is the reference's output before it.
     wanted, of_reference = reference.outputs or [], reference.merged
     if adapter.merged is None:
         if of_reference is None:
