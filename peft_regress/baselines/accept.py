@@ -75,8 +75,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
 
     Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or (unless it
     is for history) repeats what is not stored, or has a case in error that no glob of
-    `allow_errors` matches; if the reason is empty, if a glob of `retire` matches nothing, or if the
-    storage is not whole.
+    `allow_errors` matches; for an empty reason, a `retire` that matches nothing, a broken storage.
     """
     if not reason.strip():
         raise InputError(

@@ -12,7 +12,7 @@ from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.report.terminal import print_progress, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.measuring import MeasuringSetup
@@ -73,10 +73,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
-    if output == "json":
-        options.print_json(reports.encode_bisection(found))
-    else:
-        show(reports.bisection_document(found) if output == "text" else issue, output)
+    document = reports.bisection_document(found) if output == "text" else issue
+    options.print_result(output, reports.encode_bisection(found), document)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 

@@ -12,7 +12,6 @@ from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import show
 from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
@@ -112,8 +111,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     chosen = CompatSettings(base=model, **settings)
     with ending_signals_interrupt():
         found = compat(saved, chosen, progress=print_sentence)
-    if output == "json":
-        options.print_json(compat_report.encode_compat(found))
-    else:
-        show(compat_report.compat_document(found), output)
+    document = compat_report.compat_document(found)
+    options.print_result(output, compat_report.encode_compat(found), document)
     context.exit(found.exit_code)

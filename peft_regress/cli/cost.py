@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
@@ -22,14 +22,6 @@ from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
-_WHOLE: Final = click.IntRange(1, 65536)
-
-
-def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], Any]:
-    return click.option(
-        name, type=_WHOLE, metavar=metavar, default=usual, show_default=True, help=text
-    )
-
 
 @click.command(
     "cost",
@@ -41,10 +33,10 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
 @click.option("--method", metavar="NAME", help="A registered method: lora, dora, galore, full, ...")
-@click.option("--rank", type=_WHOLE, metavar="R", help="The rank, if the method has one.")
-@_counted("--batch", "N", 1, "Images per step.")
-@_counted("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
-@_counted("--classes", "N", 10, "Outputs of the last layer.")
+@click.option("--rank", type=options.WHOLE, metavar="R", help="The rank, if the method has one.")
+@options.counted_option("--batch", "N", 1, "Images per step.")
+@options.counted_option("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
+@options.counted_option("--classes", "N", 10, "Outputs of the last layer.")
 @click.option(
     "--loss",
     type=click.Choice(["sum", "cross-entropy"]),

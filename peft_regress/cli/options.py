@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -18,7 +18,8 @@ from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.cli.progress import print_sentence
 from peft_regress.errors import InputError
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import echo
+from peft_regress.report.document import Document
+from peft_regress.report.terminal import echo, show
 from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import Pool, default_jobs
 
@@ -99,6 +100,16 @@ also_install_option = click.option(
 replace_torch_option = click.option(
     "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
 )
+
+
+WHOLE: Final = click.IntRange(1, 65536)
+
+
+def counted_option(name: str, metavar: str, usual: int, help_text: str) -> Callable[[Any], Any]:
+    """Return an option that is a whole number from 1 on."""
+    return click.option(
+        name, type=WHOLE, metavar=metavar, default=usual, show_default=True, help=help_text
+    )
 
 
 def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[Any], Any]:
@@ -215,6 +226,14 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 def print_json(value: Any) -> None:
     """Print a JSON value. No string in it changes, though none is a command in a log."""
     echo(json.dumps(value, indent=2, allow_nan=False).replace("##[", r"\u0023#["))
+
+
+def print_result(output: str, encoded: Any, document: Document) -> None:
+    """Print a result as JSON, or its document as text or Markdown."""
+    if output == "json":
+        print_json(encoded)
+    else:
+        show(document, output)
 
 
 def refuse_beside(context: click.Context, option: str, names: Collection[str], reason: str) -> None:

@@ -12,7 +12,7 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.cli import options
 from peft_regress.gate.paired_times import CaseTimes
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.report.terminal import print_progress, show
+from peft_regress.report.terminal import print_progress
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
 
@@ -74,8 +74,5 @@ def command(  # noqa: PLR0913  (arguments and options)
         time_limit=time_limit,
         on_result=print_case,
     )
-    if output == "json":
-        options.print_json(report.encode_times(run))
-    else:
-        show(report.times_document(run), output)
+    options.print_result(output, report.encode_times(run), report.times_document(run))
     context.exit(run.exit_code)

@@ -15,7 +15,7 @@ from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
-from peft_regress.report.terminal import print_progress, say, show, write_markdown
+from peft_regress.report.terminal import print_progress, say, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
@@ -115,10 +115,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
-    if output == "json":
-        options.print_json(reports.encode_upgrade(result))
-    else:
-        show(reports.upgrade_document(result) if output == "text" else issue, output)
+    document = reports.upgrade_document(result) if output == "text" else issue
+    options.print_result(output, reports.encode_upgrade(result), document)
     context.exit(result.comparison.exit_code)
 
 

@@ -135,7 +135,10 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
             raise UnsupportedProgramError(
                 f"the step changes a buffer, {name}, which a program does not keep"
             )
-        manager = _lowered(exported).to_executorch()
+        exir = load("executorch.exir")
+        # The check knows the operators of inference alone.
+        unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
+        manager = exir.to_edge(exported, compile_config=unchecked).to_executorch()
         methods = manager.executorch_program.execution_plan
         planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
         calls = _calls(methods)
@@ -168,13 +171,6 @@ def _refused() -> Iterator[None]:
         is_refusal = kind in _REFUSALS or _NO_KERNEL in said
         raised = UnsupportedProgramError if is_refusal else ProgramError
         raise raised(f"{kind}: {said}" if said else kind) from error
-
-
-def _lowered(exported: ExportedProgram) -> Any:
-    exir = load("executorch.exir")
-    # The check knows the operators of inference alone.
-    unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
-    return exir.to_edge(exported, compile_config=unchecked)
 
 
 def _calls(methods: Any) -> dict[str, int]:

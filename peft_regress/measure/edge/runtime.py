@@ -116,7 +116,7 @@ class Runtime:
                 )
             worker = self._worker
             before = worker.errors_end
-            status = worker.ask(f"{__name__}:run_forked", asked, _Ended).exit
+            status = worker.ask(f"{__name__}:run_forked", asked, int)
         except BaseException as error:
             # An answer that comes later must not be taken for that of the next program.
             self.close()
@@ -167,18 +167,14 @@ class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float | None
 
 
-class _Ended(msgspec.Struct, frozen=True, kw_only=True):
-    exit: int
-
-
-def run_forked(request: _RunProgram) -> _Ended:
-    """Run a program in a process of its own."""
+def run_forked(request: _RunProgram) -> int:
+    """Run a program in a process of its own; return its exit code."""
     require_executorch(runs=True)
     process = os.fork()
     if process == 0:
         os._exit(_run(Path(request.folder), request))
     _, status = os.waitpid(process, 0)
-    return _Ended(exit=os.waitstatus_to_exitcode(status))
+    return os.waitstatus_to_exitcode(status)
 
 
 def _run(folder: Path, request: _RunProgram) -> int:
