@@ -31,6 +31,7 @@ from peft_regress.upgrades.compat.verdicts import (
 from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError, default_jobs
 
 _BY_DEFAULT: Final = "0.10.0.."
+_DOTS: Final = ".."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,16 +206,11 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases or _BY_DEFAULT
-    known: list[Version] = []
-    if _DOTS in text:
-        known = released_versions("peft", pre=False)
+    known = released_versions("peft", pre=False) if _DOTS in text else []
     chosen = chosen_releases(text, known)
     # The default is the last patch of each minor release.
     by_minor = {one.release[:2]: one for one in chosen}
     return tuple(by_minor.values()) if settings.releases is None else chosen
-
-
-_DOTS = ".."
 
 
 def chosen_releases(text: str, known: Sequence[Version]) -> tuple[Version, ...]:
