@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -41,15 +40,14 @@ LEAST_SHARE: Final = 1e-6
 MOST_SHARE: Final = 1e6
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a metric may change before the gate reports it, in place of its usual bound.
 
     Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
     of the means over the seeds.
     """
 
-    bound: float
+    bound: Annotated[float, msgspec.Meta(ge=0)]
     reason: str
     """The evidence for the bound; shown beside each verdict that it decides."""
 

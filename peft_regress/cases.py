@@ -89,10 +89,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Read an id such as `shift/lora-r4/resnet18`; looks up no name.
-
-        Raises `InputError`.
-        """
+        """Read an id such as `shift/lora-r4/resnet18`; looks up no name. Raises `InputError`."""
         task, ranked, architecture = split_case_id(text)
         method, rank = split_adapter_name(ranked)
         return cls(task=task, method=method, architecture=architecture, rank=rank)
@@ -166,10 +163,7 @@ def split_case_id(text: str) -> list[str]:
 
 
 def matching_ids(known: Iterable[str], pattern: str) -> list[str]:
-    """Return the ids that match a glob, sorted.
-
-    Raises `UnknownNameError` if none does; it names the closest.
-    """
+    """Return the ids that match a glob, sorted. Raises `UnknownNameError` with the closest."""
     every = sorted(known)
     found = [name for name in every if fnmatchcase(name, pattern)]
     if not found:

@@ -17,7 +17,10 @@ _LONGEST_PROBLEM = 400
 
 
 class PeftRegressError(Exception):
-    """Root of every error raised on purpose by this package."""
+    """Root of every error raised on purpose by this package; a message of it is one line."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*map(printable, problems))
 
 
 class InputError(PeftRegressError):
@@ -31,8 +34,7 @@ class AbsentError(PeftRegressError):
 class UnknownNameError(InputError):
     """An unknown name of a method, architecture, task, case or the like.
 
-    `unlisted` has further known names by family: too many for a message, but the closest match may
-    be one of them.
+    `unlisted` has more names by family, too many to show; the closest match may be one of them.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class RunFileError(InputError):
         self.remedy = remedy
         # A key or a name from the file may contain anything; the message stays one line.
         shown = clean(problem, longest=_LONGEST_PROBLEM)
-        super().__init__(printable(f"{path}: {shown}. {remedy}"))
+        super().__init__(f"{path}: {shown}. {remedy}")
 
 
 class SourceError(AbsentError):

@@ -13,7 +13,6 @@ import msgspec
 import platformdirs
 
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.text import printable
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -71,10 +70,7 @@ def path_problem(path: Path) -> str | None:
 
 
 def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read a TOML file.
-
-    remedy: what to do if it cannot be read. Raises `InputError`.
-    """
+    """Read a TOML file. remedy: what to do if it cannot be read. Raises `InputError`."""
     try:
         return tomllib.loads(read_bytes(path).decode())
     except OSError as error:
@@ -93,11 +89,11 @@ def read_table(table: Any, kind: type[_Record], where: str) -> _Record:
         known = [field.encode_name for field in msgspec.structs.fields(kind)]
         for key in table:
             if key not in known:
-                raise UnknownNameError(printable(f"key of {where}"), key, known)
+                raise UnknownNameError(f"key of {where}", key, known)
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise InputError(printable(f"{where}: {error}")) from None
+        raise InputError(f"{where}: {error}") from None
 
 
 def read_bytes(path: Path) -> bytes:

@@ -74,8 +74,8 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # noqa: BLE001  (the code of a user may raise anything)
-        msg = f"{path!r} does not import: {_problem(error, module_name, folder)}"
-        raise InputError(printable(msg)) from None
+        problem = _problem(error, module_name, folder)
+        raise InputError(f"{path!r} does not import: {problem}") from None
     try:
         return operator.attrgetter(name)(module)
     except AttributeError:

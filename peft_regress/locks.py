@@ -73,8 +73,7 @@ class Lock:
 def opened_lock(path: Path, *, patience: float = 60.0) -> Iterator[Lock]:
     """Open a lock file, and close it at the end, which drops the lock.
 
-    patience: for how many seconds it is waited for. Raises `OSError`; waiting for longer raises
-    `InputError`.
+    patience: for how many seconds it is waited for, then `InputError` is raised. Raises `OSError`.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

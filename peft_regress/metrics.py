@@ -170,15 +170,9 @@ METRICS: dict[str, MetricSpec] = {
         "nat", "The losses of the first steps of each seed; shown is their mean at step 1."
     ),
     "gradient_norms": _fingerprint(
-        "ratio",
-        "Of a script: the norm of all gradients in each step, as the optimizer gets them.",
+        "ratio", "Of a script: the norm of all gradients in each step, as the optimizer gets them."
     ),
-    "micro_batches": MetricSpec(
-        unit="count",
-        direction="same",
-        kind="exact",
-        about="Of a script: the backward passes of its second step.",
-    ),
+    "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
     "filled_losses": _fingerprint(
         "nat", "The loss of an adapter filled with seeded numbers: a fingerprint of its function."
     ),
@@ -186,8 +180,7 @@ METRICS: dict[str, MetricSpec] = {
         "nat", "The loss of a filled adapter on an image of 224x224, computed by two threads."
     ),
     "optimizer_updates": _fingerprint(
-        "ratio",
-        "How far the optimizer moves three small tensors: a fingerprint of its function.",
+        "ratio", "How far the optimizer moves three small tensors: a fingerprint of its function."
     ),
     "accuracy": _quality(
         "fraction",
@@ -213,8 +206,7 @@ METRICS: dict[str, MetricSpec] = {
 }
 
 OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
-"""The metrics that need every seed trained in full, as do those of an own case: a case that repeats
-another run lacks them."""
+"""The metrics, beside an own case's, that need every seed trained in full: a repeat lacks them."""
 
 _POSITIONS = {name: position for position, name in enumerate(METRICS)}
 

@@ -23,7 +23,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
 from peft_regress.imports import INSTALLED
 from peft_regress.runs.environment import files_from_here, installed_packages
-from peft_regress.runs.schema import OwnBound, Record, canonical_digest
+from peft_regress.runs.schema import Record, canonical_digest
 from peft_regress.script import OwnCase, Script
 
 _THIS_PROJECT: Final = "peft_regress"
@@ -62,9 +62,7 @@ def stated_by(own: OwnCase) -> dict[str, Any]:
     if code := code_of(own.case):
         stated["own_code"] = code
     if bounds := bounds_of(own):
-        stated["bounds"] = {
-            name: OwnBound(bound=one.bound, reason=one.reason) for name, one in bounds.items()
-        }
+        stated["bounds"] = bounds
     if own.budget is not None:
         stated["budget"] = own.budget
     return stated

@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol, get_args
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
-from peft_regress.text import printable
 
 RegistryName = Literal["method", "architecture", "task"]
 
@@ -61,8 +60,7 @@ def add(registry: RegistryName, item: Named) -> None:
 def get(registry: RegistryName, name: str) -> Any:
     """Return the registered item of a name, or else a family's.
 
-    Raises `UnknownNameError`, which lists the registered names and suggests the closest name, also
-    from the families.
+    Raises `UnknownNameError` with the registered names and the closest name, also of the families.
     """
     known = _items(registry)
     if name in known:
@@ -89,10 +87,7 @@ def items(registry: RegistryName) -> tuple[Any, ...]:
 
 
 def remove(registry: RegistryName, name: str) -> None:
-    """Remove a registration, for a test suite that must leave no trace.
-
-    Raises `UnknownNameError`.
-    """
+    """Remove a registration, for tests that must leave no trace. Raises `UnknownNameError`."""
     known = _items(registry)
     if name not in known:
         raise UnknownNameError(registry, name, known)
@@ -144,8 +139,7 @@ def _load(point: EntryPoint) -> Any:
         return point.load()
     except Exception as error:  # the code of another package
         owner = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
-        msg = (
+        raise InputError(
             f"entry point {point.name!r} ({point.group}: {point.value}){owner} does not load: "
             f"{told(error)}. Repair that package or uninstall it."
-        )
-        raise InputError(printable(msg)) from error
+        ) from error

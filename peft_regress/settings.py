@@ -13,7 +13,6 @@ import msgspec
 from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
-from peft_regress.text import printable
 
 DEFAULT_MATRIX: Final = "default"
 """The built-in matrix of a project without cases of its own."""
@@ -24,13 +23,12 @@ _STORAGE: Final = "baselines"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class BoundRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BoundRule(Bound, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A user's bound for the metrics of many cases."""
 
     cases: _Text
     """A glob on case ids."""
     metric: _Text
-    bound: Annotated[float, msgspec.Meta(ge=0)]
     reason: _Text
 
 
@@ -99,7 +97,7 @@ def _parsed(file: Path, table: Any) -> Settings:
     found = read_table(table, _Table, where)
     matrix = found.matrix or (OWN_MATRIX if found.cases else DEFAULT_MATRIX)
     if not matrix.isidentifier():
-        raise InputError(printable(f"{where}: matrix = {matrix!r} is not the name of a matrix"))
+        raise InputError(f"{where}: matrix = {matrix!r} is not the name of a matrix")
     return Settings(
         folder=folder,
         file=file,

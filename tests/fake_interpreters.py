@@ -81,7 +81,7 @@ for line in sys.stdin:
             record = dict(script["record"], case=case, **more)
             if how.get("numbers") == "own":
                 record["metrics"]["forward_flops"]["value"] = os.getpid()
-            send(record=record, packages=script["uses"])
+            send(record=record, imported=script["uses"])
         misbehave(how.get("after " + name))
     elif kind in script["answers"]:
         log(kind, request)

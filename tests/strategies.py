@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peft_regress.budgets import SHARES
+from peft_regress.budgets import SHARES, Bound
 from peft_regress.metrics import METRICS
 from peft_regress.runs import schema
 
@@ -82,9 +82,7 @@ def metrics_of(name):
 
 own_bounds = st.dictionaries(
     metric_names,
-    st.sampled_from([0.0, 1e-5, 0.05, 1.0, 9.0]).map(
-        lambda size: schema.OwnBound(bound=size, reason="r")
-    ),
+    st.sampled_from([0.0, 1e-5, 0.05, 1.0, 9.0]).map(lambda size: Bound(bound=size, reason="r")),
     max_size=3,
 )
 _shares = st.fixed_dictionaries(

@@ -21,12 +21,7 @@ import msgspec
 
 from peft_regress.baselines.current import Contents, read_contents, write_current
 from peft_regress.baselines.references import split, with_confirmed
-from peft_regress.baselines.storage import (
-    acceptance_of,
-    baseline_files,
-    entry_name,
-    entry_number,
-)
+from peft_regress.baselines.storage import acceptance_of, baseline_files, entry_name, entry_number
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters, store_adapter
 from peft_regress.cases import matching_ids
 from peft_regress.errors import AbsentError, InputError
@@ -80,8 +75,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
 
     Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or (unless it
     is for history) repeats what is not stored, or has a case in error that no glob of
-    `allow_errors` matches; if the reason is empty, if a glob of `retire` matches nothing, or if the
-    storage is not whole.
+    `allow_errors` matches; for an empty reason, a `retire` that matches nothing, a broken storage.
     """
     if not reason.strip():
         raise InputError(
@@ -175,10 +169,8 @@ def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: 
 def _is_same(
     newest: RunFile, contents: Contents, run: Run, accepted: Acceptance, retire: Sequence[str]
 ) -> bool:
-    """Return whether the newest entry holds this run, accepted in the same way.
-
-    Then the command was typed again.
-    """
+    """Return whether the newest entry holds this run, accepted in the same way."""
+    # Then the command was typed again.
     was = acceptance_of(newest)
     is_typed_alike = (
         (was.reason, was.role) == (accepted.reason, accepted.role)

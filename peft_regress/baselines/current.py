@@ -52,8 +52,7 @@ class Contents:
     ledgers: Names = field(default_factory=dict)
     adapters: Names = field(default_factory=dict)
     adapter_of: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """For each case whose adapter an entry names: the newest such entry, and the digest. What was
-    named last is last."""
+    """For each case the newest entry that names its adapter, and the digest, as they were named."""
     own: set[str] = field(default_factory=set)
     """The cases that are a user's own."""
     judges: dict[str, Observation] = field(default_factory=dict)

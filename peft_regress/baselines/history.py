@@ -183,10 +183,7 @@ def present_run(entries: Sequence[Entry]) -> Run:
 
 
 def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
-    """Return the entries with only the cases that match a glob.
-
-    Raises `AbsentError` if none matches.
-    """
+    """Return the entries with the cases that match a glob. Raises `AbsentError` if none does."""
     known = sorted({name for entry in entries for name in entry.run.cases})
     chosen = set(_matching(known, pattern))
     selected = []

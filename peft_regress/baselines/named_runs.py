@@ -20,7 +20,6 @@ from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.journal import is_journal, partial_run
 from peft_regress.runs.run_file import RunFile, read_run
-from peft_regress.text import printable
 
 
 class Named(NamedTuple):
@@ -50,8 +49,7 @@ class Named(NamedTuple):
     def observations(self) -> dict[str, Observation]:
         """Return the cases by id, to compare others with.
 
-        Of a storage each case's newest baseline; a case that repeats a stored training has its
-        scores.
+        Of a storage each case's newest baseline; one that repeats a stored training has its scores.
         """
         if self.is_storage:
             return read_references(self.path)
@@ -155,4 +153,4 @@ def check_output(
         if written == Path(read) or (written.parent == Path(read) and written.suffix == ".json"):
             problem = "is the run that is read, or would be a shard of it"
     if problem is not None:
-        raise InputError(printable(f"{option} {path}: {problem}. Choose another path."))
+        raise InputError(f"{option} {path}: {problem}. Choose another path.")

@@ -23,8 +23,7 @@ from peft_regress.runs.schema import Record, Run, Selection
 def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
     """Return what judges each case of a storage, by id, with the ledgers of these records alone.
 
-    drift: with the older entries that it counts from. Raises `RunFileError` for what is missing or
-    was altered.
+    drift: with the older entries it counts from. Raises `RunFileError` for a lost or altered part.
     """
     found = _with_ledgers(root, read_contents(root))
     if drift:

@@ -36,8 +36,7 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
-    """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
-    list for each tensor."""
+    """Float32 logits (items, classes) for the first test items; else samples, a list a tensor."""
     files: dict[DataFile, str]
     """SHA-256 of each file, by name."""
     packages: dict[Name, Version] = msgspec.field(default_factory=dict)
@@ -115,10 +114,7 @@ def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
 
 
 def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of an adapter. The manifest comes last, so that an interruption is noticed.
-
-    Raises `InputError`.
-    """
+    """Write an adapter's files, last the manifest: it tells interruptions. Raises `InputError`."""
     for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
         write_atomic(target / name, files[name])
 

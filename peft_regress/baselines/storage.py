@@ -245,8 +245,7 @@ def _check_newest(root: Path, links: Sequence[Link]) -> None:
 
 
 Names = dict[str, tuple[int, str]]
-"""For each digest of a ledger or an adapter the first entry that relies on it, by its position, and
-the case."""
+"""For each digest of a ledger or adapter the position of the first entry with it, and the case."""
 
 
 def check_parts(root: Path, links: Sequence[Link], *, ledgers: Names, adapters: Names) -> None:

@@ -38,8 +38,7 @@ _TEST_BATCH: Final = 200
 class BuiltIn(FineTune):
     """A fine-tuning of the catalogue. It alone states costs and a definition of its own.
 
-    Its costs are those of a step on 1x3x224x224 and on 32x3x224x224, 10 classes, on random images:
-    they depend on no task.
+    Its costs are of a step on 1x3x224x224 and on 32x3x224x224, 10 classes, and depend on no task.
     """
 
     method: Method
@@ -49,8 +48,7 @@ class BuiltIn(FineTune):
     """Returns what defines the case, without the loop."""
     test_batch: int = _TEST_BATCH
     runs_in_executorch: bool = False
-    """Whether it is exported and run there, and not trained here. Its costs are those of a step on
-    its own batch."""
+    """Whether it is exported and run there, not trained here. Its costs are of its own batch."""
 
 
 def built_in(case: Case, baselines: Path) -> BuiltIn:
@@ -140,7 +138,6 @@ def fine_tune_of(case: Case, baselines: Path) -> OwnCase:
     """Return what a case measures.
 
     baselines: the folder with the source checkpoints of built-in cases. Raises `UnknownNameError`
-    for a name that is not registered, `InputError` for a wrong rank, and for own cases that cannot
-    be imported.
+    for a name that is not registered, `InputError` for a wrong rank or own cases that fail.
     """
     return own_fine_tune(case) or built_in(case, baselines)

@@ -1,7 +1,6 @@
 """What is known of the accuracy of methods on the built-in tasks. No torch at import.
 
-`tools/studies/task_study.py` trains and writes `evidence.json`; docs/evidence.md says what it can
-tell apart.
+`tools/studies/task_study.py` writes `evidence.json`; docs/evidence.md says what it can tell apart.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
 from peft_regress.script import OWN_CASES, OwnCase
 from peft_regress.settings import DEFAULT_MATRIX, Settings, read_settings
-from peft_regress.text import printable
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
@@ -146,9 +145,7 @@ def _as_list(given: Any, source: str) -> list[OwnCase]:
     found = [given] if isinstance(given, OWN_CASES) or not isinstance(given, Iterable) else [*given]
     for item in found:
         if not isinstance(item, OWN_CASES):
-            raise InputError(
-                printable(f"{source} has {item!r}, which is not a FineTune or a Script")
-            )
+            raise InputError(f"{source} has {item!r}, which is not a FineTune or a Script")
     if not found:
         raise InputError(f"{source} holds no FineTune or Script")
     return found

@@ -217,9 +217,7 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
 
 
 def _step_of(
-    method: Method,
-    model: nn.Module,
-    make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
+    method: Method, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer] | None = None
 ) -> Step:
     shipped = method.shipped_tensors
     return Step(model, make_optimizer or method.make_optimizer, lambda: shipped(model).values())
@@ -237,12 +235,10 @@ def try_all(
 
     Methods of the default matrix at ranks 1, 2, 4 ... as long as a rank saves memory and FLOPs over
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
-    the catalogue's ranks. A method that cannot be put on the network, or cannot take a step there,
-    is refused.
+    the catalogue's ranks. A method that does not fit the network, or take a step, is refused.
 
     evidence: scores by seed, by a name such as `lora-r4`. only: a pattern of methods; full
-    fine-tuning is tried in any case, to compare with. seconds: after so many, no further method is
-    tried.
+    fine-tuning is tried in any case, to compare with. seconds: after so many, no method is tried.
     """
     tried, ends = Tried(), time.monotonic() + (math.inf if seconds is None else seconds)
     full: Costs | None = None

@@ -97,11 +97,7 @@ def _top(answer: Answer) -> Section:
         scores = f"Scores: {answer.scored_by}"
     return Section(
         title=f"{clean(answer.subject.name)}{on}: {taken}",
-        body=(
-            *([_recommendation(answer, order)] if order else []),
-            _limits(answer),
-            scores,
-        ),
+        body=(*([_recommendation(answer, order)] if order else []), _limits(answer), scores),
         level=2,
     )
 

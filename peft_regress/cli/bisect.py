@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,21 @@ from typing import Any
 import click
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.cli.options import (
-    cases_option,
-    environment_options,
-    examples,
-    format_option,
-    matrix_option,
-    opened_pool,
-    print_json,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
-from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.report.terminal import print_progress, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
-from peft_regress.workers.keeper import kept_records
 
 _ABSENT_EXIT = 3
 
 
 @click.command(
     "bisect",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
         "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
     ),
@@ -42,7 +31,7 @@ _ABSENT_EXIT = 3
 @click.argument("package")
 @click.option("--good", required=True, metavar="VERSION", help="A release before the change.")
 @click.option("--bad", required=True, metavar="VERSION", help="A release after the change.")
-@cases_option(
+@options.cases_option(
     "Try cases whose id matches, such as shift/dora-r4/resnet18 (default: one case of each method "
     "and architecture)."
 )
@@ -51,16 +40,10 @@ _ABSENT_EXIT = 3
     metavar="NAME",
     help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
-@matrix_option
-@click.option(
-    "--with",
-    "also_install",
-    multiple=True,
-    metavar="REQUIREMENT",
-    help="Install this requirement with each release; may be repeated.",
-)
-@environment_options
-@format_option
+@options.matrix_option
+@options.also_install_option
+@options.environment_options
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -82,13 +65,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     if summary is not None:
         check_output(summary, "--summary", storage=setup.baselines)
 
-    with (
-        ending_signals_interrupt(),
-        opened_pool(on, setup, say=print_sentence) as pool,
-        kept_records(None, resume, print_sentence) as keeper,
-    ):
-        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
-        chosen = BisectSettings(setup=setup, case=cases, **settings)
+    with options.ready_to_measure(setup, on, save=None, resume=resume) as ready:
+        chosen = BisectSettings(setup=ready, case=cases, **settings)
         found = bisect(chosen, progress=print_sentence)
         _show(found, summary, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
@@ -101,10 +79,8 @@ def _show(found: Bisection, summary: Path | None, output: str) -> None:
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
-    if output == "json":
-        print_json(reports.encode_bisection(found))
-    else:
-        show(reports.bisection_document(found) if output == "text" else issue, output)
+    document = reports.bisection_document(found) if output == "text" else issue
+    options.print_result(output, reports.encode_bisection(found), document)
     if found.was_interrupted:
         raise KeyboardInterrupt
 

@@ -18,11 +18,11 @@ from peft_regress.catalogue.own_cases import (
     own_fine_tunes,
     usual_storage,
 )
-from peft_regress.cli.options import examples, format_option, print_json, refuse_beside
+from peft_regress.cli import options
 from peft_regress.devices import DeviceClass
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import FineTune
-from peft_regress.report.terminal import say, show
+from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
     from peft_regress.choosing.sections import Answer
@@ -44,7 +44,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 
 @click.command(
     "choose",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress choose --device raspberry-pi-4-2gb --architecture mobilenet_v2",
         "peft-regress choose --memory 256MiB --architecture resnet18 --batch 1",
         "peft-regress choose --memory 1GiB --model my_models:build --input 3x96x96",
@@ -52,14 +52,8 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
-@click.option(
-    "--batch", type=click.IntRange(1, 65536), metavar="N", default=8, show_default=True,
-    help="Items per step.",
-)  # fmt: skip
-@click.option(
-    "--resolution", type=click.IntRange(1, 65536), metavar="PIXELS", default=224, show_default=True,
-    help="Height and width of an image, in pixels.",
-)  # fmt: skip
+@options.counted_option("--batch", "N", 8, "Items per step.")
+@options.counted_option("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
 @click.option(
     "--model",
     metavar="MODULE:NAME",
@@ -120,7 +114,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     metavar="SECONDS",
     help="Try no further method after this time (default: try all).",
 )
-@format_option
+@options.format_option
 @click.pass_context
 def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     """Choose a method and its rank for a device, and say why.
@@ -138,7 +132,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if len(named) != 1:
         raise click.UsageError("Name one of --architecture, --model and --case.")
     others = set().union(*_STEP_OF.values()) - _STEP_OF[named[0]]
-    refuse_beside(context, f"--{named[0]}", others, "that has another kind of step")
+    options.refuse_beside(context, f"--{named[0]}", others, "that has another kind of step")
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
@@ -170,10 +164,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if not answer.order:
         hints = candidates.what_would_fit(tried, limits)
         answer = dataclasses.replace(answer, hints=tuple(hints))
-    if output == "json":
-        print_json(sections.answer_json(answer))
-    else:
-        show(sections.answer_sections(answer), output)
+    options.print_result(output, sections.answer_json(answer), sections.answer_sections(answer))
     context.exit(answer.exit_code)
 
 

@@ -9,21 +9,13 @@ import click
 
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
-from peft_regress.cli.options import (
-    examples,
-    format_option,
-    jobs_option,
-    limit_option,
-    print_json,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.terminal import show
 from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
-from peft_regress.workers.pool import default_jobs
+from peft_regress.upgrades.compat.releases import BaseModel
 
 
 def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
@@ -43,7 +35,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
 
 @click.command(
     "compat",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
         "peft-regress compat lora --base resnet18 --releases 0.14..",
     ),
@@ -79,17 +71,11 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     help="The release that saved the adapter, to compare with (default: what its configuration "
     "says, since 0.18).",
 )
-@click.option(
-    "--with",
-    "also_install",
-    multiple=True,
-    metavar="REQUIREMENT",
-    help="Install this requirement with each release; may be repeated.",
-)
-@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
-@jobs_option("Try this many releases at once (default: one per core).")
-@limit_option("--time-limit", "How long the model or the adapter may take to load.")
-@format_option
+@options.also_install_option
+@options.replace_torch_option
+@options.jobs_option("Try this many releases at once (default: one per core).")
+@options.limit_option("--time-limit", "How long the model or the adapter may take to load.")
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -99,9 +85,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     base: str | None,
     inputs: str | None,
     shape: list[int] | None,
-    jobs: int | None,
     output: str,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Show which releases load the saved ADAPTER, and whether they compute the same.
 
@@ -123,11 +108,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
-    settings = CompatSettings(base=model, jobs=jobs or default_jobs(), **options)
+    chosen = CompatSettings(base=model, **settings)
     with ending_signals_interrupt():
-        found = compat(saved, settings, progress=print_sentence)
-    if output == "json":
-        print_json(compat_report.encode_compat(found))
-    else:
-        show(compat_report.compat_document(found), output)
+        found = compat(saved, chosen, progress=print_sentence)
+    document = compat_report.compat_document(found)
+    options.print_result(output, compat_report.encode_compat(found), document)
     context.exit(found.exit_code)

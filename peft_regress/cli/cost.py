@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
@@ -17,30 +17,15 @@ from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.catalogue.own_cases import usual_storage
-from peft_regress.cli.options import (
-    cases_option,
-    examples,
-    format_option,
-    matrix_option,
-    print_json,
-    refuse_beside,
-)
+from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say, show
 
-_WHOLE: Final = click.IntRange(1, 65536)
-
-
-def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], Any]:
-    return click.option(
-        name, type=_WHOLE, metavar=metavar, default=usual, show_default=True, help=text
-    )
-
 
 @click.command(
     "cost",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
@@ -48,10 +33,10 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
 @click.option("--method", metavar="NAME", help="A registered method: lora, dora, galore, full, ...")
-@click.option("--rank", type=_WHOLE, metavar="R", help="The rank, if the method has one.")
-@_counted("--batch", "N", 1, "Images per step.")
-@_counted("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
-@_counted("--classes", "N", 10, "Outputs of the last layer.")
+@click.option("--rank", type=options.WHOLE, metavar="R", help="The rank, if the method has one.")
+@options.counted_option("--batch", "N", 1, "Images per step.")
+@options.counted_option("--resolution", "PIXELS", 224, "Height and width of an image, in pixels.")
+@options.counted_option("--classes", "N", 10, "Outputs of the last layer.")
 @click.option(
     "--loss",
     type=click.Choice(["sum", "cross-entropy"]),
@@ -77,23 +62,25 @@ def _counted(name: str, metavar: str, usual: int, text: str) -> Callable[[Any], 
     metavar="[NAME=]SHAPE[:DTYPE]",
     help="An input of --model, such as 8x128:int64 or mask=8x128:bool; repeat it for several.",
 )
-@cases_option(
+@options.cases_option(
     "In place of a method and an architecture: each case whose id matches, at its own step."
 )
-@matrix_option
-@format_option
+@options.matrix_option
+@options.format_option
 @click.pass_context
 def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without training and without a source model."""
     cases, matrix, inputs = (settings.pop(name) for name in ("cases", "matrix", "inputs"))
-    options = set(context.params) - {"output"}
+    typed = set(context.params) - {"output"}
     if model is not None:
-        others = options - {"model", "inputs"}
-        refuse_beside(context, "--model", others, "build the model as you train it there")
+        others = typed - {"model", "inputs"}
+        options.refuse_beside(context, "--model", others, "build the model as you train it there")
         _show_model(model, inputs, output)
         return
     if cases is not None:
-        refuse_beside(context, "--cases", options - {"cases", "matrix"}, "a case has its own step")
+        options.refuse_beside(
+            context, "--cases", typed - {"cases", "matrix"}, "a case has its own step"
+        )
         _show_cases(cases, output, matrix=matrix)
         return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
@@ -119,7 +106,7 @@ def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: s
         metrics = cost_metrics(adaptation_cost(adaptation, chosen))
     if output == "json":
         sides = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
-        print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
+        options.print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
         return
     rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
     ranked = f"{adaptation.architecture}, {adaptation.method}{rank}"
@@ -146,7 +133,7 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
             }
             for name, costs in found.items()
         ]
-        print_json({"cases": encoded})
+        options.print_json({"cases": encoded})
         return
     sections = [
         cost_section(
@@ -169,7 +156,7 @@ def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
     if output == "json":
         settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
         metrics = msgspec.to_builtins(cost.metrics)
-        print_json({"model": path, "settings": settings, "metrics": metrics})
+        options.print_json({"model": path, "settings": settings, "metrics": metrics})
     else:
         on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
         show([cost_section(f"{path}, one training step on {on}", cost.metrics)], output)

@@ -8,9 +8,8 @@ import click
 
 from peft_regress import report
 from peft_regress.baselines.named_runs import named_case
-from peft_regress.cli.options import baselines_option, examples, format_option, print_json
+from peft_regress.cli.options import baselines_option, examples, format_option, print_result
 from peft_regress.gate.attribution import changed_costs
-from peft_regress.report.terminal import show
 
 
 @click.command(
@@ -34,13 +33,7 @@ from peft_regress.report.terminal import show
 @format_option
 @baselines_option
 def command(  # noqa: PLR0913  (arguments and options)
-    old: str,
-    new: str,
-    case: str,
-    *,
-    top: int,
-    output: str,
-    baselines: Path,
+    old: str, new: str, case: str, *, top: int, output: str, baselines: Path
 ) -> None:
     """Show which modules and operators changed the costs of CASE.
 
@@ -49,7 +42,5 @@ def command(  # noqa: PLR0913  (arguments and options)
     """
     before, after = (named_case(baselines, name, case) for name in (old, new))
     changes = changed_costs(before.record, after.record)
-    if output == "json":
-        print_json(report.encode_explanation(before, after, changes))
-    else:
-        show(report.explanation(before, after, changes, top=top), output)
+    document = report.explanation(before, after, changes, top=top)
+    print_result(output, report.encode_explanation(before, after, changes), document)

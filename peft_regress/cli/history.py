@@ -8,28 +8,21 @@ import click
 
 from peft_regress import report
 from peft_regress.baselines.history import read_entries, select_moves
-from peft_regress.cli.options import (
-    baselines_option,
-    cases_option,
-    examples,
-    format_option,
-    print_json,
-)
+from peft_regress.cli import options
 from peft_regress.report.terminal import show
 
 
 @click.command(
     "history",
-    epilog=examples(
-        "peft-regress history",
-        "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'",
+    epilog=options.examples(
+        "peft-regress history", "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'"
     ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
-@cases_option(default="*")
+@options.cases_option(default="*")
 @click.option("--metric", metavar="GLOB", help="Only metrics that match; with all their values.")
-@format_option
-@baselines_option
+@options.format_option
+@options.baselines_option
 def command(
     runs: tuple[str, ...], cases: str, metric: str | None, *, output: str, baselines: Path
 ) -> None:
@@ -41,6 +34,6 @@ def command(
     entries = read_entries(baselines, runs)
     moves = select_moves(entries, case=cases, metric="*" if metric is None else metric)
     if output == "json":
-        print_json(report.encode_history(moves))
+        options.print_json(report.encode_history(moves))
     else:
         show(report.history_document(moves, with_values=metric is not None), output)

@@ -21,7 +21,6 @@ from peft_regress.files import write_atomic
 from peft_regress.overlay.pip import PipError, plan
 from peft_regress.report.terminal import echo, say
 from peft_regress.settings import read_settings
-from peft_regress.text import printable
 
 _SUITE: Final = {
     "gates/__init__.py": "__init__.py.txt",
@@ -79,8 +78,8 @@ def _check_is_new(folder: Path) -> None:
     """Raise `InputError` for a file that exists, before anything is written."""
     # A folder above may have settings; those of this folder are nearer.
     if read_settings(folder, root=folder).file == folder / _SETTINGS:
-        msg = f"{folder / _SETTINGS}: has [tool.peft_regress] already; add your cases there"
-        raise InputError(printable(msg))
+        file = folder / _SETTINGS
+        raise InputError(f"{file}: has [tool.peft_regress] already; add your cases there")
     present = [name for name in _SUITE if (folder / name).exists()]
     if present:
         raise InputError(
@@ -102,10 +101,8 @@ def _joined(before: str, table: str) -> str:
 
 
 def _packaged(folder: Path, settings: str) -> str:
-    """Return settings that name the packages; say it where setuptools would search for them.
-
-    It refuses to choose between several folders, such as gates/ and baselines/.
-    """
+    """Return settings that name the packages; say it where setuptools would search for them."""
+    # It refuses to choose between several folders, such as gates/ and baselines/.
     tables = tomllib.loads(settings)
     backend = tables.get("build-system", {}).get("build-backend", "setuptools")
     is_packaged = any((folder / name).exists() for name in ("setup.py", "setup.cfg", "src"))
@@ -120,10 +117,8 @@ def _packaged(folder: Path, settings: str) -> str:
 
 
 def _requirement(folder: Path) -> str:
-    """Return what installs this package from the same place; empty if only this machine has it.
-
-    A release of an index is named by its file and digest: others may have a package of its name.
-    """
+    """Return what installs this package from the same place; empty if only this machine has it."""
+    # A release of an index is named by its file and digest: others may have a package of its name.
     installed = distribution("peft-regress")
     recorded = installed.read_text("direct_url.json")
     if recorded is None:

@@ -6,28 +6,24 @@ import click
 import msgspec
 
 from peft_regress.catalogue.matrix import select_cases
-from peft_regress.cli.options import (
-    cases_option,
-    examples,
-    format_option,
-    matrix_option,
-    print_json,
-)
+from peft_regress.cli import options
 from peft_regress.report.terminal import echo
 
 
 @click.command(
     "list",
-    epilog=examples("peft-regress list --cases 'shift/*'", "peft-regress list --matrix extended"),
+    epilog=options.examples(
+        "peft-regress list --cases 'shift/*'", "peft-regress list --matrix extended"
+    ),
 )
-@cases_option()
-@matrix_option
-@format_option
+@options.cases_option()
+@options.matrix_option
+@options.format_option
 def command(cases: str | None, matrix: str, output: str) -> None:
     """List the cases of a matrix."""
     found = select_cases(cases, matrix=matrix)
     if output == "json":
-        print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in found])
+        options.print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in found])
     elif output == "markdown":
         echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shlex
 import sys
@@ -15,15 +14,12 @@ from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli import options
-from peft_regress.cli.progress import print_sentence, record_printer
-from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.cli.progress import record_printer
 from peft_regress.report.terminal import say
 from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.workers.keeper import kept_records
-from peft_regress.workers.pool import default_jobs
 
 _INCOMPLETE_EXIT = 3
 
@@ -66,7 +62,7 @@ def command(  # noqa: PLR0913  (options)
     save: Path,
     resume: Path | None,
     on: str,
-    jobs: int | None,
+    jobs: int,
     time_limit: int,
     baselines: Path,
 ) -> None:
@@ -78,15 +74,11 @@ def command(  # noqa: PLR0913  (options)
     check_output(save, "--save", storage=baselines)
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
-    setup = MeasuringSetup(baselines=baselines, jobs=jobs or default_jobs(), time_limit=time_limit)
-    with (
-        ending_signals_interrupt(),
-        options.opened_pool(on, setup, say=print_sentence) as pool,
-        kept_records(save, resume, print_sentence) as keeper,
-    ):
+    setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
+    with options.ready_to_measure(setup, on, save=save, resume=resume) as ready:
         if resume is not None:
             add_adapters(run_file_of(resume), save)
-        print_record, done = record_printer(pool), itertools.count(1)
+        print_record, done = record_printer(ready.pool), itertools.count(1)
 
         def on_record(record: Record) -> None:
             print_record("", record, next(done), len(chosen))
@@ -94,7 +86,7 @@ def command(  # noqa: PLR0913  (options)
         run = measure_cases(
             chosen,
             python=Path(sys.executable),
-            setup=dataclasses.replace(setup, keeper=keeper, pool=pool),
+            setup=ready,
             narrowed_by=[] if cases is None else [f"--cases {cases}"],
             matrix=matrix,
             keep_adapters=adapters_of_run(save),

@@ -59,11 +59,7 @@ def judge_newest(
 
 
 def _judge(
-    baselines: Path,
-    newest: Entry,
-    whole: Run,
-    cases: str,
-    references: Mapping[str, Observation],
+    baselines: Path, newest: Entry, whole: Run, cases: str, references: Mapping[str, Observation]
 ) -> Comparison:
     matrix = _matrix_of(whole)
     expected = expected_cases(references, matrix, None)
@@ -94,10 +90,7 @@ def _matrix_of(run: Run) -> str:
 
 
 def judged_pairs(
-    entries: Sequence[Entry],
-    *,
-    whole_run: Callable[[Entry], Run],
-    devices: Sequence[DeviceClass],
+    entries: Sequence[Entry], *, whole_run: Callable[[Entry], Run], devices: Sequence[DeviceClass]
 ) -> dict[Pair, Comparison]:
     """Return the verdicts on the chosen pairs of entries."""
     observed: dict[int, dict[str, Observation]] = {}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.cli.progress import print_sentence
 from peft_regress.errors import InputError
-from peft_regress.report.terminal import echo
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.document import Document
+from peft_regress.report.terminal import echo, show
+from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import Pool, default_jobs
 
 if TYPE_CHECKING:
@@ -76,9 +81,35 @@ def cases_option(
     return click.option("--cases", "--case", metavar="GLOB", help=help_text, **settings)
 
 
-def jobs_option(help_text: str) -> Callable[[Any], Any]:
+def jobs_option(
+    help_text: str, *, default: Callable[[], int] | None = default_jobs
+) -> Callable[[Any], Any]:
     """Return the option `--jobs`: how many processes work at once."""
-    return click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help=help_text)
+    return click.option(
+        "--jobs", type=click.IntRange(1, 64), metavar="N", default=default, help=help_text
+    )
+
+
+also_install_option = click.option(
+    "--with",
+    "also_install",
+    multiple=True,
+    metavar="REQUIREMENT",
+    help="Install this requirement with each release; may be repeated.",
+)
+replace_torch_option = click.option(
+    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
+)
+
+
+WHOLE: Final = click.IntRange(1, 65536)
+
+
+def counted_option(name: str, metavar: str, usual: int, help_text: str) -> Callable[[Any], Any]:
+    """Return an option that is a whole number from 1 on."""
+    return click.option(
+        name, type=WHOLE, metavar=metavar, default=usual, show_default=True, help=help_text
+    )
 
 
 def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[Any], Any]:
@@ -103,6 +134,19 @@ def on_option(does: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         help=f"{does} by workers of this machine (`local`), or by those of a Dask scheduler, "
         "such as tcp://10.0.0.5:8786.",
     )
+
+
+@contextlib.contextmanager
+def ready_to_measure(
+    setup: MeasuringSetup, on: str, *, save: Path | None, resume: Path | None
+) -> Iterator[MeasuringSetup]:
+    """Give the setup with what `--on` names, and with what keeps records; signals interrupt it."""
+    with (
+        ending_signals_interrupt(),
+        opened_pool(on, setup, say=print_sentence) as pool,
+        kept_records(save, resume, print_sentence) as keeper,
+    ):
+        yield dataclasses.replace(setup, keeper=keeper, pool=pool)
 
 
 @contextlib.contextmanager
@@ -144,36 +188,22 @@ def opened_pool(
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `replace_torch`, `on`, `resume` and
-    `summary`.
+    The command gets `setup`, a `MeasuringSetup`, `replace_torch`, `on`, `resume` and `summary`.
     """
 
     @functools.wraps(command)
     def with_setup(
-        *arguments: Any,
-        baselines: Path,
-        jobs: int | None,
-        time_limit: int,
-        **others: Any,
+        *arguments: Any, baselines: Path, jobs: int, time_limit: int, **others: Any
     ) -> None:
         from peft_regress.upgrades.measuring import MeasuringSetup
 
-        setup = MeasuringSetup(
-            baselines=baselines,
-            jobs=jobs or default_jobs(),
-            time_limit=time_limit,
-        )
+        setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
         command(*arguments, setup=setup, **others)
 
     options = (
         on_option("Measure"),
         jobs_option("Measure this many cases at once (default: one per core)."),
-        click.option(
-            "--yes",
-            "replace_torch",
-            is_flag=True,
-            help="Allow another build of torch.",
-        ),
+        replace_torch_option,
         click.option(
             "--resume",
             type=click.Path(path_type=Path),
@@ -196,6 +226,14 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 def print_json(value: Any) -> None:
     """Print a JSON value. No string in it changes, though none is a command in a log."""
     echo(json.dumps(value, indent=2, allow_nan=False).replace("##[", r"\u0023#["))
+
+
+def print_result(output: str, encoded: Any, document: Document) -> None:
+    """Print a result as JSON, or its document as text or Markdown."""
+    if output == "json":
+        print_json(encoded)
+    else:
+        show(document, output)
 
 
 def refuse_beside(context: click.Context, option: str, names: Collection[str], reason: str) -> None:

@@ -17,15 +17,8 @@ from peft_regress.baselines.history import (
 )
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.catalogue.own_cases import device_classes
+from peft_regress.cli import options
 from peft_regress.cli.newest import judge_newest, judged_pairs
-from peft_regress.cli.options import (
-    baselines_option,
-    cases_option,
-    examples,
-    format_option,
-    output_file,
-    print_json,
-)
 from peft_regress.files import write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.report.page.content import Content
@@ -41,7 +34,7 @@ from peft_regress.text import count_of
 
 @click.command(
     "report",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress report",
         "peft-regress report runs/bench.json --cases '*/resnet18'",
         "peft-regress report --html report.html",
@@ -51,20 +44,15 @@ from peft_regress.text import count_of
 @click.option(
     "--html",
     "page",
-    type=output_file,
+    type=options.output_file,
     metavar="FILE",
     help="Write a page for a browser to this file.",
 )
-@cases_option()
-@format_option
-@baselines_option
+@options.cases_option()
+@options.format_option
+@options.baselines_option
 def command(
-    runs: tuple[str, ...],
-    *,
-    page: Path | None,
-    cases: str | None,
-    output: str,
-    baselines: Path,
+    runs: tuple[str, ...], *, page: Path | None, cases: str | None, output: str, baselines: Path
 ) -> None:
     """Show what every case costs and how accurate it is.
 
@@ -81,7 +69,7 @@ def command(
         if page is not None:
             _write_page(page, entries, baselines, cases)
         elif output == "json":
-            print_json(page_data(_content(entries, baselines, cases)))
+            options.print_json(page_data(_content(entries, baselines, cases)))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
             show(overview(present_run(entries), sources=", ".join(names)), output)

@@ -9,29 +9,23 @@ import click
 
 from peft_regress import report
 from peft_regress.catalogue.matrix import select_cases
-from peft_regress.cli.options import (
-    baselines_option,
-    cases_option,
-    examples,
-    format_option,
-    limit_option,
-    matrix_option,
-    print_json,
-)
+from peft_regress.cli import options
 from peft_regress.gate.paired_times import CaseTimes
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.report.terminal import print_progress, show
+from peft_regress.report.terminal import print_progress
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
 
 @click.command(
     "time",
-    epilog=examples("peft-regress time old/bin/python new/bin/python --cases '*-r4/resnet18'"),
+    epilog=options.examples(
+        "peft-regress time old/bin/python new/bin/python --cases '*-r4/resnet18'"
+    ),
 )
 @click.argument("base")
 @click.argument("candidate")
-@cases_option("Time cases whose id matches, such as '*-r4/resnet18'.", required=True)
-@matrix_option
+@options.cases_option("Time cases whose id matches, such as '*-r4/resnet18'.", required=True)
+@options.matrix_option
 @click.option(
     "--pairs",
     type=click.IntRange(1, 10000),
@@ -40,13 +34,13 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
     metavar="N",
     help="Time this many pairs of blocks per case.",
 )
-@limit_option(
+@options.limit_option(
     "--time-limit",
     "How long a block of steps, or the start of a worker, may take.",
     seconds=TIME_LIMIT_SECONDS,
 )
-@format_option
-@baselines_option
+@options.format_option
+@options.baselines_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -80,8 +74,5 @@ def command(  # noqa: PLR0913  (arguments and options)
         time_limit=time_limit,
         on_result=print_case,
     )
-    if output == "json":
-        print_json(report.encode_times(run))
-    else:
-        show(report.times_document(run), output)
+    options.print_result(output, report.encode_times(run), report.times_document(run))
     context.exit(run.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,47 +10,30 @@ from typing import Any
 import click
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.cli.options import (
-    cases_option,
-    environment_options,
-    examples,
-    format_option,
-    matrix_option,
-    opened_pool,
-    output_file,
-    print_json,
-    strict_option,
-)
+from peft_regress.cli import options
 from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
-from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
 from peft_regress.report.terminal import echo, print_progress, say, show, write_markdown
 from peft_regress.upgrades import reports
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
-from peft_regress.upgrades.upgrade import (
-    Upgrade,
-    UpgradeSettings,
-    is_installed_here,
-    upgrade,
-)
-from peft_regress.workers.keeper import kept_records
+from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed_here, upgrade
 
 
 @click.command(
     "upgrade",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
         "peft-regress upgrade --summary issue.md peft torch==2.13.0",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
-@cases_option()
-@matrix_option
+@options.cases_option()
+@options.matrix_option
 @click.option(
     "--base",
     default="auto",
@@ -62,14 +44,17 @@ from peft_regress.workers.keeper import kept_records
     "at that commit), an entry, a run file or a folder.",
 )
 @click.option(
-    "--save", type=output_file, metavar="FILE", help="Write the candidate's run to this file."
+    "--save",
+    type=options.output_file,
+    metavar="FILE",
+    help="Write the candidate's run to this file.",
 )
-@strict_option
+@options.strict_option
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
 )
-@environment_options
-@format_option
+@options.environment_options
+@options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -125,17 +110,12 @@ def command(  # noqa: PLR0913  (arguments and options)
             show(reports.compared_sections(result), output)
             echo()
 
-    with (
-        ending_signals_interrupt(),
-        opened_pool(on, setup, say=print_sentence) as pool,
-        kept_records(save, resume, print_sentence) as keeper,
-    ):
-        setup = dataclasses.replace(setup, keeper=keeper, pool=pool)
+    with options.ready_to_measure(setup, on, save=save, resume=resume) as ready:
         result = upgrade(
             requirements,
-            UpgradeSettings(setup=setup, pattern=cases, **settings),
+            UpgradeSettings(setup=ready, pattern=cases, **settings),
             progress=print_sentence,
-            on_record=record_printer(pool),
+            on_record=record_printer(ready.pool),
             on_comparison=show_compared,
             finish=finish,
         )
@@ -154,10 +134,8 @@ def _show(
     if summary is not None:
         write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
-    if output == "json":
-        print_json(reports.encode_upgrade(result))
-    else:
-        show(reports.tried_sections(result) if output == "text" else issue, output)
+    document = reports.tried_sections(result) if output == "text" else issue
+    options.print_result(output, reports.encode_upgrade(result), document)
     if result.was_interrupted:
         raise KeyboardInterrupt
 

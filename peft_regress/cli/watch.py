@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from peft_regress.cli.options import examples, format_option, limit_option, print_json
+from peft_regress.cli.options import examples, format_option, limit_option, print_result
 from peft_regress.errors import InputError
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.results import cost_section
-from peft_regress.report.terminal import show
 from peft_regress.text import clean, count_of, few
 
 if TYPE_CHECKING:
@@ -81,10 +80,8 @@ def command(  # noqa: PLR0913  (options)
         time_limit=time_limit,
         shows=sys.stderr,
     )
-    if output == "json":
-        print_json(msgspec.to_builtins(found))
-    else:
-        show(_document(" ".join((script, *arguments)), found), output)
+    document = _document(" ".join((script, *arguments)), found)
+    print_result(output, msgspec.to_builtins(found), document)
 
 
 def _variable(text: str) -> tuple[str, str]:

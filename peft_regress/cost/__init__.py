@@ -9,11 +9,7 @@ from peft_regress.cost.formulas import UncountedOperatorError, register_flop_for
 from peft_regress.cost.inference import InferenceCost, call_model, profile_inference
 from peft_regress.cost.pricing import TrainingCost, training_cost
 from peft_regress.cost.profile import profile_step, profile_training_step
-from peft_regress.cost.refusals import (
-    NeedsValuesError,
-    NothingToTrainError,
-    UnprofilableModelError,
-)
+from peft_regress.cost.refusals import NeedsValuesError, NothingToTrainError, UnprofilableModelError
 from peft_regress.cost.step_cost import ByteSite, FlopSite, Loss, StepCost, Tensors
 
 __all__ = [

@@ -44,8 +44,7 @@ def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
     """Return a batch with each tensor, and each `RandomTensor`, replaced by `convert(it)`.
 
     A batch is such a leaf, or a list, tuple, named tuple or mapping of batches; a mapping of
-    another class, such as transformers' `BatchEncoding`, stays of its class. Everything else stays
-    as it is.
+    another class, such as transformers' `BatchEncoding`, keeps its class. All else stays as it is.
     """
     if isinstance(batch, Tensor | RandomTensor):
         return convert(batch)

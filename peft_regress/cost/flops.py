@@ -43,10 +43,9 @@ def _products(*operators: Any) -> Callable[[Formula], Formula]:
 
 
 def _torch_s(product: Any, *, adds: bool) -> Callable[..., int]:
-    """Return the formula of torch's own counter; `adds`: of an operator that adds to a product.
-
-    Without its wrapper, which looks for tensors at any depth: that takes longer than the operator.
-    """
+    """Return the formula of torch's own counter; `adds`: of an operator that adds to a product."""
+    # Without its wrapper, which looks for tensors at any depth: that takes longer than the
+    # operator.
     formula: Callable[..., int] = inspect.unwrap(flop_registry[product])
 
     def counted(*args: Any, out: Tensor, **kwargs: Any) -> int:

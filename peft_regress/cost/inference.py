@@ -44,12 +44,7 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
-def profile_inference(
-    model: nn.Module,
-    batch: Any,
-    *,
-    fake: bool | None = None,
-) -> InferenceCost:
+def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None) -> InferenceCost:
     """Measure what one forward pass costs, to show adapters that are expensive to run.
 
     The second of two passes is measured, because some modules fill caches in the first. The

@@ -42,8 +42,7 @@ class Operator(NamedTuple):
     many_tensors_remedy: str
     """What to do about such a kernel if its work is unknown; '' for other operators."""
     real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
-    """(arguments, result) -> (output, least bytes of its storage); None if the fake kernel is
-    right."""
+    """(arguments, result) -> (output, least bytes of its storage); None for a right fake kernel."""
     uses_operands: bool
 
 
@@ -100,11 +99,10 @@ def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Si
 
 
 def _workspace(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
-    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass.
-
-    Each part begins a page: the gates and the new states of each step, then, for one step more and
-    before and after the layer, three tensors of states that inputs fit into, too, and two of cells.
-    """
+    """Yield what oneDNN keeps of a recurrent layer in float32 for its backward pass."""
+    # Each part begins a page: the gates and the new states of each step, then, for one step more
+    # and before and after the layer, three tensors of states that inputs fit into, too, and two of
+    # cells.
     x, width, trains = args[0], args[10], args[15]
     if not trains or x.dtype != torch.float32:
         return

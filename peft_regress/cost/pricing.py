@@ -120,8 +120,7 @@ _INPUT: Final = re.compile(
 def load_model(path: str) -> nn.Module:
     """Return the model that an import path names: a callable that builds it, or a class.
 
-    Its weights are those of seed 0. Raises `InputError` for a path that does not import, and for
-    what makes no module.
+    Its weights are those of seed 0. Raises `InputError` for what does not import or make a module.
     """
     model = import_object(path, folder=None, is_wanted=_makes_a_model)
     if not isinstance(model, nn.Module):

@@ -1,7 +1,6 @@
 """Measure what one training step costs, in FLOPs and bytes, without computing it.
 
-On fake tensors a step has shapes and storages but no values: it takes no memory, and the same time
-for every batch size.
+On fake tensors a step has shapes and storages but no values: it takes no memory, at any batch size.
 """
 
 from __future__ import annotations

@@ -158,10 +158,7 @@ class StepLog:
     tensors: Tensors
 
     def cost(self) -> StepCost:
-        """Return the cost of the second step.
-
-        Projection FLOPs are those of the first, in which GaLore takes its SVDs.
-        """
+        """Return the cost of the second step; of the first, GaLore's SVDs as projection FLOPs."""
         marks, log = self.marks, self.flops
         start, end = marks.start, marks.end
         memory = summarize_memory(self.memory[: end.memory], start=start.memory)

@@ -18,9 +18,10 @@ from typing import Final, NamedTuple, cast
 
 from msgspec import UNSET
 
+from peft_regress.budgets import Bound
 from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.metrics import Metric, Numerics
-from peft_regress.runs.schema import OwnBound, Record
+from peft_regress.runs.schema import Record
 
 # If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.
@@ -189,7 +190,7 @@ class Bounds:
 
     policy: Policy = DEFAULT_POLICY
     numerics: Numerics = "usual"
-    own: Mapping[str, OwnBound] = field(default_factory=dict)
+    own: Mapping[str, Bound] = field(default_factory=dict)
     """The author's own bounds, by metric."""
     loss_floor: float = 0.0
     """Smaller losses are compared as if they were this large."""

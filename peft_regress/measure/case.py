@@ -18,21 +18,11 @@ from torch import nn
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import own_fine_tune
-from peft_regress.cost import (
-    NothingToTrainError,
-    UncountedOperatorError,
-    UnprofilableModelError,
-)
+from peft_regress.cost import NothingToTrainError, UncountedOperatorError, UnprofilableModelError
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import CaseError, told
-from peft_regress.measure.costs import (
-    ProfileCache,
-    Reports,
-    case_costs,
-    metrics_of,
-    step_ledger,
-)
+from peft_regress.measure.costs import ProfileCache, Reports, case_costs, metrics_of, step_ledger
 from peft_regress.measure.definition import define, settings_of
 from peft_regress.measure.edge.costs import CaseEdge, edge_of_case
 from peft_regress.measure.invariants.facts import trainable
@@ -204,11 +194,7 @@ class _Measuring:
         return error
 
     def _measured(
-        self,
-        costs: Reports,
-        rounds: Rounds | None,
-        in_runtime: CaseEdge,
-        content: dict[str, Any],
+        self, costs: Reports, rounds: Rounds | None, in_runtime: CaseEdge, content: dict[str, Any]
     ) -> Measurement:
         recipe, metrics = self.recipe, {**metrics_of(costs), **in_runtime.metrics}
         facts = dict(in_runtime.facts)
@@ -256,19 +242,17 @@ class _Measuring:
         return self._record(status, error=failure)
 
     def _record(self, status: schema.Status, **content: Any) -> Measurement:
-        blank: dict[str, Any] = {
-            "error": None,
-            "metrics": {},
-            "invariants": {},
+        stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
+        stated |= {
             "ledger": schema.Ledger(),
+            "numerics": self.recipe.adapter.numerics,
+            **stated_by(self.recipe.fine_tune),
         }
-        blank["numerics"] = self.recipe.adapter.numerics
-        blank |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,
             status=status,
             settings=settings_of(self.recipe),
-            **{**blank, **content},
+            **{**stated, **content},
         )
         return Measurement(record=made)

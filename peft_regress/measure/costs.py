@@ -132,10 +132,7 @@ class _CallCaughtError(Exception):
 
 
 def first_call(recipe: Recipe, model: nn.Module, batch: Any) -> cost.Call:
-    """Return what the loss calls the model with, without running it.
-
-    Raises `InputError` if the loss never calls it.
-    """
+    """Return what the loss calls the model with. Raises `InputError` if it never calls it."""
 
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _CallCaughtError(args, kwargs)
@@ -226,10 +223,7 @@ def merged_or_none(
 
 
 def _running_cost(
-    model: nn.Module,
-    batch: Any,
-    *,
-    merge: Callable[[nn.Module], nn.Module | None],
+    model: nn.Module, batch: Any, *, merge: Callable[[nn.Module], nn.Module | None]
 ) -> dict[str, int]:
     merged = merged_or_none(merge, model)
     attached = cost.profile_inference(model, batch)

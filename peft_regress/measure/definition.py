@@ -39,27 +39,13 @@ def define(recipe: Recipe | ScriptRecipe) -> str:
             "first_losses": FIRST_LOSSES,
         }
     else:
-        defined |= {
-            "steps": fine_tune.steps,
-            "batch": fine_tune.batch,
-            "seeds": fine_tune.seeds,
-            "mode": _mode(fine_tune),
-            "also_train": sorted(fine_tune.also_train),
-            "adapter": recipe.adapter.definition(),
-        }
+        defined |= {**_stated(fine_tune), "adapter": recipe.adapter.definition()}
     return canonical_digest(defined)
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:
     """Return what its author set of what defines a case, by name, for people."""
-    fine_tune = recipe.fine_tune
-    stated: dict[str, Any] = {
-        "steps": fine_tune.steps,
-        "batch": fine_tune.batch,
-        "seeds": fine_tune.seeds,
-        "mode": _mode(fine_tune),
-        "also_train": sorted(fine_tune.also_train),
-    }
+    stated = _stated(recipe.fine_tune)
     stated |= {f"adapter {name}": value for name, value in recipe.adapter.described().items()}
     return {
         name: value if isinstance(value, str) else canonical_json(value).decode()
@@ -67,5 +53,11 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _mode(fine_tune: FineTune) -> str:
-    return fine_tune.mode if isinstance(fine_tune.mode, str) else "callable"
+def _stated(fine_tune: FineTune) -> dict[str, Any]:
+    return {
+        "steps": fine_tune.steps,
+        "batch": fine_tune.batch,
+        "seeds": fine_tune.seeds,
+        "mode": fine_tune.mode if isinstance(fine_tune.mode, str) else "callable",
+        "also_train": sorted(fine_tune.also_train),
+    }

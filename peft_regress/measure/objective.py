@@ -31,16 +31,13 @@ class Objective:
     def of(cls, fine_tune: FineTune) -> Self:
         """Take the functions of a fine-tuning."""
         return cls(
-            own_loss=fine_tune.loss,
-            own_score=fine_tune.score,
-            name=f"FineTune {fine_tune.id!r}",
+            own_loss=fine_tune.loss, own_score=fine_tune.score, name=f"FineTune {fine_tune.id!r}"
         )
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the scalar loss of a batch.
 
-        Raises `InputError` if the default loss does not know such a batch, or the loss is no
-        scalar.
+        Raises `InputError` if the default loss does not know such a batch, or for no scalar.
         """
         found: object
         if self.own_loss is not None:

@@ -30,13 +30,9 @@ from peft_regress.measure.training import seed_all
 
 # Written by peft itself, or of no consequence for what is computed.
 _UNSAID: Final = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
+    "auto_mapping", "base_model_name_or_path", "inference_mode",
+    "peft_type", "peft_version", "revision",
+}  # fmt: skip
 # Their `r` counts the blocks of a rotation: twice as many are smaller.
 _COUNT_BLOCKS: Final = {"OFTConfig"}
 # They train a whole matrix where the rank is half its size or more.
@@ -46,8 +42,7 @@ _MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
 def adapter_of(fine_tune: FineTune) -> Method:
     """Return what a fine-tuning puts on its model: a method, a configuration, or a callable.
 
-    Raises `InputError` for the name of no method, a wrong rank, or an optimizer beside a method
-    that brings its own.
+    Raises `InputError` for no method, a wrong rank, or an optimizer beside a method's own.
     """
     given, heads = fine_tune.adapter, tuple(fine_tune.also_train)
     if isinstance(given, str):

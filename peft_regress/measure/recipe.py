@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,17 +198,8 @@ class Recipe:
             return self.adapter.make_optimizer(model)
         return self._made(torch.optim.Optimizer, "optimizer(model)", own, model)
 
-    def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Return the case's own schedule of an optimizer."""
-        own = self.fine_tune.schedule
-        assert own is not None  # noqa: S101  (asked for by `loop` alone)
-        return self._made(LRScheduler, "schedule(optimizer)", own, optimizer)
-
     def set_mode(self, model: nn.Module) -> None:
-        """Put a model in the mode that the case trains in.
-
-        Raises `CaseError` if the case's own function fails.
-        """
+        """Put a model in the mode that the case trains in. Raises `CaseError` if that fails."""
         mode = self.fine_tune.mode
         if callable(mode):
             with self.calling("mode(model)"):
@@ -218,11 +210,12 @@ class Recipe:
     @property
     def loop(self) -> Loop:
         """Return the training loop."""
+        own = self.fine_tune.schedule
         return Loop(
             steps=self.fine_tune.steps,
             loss=self.objective.loss,
             set_mode=self.set_mode,
-            schedule=None if self.fine_tune.schedule is None else self.make_schedule,
+            schedule=own and partial(self._made, LRScheduler, "schedule(optimizer)", own),
         )
 
     def batches(self, data: Data, *, seed: int) -> Iterator[Any]:

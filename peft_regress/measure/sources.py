@@ -70,11 +70,9 @@ def train_source(
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace BatchNorm's running statistics by plain averages over some batches.
-
-    mobilenet_v3_small has a momentum of 0.01: after a few hundred steps its running statistics
-    still lag so far behind the weights that the model in eval mode guesses one class.
-    """
+    """Replace BatchNorm's running statistics by plain averages over some batches."""
+    # mobilenet_v3_small has a momentum of 0.01: after a few hundred steps its running statistics
+    # still lag so far behind the weights that the model in eval mode guesses one class.
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

@@ -113,5 +113,5 @@ def _git(folder: Path, *words: str) -> str:
         raise InputError("git is not installed, which a commit as base needs") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or "failed without a message"
-        raise InputError(printable(f"{folder}: git {words[0]}: {said}"))
+        raise InputError(f"{folder}: git {words[0]}: {said}")
     return done.stdout.strip()

@@ -132,7 +132,7 @@ def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
     if is_folder(path):
         path = build_wheel(path.resolve(), into=scratch)
     if not is_file(path):
-        raise InputError(printable(f"{text}: no such file or folder"))
+        raise InputError(f"{text}: no such file or folder")
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
         digest = _content_digest(path)
@@ -175,10 +175,7 @@ class ReplacesTorchError(InputError):
 
 @contextmanager
 def opened_overlay(
-    requirements: Sequence[str],
-    *,
-    replace_torch: bool = False,
-    pre: bool = False,
+    requirements: Sequence[str], *, replace_torch: bool = False, pre: bool = False
 ) -> Iterator[Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
@@ -194,9 +191,7 @@ def opened_overlay(
                 raise ReplacesTorchError(_shown(wanted), old, one.version)
         with opened_part(planned) as overlay:
             yield dataclasses.replace(
-                overlay,
-                remarks=tuple(remarks),
-                requested=tuple(one.name for one in wanted),
+                overlay, remarks=tuple(remarks), requested=tuple(one.name for one in wanted)
             )
 
 

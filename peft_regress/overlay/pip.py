@@ -1,7 +1,6 @@
 """Call pip: plan, install, build a wheel, list releases.
 
-pip runs with the user's settings (indexes, proxies, certificates), and its own error lines explain
-a failure.
+pip has the user's settings (indexes, proxies, certificates); its error lines explain a failure.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
-from peft_regress.text import clean, printable
+from peft_regress.text import clean
 
 _SECONDS: Final = 1800.0
 """How long one call of pip may take: an index that does not answer must not block for ever."""
@@ -52,7 +51,7 @@ class PipError(InputError):
     def __init__(self, what: str, problem: str, *, remedy: str = "") -> None:
         self.what = what
         self.problem = problem
-        super().__init__(printable(f"{what}: {problem}{f'. {remedy}' if remedy else ''}"))
+        super().__init__(f"{what}: {problem}{f'. {remedy}' if remedy else ''}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +82,12 @@ def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
 
 
 def plan(
-    requirements: Sequence[str],
-    *,
-    what: str = "",
-    pre: bool = False,
-    only_these: bool = False,
+    requirements: Sequence[str], *, what: str = "", pre: bool = False, only_these: bool = False
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
     Installed packages that meet them are left out. With `only_these`, the requirements are planned
-    even if they are installed, without their dependencies. Raises `PipError` about `what` if pip
-    finds no solution.
+    even if they are installed, without dependencies. Raises `PipError` about `what` if pip fails.
     """
     options = ["--pre"] if pre else []
     options += ["--no-deps", "--force-reinstall"] if only_these else []
@@ -129,17 +123,11 @@ def _planned(item: dict[str, Any]) -> Planned:
     )
 
 
-def install(
-    python: Path,
-    planned: Iterable[Planned],
-    *,
-    keep_open: Sequence[int] = (),
-) -> None:
+def install(python: Path, planned: Iterable[Planned], *, keep_open: Sequence[int] = ()) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
 
     A file must have the digest of the plan, if the plan has one. pip inherits the open files
-    `keep_open`, so that a lock on the environment is held as long as pip writes there. Raises
-    `PipError`.
+    `keep_open`, so that a lock on the environment holds while pip writes there. Raises `PipError`.
     """
     checked: list[str] = []
     unchecked: list[str] = []
@@ -225,11 +213,7 @@ def _remedy_for(output: str) -> str:
 
 
 def _call(
-    python: Path,
-    arguments: Sequence[str],
-    *,
-    what: str,
-    keep_open: Sequence[int] = (),
+    python: Path, arguments: Sequence[str], *, what: str, keep_open: Sequence[int] = ()
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.

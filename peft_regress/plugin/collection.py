@@ -70,7 +70,8 @@ class CollectionHooks:
         self._selected: frozenset[str] = frozenset()
         self._other_matrices: Counter[str] = Counter()
         self._of_workers = Collected()
-        self._refusal: InputError | None = None
+        self.refusal: InputError | None = None
+        """Why no case of this worker can be measured; None if they can."""
 
     @property
     def collected(self) -> Collected:
@@ -81,11 +82,6 @@ class CollectionHooks:
             selected=self._selected,
             other_matrices=dict(self._other_matrices),
         )
-
-    @property
-    def refusal(self) -> InputError | None:
-        """Why no case of this worker can be measured; None if they can."""
-        return self._refusal
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self) -> Generator[None, Any, Any]:
@@ -140,7 +136,7 @@ class CollectionHooks:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Read the baselines before the first case runs: an unreadable one must not cost a run."""
-        if self._refusal is not None:
+        if self.refusal is not None:
             return
         self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
         if self._selected and not session.config.getoption("collectonly"):
@@ -167,7 +163,7 @@ class CollectionHooks:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
         if not hasattr(config, "workerinput"):
             raise pytest.UsageError(line_in_log(str(error))) from None
-        self._refusal = error
+        self.refusal = error
 
 
 class SkippedCases:

@@ -49,9 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config,
-) -> Generator[None, object, object]:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Ignore a warning that tells nothing, also where a conftest.py imports the libraries.
 
     They import bitsandbytes, and that imports torch's compiler, which warns of torch itself.
@@ -118,10 +116,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
 
 
 def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
-    """Return the metrics of a case, exact and unscaled, for `pytest --junitxml`.
-
-    A case that repeats another run has that run in place of its accuracy.
-    """
+    """Return the metrics of a case, exact and unscaled, for `pytest --junitxml`."""
+    # A case that repeats another run has that run in place of its accuracy.
     found: list[tuple[str, int | float | str]] = [
         (name, metric.value) for name, metric in record.metrics.items()
     ]
@@ -334,10 +330,8 @@ class _RunHooks:
 
 
 def _reports_on_the_way(config: pytest.Config) -> Iterator[pytest.TestReport]:
-    """Yield the reports that workers sent before an interrupt, and that nobody has handled.
-
-    pytest-xdist's controller reads them from a queue, and leaves it at an interrupt.
-    """
+    """Yield the reports that workers sent before an interrupt, and that nobody has handled."""
+    # pytest-xdist's controller reads them from a queue, and leaves it at an interrupt.
     waiting = getattr(config.pluginmanager.getplugin("dsession"), "queue", None)
     while waiting is not None:
         try:

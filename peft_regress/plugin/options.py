@@ -18,7 +18,6 @@ from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, resolved
 from peft_regress.settings import Settings, read_settings
-from peft_regress.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +89,8 @@ class RegressOptions:
         option = config.getoption
         for suite in config.getini("regress_suites"):
             if not is_folder(suite):
-                msg = f"regress_suites: {suite} is no folder; name folders of tests with cases"
-                raise InputError(printable(msg))
+                problem = "is no folder; name folders of tests with cases"
+                raise InputError(f"regress_suites: {suite} {problem}")
         settings = _settings_of(config)
         use_settings(settings)
         shard, baseline = option("regress_shard"), option("regress_baseline")

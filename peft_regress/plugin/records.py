@@ -31,8 +31,7 @@ class RunRecords:
         """Read nothing yet.
 
         save: the run file to come. resume: what an earlier run left. header: says where this run
-        measures, and imports torch. shown: how a path is shown. known: the trainings that a case
-        need not repeat in full.
+        measures, and imports torch. shown: how a path is shown. known: what need not train in full.
         """
         self._save = save
         self._resume = resume

@@ -96,12 +96,10 @@ class Coverage:
         return self.collected.selected | self._holes()
 
     def _holes(self) -> frozenset[str]:
-        """Return the cases that were left out although the user did not ask for it.
-
-        `-k`, `-m`, `--deselect` and a shard choose among collected cases. Only a path and the like
-        explain why a case was not collected. Nothing explains a case that was collected and then
-        vanished without being reported as deselected.
-        """
+        """Return the cases that were left out although the user did not ask for it."""
+        # `-k`, `-m`, `--deselect` and a shard choose among collected cases. Only a path and the
+        # like explain why a case was not collected. Nothing explains a case that was collected and
+        # then vanished without being reported as deselected.
         collected = self.collected
         vanished = collected.cases - collected.selected - collected.deselected - self.measured
         if self.before_collection:

@@ -57,7 +57,9 @@ class RegressSession:
         self._config = config
         self._benchmarks: list[Any] = []
         # A session without a case reads and imports none of it.
-        self.references = functools.cache(self._load_references)
+        self.references = functools.cache(
+            lambda: load_references(options.baselines, options.judged_by)
+        )
         self._budgets = functools.cache(stated_budgets)
         self._installed = functools.cache(installed_packages)
         self.imported: dict[str, str] = {}
@@ -88,9 +90,6 @@ class RegressSession:
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
         return dict(sorted({**self.imported, **self._installed()}.items()))
-
-    def _load_references(self) -> dict[str, Observation]:
-        return load_references(self.options.baselines, self.options.judged_by)
 
     @property
     def has_storage(self) -> bool:
@@ -344,10 +343,8 @@ def _new_profiles() -> ProfileCache:
 
 @contextlib.contextmanager
 def _untraced() -> Iterator[None]:
-    """Detach pytest's handlers from torch's trace, so that torch makes none.
-
-    Below a test that fails pytest would show an empty line for each record.
-    """
+    """Detach pytest's handlers from torch's trace, so that torch makes none."""
+    # Below a test that fails pytest would show an empty line for each record.
     logger = logging.getLogger(_TRACE)
     attached = logger.handlers[:]
     logger.handlers[:] = [one for one in attached if type(one).__module__.startswith("torch.")]

@@ -28,16 +28,9 @@ from peft_regress.interrupts import held_signals
 from peft_regress.runs.schema import Machine, canonical_digest
 
 SUSPECTS: Final = (
-    "peft",
-    "galore-torch",
-    "executorch",
-    "torch",
-    "torchvision",
-    "transformers",
-    "trl",
-    "lightning",
-    "pytorch-lightning",
-)
+    "peft", "galore-torch", "executorch", "torch", "torchvision",
+    "transformers", "trl", "lightning", "pytorch-lightning",
+)  # fmt: skip
 """The packages that most likely changed a number, the most likely first."""
 
 TRAINING_THREADS: Final = 1

@@ -72,6 +72,8 @@ class KeptRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     imported: dict[Name, Version] = {}
     """The versions of what the case uses besides: what an own case's code has imported, and the
     runtime of one that is exported."""
+    loaded: list[Name] = []
+    """The packages of which a module is loaded once the case has run; none if that is unknown."""
     times: dict[str, Any] | None = None
     """Its entry among `benchmarks`; None without times."""
     is_taken: bool = False
@@ -175,8 +177,7 @@ def _placed(line: Line, of_run: Header) -> Record:
 def read_lines(path: Path) -> list[Line]:
     """Read what a run left: its journal, or its run file with the journal beside it.
 
-    What was measured last comes last. Raises `InputError` if there is neither, or if one of them
-    cannot be trusted.
+    What was measured last comes last. Raises `InputError` for neither, or one not to be trusted.
     """
     journal = resumed_journal(path)
     has_file = journal != path and path.exists()

@@ -16,8 +16,7 @@ _on_one_line = json.JSONEncoder(allow_nan=False).encode
 def dump_json(value: Any) -> str:
     """Format JSON for review: a value that fits on a line, or is nested deep, is one line.
 
-    So a metric is one line of a diff, and so is a module of a ledger. Raises `ValueError` for NaN
-    and infinities.
+    So a metric is one line of a diff, as is a ledger's module. Raises `ValueError` for NaN.
     """
     text = io.StringIO()
     _add(text.write, value, 0, _DEEPEST)

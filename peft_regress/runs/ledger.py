@@ -53,10 +53,7 @@ _HIGHS = {
 _SINGLE = {"optimizer_flops": "step", "optimizer_state_bytes": "optimizer", "adapter_bytes": "ship"}
 """Metrics with one number per module, and its name in a row."""
 
-_TOTAL_OF = {
-    "optimizer_state_bytes": "peak_optimizer_bytes",
-    "adapter_bytes": "peak_grad_bytes",
-}
+_TOTAL_OF = {"optimizer_state_bytes": "peak_optimizer_bytes", "adapter_bytes": "peak_grad_bytes"}
 """Metrics with one number per module that is derived as the total of another metric."""
 
 _INDEPENDENT = ("forward_flops", "backward_flops", "optimizer_flops", "projection_flops", *_HIGHS)

@@ -51,8 +51,7 @@ class RunFile:
 def read_run(path: Path) -> RunFile:
     """Read a run file, or the union of the run files of a folder (the shards of one run).
 
-    Raises `InputError`, also if two files of the folder have the same case or their environments
-    differ.
+    Raises `InputError`, also if two files of the folder have one case, or other environments.
     """
     if not is_folder(path):
         return read_run_file(path)
@@ -79,10 +78,7 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
 
 
 def with_stored_ledgers(entry: RunFile) -> RunFile:
-    """Return an entry with the ledgers that its storage keeps.
-
-    Raises `RunFileError` for one that is absent or altered.
-    """
+    """Return an entry with its storage's ledgers. Raises `RunFileError` for an altered one."""
     cases = with_ledgers_of(entry.run.cases, lambda _: entry.path)
     return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
 
@@ -92,8 +88,7 @@ def with_ledgers_of(
 ) -> dict[str, Record]:
     """Return records with the ledgers that a storage keeps of them.
 
-    entry_of: the entry with the record of a case. Raises `RunFileError` for a ledger that is absent
-    or altered.
+    entry_of: the entry with a case's record. Raises `RunFileError` for an absent or altered ledger.
     """
     cases = dict(records)
     read: dict[str, Ledger] = {}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import Budget
+from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
@@ -182,13 +182,6 @@ class MadeWith(_Strict, frozen=True, kw_only=True):
         )
 
 
-class OwnBound(_Strict, frozen=True, kw_only=True):
-    """A bound that the author of a case states for a metric."""
-
-    bound: Annotated[float, msgspec.Meta(ge=0)]
-    reason: str
-
-
 class Curve(_Strict, frozen=True, kw_only=True):
     """The whole training of a case's first seed: equal, bit for bit, where it is repeated."""
 
@@ -230,7 +223,7 @@ class Record(_Strict, frozen=True, kw_only=True):
     batch: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
     """Of a case whose costs are those of its own step: the items of its batch."""
     budget: Budget | UnsetType = UNSET
-    bounds: dict[str, OwnBound] | UnsetType = UNSET
+    bounds: dict[str, Bound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
     own_code: Digest | UnsetType = UNSET
     """Of a case of one's own: a digest of the user's modules that its code imports."""

@@ -1,7 +1,6 @@
 """Measure cases in another interpreter, by the workers of a pool.
 
-A case in which the libraries crash, hang or garble the answers gets a record in error; the other
-cases go on.
+A case in which the libraries crash, hang or garble the answers gets a record in error, alone.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
-from peft_regress.upgrades.worker import Measure, Measured, prepare
+from peft_regress.upgrades.worker import CaseRequest, prepare
 from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
@@ -93,25 +92,6 @@ class MeasuringSetup:
     commit: str | None = None
     """What kept records were measured of; None for the commit of the working folder."""
 
-    def opened_pool(self) -> AbstractContextManager[Pool]:
-        """Give the workers that measure; those of this machine are gone at the end."""
-        if self.pool is not None:
-            return nullcontext(self.pool)
-        return LocalPool(self.jobs, self.time_limit)
-
-
-class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A case to measure, or only to look up."""
-
-    case: str
-    """Its id."""
-    baselines: str
-    """The folder with `sources/`, at the same path on every machine."""
-    trains: bool = True
-    keeps_adapter: bool = False
-    known: list[KnownCurve] = []
-    """What need not be trained again."""
-
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where an answer comes from."""
@@ -134,11 +114,7 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A record, and what lies beside it."""
 
     source: Source
-    record: Record
-    imported: dict[Name, Version]
-    """The packages that the case uses beyond the requirements of this package."""
-    loaded: list[str] = []
-    """The packages of which a module is loaded once the case has run."""
+    kept: KeptRecord
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
 
@@ -147,7 +123,7 @@ def define_case(seat: Seat, environment: Environment, request: CaseRequest) -> D
     """Look up a case. Raises `UnusableEnvironmentError` if that cannot be done there."""
     worker = seat.worker(environment)
     try:
-        definition = _definition(worker, request)
+        definition = prepare(worker, "Measurer", request)
     except WorkerError as error:
         worker.kill()
         raise UnusableEnvironmentError(f"{request.case}: {error}") from None
@@ -163,18 +139,13 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
         is_fresh = seat.is_fresh(environment)
         worker = seat.worker(environment)
         try:
-            definition = _definition(worker, request)
+            definition = prepare(worker, "Measurer", request)
             return _measured(seat, worker, request, definition)
         except WorkerError as error:
             worker.kill()
             # An earlier case may have left the worker unusable.
             if is_fresh or seat.is_stopped:
                 raise UnusableEnvironmentError(f"{request.case}: {error}") from None
-
-
-def _definition(worker: WorkerProcess, request: CaseRequest) -> str:
-    case, baselines = Case.parse(request.case), Path(request.baselines)
-    return prepare(worker, "Measurer", case, baselines=baselines)
 
 
 def _source(seat: Seat, worker: WorkerProcess) -> Source:
@@ -187,17 +158,12 @@ def _source(seat: Seat, worker: WorkerProcess) -> Source:
 def _measured(
     seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
 ) -> MeasuredCase:
-    case, packages, loaded, files = Case.parse(request.case), {}, list[str](), {}
-    with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as folder:
-        asked = Measure(
-            trains=request.trains,
-            keep_adapters=folder if request.keeps_adapter else None,
-            known=request.known if request.trains else [],
-        )
+    case, files = Case.parse(request.case), dict[str, bytes]()
+    with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
+        asked = msgspec.structs.replace(request, scratch=scratch)
         try:
-            answer = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, Measured)
-            record, packages, loaded = answer.record, answer.packages, answer.loaded
-            files = adapter_files(Path(folder), case)
+            kept = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, KeptRecord)
+            files = adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
         except WorkerError as error:
@@ -211,10 +177,8 @@ def _measured(
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
             record = error_record(case, definition, failure)
-    source = _source(seat, worker)
-    return MeasuredCase(
-        source=source, record=record, imported=packages, loaded=loaded, adapter=files
-    )
+            kept = KeptRecord(record=record, trains=request.trains)
+    return MeasuredCase(source=_source(seat, worker), kept=kept, adapter=files)
 
 
 @dataclass(kw_only=True)
@@ -287,8 +251,10 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     if not cases:
         raise InputError("there is no case to measure")
     results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
+    own = LocalPool(setup.jobs, setup.time_limit)
+    opening: AbstractContextManager[Pool] = nullcontext(setup.pool) if setup.pool else own
     try:
-        with setup.opened_pool() as pool:
+        with opening as pool:
             work = _Work(
                 environment=Environment(
                     python=python, planned=tuple(planned), libraries=_LIBRARIES
@@ -379,7 +345,7 @@ class _Work:
             baselines=str(self.setup.baselines.absolute()),
             trains=self.trains,
             keeps_adapter=self.keep_adapters is not None,
-            known=list(self.known.get(case.id, ())),
+            known=list(self.known.get(case.id, ())) if self.trains else [],
         )
 
     def _taken(self, cases: Sequence[Case]) -> set[str]:
@@ -412,27 +378,23 @@ class _Work:
 
     def _header(self, source: Source) -> Header:
         return Header.here(
-            source.environment,
-            source.machine,
-            direct=self.results.direct,
-            commit=self.setup.commit,
+            source.environment, source.machine, direct=self.results.direct, commit=self.setup.commit
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:
         """Put a record on disk and among the results, before anybody is told."""
-        record, source = measured.record, measured.source
+        kept, source = measured.kept, measured.source
         self._check(case, measured)
-        if record.status == "ok":
-            self.loaded[case.id] = measured.loaded
         if self.keep_adapters is not None:
-            place_adapter(self.keep_adapters, record.case, measured.adapter)
-        kept = KeptRecord(record=record, trains=self.trains, imported=measured.imported)
+            place_adapter(self.keep_adapters, kept.record.case, measured.adapter)
         self._add(self._header(source), kept, source.machine)
 
     def _add(self, header: Header, kept: KeptRecord, machine: Machine) -> None:
         record = kept.record
         if self.setup.keeper is not None:
             self.setup.keeper.keep(header, kept)
+        if record.status == "ok" and kept.loaded:
+            self.loaded[record.case.id] = kept.loaded
         self.results.environment = dict(header.environment)
         self.results.measured[record.case.id] = (record, machine, kept.imported)
         self.on_record(record)
@@ -448,7 +410,7 @@ class _Work:
                 f"{one or 'not installed'}, then {other or 'not installed'}); run it again{there}"
             )
         find = version_in(self.environment.python)
-        for name, version in measured.imported.items() if self.pool.is_remote else ():
+        for name, version in measured.kept.imported.items() if self.pool.is_remote else ():
             if find(name) != version:
                 raise NodeError(
                     f"{source.where}: {case.id} uses {name} {version} there, and "

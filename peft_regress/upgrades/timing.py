@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import Restart, TimeSteps, prepare
+from peft_regress.upgrades.worker import CaseRequest, Restart, TimeSteps, prepare
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
@@ -73,8 +73,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     `baselines` is the folder with `sources/`; `pairs` are rounded up to whole launches;
     `time_limit` is the seconds that one block, or the start of a worker, may take; `on_result` gets
     each result when it is made. A case that cannot be timed is a result with a problem. Raises
-    `InterpreterError` if an interpreter cannot be used, `InputError` if there are too few pairs to
-    show anything.
+    `InterpreterError` for one that cannot be used, `InputError` for too few pairs to show anything.
     """
     plan = _Plan(
         interpreters=(base, candidate),
@@ -137,9 +136,8 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
     """
     with contextlib.ExitStack() as stack:
         base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
-        before, after = (
-            prepare(worker, "Stepper", case, baselines=plan.baselines) for worker in workers
-        )
+        request = CaseRequest(case=case.id, baselines=str(plan.baselines.absolute()))
+        before, after = (prepare(worker, "Stepper", request) for worker in workers)
         if before != after:
             raise _DefinitionDiffersError(
                 f"not comparable: the definition differs, {before[:15]} in "

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.runs.schema import Failure, Record, error_record
+from peft_regress.runs.journal import KeptRecord
+from peft_regress.runs.schema import Failure, error_record
 from peft_regress.workers.process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -25,38 +25,25 @@ if TYPE_CHECKING:
     from peft_regress.measure.scripts.script_case import ScriptRecipe
 
 
-class Prepare(msgspec.Struct, frozen=True, kw_only=True):
-    """Look up a case; the requests that follow are about it."""
+class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A case to look up, and to measure."""
 
     case: str
     """Its id."""
     baselines: str
-    """The folder with `sources/`."""
+    """The folder with `sources/`, at the same path on every machine."""
+    trains: bool = True
+    """Without, the record has only the costs of a step."""
+    keeps_adapter: bool = False
+    known: list[KnownCurve] = []
+    """What need not be trained again."""
+    # Of the machine that measures.
     folder: str | None = None
     """That of pyproject.toml, if there are settings; it comes first on `sys.path`."""
     own_cases: list[str] = []
     """Import paths `pkg.mod:NAME` of the project's own: no object can travel."""
-
-
-class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """Measure the prepared case."""
-
-    trains: bool
-    """Without, the record has only the costs of a step."""
-    keep_adapters: str | None = None
-    """The folder to keep adapters in."""
-    known: list[KnownCurve] = []
-    """What need not be trained again."""
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The case was measured, or failed."""
-
-    record: Record
-    packages: dict[str, str] = {}
-    """The versions of what the case uses beyond the requirements of this package."""
-    loaded: list[str] = []
-    """The packages of which a module is loaded once the case has run."""
+    scratch: str = ""
+    """The folder to keep the adapter in."""
 
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +58,11 @@ class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
 
 
-def prepare(worker: WorkerProcess, kept_by: str, case: Case, *, baselines: Path) -> str:
+def prepare(worker: WorkerProcess, kept_by: str, request: CaseRequest) -> str:
     """Let `Measurer` or `Stepper` look up a case; return its definition or raise `WorkerError`."""
     settings = settings_in_use()
-    request = Prepare(
-        case=case.id,
-        baselines=str(baselines.absolute()),
+    request = msgspec.structs.replace(
+        request,
         folder=None if settings.file is None else str(settings.folder.absolute()),
         own_cases=list(settings.cases),
     )
@@ -90,7 +76,7 @@ class _OneCase:
         self._recipe: Recipe | ScriptRecipe
         self._definition: str
 
-    def prepare(self, request: Prepare) -> str:
+    def prepare(self, request: CaseRequest) -> str:
         """Look up a case; return the digest that defines it.
 
         Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
@@ -117,20 +103,19 @@ class Measurer(_OneCase):
         super().__init__()
         self._profiles: ProfileCache | None = None
 
-    def measure(self, request: Measure) -> Measured:
-        """Measure the case; what its code raises is the record's error."""
+    def measure(self, request: CaseRequest) -> KeptRecord:
+        """Measure the case that was looked up; what its code raises is the record's error."""
         from peft_regress.measure import ProfileCache, measure
 
         # Both tasks of a pairing share its profile, as in a run of pytest.
         self._profiles = self._profiles or ProfileCache()
-        keep_adapters = None if request.keep_adapters is None else Path(request.keep_adapters)
         try:
             measurement = measure(
                 self._recipe,
                 profiles=self._profiles,
                 timed=False,
                 trains=request.trains,
-                keep_adapters=keep_adapters,
+                keep_adapters=Path(request.scratch) if request.keeps_adapter else None,
                 known=request.known,
             )
         except PeftRegressError:
@@ -141,9 +126,8 @@ class Measurer(_OneCase):
             record = error_record(self._recipe.case, self._definition, failure)
         else:
             record = measurement.record
-        return Measured(
-            record=record, packages=self._recipe.packages(), loaded=sorted(self._recipe.loaded())
-        )
+        imported, loaded = self._recipe.packages(), sorted(self._recipe.loaded())
+        return KeptRecord(record=record, trains=request.trains, imported=imported, loaded=loaded)
 
 
 class Stepper(_OneCase):
@@ -155,7 +139,7 @@ class Stepper(_OneCase):
         self._data: Data
         self._steps: Iterator[tuple[float, float]] = iter(())
 
-    def prepare(self, request: Prepare) -> str:
+    def prepare(self, request: CaseRequest) -> str:
         """Look up a case and load its data."""
         definition = super().prepare(request)
         from peft_regress.measure.recipe import Recipe

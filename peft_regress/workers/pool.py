@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar, cast
 
 import msgspec
@@ -204,12 +203,7 @@ class LocalPool:
         self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="worker")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             self.stop()
         self._threads.shutdown(cancel_futures=True)

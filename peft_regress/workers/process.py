@@ -17,7 +17,7 @@ from typing import IO, Final, Self, TypeVar
 import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.text import clean, printable
+from peft_regress.text import clean
 from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
 
 _Answer = TypeVar("_Answer")
@@ -51,7 +51,7 @@ class InterpreterError(InputError):
             "Name a Python interpreter with this peft_regress; "
             f"`{shlex.quote(interpreter)} -m pip install .` installs it, from its checkout"
         )
-        super().__init__(printable(f"{interpreter or repr('')}: {problem}. {remedy}"))
+        super().__init__(f"{interpreter or repr('')}: {problem}. {remedy}")
 
 
 class WorkerError(PeftRegressError):

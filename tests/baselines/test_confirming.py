@@ -23,11 +23,12 @@ from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.baselines.references import read_references, read_references_before
 from peft_regress.baselines.storage import acceptance_of
+from peft_regress.budgets import Bound
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import Budget
 from peft_regress.report import verdict_text
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Defect, OwnBound
+from peft_regress.runs.schema import Defect
 
 FIRST, SECOND = "0001_peft-0.18.1", "0002_peft-0.19.0"
 NEWER = {**ENVIRONMENT, "peft": "0.19.0"}
@@ -77,7 +78,7 @@ def cost(record):
         cost(AGAIN[0]),
         msgspec.structs.replace(AGAIN[0], invariants={"frozen_unchanged": False}),
         msgspec.structs.replace(AGAIN[0], budget=Budget(peak="1 GiB")),
-        msgspec.structs.replace(AGAIN[0], bounds={"loss": OwnBound(bound=9.0, reason="noise")}),
+        msgspec.structs.replace(AGAIN[0], bounds={"loss": Bound(bound=9.0, reason="noise")}),
         msgspec.structs.replace(AGAIN[0], own_code="sha256:0"),
         msgspec.structs.replace(AGAIN[0], invariants={"unmerge_restores_base": True}),
     ],

@@ -35,7 +35,7 @@ from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import baseline_files, newest_file
-from peft_regress.budgets import Budget
+from peft_regress.budgets import Bound, Budget
 from peft_regress.errors import InputError
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import Metric
@@ -116,7 +116,7 @@ FIELDS = {
     "profiled_on": ("fake tensors", "real tensors"),
     "batch": (32, 16),
     "budget": (Budget(peak=2), Budget(ship=2)),
-    "bounds": [{"loss": schema.OwnBound(bound=0.5, reason=reason)} for reason in "ab"],
+    "bounds": [{"loss": Bound(bound=0.5, reason=reason)} for reason in "ab"],
     "own_code": ("sha256:a", "sha256:b"),
     "curve": (curve(), curve(3)),
     "nearby_losses": ([[1.0]], [[2.0]]),

@@ -25,6 +25,7 @@ from builders import (
     write_shards,
 )
 
+from peft_regress.budgets import Bound
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import process_bytes
 from peft_regress.invariants import KNOWN
@@ -399,7 +400,7 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     board = f'title = "T"\nmemory = "{memory} B"\nreserve = "0 B"\ncompute = "c"\nsource = "s"\n'
     (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
     for name, peak in (("old", 100), ("new", 200)):
-        bounds = {"peak_bytes": schema.OwnBound(bound=5.0, reason="any")}
+        bounds = {"peak_bytes": Bound(bound=5.0, reason="any")}
         record = make_record(LORA, {"peak_bytes": peak}, bounds=bounds)
         write_run(tmp_path / f"{name}.json", make_run(record))
     code, out, _ = run("old.json", "new.json")

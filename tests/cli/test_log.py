@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from builders import FULL, LORA, MACHINE, VALUES, make_record, make_run, write_run
 
+from peft_regress.budgets import Bound
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
 from peft_regress.report.terminal import in_log
@@ -31,7 +32,7 @@ def hostile_run(value):
             weights={HOSTILE: schema.TensorSummary(shape=[1], dtype=HOSTILE, mean=value, norm=1)}
         ),
         trained={HOSTILE: [value]},
-        bounds={HOSTILE: schema.OwnBound(bound=0.1, reason=HOSTILE)},
+        bounds={HOSTILE: Bound(bound=0.1, reason=HOSTILE)},
         invariant_notes={HOSTILE: HOSTILE},
         ledger=schema.Ledger(modules={HOSTILE: schema.ModuleCosts(forward_flops={HOSTILE: value})}),
     )

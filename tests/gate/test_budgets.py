@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
 
-from peft_regress.budgets import Budget
+from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
 from peft_regress.gate.budgets import fits, step_runtime
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.runs.schema import OwnBound
 
 COSTS: dict[str, Any] = {
     "peak_bytes": 1000,
@@ -60,7 +59,7 @@ def test_a_case_over_budget_fails_with_or_without_a_reference(fits, over, value,
     assert reason.old == (pytest.approx(value) if has_reference else None)
 
 
-GENEROUS = {"peak_bytes": OwnBound(bound=9.0, reason="generous")}
+GENEROUS = {"peak_bytes": Bound(bound=9.0, reason="generous")}
 SCORE = {**COSTS, "score": [-2.0, -4.0]}
 
 
@@ -330,7 +329,7 @@ def test_a_run_without_budgets_says_nothing_of_them():
 
 
 SIZES = {"peak_bytes": 1000, "peak_param_bytes": 80, "peak_buffer_bytes": 10}
-LOOSE = {name: OwnBound(bound=9.0, reason="any") for name in SIZES}
+LOOSE = {name: Bound(bound=9.0, reason="any") for name in SIZES}
 
 
 def judged(old, new, *devices):

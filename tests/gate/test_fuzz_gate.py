@@ -35,14 +35,14 @@ from strategies import (
     shapes,
 )
 
-from peft_regress.budgets import LEAST_SHARE, SHARES
+from peft_regress.budgets import LEAST_SHARE, SHARES, Bound
 from peft_regress.errors import InputError
 from peft_regress.gate.budgets import Others
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, observations_of
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.runs.schema import Failure, OwnBound, check_finite
+from peft_regress.runs.schema import Failure, check_finite
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
 """How far a metric changes: fractions in points, others relative to their size, at least 1."""
@@ -286,7 +286,7 @@ def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(old, new, data):
     others = Others(*data.draw(st.tuples(records(FULL), records(FULL))))
     bounds = data.draw(own_bounds)
     tight = {
-        name: OwnBound(bound=data.draw(st.floats(0, one.bound)), reason="r")
+        name: Bound(bound=data.draw(st.floats(0, one.bound)), reason="r")
         for name, one in bounds.items()
     }
     milder, graver = (

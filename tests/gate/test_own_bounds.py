@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 from builders import LORA, find_origins, make_record, observe
 
+from peft_regress.budgets import Bound
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.invariants import KNOWN
 from peft_regress.metrics import Metric
 from peft_regress.report import case_text
-from peft_regress.runs.schema import OwnBound
 
 
 def bound(size, reason="seed noise 0.6 %"):
-    return OwnBound(bound=size, reason=reason)
+    return Bound(bound=size, reason=reason)
 
 
 def verdict_on(old, new, *, bounds=None, before=None):

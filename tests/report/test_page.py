@@ -19,14 +19,14 @@ from page_world import (
     world,
 )
 
-from peft_regress.budgets import Budget, parse_amount
+from peft_regress.budgets import Bound, Budget, parse_amount
 from peft_regress.devices import room, runtime_of
 from peft_regress.errors import InputError
 from peft_regress.metrics import METRICS, format_value
 from peft_regress.report import verdict_text
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.plots import COSTS
-from peft_regress.runs.schema import Failure, OwnBound, Selection
+from peft_regress.runs.schema import Failure, Selection
 
 pytestmark = pytest.mark.browser
 WORLD = world()
@@ -501,7 +501,7 @@ def test_a_change_that_cannot_be_compared_is_not_shown(show):
 
 
 def test_every_view_shows_the_score_and_the_batch_of_own_cases(show):
-    bounds = {"score": OwnBound(bound=0.1, reason="noise")}
+    bounds = {"score": Bound(bound=0.1, reason="noise")}
     costs = {name: one for name, one in split_by(LEDGER).items() if "_b32" not in name}
     del costs["accuracy"]
     own = [

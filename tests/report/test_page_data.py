@@ -14,7 +14,7 @@ from page_world import make_entry as entry
 from strategies import runs
 
 from peft_regress.baselines.history import Entry, read_entries
-from peft_regress.budgets import Budget
+from peft_regress.budgets import Bound, Budget
 from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
@@ -24,7 +24,7 @@ from peft_regress.report.page.content import Content, facts_of
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.sheets import sheet_body
 from peft_regress.runs.run_file import read_run
-from peft_regress.runs.schema import Acceptance, Failure, OwnBound
+from peft_regress.runs.schema import Acceptance, Failure
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -186,7 +186,7 @@ def test_a_share_on_the_page_is_of_the_newest_record_of_the_other_case():
 
 
 def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():
-    bounds = {"score": OwnBound(bound=0.5, reason="noise")}
+    bounds = {"score": Bound(bound=0.5, reason="noise")}
     old, new = (
         make_record(LORA, {**VALUES, "score": [value]}, bounds=bounds) for value in (-4.0, -5.0)
     )
@@ -227,7 +227,7 @@ def test_the_bound_is_that_of_the_gate_and_seeds_are_its_lowest_and_highest():
         "seeds": [0.4, 0.6],
     }
     assert facts("peak_bytes", 5) == {"bound": DEFAULT_POLICY.bytes_bound}
-    own = OwnBound(bound=0.2, reason="noisy")
+    own = Bound(bound=0.2, reason="noisy")
     assert facts("peak_bytes", 5, bounds={"peak_bytes": own}) == {"bound": 0.2}
 
 

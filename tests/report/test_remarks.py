@@ -3,10 +3,9 @@
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
 from peft_regress import report
-from peft_regress.budgets import Budget
+from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
-from peft_regress.runs.schema import OwnBound
 
 
 def flat(text):
@@ -77,7 +76,7 @@ def test_a_metric_of_ones_own_is_a_finding_of_its_own_in_every_report():
 
 
 def test_a_change_of_a_score_is_a_difference_in_every_report():
-    bounds = {"score": OwnBound(bound=0.5, reason="three seeds")}
+    bounds = {"score": Bound(bound=0.5, reason="three seeds")}
     old, new = (
         make_record(LORA, {**VALUES, "score": [value] * 3}, bounds=bounds) for value in (-2.0, -3.0)
     )

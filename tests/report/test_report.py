@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import report
+from peft_regress.budgets import Bound
 from peft_regress.gate.changes import OPERATORS
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
@@ -27,7 +28,7 @@ from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
 from peft_regress.report.sentences import contents_line, reason_cells, version_changes
 from peft_regress.report.verdict.next_steps import accept_hint
-from peft_regress.runs.schema import Failure, OwnBound
+from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
 TYPED = Invocation(new="run.json")
@@ -218,7 +219,7 @@ def test_the_line_of_every_metric_fits(name):
             return [[of, of]] * 3
         return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds", "score") else of
 
-    bounds = {"score": OwnBound(bound=0.1, reason="noise")}
+    bounds = {"score": Bound(bound=0.1, reason="noise")}
     old, new = (
         observe(msgspec.structs.replace(make_record(LORA, {name: value(v)}), bounds=bounds))
         for v in (0.0001, 0.98765)

@@ -16,7 +16,7 @@ from peft_regress.overlay.pip import PipError
 from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
-from peft_regress.upgrades.compat.messages import BaseModel
+from peft_regress.upgrades.compat.releases import BaseModel
 
 KNOWN = ["0.9.0", "0.10.0", "0.10.1", "0.11.0", "0.12.0"]
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from peft_regress.upgrades.compat.messages import BaseMade, Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded
 from peft_regress.upgrades.compat.verdicts import TOLERANCE, Reference, judge
 
 BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])

@@ -26,6 +26,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import with_budget
 from peft_regress.upgrades import measuring
@@ -36,7 +37,7 @@ from peft_regress.upgrades.measuring import (
     measure_cases,
     save_run,
 )
-from peft_regress.upgrades.worker import Measure, Measurer, Prepare
+from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
 from peft_regress.workers.pool import UnusableEnvironmentError
 
@@ -314,8 +315,9 @@ TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
 
 def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
     measurer = Measurer()
-    definition = measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = measurer.measure(Measure(trains=False)).record
+    costs = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    definition = measurer.prepare(costs)
+    record = measurer.measure(costs).record
     assert record.definition == definition
     names = {name.removesuffix("_b32") for name in record.metrics}
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
@@ -324,7 +326,7 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     assert (record.status, record.invariants) == ("ok", {})
     save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
-    trained = measurer.measure(Measure(trains=True)).record
+    trained = measurer.measure(CaseRequest(case=TINY.id, baselines=str(tiny))).record
     assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
@@ -335,8 +337,9 @@ def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeyp
 
     monkeypatch.setattr(measuring_code, "measure", broken)
     measurer = Measurer()
-    measurer.prepare(Prepare(case=TINY.id, baselines=str(tiny)))
-    record = measurer.measure(Measure(trains=False)).record
+    request = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    measurer.prepare(request)
+    record = measurer.measure(request).record
     assert (record.case, record.status) == (TINY, "error")
     assert (record.error.type, record.error.message) == ("AttributeError", "no scaling")
 
@@ -355,12 +358,9 @@ def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch)
         case = Case.parse(request.case)
         status = "error" if case.id == BAD else "ok"
         source = Source(where="here", machine=MACHINE, environment={})
+        record, loaded = make_record(case.id, status=status), ["torch", case.method]
         return MeasuredCase(
-            source=source,
-            record=make_record(case.id, status=status),
-            imported={},
-            loaded=["torch", case.method],
-            adapter={},
+            source=source, kept=KeptRecord(record=record, loaded=loaded), adapter={}
         )
 
     monkeypatch.setattr(measuring, "measure_case", measure_case)
@@ -381,6 +381,7 @@ def test_what_is_known_reaches_the_measuring_code(monkeypatch):
 
     monkeypatch.setattr(measuring_code, "measure", measured)
     known = [KnownCurve(curve=CURVE, definition="d", machine="sha256:here", run_name="0001")]
-    for request in (Measure(trains=True), Measure(trains=True, known=known)):
-        assert measurer.measure(request).loaded == ["torch"]
+    for those in ([], known):
+        asked = CaseRequest(case=TINY.id, baselines="", known=those)
+        assert measurer.measure(asked).loaded == ["torch"]
     assert given == [[], known]

@@ -9,7 +9,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.worker import Prepare, Restart, Stepper, TimeSteps
+from peft_regress.upgrades.worker import CaseRequest, Restart, Stepper, TimeSteps
 from peft_regress.workers.pool import UnusableEnvironmentError
 
 
@@ -56,7 +56,7 @@ def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project):
 
 
 def test_the_worker_that_times_takes_own_cases(project):
-    request = Prepare(
+    request = CaseRequest(
         case="digits/lora-r4/small",
         baselines=str(project / "baselines"),
         folder=str(project),

@@ -221,7 +221,7 @@ def test_each_finding_has_a_number_its_cases_and_its_numbers():
     assert numbers == list(range(1, len(numbers) + 1))
     assert text.count("  cases: ") == len(numbers)
     assert "newly failing in" in text
-    assert "invariant frozen_unchanged: true -> false" in text
+    assert "(frozen_unchanged: true -> false)" in text
     assert "  for example shift/" in text
     # A state and an invariant say everything in their title.
     assert text.count("for example") == len(numbers) - 2

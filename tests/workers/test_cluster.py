@@ -18,7 +18,7 @@ from fake_interpreters import logged, wait_until, write_worker
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
 from peft_regress.cli import options
-from peft_regress.runs.journal import journal_of
+from peft_regress.runs.journal import KeptRecord, journal_of
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.settings import Settings, read_settings
 from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
@@ -201,8 +201,7 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
 
 MEASURED = MeasuredCase(
     source=Source(where="n", machine=MACHINE, environment={"peft": "1"}),
-    record=make_record(FIRST),
-    imported={},
+    kept=KeptRecord(record=make_record(FIRST)),
     adapter={},
 )
 

@@ -18,8 +18,7 @@ from typing import Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel, Loaded
-from peft_regress.upgrades.compat.releases import try_adapters
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, Reference, judge
 from peft_regress.workers.pool import LocalPool
 from peft_regress.workers.process import variables

@@ -43,7 +43,9 @@ _MOST_MINUTES: Final = 7 * 24 * 60
     help="Seed of the search (default: another one each time; the report says which).",
 )
 @on_option("Search")
-@jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
+@jobs_option(
+    "Search in this many processes (default: one per core, or one per Dask worker).", default=None
+)
 @finding_options
 def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
@@ -64,11 +66,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    setup = MeasuringSetup(
-        baselines=_NO_STORAGE,
-        jobs=default_jobs(),
-        time_limit=START_SECONDS,
-    )
+    setup = MeasuringSetup(baselines=_NO_STORAGE, jobs=default_jobs(), time_limit=START_SECONDS)
     with (
         ending_signals_interrupt(),
         opened_pool(on, setup, say=say, code=("peft_regress", "peft_fuzz")) as cluster,

@@ -38,6 +38,5 @@ class BringsWeights(Protocol):
     def source(self, *, num_classes: int) -> nn.Module:
         """Build the source model with a new head, in single precision and eval mode.
 
-        Raises `AbsentError` if the package is not installed, `SourceError` if it brings other
-        weights.
+        Raises `AbsentError` without the package, `SourceError` if it brings other weights.
         """

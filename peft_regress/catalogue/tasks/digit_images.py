@@ -141,10 +141,8 @@ def rendering_definition(scanner: Scanner) -> dict[str, Json]:
 
 
 def _grain(scanner: Scanner, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return noise from -1 to 1, (count, 32, 32), always the same for an image.
-
-    It comes from a hash, since a release of numpy may change its generators.
-    """
+    """Return noise from -1 to 1, (count, 32, 32), always the same for an image."""
+    # It comes from a hash, since a release of numpy may change its generators.
     size = IMAGE_SIZE * IMAGE_SIZE
     drawn = b"".join(
         hashlib.shake_256(f"{scanner} {index}".encode()).digest(size) for index in indices.tolist()

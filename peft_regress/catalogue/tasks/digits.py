@@ -116,8 +116,7 @@ class DigitsTask:
 def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return 1797 small handwritten digits: real data for a first case, without a download.
 
-    Pixels are (1797, 64), from 0 to 16, and labels (1797,), as scikit-learn's function of this name
-    returns them.
+    Pixels are (1797, 64), from 0 to 16, and labels (1797,), as scikit-learn returns them.
     """
     from peft_regress.catalogue.tasks.digit_images import read_digits
 

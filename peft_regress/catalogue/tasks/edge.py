@@ -85,10 +85,7 @@ EDGE: Final = EdgeTask(
     name="edge",
     batch=1,
     resolution=224,
-    adaptations=(
-        *_pairs(_METHODS, _ARCHITECTURES),
-        *_pairs(("lora-r1", "lora-r16"), _SMALL),
-    ),
+    adaptations=(*_pairs(_METHODS, _ARCHITECTURES), *_pairs(("lora-r1", "lora-r16"), _SMALL)),
 )
 EDGE_BATCH: Final = EdgeTask(
     name="edge-b8",

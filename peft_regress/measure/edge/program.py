@@ -41,20 +41,14 @@ Loss = Callable[[nn.Module, Any], Tensor]
 MODEL: Final = "model"
 """The name of the model in the exported module: its parameters are `model.<name>`."""
 UNUSED: Final = "unused"
-"""What of the plan no tensor uses at its fullest moment: tensors do not fit together without
-gaps."""
+"""What of the plan no tensor uses at its fullest moment: there are gaps between tensors."""
 _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 """Operators that the runtime has itself: arithmetic on shapes, views."""
 _LONGEST: Final = 300
-_REFUSALS: Final = frozenset(
-    {
-        "GuardOnDataDependentSymNode",
-        "NotImplementedError",
-        "SpecViolationError",
-        "Unsupported",
-        "UserError",
-    }
-)
+_REFUSALS: Final = {
+    "GuardOnDataDependentSymNode", "NotImplementedError", "SpecViolationError",
+    "Unsupported", "UserError",
+}  # fmt: skip
 """Errors by which torch and ExecuTorch say that they do not express something."""
 _NO_KERNEL: Final = "Missing out variants"
 _KEY: Final = "peft_regress_module"
@@ -86,8 +80,8 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     The program takes the tensors of the batch in their order, of these shapes alone. It returns the
     loss and the gradients, and holds the trained parameters, which the optimizer changes in place.
 
-    model: in the mode in which it trains; it is copied. batch: a tree of tensors. loss: (model,
-    batch) -> scalar.
+    model: in its training mode; it is copied. batch: a tree of tensors. loss: (model, batch) ->
+    scalar.
 
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
@@ -99,8 +93,7 @@ def inference_program(model: nn.Module, batch: Any) -> Program:
     """Export a forward pass in eval mode, and plan its memory.
 
     The program takes the tensors of the batch in their order, and returns the floating-point
-    tensors of the output. Arguments and errors are those of `training_program`; the model gets the
-    batch by `call_model`.
+    tensors of the output. Arguments and errors are as of `training_program`; see `call_model`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     forward = _Exported(model, batch, lambda *run: floating_outputs(call_model(*run)))
@@ -142,7 +135,10 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
             raise UnsupportedProgramError(
                 f"the step changes a buffer, {name}, which a program does not keep"
             )
-        manager = _lowered(exported).to_executorch()
+        exir = load("executorch.exir")
+        # The check knows the operators of inference alone.
+        unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
+        manager = exir.to_edge(exported, compile_config=unchecked).to_executorch()
         methods = manager.executorch_program.execution_plan
         planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
         calls = _calls(methods)
@@ -175,13 +171,6 @@ def _refused() -> Iterator[None]:
         is_refusal = kind in _REFUSALS or _NO_KERNEL in said
         raised = UnsupportedProgramError if is_refusal else ProgramError
         raise raised(f"{kind}: {said}" if said else kind) from error
-
-
-def _lowered(exported: ExportedProgram) -> Any:
-    exir = load("executorch.exir")
-    # The check knows the operators of inference alone.
-    unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
-    return exir.to_edge(exported, compile_config=unchecked)
 
 
 def _calls(methods: Any) -> dict[str, int]:
@@ -271,12 +260,10 @@ class _PlannedTensor(NamedTuple):
 
 
 def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
-    """Return what is in memory at the fullest moment of a planned program; adds up to the plan.
-
-    A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or `activation`
-    and `temp` with the operator that fills it); what no tensor uses at that moment is `UNUSED` of
-    no module.
-    """
+    """Return what is in memory at the fullest moment of a planned program; adds up to the plan."""
+    # A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or
+    # `activation` and `temp` with the operator that fills it); what no tensor uses then is `UNUSED`
+    # of no module.
     tensors = list(planned)
     moment = _fullest(tensors)
     rows: Counter[tuple[str, str]] = Counter()

@@ -1,7 +1,6 @@
 """ExecuTorch's runtime in a worker process, which forks for each program.
 
-A crash of the runtime ends the fork alone, and the memory of each program is measured from the same
-start.
+A crash of the runtime ends the fork alone, and each program's memory is measured from one start.
 """
 
 from __future__ import annotations
@@ -91,8 +90,7 @@ class Runtime:
         """Take a step of SGD on each of some inputs of a training program, or run a forward pass.
 
         learning_rate: None for a forward pass, on the inputs of one step. Raises
-        `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError` if it
-        fails, crashes or hangs.
+        `UnsupportedProgramError` without a kernel for an operator, `ProgramError` if it fails.
         """
         with tempfile.TemporaryDirectory(prefix="peft-regress-edge-") as name:
             folder = Path(name)
@@ -118,7 +116,7 @@ class Runtime:
                 )
             worker = self._worker
             before = worker.errors_end
-            status = worker.ask(f"{__name__}:run_forked", asked, _Ended).exit
+            status = worker.ask(f"{__name__}:run_forked", asked, int)
         except BaseException as error:
             # An answer that comes later must not be taken for that of the next program.
             self.close()
@@ -169,18 +167,14 @@ class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float | None
 
 
-class _Ended(msgspec.Struct, frozen=True, kw_only=True):
-    exit: int
-
-
-def run_forked(request: _RunProgram) -> _Ended:
-    """Run a program in a process of its own."""
+def run_forked(request: _RunProgram) -> int:
+    """Run a program in a process of its own; return its exit code."""
     require_executorch(runs=True)
     process = os.fork()
     if process == 0:
         os._exit(_run(Path(request.folder), request))
     _, status = os.waitpid(process, 0)
-    return _Ended(exit=os.waitstatus_to_exitcode(status))
+    return os.waitstatus_to_exitcode(status)
 
 
 def _run(folder: Path, request: _RunProgram) -> int:

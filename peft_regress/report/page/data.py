@@ -13,12 +13,7 @@ from peft_regress.budgets import UNITS
 from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.budgets import step_runtime
 from peft_regress.gate.changes import value_of
-from peft_regress.metrics import (
-    BATCH_SUFFIX,
-    MetricSpec,
-    format_value,
-    unit_steps,
-)
+from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, format_value, unit_steps
 from peft_regress.report.page.content import (
     ABSENT,
     Content,

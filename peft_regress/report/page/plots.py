@@ -209,8 +209,4 @@ def _front(axes: Axes, writer: HtmlWriter, points: Sequence[Point]) -> dict[str,
         Section(title="On the Pareto front, from the cheapest", level=3, body=lines),
         Section(title="All of its numbers", folded=True, body=(table,)),
     ]
-    return {
-        "front": [one.name for one in front],
-        "label": label,
-        "html": writer.document(document),
-    }
+    return {"front": [one.name for one in front], "label": label, "html": writer.document(document)}

@@ -50,10 +50,8 @@ def packed(value: Any) -> str:
 
 
 def _content_security_policy(scripts: list[str]) -> str:
-    """Allow only these scripts: no request, no eval, no handler in an attribute.
-
-    Inline style is allowed, because Plot writes a style element into each plot.
-    """
+    """Allow only these scripts: no request, no eval, no handler in an attribute."""
+    # Inline style is allowed, because Plot writes a style element into each plot.
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
     hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return (

@@ -16,15 +16,9 @@ from peft_regress.runs.schema import Record
 from peft_regress.text import clean, count_of
 
 _PRESENT: Final = (
-    "forward_flops",
-    "backward_flops",
-    "optimizer_flops",
-    "projection_flops",
-    "peak_bytes",
-    "peak_bytes_b32",
-    "adapter_bytes",
-    "edge_train_planned_bytes",
-)
+    "forward_flops", "backward_flops", "optimizer_flops", "projection_flops",
+    "peak_bytes", "peak_bytes_b32", "adapter_bytes", "edge_train_planned_bytes",
+)  # fmt: skip
 """Metrics whose present numbers are split by module."""
 _MOST_ROWS: Final = 10
 _DIRECTIONS: Final = {"lower": "lower", "higher": "higher", "same": "the same", "none": ""}

@@ -18,14 +18,7 @@ from peft_regress.report.history import history_document
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
-from peft_regress.report.page.content import (
-    ABSENT,
-    Content,
-    Mark,
-    entry_words,
-    gain_name,
-    number,
-)
+from peft_regress.report.page.content import ABSENT, Content, Mark, entry_words, gain_name, number
 from peft_regress.report.page.plots import batches_of, tradeoffs
 from peft_regress.report.page.sheets import sheet_body, sheet_head
 from peft_regress.report.results import results

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_file, is_folder
-from peft_regress.text import printable
 
 CONFIGURATION: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -46,20 +45,18 @@ class SavedAdapter:
 def read_adapter(folder: Path) -> SavedAdapter:
     """Read a folder with a saved adapter; raises `InputError` if there is none, or it is broken."""
     if not is_folder(folder):
-        msg = f"{folder}: no such folder; name the one that `save_pretrained` wrote"
-        raise InputError(printable(msg))
+        raise InputError(f"{folder}: no such folder; name the one that `save_pretrained` wrote")
     for name in (CONFIGURATION, WEIGHTS):
         if not is_file(folder / name):
-            raise InputError(printable(_absent(folder, name)))
+            raise InputError(_absent(folder, name))
     try:
         with safe_open(folder / WEIGHTS, framework="numpy"):
             return SavedAdapter(folder=folder, configuration=_configuration(folder / CONFIGURATION))
     except SafetensorError as error:
-        msg = f"{folder / WEIGHTS}: is no whole safetensors file ({error}); save the adapter again"
-        raise InputError(printable(msg)) from error
+        problem = f"is no whole safetensors file ({error}); save the adapter again"
+        raise InputError(f"{folder / WEIGHTS}: {problem}") from error
     except OSError as error:
-        msg = f"{folder}: cannot be read ({error.strerror or error})"
-        raise InputError(printable(msg)) from error
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
 
 
 def _absent(folder: Path, name: str) -> str:
@@ -75,24 +72,21 @@ def _configuration(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        msg = f"{file}: is no JSON ({error}); save the adapter again"
-        raise InputError(printable(msg)) from error
+        raise InputError(f"{file}: is no JSON ({error}); save the adapter again") from error
     if not isinstance(found, dict) or not isinstance(found.get("peft_type"), str):
-        msg = f"{file}: has no peft_type, so that nobody knows its method; save the adapter again"
-        raise InputError(printable(msg))
+        problem = "has no peft_type, so that nobody knows its method; save the adapter again"
+        raise InputError(f"{file}: {problem}")
     code = _foreign_code(found)
     if code:
-        msg = f"{file}: {code}, which a release may run; if you trust it, take that out there"
-        raise InputError(printable(msg))
+        problem = "which a release may run; if you trust it, take that out there"
+        raise InputError(f"{file}: {code}, {problem}")
     return found
 
 
 def _foreign_code(configuration: dict[str, Any]) -> str:
-    """Return what of a configuration lets a release of peft run other code; '' if nothing does.
-
-    Older releases import `megatron_core` whatever it is, and hand `trust_remote_code` to
-    transformers. An X-LoRA loads the adapters that it names.
-    """
+    """Return what of a configuration lets a release of peft run other code; '' if nothing does."""
+    # Older releases import `megatron_core` whatever it is, and hand `trust_remote_code` to
+    # transformers. An X-LoRA loads the adapters that it names.
     module = configuration.get("megatron_core")
     if module not in (None, "megatron.core"):
         return f"megatron_core names the module {module!r}"

@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_map
 
 from peft_regress import registry
 from peft_regress.cost.batches import named_tensors
+from peft_regress.cost.inference import call_model
 from peft_regress.errors import InputError
 from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
 from peft_regress.measure.training import seed_all
-from peft_regress.upgrades.compat.messages import BaseMade, BaseModel
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel
 
 _SEED: Final = 0
 _AGAIN: Final = (1, 2)
@@ -93,12 +94,7 @@ class Base:
         batch = copy.deepcopy(self._batch)
         seed_all(seed)
         with torch.inference_mode():
-            if isinstance(batch, Mapping):
-                returned = model(**batch)
-            elif isinstance(batch, tuple | list):
-                returned = model(*batch)
-            else:
-                returned = model(batch)
+            returned = call_model(model, batch)
         return tuple(
             tensor.detach().float().flatten().clone()
             for _, tensor in named_tensors(returned)
@@ -168,9 +164,8 @@ def _maker(base: BaseModel) -> Callable[[], Any]:
 
 def _in_float32(batch: Any) -> Any:
     def cast(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        return leaf.detach().float() if leaf.is_floating_point() else leaf
+        is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        return leaf.detach().float() if is_float else leaf
 
     # What a tokenizer returns is a mapping, and no tree to torch.
     return tree_map(cast, dict(batch) if isinstance(batch, Mapping) else batch)

@@ -13,11 +13,10 @@ from packaging.version import InvalidVersion, Version
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PipError, released_versions
-from peft_regress.text import printable
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
-from peft_regress.upgrades.compat.messages import BaseModel
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
+    BaseModel,
     BaseModelError,
     Seen,
     try_adapters,
@@ -32,6 +31,7 @@ from peft_regress.upgrades.compat.verdicts import (
 from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError, default_jobs
 
 _BY_DEFAULT: Final = "0.10.0.."
+_DOTS: Final = ".."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,7 @@ def compat(
 
         def tried(release: str) -> Future[Seen]:
             opening = opened_overlay(
-                [f"peft=={release}", *settings.also_install],
-                replace_torch=settings.replace_torch,
+                [f"peft=={release}", *settings.also_install], replace_torch=settings.replace_torch
             )
             overlay = overlays.enter_context(opening)
             adapters = [adapter.folder]
@@ -199,25 +198,19 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
         return adapter.saved_by, "the adapter's configuration"
     written = adapter.configuration.get("peft_version")
     says = "does not say" if written is None else f"says {written!r}, which is no version of"
-    msg = (
+    raise AbsentError(
         f"{adapter.folder}: {CONFIGURATION} {says} the peft that saved the adapter (before "
         "0.18 it never does): name it with --saved-by VERSION"
     )
-    raise AbsentError(printable(msg))
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases or _BY_DEFAULT
-    known: list[Version] = []
-    if _DOTS in text:
-        known = released_versions("peft", pre=False)
+    known = released_versions("peft", pre=False) if _DOTS in text else []
     chosen = chosen_releases(text, known)
     # The default is the last patch of each minor release.
     by_minor = {one.release[:2]: one for one in chosen}
     return tuple(by_minor.values()) if settings.releases is None else chosen
-
-
-_DOTS = ".."
 
 
 def chosen_releases(text: str, known: Sequence[Version]) -> tuple[Version, ...]:

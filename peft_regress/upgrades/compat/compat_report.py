@@ -46,10 +46,7 @@ def encode_compat(found: Compat) -> dict[str, Any]:
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": found.exit_code,
-        "adapter": {
-            "folder": str(found.adapter.folder),
-            "peft_type": found.adapter.kind,
-        },
+        "adapter": {"folder": str(found.adapter.folder), "peft_type": found.adapter.kind},
         "base": {**base, "weights": reference.base.weights},
         "reference": {
             "release": reference.release,

@@ -12,21 +12,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import told
-from peft_regress.measure.training import seed_all
+from peft_regress.measure.training import seed_all, single_thread
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
 from peft_regress.upgrades.compat.base_model import Base, is_finite, numbers_of
-from peft_regress.upgrades.compat.messages import Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, LoadAdapter, Loaded
 
 _SEED: Final = 0
 # They say how the adapter was loaded and by whom, not what it is.
 _OF_LOADING: Final = frozenset({"auto_mapping", "inference_mode", "peft_version"})
+
+
+class Loader:
+    """Keeps the base model that adapters are loaded on: a worker's own side."""
+
+    def __init__(self) -> None:
+        self._base: Base
+        self._request: BaseModel | None = None
+
+    def make_base(self, request: BaseModel) -> BaseMade:
+        """Make the base model, unless the last one was the same."""
+        if request != self._request:
+            with single_thread():
+                self._base = Base(request)
+            self._request = request
+        return self._base.made
+
+    def load(self, request: LoadAdapter) -> Loaded:
+        """Load a saved adapter on it; if it is refused, once more without unknown fields."""
+        folder = Path(request.adapter)
+        with single_thread():
+            found = load_adapter(self._base, folder)
+            if not (found.refusal and found.unknown_fields):
+                return found
+            without = load_adapter(self._base, folder, leave_out=found.unknown_fields)
+        return msgspec.structs.replace(found, without=without)
 
 
 def load_adapter(base: Base, folder: Path, *, leave_out: Sequence[str] = ()) -> Loaded:

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from peft_regress.text import count_of, few
-from peft_regress.upgrades.compat.messages import BaseMade, Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded
 
 Verdict = Literal[
     "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"
@@ -174,10 +174,8 @@ def _of_output(adapter: Loaded, difference: float | None) -> tuple[str, ...]:
 def _merged(
     adapter: Loaded, reference: Loaded
 ) -> tuple[float | None, Verdict | None, tuple[str, ...]]:
-    """Return the difference with the adapter merged, its verdict if it is wrong, and details.
-
-    Merging must not change the function: what counts is the reference's output before it.
-    """
+    """Return the difference with the adapter merged, its verdict if it is wrong, and details."""
+    # Merging must not change the function: what counts is the reference's output before it.
     wanted, of_reference = reference.outputs or [], reference.merged
     if adapter.merged is None:
         if of_reference is None:
