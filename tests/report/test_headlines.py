@@ -76,7 +76,7 @@ KINDS = {
     "labels of some rows changed": (
         {"inputs": LABELS},
         {"inputs": batches((5.0, 6.5, 7.0, 8.5)), "metrics": FAR},
-        "regressed in 1 case: the inputs changed: in the first training batch, labels differ in 2 of",
+        "regressed in 1 case: the inputs changed: in the first training batch, labels differ in 2",
     ),
     "another order of the data": (
         {"inputs": LABELS},
