@@ -17,7 +17,7 @@ _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _FINETUNE: Final = "peft_regress.measure.recipe:finetune"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
 _OWN_MOMENTUM: Final = "shift/bn_head/mobilenet_v3_small"
-_MODES: Final = "peft_regress.catalogue.built_in:set_modes"
+_MODES: Final = "peft_regress.catalogue.methods.method:Method.set_mode"
 _FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
 _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
@@ -154,15 +154,15 @@ def gradients_clipped(original, model, optimizer, *rest, **kwargs):
 
 
 @fault("BatchNorm", at=_MODES, case=_HEAD)
-def batch_norm_left_in_train_mode(_original, model, *, batch_norm_statistics):
+def batch_norm_left_in_train_mode(_original, _self, model):
     """The model trains in train mode, so that frozen running statistics move."""
     model.train()
 
 
 @fault("BatchNorm", at=_MODES, case=_BN_HEAD)
-def statistics_not_re_estimated(original, model, *, batch_norm_statistics):
+def statistics_not_re_estimated(original, self, model):
     """The statistics should follow the new data, but stay those of the source."""
-    original(model, batch_norm_statistics=False)
+    original(replace(self, trains_batch_norm_statistics=False), model)
 
 
 @fault(
