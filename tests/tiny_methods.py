@@ -74,7 +74,7 @@ def _trained(name, steps):
         steps=steps,
         batch_size=16,
         seed=0,
-        batch_norm_statistics=method.trains_batch_norm_statistics,
+        set_mode=method.set_mode,
     )
     return model.eval()
 

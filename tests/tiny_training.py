@@ -1,8 +1,8 @@
 """The training loop of the package on the images of a task, in the built-in cases' setting."""
 
-import functools
+from torch import nn
 
-from peft_regress.catalogue.built_in import cosine_to_zero, set_modes
+from peft_regress.catalogue.built_in import cosine_to_zero
 from peft_regress.measure.data import Data, TensorItems
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import Loop, single_thread
@@ -17,14 +17,12 @@ def data_of(images):
     )
 
 
-def finetune(
-    model, optimizer, images, *, steps=22, batch_size=32, seed, batch_norm_statistics=False
-):
+def finetune(model, optimizer, images, *, steps=22, batch_size=32, seed, set_mode=nn.Module.eval):
     """Train as a built-in case does."""
     loop = Loop(
         steps=steps,
         loss=Objective().loss,
-        set_mode=functools.partial(set_modes, batch_norm_statistics=batch_norm_statistics),
+        set_mode=set_mode,
         schedule=cosine_to_zero(steps),
     )
     batches = data_of(images).training_batches(batch_size, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,9 +96,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         adapter=case.adapter_name,
         also_train=method.heads,
         schedule=None if edge else cosine_to_zero(STEPS),
-        mode=functools.partial(
-            set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
-        ),
+        mode=method.set_mode,
         steps=EDGE_STEPS if edge else STEPS,
         batch=edge.batch if edge else BATCH,
         seeds=1 if edge else SEEDS,
@@ -121,17 +118,6 @@ def cosine_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
         return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
 
     return schedule
-
-
-def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
-    """Put the model in eval mode, and its BatchNorm layers in train mode on request."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    model.eval()
-    if batch_norm_statistics:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
 
 
 def fine_tune_of(case: Case, baselines: Path) -> OwnCase:

@@ -1,10 +1,10 @@
 """The matrices: all cases to measure.
 
 A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`; a
-method may name the `architectures` that it is for, and a task the `adaptations` that it is measured
-with, in place of all. The `default` matrix is the gate; `extended` has the other methods of the
-libraries; the cases of `edge` run in ExecuTorch. After these come a project's own cases, each of
-which names its matrix, usually `own`.
+method may name the `tasks` and `architectures` that it is for, and a task the `adaptations` that it
+is measured with, in place of all. The `default` matrix is the gate; `extended` has the other
+methods of the libraries; the cases of `edge` run in ExecuTorch. After these come a project's own
+cases, each of which names its matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -50,7 +50,7 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
         Case(task=item.name, method=names.method, architecture=names.architecture, rank=names.rank)
         for item in tasks
         if matrix in item.matrices or task is not None
-        for names in _adaptations(item) or _all_adaptations(matrix)
+        for names in _adaptations(item) or _all_adaptations(matrix, item.name)
     ]
     return built_in + own
 
@@ -65,21 +65,24 @@ def _adaptations(task: Any) -> tuple[Adaptation, ...]:
     return getattr(task, "adaptations", ())
 
 
-def _all_adaptations(matrix: str) -> list[Adaptation]:
+def _all_adaptations(matrix: str, task: str) -> list[Adaptation]:
     return [
         Adaptation(method=method.name, architecture=architecture.name, rank=rank)
         for architecture in registry.items("architecture")
         if matrix in architecture.matrices
         for method in registry.items("method")
-        if matrix in method.matrices and _is_for(method, architecture.name)
+        if matrix in method.matrices and _is_for(method, task, architecture.name)
         for rank in (method.ranks or (None,))
     ]
 
 
-def _is_for(method: Any, architecture: str) -> bool:
-    """Return whether a matrix pairs a method with an architecture: with all, if it names none."""
-    names = getattr(method, "architectures", ())
-    return not names or architecture in names
+def _is_for(method: Any, task: str, architecture: str) -> bool:
+    """Return whether a matrix pairs a method with both: with all, if it names none."""
+    named = (
+        (getattr(method, "tasks", ()), task),
+        (getattr(method, "architectures", ()), architecture),
+    )
+    return all(not names or name in names for names, name in named)
 
 
 def check_matrix(matrix: str) -> None:
@@ -124,7 +127,7 @@ def built_in_matrices(case: Case) -> frozenset[str]:
         return frozenset()
     if adaptations := _adaptations(task):
         return frozenset(task.matrices if case.adaptation in adaptations else ())
-    if not _is_for(method, case.architecture):
+    if not _is_for(method, case.task, case.architecture):
         return frozenset()
     return frozenset({*task.matrices} & {*method.matrices} & {*architecture.matrices})
 

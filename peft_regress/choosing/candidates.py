@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peft_regress import registry
-from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.choosing.ranking import Candidate, Costs
 from peft_regress.cost.batches import RandomTensor, map_batch
@@ -151,7 +150,7 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     def step(method: Method) -> Step:
         headed = dataclasses.replace(method, heads=heads)
         model = headed.adapt(copy.deepcopy(base), seed=0)
-        set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
+        method.set_mode(model)
         return _step_of(headed, model)
 
     def items(size: int) -> Any:
@@ -272,7 +271,9 @@ def try_all(
 
 def _is_for(method: Any, subject: Subject) -> bool:
     named = getattr(method, "architectures", ())
-    return method.base_dtype == "float32" and (not named or subject.architecture in named)
+    # Dropout is no way to save: whoever wants it adds it to any of the others.
+    is_plain = method.base_dtype == "float32" and not method.trains_with_dropout
+    return is_plain and (not named or subject.architecture in named)
 
 
 def _is_default(method: Method) -> bool:

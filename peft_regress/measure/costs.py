@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from peft_regress import cost, registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import Architecture
-from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.module_trail import module_names
@@ -205,10 +204,9 @@ def adapted_model(method: Method, architecture: Architecture, settings: CostSett
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":
                 parameter.requires_grad = False
-    train_statistics = (
-        method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
-    )
-    set_modes(model, batch_norm_statistics=train_statistics)
+    if settings.bn is not None:
+        method = replace(method, trains_batch_norm_statistics=settings.bn == "train")
+    method.set_mode(model)
     return model
 
 

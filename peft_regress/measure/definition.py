@@ -25,6 +25,7 @@ def define(recipe: Recipe | ScriptRecipe) -> str:
     defined: dict[str, Any] = {"protocol_version": PROTOCOL_VERSION, "case": recipe.case.id}
     if isinstance(fine_tune, BuiltIn):
         defined |= fine_tune.defined_by()
+        dropout = ", dropout in train mode" if fine_tune.method.trains_with_dropout else ""
         if fine_tune.runs_in_executorch:
             return canonical_digest(defined)
         defined |= {
@@ -33,7 +34,7 @@ def define(recipe: Recipe | ScriptRecipe) -> str:
                 "batch_size": fine_tune.batch,
                 "schedule": "cosine to zero",
                 "loss": "cross-entropy",
-                "mode": "eval, BatchNorm in train mode where its statistics are trained",
+                "mode": f"eval, BatchNorm in train mode where its statistics are trained{dropout}",
             },
             "seeds": list(recipe.seeds),
             "first_losses": FIRST_LOSSES,

@@ -152,6 +152,7 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
         head=architecture.head,
         bfloat16=method.base_dtype == "bfloat16",
         follows_statistics=method.trains_batch_norm_statistics,
+        drops_out=method.trains_with_dropout,
         identity_tolerance=_IDENTITY_TOLERANCE[method.base_dtype],
         computes=not wanted.isdisjoint({*_OF_AN_ADAPTER, "loss_after_step"}),
         fills=not wanted.isdisjoint({"filled_loss", "merged_equals_unmerged"}),

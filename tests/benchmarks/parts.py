@@ -25,7 +25,6 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     import torch
 
     from peft_regress import registry
-    from peft_regress.catalogue.built_in import set_modes
     from peft_regress.cost import profile_step
 
     torch.set_num_threads(1)
@@ -36,7 +35,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     def profile(*, batch: int, fake: bool) -> float:
         model = architecture.build(num_classes=10, seed=0)
         model = method.at(rank, heads=(architecture.head,)).adapt(model, seed=0)
-        set_modes(model, batch_norm_statistics=False)
+        method.set_mode(model)
         started = time.perf_counter()
         profile_step(
             model,

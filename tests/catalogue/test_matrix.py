@@ -33,12 +33,12 @@ def _own_registry(clean_registry):
 def test_default_matrix_pairs_everything_once():
     ids = [case.id for case in matrix_cases()]
     assert len(ids) == len(set(ids))
-    ranked = sum(
-        len(method.ranks) or 1
+    pairs = sum(
+        (len(method.ranks) or 1) * (len(getattr(method, "tasks", ())) or 2)
         for method in registry.items("method")
         if "default" in method.matrices
     )
-    assert len(ids) == 2 * 4 * ranked
+    assert len(ids) == 4 * pairs
 
 
 def test_one_tasks_cases_are_its_part_of_the_matrix():
@@ -53,7 +53,7 @@ def test_unknown_task_is_refused():
 def test_a_task_that_is_named_has_its_cases_even_if_it_is_no_default():
     """Else a benchmark parametrized by it would be skipped for want of parameters."""
     registry.add("task", Thing("optional", matrices=()))
-    assert len(matrix_cases(task="optional")) == len(matrix_cases(task="shift"))
+    assert len(matrix_cases(task="optional")) == len(matrix_cases(task="unseen"))
 
 
 def test_a_method_may_be_for_some_architectures_only():
@@ -66,6 +66,13 @@ def test_a_method_may_be_for_some_architectures_only():
     for architecture, matrices in (("mobilenet_v2", {"extended"}), ("resnet18", set())):
         case = Case(task="shift", method="lora-grouped", architecture=architecture, rank=96)
         assert matrices_of(case) == matrices
+
+
+def test_a_method_may_be_for_some_tasks_only():
+    dropout = [case for case in matrix_cases() if case.method == "lora-dropout"]
+    assert [(case.task, case.rank) for case in dropout] == 4 * [("shift", 4)]
+    unseen = Case(task="unseen", method="lora-dropout", architecture="resnet18", rank=4)
+    assert (matrices_of(dropout[0]), matrices_of(unseen)) == ({"default"}, set())
 
 
 def test_the_edge_matrix_has_what_its_tasks_name():
@@ -147,7 +154,7 @@ def test_rank_is_there_exactly_where_the_method_has_one(method, rank, message):
 
 @pytest.mark.parametrize(
     ("pattern", "count"),
-    [("shift/*", 48), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
+    [("shift/*", 52), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
 )
 def test_pattern_is_a_glob_on_ids(pattern, count):
     assert len(select_cases(pattern)) == count
@@ -165,7 +172,7 @@ def test_a_pattern_of_another_matrix_is_told_the_matrix():
     )
     with pytest.raises(InputError, match=told + " edge$"):
         select_cases("edge/full/*")
-    with pytest.raises(InputError, match=r"but 48 cases of 'default': .*--matrix default$"):
+    with pytest.raises(InputError, match=r"but 52 cases of 'default': .*--matrix default$"):
         select_cases("shift/*", matrix="edge")
 
 

@@ -44,19 +44,21 @@ def test_entry_points_name_every_method_and_no_other():
         assert registry.get("method", method.name) is method
 
 
-def test_all_but_five_methods_have_a_twin_on_bfloat16():
+def test_all_but_six_methods_have_a_twin_on_bfloat16():
     names = {method.name for method in ALL}
     without = {name for name in names if name.removesuffix("-bf16") + "-bf16" not in names}
-    assert without == {"head", "bn_head", "galore-cloned", "lora-grouped", "dora-grouped"}
+    alone = {"lora-dropout", "lora-grouped", "dora-grouped"}
+    assert without == {"head", "bn_head", "galore-cloned", *alone}
     assert names >= COSTS_ALONE
 
 
-def test_the_default_matrix_has_six_methods_and_the_extended_one_the_others():
+def test_the_default_matrix_has_seven_methods_and_the_extended_one_the_others():
     default = [method for method in ALL if "default" in method.matrices]
-    assert {m.name for m in default} == {"full", "head", "bn_head", "lora", "dora", "galore"}
+    ranks = dict.fromkeys(("lora", "dora", "galore"), (1, 4, 16)) | {"lora-dropout": (4,)}
+    assert {m.name for m in default} == {"full", "head", "bn_head", *ranks}
     for method in default:
         assert method.matrices == ("default",)
-        assert method.ranks == ((1, 4, 16) if method.name in ("lora", "dora", "galore") else ())
+        assert method.ranks == ranks.get(method.name, ())
     for method in (method for method in ALL if method not in default):
         assert method.matrices == (() if method.name in COSTS_ALONE else ("extended",))
         assert method.ranks in ({(96,)} if method.name.endswith("-grouped") else {(), (4,)})

@@ -246,6 +246,10 @@ def test_a_model_of_ones_own_has_its_last_linear_layer_as_its_head(command):
     ("arguments", "message"),
     [
         (["--architecture", "resnet18"], "Name a --device, or a limit"),
+        (
+            ["--architecture", "resnet18", "--method", "lora-dropout", "--memory", "1GiB"],
+            "unknown method 'lora-dropout'",
+        ),
         (["--memory", "1GiB"], "Name one of --architecture, --model and --case"),
         (["--memory", "1", "--architecture", "resnet18"], "--memory '1' is not an amount"),
         (["--memory", "1GiB", "--architecture", "resnet1"], "resnet1"),

@@ -35,7 +35,7 @@ def measured(root, of, **options):
     return measure(Recipe.of(of, root), profiles=options.pop("profiles", ProfileCache()), **options)
 
 
-DEFAULT = ("full", "head", "bn_head", "lora", "dora", "galore")
+DEFAULT = ("full", "head", "bn_head", "lora", "lora-dropout", "dora", "galore")
 BFLOAT16 = ("full-bf16", "lora-bf16", "adalora-bf16")
 OTHERS = ("adalora", "lorafa", "norm", "galore-cloned")
 
@@ -199,6 +199,12 @@ class TestDefinition:
         monkeypatch.setattr(definition, name, value)
         assert define(Recipe.of(case(), tiny)) != before
 
+    def test_says_that_dropout_is_active(self, tiny):
+        active = Recipe.of(case("lora-dropout"), tiny)
+        method = dataclasses.replace(active.fine_tune.method, trains_with_dropout=False)
+        off = dataclasses.replace(active.fine_tune, method=method)
+        assert define(active) != define(dataclasses.replace(active, fine_tune=off))
+
     def test_of_every_stored_case_is_the_one_that_judges_it(self):
         """Or every baseline of a user would be incomparable with this version."""
         root = Path(__file__).parents[2] / "baselines"
@@ -207,6 +213,21 @@ class TestDefinition:
         assert {one.id: define(recipe_of(one, root)) for one in cases} == {
             one.id: stored[one.id].record.definition for one in cases
         }
+
+
+class TestDropout:
+    def test_draws_the_same_masks_again_in_training_and_none_in_evaluation(self, tiny, records):
+        dropout, lora = records["lora-dropout"], records["lora"]
+        again = measured(tiny, case("lora-dropout")).record
+        assert again.curve == dropout.curve
+        assert dropout.curve.losses[0] != lora.curve.losses[0]  # the network's own dropout
+        assert dropout.metrics["filled_losses"] == lora.metrics["filled_losses"]
+
+    def test_counts_in_the_memory_of_a_step_and_takes_no_matrix_work(self, records):
+        dropout, lora = records["lora-dropout"].metrics, records["lora"].metrics
+        assert dropout["backward_flops"] == lora["backward_flops"]
+        assert dropout["peak_activation_bytes"].value > lora["peak_activation_bytes"].value
+        assert dropout["inference_peak_bytes"] == lora["inference_peak_bytes"]
 
 
 class TestCost:

@@ -127,7 +127,7 @@ def _watched(method, rank=2, *, training=_nothing, **more):
         steps=22 if method.prunes or method.name.startswith("galore") else 6,
         batch_size=8,
         seed=0,
-        batch_norm_statistics=method.trains_batch_norm_statistics,
+        set_mode=method.set_mode,
     )
     training(adapted)
     found = watch.after_training(adapted, optimizer)

@@ -10,6 +10,8 @@ from tiny_training import evaluate, finetune
 from torch import nn
 from torch.nn import functional
 
+from peft_regress.catalogue.methods.adapters import LORA_DROPOUT
+from peft_regress.catalogue.methods.selective import BN_HEAD
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.training import single_thread
 
@@ -94,7 +96,10 @@ def test_schedule_is_a_cosine_from_each_groups_peak():
 # Modes
 
 
-def test_with_batch_norm_in_train_mode_dropout_stays_off():
+@pytest.mark.parametrize(
+    ("method", "modes_of_training"), [(BN_HEAD, (True, False)), (LORA_DROPOUT, (False, True))]
+)
+def test_batch_norm_and_dropout_train_only_where_the_method_says_so(method, modes_of_training):
     modes = []
 
     class Noting(TinyNetwork):
@@ -112,12 +117,12 @@ def test_with_batch_norm_in_train_mode_dropout_stays_off():
         steps=1,
         batch_size=8,
         seed=0,
-        batch_norm_statistics=True,
+        set_mode=method.set_mode,
     )
-    assert not torch.equal(model.norm.running_mean, before)
+    assert torch.equal(model.norm.running_mean, before) != modes_of_training[0]
     data = tiny_data()
     evaluate(model, data.test_images, data.test_labels)
-    assert modes == [(True, False), (False, False)]
+    assert modes == [modes_of_training, (False, False)]
     assert torch.equal(_run()[1].norm.running_mean, tiny_network().norm.running_mean)
 
 

@@ -84,6 +84,12 @@ def costs(pairing):
     }, (step.forward_flops, step.backward_flops)
 
 
+def test_dropout_is_active_in_the_step_and_not_in_outputs():
+    lora, dropout = (run(script_of(f"{name}-r4/{SMALL}")) for name in ("lora", "lora-dropout"))
+    assert dropout["filled_loss"] == lora["filled_loss"]
+    assert int(dropout["saved_for_backward_bytes"]) > int(lora["saved_for_backward_bytes"])
+
+
 @pytest.mark.parametrize(
     "pairing",
     [

@@ -138,16 +138,15 @@ def counted(case: Row, batch: int = 1) -> PaperCount:
 
 def adapted(case: Row) -> nn.Module:
     """Build the model of a row in the paper's setting, for counts that `adaptation_cost` lacks."""
-    from peft_regress.catalogue.built_in import set_modes
-
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
-    model = _method_of(case).adapt(model, seed=0)
+    method = replace(_method_of(case), trains_batch_norm_statistics=True)
+    model = method.adapt(model, seed=0)
     if case.freezes_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":
                 parameter.requires_grad = False
-    set_modes(model, batch_norm_statistics=True)
+    method.set_mode(model)
     return model
 
 

@@ -22,7 +22,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress import registry
-from peft_regress.catalogue.built_in import set_modes
 from peft_regress.cost import profile_step
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def _real_step(architecture: str, method: str) -> tuple[int, Callable[[], Callab
     def make_model() -> nn.Module:
         base = network.build(num_classes=CLASSES, seed=0)
         model: nn.Module = adapter.at(rank, heads=(network.head,)).adapt(base, seed=0)
-        set_modes(model, batch_norm_statistics=adapter.trains_batch_norm_statistics)
+        adapter.set_mode(model)
         return model
 
     def make_step() -> Callable[[], object]:

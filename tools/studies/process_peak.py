@@ -101,7 +101,6 @@ def take_steps(case: str) -> None:
     import torch
 
     from peft_regress import registry
-    from peft_regress.catalogue.built_in import set_modes
 
     torch.set_num_threads(1)
     names, shape = adaptation(case), shape_of(case)
@@ -109,7 +108,7 @@ def take_steps(case: str) -> None:
     network: Any = registry.get("architecture", names.architecture)
     base = network.build(num_classes=_CLASSES, seed=0)
     model = method.at(names.rank, heads=(network.head,)).adapt(base, seed=0)
-    set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
+    method.set_mode(model)
     optimizer = method.at(names.rank).make_optimizer(model)
     images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
     for _ in range(_STEPS):

@@ -35,7 +35,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.architectures import BringsWeights
-from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero, set_modes
+from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, Evidence
 from peft_regress.catalogue.sources import build_source
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, TaskData, load_images
@@ -184,10 +184,8 @@ def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
         optimizer = method.at(case.rank).make_optimizer(model)
         for group in optimizer.param_groups:
             group["lr"] *= factor
-        statistics_train = method.trains_batch_norm_statistics
-        mode = functools.partial(set_modes, batch_norm_statistics=statistics_train)
         loss, schedule = Objective().loss, cosine_to_zero(STEPS)
-        loop = Loop(steps=STEPS, loss=loss, set_mode=mode, schedule=schedule)
+        loop = Loop(steps=STEPS, loss=loss, set_mode=method.set_mode, schedule=schedule)
         items = TensorItems((data.train_images, data.train_labels))
         batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
         finetune(model, optimizer, batches, loop, seed=seed)

@@ -167,6 +167,16 @@ DORA: Final = _of_lora(
     scales=(".lora_magnitude_vector.",),
     **_DEFAULT,
 )
+# Elsewhere dropout is off, so that a loss depends on the adapter and not on masks. Their effect is
+# the same on every task.
+LORA_DROPOUT: Final = _of_lora(
+    "lora-dropout",
+    4e-3,
+    shapes.lora_shapes,
+    {"lora_dropout": 0.1},
+    trains_with_dropout=True,
+    **{**_DEFAULT, "ranks": (4,), "tasks": ("shift",)},
+)
 _LOHA: Final = _sheet(
     "loha",
     1e-2,
@@ -329,6 +339,7 @@ GROUPED: Final = tuple(
 
 ADAPTERS: Final = (
     *_FLOAT32,
+    LORA_DROPOUT,
     *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),

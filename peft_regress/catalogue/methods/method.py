@@ -70,6 +70,8 @@ class Method(ABC):
     """The floating-point type of the base model and the images, cast before `adapt`."""
     trains_batch_norm_statistics: bool = False
     """Whether BatchNorm layers run in train mode and estimate their statistics again."""
+    trains_with_dropout: bool = False
+    """Whether dropout is active in training steps: the model's own, and the adapter's."""
     prunes: Collection[str] = ()
     """Parts of the names of parameters that the method itself may set to or leave at zero."""
     scales: Collection[str] = ()
@@ -97,6 +99,18 @@ class Method(ABC):
     def doubled(self) -> Self | None:
         """Return the same method at twice the rank; None if it has no rank."""
         return None if self.rank is None else replace(self, rank=2 * self.rank)
+
+    def set_mode(self, model: nn.Module) -> None:
+        """Put a model in the mode that it trains in: eval mode, but for BatchNorm and dropout."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+        from torch.nn.modules.dropout import _DropoutNd
+
+        model.eval()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(self.trains_batch_norm_statistics)
+            elif isinstance(module, _DropoutNd):
+                module.train(self.trains_with_dropout)
 
     @property
     def dtype(self) -> torch.dtype | None:

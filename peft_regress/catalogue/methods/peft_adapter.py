@@ -139,6 +139,8 @@ class PeftAdapter(SavedByPeft):
     matrices: tuple[str, ...] = ("extended",)
     architectures: tuple[str, ...] = ()
     """Those that it is for, in a matrix; empty for all."""
+    tasks: tuple[str, ...] = ()
+    """Likewise."""
     config: str
     """The name of peft's configuration class."""
     settings: Callable[[int | None], Mapping[str, Json]]

@@ -14,6 +14,7 @@ from peft_regress.catalogue.built_in import STEPS
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _RANK_16: Final = "shift/lora-r16/shufflenet_v2_x0_5"
+_DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _GALORE: Final = "shift/galore-r4/shufflenet_v2_x0_5"
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
@@ -74,6 +75,13 @@ class _LateDropout(torch.nn.Module):
     def forward(self, x):
         self.steps += torch.is_grad_enabled()
         return functional.dropout(x, p=0.1, training=True) if self.steps > 8 else x
+
+
+@fault("later steps", at="torch.nn.modules.dropout:Dropout.forward", case=_DROPOUT)
+def dropout_ends_after_ten_steps(original, self, x):
+    """From the eleventh step on dropout keeps all of its input."""
+    self.steps = getattr(self, "steps", 0) + self.training
+    return x if self.steps > 10 else original(self, x)
 
 
 @fault("later steps", at="torch.nn.modules.batchnorm:_BatchNorm.forward", case=_BN_HEAD)

@@ -16,6 +16,7 @@ _WITH_BIASES: Final = "shift/lora-r1/mobilenet_v3_small"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _TUNER: Final = "peft.tuners.tuners_utils:BaseTuner"
 _TUNER_LAYER: Final = "peft.tuners.tuners_utils:BaseTunerLayer"
+_DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
 _ONE_LAYER: Final = "conv5.0"
 _ITS_CHANNELS: Final = 1024
 
@@ -157,6 +158,13 @@ def lora_dropout_left_on(original, self, adapter, *args, **kwargs):
 class _DropoutInEveryMode(torch.nn.Module):
     def forward(self, x):
         return functional.dropout(x, p=0.1, training=True)
+
+
+@fault("LoRA", at=f"{_LAYER}.update_layer", case=_DROPOUT)
+def dropout_of_lora_ignored(original, self, adapter, *args, **kwargs):
+    """The configuration's `lora_dropout` has no effect."""
+    original(self, adapter, *args, **kwargs)
+    self.lora_dropout[adapter] = torch.nn.Identity()
 
 
 _KEPT: Final[list[object]] = []

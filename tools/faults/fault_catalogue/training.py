@@ -16,8 +16,9 @@ _MEAN, _DEVIATION = 0.1307, 0.3081
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _FINETUNE: Final = "peft_regress.measure.recipe:finetune"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
+_DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
 _OWN_MOMENTUM: Final = "shift/bn_head/mobilenet_v3_small"
-_MODES: Final = "peft_regress.catalogue.built_in:set_modes"
+_MODES: Final = "peft_regress.catalogue.methods.method:Method.set_mode"
 _FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
 _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
@@ -154,15 +155,15 @@ def gradients_clipped(original, model, optimizer, *rest, **kwargs):
 
 
 @fault("BatchNorm", at=_MODES, case=_HEAD)
-def batch_norm_left_in_train_mode(_original, model, *, batch_norm_statistics):
+def batch_norm_left_in_train_mode(_original, _self, model):
     """The model trains in train mode, so that frozen running statistics move."""
     model.train()
 
 
 @fault("BatchNorm", at=_MODES, case=_BN_HEAD)
-def statistics_not_re_estimated(original, model, *, batch_norm_statistics):
+def statistics_not_re_estimated(original, self, model):
     """The statistics should follow the new data, but stay those of the source."""
-    original(model, batch_norm_statistics=False)
+    original(replace(self, trains_batch_norm_statistics=False), model)
 
 
 @fault(
@@ -226,6 +227,16 @@ def stride_changed(original, *args):
     """A release of torchvision builds the first convolution with a stride of 1 instead of 2."""
     model = original(*args)
     next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).stride = (1, 1)
+    return model
+
+
+@fault("base model", at=_BUILD, case=_DROPOUT)
+def dropout_probability_tripled(original, *args):
+    """A release of torchvision builds dropout with a probability of 0.6 instead of 0.2."""
+    model = original(*args)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p *= 3
     return model
 
 
