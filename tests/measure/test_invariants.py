@@ -25,6 +25,7 @@ from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
+from peft_regress.measure.invariants.continuing import CONTINUED
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import StoredOutput
@@ -32,7 +33,7 @@ from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
 
 BASELINES = Path(__file__).parents[2] / "baselines"
-NAMES = [name for name in INVARIANTS if name not in EDGE_INVARIANTS]
+NAMES = [name for name in INVARIANTS if name not in {*EDGE_INVARIANTS, *CONTINUED}]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
     # What peft says of every AdaLoRA adapter that it loads.
