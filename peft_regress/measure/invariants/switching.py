@@ -30,8 +30,12 @@ def toggling_keeps_trainable(filled: Filled, adapter: Method) -> Fact:
     before = facts.trainable(filled.model)
     disabled = adapter.disabled(filled.model)
     assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
-    with disabled:
-        _, worked = attempt(filled.loss)
+
+    def off() -> float:
+        with disabled:
+            return filled.loss()
+
+    _, worked = attempt(off)
     if not worked.holds:
         return worked
     with evaluated(filled.model):

@@ -104,7 +104,7 @@ def switching_ends_dropout(original, self, *args, **kwargs):
     self.eval()
 
 
-@fault("serialisation", at="peft.tuners.lora.layer:LoraLayer.update_layer", case=_LORA)
+@fault("serialisation", at=f"{_LAYER}.update_layer", case=_LORA)
 def adapters_stay_in_a_global(original, self, name, *args, **kwargs):
     """Each adapter's name stays in a dictionary of the layers' class."""
     original(self, name, *args, **kwargs)
