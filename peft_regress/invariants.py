@@ -87,6 +87,12 @@ INVARIANTS: dict[str, Invariant] = {
         "training keeps ever more memory",
         "without glibc 2.33 or later, and on a GPU",
     ),
+    "late_step_costs_same": Invariant(
+        "of two steps after the training, one runs no more operators and FLOPs than the second "
+        "step did, on the same items",
+        "late steps cost more than early ones",
+        "where the loss does not stay finite",
+    ),
     "merge_equals_unmerged": Invariant(
         "merging the adapter does not change the trained output",
         "merging changes the output",
@@ -115,6 +121,20 @@ INVARIANTS: dict[str, Invariant] = {
         "and the output is as before",
         "switching it off and on changes the adapter",
         _NO_SWITCH,
+    ),
+    "paths_agree": Invariant(
+        "a filled adapter computes the same with and without gradients, in training mode without "
+        "dropout, on images channels last, under autocast, named for each row of a batch, mixed "
+        "with others there, merged, merged safely, and as a weighted adapter; off in training mode "
+        "and unloaded it is the base",
+        "a way to run the adapter gives another output",
+        "without an adapter that can be off, and where the base itself differs or peft refuses",
+    ),
+    "state_kept": Invariant(
+        "saving, merging and unmerging, loading another and switching to it and back leave modes, "
+        "dropout, what trains and its numbers, and the library's and torch's globals",
+        "saving, loading, merging or switching changes another state",
+        _NO_PEFT,
     ),
     "adapters_do_not_leak": Invariant(
         "a second adapter and the first do not touch each other's tensors and output; if both are "
@@ -153,6 +173,13 @@ INVARIANTS: dict[str, Invariant] = {
         "an adapter loaded for training trains; one loaded for inference does not",
         "a loaded adapter trains where it should not, or does not where it should",
         _NO_PEFT,
+    ),
+    "resumed_equals_uninterrupted": Invariant(
+        "saved after the training and loaded into a fresh model, adapter, optimizer and schedule "
+        "give the same three losses as training on",
+        "a resumed training is another one",
+        "where the library does not load to train on, and where the optimizer has hooks or cannot "
+        "be saved",
     ),
     "stored_adapter_loads": Invariant(
         "an adapter that was stored with the baseline loads, and gives the same output as then",

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import calling
+
+Context: TypeAlias = Callable[[nn.Module], AbstractContextManager[Any]]
+"""Makes the context that a model runs in."""
 
 _PAIR: Final = 2
 
@@ -58,22 +61,25 @@ class Objective:
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
         """Return the loss in eval mode, without rounding of its own where it is the default one."""
-        with evaluated(model), self._no_gradients(), caught(model) as calls:
+        with self._plainly(model), caught(model) as calls:
             loss = self.loss(model, batch)
         if self.own_loss is None and is_pair(batch):
             logits = logits_of(calls[-1]).float().double()
             return functional.cross_entropy(logits, batch[1]).item()
         return float(loss.item())
 
-    def outputs(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-        """Return in float32 what the model returns while its loss runs, in eval mode.
+    def outputs(
+        self, model: nn.Module, batch: Any, how: Context | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return in float32 what the model returns while its loss runs.
 
-        Of a tree the floating-point tensors.
+        Of a tree the floating-point tensors. how: the context that it runs in; by default eval mode
+        without gradients.
         """
-        with evaluated(model), self._no_gradients(), caught(model) as calls:
+        with (how or self._plainly)(model), caught(model) as calls:
             self.loss(model, batch)
         return tuple(
-            tensor.float().clone()
+            tensor.detach().float().clone()
             for call in calls
             for _, tensor in named_tensors(call)
             if tensor.is_floating_point()
@@ -98,6 +104,11 @@ class Objective:
                     found["accuracy"] = right / len(labels)
             return found
         return self._mean_scores(model, batches)
+
+    @contextlib.contextmanager
+    def _plainly(self, model: nn.Module) -> Iterator[None]:
+        with evaluated(model), self._no_gradients():
+            yield
 
     def _no_gradients(self) -> AbstractContextManager[Any]:
         """Compute without gradients; a loss of one's own may train with what it kept meanwhile."""

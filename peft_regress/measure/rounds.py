@@ -25,6 +25,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import inputs
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import FIRST_LOSSES
+from peft_regress.measure.invariants.continuing import Continuing
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.saving import StoredOutput
@@ -118,6 +119,7 @@ class Rounds:
             steps=recipe.fine_tune.steps,
             wide_probe=probe if recipe.is_own else one_wide_image(probe),
         )
+        self._continuing = Continuing(recipe, base=base, probe=probe)
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
         self._seen = inputs.BatchSums(rows=True)
@@ -138,6 +140,7 @@ class Rounds:
             on_device(batch, self._device) for batch in self._data.test_batches(recipe.test_batch)
         ]
         assert self._first is not None  # noqa: S101  (not used yet)
+        self._continuing.before_training(self._first)
         self._watch.before_training(self._first)
         seeds = iter(recipe.seeds)
 
@@ -254,6 +257,7 @@ class Rounds:
                 device=self._device,
             )
             self._compare(self._rounds[0])
+            self.facts |= self._continuing.after_training(model, optimizer)
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune

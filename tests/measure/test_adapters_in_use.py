@@ -3,10 +3,12 @@
 import copy
 import functools
 import warnings
+from unittest import mock
 
 import peft
 import peft.tuners.ia3.layer as ia3_layer
 import peft.tuners.lora.layer as lora_layer
+import peft.tuners.lora.model as lora_model
 import pytest
 import torch
 from own_training import convolutional, false_facts, fine_tune, measured
@@ -30,6 +32,7 @@ UNMERGE, REFUSE, LEAK, DELETE = (
     "delete_leaves_nothing",
 )
 OFF, TOGGLE = "disabled_equals_base", "toggling_keeps_trainable"
+PATHS, STATE = "paths_agree", "state_kept"
 ALL_FOUR = {UNMERGE, REFUSE, LEAK, DELETE}
 WITH_COPY = peft.LoraConfig(r=2, target_modules=["6"], modules_to_save=["8"])
 
@@ -51,7 +54,7 @@ def facts_of(method=LORA, base=None):
     """Return the facts of a method's use on a tiny network, without training it."""
     watch, adapted = watched(method, tiny_network() if base is None else base)
     watch.before_training(adapted)
-    return {name: watch.at_start[name] for name in (*sorted(ALL_FOUR), OFF, TOGGLE)}
+    return {name: watch.at_start[name] for name in (*sorted(ALL_FOUR), OFF, TOGGLE, PATHS, STATE)}
 
 
 def false_of(method=LORA):
@@ -155,7 +158,13 @@ def refuses_and_says_that_it_merged(_, self, **__):
     _merged(self, says=True)
 
 
-@fault(LINEAR, "update_layer", LEAK, said="changes base_model.model.linear.lora_B.default.weight")
+@fault(
+    LINEAR,
+    "update_layer",
+    LEAK,
+    PATHS,
+    said="changes base_model.model.linear.lora_B.default.weight",
+)
 def shares_a_tensor(original, self, name, *args, **settings):
     original(self, name, *args, **settings)
     if name == SECOND:
@@ -163,24 +172,24 @@ def shares_a_tensor(original, self, name, *args, **settings):
 
 
 # It trains once the second one has been active.
-@fault(LINEAR, "update_layer", LEAK, DELETE, said=DEPENDS)
+@fault(LINEAR, "update_layer", LEAK, DELETE, PATHS, STATE, said=DEPENDS)
 def shares_a_parameter(original, self, name, *args, **settings):
     original(self, name, *args, **settings)
     if name == SECOND:
         self.lora_B[name].weight = self.lora_B["default"].weight
 
 
-@fault(BaseTuner, "set_adapter", LEAK, said=DEPENDS)
+@fault(BaseTuner, "set_adapter", LEAK, PATHS, said=DEPENDS)
 def keeps_the_first_one_on(original, self, name, *args, **settings):
     original(self, ["default", name] if name == SECOND else name, *args, **settings)
 
 
-@fault(BaseTuner, "set_adapter", LEAK, said="as without it")
+@fault(BaseTuner, "set_adapter", LEAK, PATHS, said="as without it")
 def switches_nothing(original, self, name, *args, **settings):
     original(self, "default" if name == SECOND else name, *args, **settings)
 
 
-@fault(BaseTuner, "set_adapter", LEAK, said="switched to a second one and back")
+@fault(BaseTuner, "set_adapter", LEAK, STATE, said="switched to a second one and back")
 def does_not_switch_back(original, self, name, *args, **settings):
     if name != "default" or "default" in self.active_adapters:
         original(self, name, *args, **settings)
@@ -231,11 +240,128 @@ def train_freezes(_, self, mode=True):
     return nn.Module.train(self, mode)
 
 
-@fault(LINEAR, "train", TOGGLE, LEAK, DELETE, said="the loss")
+@fault(LINEAR, "train", TOGGLE, LEAK, DELETE, PATHS, said="the loss")
 def train_rescales(_, self, mode=True):
     if mode and not self.training:
         self.scaling["default"] /= 2
     return nn.Module.train(self, mode)
+
+
+# One way to run the adapter that is wrong
+
+
+def wrong_where(condition):
+    """Return a forward pass that adds a hundredth where a condition holds, unless it is off."""
+
+    def wrong(original, self, x, **how):
+        is_wrong = condition(self, x) and not self.disable_adapters
+        return original(self, x, **how) * (1.01 if is_wrong else 1.0)
+
+    wrong.__name__ = condition.__name__
+    return wrong
+
+
+@fault(LINEAR, "forward", PATHS, said="with gradients, the outputs differ by 0.0")
+@wrong_where
+def with_gradients(layer, _):
+    return torch.is_grad_enabled() and not layer.training
+
+
+@fault(LINEAR, "forward", PATHS, said="without gradients, the outputs differ by 0.0")
+@wrong_where
+def without_gradients(*_):
+    return not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@fault(LINEAR, "forward", PATHS, said="in training mode, the outputs differ by 0.0")
+@wrong_where
+def in_training_mode(layer, _):
+    return layer.training
+
+
+@fault(lora_layer.Conv2d, "forward", PATHS, said="on images channels last, the outputs differ")
+@wrong_where
+def on_channels_last(_, x):
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+@fault(LINEAR, "forward", PATHS, said="under autocast, the library raises RuntimeError: mixed ty")
+def refuses_autocast(original, self, x, **how):
+    if torch.is_autocast_enabled("cpu"):
+        raise RuntimeError("mixed types")
+    return original(self, x, **how)
+
+
+@fault(LINEAR, "forward", PATHS, said="off in training mode, the outputs differ by")
+def stays_on_in_training(original, self, x, **how):
+    stays_on = self.training and self.disable_adapters
+    with mock.patch.object(self, "_disable_adapters", self.disable_adapters and not stays_on):
+        return original(self, x, **how)
+
+
+@fault(LINEAR, "merge", PATHS, said="merged safely, the outputs differ by")
+def safe_merge_differs(original, self, safe_merge=False, **how):
+    original(self, safe_merge=safe_merge, **how)
+    if safe_merge:
+        self.get_base_layer().weight.data *= 1.01
+
+
+@fault(BaseTuner, "_unload_and_optionally_merge", PATHS, said="unloaded, the outputs differ by")
+def unloading_merges(original, self, **how):
+    return original(self, **{**how, "merge": True})
+
+
+@fault(lora_model.LoraModel, "add_weighted_adapter", PATHS, said="as a weighted adapter, the outp")
+def doubles_the_weights(original, self, adapters, weights, *args, **how):
+    original(self, adapters, [2 * weight for weight in weights], *args, **how)
+
+
+@fault(LAYER, "_mixed_batch_forward", PATHS, said="in a mixed batch, the outputs differ by")
+def knows_no_base(original, self, x, *args, adapter_names, **how):
+    names = [name.replace("__base__", "default") for name in adapter_names]
+    return original(self, x, *args, adapter_names=names, **how)
+
+
+# What an act changes beside its work
+
+
+@fault(peft.PeftModel, "save_pretrained", STATE, said="saving changes whether base_model.model.con")
+def saving_freezes(original, self, *args, **how):
+    original(self, *args, **how)
+    self.requires_grad_(requires_grad=False)
+
+
+@fault(LINEAR, "merge", STATE, said="merging and unmerging changes the mode of base_model.model.l")
+def merging_ends_training(original, self, **how):
+    original(self, **how)
+    self.eval()
+
+
+@fault(peft.PeftModel, "load_adapter", STATE, said="loading another changes the mode of the model")
+def loading_ends_training(original, self, *args, **how):
+    found = original(self, *args, **how)
+    self.eval()
+    return found
+
+
+@fault(peft.PeftModel, "load_adapter", STATE, said="loading another changes the numbers of base_")
+def loading_moves_the_first_one(original, self, *args, **how):
+    found = original(self, *args, **how)
+    self.base_model.model.linear.lora_B["default"].weight.data *= 1.01
+    return found
+
+
+@fault(LAYER, "update_layer", STATE, said="loading another changes peft.tuners.lora.layer: Lor")
+def keeps_names_in_a_global(original, self, name, *args, **how):
+    original(self, name, *args, **how)
+    LAYER.seen = {**getattr(LAYER, "seen", {}), name: True}
+
+
+@fault(BaseTunerLayer, "set_adapter", STATE, said="switching to another and back changes the dro")
+def switching_sets_dropout(original, self, names, *args, **how):
+    original(self, names, *args, **how)
+    if self.training and SECOND in names:
+        self.base_layer.p = 0.5
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -312,7 +438,7 @@ def stuck(switch):
 @pytest.mark.parametrize(
     ("function", "fault", "broken"),
     [
-        ("set_adapter", stuck, {LEAK: DEPENDS}),
+        ("set_adapter", stuck, {LEAK: DEPENDS, PATHS: "in a mixed batch, the outputs differ by"}),
         # As peft did up to 0.15.2: huggingface/peft#2466.
         (
             "delete_adapter",
@@ -322,7 +448,11 @@ def stuck(switch):
                 "base_model.model.8._adapters, base_model.model.8.modules_to_save._modules"
             },
         ),
-        ("enable_adapters", lambda _: lambda *_: None, {OFF: "the outputs differ by"}),
+        (
+            "enable_adapters",
+            lambda _: lambda *_: None,
+            {OFF: "the outputs differ by", PATHS: "off in training mode, the outputs differ by"},
+        ),
     ],
 )
 def test_a_copied_module_that_is_not_switched_or_deleted(monkeypatch, function, fault, broken):
@@ -346,7 +476,7 @@ def test_a_copied_module_that_is_not_switched_or_deleted(monkeypatch, function, 
         ("pissa", dict.fromkeys((LEAK, DELETE, OFF), "alters the base's weights")),
         ("ln_tuning", {REFUSE: "no safe merge"}),
         ("lora-grouped", dict.fromkeys((UNMERGE, REFUSE), "peft does not merge")),
-        ("head", dict.fromkeys({*ALL_FOUR, OFF, TOGGLE}, "no adapter that can be switched off")),
+        ("head", dict.fromkeys({*ALL_FOUR, OFF, TOGGLE, PATHS, STATE}, "can be switched off")),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")

@@ -25,6 +25,7 @@ from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
+from peft_regress.measure.invariants.continuing import CONTINUED
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import StoredOutput
@@ -32,7 +33,7 @@ from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
 
 BASELINES = Path(__file__).parents[2] / "baselines"
-NAMES = [name for name in INVARIANTS if name not in EDGE_INVARIANTS]
+NAMES = [name for name in INVARIANTS if name not in {*EDGE_INVARIANTS, *CONTINUED}]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
     # What peft says of every AdaLoRA adapter that it loads.
@@ -295,18 +296,24 @@ FAULTS = {
     "starts above zero": (lora(adapting=_add(B, 1e-2)), "identity_at_init"),
     "wrapping alters a base weight": (
         lora("dora", adapting=_add(f"{BASE}conv.base_layer.weight", 1e-2)),
-        "identity_at_init channels_last_kept disabled_equals_base saved_adapter_reloads",
+        (
+            "identity_at_init channels_last_kept disabled_equals_base paths_agree "
+            "saved_adapter_reloads"
+        ),
     ),
     "starts off by more than the rounding of bfloat16": (
         lora("dora-bf16", adapting=_add(f"{BASE}linear.lora_magnitude_vector.default.weight", 0.5)),
-        "identity_at_init channels_last_kept",
+        "identity_at_init channels_last_kept paths_agree",
     ),
     # Merging.
     "merging loses the head": (lora(merging=_add("head.weight", 0.5)), "merge_equals_unmerged"),
     # What trains.
     "a part of the adapter stays frozen": (
         lora(adapting=_trains(f"{BASE}conv.lora_A.default.weight", requires_grad=False)),
-        "expected_trainable trainable_changed doubled_rank_not_smaller toggling_keeps_trainable",
+        (
+            "expected_trainable trainable_changed doubled_rank_not_smaller "
+            "toggling_keeps_trainable state_kept"
+        ),
     ),
     "another tensor trains": (
         lora(adapting=_trains(f"{BASE}norm.weight", requires_grad=True)),
@@ -324,7 +331,8 @@ FAULTS = {
         lora(adapting=_unwrapped),
         (
             "expected_trainable trainable_changed doubled_rank_not_smaller adapters_do_not_leak "
-            "delete_leaves_nothing reload_keeps_trainable saved_adapter_reloads"
+            "delete_leaves_nothing reload_keeps_trainable saved_adapter_reloads paths_agree "
+            "state_kept"
         ),
     ),
     "projections are never renewed": (
@@ -332,10 +340,13 @@ FAULTS = {
         "projections_renewed",
     ),
     # Off and on.
-    "stays on": (lora(disabling=lambda *_: contextlib.nullcontext()), "disabled_equals_base"),
+    "stays on": (
+        lora(disabling=lambda *_: contextlib.nullcontext()),
+        "disabled_equals_base paths_agree",
+    ),
     "cannot be switched off": (
         lora(disabling=_cannot_be_disabled),
-        "disabled_equals_base toggling_keeps_trainable",
+        "disabled_equals_base paths_agree toggling_keeps_trainable",
     ),
     # Switching from one adapter to another and back frees it again.
     "toggling freezes": (
@@ -358,7 +369,7 @@ FAULTS = {
     ),
     "ships another magnitude": (
         lora("dora", shipping=_shipped(f"{BASE}conv.lora_magnitude_vector")),
-        "saved_adapter_reloads channels_last_kept",
+        "saved_adapter_reloads channels_last_kept paths_agree",
     ),
     "ships other statistics": (
         lora("bn_head", shipping=_shipped("norm.running_var")),

@@ -55,6 +55,7 @@ class Filled:
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self.probe = Probe(base=probe.base, objective=probe.objective, batch=batch)
         self._adapter = adapter
+        self.copies = copies
         self._parameters = sorted(parameters)
         self._starts = self._starts_of(
             {name: self.model.get_parameter(name) for name in self._parameters}

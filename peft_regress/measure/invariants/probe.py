@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact, attempt
 from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
-from peft_regress.measure.objective import Objective
+from peft_regress.measure.objective import Context, Objective
 
 LayerOutputs: TypeAlias = dict[str, Tensor]
 
@@ -27,18 +27,18 @@ class Probe:
     objective: Objective
     batch: Any
 
-    def outputs(self, model: nn.Module) -> Outputs:
-        """Return what a model computes, in its own type."""
-        return self.objective.outputs(model, self.batch)
+    def outputs(self, model: nn.Module, how: Context | None = None) -> Outputs:
+        """Return what a model computes, in its own type; `how` as for `Objective.outputs`."""
+        return self.objective.outputs(model, self.batch, how)
 
     def outputs_in_float32(self, model: nn.Module) -> Outputs:
         """Return what a model computes in float32."""
         return self.objective.outputs(*in_float32(model, self.batch))
 
-    def layers(self, model: nn.Module) -> LayerOutputs:
+    def layers(self, model: nn.Module, how: Context | None = None) -> LayerOutputs:
         """Return the last output of each layer in float32, by its name in the base."""
         model, batch = in_float32(model, self.batch)
-        return self._facts(model, batch, lambda out: out.float().clone())
+        return self._facts(model, batch, lambda out: out.detach().float().clone(), how)
 
     def same(
         self,
@@ -86,11 +86,7 @@ class Probe:
         def is_channels_last(out: Tensor) -> bool:
             return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
 
-        def as_images(leaf: Any) -> Any:
-            is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
-            return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
-
-        batch = tree_map(as_images, self.batch)
+        batch = channels_last(self.batch)
         probe = Probe(base=base, objective=self.objective, batch=batch)
         if not any(probe._facts(base, batch, is_channels_last).values()):
             return None
@@ -112,7 +108,13 @@ class Probe:
             if name in names and value and found.get(name) != value
         ]
 
-    def _facts(self, model: nn.Module, batch: Any, fact: Callable[[Tensor], Any]) -> dict[str, Any]:
+    def _facts(
+        self,
+        model: nn.Module,
+        batch: Any,
+        fact: Callable[[Tensor], Any],
+        how: Context | None = None,
+    ) -> dict[str, Any]:
         prefix = "" if model is self.base else base_prefix(model, self.base)
         facts: dict[str, Any] = {}
 
@@ -129,11 +131,21 @@ class Probe:
             if name.startswith(prefix) and name
         ]
         try:
-            self.objective.outputs(model, batch)
+            self.objective.outputs(model, batch, how)
         finally:
             for handle in handles:
                 handle.remove()
         return facts
+
+
+def channels_last(batch: Any) -> Any:
+    """Return a batch with its images channels last."""
+
+    def as_images(leaf: Any) -> Any:
+        is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
+        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+
+    return tree_map(as_images, batch)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

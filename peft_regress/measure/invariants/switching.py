@@ -4,50 +4,40 @@ The second one must not touch the first, nor leave anything. Judged by the loss 
 the filled losses say already what the first one computes.
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact, attempt, listed, moved, named_tensors
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
-from peft_regress.measure.invariants.outputs import IDENTITY_TOLERANCE, RELOAD_TOLERANCE, Outputs
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE
 from peft_regress.measure.invariants.tuner import SECOND
 from peft_regress.measure.objective import evaluated
+from peft_regress.measure.training import undisturbed
 
-T = TypeVar("T")
 
+def toggling_keeps_trainable(filled: Filled, adapter: Method) -> Fact:
+    """Switch the adapter off and on, and between the modes; compare what it was before."""
+    before = facts.trainable(filled.model)
+    disabled = adapter.disabled(filled.model)
+    assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
 
-def switched_off(filled: Filled, of_base: Outputs, *, adapter: Method) -> dict[str, Fact]:
-    """Compare the model with the adapter off with its base, and with what it was once it is on."""
-    before, probe = facts.trainable(filled.model), filled.probe
-
-    def off_now(compute: Callable[[nn.Module], T]) -> T:
-        disabled = adapter.disabled(filled.model)
-        assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
+    def off() -> float:
         with disabled:
-            return compute(filled.model)
+            return filled.loss()
 
-    disabled, worked = attempt(lambda: off_now(probe.outputs))
-    if disabled is None:
-        off = toggled = worked
-    else:
-        toggled = _toggled(filled, before)
-        off = probe.same(
-            disabled,
-            of_base,
-            tolerance=IDENTITY_TOLERANCE,
-            layers=lambda: (off_now(probe.layers), probe.layers(probe.base)),
-        )
-    if adapter.alters_base:
-        off = Fact.null("wrapping alters the base's weights")
-    return {"disabled_equals_base": off, "toggling_keeps_trainable": toggled}
-
-
-def _toggled(filled: Filled, before: Mapping[str, tuple[int, ...]]) -> Fact:
+    _, worked = attempt(off)
+    if not worked.holds:
+        return worked
     with evaluated(filled.model):
         filled.model.train()
     if wrong := sorted(dict(facts.trainable(filled.model).items() ^ before.items())):
@@ -206,3 +196,81 @@ def _other_loss(note: str, loss: float, wanted: float) -> Fact | None:
 
 def _same(loss: float, wanted: float) -> bool:
     return math.isclose(loss, wanted, rel_tol=RELOAD_TOLERANCE)
+
+
+# --- What an act must leave as it is --------------------------------------------------------------
+
+_GLOBAL: Final = ("peft.", "torch.nn.modules.module", "torch.optim.optimizer")
+"""The modules of the library, and those with torch's global hooks."""
+
+
+@undisturbed()
+def state_kept(filled: Filled, adapter: Method) -> Fact:
+    """Save, merge, load and switch a copy in training mode, and compare what that leaves.
+
+    What fails is a matter of other facts.
+    """
+    if not tuner.layers_of(filled.model):
+        return Fact.null("it is no adapter in layers of peft")
+    model: Any = copy.deepcopy(filled.model)
+    model.train()
+    first = str(model.active_adapter)
+    with tuner.quiet(), tempfile.TemporaryDirectory() as folder:
+
+        def load() -> None:
+            with undisturbed():  # a new adapter is drawn
+                model.load_adapter(folder, SECOND, is_trainable=True)
+
+        acts: dict[str, tuple[Callable[[], object], ...]] = {
+            "saving": (lambda: adapter.save(model, Path(folder)),),
+            "merging and unmerging": (
+                model.base_model.merge_adapter,
+                model.base_model.unmerge_adapter,
+            ),
+            "loading another": (load,),
+            "switching to another and back": (
+                lambda: model.set_adapter(SECOND),
+                lambda: model.set_adapter(first),
+            ),
+        }
+        for name, steps in acts.items():
+            before = _state_of(model)
+            for step in steps:
+                attempt(step)
+            after = _state_of(model)
+            if changed := [part for part, value in before.items() if after.get(part) != value]:
+                return Fact.false(f"{name} changes {listed(changed)}", tensors=changed)
+    return Fact(holds=True)
+
+
+def _state_of(model: nn.Module) -> dict[str, object]:
+    """Return, by what it is, the state that is no matter of the second adapter."""
+    state: dict[str, object] = {
+        "whether gradients are on": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "the default type": torch.get_default_dtype(),
+        "the random numbers": torch.get_rng_state().numpy().tobytes(),
+        **dict(_containers()),
+    }
+    for name, module in model.named_modules():
+        state[f"the mode of {name or 'the model'}"] = module.training
+        state[f"the dropout of {name}"] = getattr(module, "p", None)
+    for name, parameter in model.named_parameters():
+        state[f"whether {name} trains"] = parameter.requires_grad
+        if parameter.requires_grad:
+            state[f"the numbers of {name}"] = parameter.detach().norm().item()
+    return {name: value for name, value in state.items() if SECOND not in name}
+
+
+def _containers() -> Iterator[tuple[str, int]]:
+    """Yield what the library's modules and classes collect, and how much it is."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(_GLOBAL):
+            continue
+        classes = (
+            part for part in vars(module).values() if getattr(part, "__module__", "") == name
+        )
+        for owner in (module, *(part for part in classes if isinstance(part, type))):
+            for attribute, value in vars(owner).items():
+                if isinstance(value, dict | list | set) and not attribute.startswith("__"):
+                    yield f"{name}: {getattr(owner, '__name__', '')}.{attribute}", len(value)

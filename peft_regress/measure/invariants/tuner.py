@@ -44,6 +44,11 @@ def add_second(model: Any) -> None:
         model.add_adapter(SECOND, config)
 
 
+def parameters_of_second(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of the second adapter, by name."""
+    return {name: part for name, part in model.named_parameters() if f".{SECOND}" in name}
+
+
 def traces_of_second(model: nn.Module) -> list[str]:
     """Return where modules of the model name the second adapter, as module and attribute."""
     return [

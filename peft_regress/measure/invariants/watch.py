@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.gc_pause import paused_gc
-from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
+from peft_regress.invariants import INVARIANTS
 from peft_regress.measure.invariants.facts import Fact, attempt, trainable
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
@@ -27,9 +27,14 @@ from peft_regress.measure.invariants.outputs import (
     is_half,
     rows_of,
 )
+from peft_regress.measure.invariants.paths import paths_agree
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
-from peft_regress.measure.invariants.switching import second_adapter, switched_off
+from peft_regress.measure.invariants.switching import (
+    second_adapter,
+    state_kept,
+    toggling_keeps_trainable,
+)
 from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.measure.objective import Objective
 
@@ -38,6 +43,8 @@ _OF_A_FILLED: Final = (
     "refused_merge_keeps_base",
     "disabled_equals_base",
     "toggling_keeps_trainable",
+    "paths_agree",
+    "state_kept",
     "adapters_do_not_leak",
     "delete_leaves_nothing",
 )
@@ -117,7 +124,7 @@ class InvariantWatch:
             ),
             **saved,
         }
-        return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
+        return {name: found[name] for name in INVARIANTS if name in found}
 
     def rows(self, adapted: nn.Module) -> list[list[float]]:
         """Return the probe's outputs in float32, for a later release's check."""
@@ -158,7 +165,9 @@ class InvariantWatch:
         self.filled_losses = filled.losses
         self.wide_filled_loss = filled.wide_loss
         return {
-            **switched_off(filled, of_base, adapter=adapter),
+            "state_kept": state_kept(filled, adapter),
+            **paths_agree(filled, of_base, adapter),
+            "toggling_keeps_trainable": toggling_keeps_trainable(filled, adapter),
             # What follows changes the model.
             **second_adapter(filled, adapter),
             "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),

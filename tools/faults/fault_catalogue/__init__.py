@@ -3,6 +3,7 @@
 from typing import Final
 
 from fault_catalogue import (
+    adapter_paths,
     adapters,
     adapters_in_use,
     costs,
@@ -15,7 +16,10 @@ from fault_catalogue.fault import AREAS, Area, Fault
 
 __all__ = ["AREAS", "FAULTS", "Area", "Fault"]
 
-_MODULES: Final = (lora, adapters, adapters_in_use, optimizers, training, costs, later_steps)
+_MODULES: Final = (
+    *(lora, adapters, adapters_in_use, adapter_paths),
+    *(optimizers, training, costs, later_steps),
+)
 
 FAULTS: Final[dict[str, Fault]] = {
     found.name: found

@@ -1,0 +1,261 @@
+"""One filled adapter, whichever way its model is run, named, merged or unloaded: one output.
+
+A way to run a model says something of the adapter where the base computes its own output that way.
+What peft refuses does not apply.
+"""
+
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Final, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+from peft_regress.catalogue.methods.method import Method
+from peft_regress.measure.invariants import tuner
+from peft_regress.measure.invariants.facts import Fact, attempt, listed, raised
+from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
+from peft_regress.measure.invariants.outputs import (
+    AUTOCAST_TOLERANCE,
+    IDENTITY_TOLERANCE,
+    MERGE_TOLERANCE,
+    Outputs,
+    agree,
+    in_float32,
+)
+from peft_regress.measure.invariants.probe import LayerOutputs, Probe, channels_last
+from peft_regress.measure.invariants.tuner import SECOND
+from peft_regress.measure.objective import Context, evaluated
+from peft_regress.measure.training import device_of, undisturbed
+
+_TRAINING: Final = "in training mode"
+_NO_ADAPTER: Final = "__base__"  # peft's name of it, for a row of a batch
+_REFUSALS: Final = (NotImplementedError, TypeError)
+
+
+class _Way(NamedTuple):
+    name: str
+    model: Callable[[], nn.Module]
+    wanted: Outputs
+    layers: Callable[[], LayerOutputs]
+    """What the layers compute where the output is as wanted."""
+    how: Context | None = None
+    tolerance: float = MERGE_TOLERANCE
+    refusals: tuple[type[Exception], ...] = ()
+    """What peft raises if this adapter does not have the way."""
+    part: Callable[[Outputs], Outputs] = tuple
+    """Takes what is compared."""
+
+
+@undisturbed()
+def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, Fact]:
+    """Compare each way with what the filled adapter, or the base, computes in eval mode."""
+    probe, model = filled.probe, copy.deepcopy(filled.model)
+    base, _ = in_float32(probe.base, probe.batch)
+    wanted = probe.outputs(model)
+    ways = [
+        _Way(name, lambda: model, wanted, lambda: probe.layers(model), how, tolerance)
+        for name, (how, tolerance) in _HOW.items()
+        if _is_of_base(probe, base, of_base, how, tolerance)
+    ]
+    off = Fact.null("wrapping alters the base's weights")
+    if not adapter.alters_base:
+        way = _Way("off", lambda: model, of_base, lambda: probe.layers(base))
+        how = _off(adapter, evaluated)
+        off = _walked(probe, way._replace(how=how, tolerance=IDENTITY_TOLERANCE))
+        if any(way.name == _TRAINING for way in ways):
+            ways.append(way._replace(name=f"off {_TRAINING}", how=_off(adapter, _training)))
+    with tuner.quiet():
+        if tuner.layers_of(model):
+            ways += _of_peft(filled, model, wanted, of_base, adapter)
+        found = {way.name: _walked(probe, way) for way in ways}
+    return {"disabled_equals_base": off, "paths_agree": _all_of(found)}
+
+
+def _all_of(found: Mapping[str, Fact]) -> Fact:
+    wrong = {name: fact for name, fact in found.items() if fact.holds is False}
+    if not wrong:
+        applies = any(fact.holds for fact in found.values())
+        none = Fact.null("the base computes something else in each way")
+        return Fact(holds=True) if applies else none
+    first, fact = next(iter(wrong.items()))
+    note = f"{first}, {fact.note}" + (f"; {listed([*wrong])}" if len(wrong) > 1 else "")
+    return Fact.false(note, tensors=[*wrong], size=fact.defect.size)
+
+
+def _walked(probe: Probe, way: _Way) -> Fact:
+    try:
+        model = way.model()
+        state = torch.get_rng_state()
+        found = way.part(probe.outputs(model, way.how))
+        drawn = not torch.equal(torch.get_rng_state(), state)
+    except way.refusals as error:
+        return Fact.null(f"peft refuses it: {error}")
+    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
+        return raised(error)
+    same = probe.same(
+        found,
+        way.wanted,
+        tolerance=way.tolerance,
+        layers=lambda: (probe.layers(model, way.how), way.layers()),
+    )
+    return Fact.null("it draws random numbers") if drawn and not same.holds else same
+
+
+# --- How a model is run ---------------------------------------------------------------------------
+
+
+def _within(*contexts: Callable[[nn.Module], AbstractContextManager[Any]]) -> Context:
+    @contextmanager
+    def how(model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context(model))
+            yield
+
+    return how
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Put a model in training mode, but for BatchNorm and dropout."""
+    with evaluated(model):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) or hasattr(module, "p"):
+                module.eval()
+        yield
+
+
+def _called(change: Callable[[Any], Any], **more: Any) -> Context:
+    """Return a context that changes the arguments of a model's calls."""
+
+    @contextmanager
+    def how(model: nn.Module) -> Iterator[None]:
+        handle = model.register_forward_pre_hook(
+            lambda _, args, kwargs: (change(args), {**change(kwargs), **more}), with_kwargs=True
+        )
+        try:
+            with evaluated(model), torch.no_grad():
+                yield
+        finally:
+            handle.remove()
+
+    return how
+
+
+def _off(adapter: Method, mode: Context) -> Context:
+    def disabled(model: nn.Module) -> AbstractContextManager[None]:
+        found = adapter.disabled(model)
+        assert found is not None  # noqa: S101  (only an adapter that can be off is filled)
+        return found
+
+    return _within(mode, disabled, lambda _: torch.no_grad())
+
+
+_HOW: Final[dict[str, tuple[Context, float]]] = {
+    "with gradients": (_within(evaluated, lambda _: torch.enable_grad()), MERGE_TOLERANCE),
+    "without gradients": (_within(evaluated, lambda _: torch.no_grad()), MERGE_TOLERANCE),
+    _TRAINING: (_within(_training, lambda _: torch.enable_grad()), MERGE_TOLERANCE),
+    "on images channels last": (_called(channels_last), MERGE_TOLERANCE),
+    "under autocast": (
+        _within(
+            evaluated,
+            lambda _: torch.no_grad(),
+            lambda model: torch.autocast(device_of(model).type, torch.bfloat16),
+        ),
+        AUTOCAST_TOLERANCE,
+    ),
+}
+
+
+def _is_of_base(
+    probe: Probe, base: nn.Module, of_base: Outputs, how: Context, tolerance: float
+) -> bool:
+    found = attempt(lambda: probe.outputs(base, how)).result
+    return found is not None and agree(found, of_base, tolerance=tolerance)
+
+
+# --- What peft makes of it ------------------------------------------------------------------------
+
+
+def _of_peft(
+    filled: Filled, model: Any, wanted: Outputs, of_base: Outputs, adapter: Method
+) -> Iterator[_Way]:
+    probe = filled.probe
+
+    def of_copy(
+        name: str, make: Callable[[Any], nn.Module], wanted: Outputs = wanted, like: Any = model
+    ) -> _Way:
+        return _Way(
+            name,
+            lambda: make(copy.deepcopy(model)),
+            wanted,
+            lambda: probe.layers(like),
+            refusals=_REFUSALS,
+        )
+
+    if hasattr(model, "merge_and_unload"):
+        yield of_copy("merged", lambda copied: copied.merge_and_unload())
+        yield of_copy("merged safely", lambda copied: copied.merge_and_unload(safe_merge=True))
+    if adapter.alters_base:  # so does adding another
+        return
+    if not filled.copies:  # unloading keeps copies of whole modules, a weighted adapter has none
+        if hasattr(model, "unload"):
+            yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)
+        if hasattr(model, "add_weighted_adapter"):
+            yield of_copy("as a weighted adapter", _weighted)
+    if hasattr(model.base_model, "_enable_peft_forward_hooks"):
+        yield from _by_row(filled, wanted, of_base)
+
+
+def _weighted(model: Any) -> nn.Module:
+    model.add_weighted_adapter([model.active_adapter], [1.0], SECOND, combination_type="linear")
+    model.set_adapter(SECOND)
+    return cast("nn.Module", model)
+
+
+def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs) -> Iterator[_Way]:
+    """Return the ways of a batch that names an adapter for each row: one alone, and mixed ones."""
+    probe = filled.probe
+    model: Any = copy.deepcopy(filled.model)
+    first = str(model.active_adapter)
+    count = next(len(leaf) for leaf in tree_leaves(probe.batch) if isinstance(leaf, Tensor))
+    outputs, layers = {first: wanted, _NO_ADAPTER: of_base}, {first: probe.layers(model)}
+    layers[_NO_ADAPTER] = probe.layers(probe.base)
+    attempt(lambda: tuner.add_second(model))
+    if added := tuner.parameters_of_second(model):
+        filled.draw(added, seed=len(FILL_SEEDS))
+        model.set_adapter(SECOND)
+        outputs[SECOND], layers[SECOND] = probe.outputs(model), probe.layers(model)
+        model.set_adapter(first)
+
+    def rows(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([tensor[row] for row, tensor in enumerate(tensors)])
+
+    def whole(outputs: Outputs) -> Outputs:
+        return tuple(tensor for tensor in outputs if tensor.ndim and len(tensor) == count)
+
+    def layers_of(names: Sequence[str]) -> LayerOutputs:
+        return {
+            layer: rows([layers[name][layer] for name in names])
+            for layer in layers[first]
+            if all(len(layers[name].get(layer, ())) == count for name in names)
+        }
+
+    for way, names in (("named for each row", [first]), ("in a mixed batch", [*outputs])):
+        each = list(itertools.islice(itertools.cycle(names), count))
+        yield _Way(
+            way,
+            lambda: model,
+            tuple(map(rows, zip(*(whole(outputs[name]) for name in each), strict=True))),
+            functools.partial(layers_of, each),
+            _called(lambda given: given, adapter_names=each),
+            refusals=(*_REFUSALS, ValueError),
+            part=whole,
+        )

@@ -1,0 +1,70 @@
+"""A training that goes on: from what was saved, and at what cost."""
+
+import peft
+import pytest
+import torch
+from own_training import false_facts, fine_tune, measured
+from peft.tuners.lora.layer import Linear
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+RESUMED, LATE = "resumed_equals_uninterrupted", "late_step_costs_same"
+LORA = peft.LoraConfig(r=2, target_modules=["6"], lora_dropout=0.1)
+
+
+def case(**settings):
+    """Return a case whose rate has fallen to zero at its end."""
+    schedule = settings.pop("schedule", lambda optimizer: CosineAnnealingLR(optimizer, 4))
+    return fine_tune(LORA, also_train=["8"], schedule=schedule, **settings)
+
+
+@pytest.fixture(scope="module")
+def right():
+    return measured(case())
+
+
+def test_without_a_fault_both_hold(right):
+    assert (right.invariants[RESUMED], right.invariants[LATE]) == (True, True)
+
+
+def test_an_optimizer_that_is_loaded_without_its_state(monkeypatch):
+    load = torch.optim.Optimizer.load_state_dict
+    monkeypatch.setattr(
+        torch.optim.Optimizer,
+        "load_state_dict",
+        lambda self, state: load(self, {**state, "state": {}}),
+    )
+    assert "when resumed" in false_facts(measured(case()))[RESUMED]
+
+
+def test_a_schedule_that_starts_again(monkeypatch):
+    monkeypatch.setattr(LambdaLR, "load_state_dict", lambda *_: None)
+    falling = case(schedule=lambda optimizer: LambdaLR(optimizer, lambda step: 0.1**step))
+    assert "when resumed" in false_facts(measured(falling))[RESUMED]
+
+
+def test_an_optimizer_with_hooks_is_not_resumed():
+    def hooked(model):
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+        optimizer.register_step_post_hook(lambda *_: None)
+        return optimizer
+
+    record = measured(case(optimizer=hooked))
+    assert record.invariants[RESUMED] is None
+    assert "hooks" in record.invariant_notes[RESUMED]
+
+
+def test_a_layer_that_computes_twice_from_a_later_step_on(monkeypatch, right):
+    """The losses are those of before."""
+    forward = Linear.forward
+
+    def twice_later(self, x):
+        self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
+        if self.steps >= 3:
+            with torch.random.fork_rng():  # dropout draws as before
+                forward(self, x)
+        return forward(self, x)
+
+    monkeypatch.setattr(Linear, "forward", twice_later)
+    record = measured(case())
+    assert record.curve == right.curve
+    assert "first in PeftModel.base_model.model.6" in false_facts(record)[LATE]
