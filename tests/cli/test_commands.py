@@ -27,11 +27,11 @@ def run(command):
     return command
 
 
-def test_list_prints_the_96_pairings_once(run):
+def test_list_prints_the_100_pairings_once(run):
     code, out, _ = run("list")
     assert code == 0
     ids = out.splitlines()
-    assert len(ids) == len(set(ids)) == 2 * 4 * (3 + 3 * 3)
+    assert len(ids) == len(set(ids)) == 4 * (2 * (3 + 3 * 3) + 1)
     assert {"shift/lora-r4/resnet18", "unseen/bn_head/mobilenet_v2"} <= {*ids}
     code, out, _ = run("list", "--format", "json", "--cases", "shift/*-r4/resnet18")
     assert code == 0
@@ -42,7 +42,7 @@ def test_list_prints_the_96_pairings_once(run):
         "architecture": "resnet18",
         "rank": 4,
     } in json.loads(out)
-    assert len(json.loads(out)) == 3
+    assert len(json.loads(out)) == 4
     _, out, _ = run("list", "--format", "markdown", "--cases", "shift/head/resnet18")
     assert out.splitlines()[-1] == "| shift/head/resnet18 | shift | head | resnet18 |  |"
 

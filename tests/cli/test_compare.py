@@ -98,9 +98,9 @@ def counts(run):
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        ({}, (0, {"unchanged": 96})),
-        ({"lost": [LORA]}, (3, {"missing": 1, "unchanged": 95})),
-        ({"skipped": [2]}, (3, {"missing": 24, "unchanged": 72})),
+        ({}, (0, {"unchanged": 100})),
+        ({"lost": [LORA]}, (3, {"missing": 1, "unchanged": 99})),
+        ({"skipped": [2]}, (3, {"missing": 25, "unchanged": 75})),
     ],
     ids=["all", "a case is lost", "a shard is lost"],
 )
@@ -116,14 +116,14 @@ def test_a_regression_in_one_shard_is_seen(counts, storage, tmp_path):
     name = next(iter(made.cases))
     worse = {**made.cases, name: make_record(name, MORE)}
     write_run(path, msgspec.structs.replace(made, cases=worse))
-    assert counts() == (1, {"regressed": 1, "unchanged": 95})
+    assert counts() == (1, {"regressed": 1, "unchanged": 99})
 
 
 def test_a_case_that_only_the_matrix_knows_is_missing_too(counts, tmp_path):
     """Neither the storage nor a shard holds it: `peft-regress list` does."""
     write_entry(tmp_path / "baselines", 1, *(make_record(n) for n in IDS if n != LORA))
     write_shards(tmp_path / "shards", cases=[case for case in CASES if case.id != LORA])
-    assert counts() == (3, {"missing": 1, "unchanged": 95})
+    assert counts() == (3, {"missing": 1, "unchanged": 99})
 
 
 def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, counts, storage, tmp_path):
@@ -134,10 +134,10 @@ def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, counts, 
     assert run("baselines", "shards")[0] == 0
     assert run("baselines", "extended.json", "--matrix", "extended")[0] == 0
     code, out, _ = run("baselines", "extended.json")
-    assert (code, "96 missing" in out) == (3, True)
+    assert (code, "100 missing" in out) == (3, True)
     # A stored case of no matrix is expected, too.
     write_entry(storage, 3, make_record("own/method/network"))
-    assert counts() == (3, {"missing": 1, "unchanged": 96})
+    assert counts() == (3, {"missing": 1, "unchanged": 100})
 
 
 def test_changes_that_add_up_over_entries_are_drift(run, storage, tmp_path):
@@ -247,9 +247,9 @@ def test_the_union_is_saved_even_if_it_is_incomplete_and_there_is_no_baseline(ru
     (tmp_path / "run.adapters" / "old").mkdir(parents=True)
     assert run("baselines", "shards", "--save", "run.json")[0] == 2
     union = read_run_file(tmp_path / "run.json").run
-    assert len(union.cases) == 72
+    assert len(union.cases) == 75
     assert not union.selection.complete
-    assert len(union.selection.not_selected) == 24
+    assert len(union.selection.not_selected) == 25
     # Adapters of an earlier union do not stay.
     assert not (tmp_path / "run.adapters").exists()
 
@@ -422,7 +422,7 @@ def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(run, t
     one_worse, glob = ("old.json", "new.json"), "*/lora-*/resnet18"
     code, out, _ = run(*one_worse, "--cases", glob)
     assert code == 1
-    assert out.endswith(f"REGRESSED (1 regressed, 5 unchanged) in {glob}; not judged: 90 cases\n")
+    assert out.endswith(f"REGRESSED (1 regressed, 6 unchanged) in {glob}; not judged: 93 cases\n")
     # What nobody sees must not be accepted.
     assert "peft-regress accept" in run(*one_worse)[1]
     assert "accept" not in out
@@ -430,6 +430,6 @@ def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(run, t
     assert f"peft-regress compare old.json new.json --cases '{glob}'\n" in out
     code, out, _ = run(*one_worse, "--cases", DORA)
     assert (code, LORA in out) == (0, False)
-    assert out.endswith(f"no regression (1 unchanged) in {DORA}; not judged: 95 cases\n")
+    assert out.endswith(f"no regression (1 unchanged) in {DORA}; not judged: 99 cases\n")
     code, out, _ = run(*one_worse, "--cases", DORA, "--format", "json")
     assert (code, [case["id"] for case in json.loads(out)["cases"]]) == (0, [DORA])

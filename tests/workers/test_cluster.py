@@ -28,7 +28,7 @@ from peft_regress.workers.node import facts_here, own_code
 from peft_regress.workers.pool import NodeError
 
 ROOT = Path(__file__).parents[2]
-GLOB = "*/lora-*/resnet18"
+GLOB = "*/lora-r*/resnet18"
 FIRST, SECOND = "shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"
 
 
