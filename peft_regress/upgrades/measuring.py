@@ -11,7 +11,6 @@ import queue
 import re
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.baselines.run_adapters import (
     adapter_files,
@@ -34,13 +32,11 @@ from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
     Failure,
     Machine,
     Record,
@@ -181,48 +177,6 @@ def _measured(
     return MeasuredCase(source=_source(seat, worker), kept=kept, adapter=files)
 
 
-@dataclass(kw_only=True)
-class Results:
-    """What was measured so far."""
-
-    measured: dict[str, tuple[Record, Machine, dict[str, str]]] = field(default_factory=dict)
-    """By case: its record, where it was measured, and the packages that it uses beyond the
-    requirements of this package."""
-    direct: Mapping[str, str] = field(default_factory=dict)
-    """The digests of packages that came from no index."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """The packages of every case."""
-    budgets: BudgetFile = field(default_factory=BudgetFile)
-    """Those of cases that state none themselves."""
-
-    def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
-        """Return the run, of the machine that measured most; other machines stand with records."""
-        machines = Counter(machine for _, machine, _ in self.measured.values())
-        most = max(machines, key=lambda machine: (machines[machine], machine.digest))
-        imported: dict[str, str] = {}
-        cases = {}
-        for name, (record, machine, used) in sorted(self.measured.items()):
-            elsewhere = UNSET if machine == most else machine
-            cases[name] = with_budget(
-                msgspec.structs.replace(record, machine=elsewhere), self.budgets.budget_of
-            )
-            imported |= used
-        left_out = {case.id for case in matrix_cases(matrix)} - cases.keys()
-        return Run(
-            schema_version=SCHEMA_VERSION,
-            environment=dict(sorted({**imported, **self.environment}.items())),
-            direct=dict(self.direct),
-            machine=most,
-            selection=Selection(
-                complete=not left_out,
-                narrowed_by=list(narrowed_by) if left_out else [],
-                not_selected=sorted(left_out),
-            ),
-            cases=cases,
-            metrics_known=sorted(KNOWN),
-        )
-
-
 def measure_cases(  # noqa: PLR0913  (each is one setting)
     cases: Sequence[Case],
     *,
@@ -250,32 +204,30 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     """
     if not cases:
         raise InputError("there is no case to measure")
-    results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
     own = LocalPool(setup.jobs, setup.time_limit)
-    opening: AbstractContextManager[Pool] = nullcontext(setup.pool) if setup.pool else own
+    opening: AbstractContextManager[object] = nullcontext() if setup.pool else own
+    work = _Work(
+        environment=Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES),
+        setup=setup,
+        pool=setup.pool or own,
+        matrix=matrix,
+        budgets=stated_budgets(),
+        trains=trains,
+        keep_adapters=keep_adapters,
+        known=known or {},
+        loaded={} if loaded is None else loaded,
+        on_record=on_record,
+    )
     try:
-        with opening as pool:
-            work = _Work(
-                environment=Environment(
-                    python=python, planned=tuple(planned), libraries=_LIBRARIES
-                ),
-                setup=setup,
-                pool=pool,
-                results=results,
-                trains=trains,
-                keep_adapters=keep_adapters,
-                known=known or {},
-                loaded={} if loaded is None else loaded,
-                on_record=on_record,
-            )
+        with opening:
             work.measure(cases)
     except BaseException:
-        if results.measured:
-            on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
+        if work.lines:
+            on_interrupt(work.run(["interrupted"]))
         raise
-    if not results.measured:
+    if not work.lines:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
-    return results.run(matrix=matrix, narrowed_by=narrowed_by)
+    return work.run(narrowed_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +237,16 @@ class _Work:
     environment: Environment
     setup: MeasuringSetup
     pool: Pool
-    results: Results
+    matrix: str
+    budgets: BudgetFile
+    """Those of cases that state none themselves."""
     trains: bool
     keep_adapters: Path | None
     known: Mapping[str, list[KnownCurve]]
     loaded: dict[str, Collection[str]]
     on_record: Callable[[Record], None]
+    lines: dict[str, Line] = field(default_factory=dict)
+    """What was measured so far, by case."""
     submitted: list[Future[MeasuredCase]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -314,6 +270,20 @@ class _Work:
             raise InputError("interrupted") from None
         finally:
             self._cancel()
+
+    def run(self, narrowed_by: Sequence[str]) -> Run:
+        """Return what was measured."""
+        left_out = {case.id for case in matrix_cases(self.matrix)} - self.lines.keys()
+        selection = Selection(
+            complete=not left_out,
+            narrowed_by=list(narrowed_by) if left_out else [],
+            not_selected=sorted(left_out),
+        )
+        lines = [*self.lines.values()]
+        run = run_of(lines, header_of(lines), selection)
+        budget_of = self.budgets.budget_of
+        cases = {name: with_budget(record, budget_of) for name, record in run.cases.items()}
+        return msgspec.structs.replace(run, cases=cases)
 
     def _cancel(self) -> None:
         for future in self.submitted:
@@ -371,14 +341,15 @@ class _Work:
             )
             if kept is not None:
                 taken.add(case.id)
-                found = kept.record.machine
-                machine = defined.source.machine if found is UNSET else found
-                self._add(header, kept, machine)
+                self._add(header, kept)
         return taken
 
     def _header(self, source: Source) -> Header:
         return Header.here(
-            source.environment, source.machine, direct=self.results.direct, commit=self.setup.commit
+            source.environment,
+            source.machine,
+            direct=direct_sources(self.environment.planned),
+            commit=self.setup.commit,
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:
@@ -387,22 +358,22 @@ class _Work:
         self._check(case, measured)
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, kept.record.case, measured.adapter)
-        self._add(self._header(source), kept, source.machine)
+        self._add(self._header(source), kept)
 
-    def _add(self, header: Header, kept: KeptRecord, machine: Machine) -> None:
+    def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
         if self.setup.keeper is not None:
             self.setup.keeper.keep(header, kept)
         if record.status == "ok" and kept.loaded:
             self.loaded[record.case.id] = kept.loaded
-        self.results.environment = dict(header.environment)
-        self.results.measured[record.case.id] = (record, machine, kept.imported)
+        self.lines[record.case.id] = Line(header=header, kept=kept)
         self.on_record(record)
 
     def _check(self, case: Case, measured: MeasuredCase) -> None:
         """Raise an error if a record is not of the environment that was asked for."""
         source = measured.source
-        known = self.results.environment or source.environment
+        earlier = next(iter(self.lines.values()), None)
+        known = source.environment if earlier is None else earlier.header.environment
         for name, (one, other) in changed_packages(known, source.environment).items():
             there = ", after `peft-regress upgrade --clean` there" if self.pool.is_remote else ""
             raise UnusableEnvironmentError(
