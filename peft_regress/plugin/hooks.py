@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
             return
         session = RegressSession(config, options)
         if not is_worker and not config.getoption("collectonly"):
-            left = session.kept.prepare()
+            left = session.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
@@ -102,8 +102,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         if problem is not None:
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
-        if not hasattr(request.config, "workerinput"):
-            session.kept.keep(kept)
+        session.keep(kept)
         request.node.stash[_KEPT] = kept
         request.node.user_properties.extend(_junit_properties(kept.record))
         comparison = session.judge_record(kept.record)
@@ -230,36 +229,33 @@ class _RunHooks:
             self._started[report.nodeid] = name
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
-            kept = msgspec.json.decode(encoded, type=KeptRecord)
-            self._session.imported.update(kept.imported)
-            if not self._is_worker:
-                self._session.kept.keep(kept)
+            self._session.keep(msgspec.json.decode(encoded, type=KeptRecord))
         elif report.when not in {"setup", "call", "teardown"}:
             self._record_crash(report.nodeid)
 
     def _record_crash(self, test: str) -> None:
         """Record the case of a test that has killed its worker of pytest-xdist."""
         name = self._started.get(test)
-        if name is not None and name not in self._session.kept.records:
+        if name is not None and name not in self._session.records:
             message = (
                 "the process that measured the case died of it: it crashed, exited or was killed"
             )
             failure = Failure(type="WorkerCrash", message=message)
             case = Case.parse(name)
             record = error_record(case, _definition_of(self._session, case), failure)
-            self._session.kept.keep(KeptRecord(record=record))
+            self._session.keep(KeptRecord(record=record))
 
     @property
     def _has_cases(self) -> bool:
         if self._config.getoption("collectonly"):
             return False
-        return bool(self._collection.collected.cases or self._session.kept.records)
+        return bool(self._collection.collected.cases or self._session.records)
 
     @property
     def _coverage(self) -> Coverage:
         return Coverage(
             known=self._session.known_cases(),
-            measured=frozenset(self._session.kept.records),
+            measured=frozenset(self._session.records),
             collected=self._collection.collected,
             before_collection=kept_from_collection(self._config.option),
             after_collection=chosen_from_collected(self._config.option),
@@ -293,7 +289,7 @@ class _RunHooks:
         for report in _reports_on_the_way(self._config):
             self._take_report(report)
         if self._has_cases:
-            self._session.kept.add_unreached(self._collection.collected.selected)
+            self._session.add_unreached(self._collection.collected.selected)
             self._outcome = self._session.finish(self._coverage)
         elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
