@@ -193,10 +193,11 @@ def _run(
     """Run pip and return its output; raises `PipError` if it fails."""
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.
-    command = [str(python or sys.executable), "-P", "-m", "pip", arguments[0], *_QUIET]
+    interpreter = str(python or sys.executable)
+    command = [interpreter, "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that the processes of a build end with it.
     with subprocess.Popen(  # noqa: S603  (pip, in a known interpreter)
-        [*command, *arguments[1:]],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
