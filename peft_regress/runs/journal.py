@@ -266,31 +266,21 @@ def _shown(machine: Machine) -> str:
 
 
 def as_taken(
-    line: Line,
-    here: Header,
-    *,
-    find: Callable[[str], str | None] = installed_version,
-    any_machine: bool = False,
+    line: Line, here: Header, *, find: Callable[[str], str | None] = installed_version
 ) -> KeptRecord | None:
     """Return what a line without `differences` keeps; None if it must be measured again.
 
-    That is a case in error, whose cause may be gone, a case of another machine, and one of which a
-    package that not every case uses has changed. The new run works out anew the time relative to
-    another case. With `any_machine` each record says where it was measured.
+    That is a case in error, whose cause may be gone, and a case of which a package that not every
+    case uses has changed. The new run works out anew the time relative to another case. A record of
+    another machine names it.
     """
     kept, record = line.kept, line.kept.record
-    is_usable = (
-        record.status != "error"
-        and (any_machine or record.machine in {UNSET, here.machine})
-        and all(
-            (here.environment.get(name) or find(name)) == old for name, old in kept.imported.items()
-        )
-    )
-    if not is_usable:
+    uses = {name: here.environment.get(name) or find(name) for name in kept.imported}
+    if record.status == "error" or uses != kept.imported:
         return None
     metrics = {name: one for name, one in record.metrics.items() if name != "relative_step_seconds"}
-    machine = line.header.machine if any_machine and record.machine is UNSET else record.machine
-    record = msgspec.structs.replace(record, metrics=metrics, machine=machine)
+    elsewhere = UNSET if line.machine == here.machine else line.machine
+    record = msgspec.structs.replace(record, metrics=metrics, machine=elsewhere)
     return msgspec.structs.replace(kept, record=record, is_taken=True)
 
 

@@ -13,6 +13,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Final
 
+from msgspec import UNSET
+
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
@@ -127,9 +129,10 @@ class Keeper:
             if reasons:
                 self.reasons["; ".join(reasons[:3])] += 1
                 continue
-            kept = journal.as_taken(line, header, find=version_of, any_machine=any_machine)
+            kept = journal.as_taken(line, header, find=version_of)
             if (
                 kept is not None
+                and (any_machine or kept.record.machine is UNSET)
                 and definition in {None, kept.record.definition}
                 and kept.trains == trains
                 and not was_edited(kept.record)
