@@ -45,7 +45,7 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
-from peft_regress.upgrades.worker import CaseRequest, prepare
+from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
 from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
@@ -89,9 +89,10 @@ class MeasuringSetup:
     """What kept records were measured of; None for the commit of the working folder."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an answer comes from."""
+class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What defines a case, as its environment knows it, and which environment that is."""
 
+    definition: str
     where: str
     """The interpreter, or the machine as people find it."""
     machine: Machine
@@ -99,17 +100,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The packages of every case."""
 
 
-class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What defines a case, as its environment knows it."""
-
-    source: Source
-    definition: str
-
-
 class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A record, and what lies beside it."""
 
-    source: Source
+    defined: DefinedCase
     kept: KeptRecord
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
@@ -119,11 +113,10 @@ def define_case(seat: Seat, environment: Environment, request: CaseRequest) -> D
     """Look up a case. Raises `UnusableEnvironmentError` if that cannot be done there."""
     worker = seat.worker(environment)
     try:
-        definition = prepare(worker, "Measurer", request)
+        return _defined(seat, worker, request)
     except WorkerError as error:
         worker.kill()
         raise UnusableEnvironmentError(f"{request.case}: {error}") from None
-    return DefinedCase(source=_source(seat, worker), definition=definition)
 
 
 def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> MeasuredCase:
@@ -135,8 +128,7 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
         is_fresh = seat.is_fresh(environment)
         worker = seat.worker(environment)
         try:
-            definition = prepare(worker, "Measurer", request)
-            return _measured(seat, worker, request, definition)
+            return _measured(seat, worker, request, _defined(seat, worker, request))
         except WorkerError as error:
             worker.kill()
             # An earlier case may have left the worker unusable.
@@ -144,21 +136,25 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
                 raise UnusableEnvironmentError(f"{request.case}: {error}") from None
 
 
-def _source(seat: Seat, worker: WorkerProcess) -> Source:
+def _defined(seat: Seat, worker: WorkerProcess, request: CaseRequest) -> DefinedCase:
+    definition = prepare(worker, request)
     assert seat.machine is not None  # noqa: S101  (it has a worker)
-    return Source(
-        where=seat.name or worker.interpreter, machine=seat.machine, environment=worker.packages
+    return DefinedCase(
+        definition=definition,
+        where=seat.name or worker.interpreter,
+        machine=seat.machine,
+        environment=worker.packages,
     )
 
 
 def _measured(
-    seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
+    seat: Seat, worker: WorkerProcess, request: CaseRequest, defined: DefinedCase
 ) -> MeasuredCase:
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
         asked = msgspec.structs.replace(request, scratch=scratch)
         try:
-            kept = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, KeptRecord)
+            kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
             files = adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
@@ -172,9 +168,9 @@ def _measured(
             else:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
-            record = error_record(case, definition, failure)
+            record = error_record(case, defined.definition, failure)
             kept = KeptRecord(record=record, trains=request.trains)
-    return MeasuredCase(source=_source(seat, worker), kept=kept, adapter=files)
+    return MeasuredCase(defined=defined, kept=kept, adapter=files)
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -329,7 +325,7 @@ class _Work:
         futures = self.pool.submit(self.environment, function, requests, DefinedCase)
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
-            header = self._header(defined.source)
+            header = self._header(defined)
             kept = keeper.take(
                 case.id,
                 header,
@@ -344,21 +340,21 @@ class _Work:
                 self._add(header, kept)
         return taken
 
-    def _header(self, source: Source) -> Header:
+    def _header(self, defined: DefinedCase) -> Header:
         return Header.here(
-            source.environment,
-            source.machine,
+            defined.environment,
+            defined.machine,
             direct=direct_sources(self.environment.planned),
             commit=self.setup.commit,
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:
         """Put a record on disk and among the results, before anybody is told."""
-        kept, source = measured.kept, measured.source
+        kept = measured.kept
         self._check(case, measured)
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, kept.record.case, measured.adapter)
-        self._add(self._header(source), kept)
+        self._add(self._header(measured.defined), kept)
 
     def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
@@ -371,7 +367,7 @@ class _Work:
 
     def _check(self, case: Case, measured: MeasuredCase) -> None:
         """Raise an error if a record is not of the environment that was asked for."""
-        source = measured.source
+        source = measured.defined
         earlier = next(iter(self.lines.values()), None)
         known = source.environment if earlier is None else earlier.header.environment
         for name, (one, other) in changed_packages(known, source.environment).items():

@@ -22,7 +22,7 @@ from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journ
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection
 from peft_regress.settings import Settings, read_settings
-from peft_regress.upgrades.measuring import MeasuredCase, Source
+from peft_regress.upgrades.measuring import DefinedCase, MeasuredCase
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.cluster import ClusterLostError, DaskPool
 from peft_regress.workers.node import facts_here, own_code
@@ -201,7 +201,7 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
 
 
 MEASURED = MeasuredCase(
-    source=Source(where="n", machine=MACHINE, environment={"peft": "1"}),
+    defined=DefinedCase(definition="d", where="n", machine=MACHINE, environment={"peft": "1"}),
     kept=KeptRecord(record=make_record(FIRST)),
     adapter={},
 )
