@@ -54,6 +54,8 @@ class RegressSession:
     def __init__(self, config: pytest.Config, options: RegressOptions) -> None:
         self.options = options
         self._config = config
+        self.is_worker = hasattr(config, "workerinput")
+        """Whether this is a process of pytest-xdist."""
         self._benchmarks: list[Any] = []
         # A session without a case reads and imports none of it.
         self.references = functools.cache(
@@ -66,7 +68,7 @@ class RegressSession:
         self._imported_by: dict[str, dict[str, str]] = {}
         """The same by case."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
-        self._profiles = functools.cache(_new_profiles)
+        self._profiles: ProfileCache | None = None
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
         self._commit_info: dict[str, Any] = {}
@@ -105,7 +107,7 @@ class RegressSession:
         self.imported.update(kept.imported)
         name = kept.record.case.id
         is_known = name in self.records and self.records[name].record == kept.record
-        if is_known or hasattr(self._config, "workerinput"):
+        if is_known or self.is_worker:
             return
         # First, so that an interrupt of the writing leaves it for the run file.
         self.records[name] = kept
@@ -147,18 +149,6 @@ class RegressSession:
             from peft_regress.measure import Measurement
 
             return Measurement(record=taken.record), taken
-        with _untraced():
-            measurement = self.measure(case, benchmark)
-        stats = benchmark.stats
-        timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
-        return measurement, KeptRecord(
-            record=measurement.record,
-            imported=self._imported_by.get(case.id, {}),
-            times=next(iter(timed), None),
-        )
-
-    def measure(self, case: Case, benchmark: Any) -> Measurement:
-        """Measure with pytest-benchmark's timer, or with a plain loop if the timer is off."""
         benchmark.group = f"{case.task}/{case.architecture}"
         benchmark.extra_info["peft_regress"] = {
             "schema_version": SCHEMA_VERSION,
@@ -166,6 +156,7 @@ class RegressSession:
         }
 
         def run_rounds(target: Any, **rounds: Any) -> None:
+            # With pytest-benchmark's timer, or with a plain loop if the timer is off.
             from peft_regress.measure.rounds import plain_rounds
 
             if benchmark.disabled:
@@ -174,19 +165,26 @@ class RegressSession:
             else:
                 benchmark.pedantic(target, **rounds)
 
-        measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
-        if benchmark.stats is not None:
-            self._benchmarks.append(benchmark.stats)
-        return measurement
+        with _untraced():
+            measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+        stats = [] if benchmark.stats is None else [benchmark.stats]
+        self._benchmarks += stats
+        timed = self._benchmark_document(stats)["benchmarks"] if stats else []
+        return measurement, KeptRecord(
+            record=measurement.record,
+            imported=self._imported_by.get(case.id, {}),
+            times=next(iter(timed), None),
+        )
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
         with held_signals():
-            from peft_regress.measure import measure, recipe_of
+            from peft_regress.measure import ProfileCache, measure, recipe_of
 
+        self._profiles = self._profiles or ProfileCache()
         recipe = recipe_of(case, self.options.baselines)
         measured = measure(
             recipe,
-            profiles=self._profiles(),
+            profiles=self._profiles,
             run_rounds=run_rounds,
             timed=timed,
             has_reference=case.id in self.references(),
@@ -357,12 +355,6 @@ def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
             record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
         result[name] = record
     return result
-
-
-def _new_profiles() -> ProfileCache:
-    from peft_regress.measure import ProfileCache
-
-    return ProfileCache()
 
 
 @contextlib.contextmanager
