@@ -58,11 +58,12 @@ _define = RegressSession.define
 
 
 def _measure(gate, case, run_rounds, kept):
-    from peft_regress.measure import Recipe, measure
+    from peft_regress.measure import ProfileCache, Recipe, measure
 
+    gate._profiles = gate._profiles or ProfileCache()
     recipe = Recipe.of(case, gate.options.baselines)
     kept.mkdir(exist_ok=True)
-    found = measure(recipe, profiles=gate._profiles(), run_rounds=run_rounds, keep_adapters=kept)
+    found = measure(recipe, profiles=gate._profiles, run_rounds=run_rounds, keep_adapters=kept)
     if found.status == "ok":
         (kept / "ran").touch()
     (kept / "record.json").write_bytes(msgspec.json.encode(found.record))

@@ -90,7 +90,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not history:
         _check_errors(made, allow_errors)
     role: Role = "history" if history else "baseline"
-    accepted = Acceptance(reason=reason, date=date, role=role, entry="")
+    accepted = Acceptance(reason=reason, date=date, role=role, entry="", retired=list(retire))
     with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
         with opened_lock(root / ".lock") as lock:
@@ -100,31 +100,38 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
             if contents.links:
                 write_current(root, contents)  # an accept that was killed may have left it behind
                 newest = read_run_file(contents.links[-1].path(root), ledgers=False)
-                if _is_same(newest, contents, made.run, accepted, retire):
+                if _is_same(newest, root, made, accepted):
                     return _described(newest, contents, Choice({}, {}), is_new=False)
-            return _store(root, source, made, accepted, retire, contents)
+            return _store(root, source, made, accepted, contents)
 
 
-def _store(  # noqa: PLR0913, PLR0917  (what is accepted, how, and where)
-    root: Path,
-    source: Path,
-    made: RunFile,
-    accepted: Acceptance,
-    retire: Sequence[str],
-    contents: Contents,
+def _held(run: Run, accepted: Acceptance, contents: Contents) -> tuple[Run, Acceptance]:
+    """Return what the next entry holds, and what it confirms and retires.
+
+    accepted: with globs in the place of the cases to retire.
+    """
+    repeats = dict[str, str]()
+    if accepted.role == "baseline":
+        run, repeats = split(run, contents.judges)
+    retired = {name for one in accepted.retired for name in matching_ids(contents.judges, one)}
+    return run, msgspec.structs.replace(accepted, retired=sorted(retired), repeats=repeats)
+
+
+def _store(
+    root: Path, source: Path, made: RunFile, accepted: Acceptance, contents: Contents
 ) -> Accepted:
     """Write the new entry, what it names before it, and what follows from it after it."""
-    run, repeats, adapters = made.run, dict[str, str](), Choice({}, {})
+    run, accepted = _held(made.run, accepted, contents)
+    adapters = Choice({}, {})
     if accepted.role == "baseline":
-        run, repeats = split(made.run, contents.judges)
         adapters = choose_adapters(made.run, source, root, contents)
     machine_info = without_host(made.document.get("machine_info", {}))
     number = 1 + max(map(entry_number, baseline_files(root)), default=0)
-    path = root / _machine_id(machine_info) / f"{number:04d}_{_entry_title(made.run)}.json"
+    peft = made.run.environment.get("peft")
+    title = "run" if peft is None else f"peft-{peft.replace('!', '-')}"
+    path = root / _machine_id(machine_info) / f"{number:04d}_{title}.json"
     accepted = msgspec.structs.replace(
         accepted,
-        retired=sorted({name for one in retire for name in matching_ids(contents.judges, one)}),
-        repeats=repeats,
         entry=entry_name(path),
         predecessor=contents.links[-1].digest if contents.links else "",
         adapters={one.stored.case: one.digest for one in adapters.adapters},
@@ -166,32 +173,21 @@ def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: 
     )
 
 
-def _is_same(
-    newest: RunFile, contents: Contents, run: Run, accepted: Acceptance, retire: Sequence[str]
-) -> bool:
-    """Return whether the newest entry holds this run, accepted in the same way."""
+def _is_same(newest: RunFile, root: Path, made: RunFile, accepted: Acceptance) -> bool:
+    """Return whether the newest entry is what accepting this run before it would have stored."""
     # Then the command was typed again.
     was = acceptance_of(newest)
-    is_typed_alike = (
-        (was.reason, was.role) == (accepted.reason, accepted.role)
-        and all(any(fnmatchcase(one, glob) for one in was.retired) for glob in retire)
-        and all(any(fnmatchcase(one, glob) for glob in retire) for one in was.retired)
-    )
-    rest, repeats = run, dict[str, str]()
-    if is_typed_alike and was.role == "baseline":
-        try:
-            rest, repeats = split(run, contents.judges)
-        except InputError:
-            return False
-    # A case that repeated an older entry, and showed something new, repeats the newest one by now.
-    known = {one: newest.path.stem for one, held in newest.run.cases.items() if held.repeated_run}
-    known |= was.repeats
+    if (was.reason, was.role) != (accepted.reason, accepted.role):
+        return False
+    try:
+        before = read_contents(root, without=[newest.path])
+        run, how = _held(made.run, accepted, before)
+    except InputError:
+        return False
     return (
-        is_typed_alike
+        (was.retired, was.repeats) == (how.retired, how.repeats)
         and _bare(newest.run) == _bare(run)
-        and newest.run.cases.keys() | was.repeats.keys() == run.cases.keys()
-        and with_digests(rest).cases.items() <= newest.run.cases.items()
-        and all(known.get(one) == by for one, by in repeats.items())
+        and newest.run.cases == with_digests(run).cases
     )
 
 
@@ -243,12 +239,6 @@ def _writing(root: Path) -> Iterator[None]:
             f"{what}: cannot be written ({error.strerror or error}); nothing was accepted. "
             "Free some space or check its permissions, then run the same command again."
         ) from error
-
-
-def _entry_title(run: Run) -> str:
-    """Return the part of an entry's name after its number: `peft-<version>`."""
-    version = run.environment.get("peft")
-    return "run" if version is None else f"peft-{version.replace('!', '-')}"
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,30}")

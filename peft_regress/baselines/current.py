@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -230,15 +230,18 @@ def _start(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def _newest(contents: Contents, texts: Mapping[str, str]) -> Newest:
-    """Return what `newest` says of a storage that is not empty."""
+def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
+    """Return the files that follow from the entries of a storage, the name of the newest last."""
+    texts = {folder: text.encode() for folder, text in sorted(current_texts(contents).items())}
     last = contents.links[-1]
-    return Newest(
+    newest = Newest(
         entry=last.name,
         digest=last.digest,
         names=digest_of("\n".join(link.name for link in contents.links).encode()),
-        current={folder: digest_of(text.encode()) for folder, text in sorted(texts.items())},
+        current={folder: digest_of(text) for folder, text in texts.items()},
     )
+    files = {root / folder / CURRENT: text for folder, text in texts.items()}
+    return {**files, storage.newest_file(root): storage.encode_newest(newest)}
 
 
 def _check_current(root: Path, contents: Contents) -> None:
@@ -246,13 +249,13 @@ def _check_current(root: Path, contents: Contents) -> None:
     newest = storage.read_newest(root)
     if newest is None or not contents.links or newest.digest != contents.links[-1].digest:
         return  # an accept has not ended
-    texts = current_texts(contents)
-    for folder, text in texts.items():
-        path = root / folder / CURRENT
-        if _content_of(path) != text.encode():
-            raise _not_so(root, path)
-    if newest != _newest(contents, texts):
-        raise _not_so(root, storage.newest_file(root))
+    for path, content in _files(root, contents).items():
+        if _content_of(path) != content:
+            command = f"peft-regress accept --renew --baselines {shlex.quote(str(root))}"
+            problem = (
+                "is not what the entries say: it was edited or removed, or is older than they are"
+            )
+            raise RunFileError(path, problem, f"Write it anew with `{command}`.")
 
 
 def _content_of(path: Path) -> bytes:
@@ -263,20 +266,12 @@ def _content_of(path: Path) -> bytes:
         return b""
 
 
-def _not_so(root: Path, path: Path) -> RunFileError:
-    command = f"peft-regress accept --renew --baselines {shlex.quote(str(root))}"
-    problem = "is not what the entries say: it was edited or removed, or is older than they are"
-    return RunFileError(path, problem, f"Write it anew with `{command}`.")
-
-
 def write_current(root: Path, contents: Contents) -> list[Path]:
     """Write what follows from the entries, the name of the newest last. Raises `InputError`.
 
     Return the files that were not so already.
     """
-    texts = current_texts(contents)
-    files = {root / folder / CURRENT: text.encode() for folder, text in texts.items()}
-    files[storage.newest_file(root)] = storage.encode_newest(_newest(contents, texts))
+    files = _files(root, contents)
     written = [path for path, content in files.items() if _content_of(path) != content]
     for path in written:
         write_atomic(path, files[path])

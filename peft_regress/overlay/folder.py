@@ -88,7 +88,9 @@ def build_folder(
         (_packages_folder(folder) / _PATH_FILE).write_text("".join(lines))
         if planned:
             install(folder / "bin" / "python", planned, keep_open=keep_open)
-        packages = _versions_in(folder)
+        found = distributions(path=[str(_packages_folder(folder))])
+        versions = ((canonicalize_name(one.name), one.version) for one in found)
+        packages: dict[str, str] = dict(sorted(versions))
         missing = {one.name for one in planned} - packages.keys()
         if missing:
             what = " ".join(sorted(missing))
@@ -135,9 +137,3 @@ def _packages_folder(folder: Path) -> Path:
     # The scheme `venv`: the default one of a system's Python may differ, as Debian's does.
     folders = {"base": str(folder), "platbase": str(folder)}
     return Path(sysconfig.get_path("purelib", "venv", vars=folders))
-
-
-def _versions_in(folder: Path) -> dict[str, str]:
-    """Return name and version of each package in an overlay itself."""
-    found = distributions(path=[str(_packages_folder(folder))])
-    return dict(sorted((canonicalize_name(one.name), one.version) for one in found))

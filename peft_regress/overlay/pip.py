@@ -191,33 +191,10 @@ def _run(
     keep_open: Sequence[int] = (),
 ) -> str:
     """Run pip and return its output; raises `PipError` if it fails."""
-    interpreter = Path(sys.executable) if python is None else python
-    done = _call(interpreter, arguments, what=what, keep_open=keep_open)
-    if done.returncode:
-        output = f"{done.stdout}\n{done.stderr}"
-        raise PipError(what, _problem_in(output), remedy=_remedy_for(output))
-    return done.stdout
-
-
-def _problem_in(output: str) -> str:
-    """Return pip's error lines; without any, its last line."""
-    lines = [clean(line.strip(), longest=_LONGEST) for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return "; ".join(errors or lines[-1:]) or "pip failed without a message"
-
-
-def _remedy_for(output: str) -> str:
-    if "No module named pip" in output:
-        return "Install it there: `python -m ensurepip` (of uv: `uv pip install pip`)"
-    return _NO_NETWORK if _UNREACHABLE.search(output) else ""
-
-
-def _call(
-    python: Path, arguments: Sequence[str], *, what: str, keep_open: Sequence[int] = ()
-) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.
-    command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
+    interpreter = str(python or sys.executable)
+    command = [interpreter, "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that the processes of a build end with it.
     with subprocess.Popen(  # noqa: S603  (pip, in a known interpreter)
         command,
@@ -238,4 +215,20 @@ def _call(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+    if process.returncode:
+        printed = f"{output}\n{errors}"
+        raise PipError(what, _problem_in(printed), remedy=_remedy_for(printed))
+    return output
+
+
+def _problem_in(output: str) -> str:
+    """Return pip's error lines; without any, its last line."""
+    lines = [clean(line.strip(), longest=_LONGEST) for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return "; ".join(errors or lines[-1:]) or "pip failed without a message"
+
+
+def _remedy_for(output: str) -> str:
+    if "No module named pip" in output:
+        return "Install it there: `python -m ensurepip` (of uv: `uv pip install pip`)"
+    return _NO_NETWORK if _UNREACHABLE.search(output) else ""

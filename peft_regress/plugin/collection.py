@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -65,23 +66,10 @@ class CollectionHooks:
         """Collect by the options; `references` reads the baselines."""
         self._options = options
         self._references = references
-        self._cases: frozenset[str] = frozenset()
-        self._deselected: set[str] = set()
-        self._selected: frozenset[str] = frozenset()
-        self._other_matrices: Counter[str] = Counter()
-        self._of_workers = Collected()
+        self.collected = Collected()
+        """What this process and its workers have collected so far."""
         self.refusal: InputError | None = None
         """Why no case of this worker can be measured; None if they can."""
-
-    @property
-    def collected(self) -> Collected:
-        """The cases that this process and its workers have collected so far."""
-        return self._of_workers | Collected(
-            cases=self._cases,
-            deselected=frozenset(self._deselected),
-            selected=self._selected,
-            other_matrices=dict(self._other_matrices),
-        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self) -> Generator[None, Any, Any]:
@@ -112,12 +100,14 @@ class CollectionHooks:
         if options.typed_matrix is not None:
             # Only now has every conftest.py registered its parts.
             check_matrix(options.typed_matrix)
-        for case in filter(None, map(case_of, items)):
-            if not options.is_of_matrix(case):  # `benchmarks/` holds the tests of all matrices
-                self._other_matrices.update(matrices_of(case))
+        all_cases = filter(None, map(case_of, items))
+        # `benchmarks/` holds the tests of all matrices.
+        others = [matrices_of(case) for case in all_cases if not options.is_of_matrix(case)]
         _keep(config, items, options.is_of_matrix)
         cases = _marked_cases(items)
-        self._cases = frozenset(cases)
+        self.collected |= Collected(
+            cases=frozenset(cases), other_matrices=dict(Counter(itertools.chain(*others)))
+        )
         if not cases:
             return
         stated_budgets()  # a file that cannot be used ends the run before it measures
@@ -132,14 +122,16 @@ class CollectionHooks:
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note the cases that were left out on purpose."""
-        self._deselected |= {name for item in items if (name := case_id_of(item))}
+        names = filter(None, map(case_id_of, items))
+        self.collected |= Collected(deselected=frozenset(names))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Read the baselines before the first case runs: an unreadable one must not cost a run."""
         if self.refusal is not None:
             return
-        self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
-        if self._selected and not session.config.getoption("collectonly"):
+        cases = filter(None, map(case_of, session.items))
+        self.collected |= Collected(selected=frozenset(case.id for case in cases))
+        if self.collected.selected and not session.config.getoption("collectonly"):
             try:
                 self._references()
             except InputError as error:
@@ -157,7 +149,7 @@ class CollectionHooks:
         """In the controller, take a worker's collected cases; a worker that died has sent none."""
         plain = getattr(node, "workeroutput", {}).get("peft_regress_collected")
         if plain is not None:
-            self._of_workers |= msgspec.convert(plain, Collected)
+            self.collected |= msgspec.convert(plain, Collected)
 
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -27,7 +28,7 @@ from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.schema import Failure, Record, error_record
+from peft_regress.runs.schema import Failure, error_record
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement
@@ -42,10 +43,7 @@ _UNDEFINED: Final = "undefined"
 """The definition of a case in error that has none, here or in the baselines."""
 _INTERRUPTED: Final = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the `--regress-...` options."""
-    add_options(parser)
+pytest_addoption = add_options
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -64,7 +62,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "case(task, method, architecture, rank): the case that a test measures"
     )
-    is_worker = hasattr(config, "workerinput")
     left: list[str] = []
     try:
         options = RegressOptions.of(config)
@@ -74,8 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(SkippedCases(), "peft_regress_off")
             return
         session = RegressSession(config, options)
-        if not is_worker and not config.getoption("collectonly"):
-            left = session.kept.prepare()
+        if not session.is_worker and not config.getoption("collectonly"):
+            left = session.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
@@ -102,10 +99,14 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         if problem is not None:
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
-        if not hasattr(request.config, "workerinput"):
-            session.kept.keep(kept)
+        session.keep(kept)
         request.node.stash[_KEPT] = kept
-        request.node.user_properties.extend(_junit_properties(kept.record))
+        # Exact and unscaled, for `pytest --junitxml`. A case that repeats another run has that run
+        # in place of its accuracy.
+        properties = request.node.user_properties
+        properties += [(name, metric.value) for name, metric in kept.record.metrics.items()]
+        if kept.record.repeated_run is not None:
+            properties.append(("repeats", kept.record.repeated_run))
         comparison = session.judge_record(kept.record)
         for red in comparison.red:
             text = case_text(red, comparison, session.layout)
@@ -113,16 +114,6 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         return measurement
 
     return measure_and_judge
-
-
-def _junit_properties(record: Record) -> list[tuple[str, int | float | str]]:
-    """Return the metrics of a case, exact and unscaled, for `pytest --junitxml`."""
-    # A case that repeats another run has that run in place of its accuracy.
-    found: list[tuple[str, int | float | str]] = [
-        (name, metric.value) for name, metric in record.metrics.items()
-    ]
-    repeated = record.repeated_run
-    return found if repeated is None else [*found, ("repeats", repeated)]
 
 
 def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
@@ -177,28 +168,21 @@ def _definition_of(session: RegressSession, case: Case) -> str:
         return _UNDEFINED if old is None else old.record.definition
 
 
+@dataclass(eq=False)
 class _RunHooks:
     """Gather records, and at the end write the run file and print the verdict."""
 
-    def __init__(
-        self,
-        config: pytest.Config,
-        session: RegressSession,
-        collection: CollectionHooks,
-        left: list[str],
-    ) -> None:
-        """Follow a run; `left` names the journals of runs that died."""
-        self._config = config
-        self._session = session
-        self._collection = collection
-        self._left = left
-        self._is_worker = hasattr(config, "workerinput")
-        self._interrupts = Interrupts()
-        self._started: dict[str, str] = {}
-        """The case of each test of which something was reported."""
-        self._outcome: RunOutcome | None = None
-        self._problems: tuple[str, ...] = ()
-        self._was_interrupted = False
+    _config: pytest.Config
+    _session: RegressSession
+    _collection: CollectionHooks
+    _left: list[str]
+    """Names the journals of runs that died."""
+    _interrupts: Interrupts = field(default_factory=Interrupts)
+    _started: dict[str, str] = field(default_factory=dict)
+    """The case of each test of which something was reported."""
+    _outcome: RunOutcome | None = None
+    _problems: tuple[str, ...] = ()
+    _was_interrupted: bool = False
 
     def pytest_report_header(self) -> list[str]:
         """Name the journals of runs that died."""
@@ -208,9 +192,9 @@ class _RunHooks:
     def pytest_runtestloop(self) -> None:
         """Let SIGTERM and SIGHUP end a run with cases like Ctrl-C; a worker's own ends at once."""
         has_workers = bool(self._config.getoption("tx", default=None))
-        if self._is_worker or self._config.getoption("collectonly"):
-            return
-        if self._has_cases or (has_workers and self._session.has_storage):
+        if not self._session.is_worker and (
+            self._has_cases or (has_workers and self._session.has_storage)
+        ):
             self._interrupts.install()
 
     def pytest_unconfigure(self) -> None:
@@ -230,41 +214,27 @@ class _RunHooks:
             self._started[report.nodeid] = name
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
-            kept = msgspec.json.decode(encoded, type=KeptRecord)
-            self._session.imported.update(kept.imported)
-            if not self._is_worker:
-                self._session.kept.keep(kept)
+            self._session.keep(msgspec.json.decode(encoded, type=KeptRecord))
         elif report.when not in {"setup", "call", "teardown"}:
             self._record_crash(report.nodeid)
 
     def _record_crash(self, test: str) -> None:
         """Record the case of a test that has killed its worker of pytest-xdist."""
         name = self._started.get(test)
-        if name is not None and name not in self._session.kept.records:
+        if name is not None and name not in self._session.records:
             message = (
                 "the process that measured the case died of it: it crashed, exited or was killed"
             )
             failure = Failure(type="WorkerCrash", message=message)
             case = Case.parse(name)
             record = error_record(case, _definition_of(self._session, case), failure)
-            self._session.kept.keep(KeptRecord(record=record))
+            self._session.keep(KeptRecord(record=record))
 
     @property
     def _has_cases(self) -> bool:
         if self._config.getoption("collectonly"):
             return False
-        return bool(self._collection.collected.cases or self._session.kept.records)
-
-    @property
-    def _coverage(self) -> Coverage:
-        return Coverage(
-            known=self._session.known_cases(),
-            measured=frozenset(self._session.kept.records),
-            collected=self._collection.collected,
-            before_collection=kept_from_collection(self._config.option),
-            after_collection=chosen_from_collected(self._config.option),
-            was_interrupted=self._was_interrupted,
-        )
+        return bool(self._collection.collected.cases or self._session.records)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_compare_machine_info(
@@ -285,7 +255,7 @@ class _RunHooks:
                 warnings.filterwarnings("ignore", "Benchmark fixture was not used")
                 return (yield)
         finally:
-            if not self._is_worker and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+            if not self._session.is_worker and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
                 self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
@@ -293,8 +263,16 @@ class _RunHooks:
         for report in _reports_on_the_way(self._config):
             self._take_report(report)
         if self._has_cases:
-            self._session.kept.add_unreached(self._collection.collected.selected)
-            self._outcome = self._session.finish(self._coverage)
+            self._session.add_unreached(self._collection.collected.selected)
+            coverage = Coverage(
+                known=self._session.known_cases(),
+                measured=frozenset(self._session.records),
+                collected=self._collection.collected,
+                before_collection=kept_from_collection(self._config.option),
+                after_collection=chosen_from_collected(self._config.option),
+                was_interrupted=self._was_interrupted,
+            )
+            self._outcome = self._session.finish(coverage)
         elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
         failed = bool(self._problems) if self._outcome is None else self._outcome.failed

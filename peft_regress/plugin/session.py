@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,7 @@ import pytest
 
 from peft_regress import report
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
+from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -31,15 +31,14 @@ from peft_regress.invariants import KNOWN
 from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.plugin.records import RunRecords
 from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
-from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord, Line, run_file_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
-from peft_regress.workers.keeper import can_stand_beside
+from peft_regress.workers.keeper import Keeper, can_stand_beside
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache
@@ -55,6 +54,8 @@ class RegressSession:
     def __init__(self, config: pytest.Config, options: RegressOptions) -> None:
         self.options = options
         self._config = config
+        self.is_worker = hasattr(config, "workerinput")
+        """Whether this is a process of pytest-xdist."""
         self._benchmarks: list[Any] = []
         # A session without a case reads and imports none of it.
         self.references = functools.cache(
@@ -67,25 +68,57 @@ class RegressSession:
         self._imported_by: dict[str, dict[str, str]] = {}
         """The same by case."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
-        self._profiles = functools.cache(_new_profiles)
+        self._profiles: ProfileCache | None = None
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
         self._commit_info: dict[str, Any] = {}
         if config.pluginmanager.hasplugin("benchmark") and (options.save or options.resume):
             with contextlib.chdir(config.rootpath):  # before a test leaves the working folder
                 self._commit_info = config.hook.pytest_benchmark_generate_commit_info(config=config)
-        self.kept = RunRecords(
-            save=options.save,
-            resume=options.resume,
-            header=self._header,
-            shown=self.shown,
-            known=self._known,
+        self._header = functools.cache(
+            lambda: Header.here(
+                self._installed(), self.machine(), commit=commit_of(self._commit_info)
+            )
+        )
+        self.records: dict[str, KeptRecord] = {}
+        """What this run has measured or taken so far, by case."""
+        self._keeper = Keeper(
+            options.save, options.resume, option="--regress-resume", shown=self.shown
         )
 
-    def _header(self) -> Header:
-        """Return where this run measures; some cases use more packages."""
-        commit = commit_of(self._commit_info)
-        return Header.here(self._installed(), self.machine(), commit=commit)
+    def prepare(self) -> list[str]:
+        """Look for what an earlier run left; see `Keeper.prepare`.
+
+        What it kept beside its run file is copied; what does not fit is pruned later.
+        """
+        said, options = self._keeper.prepare(), self.options
+        if options.resume is not None and options.save is not None and self._keeper.writer:
+            add_adapters(run_file_of(options.resume), options.save)
+        return said
+
+    def take(self, case: str, definition: Callable[[], str | None]) -> KeptRecord | None:
+        """Return what an earlier run measured of a case; None if it must be measured."""
+        if not self._keeper.has(case):
+            return None
+        return self._keeper.take(case, self._header(), definition(), known=self._known(case))
+
+    def keep(self, kept: KeptRecord) -> None:
+        """Add a record, and put it on disk at once; a worker of pytest-xdist sends it instead."""
+        self.imported.update(kept.imported)
+        name = kept.record.case.id
+        is_known = name in self.records and self.records[name].record == kept.record
+        if is_known or self.is_worker:
+            return
+        # First, so that an interrupt of the writing leaves it for the run file.
+        self.records[name] = kept
+        self._keeper.keep(self._header, kept)
+
+    def add_unreached(self, selected: frozenset[str]) -> None:
+        """Add what the earlier run measured of cases that this run was stopped before."""
+        for name in sorted(selected - self.records.keys()):
+            kept = self.take(name, lambda: None)
+            if kept is not None:
+                self.keep(kept)
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that only some of its cases use included."""
@@ -111,23 +144,11 @@ class RegressSession:
 
     def take_or_measure(self, case: Case, benchmark: Any) -> tuple[Measurement, KeptRecord]:
         """Measure a case unless an earlier run did; also return the record for the journal."""
-        taken = self.kept.take(case.id, lambda: self.define(case))
+        taken = self.take(case.id, lambda: self.define(case))
         if taken is not None:
             from peft_regress.measure import Measurement
 
             return Measurement(record=taken.record), taken
-        with _untraced():
-            measurement = self.measure(case, benchmark)
-        stats = benchmark.stats
-        timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
-        return measurement, KeptRecord(
-            record=measurement.record,
-            imported=self._imported_by.get(case.id, {}),
-            times=next(iter(timed), None),
-        )
-
-    def measure(self, case: Case, benchmark: Any) -> Measurement:
-        """Measure with pytest-benchmark's timer, or with a plain loop if the timer is off."""
         benchmark.group = f"{case.task}/{case.architecture}"
         benchmark.extra_info["peft_regress"] = {
             "schema_version": SCHEMA_VERSION,
@@ -135,6 +156,7 @@ class RegressSession:
         }
 
         def run_rounds(target: Any, **rounds: Any) -> None:
+            # With pytest-benchmark's timer, or with a plain loop if the timer is off.
             from peft_regress.measure.rounds import plain_rounds
 
             if benchmark.disabled:
@@ -143,27 +165,33 @@ class RegressSession:
             else:
                 benchmark.pedantic(target, **rounds)
 
-        measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
-        if benchmark.stats is not None:
-            self._benchmarks.append(benchmark.stats)
-        return measurement
+        with _untraced():
+            measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+        stats = [] if benchmark.stats is None else [benchmark.stats]
+        self._benchmarks += stats
+        timed = self._benchmark_document(stats)["benchmarks"] if stats else []
+        return measurement, KeptRecord(
+            record=measurement.record,
+            imported=self._imported_by.get(case.id, {}),
+            times=next(iter(timed), None),
+        )
 
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
         with held_signals():
-            from peft_regress.measure import measure, recipe_of
+            from peft_regress.measure import ProfileCache, measure, recipe_of
 
+        self._profiles = self._profiles or ProfileCache()
         recipe = recipe_of(case, self.options.baselines)
         measured = measure(
             recipe,
-            profiles=self._profiles(),
+            profiles=self._profiles,
             run_rounds=run_rounds,
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
             known=self._known(case.id),
         )
-        packages = self._imported_by[case.id] = recipe.packages()
-        self.imported.update(packages)
+        self._imported_by[case.id] = recipe.packages()
         return measured
 
     def _known(self, case: str) -> list[KnownCurve]:
@@ -189,7 +217,7 @@ class RegressSession:
             expected=[name],
             invocation=self.invocation(),
             devices=device_classes(),
-            beside=self.kept.records,
+            beside={name: kept.record for name, kept in self.records.items()},
         )
 
     def _with_budget(self, record: Record) -> Record:
@@ -209,19 +237,10 @@ class RegressSession:
 
     def run_of(self, selection: Selection) -> Run:
         """Return the records of this run."""
-        return Run(
-            schema_version=SCHEMA_VERSION,
-            environment=self.environment(),
-            machine=self.machine(),
-            selection=selection,
-            cases=with_relative_times(
-                {
-                    name: self._with_budget(record)
-                    for name, record in sorted(self.kept.records.items())
-                }
-            ),
-            metrics_known=sorted(KNOWN),
-        )
+        lines = [Line(header=self._header(), kept=kept) for kept in self.records.values()]
+        run = run_of(lines, self._header(), selection)
+        cases = {name: self._with_budget(record) for name, record in run.cases.items()}
+        return msgspec.structs.replace(run, cases=with_relative_times(cases))
 
     def finish(self, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return the outcome."""
@@ -242,7 +261,8 @@ class RegressSession:
         is_saved = False
         if options.save is not None:
             document = self._benchmark_document(self._benchmarks)
-            document["benchmarks"] += self.kept.times
+            taken = (kept.times for kept in self.records.values() if kept.is_taken)
+            document["benchmarks"] += filter(None, taken)
             try:
                 write_run_file(options.save, run, document)
                 is_saved = True
@@ -255,7 +275,9 @@ class RegressSession:
                 write_summary(options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        notes = self.kept.finish(is_saved=is_saved, was_interrupted=coverage.was_interrupted)
+        notes = self._keeper.finish(
+            run.cases, is_saved=is_saved, was_interrupted=coverage.was_interrupted
+        )
         return RunOutcome(
             run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
         )
@@ -333,12 +355,6 @@ def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
             record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
         result[name] = record
     return result
-
-
-def _new_profiles() -> ProfileCache:
-    from peft_regress.measure import ProfileCache
-
-    return ProfileCache()
 
 
 @contextlib.contextmanager

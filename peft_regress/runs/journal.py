@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -91,6 +92,38 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The id of its case."""
         return self.kept.record.case.id
 
+    @property
+    def machine(self) -> Machine:
+        """Where it was measured."""
+        own = self.kept.record.machine
+        return self.header.machine if own is UNSET else own
+
+
+def header_of(lines: Sequence[Line]) -> Header:
+    """Return the header of records that make one run: the last, of the machine of most."""
+    machines = Counter(line.machine for line in lines)
+    most = max(machines, key=lambda machine: (machines[machine], machine.digest))
+    return msgspec.structs.replace(lines[-1].header, machine=most)
+
+
+def run_of(lines: Iterable[Line], header: Header, selection: Selection) -> Run:
+    """Return records as one run; those of another machine than the header's name it."""
+    imported: dict[str, str] = {}
+    cases: dict[str, Record] = {}
+    for line in lines:
+        imported |= line.kept.imported
+        elsewhere = UNSET if line.machine == header.machine else line.machine
+        cases[line.case] = msgspec.structs.replace(line.kept.record, machine=elsewhere)
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=dict(sorted({**imported, **header.environment}.items())),
+        direct=header.direct,
+        machine=header.machine,
+        selection=selection,
+        cases=dict(sorted(cases.items())),
+        metrics_known=header.metrics_known,
+    )
+
 
 def journal_of(run_file: Path) -> Path:
     """Return the path of the journal of a run file."""
@@ -153,25 +186,8 @@ def partial_run(path: Path) -> RunFile:
     last = lines[-1].header
     packages = last.environment, last.direct
     lines = [one for one in lines if (one.header.environment, one.header.direct) == packages]
-    imported = {name: version for one in lines for name, version in one.kept.imported.items()}
-    run = Run(
-        schema_version=SCHEMA_VERSION,
-        environment={**imported, **last.environment},
-        direct=last.direct,
-        machine=last.machine,
-        selection=Selection(complete=False, narrowed_by=["interrupted"]),
-        cases={line.case: _placed(line, last) for line in lines},
-        metrics_known=last.metrics_known,
-    )
-    return RunFile(path=path, run=run, document={})
-
-
-def _placed(line: Line, of_run: Header) -> Record:
-    """Return a record that says where it was measured, if not on the machine of the run."""
-    record, machine = line.kept.record, line.header.machine
-    if record.machine is not UNSET or machine == of_run.machine:
-        return record
-    return msgspec.structs.replace(record, machine=machine)
+    selection = Selection(complete=False, narrowed_by=["interrupted"])
+    return RunFile(path=path, run=run_of(lines, header_of(lines), selection), document={})
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -250,31 +266,21 @@ def _shown(machine: Machine) -> str:
 
 
 def as_taken(
-    line: Line,
-    here: Header,
-    *,
-    find: Callable[[str], str | None] = installed_version,
-    any_machine: bool = False,
+    line: Line, here: Header, *, find: Callable[[str], str | None] = installed_version
 ) -> KeptRecord | None:
     """Return what a line without `differences` keeps; None if it must be measured again.
 
-    That is a case in error, whose cause may be gone, a case of another machine, and one of which a
-    package that not every case uses has changed. The new run works out anew the time relative to
-    another case. With `any_machine` each record says where it was measured.
+    That is a case in error, whose cause may be gone, and a case of which a package that not every
+    case uses has changed. The new run works out anew the time relative to another case. A record of
+    another machine names it.
     """
     kept, record = line.kept, line.kept.record
-    is_usable = (
-        record.status != "error"
-        and (any_machine or record.machine in {UNSET, here.machine})
-        and all(
-            (here.environment.get(name) or find(name)) == old for name, old in kept.imported.items()
-        )
-    )
-    if not is_usable:
+    uses = {name: here.environment.get(name) or find(name) for name in kept.imported}
+    if record.status == "error" or uses != kept.imported:
         return None
     metrics = {name: one for name, one in record.metrics.items() if name != "relative_step_seconds"}
-    machine = line.header.machine if any_machine and record.machine is UNSET else record.machine
-    record = msgspec.structs.replace(record, metrics=metrics, machine=machine)
+    elsewhere = UNSET if line.machine == here.machine else line.machine
+    record = msgspec.structs.replace(record, metrics=metrics, machine=elsewhere)
     return msgspec.structs.replace(kept, record=record, is_taken=True)
 
 

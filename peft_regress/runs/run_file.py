@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,10 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     with paused_gc():
         document = _parse(path)
         run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
-    found = RunFile(path=path, run=run, document=document)
-    return with_stored_ledgers(found) if ledgers else found
-
-
-def with_stored_ledgers(entry: RunFile) -> RunFile:
-    """Return an entry with its storage's ledgers. Raises `RunFileError` for an altered one."""
-    cases = with_ledgers_of(entry.run.cases, lambda _: entry.path)
-    return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
+    if ledgers:
+        cases = with_ledgers_of(run.cases, lambda _: path)
+        run = msgspec.structs.replace(run, cases=cases)
+    return RunFile(path=path, run=run, document=document)
 
 
 def with_ledgers_of(
@@ -112,17 +108,6 @@ def with_ledgers_of(
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _as_read(run: Run) -> Run:
-    """Return a run with digests as a file of it is read."""
-    for name, record in run.cases.items():
-        check_finite(record.metrics, name)
-    run = with_digests(run)
-    kept = run.ledgers
-    # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
-    run = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
-    return msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
-
-
 def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> Run:
     """Write a run file atomically, and return the run as a reader without ledgers will see it.
 
@@ -130,9 +115,14 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: b
     that JSON cannot represent.
     """
     try:
-        run = _as_read(run)
-        bare = msgspec.structs.replace(run, ledgers={})
-        ours = msgspec.to_builtins(run if ledgers else bare)
+        for name, record in run.cases.items():
+            check_finite(record.metrics, name)
+        run = with_digests(run)
+        # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
+        bare = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
+        bare = msgspec.structs.replace(bare, content_digest=content_digest(bare))
+        whole = msgspec.structs.replace(bare, ledgers=run.ledgers) if ledgers else bare
+        ours = msgspec.to_builtins(whole)
         content = dump_json({**document, "peft_regress": ours})
     except ValueError as error:
         raise InputError(f"{path}: cannot be written ({in_words(str(error))})") from error

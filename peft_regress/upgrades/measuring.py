@@ -11,7 +11,6 @@ import queue
 import re
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.baselines.run_adapters import (
     adapter_files,
@@ -34,13 +32,11 @@ from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
     Failure,
     Machine,
     Record,
@@ -49,7 +45,7 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
-from peft_regress.upgrades.worker import CaseRequest, prepare
+from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
 from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
@@ -93,9 +89,10 @@ class MeasuringSetup:
     """What kept records were measured of; None for the commit of the working folder."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an answer comes from."""
+class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What defines a case, as its environment knows it, and which environment that is."""
 
+    definition: str
     where: str
     """The interpreter, or the machine as people find it."""
     machine: Machine
@@ -103,17 +100,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The packages of every case."""
 
 
-class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What defines a case, as its environment knows it."""
-
-    source: Source
-    definition: str
-
-
 class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A record, and what lies beside it."""
 
-    source: Source
+    defined: DefinedCase
     kept: KeptRecord
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
@@ -123,11 +113,10 @@ def define_case(seat: Seat, environment: Environment, request: CaseRequest) -> D
     """Look up a case. Raises `UnusableEnvironmentError` if that cannot be done there."""
     worker = seat.worker(environment)
     try:
-        definition = prepare(worker, "Measurer", request)
+        return _defined(seat, worker, request)
     except WorkerError as error:
         worker.kill()
         raise UnusableEnvironmentError(f"{request.case}: {error}") from None
-    return DefinedCase(source=_source(seat, worker), definition=definition)
 
 
 def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> MeasuredCase:
@@ -139,8 +128,7 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
         is_fresh = seat.is_fresh(environment)
         worker = seat.worker(environment)
         try:
-            definition = prepare(worker, "Measurer", request)
-            return _measured(seat, worker, request, definition)
+            return _measured(seat, worker, request, _defined(seat, worker, request))
         except WorkerError as error:
             worker.kill()
             # An earlier case may have left the worker unusable.
@@ -148,21 +136,25 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
                 raise UnusableEnvironmentError(f"{request.case}: {error}") from None
 
 
-def _source(seat: Seat, worker: WorkerProcess) -> Source:
+def _defined(seat: Seat, worker: WorkerProcess, request: CaseRequest) -> DefinedCase:
+    definition = prepare(worker, request)
     assert seat.machine is not None  # noqa: S101  (it has a worker)
-    return Source(
-        where=seat.name or worker.interpreter, machine=seat.machine, environment=worker.packages
+    return DefinedCase(
+        definition=definition,
+        where=seat.name or worker.interpreter,
+        machine=seat.machine,
+        environment=worker.packages,
     )
 
 
 def _measured(
-    seat: Seat, worker: WorkerProcess, request: CaseRequest, definition: str
+    seat: Seat, worker: WorkerProcess, request: CaseRequest, defined: DefinedCase
 ) -> MeasuredCase:
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
         asked = msgspec.structs.replace(request, scratch=scratch)
         try:
-            kept = worker.ask(f"{prepare.__module__}:Measurer.measure", asked, KeptRecord)
+            kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
             files = adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
@@ -176,51 +168,9 @@ def _measured(
             else:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
-            record = error_record(case, definition, failure)
+            record = error_record(case, defined.definition, failure)
             kept = KeptRecord(record=record, trains=request.trains)
-    return MeasuredCase(source=_source(seat, worker), kept=kept, adapter=files)
-
-
-@dataclass(kw_only=True)
-class Results:
-    """What was measured so far."""
-
-    measured: dict[str, tuple[Record, Machine, dict[str, str]]] = field(default_factory=dict)
-    """By case: its record, where it was measured, and the packages that it uses beyond the
-    requirements of this package."""
-    direct: Mapping[str, str] = field(default_factory=dict)
-    """The digests of packages that came from no index."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """The packages of every case."""
-    budgets: BudgetFile = field(default_factory=BudgetFile)
-    """Those of cases that state none themselves."""
-
-    def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
-        """Return the run, of the machine that measured most; other machines stand with records."""
-        machines = Counter(machine for _, machine, _ in self.measured.values())
-        most = max(machines, key=lambda machine: (machines[machine], machine.digest))
-        imported: dict[str, str] = {}
-        cases = {}
-        for name, (record, machine, used) in sorted(self.measured.items()):
-            elsewhere = UNSET if machine == most else machine
-            cases[name] = with_budget(
-                msgspec.structs.replace(record, machine=elsewhere), self.budgets.budget_of
-            )
-            imported |= used
-        left_out = {case.id for case in matrix_cases(matrix)} - cases.keys()
-        return Run(
-            schema_version=SCHEMA_VERSION,
-            environment=dict(sorted({**imported, **self.environment}.items())),
-            direct=dict(self.direct),
-            machine=most,
-            selection=Selection(
-                complete=not left_out,
-                narrowed_by=list(narrowed_by) if left_out else [],
-                not_selected=sorted(left_out),
-            ),
-            cases=cases,
-            metrics_known=sorted(KNOWN),
-        )
+    return MeasuredCase(defined=defined, kept=kept, adapter=files)
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -250,32 +200,30 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     """
     if not cases:
         raise InputError("there is no case to measure")
-    results = Results(budgets=stated_budgets(), direct=direct_sources(planned))
     own = LocalPool(setup.jobs, setup.time_limit)
-    opening: AbstractContextManager[Pool] = nullcontext(setup.pool) if setup.pool else own
+    opening: AbstractContextManager[object] = nullcontext() if setup.pool else own
+    work = _Work(
+        environment=Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES),
+        setup=setup,
+        pool=setup.pool or own,
+        matrix=matrix,
+        budgets=stated_budgets(),
+        trains=trains,
+        keep_adapters=keep_adapters,
+        known=known or {},
+        loaded={} if loaded is None else loaded,
+        on_record=on_record,
+    )
     try:
-        with opening as pool:
-            work = _Work(
-                environment=Environment(
-                    python=python, planned=tuple(planned), libraries=_LIBRARIES
-                ),
-                setup=setup,
-                pool=pool,
-                results=results,
-                trains=trains,
-                keep_adapters=keep_adapters,
-                known=known or {},
-                loaded={} if loaded is None else loaded,
-                on_record=on_record,
-            )
+        with opening:
             work.measure(cases)
     except BaseException:
-        if results.measured:
-            on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
+        if work.lines:
+            on_interrupt(work.run(["interrupted"]))
         raise
-    if not results.measured:
+    if not work.lines:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
-    return results.run(matrix=matrix, narrowed_by=narrowed_by)
+    return work.run(narrowed_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +233,16 @@ class _Work:
     environment: Environment
     setup: MeasuringSetup
     pool: Pool
-    results: Results
+    matrix: str
+    budgets: BudgetFile
+    """Those of cases that state none themselves."""
     trains: bool
     keep_adapters: Path | None
     known: Mapping[str, list[KnownCurve]]
     loaded: dict[str, Collection[str]]
     on_record: Callable[[Record], None]
+    lines: dict[str, Line] = field(default_factory=dict)
+    """What was measured so far, by case."""
     submitted: list[Future[MeasuredCase]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -314,6 +266,20 @@ class _Work:
             raise InputError("interrupted") from None
         finally:
             self._cancel()
+
+    def run(self, narrowed_by: Sequence[str]) -> Run:
+        """Return what was measured."""
+        left_out = {case.id for case in matrix_cases(self.matrix)} - self.lines.keys()
+        selection = Selection(
+            complete=not left_out,
+            narrowed_by=list(narrowed_by) if left_out else [],
+            not_selected=sorted(left_out),
+        )
+        lines = [*self.lines.values()]
+        run = run_of(lines, header_of(lines), selection)
+        budget_of = self.budgets.budget_of
+        cases = {name: with_budget(record, budget_of) for name, record in run.cases.items()}
+        return msgspec.structs.replace(run, cases=cases)
 
     def _cancel(self) -> None:
         for future in self.submitted:
@@ -359,7 +325,7 @@ class _Work:
         futures = self.pool.submit(self.environment, function, requests, DefinedCase)
         for case, future in zip(chosen, futures, strict=True):
             defined = future.result()
-            header = self._header(defined.source)
+            header = self._header(defined)
             kept = keeper.take(
                 case.id,
                 header,
@@ -371,38 +337,39 @@ class _Work:
             )
             if kept is not None:
                 taken.add(case.id)
-                found = kept.record.machine
-                machine = defined.source.machine if found is UNSET else found
-                self._add(header, kept, machine)
+                self._add(header, kept)
         return taken
 
-    def _header(self, source: Source) -> Header:
+    def _header(self, defined: DefinedCase) -> Header:
         return Header.here(
-            source.environment, source.machine, direct=self.results.direct, commit=self.setup.commit
+            defined.environment,
+            defined.machine,
+            direct=direct_sources(self.environment.planned),
+            commit=self.setup.commit,
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:
         """Put a record on disk and among the results, before anybody is told."""
-        kept, source = measured.kept, measured.source
+        kept = measured.kept
         self._check(case, measured)
         if self.keep_adapters is not None:
             place_adapter(self.keep_adapters, kept.record.case, measured.adapter)
-        self._add(self._header(source), kept, source.machine)
+        self._add(self._header(measured.defined), kept)
 
-    def _add(self, header: Header, kept: KeptRecord, machine: Machine) -> None:
+    def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
         if self.setup.keeper is not None:
-            self.setup.keeper.keep(header, kept)
+            self.setup.keeper.keep(lambda: header, kept)
         if record.status == "ok" and kept.loaded:
             self.loaded[record.case.id] = kept.loaded
-        self.results.environment = dict(header.environment)
-        self.results.measured[record.case.id] = (record, machine, kept.imported)
+        self.lines[record.case.id] = Line(header=header, kept=kept)
         self.on_record(record)
 
     def _check(self, case: Case, measured: MeasuredCase) -> None:
         """Raise an error if a record is not of the environment that was asked for."""
-        source = measured.source
-        known = self.results.environment or source.environment
+        source = measured.defined
+        earlier = next(iter(self.lines.values()), None)
+        known = source.environment if earlier is None else earlier.header.environment
         for name, (one, other) in changed_packages(known, source.environment).items():
             there = ", after `peft-regress upgrade --clean` there" if self.pool.is_remote else ""
             raise UnusableEnvironmentError(

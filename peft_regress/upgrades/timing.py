@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import CaseRequest, Restart, TimeSteps, prepare
+from peft_regress.upgrades.worker import MEASURER, CaseRequest, Restart, TimeSteps, prepare
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
@@ -42,8 +42,6 @@ for as long as it lives, depending on where its code and memory lie, so many pai
 little more than a few. With two, one disturbed block spoils the median of a launch."""
 
 TIME_LIMIT_SECONDS: Final = 300
-
-_STEPPER: Final = f"{prepare.__module__}:Stepper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +135,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
     with contextlib.ExitStack() as stack:
         base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
         request = CaseRequest(case=case.id, baselines=str(plan.baselines.absolute()))
-        before, after = (prepare(worker, "Stepper", request) for worker in workers)
+        before, after = (prepare(worker, request) for worker in workers)
         if before != after:
             raise _DefinitionDiffersError(
                 f"not comparable: the definition differs, {before[:15]} in "
@@ -167,9 +165,9 @@ def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> Work
 
 def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
     for worker in workers:
-        worker.ask(f"{_STEPPER}.restart", Restart(seed=seed), type(None))
+        worker.ask(f"{MEASURER}.restart", Restart(seed=seed), type(None))
 
 
 def _time_block(worker: WorkerProcess) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each."""
-    return worker.ask(f"{_STEPPER}.time_steps", TimeSteps(steps=BLOCK_STEPS), list[float])
+    return worker.ask(f"{MEASURER}.time_steps", TimeSteps(steps=BLOCK_STEPS), list[float])

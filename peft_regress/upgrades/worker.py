@@ -7,7 +7,7 @@ import gc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.scripts.script_case import ScriptRecipe
+
+
+MEASURER: Final = f"{__name__}:Measurer"
 
 
 class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,23 +61,26 @@ class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
 
 
-def prepare(worker: WorkerProcess, kept_by: str, request: CaseRequest) -> str:
-    """Let `Measurer` or `Stepper` look up a case; return its definition or raise `WorkerError`."""
+def prepare(worker: WorkerProcess, request: CaseRequest) -> str:
+    """Let the `Measurer` look up a case; return its definition or raise `WorkerError`."""
     settings = settings_in_use()
     request = msgspec.structs.replace(
         request,
         folder=None if settings.file is None else str(settings.folder.absolute()),
         own_cases=list(settings.cases),
     )
-    return worker.ask(f"{__name__}:{kept_by}.prepare", request, str)
+    return worker.ask(f"{MEASURER}.prepare", request, str)
 
 
-class _OneCase:
-    """The case that the requests are about; `prepare` imports torch."""
+class Measurer:
+    """Measures the case that `prepare` looked up, or times its steps; that imports torch."""
 
     def __init__(self) -> None:
         self._recipe: Recipe | ScriptRecipe
         self._definition: str
+        self._profiles: ProfileCache | None = None
+        self._data: Data | None = None
+        self._steps: Iterator[tuple[float, float]] = iter(())
 
     def prepare(self, request: CaseRequest) -> str:
         """Look up a case; return the digest that defines it.
@@ -93,15 +99,8 @@ class _OneCase:
             use_settings(dataclasses.replace(settings, cases=tuple(request.own_cases)))
         self._recipe = recipe_of(parse_case_id(request.case), Path(request.baselines))
         self._definition = define(self._recipe)
+        self._data = None
         return self._definition
-
-
-class Measurer(_OneCase):
-    """Measures cases, and keeps the cost profiles that they share."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._profiles: ProfileCache | None = None
 
     def measure(self, request: CaseRequest) -> KeptRecord:
         """Measure the case that was looked up; what its code raises is the record's error."""
@@ -129,30 +128,15 @@ class Measurer(_OneCase):
         imported, loaded = self._recipe.packages(), sorted(self._recipe.loaded())
         return KeptRecord(record=record, trains=request.trains, imported=imported, loaded=loaded)
 
-
-class Stepper(_OneCase):
-    """Takes the training steps of a case, and times them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._fine_tuning: Recipe
-        self._data: Data
-        self._steps: Iterator[tuple[float, float]] = iter(())
-
-    def prepare(self, request: CaseRequest) -> str:
-        """Look up a case and load its data."""
-        definition = super().prepare(request)
+    def restart(self, request: Restart) -> None:
+        """Begin again with a fresh model: training changes step times, as rates fall."""
         from peft_regress.measure.recipe import Recipe
 
         if not isinstance(self._recipe, Recipe):
-            raise InputError(f"{request.case} is a script, whose steps are not timed in pairs")
-        self._fine_tuning = self._recipe
-        self._data = self._recipe.load_data()
-        return definition
-
-    def restart(self, request: Restart) -> None:
-        """Begin again with a fresh model: training changes step times, as rates fall."""
-        self._steps = self._fine_tuning.steps(self._data, seed=request.seed)
+            name = self._recipe.case.id
+            raise InputError(f"{name} is a script, whose steps are not timed in pairs")
+        self._data = self._data or self._recipe.load_data()
+        self._steps = self._recipe.steps(self._data, seed=request.seed)
         # The model before this one is in reference cycles; do not collect them during a step.
         gc.collect()
 

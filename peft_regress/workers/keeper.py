@@ -8,10 +8,12 @@ import shlex
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Final
+
+from msgspec import UNSET
 
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
@@ -127,9 +129,10 @@ class Keeper:
             if reasons:
                 self.reasons["; ".join(reasons[:3])] += 1
                 continue
-            kept = journal.as_taken(line, header, find=version_of, any_machine=any_machine)
+            kept = journal.as_taken(line, header, find=version_of)
             if (
                 kept is not None
+                and (any_machine or kept.record.machine is UNSET)
                 and definition in {None, kept.record.definition}
                 and kept.trains == trains
                 and not was_edited(kept.record)
@@ -141,8 +144,8 @@ class Keeper:
                 return kept
         return None
 
-    def keep(self, header: Header, kept: KeptRecord) -> None:
-        """Put a record on disk at once."""
+    def keep(self, header: Callable[[], Header], kept: KeptRecord) -> None:
+        """Put a record on disk at once; `header` says where it was measured."""
         with self._lock:
             self.counts["taken" if kept.is_taken else "measured"] += 1
             if self.writer is None:
@@ -150,7 +153,39 @@ class Keeper:
             if kept.is_taken:
                 self.writer.begin()
             else:
-                self.writer.add(header, kept)
+                self.writer.add(header(), kept)
+
+    def finish(self, cases: Container[str], *, is_saved: bool, was_interrupted: bool) -> list[str]:
+        """Remove the journals that a run file of these cases replaces; return what to say."""
+        lines = []
+        if self.resume is not None:
+            lines += [
+                f"resumed none of {count_of(count, 'case')}, measured elsewhere: {why}"
+                for why, count in self.reasons.items()
+            ]
+            taken, measured = count_of(self.counts["taken"], "case"), self.counts["measured"]
+            lines.append(f"resumed {self.shown(self.resume)}: {taken} taken, {measured} measured")
+        writer = self.writer
+        if writer is None:
+            return lines
+        if writer.problem is not None:
+            lines.append(f"no journal was kept: {writer.problem}")
+        if is_saved:
+            if self.resume is not None:
+                resumed = journal.resumed_journal(self.resume)
+                if resumed.is_file():
+                    lines_there = journal.read_journal(resumed)
+                    if all(line.case in cases for line in lines_there):
+                        resumed.unlink(missing_ok=True)
+            writer.remove()
+            if was_interrupted:
+                run_file = shlex.quote(self.shown(journal.run_file_of(writer.path)))
+                lines.append(f"interrupted: `{self.option} {run_file}` measures only the rest")
+        elif writer.has_begun and writer.problem is None:
+            shown = shlex.quote(self.shown(writer.path))
+            lines.append(f"What was measured is in {shown}: `{self.option} {shown}` takes it")
+        writer.close()
+        return lines
 
 
 def version_in(python: Path) -> Callable[[str], str | None]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeVar, cast
+from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -192,8 +192,8 @@ class LocalPool:
     time_limit: float
     is_remote: bool = False
     status: str = ""
-    _seats: list[Seat] = field(default_factory=list)
-    _own: threading.local = field(default_factory=threading.local)
+    _seats: dict[int, Seat] = field(default_factory=dict)
+    """By the thread that has it."""
     _is_stopped: bool = False
 
     def __enter__(self) -> Self:
@@ -207,7 +207,7 @@ class LocalPool:
         if error is not None:
             self.stop()
         self._threads.shutdown(cancel_futures=True)
-        for seat in self._seats:
+        for seat in self._seats.values():
             seat.close()
         self._scratch.cleanup()
 
@@ -240,15 +240,14 @@ class LocalPool:
     def stop(self) -> None:
         """End every worker, also while other threads wait for their answers."""
         self._is_stopped = True
-        for seat in list(self._seats):
+        for seat in list(self._seats.values()):
             seat.stop()
 
     def _seat(self) -> Seat:
         """Return the seat of this thread."""
-        if not hasattr(self._own, "seat"):
-            seat = Seat(Path(self._scratch.name), time_limit=self.time_limit)
-            self._own.seat = seat
-            self._seats.append(seat)
+        thread = threading.get_ident()
+        if thread not in self._seats:
+            self._seats[thread] = Seat(Path(self._scratch.name), time_limit=self.time_limit)
             if self._is_stopped:
-                seat.stop()
-        return cast("Seat", self._own.seat)
+                self._seats[thread].stop()
+        return self._seats[thread]

@@ -148,11 +148,10 @@ def test_an_environment_without_pip_is_told_how_to_install_it(tmp_path):
 def test_only_what_was_planned_is_installed_and_with_the_planned_digest(monkeypatch, tmp_path):
     wanted = []
 
-    def call(python, arguments, **_):
+    def run(arguments, **_):
         wanted.append((arguments, Path(arguments[-1]).read_text()))
-        return subprocess.CompletedProcess([], 0, "", "")
 
-    monkeypatch.setattr(pip, "_call", call)
+    monkeypatch.setattr(pip, "_run", run)
     direct = f"sugar @ {write_wheel(tmp_path, 'sugar', '2.0').as_uri()}"
     install(
         Path("python"),

@@ -10,8 +10,8 @@ from saved_adapters import edit_configuration, save_adapter, save_lora, write_ne
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.upgrades.compat import base_model
 from peft_regress.upgrades.compat.loading import Loader
-from peft_regress.upgrades.compat.releases import BaseModel, LoadAdapter
-from peft_regress.upgrades.compat.verdicts import Reference, judge, problem_of_reference
+from peft_regress.upgrades.compat.releases import BaseModel, LoadAdapter, Seen
+from peft_regress.upgrades.compat.verdicts import judge, problem_of_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WEIGHTS = "adapter_model.safetensors"
@@ -63,7 +63,7 @@ def copy(lora, tmp_path):
 
 def verdict_on(load, folder, reference):
     base, adapter = load(reference)
-    known = Reference(release="1", packages={}, base=base, adapter=adapter)
+    known = Seen(packages={}, base=base, adapter=adapter)
     return judge(*load(folder), known)
 
 
@@ -253,7 +253,7 @@ def test_an_adapter_that_computes_something_else_each_time_is_another_output(
     assert not adapter.is_steady
     monkeypatch.undo()
     base, known = load(lora)
-    reference = Reference(release="1", packages={}, base=base, adapter=known)
+    reference = Seen(packages={}, base=base, adapter=known)
     found = judge(base, adapter, reference)
     assert found.verdict == "other_output"
     assert found.details[0] == "its output is another one each time it runs"

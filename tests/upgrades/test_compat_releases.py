@@ -79,7 +79,7 @@ def test_every_release_of_the_range_is_judged_by_the_one_that_saved_the_adapter(
     seen = []
     found = world.call(progress=seen.append)
     assert verdicts(found) == {"0.10.1": "other_output", "0.11.0": "same", "0.12.0": "same"}
-    assert (found.reference.release, found.exit_code) == ("0.12.0", 1)
+    assert (found.saved_by, found.exit_code) == ("0.12.0", 1)
     assert found.results[0].judgement.difference == pytest.approx(0.5)
     assert seen[0] == "peft 0.12.0: the reference"
     assert "peft 0.10.1: other output" in seen[1:]
@@ -96,11 +96,9 @@ def test_who_saved_the_adapter_is_taken_from_the_option_then_from_its_file(world
         '{"peft_type": "LORA", "peft_version": "0.11.0"}'
     )
     found = world.call(saved_by=None)
-    assert (found.reference.release, found.why_reference) == (
-        *("0.11.0", "the adapter's configuration"),
-    )
+    assert (found.saved_by, found.why_reference) == (*("0.11.0", "the adapter's configuration"),)
     found = world.call(saved_by="0.9.0", also_install=("sugar==1",))
-    assert (found.reference.release, found.why_reference) == ("0.9.0", "--saved-by")
+    assert (found.saved_by, found.why_reference) == ("0.9.0", "--saved-by")
     assert world.opened[-1] == ["peft==0.12.0", "sugar==1"]
     with pytest.raises(InputError, match="--saved-by 'newest' is not a version"):
         world.call(saved_by="newest")

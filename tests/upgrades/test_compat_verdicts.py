@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from peft_regress.upgrades.compat.releases import BaseMade, Loaded
-from peft_regress.upgrades.compat.verdicts import TOLERANCE, Reference, judge
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded, Seen
+from peft_regress.upgrades.compat.verdicts import TOLERANCE, judge
 
 BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])
 LOADED = Loaded(
@@ -15,7 +15,7 @@ LOADED = Loaded(
     trainable=["a", "b"],
     missing_keys=["always"],
 )
-REFERENCE = Reference(release="1.0", packages={}, base=BASE, adapter=LOADED)
+REFERENCE = Seen(packages={}, base=BASE, adapter=LOADED)
 
 
 def changed(**values):
@@ -51,7 +51,7 @@ def test_another_output_is_told_by_how_much_of_the_largest(outputs, difference, 
 
 def without_merge():
     adapter = changed(merged=None, merge_problem="cannot")
-    return Reference(release="1.0", packages={}, base=BASE, adapter=adapter)
+    return Seen(packages={}, base=BASE, adapter=adapter)
 
 
 def test_outputs_that_are_not_numbers_or_differ_from_zero_have_no_difference():
@@ -60,7 +60,7 @@ def test_outputs_that_are_not_numbers_or_differ_from_zero_have_no_difference():
     assert found.details == ("its output is NaN or infinite",)
     nothing = changed(outputs=[[0.0]], merged=[[0.0]])
     base = msgspec.structs.replace(BASE, outputs=[[1.0]])
-    reference = Reference(release="1.0", packages={}, base=base, adapter=nothing)
+    reference = Seen(packages={}, base=base, adapter=nothing)
     assert verdict(nothing, base, reference).verdict == "same"
     other = verdict(changed(outputs=[[1e-30]]), base, reference)
     assert (other.verdict, other.difference) == ("other_output", None)
@@ -86,7 +86,7 @@ def test_another_base_is_incomparable_even_if_the_outputs_agree(base, problem):
 def test_an_adapter_whose_change_cannot_be_seen_is_incomparable(change, expected):
     outputs = [[1.0, 2.0 * (1 + change)], [1.0]]
     adapter = changed(outputs=outputs, merged=outputs)
-    reference = Reference(release="1.0", packages={}, base=BASE, adapter=adapter)
+    reference = Seen(packages={}, base=BASE, adapter=adapter)
     assert verdict(adapter, reference=reference).verdict == expected
     otherwise = msgspec.structs.replace(adapter, missing_keys=["always", "k"])
     found = verdict(otherwise, reference=reference)
@@ -107,7 +107,7 @@ def test_a_merge_must_give_what_the_reference_computes_before_it():
 
 
 def test_a_merge_that_is_wrong_in_the_reference_too_is_not_held_against_a_release():
-    reference = Reference(release="1.0", packages={}, base=BASE, adapter=changed(merged=OFF))
+    reference = Seen(packages={}, base=BASE, adapter=changed(merged=OFF))
     found = verdict(changed(merged=OFF), reference=reference)
     assert (found.verdict, len(found.details)) == ("same", 1)
     assert "as in the reference" in found.details[0]

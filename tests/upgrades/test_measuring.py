@@ -31,9 +31,9 @@ from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import with_budget
 from peft_regress.upgrades import measuring
 from peft_regress.upgrades.measuring import (
+    DefinedCase,
     MeasuredCase,
     MeasuringSetup,
-    Source,
     measure_cases,
     save_run,
 )
@@ -357,10 +357,10 @@ def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch)
     def measure_case(_, __, request):
         case = Case.parse(request.case)
         status = "error" if case.id == BAD else "ok"
-        source = Source(where="here", machine=MACHINE, environment={})
+        defined = DefinedCase(definition="d", where="here", machine=MACHINE, environment={})
         record, loaded = make_record(case.id, status=status), ["torch", case.method]
         return MeasuredCase(
-            source=source, kept=KeptRecord(record=record, loaded=loaded), adapter={}
+            defined=defined, kept=KeptRecord(record=record, loaded=loaded), adapter={}
         )
 
     monkeypatch.setattr(measuring, "measure_case", measure_case)

@@ -28,7 +28,7 @@ from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.measure import Recipe, define
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS, time_cases
-from peft_regress.upgrades.worker import CaseRequest, Restart, Stepper, TimeSteps
+from peft_regress.upgrades.worker import CaseRequest, Measurer, Restart, TimeSteps
 from peft_regress.workers import process as process_module
 from peft_regress.workers.process import InterpreterError, WorkerProcess
 
@@ -207,7 +207,7 @@ def tiny(clean_registry, tiny_sources):
 
 def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
     case = Case(task="shift", method="lora", architecture="tiny", rank=4)
-    stepper = Stepper()
+    stepper = Measurer()
     definition = stepper.prepare(CaseRequest(case=case.id, baselines=tiny))
     assert definition == define(Recipe.of(case, Path(tiny)))
     stepper.restart(Restart(seed=0))

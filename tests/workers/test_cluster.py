@@ -18,10 +18,11 @@ from fake_interpreters import logged, wait_until, write_worker
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
 from peft_regress.cli import options
-from peft_regress.runs.journal import KeptRecord, journal_of
+from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journal_of, run_of
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Selection
 from peft_regress.settings import Settings, read_settings
-from peft_regress.upgrades.measuring import MeasuredCase, Results, Source
+from peft_regress.upgrades.measuring import DefinedCase, MeasuredCase
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.cluster import ClusterLostError, DaskPool
 from peft_regress.workers.node import facts_here, own_code
@@ -200,7 +201,7 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
 
 
 MEASURED = MeasuredCase(
-    source=Source(where="n", machine=MACHINE, environment={"peft": "1"}),
+    defined=DefinedCase(definition="d", where="n", machine=MACHINE, environment={"peft": "1"}),
     kept=KeptRecord(record=make_record(FIRST)),
     adapter={},
 )
@@ -303,10 +304,14 @@ def test_a_node_that_lacks_something_is_refused_by_name(shared, measure, fact, v
 
 def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
-    results = Results(environment={"peft": "1"})
-    for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other)):
-        results.measured[name] = (make_record(name, {"forward_flops": 1}), machine, {})
-    run = results.run(matrix="default", narrowed_by=[])
+    lines = [
+        Line(
+            header=Header(environment={"peft": "1"}, machine=machine, metrics_known=[]),
+            kept=KeptRecord(record=make_record(name, {"forward_flops": 1})),
+        )
+        for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other))
+    ]
+    run = run_of(lines, header_of(lines), Selection(complete=True))
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE
     assert run.cases["a/b/d"].machine is msgspec.UNSET

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, try_adapters
-from peft_regress.upgrades.compat.verdicts import WORDS, Reference, judge
+from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, Seen, try_adapters
+from peft_regress.upgrades.compat.verdicts import WORDS, judge
 from peft_regress.workers.pool import LocalPool
 from peft_regress.workers.process import variables
 
@@ -84,9 +84,8 @@ def main() -> None:
     for name in adapters:
         saved, _, variant = name.partition("/")
         here = seen[saved]
-        reference = Reference(
-            release=saved, packages=here.packages, base=here.base, adapter=here.adapters[name]
-        )
+        adapter = here.adapters[name]
+        reference = Seen(packages=here.packages, base=here.base, adapter=adapter)
         for release, there in seen.items():
             loaded = there.adapters[name]
             without = loaded.without

@@ -24,7 +24,6 @@ from peft_regress.upgrades.compat.releases import (
 from peft_regress.upgrades.compat.verdicts import (
     WORDS,
     Judgement,
-    Reference,
     judge,
     problem_of_reference,
 )
@@ -69,9 +68,12 @@ class Compat:
 
     adapter: SavedAdapter
     base: BaseModel
-    reference: Reference
+    saved_by: str
+    """The release that all others are compared with."""
     why_reference: str
     """Where its version comes from."""
+    reference: Seen
+    """What it makes of the adapter."""
     results: tuple[ReleaseResult, ...]
     """Oldest first."""
 
@@ -132,15 +134,14 @@ def compat(
     return Compat(
         adapter=adapter,
         base=settings.base,
+        saved_by=str(saved_by),
         reference=reference,
         why_reference=why,
         results=tuple(found[str(release)] for release in releases),
     )
 
 
-def _reference(
-    release: str, tried: Callable[[str], Future[Seen]], adapter: SavedAdapter
-) -> Reference:
+def _reference(release: str, tried: Callable[[str], Future[Seen]], adapter: SavedAdapter) -> Seen:
     """Return what the release that saved the adapter makes of it."""
     try:
         seen = tried(release).result()
@@ -160,10 +161,10 @@ def _reference(
             "Is --base the right model, and did that release save the adapter? Name another "
             "with --saved-by VERSION"
         )
-    return Reference(release=release, packages=seen.packages, base=seen.base, adapter=seen.adapter)
+    return seen
 
 
-def _judged(release: str, future: Future[Seen], reference: Reference) -> ReleaseResult:
+def _judged(release: str, future: Future[Seen], reference: Seen) -> ReleaseResult:
     try:
         seen = future.result()
     except (BaseModelError, UnusableEnvironmentError) as error:

@@ -14,7 +14,7 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of, few
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
 from peft_regress.upgrades.compat.compat import Compat, ReleaseResult
-from peft_regress.upgrades.compat.verdicts import WORDS
+from peft_regress.upgrades.compat.verdicts import WORDS, effect_of
 
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300
@@ -49,10 +49,10 @@ def encode_compat(found: Compat) -> dict[str, Any]:
         "adapter": {"folder": str(found.adapter.folder), "peft_type": found.adapter.kind},
         "base": {**base, "weights": reference.base.weights},
         "reference": {
-            "release": reference.release,
+            "release": found.saved_by,
             "because_of": found.why_reference,
             "packages": dict(reference.packages),
-            "effect": reference.effect,
+            "effect": effect_of(reference),
         },
         "counts": dict(Counter(one.judgement.verdict for one in found.results)),
         "releases": [_encode_release(one) for one in found.results],
@@ -72,10 +72,10 @@ def _encode_release(one: ReleaseResult) -> dict[str, Any]:
 def _about(found: Compat) -> tuple[str, ...]:
     reference, base = found.reference, found.base
     where = "its callable's weights" if base.is_own else "weights drawn by a seed"
-    effect = reference.effect
+    effect = effect_of(reference)
     by = "" if effect is None else f" by {_number(effect)} of its largest number"
     return (
-        clean(f"compared with peft {reference.release}: {found.why_reference}"),
+        clean(f"compared with peft {found.saved_by}: {found.why_reference}"),
         clean(f"base: {base.name}, {where}, sha256 {reference.base.weights[:12]}"),
         f"the adapter changes the output of the base{by}",
     )
@@ -88,7 +88,7 @@ def _number(difference: float | None) -> str:
 
 
 def _notes(one: ReleaseResult, found: Compat) -> Iterator[str]:
-    if one.release == found.reference.release:
+    if one.release == found.saved_by:
         yield "the release that it is compared with"
     for detail in one.judgement.details:
         yield clean(detail, longest=_LONGEST_DETAIL)

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-import msgspec
-
 from peft_regress.text import count_of, few
-from peft_regress.upgrades.compat.releases import BaseMade, Loaded
+from peft_regress.upgrades.compat.releases import BaseMade, Loaded, Seen
 
 Verdict = Literal[
     "same", "loads_otherwise", "other_output", "no_merge", "refused", "incomparable", "unusable"
@@ -38,27 +36,12 @@ One that does less computes what the base computes, whether a release reads it o
 """
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the release that saved the adapter makes of it: the other releases are judged by it."""
+def effect_of(seen: Seen) -> float | None:
+    """Return how much an adapter changes the output of its base, relative to the largest number.
 
-    release: str
-    packages: dict[str, str]
-    base: BaseMade
-    adapter: Loaded
-
-    @property
-    def effect(self) -> float | None:
-        """How much the adapter changes the output of the base, relative to its largest number.
-
-        None if the output has another shape than the base's, or the base's is zero.
-        """
-        return _difference(self.adapter.outputs or [], self.base.outputs)
-
-    @property
-    def is_visible(self) -> bool:
-        """Whether the adapter does something, so that a release that drops it is seen."""
-        effect = self.effect
-        return effect is None or effect > VISIBLE
+    None if the output has another shape than the base's, or the base's is zero.
+    """
+    return _difference(seen.adapter.outputs or [], seen.base.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +77,8 @@ def problem_of_reference(adapter: Loaded) -> str:
     return ""
 
 
-def judge(base: BaseMade, adapter: Loaded, reference: Reference) -> Judgement:
-    """Judge what a release made of an adapter."""
+def judge(base: BaseMade, adapter: Loaded, reference: Seen) -> Judgement:
+    """Judge what a release made of an adapter, by what the release that saved it made of it."""
     problem = _base_problem(base, reference.base)
     if problem:
         return Judgement(verdict="incomparable", details=(problem,))
@@ -110,11 +93,12 @@ def judge(base: BaseMade, adapter: Loaded, reference: Reference) -> Judgement:
             verdict="other_output", difference=difference, details=(*details, *otherwise)
         )
     merged_difference, verdict, details = _merged(adapter, reference.adapter)
-    if verdict is None and not reference.is_visible:
+    effect = effect_of(reference)
+    if verdict is None and effect is not None and effect <= VISIBLE:
         verdict = "incomparable"
         nothing = (
-            f"the adapter changes the output of the base by only {reference.effect:.1e} of its "
-            f"largest number in {reference.release}: a release that drops it computes the same"
+            f"the adapter changes the output of the base by only {effect:.1e} of its "
+            "largest number in the reference release: a release that drops it computes the same"
         )
         details = (nothing, *details)
     elif verdict is None:
