@@ -22,13 +22,15 @@ from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 from peft_regress.runs.schema import Record
 
-_COSTS: Final = {
-    "peak_of": "peak_bytes",
-    "peak_b32_of": f"peak_bytes{BATCH_SUFFIX}",
-    "ship_of": "adapter_bytes",
-}
-_UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
+UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
+_SHARED: Final = {
+    "peak_of": ("peak_bytes",),
+    "peak_b32_of": (f"peak_bytes{BATCH_SUFFIX}",),
+    "update_of": UPDATE,
+    "ship_of": ("adapter_bytes",),
+}
+"""The metrics that each share is about."""
 _BYTES: Final = METRICS["peak_bytes"]
 _FLOPS: Final = METRICS["forward_flops"]
 _SHARE: Final = MetricSpec(unit="fraction", direction="lower", kind="score")
@@ -81,13 +83,12 @@ def budget_of(
 
 
 def _uses(record: Record, limits: Budget, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
-    metrics = record.metrics
-    score = metrics.get("score") or metrics.get("accuracy")
+    score = record.metrics.get("score") or record.metrics.get("accuracy")
     measured: tuple[tuple[str, float | None, MetricSpec], ...] = (
-        ("peak", value_in(record, "peak_bytes"), _BYTES),
-        ("update", update_flops(record), _FLOPS),
-        ("ship", value_in(record, "adapter_bytes"), _BYTES),
-        ("edge_train", value_in(record, "edge_train_bytes"), _BYTES),
+        ("peak", record.value_of("peak_bytes"), _BYTES),
+        ("update", record.value_of(*UPDATE), _FLOPS),
+        ("ship", record.value_of("adapter_bytes"), _BYTES),
+        ("edge_train", record.value_of("edge_train_bytes"), _BYTES),
         (
             "score",
             None if score is None else score.value,
@@ -119,29 +120,12 @@ def _shares(record: Record, limits: Budget, other: Record | None) -> Iterator[Bu
             continue
         value, lacks = None, f"{limits.of} is neither in this run nor among its references"
         if other is not None:
-            cost, whole = _cost(record, part), _cost(other, part)
+            cost, whole = (one.value_of(*_SHARED[part]) for one in (record, other))
             lacks = "not measured" if cost is None else f"not measured of {limits.of}"
             if cost is not None and whole is not None and whole >= 1:
                 value = cost / whole
         name = f"{part} {limits.of}"
         yield BudgetUse(name=name, value=value, limit=limit, spec=_SHARE, lacks=lacks)
-
-
-def _cost(record: Record, share: str) -> float | None:
-    """Return the cost that a share is about."""
-    return update_flops(record) if share == "update_of" else value_in(record, _COSTS[share])
-
-
-def update_flops(record: Record) -> float | None:
-    """Return the FLOPs of one update; None if a part of them was not measured."""
-    values = [value_in(record, name) for name in _UPDATE]
-    return None if None in values else sum(value for value in values if value is not None)
-
-
-def value_in(record: Record, metric: str) -> float | None:
-    """Return the value of a metric; None if it was not measured."""
-    found = record.metrics.get(metric)
-    return None if found is None else found.value
 
 
 def budget_findings(
@@ -213,12 +197,7 @@ def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
     memory, stored = "peak_bytes", ["peak_param_bytes", "peak_buffer_bytes"]
     if step_runtime(record) == "executorch":
         memory, stored = "edge_train_bytes", ["edge_train_program_bytes"]
-    found = [value_in(record, name) for name in stored]
-    parts = [value for value in found if value is not None]
-    return {
-        "memory": value_in(record, memory + suffix),
-        "storage": sum(parts) if len(parts) == len(stored) else None,
-    }
+    return {"memory": record.value_of(memory + suffix), "storage": record.value_of(*stored)}
 
 
 def step_runtime(record: Record) -> Runtime:
@@ -229,7 +208,7 @@ def step_runtime(record: Record) -> Runtime:
         return runtime_of(record.case.method)
     if "projection_flops" in record.metrics:
         return "galore"
-    trains_all = value_in(record, "trainable_params") == value_in(record, "total_params")
+    trains_all = record.value_of("trainable_params") == record.value_of("total_params")
     return "eager" if trains_all or record.numerics in {"head", "bn_head"} else "peft"
 
 

@@ -378,9 +378,7 @@ def with_share(reason: Reason, old: Record | None) -> Reason:
     suffix = BATCH_SUFFIX if reason.subject.endswith(BATCH_SUFFIX) else ""
     is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in COST_METRICS
     parts = _WHOLES.get(reason.spec.unit, ()) if is_of_step else ()
-    whole = sum(
-        one.value for part in parts if old and (one := old.metrics.get(part + suffix)) is not None
-    )
+    whole = sum(old.value_of(part + suffix) or 0 for part in parts) if old else 0
     if not whole or not isinstance(reason.old, int | float):
         return replace(reason, share=abs(reason.relative_change))
     assert isinstance(reason.new, int | float)  # noqa: S101  (of a metric of both sides)
