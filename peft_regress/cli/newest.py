@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -93,18 +94,18 @@ def judged_pairs(
     entries: Sequence[Entry], *, whole_run: Callable[[Entry], Run], devices: Sequence[DeviceClass]
 ) -> dict[Pair, Comparison]:
     """Return the verdicts on the chosen pairs of entries."""
-    observed: dict[int, dict[str, Observation]] = {}
+
+    @functools.cache
+    def observed(index: int) -> dict[str, Observation]:
+        entry = entries[index]
+        every = observations_of(whole_run(entry), entry.name)
+        return {case: every[case] for case in entry.run.cases}
+
     found = {}
     for pair in chosen_pairs(entries):
-        for index in pair:
-            if index not in observed:
-                entry = entries[index]
-                every = observations_of(whole_run(entry), entry.name)
-                observed[index] = {case: every[case] for case in entry.run.cases}
         old, new = (entries[index] for index in pair)
         found[pair] = judge(
-            observed[pair[0]],
-            observed[pair[1]],
+            *map(observed, pair),
             complete=is_complete(new.run.selection, "*", old.run.cases),
             invocation=Invocation(old=old.name, new=new.name),
             devices=devices,

@@ -58,10 +58,9 @@ def _encode_case(case: CaseTimes) -> dict[str, Any]:
         ("ratio", "interval", "confidence", "pairs", "base_step_seconds", "candidate_step_seconds")
     )
     if estimate is not None and seconds is not None:
-        low, high = estimate.interval.low, estimate.interval.high
         found = {
             "ratio": estimate.ratio,
-            "interval": [low, high if math.isfinite(high) else None],
+            "interval": [estimate.low, estimate.high if math.isfinite(estimate.high) else None],
             "confidence": estimate.confidence,
             "pairs": estimate.pairs,
             "base_step_seconds": seconds[0],
@@ -76,7 +75,7 @@ def _cells(case: CaseTimes) -> tuple[str, str, str, str, str]:
     if found is None or case.step_seconds is None:
         return ("",) * 5
     base, candidate = (format_value(seconds, "second") for seconds in case.step_seconds)
-    interval = f"[{_percent(found.interval.low)}, {_percent(found.interval.high)}]"
+    interval = f"[{_percent(found.low)}, {_percent(found.high)}]"
     return base, candidate, _percent(found.ratio), interval, str(found.pairs)
 
 

@@ -12,7 +12,6 @@ from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import (
     CaseTimes,
     Estimate,
-    Interval,
     TimingRun,
     confidence_of_each,
     estimate_ratio,
@@ -39,7 +38,8 @@ worsened = st.lists(
 def estimated(low, high):
     return Estimate(
         ratio=math.sqrt(low * high),
-        interval=Interval(low=low, high=high),
+        low=low,
+        high=high,
         confidence=CONFIDENCE,
         pairs=30,
     )
@@ -84,8 +84,8 @@ def test_the_interval_is_that_of_scipy(count, confidence):
 def test_the_fewest_launches_are_those_that_have_an_interval(confidence):
     enough = fewest_launches(confidence)
     pairs = [[(1.0, 1 + number / 100)] for number in range(enough)]
-    assert math.isfinite(estimate_ratio(pairs, confidence=confidence).interval.high)
-    assert math.isinf(estimate_ratio(pairs[1:], confidence=confidence).interval.high)
+    assert math.isfinite(estimate_ratio(pairs, confidence=confidence).high)
+    assert math.isinf(estimate_ratio(pairs[1:], confidence=confidence).high)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
@@ -124,8 +124,8 @@ def test_a_slower_candidate_has_a_ratio_larger_by_its_factor_in_any_unit(launche
         confidence=CONFIDENCE,
     )
     assert slowed.ratio == pytest.approx(factor * found.ratio)
-    assert slowed.interval.low == pytest.approx(factor * found.interval.low)
-    assert slowed.interval.high == pytest.approx(factor * found.interval.high)
+    assert slowed.low == pytest.approx(factor * found.low)
+    assert slowed.high == pytest.approx(factor * found.high)
 
 
 @given(some_launches)
@@ -135,9 +135,9 @@ def test_sides_that_change_places_give_the_inverse(launches):
         [[(b, a) for a, b in pairs] for pairs in launches], confidence=CONFIDENCE
     )
     assert swapped.ratio == pytest.approx(1 / found.ratio)
-    if math.isfinite(found.interval.high):
-        assert swapped.interval.low == pytest.approx(1 / found.interval.high)
-        assert swapped.interval.high == pytest.approx(1 / found.interval.low)
+    if math.isfinite(found.high):
+        assert swapped.low == pytest.approx(1 / found.high)
+        assert swapped.high == pytest.approx(1 / found.low)
     mirrored = {"slower": {"faster"}, "faster": {"slower"}}
     neither = {"same", "undetermined"}
     assert judge_ratio(swapped) in mirrored.get(judge_ratio(found), neither)
