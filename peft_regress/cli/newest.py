@@ -18,7 +18,6 @@ from peft_regress.baselines.references import (
 )
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
-from peft_regress.devices import DeviceClass
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -91,7 +90,7 @@ def _matrix_of(run: Run) -> str:
 
 
 def judged_pairs(
-    entries: Sequence[Entry], *, whole_run: Callable[[Entry], Run], devices: Sequence[DeviceClass]
+    entries: Sequence[Entry], *, whole_run: Callable[[Entry], Run]
 ) -> dict[Pair, Comparison]:
     """Return the verdicts on the chosen pairs of entries."""
 
@@ -108,7 +107,7 @@ def judged_pairs(
             *map(observed, pair),
             complete=is_complete(new.run.selection, "*", old.run.cases),
             invocation=Invocation(old=old.name, new=new.name),
-            devices=devices,
+            devices=device_classes(),
         )
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -94,9 +93,10 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
     def whole_run(entry: Entry) -> Run:
         return read_whole(entry.path)
 
-    content = Content(entries=entries, whole_run=whole_run, devices=device_classes())
-    return dataclasses.replace(
-        content,
+    return Content(
+        entries=entries,
+        whole_run=whole_run,
+        devices=device_classes(),
         newest=judge_newest(baselines, entries, whole_run, cases or "*"),
-        pairs=judged_pairs(entries, whole_run=whole_run, devices=content.devices),
+        pairs=judged_pairs(entries, whole_run=whole_run),
     )
