@@ -24,15 +24,16 @@ from peft_regress.runs.schema import Record
 
 UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
-_SHARED: Final = {
-    "peak_of": ("peak_bytes",),
-    "peak_b32_of": (f"peak_bytes{BATCH_SUFFIX}",),
-    "update_of": UPDATE,
-    "ship_of": ("adapter_bytes",),
+_COSTS: Final = {
+    "peak": ("peak_bytes",),
+    "update": UPDATE,
+    "ship": ("adapter_bytes",),
+    "edge_train": ("edge_train_bytes",),
 }
-"""The metrics that each share is about."""
+"""The metrics that add up to each part of a budget, except for its score."""
+_SHARED: Final = {**_COSTS, "peak_b32": (f"peak_bytes{BATCH_SUFFIX}",)}
+"""Those that shares are of."""
 _BYTES: Final = METRICS["peak_bytes"]
-_FLOPS: Final = METRICS["forward_flops"]
 _SHARE: Final = MetricSpec(unit="fraction", direction="lower", kind="score")
 
 
@@ -84,18 +85,11 @@ def budget_of(
 
 def _uses(record: Record, limits: Budget, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
     score = record.metrics.get("score") or record.metrics.get("accuracy")
-    measured: tuple[tuple[str, float | None, MetricSpec], ...] = (
-        ("peak", record.value_of("peak_bytes"), _BYTES),
-        ("update", record.value_of(*UPDATE), _FLOPS),
-        ("ship", record.value_of("adapter_bytes"), _BYTES),
-        ("edge_train", record.value_of("edge_train_bytes"), _BYTES),
-        (
-            "score",
-            None if score is None else score.value,
-            METRICS["score"] if score is None else score.spec,
-        ),
-    )
-    for name, value, spec in measured:
+    measured: dict[str, tuple[float | None, MetricSpec]] = {
+        name: (record.value_of(*metrics), METRICS[metrics[0]]) for name, metrics in _COSTS.items()
+    }
+    measured["score"] = (None, METRICS["score"]) if score is None else (score.value, score.spec)
+    for name, (value, spec) in measured.items():
         limit = limits.limit(name)
         if limit is not None:
             yield BudgetUse(name=name, value=value, limit=limit, spec=spec)
@@ -120,7 +114,9 @@ def _shares(record: Record, limits: Budget, other: Record | None) -> Iterator[Bu
             continue
         value, lacks = None, f"{limits.of} is neither in this run nor among its references"
         if other is not None:
-            cost, whole = (one.value_of(*_SHARED[part]) for one in (record, other))
+            cost, whole = (
+                one.value_of(*_SHARED[part.removesuffix("_of")]) for one in (record, other)
+            )
             lacks = "not measured" if cost is None else f"not measured of {limits.of}"
             if cost is not None and whole is not None and whole >= 1:
                 value = cost / whole
