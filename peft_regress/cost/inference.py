@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from peft_regress.cost.batches import Call
-from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
+from peft_regress.cost.stand_ins import on_fake_or_real, staged
 from peft_regress.cost.step_cost import Tensors, highest
 
 
@@ -77,7 +77,7 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
         return InferenceCost(
             inference_flops=sum(call.flops for call in recorder.flop_log[start.flops : end.flops]),
             peak_bytes=peak,
-            tensors=tensors_used(fake=fake),
+            tensors=stage.tensors,
         )
 
     return on_fake_or_real(measure) if fake is None else measure(fake=fake)

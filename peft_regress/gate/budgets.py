@@ -7,7 +7,6 @@ nothing states a budget has that of its reference: a budget travels with its bas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -17,7 +16,7 @@ from msgspec import UNSET
 
 from peft_regress.budgets import SHARES, Budget
 from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
-from peft_regress.gate.changes import is_absolute
+from peft_regress.gate.changes import is_absolute, relative
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 from peft_regress.runs.schema import Record
@@ -173,9 +172,7 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
     if was is None or use.value is None:
         return None
     change = use.value - was
-    if not is_absolute(use.spec):
-        change = change / abs(was) if was else math.inf
-    return change if math.isfinite(change) else None
+    return change if is_absolute(use.spec) else relative(change, abs(was))
 
 
 def _is_looser(old: float, new: BudgetUse) -> bool:
@@ -237,7 +234,7 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
                     subject=device.name,
                     old=was,
                     new=now,
-                    relative_change=(now - was) / was if was else None,
+                    relative_change=relative(now - was, was),
                     verdict="regressed",
                     spec=_BYTES,
                     limit=limit,

@@ -59,10 +59,10 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
             return Change(old.value, new.value, difference, bound)
         if abs(difference) <= allowed.rounding:
             difference = 0.0
-        relative = _relative(difference, max(abs(old.value), allowed.floor))
-        return Change(old.value, new.value, relative, bound)
-    relative = _relative(new.value - old.value, abs(old.value))
-    return Change(old.value, new.value, relative, bound)
+        change = relative(difference, max(abs(old.value), allowed.floor))
+        return Change(old.value, new.value, change, bound)
+    change = relative(new.value - old.value, abs(old.value))
+    return Change(old.value, new.value, change, bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:
@@ -80,7 +80,7 @@ def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Chang
         for a, b, bound in zip(before, after, bounds.steps, strict=False):
             if a == b or abs(b - a) <= bounds.rounding:
                 continue
-            change = _relative(b - a, max(abs(a), bounds.floor))
+            change = relative(b - a, max(abs(a), bounds.floor))
             # A bound of one's own may be 0.
             share = abs(change) / bound if change is not None and bound else math.inf
             if not share <= of_bound:
@@ -89,7 +89,7 @@ def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Chang
     return nearest
 
 
-def _relative(difference: float, size: float) -> float | None:
+def relative(difference: float, size: float) -> float | None:
     """Return a difference relative to a size; None if that is zero or close to it."""
     if not difference:
         return 0.0
