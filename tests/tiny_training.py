@@ -3,7 +3,7 @@
 from torch import nn
 
 from peft_regress.catalogue.built_in import cosine_to_zero
-from peft_regress.measure.data import Data, TensorItems
+from peft_regress.measure.data import Data, tensor_items
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import Loop, single_thread
 from peft_regress.measure.training import finetune as train_by_loop
@@ -12,8 +12,8 @@ from peft_regress.measure.training import finetune as train_by_loop
 def data_of(images):
     """Return the images of a task as the loop takes them."""
     return Data(
-        train=TensorItems((images.train_images, images.train_labels)),
-        test=TensorItems((images.test_images, images.test_labels)),
+        train=tensor_items((images.train_images, images.train_labels)),
+        test=tensor_items((images.test_images, images.test_labels)),
     )
 
 

@@ -29,6 +29,7 @@ from peft_regress.text import clean
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
 """Which role of an entry shows a case's present numbers first."""
 
+_DAY: Final = len("2026-01-01")
 Way = Literal["worse", "better"]
 WAYS: Final[Mapping[Verdict, Way]] = {
     "newly_failing": "worse",
@@ -49,6 +50,11 @@ class Entry:
     run: Run
     path: Path
     """The run file or the folder of shards."""
+
+    @property
+    def day(self) -> str:
+        """The date without the time, ready to show."""
+        return clean(self.date[:_DAY])
 
 
 Series = Mapping[int, Record]

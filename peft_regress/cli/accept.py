@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,14 +33,12 @@ from peft_regress.text import count_of
 )
 @click.option(
     "--retire",
-    "patterns",
     multiple=True,
     metavar="GLOB",
     help="Expect these cases no longer: they were renamed or removed; may be repeated.",
 )
 @click.option(
     "--allow-errors",
-    "allow_errors",
     multiple=True,
     metavar="CASE",
     help="Accept these cases, a glob, although they are in error; may be repeated.",
@@ -50,15 +49,8 @@ from peft_regress.text import count_of
     help="Accept nothing; write anew the files `current.txt`, which say what judges each case.",
 )
 @baselines_option
-def command(  # noqa: PLR0913  (arguments and options)
-    run: str | None,
-    reason: str | None,
-    baselines: Path,
-    *,
-    patterns: tuple[str, ...],
-    allow_errors: tuple[str, ...],
-    history: bool,
-    renew: bool,
+def command(
+    run: str | None, reason: str | None, baselines: Path, *, renew: bool, **settings: Any
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
@@ -79,15 +71,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     for what, ids in false_invariants(read_run(source).run).items():
         more = f" and {len(ids) - 1} more" if ids[1:] else ""
         print_progress(f"{ids[0]}{more}: {what}")
-    done = accept_run(
-        source,
-        root=baselines,
-        reason=reason,
-        date=date,
-        history=history,
-        retire=patterns,
-        allow_errors=allow_errors,
-    )
+    done = accept_run(source, root=baselines, reason=reason, date=date, **settings)
     # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):
         say(line)

@@ -20,7 +20,7 @@ from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.report.results import cost_section
-from peft_regress.report.terminal import say, show
+from peft_regress.report.terminal import say
 
 
 @click.command(
@@ -104,15 +104,16 @@ def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: s
     chosen = CostSettings(**settings)
     with _warnings_as_lines():
         metrics = cost_metrics(adaptation_cost(adaptation, chosen))
-    if output == "json":
-        sides = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
-        options.print_json({**sides, "metrics": msgspec.to_builtins(dict(metrics))})
-        return
+    encoded = {
+        "case": dataclasses.asdict(adaptation),
+        "settings": dataclasses.asdict(chosen),
+        "metrics": msgspec.to_builtins(dict(metrics)),
+    }
     rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
     ranked = f"{adaptation.architecture}, {adaptation.method}{rank}"
     image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
     on = f"one training step on {image}, {chosen.classes} classes"
-    show([cost_section(f"{ranked}, {on}", metrics)], output)
+    options.print_result(output, encoded, [cost_section(f"{ranked}, {on}", metrics)])
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
@@ -124,24 +125,14 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     profiles, storage = ProfileCache(), usual_storage()
     with _warnings_as_lines():
         found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
-    if output == "json":
-        encoded = [
-            {
-                "id": name,
-                "tensors": costs[""].step.tensors,
-                "metrics": msgspec.to_builtins(metrics_of(costs)),
-            }
-            for name, costs in found.items()
-        ]
-        options.print_json({"cases": encoded})
-        return
-    sections = [
-        cost_section(
-            f"{name}, one training step of its own ({costs[''].step.tensors})", metrics_of(costs)
-        )
-        for name, costs in found.items()
-    ]
-    show(sections, output)
+    encoded, sections = [], []
+    for name, costs in found.items():
+        tensors, metrics = costs[""].step.tensors, metrics_of(costs)
+        title = f"{name}, one training step of its own ({tensors})"
+        sections.append(cost_section(title, metrics))
+        built = msgspec.to_builtins(metrics)
+        encoded.append({"id": name, "tensors": tensors, "metrics": built})
+    options.print_result(output, {"cases": encoded}, sections)
 
 
 def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
@@ -153,13 +144,12 @@ def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
             cost = price_typed(path, inputs)
     finally:
         sys.path.remove("")
-    if output == "json":
-        settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
-        metrics = msgspec.to_builtins(cost.metrics)
-        options.print_json({"model": path, "settings": settings, "metrics": metrics})
-    else:
-        on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
-        show([cost_section(f"{path}, one training step on {on}", cost.metrics)], output)
+    settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
+    metrics = msgspec.to_builtins(cost.metrics)
+    encoded = {"model": path, "settings": settings, "metrics": metrics}
+    on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
+    section = cost_section(f"{path}, one training step on {on}", cost.metrics)
+    options.print_result(output, encoded, [section])
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import click
 
 from peft_regress import report
 from peft_regress.baselines.named_runs import named_case
-from peft_regress.cli.options import baselines_option, examples, format_option, print_result
+from peft_regress.cli import options
 from peft_regress.gate.attribution import changed_costs
 
 
 @click.command(
     "explain",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress explain 0004 0007 shift/dora-r1/resnet18",
         "peft-regress explain 0016 runs/bench.json shift/lora-r4/resnet18 --top 3",
     ),
@@ -22,16 +22,15 @@ from peft_regress.gate.attribution import changed_costs
 @click.argument("old")
 @click.argument("new")
 @click.argument("case")
-@click.option(
+@options.counted_option(
     "--top",
-    type=click.IntRange(1),
-    metavar="N",
-    default=10,
-    show_default=True,
-    help="Print this many layers per metric and the rest as one line; JSON has all layers.",
+    "N",
+    10,
+    "Print this many layers per metric and the rest as one line; JSON has all layers.",
+    most=None,
 )
-@format_option
-@baselines_option
+@options.format_option
+@options.baselines_option
 def command(  # noqa: PLR0913  (arguments and options)
     old: str, new: str, case: str, *, top: int, output: str, baselines: Path
 ) -> None:
@@ -43,4 +42,4 @@ def command(  # noqa: PLR0913  (arguments and options)
     before, after = (named_case(baselines, name, case) for name in (old, new))
     changes = changed_costs(before.record, after.record)
     document = report.explanation(before, after, changes, top=top)
-    print_result(output, report.encode_explanation(before, after, changes), document)
+    options.print_result(output, report.encode_explanation(before, after, changes), document)

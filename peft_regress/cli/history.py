@@ -9,7 +9,6 @@ import click
 from peft_regress import report
 from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.cli import options
-from peft_regress.report.terminal import show
 
 
 @click.command(
@@ -33,7 +32,5 @@ def command(
     """
     entries = read_entries(baselines, runs)
     moves = select_moves(entries, case=cases, metric="*" if metric is None else metric)
-    if output == "json":
-        options.print_json(report.encode_history(moves))
-    else:
-        show(report.history_document(moves, with_values=metric is not None), output)
+    document = report.history_document(moves, with_values=metric is not None)
+    options.print_result(output, report.encode_history(moves), document)

@@ -102,26 +102,23 @@ replace_torch_option = click.option(
 )
 
 
-WHOLE: Final = click.IntRange(1, 65536)
+_MOST: Final = 65536
+WHOLE: Final = click.IntRange(1, _MOST)
 
 
-def counted_option(name: str, metavar: str, usual: int, help_text: str) -> Callable[[Any], Any]:
-    """Return an option that is a whole number from 1 on."""
+def counted_option(
+    name: str, metavar: str, usual: int, help_text: str, *, most: int | None = _MOST
+) -> Callable[[Any], Any]:
+    """Return an option that is a whole number from 1 to `most`."""
+    allowed = click.IntRange(1, most)
     return click.option(
-        name, type=WHOLE, metavar=metavar, default=usual, show_default=True, help=help_text
+        name, type=allowed, metavar=metavar, default=usual, show_default=True, help=help_text
     )
 
 
 def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[Any], Any]:
     """Return an option that limits a time; `seconds` is its default."""
-    return click.option(
-        name,
-        type=click.IntRange(1, 86400),
-        metavar="SECONDS",
-        default=seconds,
-        show_default=True,
-        help=help_text,
-    )
+    return counted_option(name, "SECONDS", seconds, help_text, most=86400)
 
 
 def on_option(does: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

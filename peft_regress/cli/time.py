@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,13 +26,12 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 @click.argument("candidate")
 @options.cases_option("Time cases whose id matches, such as '*-r4/resnet18'.", required=True)
 @options.matrix_option
-@click.option(
+@options.counted_option(
     "--pairs",
-    type=click.IntRange(1, 10000),
-    default=DEFAULT_POLICY.time_pairs,
-    show_default=True,
-    metavar="N",
-    help="Time this many pairs of blocks per case.",
+    "N",
+    DEFAULT_POLICY.time_pairs,
+    "Time this many pairs of blocks per case.",
+    most=10000,
 )
 @options.limit_option(
     "--time-limit",
@@ -42,17 +41,8 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 @options.format_option
 @options.baselines_option
 @click.pass_context
-def command(  # noqa: PLR0913  (arguments and options)
-    context: click.Context,
-    base: str,
-    candidate: str,
-    cases: str,
-    matrix: str,
-    *,
-    pairs: int,
-    time_limit: int,
-    output: str,
-    baselines: Path,
+def command(
+    context: click.Context, /, cases: str, matrix: str, *, output: str, **settings: Any
 ) -> None:
     """Test whether a training step is slower in CANDIDATE than in BASE.
 
@@ -65,14 +55,6 @@ def command(  # noqa: PLR0913  (arguments and options)
     def print_case(case: CaseTimes) -> None:
         print_progress(f"[{next(done)}/{len(chosen)}] {case.id}: {case.verdict}")
 
-    run = time_cases(
-        chosen,
-        base=base,
-        candidate=candidate,
-        baselines=baselines,
-        pairs=pairs,
-        time_limit=time_limit,
-        on_result=print_case,
-    )
+    run = time_cases(chosen, on_result=print_case, **settings)
     options.print_result(output, report.encode_times(run), report.times_document(run))
     context.exit(run.exit_code)

@@ -6,12 +6,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from peft_regress.cli.options import examples, format_option, limit_option, print_result
+from peft_regress.cli.options import (
+    counted_option,
+    examples,
+    format_option,
+    limit_option,
+    print_result,
+)
 from peft_regress.errors import InputError
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
@@ -37,14 +43,7 @@ _MOST_ROWS: Final = 12
 @click.argument("script")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module, as `python -m` takes it.")
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 1000),
-    metavar="N",
-    default=4,
-    show_default=True,
-    help="End the script after so many optimizer steps.",
-)
+@counted_option("--steps", "N", 4, "End the script after so many optimizer steps.", most=1000)
 @click.option(
     "--env",
     metavar="NAME=VALUE",
@@ -53,15 +52,8 @@ _MOST_ROWS: Final = 12
 )
 @limit_option("--time-limit", "How long the steps may take.")
 @format_option
-def command(  # noqa: PLR0913  (options)
-    script: str,
-    arguments: tuple[str, ...],
-    *,
-    is_module: bool,
-    steps: int,
-    env: tuple[str, ...],
-    time_limit: int,
-    output: str,
+def command(
+    script: str, arguments: tuple[str, ...], *, env: tuple[str, ...], output: str, **settings: Any
 ) -> None:
     """Run a training script, unchanged, and show what its first steps do.
 
@@ -72,13 +64,7 @@ def command(  # noqa: PLR0913  (options)
     from peft_regress.measure.scripts.process import watch_script  # torch
 
     found = watch_script(
-        script,
-        args=arguments,
-        is_module=is_module,
-        steps=steps,
-        env=dict(map(_variable, env)),
-        time_limit=time_limit,
-        shows=sys.stderr,
+        script, args=arguments, env=dict(map(_variable, env)), shows=sys.stderr, **settings
     )
     document = _document(" ".join((script, *arguments)), found)
     print_result(output, msgspec.to_builtins(found), document)

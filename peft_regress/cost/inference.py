@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from peft_regress.cost.batches import Call
-from peft_regress.cost.stand_ins import on_fake_or_real, staged, tensors_used
-from peft_regress.cost.step_cost import Tensors, peak_of
+from peft_regress.cost.stand_ins import on_fake_or_real, staged
+from peft_regress.cost.step_cost import Tensors, highest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,11 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
                 output = call_model(copied, stage.batch)
                 end = recorder.mark()
                 del output
+        peak, _ = highest(recorder.memory_log[: end.memory], start=start.memory)
         return InferenceCost(
             inference_flops=sum(call.flops for call in recorder.flop_log[start.flops : end.flops]),
-            peak_bytes=peak_of(recorder.memory_log, start=start.memory, end=end.memory),
-            tensors=tensors_used(fake=fake),
+            peak_bytes=peak,
+            tensors=stage.tensors,
         )
 
     return on_fake_or_real(measure) if fake is None else measure(fake=fake)

@@ -25,17 +25,13 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
     and peft's wrappers around it are ''.
     """
     names = {}
-    wrapped = _is_wrapped_by_peft(model)
+    # By its class: a submodule of the model's own may have the same name.
+    wrapped = any(kind.__module__.partition(".")[0] == "peft" for kind in type(model).__mro__)
     for name, module in model.named_modules():
         is_wrapper = wrapped and name in {"base_model", _PEFT_PREFIX}
         prefix = _PEFT_PREFIX + "." if wrapped else ""
         names[module] = "" if is_wrapper else name.removeprefix(prefix)
     return names
-
-
-def _is_wrapped_by_peft(model: nn.Module) -> bool:
-    """Return whether a model is peft's wrapper: its own submodule may have the same name."""
-    return any(kind.__module__.partition(".")[0] == "peft" for kind in type(model).__mro__)
 
 
 class ModuleTrail:

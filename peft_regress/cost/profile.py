@@ -19,7 +19,7 @@ from torch.optim.optimizer import (
 from peft_regress.cost import refusals
 from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.stand_ins import Stage, staged, tensors_used
+from peft_regress.cost.stand_ins import Stage, staged
 from peft_regress.cost.step_cost import Loss, Mark, Phase, StepCost, StepLog, StepMarks
 
 
@@ -77,7 +77,7 @@ def record_training_step(
             parameter.grad = None
         marks = _record_two_steps(stage, make_optimizer, loss)
     log = stage.recorder
-    return StepLog(log.memory_log, log.flop_log, marks, tensors_used(fake=fake))
+    return StepLog(log.memory_log, log.flop_log, marks, stage.tensors)
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on

@@ -92,6 +92,7 @@ class Stage:
     recorder: StepRecorder
     model: nn.Module
     batch: Any
+    tensors: Tensors
 
 
 @contextmanager
@@ -121,7 +122,7 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
                 recorder.follow(copied)
                 for tensor in tensors:
                     recorder.hold(tensor, "activation")
-                yield Stage(recorder, copied, stand_in)
+                yield Stage(recorder, copied, stand_in, "fake tensors" if fake else "real tensors")
         except (RuntimeError, AssertionError) as error:
             refusal = cannot_be_fake(error, model, recorder.location) if fake else None
             if refusal is None:
@@ -137,11 +138,6 @@ def on_fake_or_real(measure: Callable[..., Measured]) -> Measured:
         return measure(fake=True)
     except NeedsValuesError:
         return measure(fake=False)
-
-
-def tensors_used(*, fake: bool) -> Tensors:
-    """Name what a measurement ran on."""
-    return "fake tensors" if fake else "real tensors"
 
 
 @contextmanager

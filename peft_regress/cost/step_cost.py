@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -161,7 +161,6 @@ class StepLog:
         """Return the cost of the second step; of the first, GaLore's SVDs as projection FLOPs."""
         marks, log = self.marks, self.flops
         start, end = marks.start, marks.end
-        memory = summarize_memory(self.memory[: end.memory], start=start.memory)
         calls = [call for call in log[: start.flops] if call.phase == "projection"]
         calls += [call for call in log[start.flops : end.flops] if call.phase != "projection"]
         flops: Counter[Phase] = Counter()
@@ -169,7 +168,11 @@ class StepLog:
         for call in calls:
             flops[call.phase] += call.flops
             paper_flops[call.phase] += call.paper_flops
-        first_peak = peak_of(self.memory, start=marks.first.memory, end=start.memory)
+        first_peak, _ = highest(self.memory[: start.memory], start=marks.first.memory)
+        memory = self.memory[: end.memory]
+        peak, peak_index = highest(memory, start=start.memory)
+        highs = {one: highest(memory, start=start.memory, category=one) for one in CATEGORIES}
+        state = tuple(site for site in sites_after(memory) if site.category == "optimizer")
         return StepCost(
             forward_flops=flops["forward"],
             backward_flops=flops["backward"],
@@ -177,21 +180,18 @@ class StepLog:
             projection_flops=flops["projection"],
             paper_forward_flops=paper_flops["forward"],
             paper_backward_flops=paper_flops["backward"],
-            peak_bytes=memory.peak_bytes,
+            peak_bytes=peak,
             first_step_peak_bytes=first_peak,
-            peak_param_bytes=memory.high_bytes["param"],
-            peak_buffer_bytes=memory.high_bytes["buffer"],
-            peak_grad_bytes=memory.high_bytes["grad"],
-            peak_activation_bytes=memory.high_bytes["activation"],
-            peak_temp_bytes=memory.high_bytes["temp"],
-            peak_optimizer_bytes=memory.high_bytes["optimizer"],
-            optimizer_state_bytes=memory.end_bytes["optimizer"],
+            **{f"peak_{category}_bytes": size for category, (size, _) in highs.items()},
+            optimizer_state_bytes=sum(site.bytes for site in state),
             aten_ops=end.aten_ops - start.aten_ops,
             flops_by_site=flop_sites(calls),
-            bytes_at_peak=memory.sites_at_peak,
-            peak_phase=_phase_at(memory.peak_index, marks),
-            bytes_at_highs=memory.sites_at_highs,
-            state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
+            bytes_at_peak=sites_after(memory[:peak_index]),
+            peak_phase=_phase_at(peak_index, marks),
+            bytes_at_highs=sites_after(
+                event for at, event in enumerate(memory, 1) if at <= highs[event.category][1]
+            ),
+            state_bytes=state,
             tensors=self.tensors,
         )
 
@@ -248,65 +248,20 @@ def flop_sites(calls: Iterable[FlopSite]) -> tuple[FlopSite, ...]:
     return tuple(sorted(site for site in sites if site.flops or site.paper_flops))
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemorySummary:
-    """The memory of a part of the log, in bytes."""
+def highest(
+    log: Sequence[ByteSite], *, start: int, category: Category | None = None
+) -> tuple[int, int]:
+    """Return the most bytes alive from the `start`th event on, and after how many events first.
 
-    peak_bytes: int
-    """The most that was alive at one time."""
-    high_bytes: Mapping[Category, int]
-    """Each category's own maximum, at whatever moment."""
-    end_bytes: Mapping[Category, int]
-    """The bytes alive in each category after the last event."""
-    peak_index: int
-    """The number of events before the first moment of the peak, the last one included."""
-    sites_at_peak: tuple[ByteSite, ...]
-    """What was alive at that moment; sums to `peak_bytes`. Sorted."""
-    sites_at_highs: tuple[ByteSite, ...]
-    """Who held each category at the first moment of its own high; sums to `high_bytes`. Sorted."""
-    sites_at_end: tuple[ByteSite, ...]
-    """What is alive after the last event; sums to `end_bytes`. Sorted."""
-
-
-def summarize_memory(log: Sequence[ByteSite], *, start: int = 0) -> MemorySummary:
-    """Summarize the events from `start` on: one step without those before it.
-
-    What is alive at `start` counts in the maxima.
+    What is alive at `start` counts. category: count this one alone.
     """
-    alive: dict[Category, int] = dict.fromkeys(CATEGORIES, 0)
-    for event in log[:start]:
-        alive[event.category] += event.bytes
-    high = dict(alive)
-    high_index = dict.fromkeys(CATEGORIES, start)
-    total = peak = sum(alive.values())
-    peak_index = start
-    for index, (category, _module, _operator, nbytes) in enumerate(log[start:], start + 1):
-        alive[category] += nbytes
-        if alive[category] > high[category]:
-            high[category], high_index[category] = alive[category], index
-        total += nbytes
-        if total > peak:
-            peak, peak_index = total, index
-    return MemorySummary(
-        peak_bytes=peak,
-        high_bytes=high,
-        end_bytes=alive,
-        peak_index=peak_index,
-        sites_at_peak=_sites_of(log[:peak_index]),
-        sites_at_highs=_sites_of(
-            event for index, event in enumerate(log, 1) if index <= high_index[event.category]
-        ),
-        sites_at_end=_sites_of(log),
-    )
+    changes = (event.bytes if category in {None, event.category} else 0 for event in log)
+    alive = [*itertools.accumulate(changes, initial=0)][start:]
+    most = max(alive)
+    return most, start + alive.index(most)
 
 
-def peak_of(log: Sequence[ByteSite], *, start: int, end: int) -> int:
-    """Return the most bytes alive at one moment from the `start`th event to the `end`th."""
-    alive = itertools.accumulate((event.bytes for event in log), initial=0)
-    return max(itertools.islice(alive, start, end + 1))
-
-
-def _sites_of(log: Iterable[ByteSite]) -> tuple[ByteSite, ...]:
+def sites_after(log: Iterable[ByteSite]) -> tuple[ByteSite, ...]:
     """Return what is alive after these events. Sorted."""
     held: Counter[tuple[Category, str, str]] = Counter()
     for category, module, operator, nbytes in log:

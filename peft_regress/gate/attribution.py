@@ -144,7 +144,7 @@ def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
     if not old.status == new.status == "ok":
         return ()
     return tuple(
-        explain_metric(name, old, new) for name in COSTS if _value(name, old) != _value(name, new)
+        explain_metric(name, old, new) for name in COSTS if old.value_of(name) != new.value_of(name)
     )
 
 
@@ -161,7 +161,7 @@ def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
         held: dict[Side, Rows] = {}
         for side, record in records.items():
             rows = view(record.whole_ledger, metric)
-            if rows is not None or not _value(metric, record):
+            if rows is not None or not record.value_of(metric):
                 held[side] = rows or {}
         holding |= held.keys()
         if len(held) == len(records):
@@ -170,17 +170,12 @@ def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     return MetricChange(
         metric=metric,
         unit=METRICS[metric].unit,
-        old=_value(metric, old),
-        new=_value(metric, new),
+        old=old.value_of(metric),
+        new=new.value_of(metric),
         breakdowns=tuple(breakdowns),
         not_held_by=tuple(side for side in records if views and side not in holding),
         peak_phases=(phases[0], phases[1]) if phases[0] and phases[1] else None,
     )
-
-
-def _value(metric: str, record: Record) -> Value:
-    found = record.metrics.get(metric)
-    return None if found is None else found.value
 
 
 def _breakdown(
@@ -206,7 +201,7 @@ def _breakdown(
         {row.module for row in rows}.union(*modules.values()),
         of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK,
     )
-    values = [_value(metric, record) or 0 for record in records.values()]
+    values = [record.value_of(metric) or 0 for record in records.values()]
     return Breakdown(
         by=by,
         rows=tuple(row for row in rows if row.change),

@@ -7,7 +7,6 @@ nothing states a budget has that of its reference: a budget travels with its bas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -17,20 +16,23 @@ from msgspec import UNSET
 
 from peft_regress.budgets import SHARES, Budget
 from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
-from peft_regress.gate.changes import is_absolute
+from peft_regress.gate.changes import is_absolute, relative
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 from peft_regress.runs.schema import Record
 
-_COSTS: Final = {
-    "peak_of": "peak_bytes",
-    "peak_b32_of": f"peak_bytes{BATCH_SUFFIX}",
-    "ship_of": "adapter_bytes",
-}
-_UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
+UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
+_COSTS: Final = {
+    "peak": ("peak_bytes",),
+    "update": UPDATE,
+    "ship": ("adapter_bytes",),
+    "edge_train": ("edge_train_bytes",),
+}
+"""The metrics that add up to each part of a budget, except for its score."""
+_SHARED: Final = {**_COSTS, "peak_b32": (f"peak_bytes{BATCH_SUFFIX}",)}
+"""Those that shares are of."""
 _BYTES: Final = METRICS["peak_bytes"]
-_FLOPS: Final = METRICS["forward_flops"]
 _SHARE: Final = MetricSpec(unit="fraction", direction="lower", kind="score")
 
 
@@ -81,20 +83,12 @@ def budget_of(
 
 
 def _uses(record: Record, limits: Budget, devices: Iterable[DeviceClass]) -> Iterator[BudgetUse]:
-    metrics = record.metrics
-    score = metrics.get("score") or metrics.get("accuracy")
-    measured: tuple[tuple[str, float | None, MetricSpec], ...] = (
-        ("peak", value_in(record, "peak_bytes"), _BYTES),
-        ("update", update_flops(record), _FLOPS),
-        ("ship", value_in(record, "adapter_bytes"), _BYTES),
-        ("edge_train", value_in(record, "edge_train_bytes"), _BYTES),
-        (
-            "score",
-            None if score is None else score.value,
-            METRICS["score"] if score is None else score.spec,
-        ),
-    )
-    for name, value, spec in measured:
+    score = record.metrics.get("score") or record.metrics.get("accuracy")
+    measured: dict[str, tuple[float | None, MetricSpec]] = {
+        name: (record.value_of(*metrics), METRICS[metrics[0]]) for name, metrics in _COSTS.items()
+    }
+    measured["score"] = (None, METRICS["score"]) if score is None else (score.value, score.spec)
+    for name, (value, spec) in measured.items():
         limit = limits.limit(name)
         if limit is not None:
             yield BudgetUse(name=name, value=value, limit=limit, spec=spec)
@@ -119,29 +113,14 @@ def _shares(record: Record, limits: Budget, other: Record | None) -> Iterator[Bu
             continue
         value, lacks = None, f"{limits.of} is neither in this run nor among its references"
         if other is not None:
-            cost, whole = _cost(record, part), _cost(other, part)
+            cost, whole = (
+                one.value_of(*_SHARED[part.removesuffix("_of")]) for one in (record, other)
+            )
             lacks = "not measured" if cost is None else f"not measured of {limits.of}"
             if cost is not None and whole is not None and whole >= 1:
                 value = cost / whole
         name = f"{part} {limits.of}"
         yield BudgetUse(name=name, value=value, limit=limit, spec=_SHARE, lacks=lacks)
-
-
-def _cost(record: Record, share: str) -> float | None:
-    """Return the cost that a share is about."""
-    return update_flops(record) if share == "update_of" else value_in(record, _COSTS[share])
-
-
-def update_flops(record: Record) -> float | None:
-    """Return the FLOPs of one update; None if a part of them was not measured."""
-    values = [value_in(record, name) for name in _UPDATE]
-    return None if None in values else sum(value for value in values if value is not None)
-
-
-def value_in(record: Record, metric: str) -> float | None:
-    """Return the value of a metric; None if it was not measured."""
-    found = record.metrics.get(metric)
-    return None if found is None else found.value
 
 
 def budget_findings(
@@ -193,9 +172,7 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
     if was is None or use.value is None:
         return None
     change = use.value - was
-    if not is_absolute(use.spec):
-        change = change / abs(was) if was else math.inf
-    return change if math.isfinite(change) else None
+    return change if is_absolute(use.spec) else relative(change, abs(was))
 
 
 def _is_looser(old: float, new: BudgetUse) -> bool:
@@ -213,12 +190,7 @@ def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
     memory, stored = "peak_bytes", ["peak_param_bytes", "peak_buffer_bytes"]
     if step_runtime(record) == "executorch":
         memory, stored = "edge_train_bytes", ["edge_train_program_bytes"]
-    found = [value_in(record, name) for name in stored]
-    parts = [value for value in found if value is not None]
-    return {
-        "memory": value_in(record, memory + suffix),
-        "storage": sum(parts) if len(parts) == len(stored) else None,
-    }
+    return {"memory": record.value_of(memory + suffix), "storage": record.value_of(*stored)}
 
 
 def step_runtime(record: Record) -> Runtime:
@@ -229,7 +201,7 @@ def step_runtime(record: Record) -> Runtime:
         return runtime_of(record.case.method)
     if "projection_flops" in record.metrics:
         return "galore"
-    trains_all = value_in(record, "trainable_params") == value_in(record, "total_params")
+    trains_all = record.value_of("trainable_params") == record.value_of("total_params")
     return "eager" if trains_all or record.numerics in {"head", "bn_head"} else "peft"
 
 
@@ -262,7 +234,7 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
                     subject=device.name,
                     old=was,
                     new=now,
-                    relative_change=(now - was) / was if was else None,
+                    relative_change=relative(now - was, was),
                     verdict="regressed",
                     spec=_BYTES,
                     limit=limit,

@@ -59,10 +59,10 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
             return Change(old.value, new.value, difference, bound)
         if abs(difference) <= allowed.rounding:
             difference = 0.0
-        relative = _relative(difference, max(abs(old.value), allowed.floor))
-        return Change(old.value, new.value, relative, bound)
-    relative = _relative(new.value - old.value, abs(old.value))
-    return Change(old.value, new.value, relative, bound)
+        change = relative(difference, max(abs(old.value), allowed.floor))
+        return Change(old.value, new.value, change, bound)
+    change = relative(new.value - old.value, abs(old.value))
+    return Change(old.value, new.value, change, bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:
@@ -80,7 +80,7 @@ def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Chang
         for a, b, bound in zip(before, after, bounds.steps, strict=False):
             if a == b or abs(b - a) <= bounds.rounding:
                 continue
-            change = _relative(b - a, max(abs(a), bounds.floor))
+            change = relative(b - a, max(abs(a), bounds.floor))
             # A bound of one's own may be 0.
             share = abs(change) / bound if change is not None and bound else math.inf
             if not share <= of_bound:
@@ -89,7 +89,7 @@ def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Chang
     return nearest
 
 
-def _relative(difference: float, size: float) -> float | None:
+def relative(difference: float, size: float) -> float | None:
     """Return a difference relative to a size; None if that is zero or close to it."""
     if not difference:
         return 0.0
@@ -378,9 +378,7 @@ def with_share(reason: Reason, old: Record | None) -> Reason:
     suffix = BATCH_SUFFIX if reason.subject.endswith(BATCH_SUFFIX) else ""
     is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in COST_METRICS
     parts = _WHOLES.get(reason.spec.unit, ()) if is_of_step else ()
-    whole = sum(
-        one.value for part in parts if old and (one := old.metrics.get(part + suffix)) is not None
-    )
+    whole = sum(old.value_of(part + suffix) or 0 for part in parts) if old else 0
     if not whole or not isinstance(reason.old, int | float):
         return replace(reason, share=abs(reason.relative_change))
     assert isinstance(reason.new, int | float)  # noqa: S101  (of a metric of both sides)

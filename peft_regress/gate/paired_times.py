@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Literal
 
 from peft_regress.errors import InputError
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY
 
 TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable", "failed"]
 TimePair = tuple[float, float]
@@ -27,19 +27,14 @@ _INCOMPLETE: frozenset[TimeVerdict] = frozenset({"undetermined", "incomparable",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Both ends of a confidence interval of a ratio; 0 or infinity if it is unbounded."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The ratio of the candidate's step time to the base's: 1.1 is 10 % slower."""
 
     ratio: float
-    interval: Interval
+    low: float
+    """The lower end of the interval that has this confidence; 0 if it is unbounded."""
+    high: float
+    """The upper end; infinity if it is unbounded."""
     confidence: float
     pairs: int
 
@@ -90,13 +85,13 @@ class TimingRun:
         return 3 if _INCOMPLETE & verdicts or not verdicts else 0
 
 
-def confidence_of_each(cases: int, *, policy: Policy = DEFAULT_POLICY) -> float:
+def confidence_of_each(cases: int) -> float:
     """Return the confidence of each case's interval, so that all hold together (Bonferroni).
 
     The chance that any interval misses its true ratio is at most the policy's rate, for any number
     of cases.
     """
-    return 1 - policy.time_error_rate / cases
+    return 1 - DEFAULT_POLICY.time_error_rate / cases
 
 
 def fewest_launches(confidence: float) -> int:
@@ -129,10 +124,8 @@ def estimate_ratio(launches: Sequence[Sequence[TimePair]], *, confidence: float)
     rank = _rank_of_bound(len(logs), confidence=confidence)
     return Estimate(
         ratio=math.exp(statistics.median(logs)),
-        interval=Interval(
-            low=math.exp(logs[rank - 1]) if rank else 0.0,
-            high=math.exp(logs[-rank]) if rank else math.inf,
-        ),
+        low=math.exp(logs[rank - 1]) if rank else 0.0,
+        high=math.exp(logs[-rank]) if rank else math.inf,
         confidence=confidence,
         pairs=len(pairs),
     )
@@ -154,16 +147,15 @@ def _rank_of_bound(count: int, *, confidence: float) -> int:
     return 0
 
 
-def judge_ratio(estimate: Estimate, *, policy: Policy = DEFAULT_POLICY) -> TimeVerdict:
+def judge_ratio(estimate: Estimate) -> TimeVerdict:
     """Return the verdict on an estimate.
 
     `same` is more than no proof that the candidate is slower: the interval must exclude a step that
     is slower by the policy's effect.
     """
-    least = 1 + policy.time_margin
-    low, high = estimate.interval.low, estimate.interval.high
-    if low > least:
+    least = 1 + DEFAULT_POLICY.time_margin
+    if estimate.low > least:
         return "slower"
-    if high < 1 / least:
+    if estimate.high < 1 / least:
         return "faster"
-    return "same" if high < 1 + policy.time_effect else "undetermined"
+    return "same" if estimate.high < 1 + DEFAULT_POLICY.time_effect else "undetermined"

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
@@ -15,43 +15,33 @@ from peft_regress.imports import calling
 
 
 @dataclass(frozen=True)
-class TensorItems:
-    """Tensors of one length, in a tuple or by name; a batch has the same form."""
+class Items:
+    """Items of a case, which become a batch by their positions."""
 
-    tensors: tuple[Tensor, ...] | dict[str, Tensor]
+    count: int
+    batch: Callable[[Sequence[int] | Tensor], Any]
 
-    def __len__(self) -> int:
-        """Return the length of the tensors."""
-        return len(tree_leaves(self.tensors)[0])
 
-    def batch(self, chosen: Sequence[int]) -> Any:
-        """Return the rows of these positions."""
+def tensor_items(tensors: tuple[Tensor, ...] | dict[str, Tensor]) -> Items:
+    """Return the rows of tensors of one length, in a tuple or by name; a batch has that form."""
+
+    def batch(chosen: Sequence[int] | Tensor) -> Any:
         rows = torch.as_tensor(chosen)
-        return tree_map(lambda tensor: tensor[rows], self.tensors)
+        return tree_map(lambda tensor: tensor[rows], tensors)
+
+    return Items(len(tree_leaves(tensors)[0]), batch)
 
 
-@dataclass(frozen=True)
-class DatasetItems:
-    """A map-style dataset, with the function that joins its items to a batch."""
+def _dataset_items(dataset: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
+    """Return the items of a map-style dataset; `name` is what an error calls it."""
 
-    dataset: Dataset[Any]
-    collate: Callable[[list[Any]], Any]
-    name: str = "the dataset"
-    """What an error calls it."""
+    def batch(chosen: Sequence[int] | Tensor) -> Any:
+        with calling(f"{name}: an item"):
+            items = [dataset[int(position)] for position in chosen]
+        with calling(f"{name}: joining items to a batch"):
+            return collate(items)
 
-    def __len__(self) -> int:
-        """Return the length of the dataset."""
-        return len(self.dataset)  # type: ignore[arg-type]  # checked by `_items`
-
-    def batch(self, chosen: Sequence[int]) -> Any:
-        """Return the items of these positions, joined."""
-        with calling(f"{self.name}: an item"):
-            items = [self.dataset[int(position)] for position in chosen]
-        with calling(f"{self.name}: joining items to a batch"):
-            return self.collate(items)
-
-
-Items: TypeAlias = TensorItems | DatasetItems
+    return Items(len(dataset), batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,30 +68,30 @@ class Data:
             _items(part, collate, f"{name}: {split}")
             for part, split in zip(found, ("train", "test"), strict=True)
         )
-        if len(train) < fine_tune.batch:
+        if train.count < fine_tune.batch:
             raise InputError(
-                f"{name}: train has {len(train)} items, but a batch of {fine_tune.batch} needs as "
+                f"{name}: train has {train.count} items, but a batch of {fine_tune.batch} needs as "
                 "many"
             )
         return cls(train=train, test=test, dtype=dtype)
 
     def training_batches(self, size: int, *, seed: int) -> Iterator[Any]:
         """Yield full batches without end; each pass over the items has a new order."""
-        count = len(self.train)
+        count = self.train.count
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(count, generator=generator)
             for chosen in torch.split(order[: count - count % size], size):
-                yield self._cast(self.train.batch(chosen))  # type: ignore[arg-type]
+                yield self._cast(self.train.batch(chosen))
 
     def test_batches(self, size: int) -> Iterator[Any]:
         """Yield the test items in their order; the last batch may be smaller."""
-        for chosen in torch.split(torch.arange(len(self.test)), size):
-            yield self._cast(self.test.batch(chosen))  # type: ignore[arg-type]
+        for chosen in torch.split(torch.arange(self.test.count), size):
+            yield self._cast(self.test.batch(chosen))
 
     def probe(self, count: int) -> Any:
         """Return the first test items as one batch."""
-        return next(self.test_batches(min(count, len(self.test))))
+        return next(self.test_batches(min(count, self.test.count)))
 
     def _cast(self, batch: Any) -> Any:
         if self.dtype is None:
@@ -117,13 +107,11 @@ class Data:
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
     try:
         if isinstance(given, tuple | list):
-            given = TensorItems(tuple(map(torch.as_tensor, given)))
+            given = tuple(map(torch.as_tensor, given))
         elif isinstance(given, Mapping):
-            given = TensorItems({key: torch.as_tensor(part) for key, part in given.items()})
-        else:
-            given = DatasetItems(given, collate, name)
-        parts = tree_leaves(given.tensors) if isinstance(given, TensorItems) else [given]
-        lengths = sorted(set(map(len, parts)))
+            given = {key: torch.as_tensor(part) for key, part in given.items()}
+        are_tensors = isinstance(given, tuple | dict)
+        lengths = sorted(set(map(len, tree_leaves(given) if are_tensors else [given])))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} is no map-style Dataset, and no tuple or mapping of tensors or arrays of one "
@@ -133,5 +121,4 @@ def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
         raise InputError(f"{name} has parts of unequal lengths: {lengths}")
     if not sum(lengths):
         raise InputError(f"{name} is empty")
-    found: Items = given
-    return found
+    return tensor_items(given) if are_tensors else _dataset_items(given, collate, name)

@@ -320,7 +320,7 @@ class Rounds:
         ]
         if len(shapes) == len(self._test) and all(len(shape) == 1 for shape in shapes):
             return sum(shape[0] for shape in shapes)
-        return len(self._data.test)
+        return self._data.test.count
 
     @property
     def inputs(self) -> Inputs:

@@ -17,7 +17,6 @@ from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
-_DAY = len("2026-01-01")
 _MOST_NAME_LINES = 2
 
 
@@ -87,7 +86,7 @@ def _summary(moves: Moves) -> Section:
 
 
 def _dated(entry: Entry) -> str:
-    return f"{clean(entry.name)} ({clean(entry.date[:_DAY])})"
+    return f"{clean(entry.name)} ({entry.day})"
 
 
 def _heading(entries: Sequence[Entry], at: int, before: int) -> str:
@@ -162,7 +161,7 @@ def _values(moves: Moves) -> Iterator[Section]:
                 old = value if before is None else value_of(before)
                 change = "" if before is None else sentences.change_words(old, value, spec)
                 shown = format_value(value, metric.unit)
-                cells = (clean(name), clean(entry.name), clean(entry.date[:_DAY]), shown, change)
+                cells = (clean(name), clean(entry.name), entry.day, shown, change)
                 rows.append(Row(cells=cells))
                 before = metric
         headings = ("metric", "entry", "date", "value", "change")

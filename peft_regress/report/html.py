@@ -83,7 +83,8 @@ class HtmlWriter:
         text = _BREAKS.sub("<wbr>", html.escape(shown, quote=False))
         if name not in self._cases:
             return f'<span class="mono">{text}</span>'
-        return f'<a class="case" href="{case_address(name)}">{text}</a>'
+        address = f"#/case/{quote(name, safe='', errors='replace')}"
+        return f'<a class="case" href="{address}">{text}</a>'
 
     def _words(self, words: doc.Words) -> str:
         parts = (words,) if isinstance(words, str) else words
@@ -145,11 +146,6 @@ class HtmlWriter:
 def folded(summary: str, content: str) -> str:
     """Return HTML that is shown when its summary, in HTML too, is opened."""
     return f"<details><summary>{summary}</summary>{content}</details>"
-
-
-def case_address(name: str) -> str:
-    """Return where the page shows a case."""
-    return f"#/case/{quote(name, safe='', errors='replace')}"
 
 
 def _class(content: Table, at: int) -> str:

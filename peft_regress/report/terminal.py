@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from peft_regress.files import write_atomic
 from peft_regress.report.document import Document, as_text
@@ -68,7 +68,9 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, layout: Layout =
     Whatever a command prints passes through here. `click.echo` would write UTF-8 to a stream that
     asks for ASCII. Raises `OSError` if standard output cannot be written.
     """
-    stream = sys.stderr if err else standard_output()
+    stream = sys.stderr if err else sys.stdout
+    if stream is None and not err:
+        raise OSError(errno.EBADF, "closed")
     # `print` takes None for standard output, and a message would spoil the data there.
     if stream is not None:
         shown = in_log(text, styles=layout.colour)
@@ -90,13 +92,6 @@ def show(document: Document, form: str) -> None:
 def write_markdown(path: Path, document: Document) -> None:
     """Write a document to a file as Markdown."""
     write_atomic(path, f"{as_markdown(document)}\n".encode())
-
-
-def standard_output() -> TextIO:
-    """Return standard output. Raises `OSError` if the process was started without it."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "closed")
-    return sys.stdout
 
 
 def in_log(text: str, *, styles: bool = False) -> str:

@@ -53,21 +53,19 @@ def encode_times(run: TimingRun) -> dict[str, Any]:
 
 
 def _encode_case(case: CaseTimes) -> dict[str, Any]:
-    estimate, seconds = case.estimate, case.step_seconds
-    found: dict[str, Any] = dict.fromkeys(
-        ("ratio", "interval", "confidence", "pairs", "base_step_seconds", "candidate_step_seconds")
-    )
-    if estimate is not None and seconds is not None:
-        low, high = estimate.interval.low, estimate.interval.high
-        found = {
-            "ratio": estimate.ratio,
-            "interval": [low, high if math.isfinite(high) else None],
-            "confidence": estimate.confidence,
-            "pairs": estimate.pairs,
-            "base_step_seconds": seconds[0],
-            "candidate_step_seconds": seconds[1],
-        }
-    return {"id": case.id, "verdict": case.verdict, **found, "problem": case.problem or None}
+    found = case.estimate
+    base, candidate = case.step_seconds or (None, None)
+    return {
+        "id": case.id,
+        "verdict": case.verdict,
+        "ratio": found and found.ratio,
+        "interval": found and [found.low, found.high if math.isfinite(found.high) else None],
+        "confidence": found and found.confidence,
+        "pairs": found and found.pairs,
+        "base_step_seconds": base,
+        "candidate_step_seconds": candidate,
+        "problem": case.problem or None,
+    }
 
 
 def _cells(case: CaseTimes) -> tuple[str, str, str, str, str]:
@@ -76,7 +74,7 @@ def _cells(case: CaseTimes) -> tuple[str, str, str, str, str]:
     if found is None or case.step_seconds is None:
         return ("",) * 5
     base, candidate = (format_value(seconds, "second") for seconds in case.step_seconds)
-    interval = f"[{_percent(found.interval.low)}, {_percent(found.interval.high)}]"
+    interval = f"[{_percent(found.low)}, {_percent(found.high)}]"
     return base, candidate, _percent(found.ratio), interval, str(found.pairs)
 
 

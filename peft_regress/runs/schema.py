@@ -286,6 +286,11 @@ class Record(_Strict, frozen=True, kw_only=True):
         assert isinstance(self.ledger, Ledger), f"{self.case.id}: ledgers were not read"  # noqa: S101
         return self.ledger
 
+    def value_of(self, *metrics: str) -> float | None:
+        """Return the value of a metric, or the sum of several; None if one was not measured."""
+        found = [self.metrics[name].value for name in metrics if name in self.metrics]
+        return sum(found) if len(found) == len(metrics) else None
+
     @property
     def status_text(self) -> str:
         """Return the status with its error: 'error (KeyError: ...)'."""

@@ -310,8 +310,8 @@ def _cheapest(finding: Finding, measured: Mapping[str, Observation]) -> Case:
     """Return the case of a finding with the fewest FLOPs per step."""
 
     def flops(name: str) -> tuple[float, str]:
-        metric = measured[name].record.metrics.get("forward_flops")
-        return float("inf") if metric is None else metric.value, name
+        found = measured[name].record.value_of("forward_flops")
+        return float("inf") if found is None else found, name
 
     return measured[min(finding.cases, key=flops)].record.case
 

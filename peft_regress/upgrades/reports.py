@@ -28,8 +28,6 @@ from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
 _INTERRUPTED: Final = "not tried, interrupted"
-Advice = tuple[str, ...]
-"""Words and commands alternate, words first."""
 
 
 # --- A finding ------------------------------------------------------------------------------------
@@ -97,7 +95,7 @@ def tried_sections(upgrade: Upgrade) -> list[Section]:
 
 def _closing(upgrade: Upgrade) -> list[Section]:
     return [
-        Section(title="what to do:", body=_advice(upgrade), level=3),
+        Section(title="what to do:", body=tuple(advice_on(upgrade)), level=3),
         dataclasses.replace(verdicts.outcome_section(upgrade.comparison), level=0),
     ]
 
@@ -175,45 +173,38 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         ],
         "cases": [encode_case(case) for case in comparison.cases],
         "since_baseline": [encode_finding(finding) for finding in upgrade.since_baseline],
-        "what_to_do": [documents.plain(words) for words in _advice(upgrade)],
+        "what_to_do": [documents.plain(words) for words in advice_on(upgrade)],
     }
 
 
-def _advice(upgrade: Upgrade) -> tuple[Advice, ...]:
-    return tuple(
-        tuple(Code(part) if index % 2 else part for index, part in enumerate(parts))
-        for parts in advice_on(upgrade)
-    )
-
-
-def advice_on(upgrade: Upgrade) -> list[Advice]:
-    """Return what a user can do about the findings."""
+def advice_on(upgrade: Upgrade) -> list[tuple[str, ...]]:
+    """Return what a user can do about the findings, each in words and commands."""
     findings = upgrade.comparison.findings
     if upgrade.by_baseline and not upgrade.comparison.failing:
         return [("nothing: the change makes nothing worse",)]
     if upgrade.by_baseline:
         _, digest = upgrade.compared_with.partition(",")[0].split()
         meant = "if it is meant, merge it: later changes are compared with it"
-        return [("what the change is:", f"git diff {digest}"), (meant,)]
+        return [("what the change is:", Code(f"git diff {digest}")), (meant,)]
     failing = [finding for finding in findings if finding.is_failing]
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
     if failing or any(finding.is_better for finding in findings):
         which = "if the new numbers are right" if failing else "it got better"
         if upgrade.saved is None:
-            command = 'peft-regress accept run.json --reason "..."'
-            words: Advice = (f"accept, {which}: add", "--save run.json", "and then", command)
+            command = Code('peft-regress accept run.json --reason "..."')
+            save = Code("--save run.json")
+            advice.append((f"accept, {which}: add", save, "and then", command))
         else:
-            command = f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."'
-            words = (f"accept, {which}:", command)
-        advice.append(words)
+            command = Code(f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."')
+            advice.append((f"accept, {which}:", command))
     if any(finding.cause.strand == "coverage" for finding in findings):
-        advice.append(("compare what was not compared: add", "--base run"))
+        advice.append(("compare what was not compared: add", Code("--base run")))
     return advice or [("nothing: no number changed beyond its bound",)]
 
 
-def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:
+def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
     if upgrade.edited:
-        yield ("compare the packages alone, with the code of today: add", "--base run")
+        yield ("compare the packages alone, with the code of today: add", Code("--base run"))
         return
     found = upgrade.responsible and upgrade.responsible[upgrade.suspected.index(finding)].names
     suspects = found or suspects_of(upgrade.changed)
@@ -223,10 +214,14 @@ def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[Advice]:
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
     is_own = upgrade.comparison.observed[finding.example.case].record.is_own
     script = "" if is_own else ", with a script that runs without this project"
-    yield "report: add", "--summary issue.md", f"to write an issue for the maintainers{script}"
+    yield (
+        "report: add",
+        Code("--summary issue.md"),
+        f"to write an issue for the maintainers{script}",
+    )
     words = bisection(finding, changed)
     if words:
-        yield ("find the release:", " ".join(words))
+        yield ("find the release:", Code(" ".join(words)))
 
 
 # --- A bisection ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from fake_interpreters import write_worker
 
 from peft_regress import report
-from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
+from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
 
 CASE = "shift/head/shufflenet_v2_x0_5"
 
@@ -98,9 +98,7 @@ def test_wrong_use_is_exit_2(time, options, message):
 
 
 def test_an_interval_too_wide_names_the_pairs_that_would_do():
-    estimate = Estimate(
-        ratio=1.02, interval=Interval(low=0.9, high=math.inf), confidence=0.95, pairs=30
-    )
+    estimate = Estimate(ratio=1.02, low=0.9, high=math.inf, confidence=0.95, pairs=30)
     case = CaseTimes(id=CASE, verdict="undetermined", pairs=((1.0, 1.02),), estimate=estimate)
     run = TimingRun(base="a", candidate="b", cases=(case,))
     for shown in (

@@ -7,13 +7,13 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_zoo import BOTH, adamw, momentum, step
+from network_zoo import BOTH, adamw, step
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress import registry
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.step_cost import CATEGORIES, ByteSite, peak_of, summarize_memory
+from peft_regress.cost.step_cost import CATEGORIES, ByteSite, Mark, StepLog, StepMarks, highest
 
 FLOAT = 4
 LONG = 8
@@ -22,24 +22,10 @@ LONG = 8
 # --- The log, without tensors ---------------------------------------------------------------------
 
 
-def test_peak_is_simultaneous_while_highs_are_each_category_s_own():
-    summary = summarize_memory(
-        [
-            ByteSite("param", "a", "", 10),
-            ByteSite("activation", "a", "", 7),
-            ByteSite("activation", "a", "", -7),
-            ByteSite("temp", "b", "", 5),
-        ]
-    )
-    assert summary.peak_bytes == 17
-    assert sum(summary.high_bytes.values()) == 22
-    assert summary.sites_at_peak == (("activation", "a", "", 7), ("param", "a", "", 10))
-
-
 @st.composite
 def logs(draw):
     """Draw a log of allocations, some of which are freed again."""
-    categories = st.sampled_from(["param", "grad", "activation"])
+    categories = st.sampled_from(["param", "activation", "optimizer"])
     modules, operators = st.sampled_from(["", "conv1", "fc"]), st.sampled_from(["", "aten.mm"])
     event = st.builds(ByteSite, categories, modules, operators, st.integers(1, 9))
     log, alive = [], []
@@ -54,10 +40,11 @@ def logs(draw):
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(log=logs(), data=st.data())
-def test_summary_equals_a_brute_force_over_all_moments(log, data):
+def test_costs_equal_a_brute_force_over_all_moments(log, data):
     start = data.draw(st.integers(0, len(log)))
     moments = range(start, len(log) + 1)
-    summary = summarize_memory(log, start=start)
+    begins, starts, ends = (Mark(at, 0, 0) for at in (0, start, len(log)))
+    cost = StepLog(log, (), StepMarks(begins, starts, starts, starts, ends), "real tensors").cost()
 
     def held(count, category=None):
         places = {e[:3] for e in log if category in {None, e.category}}
@@ -70,17 +57,17 @@ def test_summary_equals_a_brute_force_over_all_moments(log, data):
     def first_high(category=None):
         return max(moments, key=lambda count: total(count, category))
 
-    assert summary.peak_index == first_high()
-    assert summary.peak_bytes == total(first_high())
-    assert summary.sites_at_peak == held(first_high())
-    assert summary.sites_at_end == held(len(log))
-    end = data.draw(st.integers(start, len(log)))
-    assert peak_of(log, start=start, end=end) == max(map(total, range(start, end + 1)))
+    assert highest(log, start=start) == (total(first_high()), first_high())
+    assert cost.peak_bytes == total(first_high())
+    assert cost.bytes_at_peak == held(first_high())
+    assert cost.first_step_peak_bytes == max(map(total, range(start + 1)))
+    assert cost.state_bytes == held(len(log), "optimizer")
+    assert cost.optimizer_state_bytes == total(len(log), "optimizer")
     highs = {category: held(first_high(category), category) for category in CATEGORIES}
-    assert sorted(summary.sites_at_highs) == sorted(site for one in highs.values() for site in one)
+    assert sorted(cost.bytes_at_highs) == sorted(site for one in highs.values() for site in one)
     for category in CATEGORIES:
-        assert summary.high_bytes[category] == sum(site.bytes for site in highs[category])
-        assert summary.end_bytes[category] == total(len(log), category)
+        high = getattr(cost, f"peak_{category}_bytes")
+        assert high == sum(site.bytes for site in highs[category])
 
 
 # --- One layer, by hand ---------------------------------------------------------------------------
@@ -128,25 +115,6 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
         cost = step(nn.Linear(3, 2), (1, 3), optimizer=replacing, fake=fake)
         assert cost.optimizer_state_bytes == 0
         assert cost.peak_param_bytes == 8 * FLOAT
-
-
-# --- Whole networks -------------------------------------------------------------------------------
-
-
-def test_activations_scale_with_the_batch_and_state_does_not():
-    model = torchvision.models.squeezenet1_1(num_classes=10)
-
-    def measure(batch):
-        return step(model, (batch, 3, 64, 64), classes=10, optimizer=momentum, loss="sum")
-
-    one, two, thousand = measure(1), measure(2), measure(1000)
-    for_each = two.peak_activation_bytes - one.peak_activation_bytes
-    assert for_each > 0
-    assert thousand.peak_activation_bytes == one.peak_activation_bytes + 999 * for_each
-    assert one.peak_param_bytes == thousand.peak_param_bytes
-    assert one.optimizer_state_bytes == thousand.optimizer_state_bytes
-    assert one.aten_ops == thousand.aten_ops
-    assert thousand.forward_flops == 1000 * one.forward_flops
 
 
 # --- GaLore ---------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_all_programs_of_a_model_run(started):
     merged = lora_model()
     merged.load_state_dict(model.state_dict())
     of = subject(model, merged=merged.merge_and_unload())
-    programs = costs.EdgePrograms.of(of, optimizer_state_bytes=100)
+    programs = costs.EdgePrograms.exported(of, optimizer_state_bytes=100)
     found, _ = costs.run_programs(of, programs, started)
     assert {name: fact.holds for name, fact in found.items()} == {
         "edge_programs_run": True,

@@ -40,7 +40,7 @@ from peft_regress.catalogue.evidence import EVIDENCE_FILE, Evidence
 from peft_regress.catalogue.sources import build_source
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, TaskData, load_images
 from peft_regress.files import write_atomic
-from peft_regress.measure.data import Data, TensorItems
+from peft_regress.measure.data import Data, tensor_items
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.training import Loop, finetune, single_thread
 
@@ -186,7 +186,7 @@ def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
             group["lr"] *= factor
         loss, schedule = Objective().loss, cosine_to_zero(STEPS)
         loop = Loop(steps=STEPS, loss=loss, set_mode=method.set_mode, schedule=schedule)
-        items = TensorItems((data.train_images, data.train_labels))
+        items = tensor_items((data.train_images, data.train_labels))
         batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
         finetune(model, optimizer, batches, loop, seed=seed)
     return Objective().scores(model, [(data.test_images, data.test_labels)])

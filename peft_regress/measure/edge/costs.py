@@ -51,64 +51,48 @@ class EdgeModel:
 class EdgePrograms:
     """The programs of an adapted model."""
 
-    training: Program
-    inference: Program
-    merged: Program | None
+    of: Mapping[str, Program]
+    """`train` and `inference`, and `merged_inference` where the adapter merges."""
     optimizer_state_bytes: int
     """What the case's own optimizer keeps beside the program."""
 
     @classmethod
-    def of(cls, subject: EdgeModel, *, optimizer_state_bytes: int) -> Self:
+    def exported(cls, subject: EdgeModel, *, optimizer_state_bytes: int) -> Self:
         """Export and plan a training step, and a forward pass, also of the merged model.
 
         Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for what it does not
         express, `ProgramError` if it fails.
         """
         # The training first: where the runtime refuses it, nothing else is planned.
-        training = program.training_program(subject.model, subject.batches[0], loss=subject.loss)
-        inference, merged = (
-            None if model is None else program.inference_program(model, subject.inputs)
-            for model in (subject.model, subject.merged)
-        )
-        assert inference is not None  # noqa: S101  (there is a model)
-        return cls(
-            training=training,
-            inference=inference,
-            merged=merged,
-            optimizer_state_bytes=optimizer_state_bytes,
-        )
+        found = {
+            "train": program.training_program(subject.model, subject.batches[0], loss=subject.loss),
+            "inference": program.inference_program(subject.model, subject.inputs),
+        }
+        if subject.merged is not None:
+            found["merged_inference"] = program.inference_program(subject.merged, subject.inputs)
+        return cls(of=found, optimizer_state_bytes=optimizer_state_bytes)
 
     @property
     def without_kernel(self) -> list[str]:
         """Return the operators of all programs that have no portable kernel."""
-        programs = filter(None, (self.training, self.inference, self.merged))
-        return sorted({name for each in programs for name in each.without_kernel})
+        return sorted({name for each in self.of.values() for name in each.without_kernel})
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """Return what the programs ask of a device."""
-        planned = {name: sum(rows.values()) for name, rows in self.plans.items()}
+        training = self.of["train"]
         values = {
-            "edge_train_bytes": self.training.planned_bytes + self.optimizer_state_bytes,
-            "edge_train_program_bytes": len(self.training.content),
-            "edge_ops": sum(self.training.calls.values()),
-            "edge_inference_program_bytes": len(self.inference.content),
-            **planned,
+            "edge_train_bytes": training.planned_bytes + self.optimizer_state_bytes,
+            "edge_ops": sum(training.calls.values()),
+            **{f"edge_{name}_program_bytes": len(each.content) for name, each in self.of.items()},
+            **{name: sum(rows.values()) for name, rows in self.plans.items()},
         }
-        if self.merged is not None:
-            values["edge_merged_inference_program_bytes"] = len(self.merged.content)
         return {name: make_metric(name, value) for name, value in values.items()}
 
     @property
     def plans(self) -> dict[str, Rows]:
         """Return the rows of each metric that counts planned bytes; they add up to it."""
-        found = {
-            "edge_train_planned_bytes": self.training.plan,
-            "edge_inference_planned_bytes": self.inference.plan,
-        }
-        if self.merged is not None:
-            found["edge_merged_inference_planned_bytes"] = self.merged.plan
-        return found
+        return {f"edge_{name}_planned_bytes": each.plan for name, each in self.of.items()}
 
 
 def run_programs(
@@ -123,24 +107,24 @@ def run_programs(
     steps = [leaves_of(batch) for batch in subject.batches]
     _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
-    there = runtime.run(programs.training, steps, learning_rate=here.learning_rate)
+    training = programs.of["train"]
+    there = runtime.run(training, steps, learning_rate=here.learning_rate)
     random = Fact.null("it draws random numbers, which the runtime draws otherwise")
-    draws = programs.training.draws
     facts = {
         "edge_programs_run": Fact(holds=True),
-        "edge_losses_equal_eager": random if draws else same_losses(here, there),
-        "edge_gradients_equal_eager": random if draws else same_gradients(here, there),
+        "edge_losses_equal_eager": random if training.draws else same_losses(here, there),
+        "edge_gradients_equal_eager": random if training.draws else same_gradients(here, there),
         "edge_merged_outputs_equal_eager": Fact.null("there is no adapter that can be merged"),
         "edge_kernels_exist": Fact.unless(programs.without_kernel),
     }
-    for name, forward, model in (
-        ("edge_outputs_equal_eager", programs.inference, subject.model),
-        ("edge_merged_outputs_equal_eager", programs.merged, subject.merged),
+    for fact, name, model in (
+        ("edge_outputs_equal_eager", "inference", subject.model),
+        ("edge_merged_outputs_equal_eager", "merged_inference", subject.merged),
     ):
-        if forward is not None and model is not None:
+        if model is not None:
             outputs = run_here(model, subject.inputs)
-            ran = runtime.run(forward, [leaves_of(subject.inputs)])
-            facts[name] = same_outputs(outputs, ran)
+            ran = runtime.run(programs.of[name], [leaves_of(subject.inputs)])
+            facts[fact] = same_outputs(outputs, ran)
     grown = {"edge_train_resident_bytes": there.resident_bytes}
     return facts, {name: make_metric(name, value) for name, value in grown.items() if value}
 
@@ -316,7 +300,7 @@ def edge_of_case(
     of_run: dict[str, Metric] = {}
     try:
         subject = _case_model(recipe, data)
-        programs = EdgePrograms.of(subject, optimizer_state_bytes=optimizer_state_bytes)
+        programs = EdgePrograms.exported(subject, optimizer_state_bytes=optimizer_state_bytes)
         if runs:
             facts, of_run = run_programs(subject, programs, shared_runtime())
     except (UnsupportedProgramError, ProgramError) as error:

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import _disable_current_modes, _get_current_di
 
 from peft_regress.cost.batches import named_tensors
 from peft_regress.cost.module_trail import module_names
-from peft_regress.cost.step_cost import Mark, Phase, StepLog, StepMarks, summarize_memory
+from peft_regress.cost.step_cost import Mark, Phase, StepLog, StepMarks, sites_after
 from peft_regress.imports import told
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
@@ -276,7 +276,7 @@ class Watcher:
         backward = self._backward_mark or start
         marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
         log = recorder.memory_log
-        alive = summarize_memory(log[: backward.memory]).sites_at_end
+        alive = sites_after(log[: backward.memory])
         self._facts["costs"] = StepLog(log, recorder.flop_log, marks, "real tensors").cost()
         self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
         self._facts["uncounted"] = {

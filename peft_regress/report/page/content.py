@@ -37,7 +37,6 @@ _MATRIX: Final = "default"
 """The matrix that a page starts with."""
 _DIGITS: Final = 7
 _MOST_PACKAGES: Final = 6
-_DAY: Final = len("2026-01-01")
 _UNIT_NAMES: Final = {"byte": "bytes", "flop": "FLOP", "second": "s", "nat": "nat"}
 _MARK_BADGES: Final = {
     "worse": Badge("worse", "bad"),
@@ -270,8 +269,3 @@ def number(value: float | None, unit: Unit) -> Number:
 def method_words(case: Case) -> str:
     """Return the method with its rank."""
     return clean(case.method if case.rank is None else f"{case.method} r={case.rank}")
-
-
-def entry_words(entry: Entry) -> str:
-    """Return the date of an entry."""
-    return clean(entry.date[:_DAY])

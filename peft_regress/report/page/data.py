@@ -15,10 +15,7 @@ from peft_regress.gate.budgets import step_runtime
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, format_value, unit_steps
 from peft_regress.report.page.content import (
-    ABSENT,
     Content,
-    Held,
-    entry_words,
     facts_of,
     gain_name,
     hold,
@@ -78,7 +75,7 @@ def _encode_entry(content: Content, index: int) -> dict[str, Any]:
         "name": entry.name,
         "label": f"{clean(entry.name)}{role}",
         "date": entry.date,
-        "day": entry_words(entry),
+        "day": entry.day,
         "word": quoted(entry.name),
         "role": entry.role,
         "reason": _clip(run.accepted.reason) if run.accepted else "",
@@ -126,7 +123,8 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
         "lines": [
             {
                 "metric": indices[metric],
-                **_encode_held(held, content.specs[metric]),
+                **held._asdict(),
+                "texts": [number(one, content.specs[metric].unit) for one in held.values],
                 **_encode_line(metric, now, content.specs[metric]),
             }
             for metric, held in content.held[name].items()
@@ -137,11 +135,6 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
             for mark in marks
         ],
     }
-
-
-def _encode_held(held: Held, spec: MetricSpec) -> dict[str, Any]:
-    texts = [ABSENT if one is None else format_value(one, spec.unit) for one in held.values]
-    return {**held._asdict(), "texts": texts}
 
 
 def _encode_line(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:

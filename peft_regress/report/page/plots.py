@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from peft_regress.gate.budgets import needs_of
+from peft_regress.gate.budgets import UPDATE, needs_of
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec, Unit, format_value, unit_steps
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter
@@ -40,15 +40,13 @@ class Cost(NamedTuple):
             return needs_of(record, suffix)["memory"]
         if self.name == "storage":
             return needs_of(record)["storage"]
-        names = [name + suffix if self.has_batches else name for name in self.parts]
-        found = [record.metrics[name].value for name in names if name in record.metrics]
-        return sum(found) if len(found) == len(names) else None
+        batch = suffix if self.has_batches else ""
+        return record.value_of(*(name + batch for name in self.parts))
 
 
-_UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 COSTS: Final = (
     Cost("memory", "peak memory", "byte", ("peak_bytes",), has_batches=True),
-    Cost("flops", "FLOPs of one update", "flop", _UPDATE, has_batches=True),
+    Cost("flops", "FLOPs of one update", "flop", UPDATE, has_batches=True),
     Cost("trained", "trained parameters", "count", ("trainable_params",)),
     Cost("ship", "size to ship", "byte", ("adapter_bytes",)),
 )

@@ -61,8 +61,4 @@ def _content_security_policy(scripts: list[str]) -> str:
 
 
 def _asset(folder: str, name: str) -> str:
-    return (
-        resources.files("peft_regress.report.page")
-        .joinpath(folder, name)
-        .read_text(encoding="utf-8")
-    )
+    return resources.files(__package__).joinpath(folder, name).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from peft_regress.gate.changes import value_of
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.document import Badge, Code, Section, Words
 from peft_regress.report.layout import Row, Table
-from peft_regress.report.page.content import Content, entry_words, gain_name, method_words, number
+from peft_regress.report.page.content import Content, gain_name, method_words, number
 from peft_regress.report.verdict.cases import budgets_of, case_section
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.schema import Record
@@ -38,7 +38,7 @@ def sheet_head(content: Content, name: str) -> list[Section]:
         f"{method_words(case)} on {clean(case.architecture)}, task {clean(case.task)}.",
         "Numbers of",
         Code(clean(content.entries[at].name)),
-        f"({entry_words(content.entries[at])}):",
+        f"({content.entries[at].day}):",
         state,
         *([] if status in {state, "ok"} else [f"({status})"]),
     )

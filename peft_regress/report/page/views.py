@@ -18,7 +18,7 @@ from peft_regress.report.history import history_document
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
-from peft_regress.report.page.content import ABSENT, Content, Mark, entry_words, gain_name, number
+from peft_regress.report.page.content import ABSENT, Content, Mark, gain_name, number
 from peft_regress.report.page.plots import batches_of, tradeoffs
 from peft_regress.report.page.sheets import sheet_body, sheet_head
 from peft_regress.report.results import results
@@ -107,7 +107,7 @@ def _newest_verdict(content: Content, *, top: int = 1) -> str:
     entry = content.entries[index]
     is_run = entry.role == "run"
     by = "the accepted baselines" if is_run else "what was accepted before it"
-    about = f"{entry.name} of {entry_words(entry)}, judged by {by}"
+    about = f"{entry.name} of {entry.day}, judged by {by}"
     if not comparison.complete:
         about += f"; partial run: {narrowing_words(entry.run.selection)}"
     accepted = None if is_run else entry.run.accepted
@@ -156,7 +156,7 @@ def _stored(content: Content) -> Iterator[Section]:
     counted = count_of(len(content.cases), "case") + (f" ({failing})" if failing else "")
     counted += f", {repeating} of them {REPEATED}," if repeating else ""
     entries = count_of(len(content.entries), "entry", "entries")
-    named = f"{clean(newest.name)} of {entry_words(newest)}"
+    named = f"{clean(newest.name)} of {newest.day}"
     words = f"{counted} over {entries}; the newest is {named}"
     yield Section(title="What is stored", level=2, body=(words,))
     *_, last = history_document(select_moves(content.entries))
@@ -212,7 +212,7 @@ def _entry_table(content: Content) -> Table:
         ran = "all" if selection.complete else f"part: {narrowing_words(selection)}"
         cells = (
             Code(clean(entry.name)),
-            entry_words(entry),
+            entry.day,
             entry.role,
             content.packages_words(index - 1, index) if index else ABSENT,
             clean(f"{machine.cpu}, {machine.cores} cores"),

@@ -3,15 +3,15 @@
 from builders import FULL, LORA, UNSEEN_LORA, make_record
 from page_world import make_entry
 
-from peft_regress.cli import newest
-from peft_regress.cli.newest import chosen_pairs, judged_pairs
+from peft_regress.cli import report
+from peft_regress.cli.report import chosen_pairs, judged_pairs
 from peft_regress.runs.schema import Selection
 
 FOUR = [make_entry(number, make_record(LORA)) for number in range(4)]
 
 
 def judged(*entries):
-    return judged_pairs(entries, whole_run=lambda entry: entry.run, devices=())
+    return judged_pairs(entries, whole_run=lambda entry: entry.run)
 
 
 def test_every_pair_with_a_common_case_is_judged_both_ways():
@@ -34,9 +34,9 @@ def test_a_pair_with_a_narrowed_run_is_incomplete():
 
 def test_of_many_entries_neighbours_and_all_pairs_of_the_newest_are_judged(monkeypatch):
     assert len(chosen_pairs(FOUR)) == 12
-    monkeypatch.setattr(newest, "_EVERY_PAIR", 2)
+    monkeypatch.setattr(report, "_EVERY_PAIR", 2)
     assert chosen_pairs(FOUR) == [(0, 1), (0, 3), (1, 2), (1, 3), (2, 3), (3, 2)]
-    monkeypatch.setattr(newest, "_MOST_ENTRIES", 2)
+    monkeypatch.setattr(report, "_MOST_ENTRIES", 2)
     assert chosen_pairs(FOUR) == [(2, 3), (3, 2)]
 
 
