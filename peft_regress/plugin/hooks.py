@@ -154,18 +154,18 @@ def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
         case = case_of(item)
         if session is not None and case is not None:
             session.references()
-            definition = _definition_of(session, case)
-            return KeptRecord(record=error_record(case, definition, Failure.of(error)))
+            return _failed(session, case, Failure.of(error))
     return None
 
 
-def _definition_of(session: RegressSession, case: Case) -> str:
-    """Return a case's definition; if that fails, that of its reference."""
+def _failed(session: RegressSession, case: Case, failure: Failure) -> KeptRecord:
+    """Return the record of a case that failed unmeasured, defined as here or as its reference."""
     try:
-        return session.define(case)
+        definition = session.define(case)
     except Exception:  # noqa: BLE001  (code of the user's; the test has failed of it already)
         old = session.references().get(case.id)
-        return _UNDEFINED if old is None else old.record.definition
+        definition = _UNDEFINED if old is None else old.record.definition
+    return KeptRecord(record=error_record(case, definition, failure))
 
 
 @dataclass(eq=False)
@@ -226,9 +226,7 @@ class _RunHooks:
                 "the process that measured the case died of it: it crashed, exited or was killed"
             )
             failure = Failure(type="WorkerCrash", message=message)
-            case = Case.parse(name)
-            record = error_record(case, _definition_of(self._session, case), failure)
-            self._session.keep(KeptRecord(record=record))
+            self._session.keep(_failed(self._session, Case.parse(name), failure))
 
     @property
     def _has_cases(self) -> bool:

@@ -36,7 +36,7 @@ from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_file_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
+from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
 from peft_regress.workers.keeper import Keeper, can_stand_beside
 
@@ -62,12 +62,10 @@ class RegressSession:
             lambda: load_references(options.baselines, options.judged_by)
         )
         self._budgets = functools.cache(stated_budgets)
-        self._installed = functools.cache(installed_packages)
         self.imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
         self._imported_by: dict[str, dict[str, str]] = {}
         """The same by case."""
-        self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles: ProfileCache | None = None
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
@@ -76,8 +74,11 @@ class RegressSession:
             with contextlib.chdir(config.rootpath):  # before a test leaves the working folder
                 self._commit_info = config.hook.pytest_benchmark_generate_commit_info(config=config)
         self._header = functools.cache(
-            lambda: Header.here(
-                self._installed(), self.machine(), commit=commit_of(self._commit_info)
+            lambda: Header(
+                environment=installed_packages(),
+                machine=describe_machine(),
+                metrics_known=sorted(KNOWN),
+                commit=commit_of(self._commit_info),
             )
         )
         self.records: dict[str, KeptRecord] = {}
@@ -119,10 +120,6 @@ class RegressSession:
             kept = self.take(name, lambda: None)
             if kept is not None:
                 self.keep(kept)
-
-    def environment(self) -> dict[str, str]:
-        """Return the packages of this run; those that only some of its cases use included."""
-        return dict(sorted({**self.imported, **self._installed()}.items()))
 
     @property
     def has_storage(self) -> bool:
@@ -203,10 +200,12 @@ class RegressSession:
 
     def judge_record(self, record: Record) -> Comparison:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
+        header = self._header()
         observation = Observation(
             record=self._with_budget(record),
-            environment=self.environment(),
-            machine=self.machine(),
+            # Those that only some of its cases use included.
+            environment=dict(sorted({**self.imported, **header.environment}.items())),
+            machine=header.machine,
             run_name=_THIS_RUN,
             known=frozenset(KNOWN),
         )

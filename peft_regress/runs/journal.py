@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -21,7 +21,7 @@ from peft_regress.cases import Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.invariants import KNOWN
-from peft_regress.runs.environment import commit_here, commit_of, installed_version
+from peft_regress.runs.environment import commit_of, installed_version
 from peft_regress.runs.run_file import RunFile, check_record, read_run
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection
 
@@ -41,27 +41,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metrics_known: list[str]
     commit: str | UnsetType = UNSET
     """See `commit_here`."""
-
-    @classmethod
-    def here(
-        cls,
-        environment: Mapping[str, str],
-        machine: Machine,
-        *,
-        direct: Mapping[str, str] | None = None,
-        commit: str | None = None,
-    ) -> Header:
-        """Return the header of what a commit measures with these packages on a machine.
-
-        commit: that of the working folder if it is None.
-        """
-        return cls(
-            environment=dict(environment),
-            machine=machine,
-            metrics_known=sorted(KNOWN),
-            direct=dict(direct or {}),
-            commit=commit_here() if commit is None else commit,
-        )
 
 
 class KeptRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,8 +32,9 @@ from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
+from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
-from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.environment import changed_packages, commit_here
 from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import (
@@ -341,11 +342,13 @@ class _Work:
         return taken
 
     def _header(self, defined: DefinedCase) -> Header:
-        return Header.here(
-            defined.environment,
-            defined.machine,
+        commit = self.setup.commit
+        return Header(
+            environment=defined.environment,
             direct=direct_sources(self.environment.planned),
-            commit=self.setup.commit,
+            machine=defined.machine,
+            metrics_known=sorted(KNOWN),
+            commit=commit_here() if commit is None else commit,
         )
 
     def _keep(self, case: Case, measured: MeasuredCase) -> None:

@@ -89,6 +89,8 @@ def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
     [
         ("Example CPU", "Another CPU", "another machine (Another CPU"),
         ('"pytest":"', '"pytest":"0.', "pytest 0."),
+        ('"environment":{', '"environment":{"absent":"1",', "absent 1, now not installed"),
+        ('"metrics_known":[', '"metrics_known":["x",', "another peft_regress, which measured"),
         ('"commit":"', '"commit":"0', "commit 0"),
     ],
 )

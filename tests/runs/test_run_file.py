@@ -387,15 +387,6 @@ def test_what_is_incomplete_stays_so_in_a_folder(tmp_path, runs, selection):
     assert selection is None or found == selection
 
 
-def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path):
-    whole = make_run(make_record(LORA, ledger=LEDGER), make_record(UNSEEN_LORA, ledger=LEDGER))
-    union = read_run(write_shards(tmp_path / "shards", *(make_run(one) for one in whole))).run
-    assert [record.ledger for record in union] == [LEDGER, LEDGER]
-    stored = write_run(tmp_path / "whole.json", union)
-    assert read_run(stored).run.cases == whole.cases
-    assert stored.read_text().count("conv1.base_layer") == 1
-
-
 def test_what_is_no_union_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no run file"):
         read_run(tmp_path)

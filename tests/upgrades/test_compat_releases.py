@@ -1,14 +1,11 @@
 """Releases are tried by programs that stand in for their environments; no pip, no torch."""
 
 import contextlib
-import os
-import signal
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_interpreters import all_gone, logged, processes_of, wait_until, write_worker
+from fake_interpreters import all_gone, processes_of, write_worker
 from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError
@@ -176,27 +173,6 @@ def test_without_a_reference_nothing_is_tried(world, how, error, words):
     with pytest.raises(error, match=words):
         world.call()
     assert len(world.opened) == 1
-
-
-def test_an_interrupt_ends_every_process(world):
-    world.how["0.11.0"] = {"load": "hang"}
-    log = str(world.folder / "0.11.0")
-
-    def interrupt():
-        wait_until(lambda: logged(log, "child"))
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    # A shell that starts the tests in the background lets them ignore Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            world.call(jobs=1, releases="0.10.1,0.11.0")
-        thread.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert all_gone(processes_of(log))
 
 
 def test_the_folder_of_the_adapter_is_never_on_the_path_of_a_release(world):
