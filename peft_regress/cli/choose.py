@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -196,9 +197,7 @@ def _trained(answer: Answer, case: FineTune) -> Answer:
     """Return the answer with the scores of the case's own data."""
     from peft_regress.choosing.training import as_code, train_all  # torch
 
-    def report(line: str) -> None:
-        say(line, err=True)
-
+    report = functools.partial(say, err=True)
     found, failed = train_all(case, answer.tried.candidates, usual_storage(), say=report)
     tried = dataclasses.replace(answer.tried, candidates=found)
     is_accuracy = case.score is None and all(min(one.scores, default=0) >= 0 for one in found)
