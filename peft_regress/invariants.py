@@ -125,8 +125,8 @@ INVARIANTS: dict[str, Invariant] = {
     "paths_agree": Invariant(
         "a filled adapter computes the same with and without gradients, in training mode without "
         "dropout, on images channels last, under autocast, named for each row of a batch, mixed "
-        "with others there, merged, merged safely, and as a weighted adapter; off in training mode "
-        "and unloaded it is the base",
+        "with others there, and as a weighted adapter; merged safely it is merged; off in training "
+        "mode and unloaded it is the base",
         "a way to run the adapter gives another output",
         "without an adapter that can be off, and where the base itself differs or peft refuses",
     ),

@@ -127,7 +127,9 @@ def test_invariants_of_a_sound_adapter_hold_or_say_why_they_do_not_apply(name):
     adapter, notes = ADAPTERS[name]
     record = measured(fine_tune(adapter))
     assert record.status == "ok", record.error
-    assert false_facts(record) == {}
+    # peft's add_weighted_adapter leaves DoRA's magnitude out, and rsLoRA's scaling.
+    is_wrong = name in {"rslora", "DoRA on a linear layer"}
+    assert set(false_facts(record)) == ({"paths_agree"} if is_wrong else set())
     silent = {name for name, holds in record.invariants.items() if holds is None}
     assert silent <= record.invariant_notes.keys()
     for invariant, note in notes.items():
@@ -145,7 +147,7 @@ def test_biases_that_train_beside_an_adapter_are_no_part_of_it():
 def test_an_error_of_a_library_is_told_with_its_layer():
     # peft's DoRA of a 3 x 3 convolution takes no weights in channels last.
     record = measured(fine_tune(lora(use_dora=True)))
-    assert set(false_facts(record)) == {"channels_last_kept"}
+    assert set(false_facts(record)) == {"channels_last_kept", "paths_agree"}
     note = record.invariant_notes["channels_last_kept"]
     assert "RuntimeError: view size" in note
     assert "base_model.model.0." in note

@@ -56,9 +56,9 @@ class Filled:
         self.probe = Probe(base=probe.base, objective=probe.objective, batch=batch)
         self._adapter = adapter
         self.copies = copies
-        self._parameters = sorted(parameters)
+        self.parameters = sorted(parameters)
         self._starts = self._starts_of(
-            {name: self.model.get_parameter(name) for name in self._parameters}
+            {name: self.model.get_parameter(name) for name in self.parameters}
         )
         self.losses = tuple(self._finite_loss(batch, seed=seed, fills=True) for seed in FILL_SEEDS)
         """The loss of the probe, one for each fill.
@@ -71,7 +71,7 @@ class Filled:
         self.checked_losses = self.losses
         """The same with the copies filled as well."""
         if copies:
-            self._parameters += copies
+            self.parameters += copies
             self.checked_losses = tuple(map(self._checked_loss, FILL_SEEDS))
 
     def _checked_loss(self, seed: int) -> float:
@@ -92,7 +92,7 @@ class Filled:
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""
-        parameters = {name: self.model.get_parameter(name) for name in self._parameters}
+        parameters = {name: self.model.get_parameter(name) for name in self.parameters}
         _draw(parameters, self._starts, seed=seed)
 
     def draw(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> None:

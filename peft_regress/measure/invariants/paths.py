@@ -35,7 +35,7 @@ from peft_regress.measure.training import device_of, undisturbed
 
 _TRAINING: Final = "in training mode"
 _NO_ADAPTER: Final = "__base__"  # peft's name of it, for a row of a batch
-_REFUSALS: Final = (NotImplementedError, TypeError)
+_REFUSALS: Final = (NotImplementedError, TypeError, ValueError)
 
 
 class _Way(NamedTuple):
@@ -200,16 +200,21 @@ def _of_peft(
             refusals=_REFUSALS,
         )
 
-    if hasattr(model, "merge_and_unload"):
-        yield of_copy("merged", lambda copied: copied.merge_and_unload())
-        yield of_copy("merged safely", lambda copied: copied.merge_and_unload(safe_merge=True))
+    # What merging computes is a matter of `merge_equals_unmerged`.
+    merged, _ = attempt(lambda: copy.deepcopy(model).merge_and_unload())
+    if merged is not None:
+        yield of_copy(
+            "merged safely",
+            lambda copied: copied.merge_and_unload(safe_merge=True),
+            probe.outputs(merged),
+            merged,
+        )._replace(refusals=())
     if adapter.alters_base:  # so does adding another
         return
-    if not filled.copies:  # unloading keeps copies of whole modules, a weighted adapter has none
-        if hasattr(model, "unload"):
-            yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)
-        if hasattr(model, "add_weighted_adapter"):
-            yield of_copy("as a weighted adapter", _weighted)
+    if hasattr(model, "unload") and not filled.copies:  # it keeps copies of whole modules
+        yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)
+    if hasattr(model, "add_weighted_adapter") and all(".lora_" in n for n in filled.parameters):
+        yield of_copy("as a weighted adapter", _weighted)
     if hasattr(model.base_model, "_enable_peft_forward_hooks"):
         yield from _by_row(filled, wanted, of_base)
 
@@ -256,6 +261,6 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs) -> Iterator[_Way]
             tuple(map(rows, zip(*(whole(outputs[name]) for name in each), strict=True))),
             functools.partial(layers_of, each),
             _called(lambda given: given, adapter_names=each),
-            refusals=(*_REFUSALS, ValueError),
+            refusals=_REFUSALS,
             part=whole,
         )
