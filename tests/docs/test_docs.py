@@ -9,6 +9,11 @@ from peft_regress import registry
 from peft_regress.devices import load_devices
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.invariants import INVARIANTS
+from peft_regress.measure.invariants.outputs import (
+    AUTOCAST_TOLERANCE,
+    MERGE_TOLERANCE,
+    RELOAD_TOLERANCE,
+)
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.plugin.options import OPTIONS
 from peft_regress.runs.schema import Run
@@ -62,6 +67,21 @@ def test_every_bound_of_the_policy_is_on_the_page():
     for method, bounds in rows.items():
         cells = " | ".join(f"{bound:g}" for bound in bounds)
         assert f"| {method} | {cells} |" in METRICS_PAGE
+
+
+def test_the_smallest_fault_of_each_kind_is_what_the_bounds_allow():
+    policy = DEFAULT_POLICY
+    head = policy.fingerprint("first_losses", "head", step=1)
+    for row in (
+        f"{policy.fingerprint_bound[0]:g} of loss 1, {policy.filled_bound:g} of a filled loss",
+        f"{policy.fingerprint_bound[1]:g} of loss 2, of the head {head:g}",
+        f"{policy.curve_rounding:g} of the largest loss",
+        f"{100 * policy.accuracy_margin:g} points of accuracy, {100 * policy.loss_margin:g} % of",
+        f"{MERGE_TOLERANCE:g} of the largest output; under autocast {AUTOCAST_TOLERANCE:g}",
+        f"{RELOAD_TOLERANCE:g} of a loss",
+    ):
+        assert f"| {row}" in EVIDENCE
+    assert policy.curve_steps == 4
 
 
 def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
