@@ -88,8 +88,7 @@ INVARIANTS: dict[str, Invariant] = {
         "without glibc 2.33 or later, and on a GPU",
     ),
     "late_step_costs_same": Invariant(
-        "of two steps after the training, one runs no more operators and FLOPs than the second "
-        "step did, on the same items",
+        "a step after the training takes no more operators and FLOPs than the second",
         "late steps cost more than early ones",
         "where the loss does not stay finite",
     ),
@@ -123,16 +122,15 @@ INVARIANTS: dict[str, Invariant] = {
         _NO_SWITCH,
     ),
     "paths_agree": Invariant(
-        "a filled adapter computes the same with and without gradients, in training mode without "
-        "dropout, on images channels last, under autocast, named for each row of a batch, mixed "
-        "with others there, and as a weighted adapter; merged safely it is merged; off in training "
-        "mode and unloaded it is the base",
+        "a filled adapter gives one output by gradients, mode, memory format, autocast, rows of a "
+        "mixed batch and weights; safely merged that of the merged model, off in training or "
+        "unloaded the base's",
         "a way to run the adapter gives another output",
-        "without an adapter that can be off, and where the base itself differs or peft refuses",
+        "where it cannot be off",
     ),
     "state_kept": Invariant(
-        "saving, merging and unmerging, loading another and switching to it and back leave modes, "
-        "dropout, what trains and its numbers, and the library's and torch's globals",
+        "saving, merging and unmerging, loading and switching leave modes, dropout, what trains, "
+        "other adapters and globals",
         "saving, loading, merging or switching changes another state",
         _NO_PEFT,
     ),
@@ -175,11 +173,9 @@ INVARIANTS: dict[str, Invariant] = {
         _NO_PEFT,
     ),
     "resumed_equals_uninterrupted": Invariant(
-        "saved after the training and loaded into a fresh model, adapter, optimizer and schedule "
-        "give the same three losses as training on",
+        "adapter, optimizer and schedule, saved and loaded, give the next three losses",
         "a resumed training is another one",
-        "where the library does not load to train on, and where the optimizer has hooks or cannot "
-        "be saved",
+        "where they cannot be saved, or the optimizer has hooks",
     ),
     "stored_adapter_loads": Invariant(
         "an adapter that was stored with the baseline loads, and gives the same output as then",
