@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
@@ -162,26 +161,17 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
     return lines
 
 
-def package_changes(comparison: Comparison, cases: Iterable[str]) -> list[str]:
-    """Return 'peft 0.21.2 -> 0.14.0' for each package that differs in one of the cases."""
-    pairs = {
-        (id(old.environment), id(new.environment)): (old.environment, new.environment)
-        for name in cases
-        if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
-    }
-    # A dict keeps their order.
-    return list(
-        dict.fromkeys(line for pair in pairs.values() for line in sentences.version_changes(*pair))
-    )
-
-
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     """Return which package caused it, as far as the environments show; None for unpaired cases."""
-    if not comparison.references.keys() & comparison.observed.keys() & {*finding.cases}:
-        return None
-    if finding.cause.strand == "budget":
+    # Most cases share one environment object.
+    pairs = {
+        (id(old.environment), id(new.environment)): (old.environment, new.environment)
+        for name in finding.cases
+        if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
+    }
+    if not pairs or finding.cause.strand == "budget":
         return None  # it may have been over before
-    changes = package_changes(comparison, finding.cases)
+    changes = list({line for pair in pairs.values() for line in sentences.version_changes(*pair)})
     if not changes:
         return "no package changed, so the code under test did"
     if len(changes) == 1:
