@@ -233,31 +233,25 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         name, (side.environment.get("torch") for side in sides[:2])
     ):
         return
-    elif new is None:
+    elif old is None or new is None:
+        obstacle: Obstacle | None = None
         # What an older version of this project cannot measure is not gone: nobody looked.
-        is_unknown = name in METRICS and name not in sides.new.known
-        yield _of_one_side(name, old, new, "not measured" if is_unknown else None)
-    elif old is None:
+        if new is None and name in METRICS and name not in sides.new.known:
+            obstacle = "not measured"
         # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
-        yield _of_one_side(name, old, new, None if new.kind == "exact" else "other meaning")
+        elif old is None and either.kind != "exact":
+            obstacle = "other meaning"
+        yield Reason(
+            kind="metric",
+            subject=name,
+            old=None if old is None else old.value,
+            new=None if new is None else new.value,
+            verdict="incomparable" if obstacle else "regressed",
+            obstacle=obstacle,
+            spec=either.spec,
+        )
     elif sides.same_inputs or new.kind not in OF_INPUTS:
         yield from _of_both(name, old, new, sides.bounds)
-
-
-def _of_one_side(
-    name: str, old: Metric | None, new: Metric | None, obstacle: Obstacle | None
-) -> Reason:
-    either = new or old
-    assert either is not None  # noqa: S101  (a metric of one side)
-    return Reason(
-        kind="metric",
-        subject=name,
-        old=None if old is None else old.value,
-        new=None if new is None else new.value,
-        verdict="incomparable" if obstacle else "regressed",
-        obstacle=obstacle,
-        spec=either.spec,
-    )
 
 
 def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Reason | Remark]:

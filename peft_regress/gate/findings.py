@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -161,10 +161,6 @@ def find_causes(
     return tuple(sorted(findings, key=order))
 
 
-def _part(finding: Finding, belongs: Callable[[Member], bool]) -> Finding:
-    return replace(finding, members=tuple(filter(belongs, finding.members)))
-
-
 def sort_findings(
     findings: Iterable[Finding], failures: Collection[Verdict]
 ) -> tuple[list[Finding], list[Finding], list[Finding]]:
@@ -172,17 +168,13 @@ def sort_findings(
 
     failures: the verdicts that fail the run. A finding with failing and passing cases becomes two.
     """
-
-    def fails(member: Member) -> bool:
-        return any(reason.verdict in failures for reason in member.reasons)
-
     failing, rest = [], []
     for finding in findings:
-        part = _part(finding, fails)
-        if part.members:
-            failing.append(part)
-        rest.append(_part(finding, lambda member: not fails(member)))
-    rest = [finding for finding in rest if finding.members]
+        parts: dict[bool, list[Member]] = defaultdict(list)
+        for member in finding.members:
+            parts[any(one.verdict in failures for one in member.reasons)].append(member)
+        for fails, members in parts.items():
+            (failing if fails else rest).append(replace(finding, members=tuple(members)))
     return (
         failing,
         [finding for finding in rest if finding.verdict in INCOMPLETE],

@@ -18,12 +18,9 @@ _LONGEST_ERROR: Final = 300
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
     "new": "no accepted baseline has it",
-}
-_NOT_COMPARED: Final = {
     "inputs": "inputs differ, so losses and scores cannot be compared",
     "training": "training cannot be compared",
 }
-"""What stands before both sides of a reason that is about no metric."""
 _IN_WORDS: Final = frozenset({"curve", "evaluation", "model", "numerics", "rates"})
 """The reasons on a function that say by themselves what changed."""
 
@@ -247,8 +244,6 @@ def _coverage_title(finding: Finding) -> str:
         costs = _changes_title(finding)
         settings = sentences.definition_words(finding.example.reasons)
         return f"definition changed: {settings}{'; ' if costs else ''}{costs}"
-    words = _NOT_COMPARED.get(what)
-    if words is None:
-        return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
-    reason = next(one for one in finding.example.reasons if one.kind == what)
-    return f"{words}: {sentences.both_sides(reason)}"
+    words = _COVERAGE.get(what, f"{clean(what)} cannot be compared")
+    reason = next((one for one in finding.example.reasons if one.kind == what), None)
+    return words if reason is None else f"{words}: {sentences.both_sides(reason)}"
