@@ -47,10 +47,11 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
 
 def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric changed and how far it may, by its kind."""
-    if old.kind == "fingerprint":
-        return _fingerprint_change(old, new, bounds.of_metric(name, old))
     allowed = bounds.of_metric(name, old)
+    if old.kind == "fingerprint":
+        return _fingerprint_change(old, new, allowed)
     (bound,) = allowed.steps
+    difference, size = new.value - old.value, abs(old.value)
     if old.kind in {"accuracy", "score"}:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
@@ -59,10 +60,8 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
             return Change(old.value, new.value, difference, bound)
         if abs(difference) <= allowed.rounding:
             difference = 0.0
-        change = relative(difference, max(abs(old.value), allowed.floor))
-        return Change(old.value, new.value, change, bound)
-    change = relative(new.value - old.value, abs(old.value))
-    return Change(old.value, new.value, change, bound)
+        size = max(size, allowed.floor)
+    return Change(old.value, new.value, relative(difference, size), bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:

@@ -168,7 +168,8 @@ def sort_findings(
 
     failures: the verdicts that fail the run. A finding with failing and passing cases becomes two.
     """
-    failing, rest = [], []
+    failing: list[Finding] = []
+    rest: list[Finding] = []
     for finding in findings:
         parts: dict[bool, list[Member]] = defaultdict(list)
         for member in finding.members:
@@ -307,8 +308,7 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
     """Return the cause of changed costs, in the part of a layer with most of the change."""
-    gravest_ones = [reason for reason in reasons if reason.verdict == reasons[0].verdict]
-    changed = {reason.subject: reason for reason in gravest_ones}
+    changed = {one.subject: one for one in reasons if one.verdict == reasons[0].verdict}
     large = [name for name, reason in changed.items() if not reason.is_small] or [*changed]
     sizes = [
         name
@@ -318,11 +318,8 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
     metric = next((name for name in _LEADING if name in large), None) or max(
         sizes, key=lambda name: changed[name].share, default=None
     )
-    part = None
-    if metric is None:
-        metric = large[0]
-    else:
-        part = _largest_part(metric, old, new)
+    part = None if metric is None else _largest_part(metric, old, new)
+    metric = metric or large[0]
     return Cause(
         "costs",
         metric.removesuffix(BATCH_SUFFIX),

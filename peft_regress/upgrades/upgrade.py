@@ -101,17 +101,13 @@ class Upgrade:
     @property
     def suspected(self) -> tuple[Finding, ...]:
         """The findings that got worse or better."""
-        return _suspected(self.comparison)
+        return tuple(one for one in self.comparison.findings if one.is_failing or one.is_better)
 
     @property
     def since_baseline(self) -> tuple[Finding, ...]:
         """The findings by which the stored baseline fails what is as it was at the commit."""
         found = () if self.by_baseline is None else self.by_baseline.findings
         return tuple(one for one in found if one.is_failing)
-
-
-def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
-    return tuple(one for one in comparison.findings if one.is_failing or one.is_better)
 
 
 def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)

@@ -290,12 +290,11 @@ def _named(old: Observation) -> str:
 def _trainings(comparison: Comparison) -> Iterator[str]:
     """Yield what judged the trainings: curves, which are exact, or bounds."""
     about = [remark for case in comparison.cases for remark in case.remarks]
-    equal = Counter(clean(one.text) for one in about if one.kind == "same curve")
-    bounded = Counter(clean(one.text) for one in about if one.kind == "by bounds")
-    for name, count in equal.items():
-        yield f"training of {count_of(count, 'case')}: equal to {name} bit for bit"
-    for why, count in bounded.items():
-        yield f"training of {count_of(count, 'case')}: judged by bounds, {why}"
+    words = {"same curve": "equal to {} bit for bit", "by bounds": "judged by bounds, {}"}
+    for kind, said in words.items():
+        found = Counter(clean(one.text) for one in about if one.kind == kind)
+        for text, count in found.items():
+            yield f"training of {count_of(count, 'case')}: {said.format(text)}"
 
 
 def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:
