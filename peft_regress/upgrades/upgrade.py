@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,14 +136,11 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         opened = opened_overlay(requirements, replace_torch=settings.replace_torch)
         overlay = stack.enter_context(opened)
         progress(_overlay_sentence(overlay))
-        loaded: dict[str, Collection[str]] = {}
-        measure = functools.partial(
-            _measured, cases=cases, settings=settings, loaded=loaded, on_record=on_record
-        )
+        measurer = _Measurer(cases=cases, settings=settings, progress=progress, on_record=on_record)
         if base is None:
-            sides = _beside_packages(cases, references, overlay, settings, progress, measure)
+            sides = measurer.beside_packages(references, overlay)
         else:
-            sides = _beside_commit(cases, base, overlay, progress, measure)
+            sides = measurer.beside_commit(base, overlay)
         candidate, edited = sides.candidate, "" if sides.is_measured else sides.edit
         # Nobody accepts what is better than a commit: it never fails.
         strict, names = settings.strict and base is None, [case.id for case in cases]
@@ -176,7 +172,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
                 overlay.planned,
                 comparison.references,
                 asked=overlay.requested,
-                loaded=loaded,
+                loaded=measurer.loaded,
                 same_files=settings.runs_base_here,
                 setup=settings.setup,
                 progress=progress,
@@ -215,29 +211,6 @@ class _Sides(NamedTuple):
     """That own cases have other code than in the stored references."""
 
 
-def _beside_packages(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom to tell)
-    cases: Sequence[Case],
-    references: Mapping[str, Observation] | None,
-    overlay: Overlay,
-    settings: UpgradeSettings,
-    progress: Callable[[str], None],
-    measure: Callable[..., Run],
-) -> _Sides:
-    """Measure a candidate, and without references the current environment before."""
-    edit = _edit_sentence(cases, references or {})
-    is_measured = references is None or (bool(edit) and settings.base == "auto")
-    if references is None or is_measured:
-        why = edit or "no stored baseline is known to have its packages"
-        progress(f"measuring the current environment: {why}")
-        # Where it repeats a stored training, it has the scores of that.
-        stored = read_references(settings.setup.baselines)
-        run = measure("current", None, known=known_curves(stored))
-        completed = _completed(run, "the current environment", stored)
-        references = {name: one.as_reference for name, one in completed.items()}
-    candidate = measure("candidate", overlay, known=known_curves(references))
-    return _Sides(references, candidate, is_measured, edit)
-
-
 class _CommitBase(NamedTuple):
     """A commit, its environment, and how to measure there."""
 
@@ -274,40 +247,88 @@ def _opened_commit(
                 keeper.writer.close()
 
 
-def _beside_commit(
-    cases: Sequence[Case],
-    base: _CommitBase,
-    overlay: Overlay,
-    progress: Callable[[str], None],
-    measure: Callable[..., Run],
-) -> _Sides:
-    """Measure a commit, then a candidate unless it installs the same files.
+@dataclass(frozen=True, kw_only=True)
+class _Measurer:
+    """Measure both sides of an upgrade."""
 
-    Of a commit the first seed of each case trains alone in full: a candidate that repeats its curve
-    needs no more, and what departs from it is measured there again.
-    """
-    commit, before, setup = base
-    progress(f"measuring the base: {commit.title}")
-    stored = read_references(setup.baselines)
-    known = known_curves(stored)
-    for case in cases:
-        known.setdefault(case.id, []).append(KnownCurve(curve=None, run_name=commit.name))
-    candidate = measure("base", before, known=known, setup=setup)
-    references = {
-        name: replace(one, curves={} if one.record.curve is UNSET else {one.machine.digest: one})
-        for name, one in _completed(candidate, commit.name, stored).items()
-    }
-    if before.folder == overlay.folder:
-        progress("the candidate installs the same files, so it is not measured again")
-    else:
-        candidate = measure("candidate", overlay, known=known_curves(references))
-        trained = {one.case.id for one in candidate if one.status == "ok" and not one.is_repeat}
-        repeats = (one.record for one in references.values() if one.record.is_repeat)
-        left = [record.case for record in repeats if record.case.id in trained]
-        if left:
-            in_full = measure("base", before, known={}, setup=setup, cases=left)
-            references |= observations_of(in_full, commit.name)
-    return _Sides(references, candidate, is_measured=True)
+    cases: Sequence[Case]
+    settings: UpgradeSettings
+    progress: Callable[[str], None]
+    on_record: OnRecord
+    loaded: dict[str, Collection[str]] = field(default_factory=dict)
+    """The packages of which a case has loaded a module, by case."""
+
+    def beside_packages(
+        self, references: Mapping[str, Observation] | None, overlay: Overlay
+    ) -> _Sides:
+        """Measure a candidate, and without references the current environment before."""
+        edit = _edit_sentence(self.cases, references or {})
+        is_measured = references is None or (bool(edit) and self.settings.base == "auto")
+        if references is None or is_measured:
+            why = edit or "no stored baseline is known to have its packages"
+            self.progress(f"measuring the current environment: {why}")
+            # Where it repeats a stored training, it has the scores of that.
+            stored = read_references(self.settings.setup.baselines)
+            run = self.run("current", None, known=known_curves(stored))
+            completed = _completed(run, "the current environment", stored)
+            references = {name: one.as_reference for name, one in completed.items()}
+        candidate = self.run("candidate", overlay, known=known_curves(references))
+        return _Sides(references, candidate, is_measured, edit)
+
+    def beside_commit(self, base: _CommitBase, overlay: Overlay) -> _Sides:
+        """Measure a commit, then a candidate unless it installs the same files.
+
+        Of a commit the first seed of each case trains alone in full: a candidate that repeats its
+        curve needs no more, and what departs from it is measured there again.
+        """
+        commit, before, setup = base
+        self.progress(f"measuring the base: {commit.title}")
+        stored = read_references(setup.baselines)
+        known = known_curves(stored)
+        for case in self.cases:
+            known.setdefault(case.id, []).append(KnownCurve(curve=None, run_name=commit.name))
+        candidate = self.run("base", before, known=known, setup=setup)
+        references = _completed(candidate, commit.name, stored)
+        for name, one in references.items():
+            curves = {} if one.record.curve is UNSET else {one.machine.digest: one}
+            references[name] = replace(one, curves=curves)
+        if before.folder == overlay.folder:
+            self.progress("the candidate installs the same files, so it is not measured again")
+        else:
+            candidate = self.run("candidate", overlay, known=known_curves(references))
+            trained = {one.case.id for one in candidate if one.status == "ok" and not one.is_repeat}
+            repeats = (one.record for one in references.values() if one.record.is_repeat)
+            left = [record.case for record in repeats if record.case.id in trained]
+            if left:
+                in_full = self.run("base", before, known={}, setup=setup, cases=left)
+                references |= observations_of(in_full, commit.name)
+        return _Sides(references, candidate, is_measured=True)
+
+    def run(
+        self,
+        side: str,
+        overlay: Overlay | None,
+        *,
+        known: Mapping[str, list[KnownCurve]],
+        setup: MeasuringSetup | None = None,
+        cases: Sequence[Case] = (),
+    ) -> Run:
+        """Measure in an overlay or the running environment; what is known need not train again."""
+        cases, pattern, done = cases or self.cases, self.settings.pattern, itertools.count(1)
+        save = self.settings.save if side == "candidate" else None
+        return measure_cases(
+            cases,
+            python=Path(sys.executable) if overlay is None else overlay.python,
+            planned=() if overlay is None else overlay.planned,
+            setup=setup or self.settings.setup,
+            narrowed_by=[] if pattern is None else [f"--cases {pattern}"],
+            matrix=self.settings.matrix,
+            keep_adapters=None if save is None else adapters_of_run(save),
+            known=known,
+            loaded=self.loaded,
+            on_record=lambda record: self.on_record(side, record, next(done), len(cases)),
+            on_interrupt=lambda run: None if save is None else save_run(save, run),
+        )
 
 
 def _completed(
@@ -406,35 +427,6 @@ def is_installed_here(environment: Mapping[str, str]) -> bool:
 
 def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in environment.items() if name != "peft-regress"}
-
-
-def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
-    side: str,
-    overlay: Overlay | None,
-    *,
-    known: Mapping[str, list[KnownCurve]],
-    cases: Sequence[Case],
-    settings: UpgradeSettings,
-    loaded: dict[str, Collection[str]],
-    on_record: OnRecord,
-    setup: MeasuringSetup | None = None,
-) -> Run:
-    """Measure in an overlay, or in the running environment; what is known need not train again."""
-    done = itertools.count(1)
-    save = settings.save if side == "candidate" else None
-    return measure_cases(
-        cases,
-        python=Path(sys.executable) if overlay is None else overlay.python,
-        planned=() if overlay is None else overlay.planned,
-        setup=setup or settings.setup,
-        narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
-        matrix=settings.matrix,
-        keep_adapters=None if save is None else adapters_of_run(save),
-        known=known,
-        loaded=loaded,
-        on_record=lambda record: on_record(side, record, next(done), len(cases)),
-        on_interrupt=lambda run: None if save is None else save_run(save, run),
-    )
 
 
 def _overlay_sentence(overlay: Overlay) -> str:
