@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -46,10 +46,9 @@ _KNOWN: Final = 16
 class Step(NamedTuple):
     """An adapted model in the mode in which it trains."""
 
+    method: Method
     model: nn.Module
     make_optimizer: Callable[[nn.Module], Optimizer]
-    shipped: Callable[[], Iterable[Tensor]]
-    """Returns what a device needs beyond the source model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,7 @@ def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
 
     def step(method: Method) -> Step:
         headed = dataclasses.replace(method, heads=(architecture.head,))
-        return _step_of(headed, adapted_model(headed, architecture, settings))
+        return Step(headed, adapted_model(headed, architecture, settings), headed.make_optimizer)
 
     def items(size: int) -> Any:
         shape = (size, *settings.input_shape[1:])
@@ -151,7 +150,7 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         headed = dataclasses.replace(method, heads=heads)
         model = headed.adapt(copy.deepcopy(base), seed=0)
         method.set_mode(model)
-        return _step_of(headed, model)
+        return Step(headed, model, headed.make_optimizer)
 
     def items(size: int) -> Any:
         return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
@@ -188,7 +187,7 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
         adapter = dataclasses.replace(recipe.adapter, moving=moving)
         model = recipe.adapted_model(seed)
         recipe.set_mode(model)
-        return _step_of(adapter, model, recipe.make_optimizer)
+        return Step(adapter, model, recipe.make_optimizer)
 
     def items(wanted: int) -> Any:
         def of_size(leaf: Tensor) -> Tensor | RandomTensor:
@@ -213,13 +212,6 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
     return dataclasses.replace(
         fine_tune, id=case.id, adapter=case.adapter_name, optimizer=optimizer
     )
-
-
-def _step_of(
-    method: Method, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer] | None = None
-) -> Step:
-    shipped = method.shipped_tensors
-    return Step(model, make_optimizer or method.make_optimizer, lambda: shipped(model).values())
 
 
 def try_all(
@@ -319,7 +311,7 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
     costs = Costs(
         memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
         update=_update(cost),
-        ship=sum(tensor.nbytes for tensor in step.shipped()),
+        ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
     is_planned = limits.runtime == "executorch"

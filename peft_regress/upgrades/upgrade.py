@@ -85,7 +85,7 @@ class Upgrade:
     """What was installed over the environment that it is compared with; empty if that is another
     one. A release may also need a package that is there already, or need it no more: that one
     differs in `changed` alone."""
-    responsible: tuple[ResponsiblePackages, ...]
+    responsible: tuple[ResponsiblePackages, ...] = ()
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
     was_interrupted: bool = False
     """Whether Ctrl-C ended the search for the responsible packages."""
@@ -158,7 +158,6 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             candidate=candidate,
             changed=_changed(before, candidate, overlay),
             installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
-            responsible=(),
             edited=edited,
             remarks=(*overlay.remarks, *filter(None, [sides.edit])),
             saved=settings.save,
