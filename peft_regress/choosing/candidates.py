@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from peft_regress.cost.step_cost import MANY, StepCost, StepLog
 from peft_regress.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.errors import InputError, UnknownNameError, UnsupportedCaseError
 from peft_regress.fine_tune import FineTune
-from peft_regress.imports import told
+from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
@@ -139,7 +138,9 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     by default the last linear layer. The loss is that of `cost --model`. Raises `InputError` for a
     path or an input that is none, and for a model without such a module.
     """
-    call, base = parse_inputs(inputs), _loaded(path)
+    call = parse_inputs(inputs)
+    with current_folder_first():
+        base = load_model(path)
     modules = dict(base.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     heads = (head if head is not None else "".join(linear[-1:]),)
@@ -162,14 +163,6 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         items=items,
         loss=loss_of_output,
     )
-
-
-def _loaded(path: str) -> nn.Module:
-    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
-    try:
-        return load_model(path)
-    finally:
-        sys.path.remove("")
 
 
 def of_case(fine_tune: FineTune, storage: Path) -> Subject:
