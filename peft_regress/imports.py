@@ -57,6 +57,16 @@ def _is_signal(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_NOISE[record.name])
 
 
+@contextlib.contextmanager
+def current_folder_first() -> Iterator[None]:
+    """Import from the current folder first, as `python -m` does."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], bool]) -> Any:
     """Return the object of an import path `pkg.mod:NAME`, or of an attribute, `pkg.mod:A.b`.
 

@@ -18,7 +18,7 @@ from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
-from peft_regress.upgrades import bisect, commit_base, responsible
+from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -198,7 +198,7 @@ def versions_of(packages):
 def set_world(monkeypatch, world):
     """Let upgrades and bisections work in this world."""
     monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
-    for module in (bisect, commit_base, responsible, upgrading):
+    for module in (bisect, responsible, upgrading):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))

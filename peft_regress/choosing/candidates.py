@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,7 +29,7 @@ from peft_regress.cost.step_cost import MANY, StepCost, StepLog
 from peft_regress.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.errors import InputError, UnknownNameError, UnsupportedCaseError
 from peft_regress.fine_tune import FineTune
-from peft_regress.imports import told
+from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
@@ -46,10 +45,9 @@ _KNOWN: Final = 16
 class Step(NamedTuple):
     """An adapted model in the mode in which it trains."""
 
+    method: Method
     model: nn.Module
     make_optimizer: Callable[[nn.Module], Optimizer]
-    shipped: Callable[[], Iterable[Tensor]]
-    """Returns what a device needs beyond the source model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +115,7 @@ def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
 
     def step(method: Method) -> Step:
         headed = dataclasses.replace(method, heads=(architecture.head,))
-        return _step_of(headed, adapted_model(headed, architecture, settings))
+        return Step(headed, adapted_model(headed, architecture, settings), headed.make_optimizer)
 
     def items(size: int) -> Any:
         shape = (size, *settings.input_shape[1:])
@@ -140,7 +138,9 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     by default the last linear layer. The loss is that of `cost --model`. Raises `InputError` for a
     path or an input that is none, and for a model without such a module.
     """
-    call, base = parse_inputs(inputs), _loaded(path)
+    call = parse_inputs(inputs)
+    with current_folder_first():
+        base = load_model(path)
     modules = dict(base.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     heads = (head if head is not None else "".join(linear[-1:]),)
@@ -151,7 +151,7 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         headed = dataclasses.replace(method, heads=heads)
         model = headed.adapt(copy.deepcopy(base), seed=0)
         method.set_mode(model)
-        return _step_of(headed, model)
+        return Step(headed, model, headed.make_optimizer)
 
     def items(size: int) -> Any:
         return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
@@ -163,14 +163,6 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
         items=items,
         loss=loss_of_output,
     )
-
-
-def _loaded(path: str) -> nn.Module:
-    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
-    try:
-        return load_model(path)
-    finally:
-        sys.path.remove("")
 
 
 def of_case(fine_tune: FineTune, storage: Path) -> Subject:
@@ -188,7 +180,7 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
         adapter = dataclasses.replace(recipe.adapter, moving=moving)
         model = recipe.adapted_model(seed)
         recipe.set_mode(model)
-        return _step_of(adapter, model, recipe.make_optimizer)
+        return Step(adapter, model, recipe.make_optimizer)
 
     def items(wanted: int) -> Any:
         def of_size(leaf: Tensor) -> Tensor | RandomTensor:
@@ -213,13 +205,6 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
     return dataclasses.replace(
         fine_tune, id=case.id, adapter=case.adapter_name, optimizer=optimizer
     )
-
-
-def _step_of(
-    method: Method, model: nn.Module, make_optimizer: Callable[[nn.Module], Optimizer] | None = None
-) -> Step:
-    shipped = method.shipped_tensors
-    return Step(model, make_optimizer or method.make_optimizer, lambda: shipped(model).values())
 
 
 def try_all(
@@ -319,7 +304,7 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
     costs = Costs(
         memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
         update=_update(cost),
-        ship=sum(tensor.nbytes for tensor in step.shipped()),
+        ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
     is_planned = limits.runtime == "executorch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -126,18 +127,13 @@ def rank_of_no_saving(
     """
     limit = getattr(full.costs, cost)
     found: dict[str, float] = {}
-    last: Candidate | None = None
-    for one in candidates:
-        if one.rank is None or one.method in found:
+    for before, one in itertools.pairwise((full, *candidates)):
+        was, value = (getattr(side.costs, cost) for side in (before, one))
+        if one.rank is None or one.method in found or value < limit:
             continue
-        value = getattr(one.costs, cost)
-        before = last if last is not None and last.method == one.method else None
-        if value >= limit:
-            if before is None or before.rank is None:
-                found[one.method] = 0.0
-            else:
-                was = getattr(before.costs, cost)
-                share = (limit - was) / (value - was)
-                found[one.method] = before.rank + share * (one.rank - before.rank)
-        last = one
+        if before.method != one.method or before.rank is None:
+            found[one.method] = 0.0
+        else:
+            share = (limit - was) / (value - was)
+            found[one.method] = before.rank + share * (one.rank - before.rank)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli import options
 from peft_regress.errors import InputError
+from peft_regress.imports import current_folder_first
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 
@@ -138,12 +138,8 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
 def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
     from peft_regress.cost.pricing import price_typed  # torch
 
-    sys.path.insert(0, "")  # import from the current folder first, as `python -m` does
-    try:
-        with _warnings_as_lines():
-            cost = price_typed(path, inputs)
-    finally:
-        sys.path.remove("")
+    with current_folder_first(), _warnings_as_lines():
+        cost = price_typed(path, inputs)
     settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
     metrics = msgspec.to_builtins(cost.metrics)
     encoded = {"model": path, "settings": settings, "metrics": metrics}

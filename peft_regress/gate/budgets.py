@@ -156,15 +156,11 @@ def budget_findings(
         if not use.is_judged:
             yield Remark(kind="not judged", subject=f"budget {use.name}", text=use.lacks)
     for use in () if old is None else budget_of(old, devices):
-        now = limits.get(use.part)
-        if use.limit is not None and (now is None or _is_looser(use.limit, now)):
-            yield Remark(
-                kind="looser budget",
-                subject=f"budget {use.name}",
-                old=use.limit,
-                new=None if now is None else now.limit,
-                spec=use.spec,
-            )
+        now = limits[use.part].limit if use.part in limits else None
+        was = use.limit
+        if was is not None and (now is None or (now < was if use.is_least else now > was)):
+            name, spec = f"budget {use.name}", use.spec
+            yield Remark(kind="looser budget", subject=name, old=was, new=now, spec=spec)
 
 
 def _change(was: float | None, use: BudgetUse) -> float | None:
@@ -173,10 +169,6 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
         return None
     change = use.value - was
     return change if is_absolute(use.spec) else relative(change, abs(was))
-
-
-def _is_looser(old: float, new: BudgetUse) -> bool:
-    return new.limit is None or (new.limit < old if new.is_least else new.limit > old)
 
 
 # --- devices --------------------------------------------------------------------------------------

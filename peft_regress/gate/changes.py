@@ -47,10 +47,11 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
 
 def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric changed and how far it may, by its kind."""
-    if old.kind == "fingerprint":
-        return _fingerprint_change(old, new, bounds.of_metric(name, old))
     allowed = bounds.of_metric(name, old)
+    if old.kind == "fingerprint":
+        return _fingerprint_change(old, new, allowed)
     (bound,) = allowed.steps
+    difference, size = new.value - old.value, abs(old.value)
     if old.kind in {"accuracy", "score"}:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
@@ -59,10 +60,8 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
             return Change(old.value, new.value, difference, bound)
         if abs(difference) <= allowed.rounding:
             difference = 0.0
-        change = relative(difference, max(abs(old.value), allowed.floor))
-        return Change(old.value, new.value, change, bound)
-    change = relative(new.value - old.value, abs(old.value))
-    return Change(old.value, new.value, change, bound)
+        size = max(size, allowed.floor)
+    return Change(old.value, new.value, relative(difference, size), bound)
 
 
 def is_absolute(metric: Metric | MetricSpec) -> bool:
@@ -233,31 +232,25 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         name, (side.environment.get("torch") for side in sides[:2])
     ):
         return
-    elif new is None:
+    elif old is None or new is None:
+        obstacle: Obstacle | None = None
         # What an older version of this project cannot measure is not gone: nobody looked.
-        is_unknown = name in METRICS and name not in sides.new.known
-        yield _of_one_side(name, old, new, "not measured" if is_unknown else None)
-    elif old is None:
+        if new is None and name in METRICS and name not in sides.new.known:
+            obstacle = "not measured"
         # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
-        yield _of_one_side(name, old, new, None if new.kind == "exact" else "other meaning")
+        elif old is None and either.kind != "exact":
+            obstacle = "other meaning"
+        yield Reason(
+            kind="metric",
+            subject=name,
+            old=None if old is None else old.value,
+            new=None if new is None else new.value,
+            verdict="incomparable" if obstacle else "regressed",
+            obstacle=obstacle,
+            spec=either.spec,
+        )
     elif sides.same_inputs or new.kind not in OF_INPUTS:
         yield from _of_both(name, old, new, sides.bounds)
-
-
-def _of_one_side(
-    name: str, old: Metric | None, new: Metric | None, obstacle: Obstacle | None
-) -> Reason:
-    either = new or old
-    assert either is not None  # noqa: S101  (a metric of one side)
-    return Reason(
-        kind="metric",
-        subject=name,
-        old=None if old is None else old.value,
-        new=None if new is None else new.value,
-        verdict="incomparable" if obstacle else "regressed",
-        obstacle=obstacle,
-        spec=either.spec,
-    )
 
 
 def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Reason | Remark]:

@@ -115,21 +115,17 @@ class Comparison:
     @property
     def remarked(self) -> tuple[CaseVerdict, ...]:
         """The cases with a remark that fails a strict run."""
-        return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
+        return tuple(case for case in self.cases if case.is_remarked)
 
     @property
     def failing(self) -> tuple[CaseVerdict, ...]:
         """The cases that make the exit code 1, also by strictness."""
-        fails = self.failing_verdicts
-        found = {case.id for case in self.cases if case.verdict in fails}
-        if self.strict:
-            found |= {case.id for case in self.remarked}
-        return tuple(case for case in self.cases if case.id in found)
+        return tuple(case for case in self.cases if self._fails(case))
 
     @property
     def red(self) -> tuple[CaseVerdict, ...]:
         """The cases whose tests fail: failing, or not compared."""
-        failing = {case.id for case in self.failing}
-        return tuple(
-            case for case in self.cases if case.id in failing or case.verdict in INCOMPLETE
-        )
+        return tuple(case for case in self.cases if case.verdict in INCOMPLETE or self._fails(case))
+
+    def _fails(self, case: CaseVerdict) -> bool:
+        return case.verdict in self.failing_verdicts or (self.strict and case.is_remarked)

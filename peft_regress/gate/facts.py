@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from peft_regress.gate.inputs import (
     OF_INPUTS,
+    Difference,
     optimizer_differences,
     rate_difference,
     shape_text,
@@ -136,24 +137,25 @@ def training_facts(
     # A schedule of one's own may follow the data; that of a script is its libraries'.
     if rate is not None and (difference is None or new.script is not UNSET):
         yield _regressed("rates", rate.old, rate.new, note=rate.where)
-    if difference is not None and any(
-        one.kind in OF_INPUTS and name in old.metrics for name, one in new.metrics.items()
-    ):
-        yield _inputs_reason(
-            difference.part,
-            (difference.old, difference.new),
-            note=difference.where,
-            same_files=same_files,
-        )
-    if not old.metrics.keys().isdisjoint(new.unseeded):
-        sides = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
-        yield _inputs_reason("seed", sides, same_files=same_files)
+    # If both sides ran the same files, the packages changed the inputs.
+    for reason in _inputs_reasons(old, new, difference):
+        yield reason if same_files else _of_other_inputs(reason)
     yield from _trained_reasons(old, new)
     before, after = numerics_of(old), numerics_of(new)
     if before != after:  # it decides the bounds
         words = f"the precision changed from {before} to {after}"
         yield _regressed("numerics", before, words)
     yield from _script_reasons(old, new)
+
+
+def _inputs_reasons(old: Record, new: Record, difference: Difference | None) -> Iterator[Reason]:
+    common = (one for name, one in new.metrics.items() if name in old.metrics)
+    if difference is not None and any(one.kind in OF_INPUTS for one in common):
+        was, now, part = difference.old, difference.new, difference.part
+        yield _regressed("inputs", was, now, note=difference.where, subject=part)
+    if not old.metrics.keys().isdisjoint(new.unseeded):
+        was, now = "equal in two runs of the script", f"differ: {few(new.unseeded)}"
+        yield _regressed("inputs", was, now, subject="seed")
 
 
 def _model_change(old: Record, new: Record) -> Iterator[Reason | Remark]:
@@ -185,7 +187,7 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
         and old.curve.losses == new.curve.losses
         and sorted(old.trained.values()) == sorted(new.trained.values())
     )
-    yield replace(reason, verdict="incomparable", obstacle="inputs") if is_renamed else reason
+    yield _of_other_inputs(reason) if is_renamed else reason
 
 
 def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
@@ -211,23 +213,15 @@ def script_remarks(new: Record) -> Iterator[Remark]:
         yield Remark(kind="written", subject="script", text=new.script.written)
 
 
-def _regressed(kind: ReasonKind, old: str | None, new: str | None, note: str = "") -> Reason:
-    return Reason(kind=kind, old=old, new=new, verdict="regressed", note=note)
-
-
-def _inputs_reason(
-    part: str, sides: tuple[str | None, str], note: str = "", *, same_files: bool
+def _regressed(
+    kind: ReasonKind, old: str | None, new: str | None, *, note: str = "", subject: str = ""
 ) -> Reason:
-    """Return that inputs differ: if both sides ran the same files, the packages changed them."""
-    return Reason(
-        kind="inputs",
-        subject=part,
-        old=sides[0],
-        new=sides[1],
-        verdict="regressed" if same_files else "incomparable",
-        obstacle=None if same_files else "inputs",
-        note=note,
-    )
+    return Reason(kind=kind, subject=subject, old=old, new=new, verdict="regressed", note=note)
+
+
+def _of_other_inputs(reason: Reason) -> Reason:
+    """Return a reason that does not say whether anything got worse, since the inputs differ."""
+    return replace(reason, verdict="incomparable", obstacle="inputs")
 
 
 def _model_shapes(record: Record) -> Shapes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -161,10 +161,6 @@ def find_causes(
     return tuple(sorted(findings, key=order))
 
 
-def _part(finding: Finding, belongs: Callable[[Member], bool]) -> Finding:
-    return replace(finding, members=tuple(filter(belongs, finding.members)))
-
-
 def sort_findings(
     findings: Iterable[Finding], failures: Collection[Verdict]
 ) -> tuple[list[Finding], list[Finding], list[Finding]]:
@@ -172,17 +168,14 @@ def sort_findings(
 
     failures: the verdicts that fail the run. A finding with failing and passing cases becomes two.
     """
-
-    def fails(member: Member) -> bool:
-        return any(reason.verdict in failures for reason in member.reasons)
-
-    failing, rest = [], []
+    failing: list[Finding] = []
+    rest: list[Finding] = []
     for finding in findings:
-        part = _part(finding, fails)
-        if part.members:
-            failing.append(part)
-        rest.append(_part(finding, lambda member: not fails(member)))
-    rest = [finding for finding in rest if finding.members]
+        parts: dict[bool, list[Member]] = defaultdict(list)
+        for member in finding.members:
+            parts[any(one.verdict in failures for one in member.reasons)].append(member)
+        for fails, members in parts.items():
+            (failing if fails else rest).append(replace(finding, members=tuple(members)))
     return (
         failing,
         [finding for finding in rest if finding.verdict in INCOMPLETE],
@@ -315,8 +308,7 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
     """Return the cause of changed costs, in the part of a layer with most of the change."""
-    gravest_ones = [reason for reason in reasons if reason.verdict == reasons[0].verdict]
-    changed = {reason.subject: reason for reason in gravest_ones}
+    changed = {one.subject: one for one in reasons if one.verdict == reasons[0].verdict}
     large = [name for name, reason in changed.items() if not reason.is_small] or [*changed]
     sizes = [
         name
@@ -326,11 +318,8 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
     metric = next((name for name in _LEADING if name in large), None) or max(
         sizes, key=lambda name: changed[name].share, default=None
     )
-    part = None
-    if metric is None:
-        metric = large[0]
-    else:
-        part = _largest_part(metric, old, new)
+    part = None if metric is None else _largest_part(metric, old, new)
+    metric = metric or large[0]
     return Cause(
         "costs",
         metric.removesuffix(BATCH_SUFFIX),

@@ -248,6 +248,11 @@ class CaseVerdict:
     budgets: tuple[BudgetUse, ...] = ()
     """How much the case uses of each part of its budget."""
 
+    @property
+    def is_remarked(self) -> bool:
+        """Whether a remark fails a strict run."""
+        return any(one.fails_strictly for one in self.remarks)
+
 
 class Origin(NamedTuple):
     """A metric as it was in the entry that its drift counts from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -83,19 +83,25 @@ def with_note(what: str, notes: Sequence[str]) -> str:
     return f"{what} ({where})" if where else what
 
 
+def by_words(facts: Iterable[tuple[str, str, str]]) -> dict[str, list[str]]:
+    """Return the cases of each fact in words; facts are (words, where it is false, case)."""
+    cases: dict[str, list[str]] = defaultdict(list)
+    notes: dict[str, list[str]] = defaultdict(list)
+    for what, note, case in facts:
+        cases[what].append(case)
+        notes[what].append(note)
+    return {with_note(what, notes[what]): ids for what, ids in cases.items()}
+
+
 def false_invariants(records: Iterable[Record]) -> dict[str, list[str]]:
     """Return each invariant that is false, with where, and the cases in which it is."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        for name, holds in record.invariants.items():
-            if holds is False:
-                found.setdefault(name, []).append(record)
-    return {
-        with_note(f"invariant {clean(name)} is false", [one.note_on(name) for one in those]): [
-            clean(one.case.id) for one in those
-        ]
-        for name, those in sorted(found.items())
-    }
+    found = [(name, one) for one in records for name in one.invariants]
+    found.sort(key=lambda pair: pair[0])
+    return by_words(
+        (f"invariant {clean(name)} is false", one.note_on(name), clean(one.case.id))
+        for name, one in found
+        if one.invariants[name] is False
+    )
 
 
 def false_on_a_side(
@@ -173,16 +179,13 @@ def remark_line(remark: verdicts.Remark) -> str:
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     """Return what was broken in the baseline too, in words, with the cases that have it."""
-    found: dict[str, list[str]] = {}
-    notes: dict[str, list[str]] = {}
-    for case in comparison.cases:
-        for reason in case.reasons:
-            if reason.verdict == "known_defect":
-                is_state = reason.kind == "status"
-                what = clean(str(reason.new) if is_state else f"{reason.name} is false")
-                found.setdefault(what, []).append(clean(case.id))
-                notes.setdefault(what, []).append(reason.note)
-    return {with_note(what, notes[what]): ids for what, ids in found.items()}
+    found = (
+        (f"{reason.name} is false" if reason.kind != "status" else str(reason.new), reason, case)
+        for case in comparison.cases
+        for reason in case.reasons
+        if reason.verdict == "known_defect"
+    )
+    return by_words((clean(what), reason.note, clean(case.id)) for what, reason, case in found)
 
 
 def short_verdict(verdict: verdicts.Verdict) -> str:

@@ -99,7 +99,7 @@ def bisect(
     cases = _chosen_cases(settings.case, matrix=settings.matrix)
     require_sources(settings.setup.baselines, cases)
     search = _Search(settings=settings, versions=releases_between(settings), progress=progress)
-    transitions, trains = search.first(cases)
+    transitions = search.first(cases)
     tried = {version for version, _ in search.measured}
     found = Bisection(
         settings=settings,
@@ -108,7 +108,7 @@ def bisect(
         skipped=search.skipped,
         tried=tuple(version for version in search.versions if version in tried),
         cases=tuple(case.id for case in cases),
-        trained=trains,
+        trained=search.trains,
     )
     for one in transitions:
         progress(f"{settings.package} {one.new} changes what {one.old} does")
@@ -118,13 +118,15 @@ def bisect(
         return replace(found, was_interrupted=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Search:
     """The releases of a package; each case of each release is measured at most once."""
 
     settings: BisectSettings
     versions: tuple[Version, ...]
     progress: Callable[[str], None]
+    trains: bool = False
+    """Whether the cases train; else their costs alone are compared."""
     measured: dict[tuple[Version, bool], dict[str, Observation]] = field(default_factory=dict)
     """By version and whether the cases trained."""
     skipped: dict[Version, str] = field(default_factory=dict)
@@ -132,36 +134,35 @@ class _Search:
     loaded: dict[str, Collection[str]] = field(default_factory=dict)
     """The packages of which a case has loaded a module, by case."""
 
-    def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
-        """Return the first release of each change between the ends, and whether cases trained."""
+    def first(self, cases: Sequence[Case]) -> list[Transition]:
+        """Return the first release of each change between the ends."""
         metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
         are_scripts = all(isinstance(own_fine_tune(case), Script) for case in cases)
         # A case may fail after its first step.
         may_be_either = metric in {None, "status"} and not are_scripts
         for trains in [False, True] if may_be_either else [metric not in COSTS]:
-            old, new = (self._end(version, cases, trains=trains) for version in ends)
+            self.trains = trains
+            old, new = (self._end(version, cases) for version in ends)
             self._check_absent((*old.values(), *new.values()))
             findings = self._compared(old, new).findings
             if findings:
-                return self._located(findings, old, trains=trains), trains
-        return [], trains
+                return self._located(findings, old)
+        return []
 
-    def _observe(
-        self, version: Version, cases: Sequence[Case], *, trains: bool
-    ) -> dict[str, Observation] | None:
+    def _observe(self, version: Version, cases: Sequence[Case]) -> dict[str, Observation] | None:
         """Return what a release measures for some cases; None if it cannot be used."""
-        known = self.measured.get((version, trains), {})
+        known = self.measured.get((version, self.trains), {})
         lacking = [case for case in cases if case.id not in known]
         if version in self.skipped:
             return None
         if lacking:
             try:
-                known |= self._measure(version, lacking, trains=trains)
+                known |= self._measure(version, lacking)
             except InputError as error:
                 self.skipped[version] = str(error)
                 self.progress(f"{self._name} {version}: skipped ({error})")
                 return None
-            self.measured[version, trains] = known
+            self.measured[version, self.trains] = known
         return {case.id: known[case.id] for case in cases}
 
     @property
@@ -171,15 +172,11 @@ class _Search:
     def _requirements(self, version: Version) -> list[str]:
         return [f"{self._name}=={version}", *self.settings.also_install]
 
-    def _measure(
-        self, version: Version, cases: Sequence[Case], *, trains: bool
-    ) -> dict[str, Observation]:
-        setup, what = self.settings.setup, "fine-tuning" if trains else "costs"
+    def _measure(self, version: Version, cases: Sequence[Case]) -> dict[str, Observation]:
+        settings, what = self.settings, "fine-tuning" if self.trains else "costs"
         self.progress(f"{self._name} {version}: {what} of {count_of(len(cases), 'case')}")
-        with opened_overlay(
-            self._requirements(version),
-            replace_torch=self.settings.replace_torch,
-        ) as overlay:
+        wanted = self._requirements(version)
+        with opened_overlay(wanted, replace_torch=settings.replace_torch) as overlay:
             if any(one.name == self._name and one.is_yanked for one in overlay.planned):
                 raise InputError("yanked by its maintainers")
             self.planned[version] = overlay.planned
@@ -187,8 +184,8 @@ class _Search:
                 cases,
                 python=overlay.python,
                 planned=overlay.planned,
-                setup=setup,
-                trains=trains,
+                setup=settings.setup,
+                trains=self.trains,
                 loaded=self.loaded,
             )
         lost = [case.id for case in cases if case.id not in run.cases]
@@ -198,17 +195,15 @@ class _Search:
             )
         return dict(observations_of(run, f"{self._name} {version}"))
 
-    def _end(
-        self, version: Version, cases: Sequence[Case], *, trains: bool
-    ) -> dict[str, Observation]:
-        observed = self._observe(version, cases, trains=trains)
+    def _end(self, version: Version, cases: Sequence[Case]) -> dict[str, Observation]:
+        observed = self._observe(version, cases)
         if observed is None:
             why = self.skipped[version]
             raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
         return observed
 
     def _located(
-        self, findings: Sequence[Finding], first: Mapping[str, Observation], *, trains: bool
+        self, findings: Sequence[Finding], first: Mapping[str, Observation]
     ) -> list[Transition]:
         """Bisect for each finding by its cheapest case, and group the findings by release."""
         examples = {finding: _cheapest(finding, first) for finding in findings}
@@ -217,7 +212,7 @@ class _Search:
         for finding, case in examples.items():
 
             def changed(index: int, finding: Finding = finding, name: str = case.id) -> bool | None:
-                observed = self._observe(self.versions[index], cases, trains=trains)
+                observed = self._observe(self.versions[index], cases)
                 if observed is None:
                     return None
                 compared = self._compared({name: first[name]}, {name: observed[name]})
@@ -228,37 +223,25 @@ class _Search:
         found = []
         for (low, high), shown_by in sorted(by_boundary.items(), key=lambda item: item[0]):
             chosen = sorted(shown_by, key=lambda case: case.id)
-            transition = self._transition(low, high, chosen, trains=trains)
-            if not transition.comparison.findings:
-                # Small changes add up: only against the first release they exceed the bound.
-                transition = self._transition(low, high, chosen, trains=trains, against=0)
-            found.append(transition)
+            after = self._end(self.versions[high], chosen)
+            # Small changes may add up: then only against the first release they exceed the bound.
+            for base in (low, 0):
+                before = self._end(self.versions[base], chosen)
+                comparison = self._compared(before, after)
+                if comparison.findings:
+                    break
+            sides = (next(iter(side.values())).environment for side in (before, after))
+            found.append(
+                Transition(
+                    old=self.versions[low],
+                    new=self.versions[high],
+                    between=self.versions[low + 1 : high],
+                    comparison=comparison,
+                    changed=changed_packages(*sides),
+                    responsible=(),
+                )
+            )
         return found
-
-    def _transition(
-        self,
-        low: int,
-        high: int,
-        cases: Sequence[Case],
-        *,
-        trains: bool,
-        against: int | None = None,
-    ) -> Transition:
-        """Return what a release changes against the one before it, or against another one."""
-        old, new = self.versions[low], self.versions[high]
-        base = old if against is None else self.versions[against]
-        before = self._end(base, cases, trains=trains)
-        after = self._end(new, cases, trains=trains)
-        comparison = self._compared(before, after)
-        any_before, any_after = next(iter(before.values())), next(iter(after.values()))
-        return Transition(
-            old=old,
-            new=new,
-            between=self.versions[low + 1 : high],
-            comparison=comparison,
-            changed=changed_packages(any_before.environment, any_after.environment),
-            responsible=(),
-        )
 
     def with_responsible(self, transition: Transition) -> Transition:
         """Try each package that changed by itself."""

@@ -10,7 +10,7 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
-from peft_regress.report.sentences import outcome_line, version_changes
+from peft_regress.report.sentences import outcome_line, short_verdict, version_changes
 from peft_regress.report.verdict import document as verdicts
 from peft_regress.report.verdict.finding import (
     example_lines,
@@ -34,7 +34,7 @@ _INTERRUPTED: Final = "not tried, interrupted"
 
 
 def _finding_section(
-    head: str, finding: Finding, comparison: Comparison, package: str | None
+    title: str, finding: Finding, comparison: Comparison, package: str | None
 ) -> Section:
     """Return what changed, where, by which package, in which cases, and an example's numbers."""
     details = finding_details(finding, comparison)
@@ -46,7 +46,6 @@ def _finding_section(
     if numbers:
         body.append(Line(f"for example {clean(finding.example.case)}:"))
         body.append(Listing("\n".join(numbers)))
-    title = f"{head}: {finding_title(finding)}"
     return Section(title=title, body=tuple(body), level=3, style="strong")
 
 
@@ -123,9 +122,8 @@ def _heading(upgrade: Upgrade) -> Section:
 
 def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
     for number, finding in enumerate(upgrade.comparison.findings, start=1):
-        verdict = finding.verdict.replace("_", " ")
-        head = f"{number}. {verdict} in {count_of(len(finding.members), 'case')}"
-        yield _finding_section(head, finding, upgrade.comparison, _culprit(finding, upgrade))
+        title, package = f"{number}. {finding_headline(finding)}", _culprit(finding, upgrade)
+        yield _finding_section(title, finding, upgrade.comparison, package)
         for made in scripts:
             if made.finding is finding:
                 yield from _script_sections(made)
@@ -268,8 +266,8 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
         changed = [f"environment: {'; '.join(moved)}"]
     yield Section(title=title, body=tuple(changed), level=2, style="strong")
     for finding, culprit in _with_culprits(found, transition):
-        head = finding.verdict.replace("_", " ")
-        yield _finding_section(head, finding, transition.comparison, culprit)
+        title = f"{short_verdict(finding.verdict)}: {finding_title(finding)}"
+        yield _finding_section(title, finding, transition.comparison, culprit)
 
 
 def _with_culprits(

@@ -18,7 +18,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay, opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.runs.environment import likely_first
+from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.text import clean, few
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
@@ -182,11 +182,8 @@ def _attempts(
 
 def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list[str]:
     """Return the packages whose versions differ between two environments."""
-    return [
-        name
-        for name in sorted(one.keys() | other.keys())
-        if (one.get(name) and one[name].version) != (other.get(name) and other[name].version)
-    ]
+    sides = ({name: planned.version for name, planned in side.items()} for side in (one, other))
+    return [*changed_packages(*sides)]
 
 
 def _named(names: Sequence[str], planned: Mapping[str, Planned]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.named_runs import named_cases
 from peft_regress.baselines.references import read_references
@@ -20,12 +21,13 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes, own_fine_tune, settings_in_use
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, known_curves, whole
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.overlay.commits import is_commit
+from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
@@ -37,15 +39,9 @@ from peft_regress.runs.environment import (
 )
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.commit_base import (
-    CommitBase,
-    as_references,
-    departed,
-    first_seeds,
-    opened_commit,
-)
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+from peft_regress.workers.keeper import Keeper
 
 OnRecord = Callable[[str, Record, int, int], None]
 
@@ -89,7 +85,7 @@ class Upgrade:
     """What was installed over the environment that it is compared with; empty if that is another
     one. A release may also need a package that is there already, or need it no more: that one
     differs in `changed` alone."""
-    responsible: tuple[ResponsiblePackages, ...]
+    responsible: tuple[ResponsiblePackages, ...] = ()
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
     was_interrupted: bool = False
     """Whether Ctrl-C ended the search for the responsible packages."""
@@ -104,17 +100,13 @@ class Upgrade:
     @property
     def suspected(self) -> tuple[Finding, ...]:
         """The findings that got worse or better."""
-        return _suspected(self.comparison)
+        return tuple(one for one in self.comparison.findings if one.is_failing or one.is_better)
 
     @property
     def since_baseline(self) -> tuple[Finding, ...]:
         """The findings by which the stored baseline fails what is as it was at the commit."""
         found = () if self.by_baseline is None else self.by_baseline.findings
         return tuple(one for one in found if one.is_failing)
-
-
-def _suspected(comparison: Comparison) -> tuple[Finding, ...]:
-    return tuple(one for one in comparison.findings if one.is_failing or one.is_better)
 
 
 def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
@@ -138,27 +130,18 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
     require_sources(settings.setup.baselines, cases)
     references = None if is_commit(settings.base) else _stored_references(cases, settings)
     with contextlib.ExitStack() as stack:
-        torch = settings.replace_torch
         base = None
         if is_commit(settings.base):
-            here = settings_in_use().folder.resolve()
-            is_own = any(here.is_relative_to(Path(one).resolve()) for one in requirements)
-            if is_own and any(map(own_fine_tune, cases)):
-                problem = "cases that lie in the checkout run its code of today on both sides"
-                raise InputError(f"--base {settings.base}: {problem}; compare with an entry")
-            opened = opened_commit(requirements, settings.base, settings.setup, replace_torch=torch)
-            base = stack.enter_context(opened)
-        overlay = stack.enter_context(opened_overlay(requirements, replace_torch=torch))
+            base = stack.enter_context(_opened_commit(requirements, settings, cases))
+        opened = opened_overlay(requirements, replace_torch=settings.replace_torch)
+        overlay = stack.enter_context(opened)
         progress(_overlay_sentence(overlay))
-        loaded: dict[str, Collection[str]] = {}
-        measure = functools.partial(
-            _measured, cases=cases, settings=settings, loaded=loaded, on_record=on_record
-        )
+        measurer = _Measurer(cases=cases, settings=settings, progress=progress, on_record=on_record)
         if base is None:
-            sides = _beside_packages(cases, references, overlay, settings, progress, measure)
+            sides = measurer.beside_packages(references, overlay)
         else:
-            sides = _beside_commit(cases, base, overlay, progress, measure)
-        candidate = sides.candidate
+            sides = measurer.beside_commit(base, overlay)
+        candidate, edited = sides.candidate, "" if sides.is_measured else sides.edit
         # Nobody accepts what is better than a commit: it never fails.
         strict, names = settings.strict and base is None, [case.id for case in cases]
         comparison = _judged(names, sides.references, candidate, settings, strict=strict)
@@ -166,7 +149,8 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         compared = next(iter(comparison.references.values()), None)
         before = installed_packages() if compared is None else compared.environment
         if settings.save is not None:
-            save_run(settings.save, _with_scores(candidate, sides.measured))
+            base_only = sides.references if sides.is_measured else {}
+            save_run(settings.save, _with_scores(candidate, base_only))
         result = Upgrade(
             requirements=tuple(requirements),
             compared_with=base.commit.title if base else _run_names(comparison.references),
@@ -174,21 +158,20 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             candidate=candidate,
             changed=_changed(before, candidate, overlay),
             installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
-            responsible=(),
-            edited=sides.edited,
-            remarks=(*overlay.remarks, *filter(None, [sides.remark])),
+            edited=edited,
+            remarks=(*overlay.remarks, *filter(None, [sides.edit])),
             saved=settings.save,
             by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
         on_comparison(result)
         try:
             responsible = find_responsible(
-                () if base or sides.edited else result.suspected,
+                () if base or edited else result.suspected,
                 (),
                 overlay.planned,
                 comparison.references,
                 asked=overlay.requested,
-                loaded=loaded,
+                loaded=measurer.loaded,
                 same_files=settings.runs_base_here,
                 setup=settings.setup,
                 progress=progress,
@@ -216,73 +199,143 @@ def _changed(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sides:
+class _Sides(NamedTuple):
     """What a candidate is compared with, and what it measured."""
 
     references: Mapping[str, Observation]
     candidate: Run
-    measured: Mapping[str, Observation]
-    """The references that were measured for it, and may be stored nowhere."""
-    edited: str = ""
-    remark: str = ""
+    is_measured: bool
+    """Whether the references were measured for it, and may be stored nowhere."""
+    edit: str = ""
+    """That own cases have other code than in the stored references."""
 
 
-def _beside_packages(  # noqa: PLR0913, PLR0917  (what to compare, how, and whom to tell)
-    cases: Sequence[Case],
-    references: Mapping[str, Observation] | None,
-    overlay: Overlay,
-    settings: UpgradeSettings,
-    progress: Callable[[str], None],
-    measure: Callable[..., Run],
-) -> _Sides:
-    """Measure a candidate, and without references the current environment before."""
-    remark = edited = _edit_sentence(cases, references or {})
-    measured: Mapping[str, Observation] = {}
-    if references is None or (edited and settings.base == "auto"):
-        why = edited or "no stored baseline is known to have its packages"
-        progress(f"measuring the current environment: {why}")
-        # Where it repeats a stored training, it has the scores of that.
-        stored = read_references(settings.setup.baselines)
-        run = measure("current", None, known=known_curves(stored))
-        references = measured = {
-            name: whole(one, stored.get(name)).as_reference
-            for name, one in observations_of(run, "the current environment").items()
-        }
-        edited = ""
-    candidate = measure("candidate", overlay, known=known_curves(references))
-    return _Sides(
-        references=references,
-        candidate=candidate,
-        measured=measured,
-        edited=edited,
-        remark=remark,
-    )
+class _CommitBase(NamedTuple):
+    """A commit, its environment, and how to measure there."""
+
+    commit: Commit
+    overlay: Overlay
+    setup: MeasuringSetup
 
 
-def _beside_commit(
-    cases: Sequence[Case],
-    base: CommitBase,
-    overlay: Overlay,
-    progress: Callable[[str], None],
-    measure: Callable[..., Run],
-) -> _Sides:
-    """Measure a commit, then a candidate unless it installs the same files."""
-    commit, before, setup = base
-    progress(f"measuring the base: {commit.title}")
-    stored = read_references(setup.baselines)
-    known = first_seeds(cases, commit, stored)
-    candidate = measure("base", before, known=known, setup=setup)
-    references = as_references(candidate, commit, stored)
-    if before.folder == overlay.folder:
-        progress("the candidate installs the same files, so it is not measured again")
-    else:
-        candidate = measure("candidate", overlay, known=known_curves(references))
-        left = departed(references, candidate)
-        if left:
-            in_full = measure("base", before, known={}, setup=setup, cases=left)
-            references |= observations_of(in_full, commit.name)
-    return _Sides(references=references, candidate=candidate, measured=references)
+@contextlib.contextmanager
+def _opened_commit(
+    requirements: Sequence[str], settings: UpgradeSettings, cases: Sequence[Case]
+) -> Iterator[_CommitBase]:
+    """Make the environment of the checkouts as they were at a commit. Raises what its parts raise.
+
+    Records are kept by the commit, so that the next change that begins there measures none again.
+    """
+    here = settings_in_use().folder.resolve()
+    is_own = any(here.is_relative_to(Path(one).resolve()) for one in requirements)
+    if is_own and any(map(own_fine_tune, cases)):
+        problem = "cases that lie in the checkout run its code of today on both sides"
+        raise InputError(f"--base {settings.base}: {problem}; compare with an entry")
+    with (
+        earlier_checkouts(requirements, settings.base) as commit,
+        opened_overlay(commit.requirements, replace_torch=settings.replace_torch) as overlay,
+    ):
+        folder = cache_folder() / "commits"
+        folder.mkdir(parents=True, exist_ok=True)
+        keeper = Keeper(None, folder / f"{overlay.folder.name}.json")
+        try:
+            kept = replace(settings.setup, keeper=keeper, commit=commit.digest)
+            yield _CommitBase(commit, overlay, kept)
+        finally:
+            if keeper.writer is not None:
+                keeper.writer.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measurer:
+    """Measure both sides of an upgrade."""
+
+    cases: Sequence[Case]
+    settings: UpgradeSettings
+    progress: Callable[[str], None]
+    on_record: OnRecord
+    loaded: dict[str, Collection[str]] = field(default_factory=dict)
+    """The packages of which a case has loaded a module, by case."""
+
+    def beside_packages(
+        self, references: Mapping[str, Observation] | None, overlay: Overlay
+    ) -> _Sides:
+        """Measure a candidate, and without references the current environment before."""
+        edit = _edit_sentence(self.cases, references or {})
+        is_measured = references is None or (bool(edit) and self.settings.base == "auto")
+        if references is None or is_measured:
+            why = edit or "no stored baseline is known to have its packages"
+            self.progress(f"measuring the current environment: {why}")
+            # Where it repeats a stored training, it has the scores of that.
+            stored = read_references(self.settings.setup.baselines)
+            run = self.run("current", None, known=known_curves(stored))
+            completed = _completed(run, "the current environment", stored)
+            references = {name: one.as_reference for name, one in completed.items()}
+        candidate = self.run("candidate", overlay, known=known_curves(references))
+        return _Sides(references, candidate, is_measured, edit)
+
+    def beside_commit(self, base: _CommitBase, overlay: Overlay) -> _Sides:
+        """Measure a commit, then a candidate unless it installs the same files.
+
+        Of a commit the first seed of each case trains alone in full: a candidate that repeats its
+        curve needs no more, and what departs from it is measured there again.
+        """
+        commit, before, setup = base
+        self.progress(f"measuring the base: {commit.title}")
+        stored = read_references(setup.baselines)
+        known = known_curves(stored)
+        for case in self.cases:
+            known.setdefault(case.id, []).append(KnownCurve(curve=None, run_name=commit.name))
+        candidate = self.run("base", before, known=known, setup=setup)
+        references = _completed(candidate, commit.name, stored)
+        for name, one in references.items():
+            curves = {} if one.record.curve is UNSET else {one.machine.digest: one}
+            references[name] = replace(one, curves=curves)
+        if before.folder == overlay.folder:
+            self.progress("the candidate installs the same files, so it is not measured again")
+        else:
+            candidate = self.run("candidate", overlay, known=known_curves(references))
+            trained = {one.case.id for one in candidate if one.status == "ok" and not one.is_repeat}
+            repeats = (one.record for one in references.values() if one.record.is_repeat)
+            left = [record.case for record in repeats if record.case.id in trained]
+            if left:
+                in_full = self.run("base", before, known={}, setup=setup, cases=left)
+                references |= observations_of(in_full, commit.name)
+        return _Sides(references, candidate, is_measured=True)
+
+    def run(
+        self,
+        side: str,
+        overlay: Overlay | None,
+        *,
+        known: Mapping[str, list[KnownCurve]],
+        setup: MeasuringSetup | None = None,
+        cases: Sequence[Case] = (),
+    ) -> Run:
+        """Measure in an overlay or the running environment; what is known need not train again."""
+        cases, pattern, done = cases or self.cases, self.settings.pattern, itertools.count(1)
+        save = self.settings.save if side == "candidate" else None
+        return measure_cases(
+            cases,
+            python=Path(sys.executable) if overlay is None else overlay.python,
+            planned=() if overlay is None else overlay.planned,
+            setup=setup or self.settings.setup,
+            narrowed_by=[] if pattern is None else [f"--cases {pattern}"],
+            matrix=self.settings.matrix,
+            keep_adapters=None if save is None else adapters_of_run(save),
+            known=known,
+            loaded=self.loaded,
+            on_record=lambda record: self.on_record(side, record, next(done), len(cases)),
+            on_interrupt=lambda run: None if save is None else save_run(save, run),
+        )
+
+
+def _completed(
+    run: Run, run_name: str, trained: Mapping[str, Observation]
+) -> dict[str, Observation]:
+    """Return what a run measured; where it repeats a training, with the scores of that."""
+    observed = observations_of(run, run_name)
+    return {name: whole(one, trained.get(name)) for name, one in observed.items()}
 
 
 def _judged(
@@ -355,10 +408,7 @@ def _of_here(old: Observation) -> Observation | None:
 def _with_scores(candidate: Run, base: Mapping[str, Observation]) -> Run:
     """Return a candidate that can be stored: what it repeats may be nowhere but in the base."""
     unstored = {name: one for name, one in base.items() if one.record.repeated_run is None}
-    cases = {
-        name: whole(one, unstored.get(name)).record
-        for name, one in observations_of(candidate, "").items()
-    }
+    cases = {name: one.record for name, one in _completed(candidate, "", unstored).items()}
     return msgspec.structs.replace(candidate, cases=cases)
 
 
@@ -376,35 +426,6 @@ def is_installed_here(environment: Mapping[str, str]) -> bool:
 
 def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in environment.items() if name != "peft-regress"}
-
-
-def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
-    side: str,
-    overlay: Overlay | None,
-    *,
-    known: Mapping[str, list[KnownCurve]],
-    cases: Sequence[Case],
-    settings: UpgradeSettings,
-    loaded: dict[str, Collection[str]],
-    on_record: OnRecord,
-    setup: MeasuringSetup | None = None,
-) -> Run:
-    """Measure in an overlay, or in the running environment; what is known need not train again."""
-    done = itertools.count(1)
-    save = settings.save if side == "candidate" else None
-    return measure_cases(
-        cases,
-        python=Path(sys.executable) if overlay is None else overlay.python,
-        planned=() if overlay is None else overlay.planned,
-        setup=setup or settings.setup,
-        narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
-        matrix=settings.matrix,
-        keep_adapters=None if save is None else adapters_of_run(save),
-        known=known,
-        loaded=loaded,
-        on_record=lambda record: on_record(side, record, next(done), len(cases)),
-        on_interrupt=lambda run: None if save is None else save_run(save, run),
-    )
 
 
 def _overlay_sentence(overlay: Overlay) -> str:

@@ -22,7 +22,8 @@ from peft_regress.overlay.commits import Commit
 from peft_regress.overlay.pip import PipError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure, Inputs, TensorSummary
-from peft_regress.upgrades import commit_base, reproduction, responsible
+from peft_regress.upgrades import reproduction, responsible
+from peft_regress.upgrades import upgrade as upgrading
 
 GLOB = "*/lora-r4/resnet18"
 IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
@@ -571,7 +572,7 @@ def at_commit(world, upgrade, monkeypatch, tmp_path):
             assert ([*requirements], base) == ([*CANDIDATE], "merge-base")
             yield Commit([f"peft=={release}"], "0123456789abcdef", TITLE)
 
-        monkeypatch.setattr(commit_base, "earlier_checkouts", earlier_checkouts)
+        monkeypatch.setattr(upgrading, "earlier_checkouts", earlier_checkouts)
         return upgrade("--base", "merge-base", *words)
 
     return call

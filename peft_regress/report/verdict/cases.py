@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from peft_regress.gate import verdicts
 from peft_regress.gate.attribution import explain_metric
@@ -39,7 +39,8 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
     body += _reasons(case, comparison)
     body += [sentences.remark_line(one) for one in case.remarks if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
-    body += [f"{strictly}{line}" for line in strict_lines(comparison, {case.id})]
+    strict_lines = [sentences.remark_line(one) for one in case.remarks if one.fails_strictly]
+    body += [f"{strictly}{line}" for line in dict.fromkeys(strict_lines)]
     if old is not None and new is not None:
         if case.reasons:
             changes = sentences.version_changes(old.environment, new.environment)
@@ -111,37 +112,20 @@ def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:
     """Return what readers should know, in words, with the cases it is about.
 
-    What fails a strict run comes first. A number that differs from case to case is left out.
+    What fails a strict run comes first. A number that differs from case to case is left out, and
+    so are trainings, and the files of a judged script.
     """
-    found: dict[str, list[str]] = {}
-    notes: dict[str, list[str]] = {}
-    strict = [one for one in _all(comparison) if one[1].fails_strictly]
-    others = [one for one in _all(comparison) if not one[1].fails_strictly]
-    for case, remark in (*strict, *others):
-        what = _in_many_cases(remark)
-        found.setdefault(what, []).append(case)
-        notes.setdefault(what, []).append(remark.text if remark.kind == "new metric" else "")
-    return {sentences.with_note(what, notes.get(what, ())): cases for what, cases in found.items()}
-
-
-def strict_lines(comparison: Comparison, cases: Collection[str]) -> list[str]:
-    """Return what fails only a strict run in some cases, in words."""
-    failing = (
-        sentences.remark_line(one)
-        for case, one in _all(comparison)
-        if case in cases and one.fails_strictly
-    )
-    return list(dict.fromkeys(failing))
-
-
-def _all(comparison: Comparison) -> list[tuple[str, verdicts.Remark]]:
-    """Return the remarks by case, but those on trainings, and on the files of a judged script."""
-    return [
+    found = [
         (case.id, remark)
         for case in comparison.cases
         for remark in case.remarks
         if remark.subject != "training" and (remark.kind != "written" or case.verdict == "new")
     ]
+    found.sort(key=lambda one: not one[1].fails_strictly)
+    return sentences.by_words(
+        (_in_many_cases(remark), remark.text if remark.kind == "new metric" else "", case)
+        for case, remark in found
+    )
 
 
 def _in_many_cases(remark: verdicts.Remark) -> str:

@@ -23,7 +23,7 @@ from peft_regress.report.verdict.finding import (
     strictness,
     suspected_packages,
 )
-from peft_regress.report.verdict.next_steps import is_of_training, next_steps
+from peft_regress.report.verdict.next_steps import next_steps
 from peft_regress.text import clean, count_of
 
 _LONGEST_LINE: Final = 400
@@ -37,13 +37,12 @@ _REMEDIES: Final = {
     "(or a glob) for each to `accept`",
     "new": "nothing judges them until their numbers are accepted",
     "incomparable": "nothing judges them until the new numbers are accepted",
+    "invariant": "once accepted it is a known defect, which fails no later run",
+    "training": "nothing judges their scores: compare with the storage whose entry they repeat, or "
+    "with runs made with --regress-full",
+    "not measured": "nothing judges these until the run is measured again by this version",
 }
-_TRAIN_BOTH: Final = (
-    "nothing judges their scores: compare with the storage whose entry they repeat, or with runs "
-    "made with --regress-full"
-)
-_DEFECT_FROM_THE_START: Final = "once accepted it is a known defect, which fails no later run"
-_MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
+"""By what an incomplete finding is about, else by its verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +161,9 @@ class _Findings:
 
     def incomplete(self, finding: Finding) -> doc.Section:
         """Return a finding on cases that were not compared, with its remedy."""
-        remedy = _REMEDIES[finding.verdict]
-        if finding.cause.strand == "invariant":
-            remedy = _DEFECT_FROM_THE_START
-        elif is_of_training(finding):
-            remedy = _TRAIN_BOTH
-        elif finding.cause.what == "not measured":
-            remedy = _MEASURE_AGAIN
+        first = finding.first
+        about = first.obstacle or first.kind if first else finding.verdict
+        remedy = _REMEDIES.get(about, _REMEDIES[finding.verdict])
         remedies = [] if self._extent.is_accepted else [remedy]
         lines = (*finding_details(finding, self._comparison), *remedies)
         return doc.Section(
@@ -295,12 +290,11 @@ def _named(old: Observation) -> str:
 def _trainings(comparison: Comparison) -> Iterator[str]:
     """Yield what judged the trainings: curves, which are exact, or bounds."""
     about = [remark for case in comparison.cases for remark in case.remarks]
-    equal = Counter(clean(one.text) for one in about if one.kind == "same curve")
-    bounded = Counter(clean(one.text) for one in about if one.kind == "by bounds")
-    for name, count in equal.items():
-        yield f"training of {count_of(count, 'case')}: equal to {name} bit for bit"
-    for why, count in bounded.items():
-        yield f"training of {count_of(count, 'case')}: judged by bounds, {why}"
+    words = {"same curve": "equal to {} bit for bit", "by bounds": "judged by bounds, {}"}
+    for kind, said in words.items():
+        found = Counter(clean(one.text) for one in about if one.kind == kind)
+        for text, count in found.items():
+            yield f"training of {count_of(count, 'case')}: {said.format(text)}"
 
 
 def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:

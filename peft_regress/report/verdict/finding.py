@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison
@@ -19,12 +18,9 @@ _LONGEST_ERROR: Final = 300
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
     "new": "no accepted baseline has it",
-}
-_NOT_COMPARED: Final = {
     "inputs": "inputs differ, so losses and scores cannot be compared",
     "training": "training cannot be compared",
 }
-"""What stands before both sides of a reason that is about no metric."""
 _IN_WORDS: Final = frozenset({"curve", "evaluation", "model", "numerics", "rates"})
 """The reasons on a function that say by themselves what changed."""
 
@@ -162,26 +158,17 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
     return lines
 
 
-def package_changes(comparison: Comparison, cases: Iterable[str]) -> list[str]:
-    """Return 'peft 0.21.2 -> 0.14.0' for each package that differs in one of the cases."""
-    pairs = {
-        (id(old.environment), id(new.environment)): (old.environment, new.environment)
-        for name in cases
-        if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
-    }
-    # A dict keeps their order.
-    return list(
-        dict.fromkeys(line for pair in pairs.values() for line in sentences.version_changes(*pair))
-    )
-
-
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     """Return which package caused it, as far as the environments show; None for unpaired cases."""
-    if not comparison.references.keys() & comparison.observed.keys() & {*finding.cases}:
-        return None
-    if finding.cause.strand == "budget":
+    # Most cases share one environment object.
+    pairs = {
+        (id(old.environment), id(new.environment)): (old.environment, new.environment)
+        for name in finding.cases
+        if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
+    }
+    if not pairs or finding.cause.strand == "budget":
         return None  # it may have been over before
-    changes = package_changes(comparison, finding.cases)
+    changes = list({line for pair in pairs.values() for line in sentences.version_changes(*pair)})
     if not changes:
         return "no package changed, so the code under test did"
     if len(changes) == 1:
@@ -257,8 +244,6 @@ def _coverage_title(finding: Finding) -> str:
         costs = _changes_title(finding)
         settings = sentences.definition_words(finding.example.reasons)
         return f"definition changed: {settings}{'; ' if costs else ''}{costs}"
-    words = _NOT_COMPARED.get(what)
-    if words is None:
-        return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
-    reason = next(one for one in finding.example.reasons if one.kind == what)
-    return f"{words}: {sentences.both_sides(reason)}"
+    words = _COVERAGE.get(what, f"{clean(what)} cannot be compared")
+    reason = next((one for one in finding.example.reasons if one.kind == what), None)
+    return words if reason is None else f"{words}: {sentences.both_sides(reason)}"

@@ -40,7 +40,7 @@ def next_steps(
     yield from _explaining(comparison, failing, is_away=is_away)
     yield from _drifts(failing, invocation)
     yield from _bisecting(comparison, failing)
-    if any(is_of_training(finding) for finding in incomplete):
+    if any(one.cause[:2] == ("coverage", "training") for one in incomplete):
         saved = f"--regress-save {quoted(invocation.run)}"
         yield "train all seeds", ["pytest", invocation.suite, "--regress-full", saved]
     if comparison.not_judged:
@@ -175,11 +175,6 @@ def accept_hint(comparison: Comparison) -> str:
 def _before_accepting(comparison: Comparison) -> str:
     invocation = comparison.invocation
     return "" if invocation.new else f"run again with `--regress-save {invocation.run}`"
-
-
-def is_of_training(finding: Finding) -> bool:
-    """Return whether cases cannot be compared since a side trained one seed alone in full."""
-    return finding.cause.strand == "coverage" and finding.cause.what == "training"
 
 
 def bisection(
