@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_900),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_220),
     Part("modules there", ("peft_regress/**/*.py",), "files", 214),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
@@ -35,8 +35,8 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_420),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_340),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 42_300),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_520),
 )
 
 
