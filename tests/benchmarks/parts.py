@@ -90,10 +90,12 @@ class Clock:
 
     def of_signals(self) -> None:
         """Time all work for invariants and filled losses."""
+        from peft_regress.measure.invariants.continuing import Continuing
         from peft_regress.measure.invariants.watch import InvariantWatch
 
-        for name in ("__init__", "before_training", "after_training"):
-            setattr(InvariantWatch, name, self.of(getattr(InvariantWatch, name)))
+        for owner in (InvariantWatch, Continuing):
+            for name in ("__init__", "before_training", "after_training"):
+                setattr(owner, name, self.of(getattr(owner, name)))
 
     def outside_and_all(self, action: Callable[[], object]) -> tuple[float, float]:
         """Return the seconds of an action without those inside, and with them."""

@@ -68,3 +68,18 @@ def test_a_layer_that_computes_twice_from_a_later_step_on(monkeypatch, right):
     record = measured(case())
     assert record.curve == right.curve
     assert "first in PeftModel.base_model.model.6" in false_facts(record)[LATE]
+
+
+def test_an_error_after_the_training_is_no_error_of_the_case():
+    class Ends(torch.optim.SGD):
+        taken = 0
+
+        def step(self, closure=None):
+            self.taken += 1
+            if self.taken > 4:
+                raise OSError("worn out")
+            return super().step(closure)
+
+    record = measured(case(optimizer=lambda model: Ends(model.parameters(), lr=0.1)))
+    assert record.status == "ok"
+    assert "worn out" in false_facts(record)[RESUMED]

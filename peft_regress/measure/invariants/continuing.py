@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress.cost.stand_ins import cloner, with_tensors
 from peft_regress.errors import NonFiniteLossError
-from peft_regress.measure.invariants.facts import Fact, raised
+from peft_regress.measure.invariants.facts import Fact, attempt, raised
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import seed_all, training_steps, undisturbed
@@ -52,25 +52,31 @@ class Continuing:
 
     @undisturbed()
     def before_training(self, adapted: nn.Module) -> None:
-        """Take two steps of a copy of the adapted model."""
-        model = with_tensors(adapted, cloner())
-        optimizer = self._recipe.make_optimizer(model)
-        steps = self._steps(model, optimizer, self._schedule_of(optimizer))
-        next(steps)
-        self._second = _cost_of(steps)
+        """Take two steps of a copy of the adapted model; what they raise, the training does."""
+
+        def second() -> _Cost:
+            model = with_tensors(adapted, cloner())
+            optimizer = self._recipe.make_optimizer(model)
+            steps = self._steps(model, optimizer, self._schedule_of(optimizer))
+            next(steps)
+            return _cost_of(steps)
+
+        self._second, _ = attempt(second)
 
     @undisturbed()
     def after_training(self, trained: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Train on; the model is not used afterwards."""
-        for group in optimizer.param_groups:  # a schedule ends at a rate of zero
-            group["lr"] = group.get("initial_lr", group["lr"])
-        schedule = self._schedule_of(optimizer)
-        steps = self._steps(trained, optimizer, schedule)
         try:
+            for group in optimizer.param_groups:  # a schedule ends at a rate of zero
+                group["lr"] = group.get("initial_lr", group["lr"])
+            schedule = self._schedule_of(optimizer)
+            steps = self._steps(trained, optimizer, schedule)
             late = [_cost_of(steps) for _ in range(_LATE)]
             resumed = self._resumed(trained, optimizer, schedule, steps)
         except NonFiniteLossError as error:
             return dict.fromkeys(CONTINUED, Fact.null(f"trained on, {error}"))
+        except Exception as error:  # noqa: BLE001  (whatever a library raises)
+            return dict.fromkeys(CONTINUED, raised(error))
         return dict(zip(CONTINUED, (resumed, self._costs_same(late)), strict=True))
 
     def _steps(
@@ -94,7 +100,8 @@ class Continuing:
 
     def _costs_same(self, late: list[_Cost]) -> Fact:
         second = self._second
-        assert second is not None  # noqa: S101  (taken before the training)
+        if second is None:
+            return Fact.null("two steps on the probe, before the training, raise an error")
         operators = min(cost.operators for cost in late)
         flops = min((cost.flops for cost in late), key=lambda found: found.get("Global", 0))
         more = [name for name, count in flops.items() if count > second.flops.get(name, 0)]

@@ -231,13 +231,12 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs) -> Iterator[_Way]
     model: Any = copy.deepcopy(filled.model)
     first = str(model.active_adapter)
     count = next(len(leaf) for leaf in tree_leaves(probe.batch) if isinstance(leaf, Tensor))
-    outputs, layers = {first: wanted, _NO_ADAPTER: of_base}, {first: probe.layers(model)}
-    layers[_NO_ADAPTER] = probe.layers(probe.base)
+    outputs = {first: wanted, _NO_ADAPTER: of_base}
     attempt(lambda: tuner.add_second(model))
     if added := tuner.parameters_of_second(model):
         filled.draw(added, seed=len(FILL_SEEDS))
         model.set_adapter(SECOND)
-        outputs[SECOND], layers[SECOND] = probe.outputs(model), probe.layers(model)
+        outputs[SECOND] = probe.outputs(model)
         model.set_adapter(first)
 
     def rows(tensors: Sequence[Tensor]) -> Tensor:
@@ -247,6 +246,11 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs) -> Iterator[_Way]
         return tuple(tensor for tensor in outputs if tensor.ndim and len(tensor) == count)
 
     def layers_of(names: Sequence[str]) -> LayerOutputs:
+        layers = {_NO_ADAPTER: probe.layers(probe.base)}
+        for name in outputs.keys() - {_NO_ADAPTER}:
+            model.set_adapter(name)
+            layers[name] = probe.layers(model)
+        model.set_adapter(first)
         return {
             layer: rows([layers[name][layer] for name in names])
             for layer in layers[first]
