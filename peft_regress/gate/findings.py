@@ -153,7 +153,7 @@ def find_causes(
     def order(finding: Finding) -> tuple[object, ...]:
         first = finding.first
         # Of new cases, an invariant that is false says more than that nothing judges them.
-        unjudged = gravest(finding.verdict), math.inf, 0.0
+        unjudged = gravest(finding.verdict), math.inf, False, 0.0
         order = unjudged if first is None else first.order
         return order, -len(finding.members), finding.cause[:4]
 
@@ -188,7 +188,7 @@ def leading_reason(finding: Finding, member: Member) -> Reason:
     what = finding.cause.what
     by_cause = [f"{what}{BATCH_SUFFIX}", what]
 
-    def order(reason: Reason) -> tuple[int, int, tuple[int, int, float]]:
+    def order(reason: Reason) -> tuple[int, int, tuple[int, int, bool, float]]:
         position = -1 - by_cause.index(reason.name) if reason.name in by_cause else 0
         return gravest(reason.verdict), position, reason.order
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
-from peft_regress.metrics import Kind, Metric, MetricSpec
+from peft_regress.metrics import BATCH_SUFFIX, Kind, Metric, MetricSpec
 from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
 
 Verdict = Literal[
@@ -146,11 +146,15 @@ class Reason:
         return f"{self.kind} {self.subject}".rstrip()
 
     @property
-    def order(self) -> tuple[int, int, float]:
-        """The key that sorts reasons: the gravest first, then by what they mean to a training."""
+    def order(self) -> tuple[int, int, bool, float]:
+        """The key that sorts reasons: the gravest first, then by what they mean to a training.
+
+        What follows from other costs stands behind them: those at batch 32, and sums.
+        """
         of_metric = 0 if self.spec is None else _METRIC_RANKS.get(self.spec.kind, 2)
         rank = 3 * _KINDS.index(self.kind) + (of_metric if self.kind == "metric" else 0)
-        return gravest(self.verdict), rank, -self.share
+        follows = self.subject.endswith(BATCH_SUFFIX) or self.subject == "category_sum_bytes"
+        return gravest(self.verdict), rank, follows, -self.share
 
     @property
     def is_small(self) -> bool:

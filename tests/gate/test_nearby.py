@@ -13,12 +13,12 @@ from builders import (
     trained,
 )
 
+from peft_regress.budgets import Bound
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
 from peft_regress.gate.repeats import completed
 from peft_regress.report import case_text, verdict_markdown, verdict_text
-from peft_regress.runs.schema import OwnBound
 
 LOSSES = [[2.0, 1.0, 0.5, 0.25], [2.0, 1.0, 0.5, 0.25]]
 LEAST = DEFAULT_POLICY.nearby_least
@@ -58,7 +58,7 @@ def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usua
 def test_an_own_case_says_the_smallest_change_that_fails_it(kind):
     losses = {"first_losses": LOSSES, "filled_losses": [[1.0]] * 2}
     one = make_record(LORA, losses, nearby_losses=moved(0, 5e-4, 0, 0), profiled_on=kind)
-    wider = make_record(LORA, losses, bounds={"first_losses": OwnBound(bound=0.01, reason="r")})
+    wider = make_record(LORA, losses, bounds={"first_losses": Bound(bound=0.01, reason="r")})
     own = msgspec.structs.replace(wider, profiled_on=kind)
     for record, bound in ((one, "4e-06"), (own, "0.01")):
         comparison = judge({LORA: observe(record)}, {LORA: observe(record)})

@@ -349,4 +349,4 @@ def test_a_rank_that_was_changed_to_the_default_is_named_with_what_it_costs():
     text = " ".join(verdict_text(compare([old], [new])).split())
     assert "definition changed: adapter r: 4 -> 8; trainable_params +" in text
     assert ", adapter_bytes +" in text
-    assert "also changed: forward_flops +" in text
+    assert "also changed: backward_flops +" in text

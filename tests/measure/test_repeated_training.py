@@ -162,7 +162,11 @@ def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(train
     comparison = judge(read("full", trained), read("again", record))
     (judged,) = comparison.cases
     assert (comparison.exit_code, judged.reasons) == (0, ())
-    assert [one.kind for one in judged.remarks if one.subject == "training"] == ["same curve"]
+    kinds = [one.kind for one in judged.remarks if one.subject == "training"]
+    assert kinds == ["same curve", "sensitivity"]
+        "same curve",
+        "sensitivity",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         if name in large
     ]
     small = sum(name not in large for name in others)
-    shown += [f"and {count_of(small, 'cost')} by less than 1 %"] if small else []
+    joined = "and " if shown else ""
+    shown += [f"{joined}{count_of(small, 'cost')} by less than 1 % of the step"] if small else []
     if shown:
         lines.append(f"also changed: {', '.join(shown)}")
     return lines
