@@ -164,9 +164,6 @@ def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(train
     assert (comparison.exit_code, judged.reasons) == (0, ())
     kinds = [one.kind for one in judged.remarks if one.subject == "training"]
     assert kinds == ["same curve", "sensitivity"]
-        "same curve",
-        "sensitivity",
-    ]
 
 
 @pytest.mark.parametrize(

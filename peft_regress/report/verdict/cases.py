@@ -79,7 +79,8 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
     if small:
-        yield f"and by less than 1 % of the step: {clean(', '.join(reason.title for reason in small))}"
+        rest = ", ".join(clean(reason.title) for reason in small)
+        yield f"and by less than 1 % of the step: {rest}"
 
 
 def reason_line(reason: verdicts.Reason) -> str:
