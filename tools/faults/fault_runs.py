@@ -64,7 +64,7 @@ class Outcome:
 
     fault: Fault
     state: Literal["caught", "strict", "uncaught", "broken"]
-    """`strict`: the gate sees an improvement, which only `--regress-strict` fails."""
+    """`strict`: the gate sees an improvement or a remark, which only `--regress-strict` fails."""
     reasons: tuple[Reason, ...] = ()
     """What fails the run, or what looks like an improvement; empty if uncaught or broken."""
     remark: str = ""
@@ -154,11 +154,12 @@ def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
         return Outcome(fault=fault, state="broken", remark=remark)
     failing = tuple(one for one in verdict.reasons if one.verdict in FAILING)
     better = tuple(one for one in verdict.reasons if one.verdict in UNACCEPTED)
+    remarks = ", ".join(one.subject for one in verdict.remarks if one.fails_strictly)
     return Outcome(
         fault=fault,
-        state="caught" if failing else "strict" if better else "uncaught",
+        state="caught" if failing else "strict" if better or remarks else "uncaught",
         reasons=failing or better,
-        remark="" if failing or better else "nothing beyond its bound",
+        remark="" if failing or better else remarks or "nothing beyond its bound",
         repeats=record.is_repeat,
     )
 

@@ -92,7 +92,7 @@ def counts(outcomes: Sequence[Outcome]) -> str:
     found = Counter(outcome.state for outcome in outcomes)
     parts = [f"{len(outcomes)} faults", f"{found['caught']} caught"]
     if found["strict"]:
-        parts.append(f"{found['strict']} taken for improvements, which fail --regress-strict")
+        parts.append(f"{found['strict']} better or a remark, which fail --regress-strict")
     parts += [f"{found[state]} {state}" for state in ("uncaught", "broken") if found[state]]
     repeats = sum(outcome.repeats for outcome in outcomes)
     return f"{', '.join(parts)}; {repeats} train as without the fault"
@@ -118,7 +118,7 @@ def _row(outcome: Outcome) -> list[str]:
     if len(signals) > _MOST_SIGNALS:
         shown.append(f"{len(signals) - _MOST_SIGNALS} more")
     if outcome.state == "strict":
-        shown.append("**improved**")
+        shown.append("**improved**" if shown else f"`{outcome.remark}`: **a remark**")
     elif outcome.state != "caught":
         shown.append(f"**{outcome.state}**: {outcome.remark}")
     return [f"`{fault.name}`", ", ".join(shown)]
