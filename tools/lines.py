@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_240),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_238),
     Part("modules there", ("peft_regress/**/*.py",), "files", 214),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_010,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 42_310),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 42_352),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_520),
 )
 

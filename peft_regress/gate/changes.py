@@ -372,10 +372,10 @@ def with_share(reason: Reason, old: Record | None) -> Reason:
     is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in COST_METRICS
     parts = _WHOLES.get(reason.spec.unit, ()) if is_of_step else ()
     whole = sum(old.value_of(part + suffix) or 0 for part in parts) if old else 0
-    if not whole or not isinstance(reason.old, int | float):
-        return replace(reason, share=abs(reason.relative_change))
-    assert isinstance(reason.new, int | float)  # noqa: S101  (of a metric of both sides)
-    return replace(reason, share=abs(reason.new - reason.old) / whole)
+    old_value, new_value = reason.old, reason.new
+    if whole and isinstance(old_value, int | float) and isinstance(new_value, int | float):
+        return replace(reason, share=abs(new_value - old_value) / whole)
+    return replace(reason, share=abs(reason.relative_change))
 
 
 _WHOLES: Final[Mapping[Unit, tuple[str, ...]]] = {

@@ -62,6 +62,18 @@ def false_of(method=LORA):
     return {name: fact.note for name, fact in facts_of(method).items() if fact.holds is False}
 
 
+def test_a_merged_model_that_cannot_run_ends_no_case(monkeypatch):
+    def raises(*_):
+        raise RuntimeError("merged into nothing")
+
+    broken = nn.Linear(1, 1)
+    broken.forward = raises
+    monkeypatch.setattr(peft.LoraModel, "merge_and_unload", lambda *_, **__: broken)
+    fact = facts_of()[PATHS]
+    assert fact.holds is False
+    assert "merged into nothing" in fact.note
+
+
 # --- Faults ---------------------------------------------------------------------------------------
 
 LINEAR, LAYER = lora_layer.Linear, lora_layer.LoraLayer

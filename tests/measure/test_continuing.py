@@ -1,11 +1,18 @@
 """A training that goes on: from what was saved, and at what cost."""
 
+from pathlib import Path
+
 import peft
 import pytest
 import torch
-from own_training import false_facts, fine_tune, measured
+from own_training import false_facts, fine_tune, image_data, measured
 from peft.tuners.lora.layer import Linear
+from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+from torch.utils.data import TensorDataset, default_collate
+
+from peft_regress.measure.invariants.continuing import Continuing, _Cost
+from peft_regress.measure.recipe import Recipe
 
 RESUMED, LATE = "resumed_equals_uninterrupted", "late_step_costs_same"
 LORA = peft.LoraConfig(r=2, target_modules=["6"], lora_dropout=0.1)
@@ -83,3 +90,28 @@ def test_an_error_after_the_training_is_no_error_of_the_case():
     record = measured(case(optimizer=lambda model: Ends(model.parameters(), lr=0.1)))
     assert record.status == "ok"
     assert "worn out" in false_facts(record)[RESUMED]
+
+
+def test_a_number_in_a_batch_is_no_batch_of_rows():
+    def scaled(items):
+        images, labels = default_collate(items)
+        return {"scale": torch.tensor(2.0), "images": images, "labels": labels}
+
+    def loss(model, batch):
+        return functional.cross_entropy(batch["scale"] * model(batch["images"]), batch["labels"])
+
+    def data():
+        return [TensorDataset(*side) for side in image_data()]
+
+    record = measured(case(data=data, collate=scaled, loss=loss, score=lambda *_: 0.0))
+    assert record.error is None
+    assert record.invariants["paths_agree"]
+
+
+def test_work_that_only_late_steps_do_is_named():
+    """The second step has none of it in any module."""
+    continuing = Continuing.__new__(Continuing)
+    continuing._recipe = Recipe.of(case(), Path("absent"))
+    continuing._second = _Cost(3, {})
+    fact = continuing._costs_same([_Cost(3, {"Global": 8, "net": 8})])
+    assert "takes 8 FLOPs, the second 0; first in" in fact.note

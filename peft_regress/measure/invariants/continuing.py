@@ -109,8 +109,8 @@ class Continuing:
         if more:
             layer = max(more, key=lambda name: name.count("."))
             return Fact.false(
-                f"{step} {flops['Global']:,} FLOPs, the second {second.flops['Global']:,}; first "
-                f"in {layer}",
+                f"{step} {flops.get('Global', 0):,} FLOPs, the second "
+                f"{second.flops.get('Global', 0):,}; first in {layer}",
                 tensors=more,
             )
         if operators > second.operators:

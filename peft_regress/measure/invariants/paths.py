@@ -71,9 +71,11 @@ def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, 
         if any(way.name == _TRAINING for way in ways):
             ways.append(way._replace(name=f"off {_TRAINING}", how=_off(adapter, _training)))
     with tuner.quiet():
-        if tuner.layers_of(model):
-            ways += _of_peft(filled, model, wanted, of_base, adapter)
-        found = {way.name: _walked(probe, way) for way in ways}
+        # Making them, too, the library may raise.
+        made, worked = attempt(lambda: [*_of_peft(filled, model, wanted, of_base, adapter)])
+        found = {way.name: _walked(probe, way) for way in (*ways, *(made or ()))}
+    if not worked.holds:
+        found["merged, or beside a second adapter"] = worked
     return {"disabled_equals_base": off, "paths_agree": _all_of(found)}
 
 
@@ -188,6 +190,8 @@ def _of_peft(
     filled: Filled, model: Any, wanted: Outputs, of_base: Outputs, adapter: Method
 ) -> Iterator[_Way]:
     probe = filled.probe
+    if not tuner.layers_of(model):
+        return
 
     def of_copy(
         name: str, make: Callable[[Any], nn.Module], wanted: Outputs = wanted, like: Any = model
@@ -215,8 +219,10 @@ def _of_peft(
         yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)
     if hasattr(model, "add_weighted_adapter") and all(".lora_" in n for n in filled.parameters):
         yield of_copy("as a weighted adapter", _weighted)
-    if hasattr(model.base_model, "_enable_peft_forward_hooks"):
-        yield from _by_row(filled, wanted, of_base)
+    leaves = (leaf for leaf in tree_leaves(probe.batch) if isinstance(leaf, Tensor) and leaf.ndim)
+    count = next(map(len, leaves), 0)
+    if count and hasattr(model.base_model, "_enable_peft_forward_hooks"):
+        yield from _by_row(filled, wanted, of_base, count)
 
 
 def _weighted(model: Any) -> nn.Module:
@@ -225,12 +231,11 @@ def _weighted(model: Any) -> nn.Module:
     return cast("nn.Module", model)
 
 
-def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs) -> Iterator[_Way]:
-    """Return the ways of a batch that names an adapter for each row: one alone, and mixed ones."""
+def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs, count: int) -> Iterator[_Way]:
+    """Yield the ways of a batch that names an adapter for each of its rows: one, and several."""
     probe = filled.probe
     model: Any = copy.deepcopy(filled.model)
     first = str(model.active_adapter)
-    count = next(len(leaf) for leaf in tree_leaves(probe.batch) if isinstance(leaf, Tensor))
     outputs = {first: wanted, _NO_ADAPTER: of_base}
     attempt(lambda: tuner.add_second(model))
     if added := tuner.parameters_of_second(model):
